@@ -1,0 +1,156 @@
+"""Every generated file says what made it: record ids and the command, in PNG text chunks or in a Markdown comment."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro import paths
+from repro.engine import records as ledger
+from repro.engine.atomic import write_bytes
+from repro.engine.records import Record
+from repro.errors import ReproError
+
+VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
+_COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
+_DPI = 100
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a file: sorted record ids (none for a drawing that shows no measurement) and the command."""
+
+    records: tuple[str, ...]
+    command: str
+
+    def comment(self) -> str:
+        """One line of Markdown that `whence` reads."""
+        body = json.dumps(
+            {"command": self.command, "records": list(self.records), "version": VERSION}, ensure_ascii=False
+        )
+        # A comment may not contain "--"; JSON may spell the hyphen.
+        body = body.replace("--", "-\\u002d")
+        return f"<!-- repro {body} -->"
+
+
+def provenance(records: Iterable[Record | str], command: str) -> Provenance:
+    """Provenance of committed records. Raises `ReproError` for an id that no record has, or an empty command."""
+    ids = tuple(sorted({record if isinstance(record, str) else record.id for record in records}))
+    if not command.strip():
+        raise ReproError("provenance without a command: say what regenerates the file")
+    known = ledger.by_id() if ids else {}
+    missing = [identity for identity in ids if identity not in known]
+    if missing:
+        raise ReproError(
+            f"provenance names records that are not in {paths.figures() / 'records'}: {', '.join(missing)}"
+        )
+    return Provenance(ids, command)
+
+
+def save_figure(
+    figure: Any, name: str, records: Iterable[Record | str], command: str, *, folder: Path | None = None
+) -> Path:
+    """Write `figures/pictures/<name>.png` with its provenance; equal input gives equal bytes.
+
+    `figure`: a matplotlib figure, a Pillow image, a uint8 array (H, W) or (H, W, 3), or a float tensor or array
+    (1 or 3, H, W) in [0, 1]. `folder` replaces `figures/pictures`. Raises `ReproError` for anything else.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ReproError(f"picture name {name!r}: letters, digits, hyphen and underscore are accepted")
+    made = provenance(records, command)
+    info = PngInfo()
+    info.add_itxt("Repro-Records", " ".join(made.records))
+    info.add_itxt("Repro-Command", made.command)
+    info.add_itxt("Repro-Version", VERSION)
+    stream = io.BytesIO()
+    _image(figure, name).save(stream, format="PNG", pnginfo=info, optimize=True)
+    path = (folder or paths.figures() / "pictures") / f"{name}.png"
+    write_bytes(path, stream.getvalue())
+    return path
+
+
+def whence(path: Path | str) -> Provenance:
+    """What made `path`: a PNG, a Markdown table, or a CSV whose Markdown twin lies beside it.
+
+    Raises `ReproError` where the file does not say, or is absent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ReproError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return _whence_png(path)
+    if suffix == ".csv":
+        twin = path.with_suffix(".md")
+        if not twin.is_file():
+            raise ReproError(f"{path}: a table's provenance stands in {twin.name} beside it, which is missing")
+        return _whence_markdown(twin)
+    if suffix == ".md":
+        return _whence_markdown(path)
+    raise ReproError(
+        f"{path}: provenance is kept in .png, .md and .csv files, this is {suffix or 'a file without suffix'}"
+    )
+
+
+def _whence_png(path: Path) -> Provenance:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = dict(getattr(image, "text", {}))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ReproError(f"{path}: not a readable PNG ({error})") from None
+    if "Repro-Command" not in text:
+        raise ReproError(f"{path}: carries no provenance, it was not made by this repository or was re-saved since")
+    return Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"])
+
+
+def _whence_markdown(path: Path) -> Provenance:
+    try:
+        found = _COMMENT.search(path.read_text(encoding="utf-8"))
+        fields = json.loads(found[1]) if found else None
+        made = Provenance(tuple(fields["records"]), fields["command"]) if fields else None
+    except (ValueError, KeyError, TypeError):
+        raise ReproError(f"{path}: its provenance comment is damaged") from None
+    if made is None:
+        raise ReproError(
+            f"{path}: carries no provenance, it was not made by this repository or the comment was removed"
+        )
+    return made
+
+
+def _image(figure: Any, name: str) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    if hasattr(figure, "savefig"):
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None}, facecolor="white")
+        stream.seek(0)
+        return Image.open(stream).convert("RGB")
+    if isinstance(figure, Image.Image):
+        return (
+            Image.frombytes(figure.mode, figure.size, figure.tobytes())
+            if figure.mode in "L RGB"
+            else figure.convert("RGB")
+        )
+    array = np.asarray(figure.detach().cpu() if hasattr(figure, "detach") else figure)
+    if array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        return Image.fromarray(array)
+    if array.dtype.kind == "f" and array.ndim == 3 and array.shape[0] in (1, 3):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ReproError(f"picture {name}: values from {array.min():.3g} to {array.max():.3g}, [0, 1] is accepted")
+        pixels = np.rint(array * 255).astype(np.uint8)
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    raise ReproError(
+        f"picture {name}: {type(figure).__name__} {array.dtype} {array.shape}; accepted are a matplotlib figure, "
+        "a Pillow image, uint8 (H, W[, 3]) and float (1 or 3, H, W)"
+    )

@@ -1,0 +1,317 @@
+"""Records: what was measured, one line of JSON per evaluation in `figures/records/<room>.jsonl`.
+
+Tables, figures and claims are pure functions of these lines. A record's id hashes what is deterministic about it;
+times, memory, versions and hardware lie beside it in `environment` and never enter an id or a compared table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from repro import paths
+from repro.engine.atomic import locked, write_text
+from repro.errors import ReproError
+
+SCHEMA = 1
+ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
+DIGITS = 6  # significant digits kept of a measured value: below this lies the noise of summation order
+
+Scalar = str | int | float | bool | None
+Values = float | list[float]
+
+
+def rounded(value: float, digits: int = DIGITS) -> float:
+    """`value` to `digits` significant digits; -0.0 becomes 0.0. Raises `ReproError` on NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ReproError(f"a measured value is {number}: a record holds finite numbers only")
+    return float(f"{number:.{digits}g}") + 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One evaluation of one experiment.
+
+    `cell`     what varies inside the experiment, e.g. {"sampler": "ddim", "steps": 50, "eta": 0.0}; scalars only.
+    `metrics`  by protocol name: one number, or a list with one number per image (in the order of the data), or, for a
+               set metric such as FID, a list with one number per replicate (disjoint sampling seeds).
+    `n`        how many images were measured; a per-image list has this length.
+    `seed`     the experiment's seed: the training seed where a network was trained, else the sampling seed.
+    `checkpoint`  SHA-256 of the safetensors file; None where nothing was learned.
+    `data`     SHA-256 of the data measured on.
+    `check`    {"k": int, "metrics": {...}}: the same protocols on the first k samples, which `make
+               reproduce` recomputes; empty where nothing is recomputed.
+    `source`   "evaluated": from weights that ship; "recorded": its weights do not ship, the line is all there is.
+    """
+
+    room: str
+    experiment: str
+    cell: Mapping[str, Scalar]
+    metrics: Mapping[str, Values]
+    n: int
+    seed: int
+    profile: str
+    checkpoint: str | None
+    data: str
+    command: str
+    check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: Literal["evaluated", "recorded"] = "evaluated"
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._refuse_nonsense()
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen: normalised once, here)
+        put("cell", {key: _plain(self.cell[key], key) for key in sorted(self.cell)})
+        put("metrics", _rounded_metrics(self.metrics))
+        if self.check:
+            put("check", {"k": int(self.check["k"]), "metrics": _rounded_metrics(self.check["metrics"])})
+
+    def _refuse_nonsense(self) -> None:
+        name = f"record {self.room}/{self.experiment}"
+        for field in ("room", "experiment", "profile", "data", "command"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value:
+                raise ReproError(f"{name}: {field} is {value!r}, a non-empty text is needed")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.room):
+            raise ReproError(f"{name}: the room is {self.room!r}, lower-case letters are accepted, e.g. one of {ROOMS}")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str):
+            raise ReproError(f"{name}: checkpoint is {self.checkpoint!r}, a SHA-256 or None is accepted")
+        for field in ("n", "seed"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ReproError(f"{name}: {field} is {value!r}, a whole number from 0 is needed")
+        for field in ("cell", "metrics", "check", "environment"):
+            if not isinstance(getattr(self, field), Mapping):
+                raise ReproError(f"{name}: {field} is {getattr(self, field)!r}, a table of names and values is needed")
+        if not self.metrics:
+            raise ReproError(f"{name}: no metrics, at least one measured value is needed")
+        if self.source not in ("evaluated", "recorded"):
+            raise ReproError(f"{name}: source is {self.source!r}, accepted are 'evaluated' and 'recorded'")
+        if self.check and set(self.check) != {"k", "metrics"}:
+            raise ReproError(f"{name}: check has {sorted(self.check)}, exactly 'k' and 'metrics' are needed")
+        if self.check and not set(self.check["metrics"]) <= set(self.metrics):
+            extra = sorted(set(self.check["metrics"]) - set(self.metrics))
+            raise ReproError(
+                f"{name}: check measures {extra}, which the record itself does not; it has {sorted(self.metrics)}"
+            )
+
+    @property
+    def key(self) -> str:
+        """What the record measures, without the outcome: a second measurement of the same key replaces the first."""
+        return _canonical([self.experiment, self.cell, self.seed, self.profile])
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits over the deterministic fields: all but `environment` and `source` (do weights ship)."""
+        fields = dataclasses.asdict(self)
+        del fields["environment"], fields["source"]
+        return hashlib.sha256(_canonical(fields).encode()).hexdigest()[:16]
+
+    def values(self, metric: str) -> list[float]:
+        """The metric's values as a list. Raises `ReproError` naming the protocols there are."""
+        if metric not in self.metrics:
+            raise ReproError(f"{self.label} has no metric {metric!r}, it has {', '.join(sorted(self.metrics))}")
+        value = self.metrics[metric]
+        return list(value) if isinstance(value, list) else [value]
+
+    @property
+    def label(self) -> str:
+        """For sentences: room/experiment (what varies), seed."""
+        inside = ", ".join(f"{key}={value}" for key, value in self.cell.items())
+        return f"{self.room}/{self.experiment}" + (f" ({inside})" if inside else "") + f" seed {self.seed}"
+
+    def to_line(self) -> str:
+        """The record as its line of JSON, keys in a fixed order."""
+        return json.dumps(
+            {"schema": SCHEMA, "id": self.id, **dataclasses.asdict(self)}, ensure_ascii=False, allow_nan=False
+        )
+
+
+def first_k(metrics: Mapping[str, Values], n: int, k: int, **set_metrics: Values) -> dict[str, Any]:
+    """A `check` block: the first k of every per-image list, and the set metrics given (measured on those k)."""
+    per_image = {name: value[:k] for name, value in metrics.items() if isinstance(value, list) and len(value) == n}
+    return {"k": min(k, n), "metrics": {**per_image, **set_metrics}}
+
+
+def path_of(room: str) -> Path:
+    """`figures/records/<room>.jsonl`."""
+    return paths.figures() / "records" / f"{room}.jsonl"
+
+
+def load(room: str) -> list[Record]:
+    """All records of a room, sorted; an absent file is an empty room.
+
+    Raises `ReproError` naming file and line for a line that is no record, was changed by hand, or stands twice.
+    """
+    path = path_of(room)
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ReproError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), a file of JSON lines is needed"
+        ) from None
+    found: dict[str, tuple[int, Record]] = {}
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        record = _parse(line, where)
+        if record.room != room:
+            raise ReproError(f"{where}: a record of room {record.room!r} in the file of {room!r}")
+        if record.key in found:
+            raise ReproError(
+                f"{where}: the same cell as line {found[record.key][0]} ({record.label}, {record.profile})"
+            )
+        found[record.key] = (number, record)
+    return sorted((record for _, record in found.values()), key=_order)
+
+
+def upsert(room: str, records: Iterable[Record]) -> list[Record]:
+    """Add records to the room's file, replacing those that measure the same key; returns the room's records.
+
+    A result equal to the one on file keeps the old line, environment included, so that a repeated evaluation leaves
+    no trace in git. One writer at a time; a failed write leaves the old file.
+    """
+    new = list(records)
+    for record in new:
+        if record.room != room:
+            raise ReproError(f"{record.label}: belongs to room {record.room!r}, not to {room!r}")
+    keys = [record.key for record in new]
+    if len(set(keys)) != len(keys):
+        twice = next(record for record in new if keys.count(record.key) > 1)
+        raise ReproError(f"{twice.label}: given twice in one write, each cell is measured once")
+    path = path_of(room)
+    with locked(path.parent):
+        kept = {record.key: record for record in load(room)}
+        for record in new:
+            old = kept.get(record.key)
+            if old is None or (old.id, old.source) != (record.id, record.source):
+                kept[record.key] = record
+        merged = sorted(kept.values(), key=_order)
+        text = "".join(record.to_line() + "\n" for record in merged)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    return merged
+
+
+def select(
+    records: Sequence[Record],
+    *,
+    experiment: str | None = None,
+    cell: Mapping[str, Scalar] | None = None,
+    seed: int | None = None,
+    profile: str | None = None,
+) -> list[Record]:
+    """Those records that match every filter given; `cell` names a part of the cell or all of it."""
+    wanted = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
+    return [
+        record
+        for record in records
+        if experiment in (None, record.experiment)
+        and seed in (None, record.seed)
+        and profile in (None, record.profile)
+        and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in wanted.items())
+    ]
+
+
+def find(
+    room: str, *, experiment: str | None = None, seed: int | None = None, profile: str | None = None, **cell: Scalar
+) -> Record:
+    """The one record that matches; further names filter the cell: `find("ddpm", experiment="fid", steps=50)`.
+
+    Raises `ReproError` where none or several match.
+    """
+    records = load(room)
+    matches = select(records, experiment=experiment, cell=cell, seed=seed, profile=profile)
+    if len(matches) == 1:
+        return matches[0]
+    given = {"experiment": experiment, "seed": seed, "profile": profile, **cell}
+    asked = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None) or "anything"
+    if matches:
+        shown = "; ".join(record.label for record in matches[:3])
+        raise ReproError(
+            f"{len(matches)} records of {room} match {asked}, one is needed: {shown}{'; …' * (len(matches) > 3)}"
+        )
+    known = sorted({record.experiment for record in records})
+    raise ReproError(f"no record of {room} matches {asked}; its experiments: {', '.join(known) or 'none yet'}")
+
+
+def by_id() -> dict[str, Record]:
+    """Every record in `figures/records`, of all rooms, by its id."""
+    files = sorted((paths.figures() / "records").glob("*.jsonl"))
+    return {record.id: record for file in files for record in load(file.stem)}
+
+
+def _parse(line: str, where: str) -> Record:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ReproError(f"{where}: not a line of JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(fields, dict):
+        raise ReproError(f"{where}: a JSON {type(fields).__name__}, a record is an object")
+    schema, identity = fields.pop("schema", None), fields.pop("id", None)
+    if schema != SCHEMA:
+        raise ReproError(f"{where}: record schema {schema!r}, this version reads schema {SCHEMA}")
+    names = {field.name for field in dataclasses.fields(Record)}
+    if set(fields) != names:
+        missing, extra = sorted(names - set(fields)), sorted(set(fields) - names)
+        raise ReproError(f"{where}: not a record, missing {missing or 'nothing'}, unknown {extra or 'nothing'}")
+    try:
+        record = Record(**fields)
+    except ReproError as error:
+        raise ReproError(f"{where}: {error}") from None
+    if record.id != identity:
+        raise ReproError(
+            f"{where}: its content gives the id {record.id}, the line says {identity}: it was changed after writing"
+        )
+    return record
+
+
+def _order(record: Record) -> tuple:
+    """By experiment, then by cell with numbers in the order of numbers (10 steps before 100), then seed, profile."""
+    cell = tuple(
+        (key, (0, value, "") if _is_number(value) else (1, 0, str(value))) for key, value in record.cell.items()
+    )
+    return record.experiment, cell, record.seed, record.profile
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain(value: Any, key: str) -> Scalar:
+    """A cell's value; 0.0 and 0 name the same cell, so whole floats are stored as whole numbers."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ReproError(f"cell value {key}={value}: text, finite numbers, true, false and none are accepted")
+        return int(value) if value.is_integer() else value
+    if value is None or isinstance(value, str | int):
+        return value
+    raise ReproError(
+        f"cell value {key}={value!r} is a {type(value).__name__}: text, numbers, true, false and none are accepted"
+    )
+
+
+def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
+    result: dict[str, Values] = {}
+    for name in sorted(metrics):
+        value = metrics[name]
+        try:
+            result[name] = [rounded(item) for item in value] if isinstance(value, list | tuple) else rounded(value)
+        except (ReproError, TypeError, ValueError) as error:
+            raise ReproError(f"metric {name!r}: {error}") from None
+        if result[name] == []:
+            raise ReproError(f"metric {name!r}: an empty list, at least one value is needed")
+    return result
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

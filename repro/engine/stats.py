@@ -1,0 +1,133 @@
+"""Intervals by bootstrap: over images, and over training seeds where there are several.
+
+Values are a matrix (S training seeds, N sample units); a unit is an image, or a replicate of a set metric such as FID.
+The same N test images are measured at every seed, so seeds and images are crossed, not nested: rows and columns are
+resampled independently (Owen, "The pigeonhole bootstrap", 2007), the columns in common for the two sides of a
+difference, which is what makes it paired.
+
+Two corrections keep small samples honest. Percentiles are widened as a t interval is wider than a normal one
+(Hesterberg, "What teachers should know about the bootstrap", 2015, the expanded percentile interval), and seed
+deviations are scaled by sqrt(S / (S - 1)), since resampling S values shows only (S - 1) / S of their variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from repro.errors import ReproError
+
+N_BOOT = 2000
+LEVEL = 0.95
+MIN_UNITS = 5  # with fewer, no resampling says anything about the spread
+_CHUNK = 2_000_000  # resampled indices in memory at once
+
+Matrix = Sequence[Sequence[float]] | Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bounds; `n` units, and training seeds on the left and (for a difference) the right side."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    seeds: tuple[int, ...]
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> Interval:
+    """Bootstrap interval of the mean of (N,) or (S, N) values. Raises `ReproError` under `MIN_UNITS` units."""
+    matrix = _matrix(values)
+    draws = _means(matrix, None, False, n_boot, seed)
+    low, high = _bounds(draws, matrix.shape[1], level)
+    return Interval(float(matrix.mean()), low, high, matrix.shape[1], (matrix.shape[0],))
+
+
+def paired_difference(
+    left: Matrix,
+    right: Matrix,
+    *,
+    same_networks: bool = False,
+    n_boot: int = N_BOOT,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval of mean(left) - mean(right), paired over units: column i is the same image on both sides.
+
+    left (S, N) or (N,), right (S', N) or (N,). `same_networks`: row s is the same trained network on both sides (two
+    samplers of one model, say), so seeds are resampled together; otherwise the sides' seeds are independent.
+    Raises `ReproError` where the units do not pair.
+    """
+    a, b = _matrix(left), _matrix(right)
+    if a.shape[1] != b.shape[1]:
+        raise ReproError(
+            f"a paired difference needs the same images on both sides, found {a.shape[1]} and {b.shape[1]}"
+        )
+    if same_networks and a.shape[0] != b.shape[0]:
+        raise ReproError(f"the same networks on both sides, but {a.shape[0]} and {b.shape[0]} training seeds")
+    draws = _means(a, b, same_networks, n_boot, seed)
+    low, high = _bounds(draws, a.shape[1], level)
+    return Interval(float(a.mean() - b.mean()), low, high, a.shape[1], (a.shape[0], b.shape[0]))
+
+
+def _matrix(values: Matrix) -> np.ndarray:
+    lengths = {np.size(row) for row in values} if np.ndim(values[0]) else {len(values)}
+    if len(lengths) != 1:
+        raise ReproError(f"training seeds measured on different numbers of images: {sorted(lengths)}")
+    matrix = np.atleast_2d(np.asarray(values, dtype=np.float64))  # (S, N)
+    if not np.isfinite(matrix).all():
+        raise ReproError("a bootstrap over values that are not all finite")
+    if matrix.shape[1] < MIN_UNITS:
+        raise ReproError(f"{matrix.shape[1]} values, an interval needs at least {MIN_UNITS}")
+    return matrix
+
+
+def _means(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, seed: int) -> np.ndarray:
+    """(n_boot,) resampled means of a, or of a - b."""
+    rng = np.random.default_rng(seed)
+    n = a.shape[1]
+    rows_a = _seed_means(rng, a.shape[0], n_boot)
+    rows_b = None if b is None else rows_a if together else _seed_means(rng, b.shape[0], n_boot)
+    a, b = _spread_seeds(a), None if b is None else _spread_seeds(b)
+    out = np.empty(n_boot)
+    step = max(1, _CHUNK // n)
+    for start in range(0, n_boot, step):
+        part = slice(start, min(start + step, n_boot))
+        columns = rng.integers(0, n, size=(part.stop - part.start, n))  # (b, N)
+        units = rows_a[part] @ a  # (b, N)
+        if b is not None:
+            units = units - rows_b[part] @ b
+        out[part] = np.take_along_axis(units, columns, axis=1).mean(axis=1)
+    return out
+
+
+def _seed_means(rng: np.random.Generator, seeds: int, n_boot: int) -> np.ndarray:
+    """(n_boot, S) weights of the resampled rows; one seed keeps the weight 1."""
+    if seeds == 1:
+        return np.ones((n_boot, 1))
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=n_boot) / seeds
+
+
+def _spread_seeds(matrix: np.ndarray) -> np.ndarray:
+    seeds = matrix.shape[0]
+    if seeds == 1:
+        return matrix
+    level = matrix.mean(axis=1, keepdims=True)  # (S, 1)
+    return matrix + (math.sqrt(seeds / (seeds - 1)) - 1) * (level - level.mean())
+
+
+def _bounds(draws: np.ndarray, n: int, level: float) -> tuple[float, float]:
+    from scipy.special import ndtr, stdtrit
+
+    t = stdtrit(n - 1, (1 + level) / 2)
+    tail = float(ndtr(-math.sqrt(n / (n - 1)) * t))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,263 @@
+"""Tables: our number with its 95% interval, the paper's beside it, both protocols; `figures/tables/<name>.{csv,md}`.
+
+A table is a pure function of records, of the papers' own numbers (`repro/<room>/paper_numbers.csv`) and of the ids that
+were re-evaluated in this run. The CSV is long, one line per cell, with six significant digits and the tolerance within
+which a regenerated value may differ; the Markdown is for reading.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import repro
+from repro import paths
+from repro.engine import stats
+from repro.engine.atomic import locked, write_text
+from repro.engine.provenance import provenance
+from repro.engine.records import Record, rounded
+from repro.errors import ReproError
+
+RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
+SIGNS = {RE_EVALUATED: "", RECORDED: "†", "": ""}
+PAPER_COLUMNS = ("table", "row", "column", "value", "protocol", "source")
+CSV_COLUMNS = (
+    *("row", "column", "ours", "low", "high", "n", "seeds", "protocol", "paper", "paper_protocol", "paper_source"),
+    *("mark", "dash", "records", "atol", "rtol"),
+)
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """A number printed in a paper: its protocol as far as the paper says, and where it stands."""
+
+    value: float
+    protocol: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: our value (or a dash with its reason), what the paper prints, and which records stand behind it."""
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    seeds: int = 0
+    dash: str = ""
+    paper: PaperNumber | None = None
+    mark: str = ""
+    records: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != bool(self.dash.strip()):
+            found = "neither" if self.value is None else "both"
+            raise ReproError(f"a table cell has a value or a dash with its reason, this one has {found}")
+        if self.value is not None and self.mark not in (RE_EVALUATED, RECORDED):
+            raise ReproError(f"a table cell's mark is {self.mark!r}, accepted are {RE_EVALUATED!r} and {RECORDED!r}")
+
+
+def ours(
+    records: Record | Sequence[Record], metric: str, *, verified: Collection[str] = (), paper: PaperNumber | None = None
+) -> Cell:
+    """The cell of one metric: mean with interval over images and over the training seeds given.
+
+    `verified`: ids re-evaluated in this run (`check.CheckReport.verified`); a cell is marked so when all its
+    records are.
+    A metric with fewer values than an interval needs (a recorded FID, say) stands without one.
+    """
+    group = sorted([records] if isinstance(records, Record) else records, key=lambda record: (record.seed, record.id))
+    if not group:
+        raise ReproError(f"no records for {metric}: use dash(reason) for what was not measured")
+    rows = [record.values(metric) for record in group]
+    ids = tuple(sorted(record.id for record in group))
+    if min(map(len, rows)) >= stats.MIN_UNITS:
+        found = stats.mean_interval(rows)
+        value, bounds, n = found.estimate, (rounded(found.low), rounded(found.high)), found.n
+    else:
+        value, bounds, n = sum(sum(row) / len(row) for row in rows) / len(rows), None, group[0].n
+    mark = RE_EVALUATED if all(identity in verified for identity in ids) else RECORDED
+    return Cell(rounded(value), bounds, n, len(group), "", paper, mark, ids)
+
+
+def dash(reason: str, paper: PaperNumber | None = None) -> Cell:
+    """What could not be measured, and why."""
+    return Cell(dash=reason, paper=paper)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, the protocol our numbers follow, which way is better, decimals shown, and how far a
+    regenerated value may be from the committed one (|new - old| <= atol + rtol |old|)."""
+
+    name: str
+    protocol: str
+    better: Better = ""
+    decimals: int = 3
+    atol: float = 1e-6
+    rtol: float = 1e-4
+
+    @property
+    def heading(self) -> str:
+        return self.name + {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` maps a row's name to one cell per column, by the column's name; rows stand in the order given."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: Mapping[str, Mapping[str, Cell]]
+    notes: tuple[str, ...] = ()
+    corner: str = field(default="", kw_only=True)  # heading of the first column
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ReproError(f"table {self.name}: a column stands twice among {names}")
+        for row, cells in self.rows.items():
+            if set(cells) != set(names):
+                raise ReproError(
+                    f"table {self.name}, row {row!r}: cells {sorted(cells)}, the columns are {sorted(names)}"
+                )
+
+    def __iter__(self) -> Iterator[tuple[str, Column, Cell]]:
+        for row, cells in self.rows.items():
+            for column in self.columns:
+                yield row, column, cells[column.name]
+
+    def record_ids(self) -> tuple[str, ...]:
+        return tuple(sorted({identity for _, _, cell in self for identity in cell.records}))
+
+    def to_csv(self) -> str:
+        """The table as CSV text, one line per cell."""
+        return csv_text(CSV_COLUMNS, [_csv_row(*entry) for entry in self])
+
+    def to_markdown(self) -> str:
+        """The table for readers: protocols, marks and reasons below it."""
+        reasons: list[str] = []
+        head = [_escape(self.corner), *(_escape(column.heading) for column in self.columns)]
+        lines = [_line(head), _line(["---", *["---:"] * len(self.columns)])]
+        for row, cells in self.rows.items():
+            lines.append(_line([_escape(row), *(_show(cells[c.name], c, reasons) for c in self.columns)]))
+        return "\n".join([f"**{_escape(self.caption)}**", "", *lines, "", *self._legend(reasons)]) + "\n"
+
+    def _legend(self, reasons: list[str]) -> list[str]:
+        cells = [cell for _, _, cell in self]
+        out = ["Ours [95% interval] · *paper*. Protocols:"]
+        for column in self.columns:
+            theirs = sorted({row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper})
+            out.append(
+                f"- {_escape(column.name)}: ours {_escape(column.protocol)}"
+                + "".join(f"; paper {_escape(t)}" for t in theirs)
+            )
+        sources = sorted({cell.paper.source for cell in cells if cell.paper})
+        out += [f"- Paper numbers: {_escape('; '.join(sources))}"] if sources else []
+        marks = {cell.mark for cell in cells}
+        if RE_EVALUATED in marks:
+            out.append(
+                "- Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed."
+            )
+        if RECORDED in marks:
+            out.append(f"- {SIGNS[RECORDED]} recorded: taken from the committed record, not re-evaluated in this run.")
+        if any(cell.value is not None and cell.interval is None for cell in cells):
+            out.append("- Without brackets: one number for the whole set, no interval.")
+        out += [f"- — ({i}): {_escape(reason)}" for i, reason in enumerate(reasons, start=1)]
+        return out + [f"- {_escape(note)}" for note in self.notes]
+
+    def write(self, command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
+        """Write `<name>.csv` and `<name>.md` (with its provenance) to `figures/tables`; returns both paths."""
+        folder = folder or paths.figures() / "tables"
+        made = provenance(self.record_ids(), command)
+        csv_path, md_path = folder / f"{self.name}.csv", folder / f"{self.name}.md"
+        with locked(folder):
+            write_text(csv_path, self.to_csv())
+            write_text(md_path, made.comment() + "\n\n" + self.to_markdown())
+        return csv_path, md_path
+
+
+def with_paper(cell: Cell, paper: PaperNumber | None) -> Cell:
+    """The cell with the paper's number beside it."""
+    return replace(cell, paper=paper)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV with `\\n` line ends: numbers to six significant digits, None as an empty field."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows])
+    return stream.getvalue()
+
+
+def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, str], PaperNumber]:
+    """The papers' own numbers of a room by (table, row, column); an absent file is none.
+
+    Raises `ReproError` naming file and line for a wrong header, a non-number, an empty field, a repetition.
+    """
+    path = path or Path(repro.__file__).parent / room / "paper_numbers.csv"
+    if not path.exists():
+        return {}
+    numbers: dict[tuple[str, str, str], PaperNumber] = {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        if tuple(next(reader, ())) != PAPER_COLUMNS:
+            raise ReproError(f"{path}, line 1: the header must read {','.join(PAPER_COLUMNS)}")
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(fields) != len(PAPER_COLUMNS) or not all(text.strip() for text in fields):
+                raise ReproError(
+                    f"{where}: {len(fields)} fields, all {len(PAPER_COLUMNS)} are needed and none may be empty"
+                )
+            table, row, column, value, protocol, source = (text.strip() for text in fields)
+            if (table, row, column) in numbers:
+                raise ReproError(f"{where}: {table}, {row}, {column} stands twice")
+            try:
+                numbers[table, row, column] = PaperNumber(rounded(float(value)), protocol, source)
+            except (ValueError, ReproError):
+                raise ReproError(f"{where}: the value is {value!r}, a finite number is needed") from None
+    return numbers
+
+
+def shown(value: float, decimals: int) -> str:
+    """`value` with that many decimals; one that they would show as zero appears as 1.2e-05."""
+    text = f"{value:.{decimals}f}"
+    return f"{value:.1e}" if value and float(text) == 0 else text
+
+
+def _csv_row(row: str, column: Column, cell: Cell) -> list[object]:
+    low, high = cell.interval or (None, None)
+    paper = cell.paper
+    theirs = (paper.value, paper.protocol, paper.source) if paper else (None, "", "")
+    measured = (cell.n, cell.seeds) if cell.value is not None else (None, None)
+    ids = " ".join(cell.records)
+    tail = (cell.mark, cell.dash, ids, column.atol, column.rtol)
+    return [row, column.name, cell.value, low, high, *measured, column.protocol, *theirs, *tail]
+
+
+def _show(cell: Cell, column: Column, reasons: list[str]) -> str:
+    decimals = column.decimals
+    if cell.value is None:
+        if cell.dash not in reasons:
+            reasons.append(cell.dash)
+        text = f"— ({reasons.index(cell.dash) + 1})"
+    else:
+        text = f"{shown(cell.value, decimals)}{SIGNS[cell.mark]}"
+        if cell.interval:
+            text += f" [{shown(cell.interval[0], decimals)}, {shown(cell.interval[1], decimals)}]"
+    return text + (f" · *{cell.paper.value:g}*" if cell.paper else "")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

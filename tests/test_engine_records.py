@@ -1,0 +1,232 @@
+"""Records: ids, rounding, refusals that name file and line, and a file that survives a full disk and two writers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.engine import records
+from repro.engine.records import Record
+from repro.errors import ReproError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    return tmp_path
+
+
+def make(**changes: object) -> Record:
+    fields = {
+        "room": "ddpm",
+        "experiment": "fid",
+        "cell": {"sampler": "ddim", "steps": 50, "eta": 0.0},
+        "metrics": {"psnr": [20.123456789, 21.0, 22.0], "fid": 12.3456789},
+        "n": 3,
+        "seed": 0,
+        "profile": "small",
+        "checkpoint": "ab" * 32,
+        "data": "cd" * 32,
+        "command": "repro evaluate ddpm fid",
+        "environment": {"wall_s": 1.5},
+    }
+    return Record(**{**fields, **changes})
+
+
+def test_a_written_record_comes_back_equal(home):
+    record = make(check={"k": 2, "metrics": {"psnr": [20.123456789, 21.0]}})
+    records.upsert("ddpm", [record])
+    assert records.load("ddpm") == [record]
+    assert records.load("ddpm")[0].id == record.id
+    assert record.metrics["psnr"][0] == 20.1235, "six significant digits"
+    assert records.load("rddm") == []
+
+
+def test_the_id_hashes_what_was_measured_and_nothing_else():
+    record = make()
+    same = [
+        make(environment={"wall_s": 99}),
+        make(source="recorded"),
+        make(cell={"eta": 0, "steps": 50, "sampler": "ddim"}),
+    ]
+    assert {other.id for other in same} == {record.id}
+    different = [
+        make(cell={"sampler": "ddim", "steps": 50, "eta": 1.0}),
+        make(metrics={"psnr": [20.1236, 21.0, 22.0], "fid": 12.3456789}),
+        make(n=4),
+        make(seed=1),
+        make(profile="paper"),
+        make(checkpoint=None),
+        make(data="ee"),
+        make(command="other"),
+        make(check={"k": 1, "metrics": {"fid": 1.0}}),
+    ]
+    assert len({other.id for other in [record, *different]}) == len(different) + 1
+
+
+scalars = st.one_of(st.text(max_size=5), st.integers(-1000, 1000), st.booleans(), st.none(), st.floats(-10, 10))
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=4), scalars, max_size=5), st.randoms(use_true_random=False))
+def test_ids_do_not_depend_on_key_order_and_survive_the_file_format(cell, random):
+    items = list(cell.items())
+    random.shuffle(items)
+    record, shuffled = make(cell=cell), make(cell=dict(items))
+    assert record.id == shuffled.id
+    assert record.to_line() == shuffled.to_line()
+    fields = json.loads(record.to_line())
+    del fields["schema"], fields["id"]
+    assert Record(**fields).id == record.id
+
+
+@given(st.lists(st.integers(0, 2000), unique=True, max_size=8), st.randoms(use_true_random=False))
+def test_the_file_does_not_depend_on_the_order_of_writing(steps, random):
+    ordered = sorted((make(cell={"steps": s}) for s in steps), key=records._order)
+    shuffled = list(ordered)
+    random.shuffle(shuffled)
+    assert sorted(shuffled, key=records._order) == ordered
+    assert [record.cell["steps"] for record in ordered] == sorted(steps), "numbers sort as numbers"
+
+
+def test_an_equal_result_leaves_the_file_alone_and_a_new_one_replaces_it(home):
+    records.upsert("ddpm", [make()])
+    before = records.path_of("ddpm").read_bytes()
+    records.upsert("ddpm", [make(environment={"wall_s": 7.0})])
+    assert records.path_of("ddpm").read_bytes() == before
+    better = make(metrics={"fid": 9.0})
+    records.upsert("ddpm", [better])
+    assert records.load("ddpm") == [better]
+
+
+def test_find_returns_one_or_says_what_there_is(home):
+    records.upsert("ddpm", [make(cell={"steps": s, "clip": True}) for s in (10, 50)])
+    assert records.find("ddpm", experiment="fid", steps=50).cell["steps"] == 50
+    with pytest.raises(ReproError, match="2 records of ddpm match experiment=fid, one is needed"):
+        records.find("ddpm", experiment="fid")
+    with pytest.raises(ReproError, match=r"no record of ddpm matches experiment=kid; its experiments: fid"):
+        records.find("ddpm", experiment="kid")
+    assert records.select(records.load("ddpm"), cell={"clip": 1}) == [], "1 is not true"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda line: line[: len(line) // 2], "line 2: not a line of JSON"),
+        (lambda line: "[1, 2]", "line 2: a JSON list, a record is an object"),
+        (lambda line: "", "line 2: not a line of JSON"),
+        (
+            lambda line: line.replace('"schema": 1', '"schema": 9'),
+            "line 2: record schema 9, this version reads schema 1",
+        ),
+        (lambda line: line.replace("12.3457", "11.0"), "line 2: its content gives the id .* changed after writing"),
+        (
+            lambda line: line.replace('"seed"', '"seeds"'),
+            r"line 2: not a record, missing \['seed'\], unknown \['seeds'\]",
+        ),
+        (lambda line: line.replace('"steps": 50', '"steps": 10'), "line 2: .* changed after writing"),
+        (lambda line: line.replace("12.3457", "NaN"), "line 2: metric 'fid': a measured value is nan"),
+    ],
+)
+def test_a_damaged_line_is_named(home, damage, sentence):
+    records.upsert("ddpm", [make(cell={"steps": s}) for s in (10, 50)])
+    path = records.path_of("ddpm")
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{damage(second)}\n")
+    with pytest.raises(ReproError, match=sentence) as caught:
+        records.load("ddpm")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_cell_twice_is_named(home):
+    records.upsert("ddpm", [make()])
+    path = records.path_of("ddpm")
+    path.write_text(path.read_text() + make(metrics={"fid": 1.0}).to_line() + "\n")
+    with pytest.raises(ReproError, match="line 2: the same cell as line 1"):
+        records.load("ddpm")
+    with pytest.raises(ReproError, match="given twice in one write"):
+        records.upsert("rddm", [make(room="rddm"), make(room="rddm")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metrics": {"fid": float("nan")}}, "metric 'fid': a measured value is nan"),
+        ({"metrics": {"fid": []}}, "metric 'fid': an empty list"),
+        ({"metrics": {}}, "no metrics"),
+        ({"cell": {"steps": [1, 2]}}, "cell value steps"),
+        ({"cell": {"eta": float("inf")}}, "cell value eta=inf"),
+        ({"seed": True}, "seed is True"),
+        ({"n": -1}, "n is -1"),
+        ({"room": "../x"}, "the room is '../x'"),
+        ({"source": "guessed"}, "source is 'guessed'"),
+        ({"command": ""}, "command is ''"),
+        ({"check": {"k": 1}}, "check has"),
+        ({"check": {"k": 1, "metrics": {"lpips": 1.0}}}, r"check measures \['lpips'\]"),
+    ],
+)
+def test_nonsense_is_refused_where_it_enters(changes, sentence):
+    with pytest.raises(ReproError, match=sentence):
+        make(**changes)
+
+
+def test_first_k_takes_the_images_and_leaves_set_metrics_to_the_caller():
+    metrics = {"psnr": [1.0, 2.0, 3.0], "fid": 5.0, "kid": [1.0, 2.0]}
+    assert records.first_k(metrics, 3, 2, fid=6.0) == {"k": 2, "metrics": {"psnr": [1.0, 2.0], "fid": 6.0}}
+
+
+FILL = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from test_engine_records import make
+from repro.engine import records
+from repro.errors import ReproError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    records.upsert("ddpm", [make(cell={{"steps": s}}) for s in range(100)])
+except ReproError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file(home):
+    """A real failing write: the kernel refuses bytes past 4096 in a child process."""
+    records.upsert("ddpm", [make()])
+    before = records.path_of("ddpm").read_bytes()
+    script = FILL.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
+    assert "could not be written (File too large): what was there before is unchanged" in done.stdout, done.stderr
+    assert records.path_of("ddpm").read_bytes() == before
+    assert [path.name for path in records.path_of("ddpm").parent.iterdir()] == ["ddpm.jsonl"], "no partial file stays"
+
+
+WRITE = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_engine_records import make
+from repro.engine import records
+for s in range(10):
+    records.upsert("ddpm", [make(cell={{"steps": s, "worker": int(sys.argv[1])}})])
+"""
+
+
+def test_two_processes_lose_no_line(home):
+    script = WRITE.format(tests=str(Path(__file__).parent))
+    workers = [subprocess.Popen([sys.executable, "-c", script, str(i)]) for i in range(3)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
+    assert len(records.load("ddpm")) == 30
+
+
+def test_a_record_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().seed = 3
