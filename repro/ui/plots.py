@@ -1,0 +1,221 @@
+"""Pictures of pictures and curves, in one small style: light, colour-blind safe, the same bytes every time.
+
+Figures are made without pyplot: no global state, nothing to close, no pile of figures. A `Plate` shows itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from repro.errors import ReproError
+from repro.ui.pictures import enlarge, png, to_uint8
+
+# Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, FAINT = "#222222", "#dddddd"
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "mathtext.fontset": "dejavusans",
+}
+
+
+class Plate(Figure):
+    """A Figure that shows itself as byte-stable PNG, whatever backend a notebook has chosen."""
+
+    def png(self) -> bytes:
+        """PNG bytes at 110 dpi."""
+        with style():
+            return png(self)
+
+    def _ipython_display_(self) -> None:
+        from repro.ui.explore import show_png
+
+        show_png(self.png())
+
+
+def style() -> Any:
+    """Context manager: matplotlib's defaults under this house's style, whatever the user's matplotlibrc says."""
+    return matplotlib.rc_context({**_defaults(), **STYLE})
+
+
+def _defaults() -> dict[str, Any]:
+    # setting a backend would switch the notebook's own
+    return {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _BACKEND}
+
+
+_BACKEND = {"backend", "backend_fallback", "interactive", "toolbar", "webagg.address", "webagg.port"}
+
+
+def grid(
+    images: Sequence[Any],
+    rows: int,
+    cols: int,
+    row_labels: Sequence[str] | None = None,
+    col_labels: Sequence[str] | None = None,
+    *,
+    size: float = 1.25,
+) -> Plate:
+    """`images` in reading order as rows x cols, with labels at the left and on top. `size`: height of a row in inches.
+
+    images: anything `to_uint8` accepts; None leaves its place empty. Small pictures keep their hard pixels.
+    """
+    if len(images) > rows * cols or rows < 1 or cols < 1:
+        raise ReproError(f"grid: {len(images)} images found, {rows} x {cols} places")
+    for name, labels, count in (("row_labels", row_labels, rows), ("col_labels", col_labels, cols)):
+        if labels is not None and len(labels) != count:
+            raise ReproError(f"grid: {len(labels)} {name} found, {count} needed")
+    pixels = [None if image is None else to_uint8(image) for image in images]
+    aspect = max((p.shape[1] / p.shape[0] for p in pixels if p is not None), default=1.0)
+    margin = 0.09 * max((len(label) for label in row_labels), default=0) if row_labels else 0.0
+    lines = max((label.count("\n") + 1 for label in col_labels), default=0) if col_labels else 0
+    with style():
+        plate = Plate(
+            figsize=(margin + cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines), layout="constrained"
+        )
+        plate.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+        axes = plate.subplots(rows, cols, squeeze=False)
+        for index, axis in enumerate(axes.flat):
+            row, col = divmod(index, cols)
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            axis.spines[:].set_visible(False)
+            image = pixels[index] if index < len(pixels) else None
+            if image is not None:
+                small = image.shape[0] < size * 110
+                axis.imshow(image, interpolation="nearest" if small else "antialiased")
+            else:
+                axis.set_box_aspect(1)
+            if row_labels is not None and col == 0:
+                axis.set_ylabel(row_labels[row], rotation=0, ha="right", va="center")
+            if col_labels is not None and row == 0:
+                axis.set_title(col_labels[col], pad=3)
+    return plate
+
+
+def strip(images: Sequence[Any], titles: Sequence[str] | None = None, *, size: float = 1.4) -> Plate:
+    """`images` in one row, each under its title. `size`: height in inches."""
+    if not len(images):
+        raise ReproError("strip: no image found, one or more needed")
+    return grid(images, 1, len(images), col_labels=titles, size=size)
+
+
+def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
+    """`images` of one size in reading order as one uint8 picture (H, W, 3) with white gaps: fast, for sliders."""
+    pixels = [enlarge(to_uint8(image), scale) for image in images]
+    shapes = sorted({p.shape for p in pixels})
+    if len(shapes) != 1 or cols < 1:
+        raise ReproError(
+            f"tile: images of sizes {shapes} in {cols} columns found, one size and 1 or more columns needed"
+        )
+    height, width, _ = shapes[0]
+    rows = -(-len(pixels) // cols)
+    canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // cols * (height + gap), index % cols * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
+    """`before` left of a thin white line, `after` right of it: uint8 (H, W, 3). `at` in [0, 1]: where it stands.
+
+    At 0 all is `after`, at 1 all is `before`, without a line.
+    """
+    left, right = to_uint8(before), to_uint8(after)
+    if left.shape != right.shape:
+        raise ReproError(f"split_view: pictures of {left.shape} and {right.shape} found, the same size needed")
+    if not 0 <= at <= 1:
+        raise ReproError(f"split_view: at is {at}, 0 to 1 is accepted")
+    width = left.shape[1]
+    column = round(at * width)
+    out = np.concatenate([left[:, :column], right[:, column:]], axis=1)
+    if 0 < column < width:
+        out[:, max(0, column - 1) : column + max(1, width // 256)] = 255
+    return out
+
+
+def curve(
+    x: ArrayLike,
+    series: Mapping[str, Any],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    markers: bool = True,
+    reference: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (5.2, 3.0),
+) -> Plate:
+    """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band.
+
+    NaN leaves a gap. reference: name -> a level, drawn dashed (a paper's number, a bound). Marker and colour differ
+    together, so that no series is told by colour alone. `size` in inches. log_x puts a tick at every x.
+    """
+    x = np.asarray(x, dtype=float)
+    if x.ndim != 1 or not series:
+        raise ReproError(f"curve: x of shape {x.shape} and {len(series)} series found, (n,) and one or more needed")
+    with style():
+        plate = Plate(figsize=size, layout="constrained")
+        axis = plate.subplots()
+        for index, (name, values) in enumerate(series.items()):
+            colour = PALETTE[index % len(PALETTE)]
+            center, low, high = _band(name, values, x)
+            axis.plot(x, center, color=colour, marker=MARKERS[index % len(MARKERS)] if markers else None, label=name)
+            if low is not None:
+                axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        for index, (name, level) in enumerate((reference or {}).items()):
+            colour = PALETTE[(len(series) + index) % len(PALETTE)]
+            axis.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+        if log_x:
+            axis.set_xscale("log")
+            axis.set_xticks(x, [f"{v:g}" for v in x])
+            axis.minorticks_off()
+        if log_y:
+            axis.set_yscale("log")
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set_title(title, loc="left")
+        if len(series) + len(reference or {}) > 1:
+            axis.legend()
+    return plate
+
+
+def _band(name: str, values: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    parts = values if isinstance(values, tuple) else (values,)
+    arrays = [np.asarray(part, dtype=float) for part in parts]
+    if len(arrays) not in (1, 3) or any(a.shape != x.shape for a in arrays):
+        shapes = [a.shape for a in arrays]
+        raise ReproError(f"curve: {name!r} holds {shapes}, values {x.shape} or a tuple (values, low, high) needed")
+    if len(arrays) == 1:
+        return arrays[0], None, None
+    if np.any((arrays[1] > arrays[0]) | (arrays[0] > arrays[2])):
+        raise ReproError(f"curve: {name!r} leaves its own interval somewhere, low <= value <= high needed")
+    return arrays[0], arrays[1], arrays[2]

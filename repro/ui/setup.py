@@ -1,0 +1,170 @@
+"""How a notebook begins: the cell that fetches the repository where a notebook stands alone, and the lines that say on
+what it runs. Imported in Colab before anything is installed, so the standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import ReproError
+
+# The runtime's own: replacing one of them in a live kernel breaks it, so they are neither installed nor upgraded.
+PROTECTED = ("torch", "torchvision", "numpy", "ipywidgets")
+# Colab is the front end there; JupyterLab would replace servers that it runs on.
+FRONT_ENDS = ("jupyterlab", "ipykernel")
+SHOWN = ("torch", "diffusers", "numpy", "ipywidgets")
+
+# Word for word the first code cell of every notebook (a test compares), filled from pyproject.toml by `first_cell`.
+FIRST_CELL = """\
+# In Colab a notebook stands alone: fetch the tagged release (code, weights, pictures). Elsewhere nothing is installed.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY, TAG, HOME = "{repository}", "{tag}", Path.cwd() / "{folder}"
+if "google.colab" in sys.modules and not find_spec("repro"):
+    if not HOME.exists():
+        subprocess.run(["git", "clone", "--depth=1", f"--branch={{TAG}}", REPOSITORY, str(HOME)], check=True)
+    sys.path.insert(0, str(HOME))
+    __import__("repro.ui.setup").ui.setup.install_missing(HOME)
+elif not find_spec("repro"):
+    raise ModuleNotFoundError(f"repro is not installed in this kernel: run `make reproduce` in a clone of {{REPOSITORY}}")
+"""
+
+
+def first_cell(home: Path) -> str:
+    """The text of every notebook's first code cell, from `[tool.repro] repository, tag` in `home`/pyproject.toml."""
+    settings = _pyproject(home).get("tool", {}).get("repro", {})
+    missing = [key for key in ("repository", "tag") if key not in settings]
+    if missing:
+        raise ReproError(f"{home / 'pyproject.toml'}: [tool.repro] lacks {missing[0]!r}, repository and tag needed")
+    repository = settings["repository"].removesuffix(".git").rstrip("/")
+    return FIRST_CELL.format(repository=repository, tag=settings["tag"], folder=repository.rsplit("/", 1)[-1])
+
+
+def _pyproject(home: Path) -> dict:
+    path = Path(home) / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReproError(f"no {path} found: the folder of the cloned repository needed") from None
+
+
+def requirement_name(requirement: str) -> str:
+    """'torch>=2.4,<3' -> 'torch'; the normalised name of a PEP 508 requirement."""
+    match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirement)
+    if match is None:
+        raise ReproError(f"pyproject.toml: dependency {requirement!r} has no package name")
+    return re.sub(r"[-_.]+", "-", match.group(1)).lower()
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing_requirements(home: Path) -> list[str]:
+    """The project's dependencies, front ends aside, of which no version is installed.
+
+    Raises `ReproError` when a protected one is among them: such a runtime is no runtime for these notebooks.
+    """
+    wanted = [r for r in _pyproject(home)["project"]["dependencies"] if requirement_name(r) not in FRONT_ENDS]
+    missing = [r for r in wanted if installed(requirement_name(r)) is None]
+    lacking = [requirement_name(r) for r in missing if requirement_name(r) in PROTECTED]
+    if lacking:
+        raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
+    return missing
+
+
+def install_missing(home: Path) -> None:
+    """Install what is missing, then the clone itself without dependencies; never change a protected package.
+
+    A constraint file pins the protected versions, so that no newcomer can pull in another torch.
+    """
+    home = Path(home)
+    missing = missing_requirements(home)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    if missing:
+        print(f"installing what is missing: {', '.join(map(requirement_name, missing))}", flush=True)
+        pins = [f"{name}=={installed(name)}\n" for name in PROTECTED if installed(name)]
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("".join(pins), encoding="utf-8")
+            _run([*pip, "--constraint", str(constraints), *missing])
+    _run([*pip, "--no-deps", "--editable", str(home)])
+    os.environ["REPRO_HOME"] = str(home)
+    importlib.invalidate_caches()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ReproError(f"{' '.join(command[1:4])} stopped with status {done.returncode}: {last}")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What `start` found: the device to use, the profile, and whether nobody can move a slider."""
+
+    device: str
+    profile: str
+    headless: bool
+    colab: bool
+
+    def _ipython_display_(self) -> None:
+        """`start` has said it all."""
+
+
+def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) -> Session:
+    """Say on what, how and for how long a notebook runs; return what it needs to know.
+
+    expected_minutes: measured minutes per profile; its keys are the profiles that the notebook accepts.
+    notebook: its name, such as "01_ddpm_basics". Raises `ReproError` for another profile.
+    """
+    import torch
+
+    from repro.ui.explore import is_live
+
+    if profile not in expected_minutes:
+        raise ReproError(f"{notebook}: profile {profile!r} found, {', '.join(expected_minutes)} is accepted")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    session = Session(device=device, profile=profile, headless=not is_live(), colab="google.colab" in sys.modules)
+    print(f"{notebook} · profile {profile} · {_hardware(device)} · {_duration(expected_minutes[profile])}")
+    print(
+        f"Python {platform.python_version()} · " + " · ".join(f"{n} {installed(n) or 'not installed'}" for n in SHOWN)
+    )
+    if session.colab and device == "cpu" and profile == "paper":
+        print("This Colab runtime has no GPU: Runtime > Change runtime type, or stay with the small profile.")
+    return session
+
+
+def _hardware(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 1:
+        return f"about {max(1, round(minutes * 60))} s"
+    return f"about {minutes:.2g} min" if minutes < 120 else f"about {minutes / 60:.2g} h"
