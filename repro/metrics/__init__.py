@@ -1,0 +1,1 @@
+"""Scores of pictures, each under a named protocol: see `repro.metrics.protocols`."""

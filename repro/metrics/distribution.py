@@ -1,0 +1,114 @@
+"""FID, KID and IS of sets of pictures, on the features of an interchangeable network (`repro.metrics.features`).
+
+All work on features (N, d), so that a set is embedded once. `fid` and `inception_score` are torchmetrics' formulas
+in a form that stays exact when there are fewer pictures than features (tests tie both); `kid` is torchmetrics' kernel
+with subsets that are drawn from a seed, never from the global generator. `repro.metrics.features.as_module` hands the
+same networks to torchmetrics' own classes.
+
+FID of few pictures is biased upward, and by an amount that depends on the model ("Demystifying MMD GANs"): numbers are
+comparable only at one sample size, which the record keeps. KID has no such bias and is what small sets are compared by.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+
+
+def _features(measure: str, features: Tensor, role: str, least: int = 2) -> Tensor:
+    if features.dim() != 2 or len(features) < least:
+        raise ReproError(
+            f"{measure}: {role} has shape {tuple(features.shape)}; accepted: (N, d) with N of {least} or more"
+        )
+    if not torch.isfinite(features).all():
+        raise ReproError(f"{measure}: {role} holds NaN or infinite features")
+    return features.detach().double().cpu()
+
+
+def _pair(measure: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = _features(measure, a, "the first set"), _features(measure, b, "the second set")
+    if a.shape[1] != b.shape[1]:
+        raise ReproError(
+            f"{measure}: the sets have {a.shape[1]} and {b.shape[1]} features; accepted: one network for both"
+        )
+    return a, b
+
+
+def _root(features: Tensor) -> Tensor:
+    """R with R^T R = the sample covariance: (min(N, d), d)."""
+    centred = (features - features.mean(dim=0)) / (len(features) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R if len(features) > features.shape[1] else centred
+
+
+def fid(features_a: Tensor, features_b: Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to two sets of features (N, d), (M, d).
+
+    tr sqrt(S_a S_b) is taken as the sum of singular values of R_a R_b^T with R^T R = S. The usual eigenvalues of
+    S_a S_b turn rounding errors e of a singular product into sqrt(e), d - N times over.
+    """
+    a, b = _pair("FID", features_a, features_b)
+    root_a, root_b = _root(a), _root(b)
+    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    return float(means + root_a.square().sum() + root_b.square().sum() - 2 * overlap)
+
+
+def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, seed: int) -> tuple[float, float]:
+    """Kernel distance of two sets of features: mean and (population) deviation over `subsets` seeded subsets.
+
+    The unbiased estimator of the squared MMD, so a value can be negative; not multiplied by 100 or 1000.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = _pair("KID", features_a, features_b)
+    if not 2 <= subset_size <= min(len(a), len(b)) or subsets < 1:
+        raise ReproError(
+            f"KID: {subsets} subsets of {subset_size} from sets of {len(a)} and {len(b)}; "
+            "accepted: 1 subset or more, of a size from 2 to the smaller set"
+        )
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(subsets):
+        pick_a = torch.from_numpy(rng.permutation(len(a))[:subset_size])
+        pick_b = torch.from_numpy(rng.permutation(len(b))[:subset_size])
+        values.append(poly_mmd(a[pick_a], b[pick_b]))
+    stacked = torch.stack(values)
+    return float(stacked.mean()), float(stacked.std(unbiased=False))
+
+
+def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, float]:
+    """exp E KL(p(y|x) || p(y)) of logits (N, classes): mean and (population) deviation over `splits` parts.
+
+    The pictures are shuffled by `seed` before they are split, since sets are often sorted by class. With one split the
+    deviation is 0.
+    """
+    logits = _features("IS", logits, "the set of logits")
+    if not 1 <= splits <= len(logits):
+        raise ReproError(f"IS: {splits} splits of {len(logits)} pictures; accepted: 1 to {len(logits)}")
+    logits = logits[torch.from_numpy(np.random.default_rng(seed).permutation(len(logits)))]
+    values = []
+    for part in logits.tensor_split(splits):
+        log_p = part.log_softmax(dim=1)
+        p = log_p.exp()
+        log_marginal = log_p.logsumexp(dim=0) - np.log(len(part))
+        values.append((p * (log_p - log_marginal)).sum(dim=1).mean().exp())
+    stacked = torch.stack(values)
+    return float(stacked.mean()), float(stacked.std(unbiased=False))
+
+
+def patches(images: Tensor, size: int) -> tuple[Tensor, int]:
+    """Non-overlapping patches of (B, C, H, W): (N, C, size, size), image by image and row by row, and the number of
+    pixels that the right and bottom remainders lose over the whole batch.
+    """
+    if images.dim() != 4 or not 1 <= size <= min(images.shape[2:]):
+        raise ReproError(
+            f"patches of {size} px cannot be cut from {tuple(images.shape)}; accepted: 1 px to the shorter side"
+        )
+    b, c, h, w = images.shape
+    rows, columns = h // size, w // size
+    kept = images[:, :, : rows * size, : columns * size]
+    cut = kept.reshape(b, c, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, size, size)
+    return cut, b * (h * w - rows * columns * size * size)

