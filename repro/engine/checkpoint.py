@@ -1,0 +1,188 @@
+"""Checkpoints that ship: a diffusers-style folder of fp16 safetensors, config.json, and a card a person can read.
+
+checkpoints/<room>-<task>-<variant>-s<seed>/
+    config.json                            class and arguments of the network
+    diffusion_pytorch_model.safetensors    the averaged weights, fp16
+    card.json, README.md                   data, images, loss, duration, hardware, seed, commit, command, hash
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from repro import paths
+from repro.errors import ReproError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
+CARD = "card.json"
+FORMAT = 1
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Path:
+    """Write `model` (a diffusers `ModelMixin`) and its card; the folder is complete and new, or unchanged.
+
+    Raises `ReproError` where the disk refuses (the previous checkpoint stays).
+    """
+    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ReproError(f"{folder.name}: weight {key} is not finite in fp16, so the checkpoint is not written")
+    blob = save(tensors, metadata={"format": "pt"})
+    config = {k: v for k, v in model.config.items() if not k.startswith("_")}
+    config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": FORMAT}
+    card = {
+        "name": folder.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        **card,
+    }
+    files = {
+        WEIGHTS: blob,
+        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+        CARD: (json.dumps(card, indent=2, sort_keys=True) + "\n").encode(),
+        "README.md": card_text(card).encode(),
+    }
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name, data in files.items():
+            with open(partial / name, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise ReproError(
+            f"checkpoint {folder} could not be written ({error.strerror}): what was there before is unchanged"
+        ) from error
+    load_checkpoint.cache_clear()
+    return folder
+
+
+def read_card(name: str | Path) -> dict[str, Any]:
+    """The machine-readable card of a checkpoint (a name in checkpoints/ or a folder)."""
+    return _read_json(_folder(name) / CARD)
+
+
+@functools.lru_cache(maxsize=8)
+def load_checkpoint(name: str | Path) -> nn.Module:
+    """The network of a checkpoint, fp32, in eval mode, gradients off; treat it as read-only (it is shared).
+
+    Raises `ReproError` naming what is missing, damaged, or of another version. Never unpickles.
+    """
+    folder = _folder(name)
+    config = _read_json(folder / CONFIG)
+    if config.get("_format", FORMAT) != FORMAT:
+        raise ReproError(f"{folder / CONFIG} has format {config['_format']}: this version reads format {FORMAT}")
+    module, cls_name = config.get("_module", ""), config.get("_class_name", "")
+    if not module.startswith(("repro.", "diffusers.")):
+        raise ReproError(f"{folder / CONFIG} names module {module!r}: networks come from repro or diffusers only")
+    try:
+        cls = getattr(importlib.import_module(module), cls_name)
+    except (ImportError, AttributeError) as error:
+        raise ReproError(
+            f"{folder / CONFIG} names the network {module}.{cls_name}, which does not exist here"
+        ) from error
+    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
+    try:
+        model = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ReproError(f"{folder / CONFIG} does not fit {cls_name} of this version: {error}") from error
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ReproError(f"checkpoint {folder.name} has no {WEIGHTS}: the weights are missing")
+    blob = weights.read_bytes()
+    expected = _read_json(folder / CARD).get("sha256")
+    found = hashlib.sha256(blob).hexdigest()
+    if expected != found:
+        raise ReproError(f"{weights} is damaged: its SHA-256 is {found[:16]}…, its card says {str(expected)[:16]}…")
+    try:
+        tensors = load(blob)
+    except SafetensorError as error:
+        raise ReproError(f"{weights} is damaged: {error}") from error
+    own = model.state_dict()
+    for key, value in own.items():
+        if key not in tensors:
+            raise ReproError(f"{weights} lacks the weight {key} that {cls_name} needs")
+        if tensors[key].shape != value.shape:
+            raise ReproError(
+                f"{weights}: {key} has shape {tuple(tensors[key].shape)}, {cls_name} needs {tuple(value.shape)}"
+            )
+    if extra := sorted(set(tensors) - set(own)):
+        raise ReproError(f"{weights} holds the weight {extra[0]}, which {cls_name} of this config does not have")
+    model.load_state_dict({k: v.float() for k, v in tensors.items()})
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def weights_hash(name: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights, the name that records know it by."""
+    return sha256(_folder(name) / WEIGHTS)
+
+
+def commit() -> str:
+    """The clone's commit, "-dirty" where tracked files differ; "unknown" outside git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=paths.root(), capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The card as a README: everything on it, and the command that trains it again."""
+    lines = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|"]
+    lines += [
+        f"| {key} | {value} |" for key, value in sorted(card.items()) if key not in ("name", "summary", "command")
+    ]
+    lines += ["", "Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
+    return "\n".join(lines)
+
+
+def _folder(name: str | Path) -> Path:
+    folder = Path(name)
+    if not folder.is_absolute() and not (folder / CONFIG).exists():
+        folder = paths.checkpoints() / name
+    if not folder.is_dir():
+        have = ", ".join(sorted(p.name for p in folder.parent.glob("*") if p.is_dir())) or "none"
+        raise ReproError(f"no checkpoint {folder.name} in {folder.parent}: there are {have}")
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReproError(f"checkpoint {path.parent.name} has no {path.name}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReproError(f"{path} is damaged: {error}") from error

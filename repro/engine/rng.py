@@ -1,0 +1,113 @@
+"""Counter-based random numbers: one stream per sample, no generator state anywhere.
+
+A draw is a hash of (seed, sample id, purpose, step, element index), so a sample's noise does not depend on the batch it
+sits in, on the order or number of workers and processes, on the device, or on how often a run was resumed. The hash is
+the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), vectorised over
+the whole batch in int64 arithmetic that wraps; normals come from Box and Muller's transform of two 26-bit uniforms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_C1, _C2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _mix_int(z: int) -> int:
+    z = (z + _GOLDEN) & _MASK
+    z = ((z ^ (z >> 30)) * _C1) & _MASK
+    z = ((z ^ (z >> 27)) * _C2) & _MASK
+    return z ^ (z >> 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    # torch shifts int64 arithmetically: the mask makes the shift logical.
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """splitmix64 of every element; consumes its argument."""
+    z = z.add_(_signed(_GOLDEN))
+    z = (z.bitwise_xor_(_shift(z, 30))).mul_(_signed(_C1))
+    z = (z.bitwise_xor_(_shift(z, 27))).mul_(_signed(_C2))
+    return z.bitwise_xor_(_shift(z, 31))
+
+
+def sample_key(seed: int, sample_id: int | str, purpose: str) -> int:
+    """64-bit key of one sample's stream; text is hashed with SHA-256, whole numbers are mixed directly."""
+    tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    if isinstance(sample_id, str):
+        number = int.from_bytes(hashlib.sha256(b"id:" + sample_id.encode()).digest()[:8], "little")
+    else:
+        number = int(sample_id) & _MASK
+    return _mix_int(_mix_int(_mix_int(int(seed) & _MASK) ^ tag) ^ number)
+
+
+class KeyedNoise:
+    """Random numbers of a batch of samples, keyed by (seed, id, purpose).
+
+    Args:
+        seed: the experiment's seed.
+        ids: one id per sample, whole numbers or text; a tensor of int64 (B,) is accepted.
+        purpose: what the numbers are for ("noise", "time", "crop"): streams of different purposes are independent.
+        device: where the numbers are made.
+    """
+
+    def __init__(
+        self, seed: int, ids: Sequence[int | str] | Tensor, purpose: str, device: torch.device | str = "cpu"
+    ) -> None:
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if not ids:
+            raise ReproError("KeyedNoise needs at least one sample id: got none")
+        self.device = torch.device(device)
+        keys = [_signed(sample_key(seed, i, purpose)) for i in ids]
+        self.keys = torch.tensor(keys, dtype=torch.int64, device=self.device)  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def _bits(self, count: int, step: int) -> Tensor:
+        """(B, count) int64 of 64 random bits each."""
+        start = _mix(self.keys ^ _signed(_mix_int(step & _MASK)))  # (B,) one stream per step
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.device).mul_(_signed(_GOLDEN))
+        return _mix(start[:, None] + counter[None, :])
+
+    def uniform(self, shape: Sequence[int] = (), step: int = 0) -> Tensor:
+        """(B, *shape) float32 in [0, 1), 24 bits each."""
+        bits = self._bits(max(1, math.prod(shape)), step)
+        return _shift(bits, 40).to(torch.float32).mul_(2.0**-24).view(len(self), *shape)
+
+    def integers(self, low: int, high: int, shape: Sequence[int] = (), step: int = 0) -> Tensor:
+        """(B, *shape) int64 in [low, high); the modulo bias is below (high - low) / 2^62."""
+        if high <= low:
+            raise ReproError(f"integers() needs low < high: got low {low}, high {high}")
+        bits = self._bits(max(1, math.prod(shape)), step)
+        return _shift(bits, 2).remainder_(high - low).add_(low).view(len(self), *shape)
+
+    def normal(self, shape: Sequence[int], step: int = 0) -> Tensor:
+        """(B, *shape) float32 standard normals."""
+        count = math.prod(shape)
+        bits = self._bits((count + 1) // 2, step)  # one hash makes two normals
+        # The radius takes 32 bits and is never zero, so the largest |value| is sqrt(2 ln 2^33) = 6.8.
+        radius = _shift(bits, 32).to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+        angle = bits.bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0 * math.pi * 2.0**-24)
+        pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # (B, 2 * ceil(count / 2))
+        return pair[:, :count].reshape(len(self), *shape)
+
+    def __call__(self, step: int, like: Tensor) -> Tensor:
+        """The samplers' noise interface: standard normals of `like`'s shape and type for one step."""
+        return self.normal(tuple(like.shape[1:]), step).to(like.dtype)

@@ -1,0 +1,156 @@
+"""The one training loop, a generator: it yields after every step, and the caller plots, stops, samples or shows a bar.
+
+    for step in train(build_model(), task, recipe, seed=0, name="demo"):
+        print(step.images, step.loss)
+
+Exactly resumable: the state holds weights, average, optimizer and the number of images seen, and everything random is
+keyed by (seed, place in the training), so a killed run continued by the same command ends bit for bit like one that was
+never killed (CPU, same thread count). Runs on one process or, under `torchrun`, on several (Accelerate).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from repro.engine.recipe import Recipe, Task, digest
+from repro.engine.rng import KeyedNoise
+from repro.engine.state import load_state, save_state
+from repro.errors import ReproError
+from repro.nn.ema import EMA
+
+
+class TrainingStopped(ReproError):
+    """A loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What a step leaves: numbers to log, networks to look at."""
+
+    images: int  # seen so far, this step included
+    loss: float  # mean over the batch
+    lr: float
+    grad_norm: float  # before clipping
+    model: nn.Module  # being trained (unwrapped); do not change it
+    ema: nn.Module  # its average, in eval mode: what is sampled and shipped
+    resumed_at: int = 0  # images the run had seen when this process took it up
+
+
+def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
+    """Which training picture stands at each place: a fresh keyed permutation of all pictures for every epoch."""
+    epochs = places // size
+    indices = torch.empty_like(places)
+    for epoch in epochs.unique().tolist():
+        keys = KeyedNoise(seed, [epoch], "epoch").integers(0, 2**62, (size,))[0]
+        here = epochs == epoch
+        indices[here] = keys.argsort(stable=True)[places[here] % size]
+    return indices
+
+
+def make_accelerator():
+    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one Python process."""
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision="no")
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    state: Path | None = None,
+    until: int | None = None,
+    compile: bool | None = None,
+) -> Iterator[TrainStep]:
+    """Train `model` on `task`.
+
+    Args:
+        state: file that the run's state is kept in and taken up from; None keeps nothing.
+        until: stop (with the state saved) once this many images are seen.
+        compile: `torch.compile` the network; None: on a GPU only (measured slower on CPUs).
+
+    Raises:
+        TrainingStopped: loss or gradient not finite: names the step, the pictures and the last good state.
+        ReproError: a state made by another recipe, seed or network; a batch the processes cannot share equally.
+    """
+    accelerator = make_accelerator()
+    ranks, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    if recipe.batch % ranks:
+        raise ReproError(f"a batch of {recipe.batch} cannot be shared equally by {ranks} processes: choose a multiple")
+    identity = {
+        "recipe": recipe.digest(),
+        "seed": seed,
+        "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
+        "size": task.size,
+    }
+    with _threads(recipe.threads if device.type == "cpu" else None):
+        model = model.to(device=device, memory_format=torch.channels_last).train()
+        ema = EMA(model, recipe.ema)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+        )
+        images = load_state(state, identity, model, ema.model, optimizer) if state else 0
+        resumed_at = images
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        if compile or (compile is None and device.type == "cuda"):
+            wrapped = torch.compile(wrapped)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        local = recipe.batch // ranks
+        end = recipe.images if until is None else min(until, recipe.images)
+        saved = images
+        while images < end:
+            places = torch.arange(images + rank * local, images + (rank + 1) * local)  # (b,)
+            indices = places_to_indices(places, task.size, seed)
+            lr = recipe.lr_at(images)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with autocast:
+                loss = task.loss(wrapped, indices, _noise_of(seed, places, device)).float().mean()
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
+            mean_loss = accelerator.reduce(loss.detach(), "mean").item() if ranks > 1 else loss.item()
+            _refuse_nan(mean_loss, norm.item(), images, task, indices, state, saved)
+            optimizer.step()
+            images += recipe.batch
+            ema.update(model, images, recipe.batch)
+            if state and accelerator.is_main_process and (images - saved >= recipe.save_every or images >= end):
+                save_state(state, identity, images, model, ema.model, optimizer)
+                saved = images
+            yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model, resumed_at)
+        if images >= end and images == resumed_at:  # nothing left to do: the caller still gets the networks
+            yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model, resumed_at)
+
+
+def _noise_of(seed: int, places: Tensor, device: torch.device) -> Callable[[str], KeyedNoise]:
+    return lambda purpose: KeyedNoise(seed, places, f"train/{purpose}", device)
+
+
+def _refuse_nan(
+    loss: float, norm: float, images: int, task: Task, indices: Tensor, state: Path | None, saved: int
+) -> None:
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+    kept = f"the last good state, {saved} images in, is {state}" if state and saved else "no state had been saved"
+    names = ", ".join(task.names(indices[:8])) + (", …" if len(indices) > 8 else "")
+    raise TrainingStopped(f"training stopped after {images} images: {what} on the batch of {names}; {kept}")
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,187 @@
+"""The small U-Net that the methods share: residual blocks with FiLM time conditioning, attention only where it is cheap.
+
+It follows Ho et al. ("Denoising Diffusion Probabilistic Models", appendix B) with the scale-shift conditioning of Nichol
+and Dhariwal ("Improved DDPM"), and wears diffusers' face (`save_pretrained`, `from_pretrained`, `.sample`), so that a
+checkpoint of this repository drops into a diffusers pipeline and back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.errors import ReproError
+from repro.nn.padding import pad_to_multiple, unpad
+
+
+def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
+    """(B,) times -> (B, width) sines and cosines at geometric frequencies from 1 to 1/10000."""
+    half = width // 2
+    frequency = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000.0) / half))
+    angle = (t.to(torch.float32) * scale)[:, None] * frequency[None, :]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """norm - SiLU - conv, twice; time enters as scale and shift of the second norm; shortcut 1x1 where widths differ."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(groups, c_in), c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(c_time, 2 * c_out)
+        self.norm2 = nn.GroupNorm(math.gcd(groups, c_out), c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)  # every block starts as its shortcut
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        h = torch.addcmul(shift, self.norm2(h), scale + 1)
+        return self.conv2(self.dropout(F.silu(h))) + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """Self-attention over positions, added to its input."""
+
+    def __init__(self, channels: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(math.gcd(groups, channels), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4)
+        q, k, v = qkv.unbind(1)  # (B, heads, H*W, C/heads)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class UNet(ModelMixin, ConfigMixin):
+    """Noise (or residual, or clean image) predictor.
+
+    Args:
+        in_channels: channels of the noisy image.
+        out_channels: channels predicted; twice `in_channels` for a learned-range variance or a two-headed output.
+        cond_channels: channels of a condition concatenated to the input (0: none).
+        base_channels: width of the first level.
+        channel_mults: width of each level over the first; the picture halves between levels.
+        blocks: residual blocks a level on the way down (one more on the way up).
+        attention_levels: levels, counted from 0, with self-attention after each block.
+        heads: attention heads.
+        norm_groups: groups of each GroupNorm.
+        dropout: inside the residual blocks.
+        patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out): 2 quarters
+            the positions the widest maps are computed at.
+        time_scale: factor on the timestep before its sinusoid (1 for integers 0..T-1, 1000 for noise levels in [0, 1]).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        cond_channels: int = 0,
+        base_channels: int = 32,
+        channel_mults: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 1,
+        attention_levels: tuple[int, ...] = (),
+        heads: int = 2,
+        norm_groups: int = 8,
+        dropout: float = 0.0,
+        patch: int = 1,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * m for m in channel_mults]
+        c_time = 4 * base_channels
+        self.time_mlp = nn.Sequential(nn.Linear(base_channels, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
+        self.conv_in = nn.Conv2d((in_channels + cond_channels) * patch**2, widths[0], 3, padding=1)
+
+        def stage(c_in: int, c_out: int, level: int) -> nn.ModuleList:
+            parts: list[nn.Module] = [ResBlock(c_in, c_out, c_time, norm_groups, dropout)]
+            if level in attention_levels:
+                parts.append(Attention(c_out, heads, norm_groups))
+            return nn.ModuleList(parts)
+
+        self.down, self.downsamplers = nn.ModuleList(), nn.ModuleList()
+        skips, c = [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            stages = nn.ModuleList()
+            for _ in range(blocks):
+                stages.append(stage(c, width, level))
+                c = width
+                skips.append(c)
+            self.down.append(stages)
+            if level < len(widths) - 1:
+                self.downsamplers.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                skips.append(c)
+        self.mid = stage(c, c, len(widths) - 1)
+        self.up, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            stages = nn.ModuleList()
+            for _ in range(blocks + 1):
+                stages.append(stage(c + skips.pop(), width, level))
+                c = width
+            self.up.append(stages)
+            if level > 0:
+                self.upsamplers.append(nn.Conv2d(c, c, 3, padding=1))
+        self.norm_out = nn.GroupNorm(math.gcd(norm_groups, c), c)
+        self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Predict from the noisy `sample` (B, C, H, W) at `timestep` (a number or (B,)); any H and W, padding is undone.
+
+        `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
+        """
+        expected = self.config.cond_channels
+        found = 0 if cond is None else cond.shape[1]
+        if found != expected:
+            raise ReproError(f"UNet was built for a condition of {expected} channels: got {found}")
+        x = sample if cond is None else torch.cat([sample, cond], dim=1)
+        t = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        weight = self.time_mlp[0].weight
+        emb = F.silu(self.time_mlp(sinusoid(t, self.config.base_channels, self.config.time_scale).to(weight.dtype)))
+
+        patch = self.config.patch
+        x, box = pad_to_multiple(x, patch * 2 ** (len(self.down) - 1))
+        h = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
+        skips = [h]
+        for level, stages in enumerate(self.down):
+            for parts in stages:
+                h = self._run(parts, h, emb)
+                skips.append(h)
+            if level < len(self.downsamplers):
+                h = self.downsamplers[level](h)
+                skips.append(h)
+        h = self._run(self.mid, h, emb)
+        for level, stages in enumerate(self.up):
+            for parts in stages:
+                h = self._run(parts, torch.cat([h, skips.pop()], dim=1), emb)
+            if level < len(self.upsamplers):
+                h = self.upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
+        out = self.conv_out(F.silu(self.norm_out(h)))
+        out = unpad(F.pixel_shuffle(out, patch) if patch > 1 else out, box)
+        return UNet2DOutput(sample=out) if return_dict else (out,)
+
+    @staticmethod
+    def _run(parts: nn.ModuleList, h: Tensor, emb: Tensor) -> Tensor:
+        h = parts[0](h, emb)
+        return parts[1](h) if len(parts) > 1 else h

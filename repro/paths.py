@@ -1,0 +1,43 @@
+"""Where the clone keeps things: found upward from the package, or named by `REPRO_HOME`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from repro.errors import ReproError
+
+_MARKS = ("pyproject.toml", "notebooks")
+
+
+def root() -> Path:
+    """The clone's top folder. Raises `ReproError` where the package runs outside a clone."""
+    home = os.environ.get("REPRO_HOME")
+    candidates = [Path(home)] if home else list(Path(__file__).resolve().parents)
+    for folder in candidates:
+        if all((folder / mark).exists() for mark in _MARKS):
+            return folder
+    where = f"REPRO_HOME={home}" if home else f"any folder above {Path(__file__).parent}"
+    raise ReproError(
+        f"no clone of the repository found at {where}: set REPRO_HOME to the folder that holds {_MARKS[0]}"
+    )
+
+
+def checkpoints() -> Path:
+    """Trained weights that ship."""
+    return root() / "checkpoints"
+
+
+def figures() -> Path:
+    """Everything generated: records, tables, pictures, claims."""
+    return root() / "figures"
+
+
+def runs() -> Path:
+    """Training state and logs (git-ignored)."""
+    return root() / "runs"
+
+
+def build() -> Path:
+    """Executed notebooks (git-ignored)."""
+    return root() / "build"
