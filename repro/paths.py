@@ -18,9 +18,7 @@ def root() -> Path:
         if all((folder / mark).exists() for mark in _MARKS):
             return folder
     where = f"REPRO_HOME={home}" if home else f"any folder above {Path(__file__).parent}"
-    raise ReproError(
-        f"no clone of the repository found at {where}: set REPRO_HOME to the folder that holds {_MARKS[0]}"
-    )
+    raise ReproError(f"no clone of the repository at {where}: set REPRO_HOME to the folder that holds {_MARKS[0]}")
 
 
 def checkpoints() -> Path:

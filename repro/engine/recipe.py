@@ -73,8 +73,8 @@ def digest(value: Any) -> str:
 class Task(Protocol):
     """What is learned, from what: a training set and a loss per sample.
 
-    A sample is known by its *place*: its number in the whole training, 0, 1, 2, … Noise, times and crops are keyed by the
-    place, so they do not depend on the batch or on the process that happens to hold it.
+    A sample is known by its *place*: its number in the whole training, 0, 1, 2, … Noise, times and crops are keyed by
+    the place, so they do not depend on the batch or on the process that happens to hold it.
     """
 
     size: int  # training pictures

@@ -1,9 +1,9 @@
 """Counter-based random numbers: one stream per sample, no generator state anywhere.
 
-A draw is a hash of (seed, sample id, purpose, step, element index), so a sample's noise does not depend on the batch it
-sits in, on the order or number of workers and processes, on the device, or on how often a run was resumed. The hash is
-the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), vectorised over
-the whole batch in int64 arithmetic that wraps; normals come from Box and Muller's transform of two 26-bit uniforms.
+A draw is a hash of (seed, sample id, purpose, step, element index), so a sample's noise does not depend on the batch
+it sits in, on the order or number of workers and processes, on the device, or on how often a run was resumed. The hash
+is the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), vectorised
+over the whole batch in int64 arithmetic that wraps; normals come from Box and Muller's transform.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def save_state(
     tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    # Strides are kept out of the file: channels-last weights are written in the ordinary order and laid out again on load.
+    # Strides are kept out of the file: channels-last weights are written in the ordinary order, laid out again on load.
     tensors = {k: v.detach().to("cpu", memory_format=torch.contiguous_format) for k, v in tensors.items()}
     meta = {"version": _VERSION, "images": images, **identity}
     write_bytes(path, save(tensors, metadata={"run": json.dumps(meta, sort_keys=True)}))

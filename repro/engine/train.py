@@ -55,7 +55,7 @@ def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
 
 
 def make_accelerator():
-    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one Python process."""
+    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one process."""
     from accelerate import Accelerator
 
     return Accelerator(mixed_precision="no")

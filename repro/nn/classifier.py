@@ -1,4 +1,4 @@
-"""A small noise-aware classifier: features for FID and Inception Score on clean pictures, gradients for guidance on noisy ones."""
+"""A small noise-aware classifier: features for FID and IS on clean pictures, gradients for guidance on noisy ones."""
 
 from __future__ import annotations
 

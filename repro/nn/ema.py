@@ -9,7 +9,7 @@ from torch import nn
 
 
 class EMA:
-    """Averaged copy of `model`; after n images its half-life is min(half_life, n * ramp), as in Karras et al. (EDM, 2022).
+    """Averaged copy of `model`; after n images its half-life is min(half_life, n * ramp) (Karras et al., EDM, 2022).
 
     The ramp keeps the first averages from remembering the untrained weights, which a fixed decay such as 0.9999 does.
     """

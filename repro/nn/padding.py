@@ -14,7 +14,7 @@ Box = tuple[int, int]
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
-    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns the picture and its old size.
+    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns picture and old size.
 
     A picture that fits already is returned as it is, without a copy.
     """

@@ -1,7 +1,7 @@
-"""The small U-Net that the methods share: residual blocks with FiLM time conditioning, attention only where it is cheap.
+"""The small U-Net that the methods share: residual blocks, FiLM time conditioning, attention only where it is cheap.
 
-It follows Ho et al. ("Denoising Diffusion Probabilistic Models", appendix B) with the scale-shift conditioning of Nichol
-and Dhariwal ("Improved DDPM"), and wears diffusers' face (`save_pretrained`, `from_pretrained`, `.sample`), so that a
+It follows Ho et al. ("Denoising Diffusion Probabilistic Models", appendix B) with the scale-shift conditioning of
+Nichol and Dhariwal ("Improved DDPM"), and wears diffusers' face (`save_pretrained`, `from_pretrained`, `.sample`), so that a
 checkpoint of this repository drops into a diffusers pipeline and back.
 """
 
@@ -29,7 +29,7 @@ def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """norm - SiLU - conv, twice; time enters as scale and shift of the second norm; shortcut 1x1 where widths differ."""
+    """norm - SiLU - conv, twice; time scales and shifts the second norm; the shortcut is 1x1 where widths differ."""
 
     def __init__(self, c_in: int, c_out: int, c_time: int, groups: int, dropout: float) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class UNet(ModelMixin, ConfigMixin):
         heads: attention heads.
         norm_groups: groups of each GroupNorm.
         dropout: inside the residual blocks.
-        patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out): 2 quarters
-            the positions the widest maps are computed at.
+        patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out);
+            2 quarters the positions of the widest maps.
         time_scale: factor on the timestep before its sinusoid (1 for integers 0..T-1, 1000 for noise levels in [0, 1]).
     """
 
@@ -147,7 +147,7 @@ class UNet(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict from the noisy `sample` (B, C, H, W) at `timestep` (a number or (B,)); any H and W, padding is undone.
+        """Predict from the noisy `sample` (B, C, H, W) at `timestep` (a number or (B,)); any H and W: padding is undone.
 
         `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
         """
