@@ -1,8 +1,8 @@
 """The small U-Net that the methods share: residual blocks, FiLM time conditioning, attention only where it is cheap.
 
 It follows Ho et al. ("Denoising Diffusion Probabilistic Models", appendix B) with the scale-shift conditioning of
-Nichol and Dhariwal ("Improved DDPM"), and wears diffusers' face (`save_pretrained`, `from_pretrained`, `.sample`), so that a
-checkpoint of this repository drops into a diffusers pipeline and back.
+Nichol and Dhariwal ("Improved DDPM"), and wears the face of diffusers (`save_pretrained`, `from_pretrained`,
+`.sample`), so that a checkpoint of this repository drops into a diffusers pipeline and back.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class UNet(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict from the noisy `sample` (B, C, H, W) at `timestep` (a number or (B,)); any H and W: padding is undone.
+        """Predict from the noisy `sample` (B, C, H, W) at `timestep` (a number or (B,)); any H, W: padding is undone.
 
         `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
         """

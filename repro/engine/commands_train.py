@@ -1,0 +1,95 @@
+"""`repro list`, `repro train`, `repro evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from tyro.conf import Positional
+
+from repro.errors import ReproError
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List experiments.
+
+    Args:
+        room: only this room (ddpm, editing, rddm, ucdir, adir).
+    """
+
+    room: Positional[str | None] = None
+
+    def run(self) -> int:
+        from repro import paths
+        from repro.engine.registry import experiments
+        from repro.engine.run import state_path
+
+        for e in experiments(self.room):
+            shipped = (paths.checkpoints() / e.name).is_dir()
+            state = "trained" if shipped else "begun" if state_path(e).exists() else "untrained"
+            ships = "weights ship" if e.ships else "records only"
+            print(f"{e.name:<36} {e.profile:<6} {state:<10} {ships:<13} {e.recipe.images:>9,} images  {e.summary}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an experiment; the same command goes on after a kill.
+
+    Args:
+        names: experiments to train one after another; `repro list` shows them.
+        all: every experiment that is not trained yet.
+        until: stop, with the state saved, once this many images are seen.
+    """
+
+    names: Positional[tuple[str, ...]] = ()
+    all: bool = False
+    until: int | None = None
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from repro import paths
+        from repro.engine.registry import experiments, find
+        from repro.engine.run import run
+
+        if bool(self.names) == self.all:
+            raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
+        if self.until is not None and self.until < 1:
+            raise ReproError(f"--until counts images and must be positive: got {self.until}")
+        chosen = [find(name) for name in self.names] or [
+            e for e in experiments() if e.profile == "small" and not (paths.checkpoints() / e.name).is_dir()
+        ]
+        for experiment in chosen:
+            total = experiment.recipe.images
+            with tqdm(total=total, unit="img", desc=experiment.name, mininterval=5, file=sys.stdout) as bar:
+                for step in run(experiment, self.until):
+                    bar.update(step.images - bar.n)
+                    bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Make records: of a trained network, or of a room's rows that need none.
+
+    Args:
+        names: experiments, or rooms (all their experiments and baselines).
+        full: make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed
+            and compared with the committed records.
+    """
+
+    names: Positional[tuple[str, ...]]
+    full: bool = False
+
+    def run(self) -> int:
+        from repro.engine.evaluation import check_room, evaluate_full
+
+        if not self.names:
+            raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
+        if self.full:
+            evaluate_full(self.names)
+            return 0
+        failed = [row for name in self.names for row in check_room(name).failed]
+        return 1 if failed else 0
