@@ -59,10 +59,11 @@ class Slider:
 
     def parse(self, value: Any) -> Number:
         """`value` as the grid's own number; raises `ReproError` outside the range or off the grid."""
-        if not _is_number(value) or not self.min <= value <= self.max:
+        slack = 1e-6 * self.step  # 41 * 0.01 is a little more than 0.41
+        if not _is_number(value) or not self.min - slack <= value <= self.max + slack:
             raise ReproError(f"Slider {self.label!r}: {value!r} found, {self.min} to {self.max} is accepted")
         nearest = self.snap(value)
-        if abs(nearest - value) > 1e-6 * self.step:
+        if abs(nearest - value) > slack:
             raise ReproError(
                 f"Slider {self.label!r}: {value} lies off the grid, {self.min} to {self.max} in steps of {self.step} "
                 "is accepted"

@@ -30,17 +30,18 @@ FIRST_CELL = """\
 # In Colab a notebook stands alone: fetch the tagged release (code, weights, pictures). Elsewhere nothing is installed.
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY, TAG, HOME = "{repository}", "{tag}", Path.cwd() / "{folder}"
-if "google.colab" in sys.modules and not find_spec("repro"):
+if "google.colab" in sys.modules:
     if not HOME.exists():
         subprocess.run(["git", "clone", "--depth=1", f"--branch={{TAG}}", REPOSITORY, str(HOME)], check=True)
     sys.path.insert(0, str(HOME))
-    __import__("repro.ui.setup").ui.setup.install_missing(HOME)
+    import_module("repro.ui.setup").install_missing(HOME)
 elif not find_spec("repro"):
-    raise ModuleNotFoundError(f"repro is not installed in this kernel: run `make reproduce` in a clone of {{REPOSITORY}}")
+    raise ModuleNotFoundError(f"this kernel lacks repro: see the README of {{REPOSITORY}} for how to install the clone")
 """
 
 
@@ -94,7 +95,8 @@ def missing_requirements(home: Path) -> list[str]:
 def install_missing(home: Path) -> None:
     """Install what is missing, then the clone itself without dependencies; never change a protected package.
 
-    A constraint file pins the protected versions, so that no newcomer can pull in another torch.
+    Run again, it goes on where it was stopped. A constraint file pins the protected versions, so that no newcomer can
+    pull in another torch.
     """
     home = Path(home)
     missing = missing_requirements(home)
@@ -106,7 +108,8 @@ def install_missing(home: Path) -> None:
             constraints = Path(folder) / "constraints.txt"
             constraints.write_text("".join(pins), encoding="utf-8")
             _run([*pip, "--constraint", str(constraints), *missing])
-    _run([*pip, "--no-deps", "--editable", str(home)])
+    if installed(_pyproject(home)["project"]["name"]) is None:
+        _run([*pip, "--no-deps", "--editable", str(home)])
     os.environ["REPRO_HOME"] = str(home)
     importlib.invalidate_caches()
 

@@ -1,0 +1,99 @@
+"""Controls: what they accept, how they teach, and that a browser's numbers come back as a programmer's."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.errors import ReproError
+from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile, parse_all, uploaded
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Slider(0, 10, 1, 11, "t"), "'t': 11 found, 0 to 10 is accepted"),
+        (lambda: Slider(0, 1, 0.25, 0.3), "off the grid"),
+        (lambda: Slider(0, 10, 3, 0), "does not divide the range"),
+        (lambda: Slider(5, 5, 1, 5), "min < max"),
+        (lambda: Slider(0, 1, 0, 0), "step > 0"),
+        (lambda: Slider(0, 1, float("nan"), 0), "step is nan"),
+        (lambda: Slider(0, 1, 1, True), "default is True"),
+        (lambda: Choice(("a", "b"), "c"), "'c' found, accepted are 'a', 'b'"),
+        (lambda: Choice(()), "one or more different"),
+        (lambda: Choice(("a", "a")), "one or more different"),
+        (lambda: Toggle(1), "True or False"),
+        (lambda: Seed(-1), "whole number from 0"),
+        (lambda: Seed(2**31), "whole number from 0"),
+        (lambda: Upload().parse("photo.jpg"), "str found, an UploadedFile or None"),
+    ],
+)
+def test_a_bad_description_is_one_sentence(build, said):
+    with pytest.raises(ReproError, match=r"^[^\n]+$") as caught:
+        build()
+    assert said in str(caught.value)
+
+
+@given(
+    st.integers(-50, 50),
+    st.integers(1, 400),
+    st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5]),
+    st.data(),
+)
+def test_slider_returns_the_number_a_programmer_writes(low, count, step, data):
+    index = data.draw(st.integers(0, count))
+    slider = Slider(low, round(low + count * step, 6), step, low)
+    browser = low + index * step  # accumulates binary rounding as JavaScript does
+    written = float(f"{browser:.6f}")
+    assert slider.snap(browser) == written
+    assert slider.parse(browser) == written
+    assert slider.snap(slider.snap(browser + 0.3 * step)) == slider.snap(browser + 0.3 * step)
+
+
+def test_slider_is_integer_only_when_all_is():
+    assert isinstance(Slider(0, 10, 1, 3).snap(3.0), int)
+    assert isinstance(Slider(0, 10, 1, 3.0).snap(3), float)
+
+
+def test_first_option_is_the_default():
+    assert Choice(["ddpm", "ddim"]).default == "ddpm"
+    assert Choice([10, 20], 20).default == 20
+
+
+def test_parse_all_fills_defaults_and_names_what_is_accepted():
+    controls = {"t": Slider(0, 9, 1, 4), "eta": Slider(0, 1, 0.5, 1.0)}
+    assert parse_all(controls, {"eta": 0.5}) == {"t": 4, "eta": 0.5}
+    with pytest.raises(ReproError, match="unknown parameter 'steps', accepted are t, eta"):
+        parse_all(controls, {"steps": 3})
+
+
+# The two shapes as the two versions really hand them out (taken from their sources and from a run of each).
+SEVEN = {
+    "cat.png": {
+        "metadata": {"name": "cat.png", "type": "image/png", "size": 3, "lastModified": 1},
+        "content": b"\x89PN",
+    }
+}
+EIGHT = (
+    {
+        "name": "cat.png",
+        "type": "image/png",
+        "size": 3,
+        "last_modified": datetime.datetime(2020, 1, 9, tzinfo=datetime.UTC),
+        "content": memoryview(b"\x89PN"),
+    },
+)
+
+
+@pytest.mark.parametrize("value", [SEVEN, EIGHT], ids=["ipywidgets 7", "ipywidgets 8"])
+def test_both_shapes_of_an_upload(value):
+    assert uploaded(value) == UploadedFile("cat.png", b"\x89PN")
+    assert uploaded(value).open().read() == b"\x89PN"
+
+
+@pytest.mark.parametrize("value", [{}, ()], ids=["ipywidgets 7", "ipywidgets 8"])
+def test_nothing_uploaded(value):
+    assert uploaded(value) is None

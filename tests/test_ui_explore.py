@@ -1,0 +1,250 @@
+"""`explore`: the live picture is the headless picture, whichever way the sliders were moved.
+
+A browser's messages reach the widgets by `set_state`, which is what a comm message ends in, in ipywidgets 7 and 8.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import shlex
+
+import ipywidgets
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from repro.errors import ReproError
+from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload
+from repro.ui.explore import Command, Explorer, explore, is_live
+from repro.ui.live import LiveExplorer
+
+
+def draw(step, eta, sampler, clip, seed, photo):
+    """A picture in which every parameter leaves its mark."""
+    if sampler == "broken":
+        raise ReproError("sampler <broken> does not work, ddim is accepted")
+    if sampler == "bug":
+        raise ZeroDivisionError("division by zero\nsecond line")
+    y, x = np.mgrid[0:12, 0:16]
+    value = np.sin(x * (step + 1) / 7 + eta * 5 + seed * 0.1) * 0.5 + 0.5
+    base = np.stack([value, y / 11, np.full_like(value, 1.0 if clip else 0.25)])
+    if photo is not None:
+        base[1] = len(photo.content) / 100
+    return base.astype(np.float32)
+
+
+CONTROLS = {
+    "step": Slider(0, 10, 1, 3, "step"),
+    "eta": Slider(0, 1, 0.1, 0.0, "η"),
+    "sampler": Choice(("ddim", "ddpm", "broken", "bug")),
+    "clip": Toggle(True),
+    "seed": Seed(7),
+    "photo": Upload(),
+}
+COMMAND = Command(
+    "notebooks/01_ddpm_basics.ipynb",
+    {"step": "t", "eta": "eta", "sampler": "sampler_name", "clip": "clip", "seed": "seed", "photo": "photo"},
+)
+PRESETS = {"all noise": {"step": 10}, "no clip": {"clip": False, "eta": 0.3}}
+
+
+def pixels(data) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(bytes(data))))
+
+
+@pytest.fixture
+def headless() -> Explorer:
+    return Explorer(draw, CONTROLS, PRESETS, COMMAND, scale=2)
+
+
+@pytest.fixture
+def live() -> LiveExplorer:
+    return LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, scale=2)
+
+
+def test_the_default_is_the_same_picture(headless, live):
+    assert bytes(live.image.value) == headless.png()
+    assert headless.picture().shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "meant"),
+    [
+        ("step", 8, 8),
+        ("eta", 0.1 + 0.2, 0.3),
+        ("eta", 0.34, 0.3),  # typed into the readout, off the grid
+        ("clip", False, False),
+        ("seed", 11, 11),
+    ],
+)
+def test_a_moved_control_draws_the_headless_picture(headless, live, name, sent, meant):
+    before = bytes(live.image.value)
+    live.widgets[name].set_state({"value": sent})
+    assert live.params[name] == meant
+    assert bytes(live.image.value) != before
+    np.testing.assert_array_equal(pixels(live.image.value), headless.picture(**{name: meant}))
+    assert bytes(live.image.value) == headless.png(**{name: meant})
+
+
+def test_a_chosen_option_draws_and_is_named_in_the_command(live):
+    live.widgets["sampler"].set_state({"index": 1})
+    assert live.params["sampler"] == "ddpm"
+    assert "-p sampler_name ddpm" in live.command_box.value
+
+
+def test_an_uploaded_file_reaches_the_function(headless, live):
+    content = b"x" * 40
+    upload = live.widgets["photo"]
+    if isinstance(upload.value, dict):  # ipywidgets 7
+        upload.set_state(
+            {"data": [memoryview(content)], "metadata": [{"name": "my cat.png", "size": 40}], "_counter": 1}
+        )
+    else:
+        entry = {
+            "name": "my cat.png",
+            "type": "image/png",
+            "size": 40,
+            "last_modified": 0,
+            "content": memoryview(content),
+        }
+        upload.set_state({"value": [entry]})
+    assert live.params["photo"].content == content
+    np.testing.assert_array_equal(pixels(live.image.value), headless.picture(photo=live.params["photo"]))
+    assert live.command_box.value.endswith("-p photo 'my cat.png'")
+    live.widgets["step"].set_state({"value": 4})  # the file stays while sliders move
+    np.testing.assert_array_equal(pixels(live.image.value), headless.picture(step=4, photo=live.params["photo"]))
+
+
+def test_a_preset_button_moves_several_controls_and_draws_once():
+    calls = []
+
+    def counted(**params):
+        calls.append(params)
+        return draw(**params)
+
+    counted.__signature__ = inspect.signature(draw)
+    live = LiveExplorer(counted, CONTROLS, PRESETS)
+    calls.clear()
+    buttons = live.box.children[0].children
+    assert [button.description for button in buttons] == list(PRESETS)
+    buttons[1].click()
+    assert calls == [{"step": 3, "eta": 0.3, "sampler": "ddim", "clip": False, "seed": 7, "photo": None}]
+    assert (live.widgets["eta"].value, live.widgets["clip"].value) == (0.3, False)
+
+
+def test_the_next_seed_is_one_click(live):
+    row = next(r for r in live.box.children if live.widgets["seed"] in getattr(r, "children", ()))
+    row.children[1].click()
+    assert live.params["seed"] == 8
+
+
+def test_one_image_is_updated_and_nothing_piles_up(live):
+    image, children = live.image, live.box.children
+    for step in range(11):
+        live.widgets["step"].set_state({"value": step})
+    assert live.image is image and live.box.children == children
+    assert sum(isinstance(child, ipywidgets.Image) for child in live.box.children) == 1
+    assert not any(isinstance(child, ipywidgets.Output) for child in live.box.children)
+
+
+def test_an_error_is_one_sentence_and_the_next_picture_takes_it_away(live):
+    before = bytes(live.image.value)
+    live.widgets["sampler"].set_state({"index": 2})
+    assert "sampler &lt;broken&gt; does not work, ddim is accepted" in live.message.value
+    assert bytes(live.image.value) == before
+    live.widgets["sampler"].set_state({"index": 3})
+    assert "ZeroDivisionError: division by zero" in live.message.value and "second" not in live.message.value
+    assert isinstance(live.error, ZeroDivisionError)
+    live.widgets["sampler"].set_state({"index": 0})
+    assert live.message.value == "" and live.error is None
+
+
+def test_sliders_wait_until_they_rest(live):
+    assert not live.widgets["step"].continuous_update and not live.widgets["eta"].continuous_update
+
+
+def test_the_command_follows_the_controls(live):
+    start = "papermill notebooks/01_ddpm_basics.ipynb build/01_ddpm_basics.ipynb"
+    assert live.command_box.value == f"{start} -p t 3 -p eta 0.0 -p sampler_name ddim -p clip True -p seed 7"
+    live.widgets["eta"].set_state({"value": 0.7000000000000001})
+    assert "-p eta 0.7 " in live.command_box.value
+
+
+def test_the_command_is_what_papermill_reads_back():
+    from papermill.cli import _resolve_type
+
+    values = {"text": "007", "word": "ddim v2", "flag": False, "rate": 1e-05, "n": 12, "yes": "True"}
+    words = shlex.split(Command("a.ipynb", {k: k for k in values}).text(values))[3:]
+    read = {}
+    for option, name, value in zip(words[::3], words[1::3], words[2::3], strict=True):
+        read[name] = _resolve_type(value) if option == "-p" else value
+    assert read == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"controls": {"step": Slider(0, 1, 1, 0)}}, "missing a required argument: 'eta'"),
+        ({"controls": {**CONTROLS, "steps": Slider(0, 1, 1, 0)}}, "unexpected keyword argument 'steps'"),
+        ({"presets": {"x": {"step": 99}}}, "99 found, 0 to 10 is accepted"),
+        ({"presets": {"x": {"stepp": 9}}}, "unknown parameter 'stepp'"),
+        ({"command": Command("a.ipynb", {"stepp": "t"})}, "command names ['stepp']"),
+        ({"scale": 0}, "scale is 0"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_shown(arguments, said):
+    with pytest.raises(ReproError) as caught:
+        explore(**{"fn": draw, "controls": CONTROLS, "live": False, **arguments})
+    assert said in str(caught.value)
+
+
+def test_headless_errors_are_raised():
+    with pytest.raises(ReproError, match="does not work"):
+        explore(draw, {**CONTROLS, "sampler": Choice(("broken",))}, live=False)
+
+
+def test_the_environment_decides(monkeypatch):
+    assert not is_live()  # no kernel here
+    monkeypatch.setenv("REPRO_HEADLESS", "yes")
+    with pytest.raises(ReproError, match="0 or 1"):
+        is_live()
+
+
+CELL = """
+import numpy as np
+from repro.ui import Command, Slider, explore
+def ramp(level): return np.full((8, 8, 3), level, np.uint8)
+explore(ramp, {"level": Slider(0, 255, 5, 60)}, presets={"dark": {"level": 0}, "light": {"level": 255}},
+        command=Command("n.ipynb", {"level": "level"}))
+"""
+
+
+def _outputs(tmp_path, monkeypatch, headless: str):
+    monkeypatch.setenv("REPRO_HEADLESS", headless)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    return notebook.cells[0].outputs
+
+
+def test_in_a_headless_kernel_two_plain_pictures_and_the_command(tmp_path, monkeypatch):
+    outputs = _outputs(tmp_path, monkeypatch, "1")
+    shown = [o for o in outputs if o.output_type == "display_data"]
+    assert len(shown) == 2 and all(set(o.data) <= {"image/png", "text/plain"} for o in shown)
+    default = pixels(base64.b64decode(shown[0].data["image/png"]))
+    assert default.shape == (8, 8, 3) and (default == 60).all()
+    assert [o.text.strip() for o in outputs if o.output_type == "stream"] == [
+        "papermill n.ipynb build/n.ipynb -p level 60"
+    ]
+
+
+def test_in_a_live_kernel_the_widget_and_the_same_default_beside_it(tmp_path, monkeypatch):
+    outputs = _outputs(tmp_path, monkeypatch, "0")
+    kinds = [set(o.data) for o in outputs if o.output_type in ("display_data", "execute_result")]
+    assert "application/vnd.jupyter.widget-view+json" in kinds[0]
+    assert [("image/png" in kind) for kind in kinds] == [False, True]
+    default = pixels(base64.b64decode(outputs[1].data["image/png"]))
+    assert (default == 60).all()

@@ -1,0 +1,163 @@
+"""Plots: the right pixels at the right place, the same bytes every time, nothing left behind in matplotlib."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repro.errors import ReproError
+from repro.ui import Schematic, curve, grid, png, split_view, strip, tile, to_uint8
+
+
+def colour(r, g, b, size=10) -> np.ndarray:
+    return np.full((size, size, 3), (r, g, b), np.uint8)
+
+
+RED, GREEN, BLUE = colour(255, 0, 0), colour(0, 255, 0), colour(0, 0, 255)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def schematic() -> Schematic:
+    drawing = Schematic(6, 2).image("x0", (1, 1), RED, text="$x_0$").box("net", (3, 1), "U-Net", kind="network")
+    return drawing.box("sum", (5, 1), "+", kind="operation").arrow("x0", "net", "noise").arrow("net", "sum", bend=0.3)
+
+
+PLATES = {
+    "grid": lambda: grid([RED, GREEN, None, BLUE], 2, 2, ["DDPM", "DDIM"], ["$t=0$", "999"]),
+    "strip": lambda: strip([RED, GREEN], ["a", "b"]),
+    "curve": lambda: curve(
+        [10, 20, 50], {"ddim": ([3, 2, 1], [2, 1, 0.5], [4, 3, 2]), "ddpm": [9, 5, 1]}, xlabel="n", ylabel="FID"
+    ),
+    "schematic": lambda: schematic().plate(),
+}
+
+
+@pytest.mark.parametrize("name", PLATES)
+def test_the_same_bytes_whatever_the_users_matplotlib_says(name):
+    first = png(PLATES[name]())
+    settings = {
+        "font.size": 30,
+        "savefig.bbox": "tight",
+        "savefig.dpi": 50,
+        "axes.facecolor": "black",
+        "axes.grid": False,
+    }
+    with matplotlib.rc_context(settings):
+        assert PLATES[name]().png() == first
+    assert b"Software" not in first and b"tIME" not in first
+
+
+def test_figures_are_not_piled_up_and_no_setting_is_left_changed():
+    before = dict(matplotlib.rcParams)
+    for make in PLATES.values():
+        png(make())
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+    changed = {key for key, value in before.items() if matplotlib.rcParams[key] != value} - {"backend"}
+    assert changed == set()
+
+
+def test_grid_puts_pictures_in_reading_order():
+    seen = pixels(grid([RED, GREEN, BLUE, None], 2, 2).png())
+    height, width, _ = seen.shape
+    at = {
+        place: tuple(seen[int(height * y), int(width * x)])
+        for place, (y, x) in {"00": (0.25, 0.25), "01": (0.25, 0.75), "10": (0.75, 0.25), "11": (0.75, 0.75)}.items()
+    }
+    assert at == {"00": (255, 0, 0), "01": (0, 255, 0), "10": (0, 0, 255), "11": (255, 255, 255)}
+
+
+def test_tile_keeps_every_pixel():
+    out = tile([RED, GREEN, BLUE], 2, gap=3, scale=2)
+    assert out.shape == (43, 43, 3)
+    np.testing.assert_array_equal(out[:20, :20], colour(255, 0, 0, 20))
+    np.testing.assert_array_equal(out[:20, 23:], colour(0, 255, 0, 20))
+    np.testing.assert_array_equal(out[23:, :20], colour(0, 0, 255, 20))
+    assert (out[20:23] == 255).all() and (out[23:, 23:] == 255).all()
+
+
+def test_split_view_shows_before_at_the_left():
+    assert (split_view(RED, BLUE, 1.0) == RED).all() and (split_view(RED, BLUE, 0.0) == BLUE).all()
+    half = split_view(RED, BLUE)
+    assert (
+        tuple(half[0, 0]) == (255, 0, 0) and tuple(half[0, -1]) == (0, 0, 255) and tuple(half[0, 5]) == (255, 255, 255)
+    )
+
+
+def test_curve_draws_the_given_numbers_and_interval():
+    axis = curve([1, 2], {"a": ([3, 4], [2, 3], [5, 6])}, xlabel="n", ylabel="y", reference={"paper": 3.5}).axes[0]
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), [3, 4])
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (2, 6)
+    assert list(axis.lines[1].get_ydata()) == [3.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        colour(255, 0, 51),
+        Image.fromarray(colour(255, 0, 51)),
+        torch.tensor([1.0, 0.0, 0.2])[:, None, None].expand(3, 10, 10),
+        torch.tensor([1.0, 0.0, 0.2], dtype=torch.bfloat16)[:, None, None].expand(3, 10, 10).requires_grad_(),
+        np.broadcast_to(np.array([1.0, 0.0, 0.2], np.float32)[:, None, None], (3, 10, 10)),
+        torch.from_numpy(colour(255, 0, 51)),
+    ],
+    ids=["array", "PIL", "tensor", "bfloat16", "float array", "uint8 tensor"],
+)
+def test_every_accepted_picture_gives_the_same_pixels(picture):
+    np.testing.assert_array_equal(to_uint8(picture), colour(255, 0, 51))
+    np.testing.assert_array_equal(pixels(png(picture, scale=3)), colour(255, 0, 51, 30))
+
+
+def test_grey_becomes_three_equal_channels_and_rounding_is_to_the_nearest():
+    grey = to_uint8(torch.full((1, 2, 2), 0.5))
+    assert grey.shape == (2, 2, 3) and (grey == 128).all()
+    levels = torch.arange(256).float().div(255).reshape(1, 16, 16)
+    np.testing.assert_array_equal(to_uint8(levels)[..., 0], np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: to_uint8(torch.full((3, 4, 4), -0.5)), "values from -0.5 to -0.5 found, [0, 1] needed"),
+        (lambda: to_uint8(torch.full((3, 4, 4), float("nan"))), "NaN"),
+        (lambda: to_uint8(torch.zeros(4, 4, 3)), "shape (4, 4, 3) found"),
+        (lambda: to_uint8(np.zeros((4, 4, 4), np.uint8)), "shape (4, 4, 4) found"),
+        (lambda: to_uint8(np.zeros((3, 4, 4), np.int64)), "int64"),
+        (lambda: to_uint8("cat.png"), "type str"),
+        (lambda: grid([RED] * 5, 2, 2), "5 images found, 2 x 2 places"),
+        (lambda: grid([RED], 1, 1, ["a", "b"]), "2 row_labels found, 1 needed"),
+        (lambda: strip([]), "no image found"),
+        (lambda: tile([RED, colour(0, 0, 0, 4)], 2), "one size"),
+        (lambda: split_view(RED, colour(0, 0, 0, 4)), "the same size needed"),
+        (lambda: split_view(RED, BLUE, 1.5), "0 to 1 is accepted"),
+        (lambda: curve([1, 2], {"a": [1, 2, 3]}, xlabel="", ylabel=""), "values (2,)"),
+        (lambda: curve([1, 2], {"a": ([1, 2], [2, 2], [3, 3])}, xlabel="", ylabel=""), "leaves its own interval"),
+        (lambda: schematic().box("net", (1, 1)), "a second box 'net'"),
+        (lambda: schematic().arrow("net", "loss"), "no box 'loss', there are x0, net, sum"),
+        (lambda: schematic().box("a", (9, 1)), "the canvas is 6 x 2"),
+        (lambda: schematic().box("a", (2, 1), kind="cloud"), "accepted are data, network"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_sentence(make, said):
+    with pytest.raises(ReproError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
+def test_importing_the_room_loads_no_plot_or_widget_library():
+    heavy = {"matplotlib", "ipywidgets", "torch", "PIL", "IPython"}
+    code = f"import sys, repro.ui; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

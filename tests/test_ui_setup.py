@@ -1,0 +1,176 @@
+"""The first cell: run as text in a fresh interpreter, with a stubbed google.colab and a git and pip that log."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.errors import ReproError
+from repro.ui.setup import PROTECTED, first_cell, install_missing, missing_requirements, requirement_name, start
+
+ROOT = Path(__file__).resolve().parents[1]
+
+GIT = """#!{python}
+import json, os, pathlib, shutil, sys
+with open(os.environ["LOG"], "a") as log:
+    log.write(json.dumps(["git", *sys.argv[1:]]) + "\\n")
+shutil.copytree(os.environ["RELEASE"], sys.argv[-1])
+"""
+
+PIP = """
+import json, os, pathlib, sys
+arguments = sys.argv[1:]
+pins = [pathlib.Path(a).read_text() for flag, a in zip(arguments, arguments[1:]) if flag == "--constraint"]
+with open(os.environ["LOG"], "a") as log:
+    log.write(json.dumps(["pip", *arguments, *pins]) + "\\n")
+if os.environ.get("PIP_FAILS"):
+    sys.exit("ERROR: no matching distribution")
+"""
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """A machine that looks like Colab: `run(cell)` gives the finished process and the list of logged commands."""
+    release, stubs, programs, content = (tmp_path / n for n in ("release", "stubs", "programs", "content"))
+    for folder in (release, stubs / "google/colab", stubs / "pip", programs, content):
+        folder.mkdir(parents=True)
+    package = release / "repro"
+    shutil.copytree(ROOT / "repro/ui", package / "ui", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(ROOT / "repro" / name, package / name)
+    (release / "pyproject.toml").write_text(
+        '[project]\nname = "repro-diffusion-stub"\n'
+        'dependencies = ["torch>=2", "numpy>=999", "ipywidgets>=7.7", "not-here-yet[image]>=1.5,<2", "nor-this"]\n'
+    )
+    (stubs / "google/colab/__init__.py").touch()
+    (stubs / "pip/__init__.py").touch()
+    (stubs / "pip/__main__.py").write_text(PIP)
+    (programs / "git").write_text(GIT.format(python=sys.executable))
+    (programs / "git").chmod(0o755)
+    log = tmp_path / "log"
+
+    def run(cell: str, **environment: str):
+        # the clone, not this checkout, has to be what is imported
+        code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n{cell}\n"
+        env = {**os.environ, "LOG": str(log), "RELEASE": str(release), "PYTHONPATH": str(stubs), **environment}
+        env["PATH"] = f"{programs}{os.pathsep}{env['PATH']}"
+        log.unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=content, env=env, capture_output=True, text=True)
+        lines = log.read_text().splitlines() if log.exists() else []
+        return done, [json.loads(line) for line in lines]
+
+    run.content = content
+    return run
+
+
+AFTER = "\nimport os, repro; print(repro.__file__, os.environ.get('REPRO_HOME'))"
+
+
+def test_in_colab_the_tagged_release_and_only_what_is_missing(colab):
+    done, commands = colab("import google.colab\n" + first_cell(ROOT) + AFTER)
+    assert done.returncode == 0, done.stderr
+    home = colab.content / "repro-diffusion"
+    git, missing, editable = commands
+    assert git == [
+        "git",
+        "clone",
+        "--depth=1",
+        "--branch=v0.1.0",
+        "https://github.com/OWNER/repro-diffusion",
+        str(home),
+    ]
+    assert missing[:4] == ["pip", "install", "--quiet", "--constraint"]
+    assert missing[5:-1] == ["not-here-yet[image]>=1.5,<2", "nor-this"]
+    assert all(f"{name}==" in missing[-1] for name in PROTECTED)
+    assert editable == ["pip", "install", "--quiet", "--no-deps", "--editable", str(home)]
+    for command in commands:
+        assert not any(requirement_name(word) in PROTECTED for word in command[1:-1] if word[0].isalpha())
+    assert done.stdout.splitlines()[-1] == f"{home / 'repro/__init__.py'} {home}"
+
+
+def test_run_again_it_does_not_clone_again_and_finishes_what_was_stopped(colab):
+    cell = "import google.colab\n" + first_cell(ROOT)
+    done, commands = colab(cell, PIP_FAILS="1")
+    assert done.returncode != 0
+    assert "-m pip install stopped with status 1: ERROR: no matching distribution" in done.stderr
+    done, commands = colab(cell + AFTER)
+    assert done.returncode == 0, done.stderr
+    assert [command[0] for command in commands] == ["pip", "pip"]
+
+
+def test_outside_colab_nothing_is_cloned_or_installed(colab):
+    done, commands = colab(f"sys.path.insert(0, {str(ROOT)!r})\n" + first_cell(ROOT))
+    assert (done.returncode, commands, done.stdout) == (0, [], ""), done.stderr
+
+
+def test_outside_colab_without_the_package_it_says_where_to_look(colab):
+    # -S would take the site-packages away; hiding the package by name is enough
+    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'repro' else f(n)\n"
+    done, commands = colab(hide + first_cell(ROOT))
+    assert done.returncode != 0 and commands == []
+    assert "this kernel lacks repro: see the README of https://github.com/OWNER/repro-diffusion" in done.stderr
+
+
+def test_a_runtime_without_a_protected_package_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["nowhere-torch"]\n')
+    monkeypatch.setattr("repro.ui.setup.PROTECTED", ("nowhere-torch",))
+    with pytest.raises(ReproError, match="this runtime lacks nowhere-torch"):
+        install_missing(tmp_path)
+
+
+def test_a_front_end_is_not_installed_into_colab(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "x"\ndependencies = ["nowhere-lab>=4", "nowhere-lib"]\n'
+    )
+    monkeypatch.setattr("repro.ui.setup.FRONT_ENDS", ("nowhere-lab",))
+    assert missing_requirements(tmp_path) == ["nowhere-lib"]
+
+
+def test_the_address_comes_from_pyproject(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.repro]\nrepository = "https://example.org/a/b.git"\ntag = "v9"\n')
+    assert 'REPOSITORY, TAG, HOME = "https://example.org/a/b", "v9", Path.cwd() / "b"' in first_cell(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.repro]\ntag = "v9"\n')
+    with pytest.raises(ReproError, match="lacks 'repository'"):
+        first_cell(tmp_path)
+
+
+def test_the_first_cell_is_a_short_cell():
+    assert len(first_cell(ROOT).strip().splitlines()) <= 15
+
+
+def notebooks() -> list[Path]:
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
+def test_every_notebook_begins_with_the_first_cell(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = next(cell for cell in cells if cell["cell_type"] == "code")
+    assert "".join(first["source"]).rstrip("\n") == first_cell(ROOT).rstrip("\n"), (
+        f"{path.name}: put the text of repro.ui.setup.first_cell() into its first code cell"
+    )
+
+
+def test_start_states_device_profile_time_and_versions(capsys, monkeypatch):
+    monkeypatch.setenv("REPRO_HEADLESS", "1")
+    session = start("small", {"smoke": 0.2, "small": 2.0, "paper": 600}, "01_ddpm_basics")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("01_ddpm_basics · profile small · ") and first.endswith(" · about 2 min")
+    assert ("CPU" in first) == (session.device == "cpu")
+    assert f"Python {sys.version.split()[0]} · torch " in second and "ipywidgets " in second
+    assert session.headless and not session.colab
+    start("smoke", {"smoke": 0.2, "small": 2.0, "paper": 600}, "n")
+    start("paper", {"smoke": 0.2, "small": 2.0, "paper": 600}, "n")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("about 12 s") and said[2].endswith("about 10 h")
+
+
+def test_start_names_the_profiles_it_knows():
+    with pytest.raises(ReproError, match="profile 'smal' found, smoke, small is accepted"):
+        start("smal", {"smoke": 1, "small": 2}, "01_ddpm_basics")
