@@ -1,0 +1,319 @@
+"""The claim ledger: what the papers claim, as inequalities over measured records, and verdicts that follow by rule.
+
+`repro/<room>/claims.toml` holds one `[[claim]]` per row, with `id`, `paper`, `text`, `evidence`, and either one
+comparison in the claim itself or several under `[[claim.part]]` (each with a `name`). A comparison is
+
+    rule = "greater" | "less" | "equal" | "exact" | "unmeasured"
+    metric = "psnr-rgb"                                  # the protocol's name in the records
+    left = { experiment = "...", cell = { steps = 50 } }  # which records; the cell may be given in part
+    right = { ... } or a number
+    margin = 0.01       # equal: fixed before the measurement
+    tolerance = 1e-10   # exact
+    min_seeds = 2       # training seeds wanted of a trained network (default 2); fewer are said in the verdict
+    unit = "image"      # or "replicate": the values are repetitions of a set metric such as FID, not images
+    reason = "..."      # unmeasured: why
+
+greater / less   d = left - right, paired over units: reproduced = its 95% interval excludes zero in the claimed
+                 direction, weaker = right sign, interval includes zero, not reproduced = wrong sign.
+equal            reproduced = the interval of d lies inside +-margin, weaker = only d does, not reproduced = d does not.
+exact            reproduced = every |d| <= tolerance, else not reproduced.
+What has no record is `not measured at this scale`, with the reason. A claim of several parts gets the worst of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repro import paths
+from repro.engine import stats
+from repro.engine.atomic import locked, write_text
+from repro.engine.check import verified as verified_by_check
+from repro.engine.ledger import Claim, Comparison, Selector, load_ledger, rooms
+from repro.engine.provenance import provenance
+from repro.engine.records import Record, load, rounded, select
+from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text
+from repro.errors import ReproError
+
+REPRODUCED, WEAKER, NOT_REPRODUCED = "reproduced", "weaker", "not reproduced"
+NOT_MEASURED = "not measured at this scale"
+WORST_FIRST = (NOT_REPRODUCED, NOT_MEASURED, WEAKER, REPRODUCED)
+COLUMNS = (
+    *(
+        "id",
+        "part",
+        "room",
+        "paper",
+        "text",
+        "evidence",
+        "rule",
+        "metric",
+        "verdict",
+        "estimate",
+        "low",
+        "high",
+        "bound",
+    ),
+    *("n", "seeds", "mark", "notes", "records"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison measured: d = left - right with its interval, and what has to be said about it."""
+
+    part: str
+    rule: str
+    metric: str
+    verdict: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: float | None = None  # the ledger's margin or tolerance
+    n: int = 0
+    seeds: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with its findings; `verdict` is the worst of theirs."""
+
+    claim: Claim
+    room: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(note for finding in self.findings for note in finding.notes))
+
+
+def verdicts(
+    room: str, *, profile: str = "small", verified: Collection[str] | None = None, ledger: Path | None = None
+) -> list[Verdict]:
+    """The room's claims judged on its records of one profile, in the ledger's order.
+
+    `verified`: ids re-evaluated in this run, by default those of the last written check. Raises `ReproError` for a
+    missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
+    """
+    records = select(load(room), profile=profile)
+    known = verified_by_check(room, records) if verified is None else verified
+    return [
+        Verdict(claim, room, tuple(_judge(part, records, known, f"claim {claim.id}") for part in claim.parts))
+        for claim in load_ledger(room, ledger)
+    ]
+
+
+def all_verdicts(*, profile: str = "small") -> list[Verdict]:
+    """The verdicts of every room that has a ledger. Raises `ReproError` where two rooms use one id."""
+    found = [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
+    owners: dict[str, str] = {}
+    for verdict in found:
+        if owners.setdefault(verdict.claim.id, verdict.room) != verdict.room:
+            raise ReproError(
+                f"claim {verdict.claim.id} stands in two ledgers: {owners[verdict.claim.id]}, {verdict.room}"
+            )
+    return found
+
+
+def to_csv(found: Iterable[Verdict]) -> str:
+    """One line per comparison."""
+    rows = []
+    for v in found:
+        for f in v.findings:
+            head = [
+                v.claim.id,
+                f.part,
+                v.room,
+                v.claim.paper,
+                v.claim.text,
+                v.claim.evidence,
+                f.rule,
+                f.metric,
+                f.verdict,
+            ]
+            seeds = " / ".join(map(str, f.seeds))
+            tail = [f.n or None, seeds, f.mark, "; ".join(f.notes), " ".join(f.records)]
+            rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
+    return csv_text(COLUMNS, rows)
+
+
+def to_markdown(found: Sequence[Verdict]) -> str:
+    """The table for readers: a line per claim, with a line per part below it where there are several."""
+    lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
+    for v in found:
+        several = len(v.findings) > 1
+        first = v.findings[0]
+        measured = (
+            f"{sum(f.verdict == REPRODUCED for f in v.findings)} of {len(v.findings)} reproduced"
+            if several
+            else _d(first)
+        )
+        notes = "" if several else _notes(first)
+        lines.append(
+            _line(v.claim.id, v.claim.text, f"{v.claim.paper}; {v.claim.evidence}", f"**{v.verdict}**", measured, notes)
+        )
+        if several:
+            lines += [_line("", f"– {f.part}", "", f.verdict, _d(f), _notes(f)) for f in v.findings]
+    marks = {f.mark for v in found for f in v.findings}
+    legend = [
+        "Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
+        *(
+            ["re-evaluated: a first-k subset was recomputed from the shipped weights and agreed."]
+            * (RE_EVALUATED in marks)
+        ),
+        *(["† recorded: taken from committed records, not re-evaluated in this run."] * (RECORDED in marks)),
+    ]
+    return "\n".join([*lines, "", *(f"- {line}" for line in legend)]) + "\n"
+
+
+def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
+    """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
+    folder = folder or paths.figures()
+    made = provenance([identity for v in found for f in v.findings for identity in f.records], command)
+    with locked(folder):
+        write_text(folder / "claims.csv", to_csv(found))
+        write_text(folder / "claims.md", made.comment() + "\n\n" + to_markdown(found))
+    return folder / "claims.csv", folder / "claims.md"
+
+
+def _judge(part: Comparison, records: Sequence[Record], verified: Collection[str], where: str) -> Finding:
+    where = f"{where} {part.name}".rstrip()
+    bound = part.margin if part.rule == "equal" else part.tolerance
+    blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)
+    if part.rule == "unmeasured":
+        return replace(blank, notes=(part.reason,))
+    left, right = (_matching(side, records, where) for side in (part.left, part.right))
+    for side, group in ((part.left, left), (part.right, right)):
+        if group == []:
+            return replace(blank, notes=(f"no record of {side}",))
+    used = [*left, *(right or ())]
+    ids = tuple(sorted({record.id for record in used}))
+    mark = RE_EVALUATED if all(identity in verified for identity in ids) else RECORDED
+    blank = replace(blank, records=ids, mark=mark)
+    try:
+        a = [record.values(part.metric) for record in left]
+        b = None if right is None else [record.values(part.metric) for record in right]
+    except ReproError as error:
+        raise ReproError(f"{where}: {error}") from None
+    if part.rule == "exact":
+        return _exact(part, a, b, blank, where)
+    return _statistical(part, left, right, a, b, blank, where)
+
+
+def _matching(side: Selector | float, records: Sequence[Record], where: str) -> list[Record] | None:
+    """The side's records, one per training seed; None for a constant."""
+    if not isinstance(side, Selector):
+        return None
+    group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
+    if len({record.seed for record in group}) != len(group):
+        shown = "; ".join(record.label for record in group[:3])
+        raise ReproError(f"{where}: {side} matches several cells, name more of the cell: {shown}")
+    if len({tuple(sorted(record.cell.items(), key=str)) for record in group}) > 1:
+        raise ReproError(
+            f"{where}: {side} matches a different cell at every seed: {'; '.join(r.label for r in group[:3])}"
+        )
+    return group
+
+
+def _exact(part: Comparison, a: list, b: list | None, blank: Finding, where: str) -> Finding:
+    left = [value for row in a for value in row]
+    right = [float(part.right)] * len(left) if b is None else [value for row in b for value in row]
+    if len(left) != len(right):
+        raise ReproError(f"{where}: an exact comparison of {len(left)} values with {len(right)}")
+    worst = max((x - y for x, y in zip(left, right, strict=True)), key=abs)
+    verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
+    return replace(blank, verdict=verdict, estimate=rounded(worst), n=len(left), notes=("exact, from an oracle",))
+
+
+def _statistical(
+    part: Comparison,
+    left: list[Record],
+    right: list[Record] | None,
+    a: list,
+    b: list | None,
+    blank: Finding,
+    where: str,
+) -> Finding:
+    used = [*left, *(right or ())]
+    lengths = {len(row) for row in [*a, *(b or [])]}
+    if min(lengths) < stats.MIN_UNITS:
+        unit = "replicates" if part.unit == "replicate" else "images"
+        why = f"{min(lengths)} {unit} measured, an interval needs at least {stats.MIN_UNITS}"
+        return replace(blank, notes=(why,))
+    if part.unit == "image" and any(len(row) != r.n for r, row in zip(used, [*a, *(b or [])], strict=True)):
+        raise ReproError(
+            f"{where}: {part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
+        )
+    if b is not None and part.unit == "image" and len({record.data for record in used}) > 1:
+        raise ReproError(f"{where}: the two sides were measured on different data, a paired comparison needs the same")
+    try:
+        if b is None:
+            found = stats.mean_interval(a)
+            d = stats.Interval(
+                found.estimate - part.right, found.low - part.right, found.high - part.right, found.n, found.seeds
+            )
+        else:
+            d = stats.paired_difference(a, b, same_networks=_same_networks(left, right))
+    except ReproError as error:
+        raise ReproError(f"{where}: {error}") from None
+    verdict = _by_rule(part, d)
+    bounds = {"estimate": rounded(d.estimate), "low": rounded(d.low), "high": rounded(d.high)}
+    return replace(blank, verdict=verdict, n=d.n, seeds=d.seeds, notes=_said(part, left, right), **bounds)
+
+
+def _by_rule(part: Comparison, d: stats.Interval) -> str:
+    if part.rule == "equal":
+        inside = -part.margin <= d.low and d.high <= part.margin
+        return REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
+    sign = 1 if part.rule == "greater" else -1
+    if sign * d.estimate <= 0:
+        return NOT_REPRODUCED
+    return REPRODUCED if d.excludes_zero else WEAKER
+
+
+def _same_networks(left: list[Record], right: list[Record]) -> bool:
+    """Both sides sample the very same weights, seed by seed: their seeds vary together."""
+    return [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
+
+
+def _said(part: Comparison, left: list[Record], right: list[Record] | None) -> tuple[str, ...]:
+    notes = []
+    trained = [group for group in (left, right or []) if any(record.checkpoint for record in group)]
+    fewest = min(map(len, trained), default=None)
+    if fewest is not None and fewest < part.min_seeds:
+        notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
+    if part.unit == "replicate":
+        notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
+    return tuple(notes)
+
+
+def _d(finding: Finding) -> str:
+    if finding.estimate is None:
+        return "—"
+    sign = {RECORDED: "†"}.get(finding.mark, "")
+    text = f"{finding.estimate:.3g}{sign}"
+    text += "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
+    limits = (
+        {"equal": f", margin ±{finding.bound:g}", "exact": f", tolerance {finding.bound:g}"}
+        if finding.bound is not None
+        else {}
+    )
+    return text + limits.get(finding.rule, "")
+
+
+def _notes(finding: Finding) -> str:
+    units = "replicates" if any("replicates" in note for note in finding.notes) else "values"
+    count = [f"{finding.metric}, {finding.n} {units}"] if finding.n else []
+    return "; ".join([*count, *([finding.mark] if finding.mark and finding.n else []), *finding.notes])
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

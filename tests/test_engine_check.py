@@ -1,0 +1,198 @@
+"""Re-evaluation against committed records, comparison of regenerated tables, and the measured environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_engine_records import home, make  # noqa: F401 (a fixture)
+
+from repro.engine import check, records
+from repro.engine.check import Tolerance
+from repro.engine.commands import TablesCompare
+from repro.engine.compare import compare
+from repro.engine.environment import environment, measured
+from repro.errors import ReproError
+
+VALUES = {"psnr": [20.0, 21.0], "fid": 12.0}
+
+
+def checked(**changes):
+    return make(check={"k": 2, "metrics": VALUES}, **changes)
+
+
+def test_agreement_disagreement_and_silence_are_told_apart():
+    good, bad, silent, gone = (checked(cell={"steps": s}) for s in (1, 2, 3, 4))
+    ablation, unchecked = checked(cell={"steps": 5}, source="recorded"), make(cell={"steps": 6})
+    asked = []
+
+    def recompute(record, k):
+        asked.append((record.id, k))
+        if record is gone:
+            raise ReproError("checkpoint a-b-c is missing")
+        worse = {"psnr": [20.0, 21.5]} if record is bad else {}
+        return {**VALUES, **worse} if record is not silent else {"fid": 12.01}
+
+    report = check.check([good, bad, silent, gone, ablation, unchecked], recompute)
+    assert asked == [(record.id, 2) for record in (good, bad, silent, gone)]
+    assert report.verified == {good.id}
+    assert {(row.record.id, row.metric) for row in report.failed} == {
+        (bad.id, "psnr"), (silent.id, "psnr"), (gone.id, "psnr"), (gone.id, "fid")
+    }  # fmt: skip
+    text = report.text()
+    assert "recorded 21, recomputed 21.5, 0.022 apart is allowed" in text
+    assert "not recomputed" in text and "checkpoint a-b-c is missing" in text
+    assert "its weights do not ship" in text and "no first-k values were recorded" in text
+    assert text.splitlines()[-1] == "1 of 4 records re-evaluated agree (4 of 8 values); 2 taken from committed records"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "ok"),
+    [
+        (Tolerance(0.11, 0), True),
+        (Tolerance(0.09, 0), False),
+        (Tolerance(0, 0.006), True),
+        ({"fid": Tolerance(0, 0), "psnr": Tolerance(0.2, 0)}, True),
+        ({"fid": Tolerance(9, 9)}, False),
+    ],
+)
+def test_the_tolerance_is_absolute_plus_relative_and_per_protocol(tolerance, ok):
+    report = check.check([checked()], lambda record, k: {**VALUES, "psnr": [20.1, 21.0]}, tolerance)
+    assert (not report.failed) == ok
+    assert next(row for row in report.rows if row.metric == "psnr").recomputed == 20.1, "the worst value is shown"
+
+
+@pytest.mark.parametrize("found", [[20.0], [20.0, float("nan")], [20.0, 21.0, 22.0]])
+def test_values_that_cannot_be_compared_fail(found):
+    report = check.check([checked()], lambda record, k: {**VALUES, "psnr": found})
+    assert [row.metric for row in report.failed] == ["psnr"]
+
+
+def test_the_report_is_written_alike_and_read_back(home):  # noqa: F811
+    good, bad = checked(cell={"steps": 1}), checked(cell={"steps": 2})
+    report = check.check([good, bad], lambda r, k: VALUES if r is good else {"psnr": [0.0, 0.0], "fid": 12.0 + 1e-9})
+    path = report.write("ddpm")
+    assert path == home / "figures" / "checks" / "ddpm.csv"
+    before = path.read_bytes()
+    assert report.write("ddpm").read_bytes() == before
+    assert check.verified("ddpm", [good, bad]) == {good.id}
+    assert check.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
+    assert check.verified("rddm", [good]) == frozenset()
+    path.write_text("a,b\n")
+    with pytest.raises(ReproError, match="line 1: the header must read record,experiment"):
+        check.verified("ddpm", [good])
+
+
+# Tables, regenerated against committed
+
+TABLE = "row,column,ours,mark,records,atol,rtol\nDDIM,FID,12.0,recorded,12e4,0.1,0\nDDPM,FID,13.0,recorded,13e4,0,0\n"
+
+
+@pytest.fixture
+def folders(tmp_path: Path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        (folder / "tables").mkdir(parents=True)
+        (folder / "tables" / "t.csv").write_text(TABLE)
+    return old, new
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("", ""), []),
+        (("12.0", "12.09"), []),
+        (
+            ("12.0", "12.11"),
+            ["tables/t.csv, DDIM / FID, ours: committed 12.0, regenerated 12.11 (0.1 apart is allowed)"],
+        ),
+        (
+            ("13.0", "13.0001"),
+            ["tables/t.csv, DDPM / FID, ours: committed 13.0, regenerated 13.0001 (0 apart is allowed)"],
+        ),
+        (("12.0", "nan"), ["tables/t.csv, DDIM / FID, ours: committed 12.0, regenerated nan (0.1 apart is allowed)"]),
+        (("12.0", ""), ["tables/t.csv, DDIM / FID, ours: committed 12.0, regenerated nothing"]),
+        (("12e4", "120000"), ["tables/t.csv, DDIM / FID, records: committed 12e4, regenerated 120000"]),
+        (
+            ("12.0,recorded", "12.0,re-evaluated"),
+            ["tables/t.csv, DDIM / FID, mark: committed recorded, regenerated re-evaluated"],
+        ),
+        (
+            ("DDIM", "EDM"),
+            [
+                "tables/t.csv, DDIM / FID: committed the row, regenerated nothing",
+                "tables/t.csv, EDM / FID: committed nothing, regenerated the row",
+            ],
+        ),
+        (
+            ("mark", "sign"),
+            [
+                "tables/t.csv, mark: committed the column, regenerated nothing",
+                "tables/t.csv, sign: committed nothing, regenerated the column",
+            ],
+        ),
+    ],
+)
+def test_a_changed_cell_is_found_and_named(folders, edit, told, capsys):
+    old, new = folders
+    (new / "tables" / "t.csv").write_text(TABLE.replace(*edit) if edit[0] else TABLE)
+    assert [str(difference) for difference in compare(old, new).differences] == told
+    assert TablesCompare(old, new).run() == (1 if told else 0)
+    shown = capsys.readouterr()
+    assert all(line in shown.err for line in told)
+
+
+def test_a_missing_table_and_a_moved_row(folders):
+    old, new = folders
+    head, first, second = TABLE.splitlines()
+    (new / "tables" / "t.csv").write_text("\n".join([head, second, first]) + "\n")
+    assert compare(old, new).ok, "rows are matched by name"
+    (old / "u.csv").write_text("a\n1\n")
+    (new / "v.csv").write_text("a\n1\n")
+    assert [str(d) for d in compare(old, new).differences] == [
+        "u.csv: committed the table, regenerated nothing",
+        "v.csv: committed nothing, regenerated the table",
+    ]
+
+
+def test_given_tolerance_replaces_the_stated_one(folders):
+    old, new = folders
+    (new / "tables" / "t.csv").write_text(TABLE.replace("13.0", "13.4"))
+    assert not compare(old, new).ok
+    assert TablesCompare(old, new, absolute=0.5).run() == 0
+    with pytest.raises(ReproError, match="--relative is -1"):
+        TablesCompare(old, new, relative=-1).run()
+
+
+def test_a_comparison_of_nothing_is_an_error_not_a_pass(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ReproError, match="there is nothing to compare"):
+        compare(tmp_path / "a", tmp_path / "a")
+    with pytest.raises(ReproError, match="b: no such folder"):
+        compare(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "t.csv").write_text("x,y\n1\n")
+    with pytest.raises(ReproError, match=r"t.csv, line 2: 1 fields under 2 columns"):
+        compare(tmp_path / "a", tmp_path / "a")
+
+
+# Environment
+
+
+def test_a_block_is_measured_and_fits_a_record(home):  # noqa: F811
+    with measured() as m:
+        block = bytearray(64_000_000)
+    del block
+    assert m.peak_mb > 64
+    assert m.wall_s > 0
+    found = environment(m)
+    assert {"versions", "hardware", "threads", "commit", "date", "wall_s", "peak_mb"} <= set(found)
+    json.dumps(found, allow_nan=False)
+    records.upsert("ddpm", [make(environment=found)])
+    assert records.load("ddpm")[0].environment == found
+
+
+def test_a_failing_block_is_still_measured():
+    with pytest.raises(ZeroDivisionError), measured() as m:
+        _ = 1 / 0
+    assert m.peak_mb > 0

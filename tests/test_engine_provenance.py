@@ -1,0 +1,133 @@
+"""Pictures that say what made them: same bytes twice, `repro whence`, and files that cannot say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_engine_records import home, make  # noqa: F401 (a fixture)
+
+from repro.engine import provenance, records
+from repro.engine.commands import Whence
+from repro.engine.provenance import save_figure, whence
+from repro.errors import ReproError
+
+COMMAND = "repro reproduce 01_ddpm_basics --größe 3"
+
+
+@pytest.fixture
+def record(home):  # noqa: F811
+    (written,) = records.upsert("ddpm", [make()])
+    return written
+
+
+def plot():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1], [1, 0])
+    return figure
+
+
+PICTURES = {
+    "figure": plot,
+    "pillow": lambda: Image.new("RGB", (8, 6), (200, 10, 0)),
+    "palette": lambda: Image.new("P", (8, 6), 3),
+    "uint8": lambda: np.full((6, 8, 3), 7, np.uint8),
+    "grey": lambda: np.full((6, 8), 7, np.uint8),
+    "tensor": lambda: torch.full((3, 6, 8), 0.5),
+    "one channel": lambda: torch.full((1, 6, 8), 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, kind):  # noqa: F811
+    path = save_figure(PICTURES[kind](), "demo", [record, record.id], COMMAND)
+    assert path == home / "figures" / "pictures" / "demo.png"
+    before = path.read_bytes()
+    assert save_figure(PICTURES[kind](), "demo", [record], COMMAND).read_bytes() == before
+    assert whence(path) == provenance.Provenance((record.id,), COMMAND)
+    text = Image.open(path).text
+    assert set(text) == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
+
+
+def test_pixels_survive(record):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(save_figure(array, "a", [record], COMMAND))), array)
+    unit = torch.from_numpy(array.transpose(2, 0, 1) / 255.0).float()
+    assert np.array_equal(np.asarray(Image.open(save_figure(unit, "b", [record], COMMAND))), array)
+
+
+def test_metadata_of_a_given_image_is_left_behind(record, tmp_path):
+    image = Image.new("RGB", (4, 4))
+    image.info["icc_profile"] = b"x" * 10
+    image.info["dpi"] = (72, 72)
+    plain = save_figure(Image.new("RGB", (4, 4)), "a", [record], COMMAND).read_bytes()
+    assert save_figure(image, "b", [record], COMMAND).read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    ("picture", "sentence"),
+    [
+        (torch.full((3, 4, 4), 1.5), "picture x: values from 1.5 to 1.5"),
+        (torch.full((3, 4, 4), float("nan")), "picture x: values from nan"),
+        (torch.zeros(4, 3, 4, 4), "picture x: Tensor float32"),
+        (np.zeros((3, 4, 4), np.uint8), "picture x: ndarray uint8"),
+        ("not a picture", "picture x: str"),
+    ],
+)
+def test_what_is_no_picture_is_refused(record, picture, sentence):
+    with pytest.raises(ReproError, match=sentence):
+        save_figure(picture, "x", [record], COMMAND)
+
+
+def test_a_record_that_does_not_exist_cannot_stand_behind_a_picture(record):
+    with pytest.raises(ReproError, match=r"records that are not in .*: 0123456789abcdef"):
+        save_figure(np.zeros((4, 4), np.uint8), "x", ["0123456789abcdef"], COMMAND)
+    with pytest.raises(ReproError, match="records that are not in"):
+        save_figure(np.zeros((4, 4), np.uint8), "x", [make(seed=9)], COMMAND)
+    with pytest.raises(ReproError, match="provenance without a command"):
+        save_figure(np.zeros((4, 4), np.uint8), "x", [record], " ")
+    with pytest.raises(ReproError, match=r"picture name '\.\./x'"):
+        save_figure(np.zeros((4, 4), np.uint8), "../x", [record], COMMAND)
+
+
+def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "bare.png").read_bytes()[:40])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "bare.md").write_text("# a table\n")
+    (tmp_path / "damaged.md").write_text('<!-- repro {"records": 3} -->\n')
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "lonely.csv").write_text("a,b\n")
+    (tmp_path / "a.txt").write_text("")
+    for name, sentence in {
+        "bare.png": "carries no provenance",
+        "broken.png": "not a readable PNG",
+        "text.png": "not a readable PNG",
+        "bare.md": "carries no provenance",
+        "damaged.md": "provenance comment is damaged",
+        "binary.md": "provenance comment is damaged",
+        "lonely.csv": "stands in lonely.md beside it, which is missing",
+        "a.txt": "provenance is kept in .png, .md and .csv files, this is .txt",
+        "none.png": "no such file",
+    }.items():
+        with pytest.raises(ReproError, match=sentence) as caught:
+            Whence(tmp_path / name).run()
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_whence_prints_the_command_and_what_the_records_are(record, capsys):
+    path = save_figure(np.zeros((4, 4), np.uint8), "x", [record], COMMAND)
+    assert Whence(path).run() == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == COMMAND
+    assert record.label in out[1] and record.command in out[1]
+    records.path_of("ddpm").unlink()
+    assert Whence(path).run() == 0
+    assert "no longer among the committed records" in capsys.readouterr().out
+
+
+def test_a_drawing_without_records_needs_none(home):  # noqa: F811
+    assert whence(save_figure(np.zeros((4, 4), np.uint8), "schematic", [], COMMAND)).records == ()
