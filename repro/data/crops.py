@@ -1,0 +1,90 @@
+"""Deterministic crops: where a sample is cut and whether it is mirrored depends on (seed, sample id), nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+
+def crops(
+    images: Tensor | Sequence[Tensor], size: int, ids: Sequence[int | str] | Tensor, seed: int, *, flip: bool = True
+) -> Tensor:
+    """One random crop of each picture, mirrored left to right with probability 1/2.
+
+    Args:
+        images: pictures (C, H, W) of any sizes, or a batch (B, C, H, W); any dtype, any device.
+        size: side of the square crop, in pixels.
+        ids: one id a sample. Two crops of one picture have two ids: the caller makes them, e.g. ``f"{name}#{visit}"``.
+        seed: the experiment's seed.
+        flip: whether mirroring is drawn at all; the position does not depend on it.
+
+    Returns:
+        (B, C, size, size), same dtype. Row b depends on images[b], ids[b] and seed only: not on batch or order.
+    """
+    if len(images) == 0:
+        raise ReproError("crops: got no pictures; at least one is needed")
+    if len(images) != len(ids):
+        raise ReproError(f"crops: {len(images)} pictures and {len(ids)} ids; one id a picture is needed")
+    tops, lefts, mirrored = crop_places([tuple(i.shape[-2:]) for i in images], size, ids, seed)
+    out = []
+    for image, top, left, mirror in zip(images, tops, lefts, mirrored, strict=True):
+        cut = image[..., top : top + size, left : left + size]
+        out.append(cut.flip(-1) if flip and mirror else cut)
+    return torch.stack(out)
+
+
+def crop_places(
+    shapes: Sequence[tuple[int, int]], size: int, ids: Sequence[int | str] | Tensor, seed: int
+) -> tuple[list[int], list[int], list[bool]]:
+    """Top, left and mirrored for each (height, width): what `crops` does, for pairs that must be cut alike."""
+    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    for (height, width), name in zip(shapes, listed, strict=True):
+        if size < 1 or size > min(height, width):
+            raise ReproError(f"crops: a {size}x{size} crop does not fit into sample {name!r} of {height}x{width}")
+    draw = KeyedNoise(seed, listed, "crop").uniform((3,)).double()  # (B, 3); float64: u * n stays below n
+    room = torch.tensor(shapes, dtype=torch.float64) - size + 1  # (B, 2) possible tops and lefts
+    place = (draw[:, :2] * room).floor().long()
+    return place[:, 0].tolist(), place[:, 1].tolist(), (draw[:, 2] < 0.5).tolist()
+
+
+class CropDataset:
+    """Endless crops of a fixed list of pictures, addressed by sample number.
+
+    Sample n shows picture ``order(n)``; every epoch visits every picture once, in an order keyed by (seed, epoch). The
+    batch of given sample numbers is the same whoever asks for it, in whatever batches.
+
+    Args:
+        images: float (C, H, W) pictures, any sizes of at least `size`.
+        size: side of the crops.
+        seed: the experiment's seed.
+    """
+
+    def __init__(self, images: Sequence[Tensor], size: int, seed: int, *, flip: bool = True) -> None:
+        if len(images) == 0:
+            raise ReproError("CropDataset: got no pictures; at least one is needed")
+        self.images, self.size, self.seed, self.flip = list(images), size, seed, flip
+        self._epochs: dict[int, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def order(self, number: int) -> int:
+        """Index of the picture that sample `number` shows."""
+        epoch, place = divmod(int(number), len(self.images))
+        if epoch not in self._epochs:
+            if len(self._epochs) > 8:
+                self._epochs.clear()
+            keys = KeyedNoise(self.seed, range(len(self.images)), "crop-order").uniform((), step=epoch)
+            self._epochs[epoch] = torch.argsort(keys, stable=True).tolist()
+        return self._epochs[epoch][place]
+
+    def batch(self, numbers: Sequence[int] | Tensor) -> Tensor:
+        """(B, C, size, size) crops of the given sample numbers."""
+        numbers = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
+        pictures = [self.images[self.order(n)] for n in numbers]
+        return crops(pictures, self.size, numbers, self.seed, flip=self.flip)

@@ -1,0 +1,192 @@
+"""The embedded pack: 102 photographs, 138 thumbnails and a Fashion-MNIST subset, with attribution and a fixed split.
+
+The split (`pack/split.csv`) is by subject: whatever shows a subject of `test` or `validation` is in no other split, and
+`gallery` shares no subject with `train`. It was settled once by looking at every picture; a test keeps it leak-free.
+Fashion-MNIST: `validation` is the last 100 training images of each class, `train` the other 1,100, `test` its own 300.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data.images import read_image
+from repro.errors import ReproError
+
+PACK = Path(__file__).parent / "pack"
+SPLITS = ("train", "validation", "test", "gallery")
+KINDS = ("photo", "thumb")
+class_names = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_HELD_OUT = 100  # validation images per Fashion-MNIST class
+_DATA = ("split.csv", "fashion_mnist_subset.npz")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the pack. `id` is the file without its suffix, e.g. "photos/erase_bee"."""
+
+    id: str
+    path: Path
+    kind: str
+    subject: str
+    category: str
+    split: str
+    author: str
+    licence: str
+    source: str
+
+    @property
+    def credit(self) -> str:
+        """The line to show beside a large reproduction; the pictures are resized from their source."""
+        return f"{self.author}, {self.licence}, {self.source}"
+
+
+@dataclass(frozen=True)
+class Fashion:
+    """Fashion-MNIST images (N, 28, 28) uint8, labels (N,) int64 in 0..9, ids (N,) int64, unique over the splits."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    path = PACK / name
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise ReproError(f"{path}: the embedded pack is incomplete, restore the file from the repository") from error
+
+
+@lru_cache(maxsize=1)
+def _pictures() -> tuple[Picture, ...]:
+    credits = {f"photos/{row['file']}": row for row in _rows("ATTRIBUTION.csv")}
+    credits |= {f"thumbs/{row['file']}": row for row in _rows("THUMBS_ATTRIBUTION.csv")}
+    out = []
+    for row in _rows("split.csv"):
+        file, credit = row["file"], credits.get(row["file"])
+        if credit is None:
+            raise ReproError(f"{PACK / 'split.csv'}: {file} has no line in the attribution files")
+        out.append(
+            Picture(
+                id=file.rsplit(".", 1)[0],
+                path=PACK / file,
+                kind=row["kind"],
+                subject=row["subject"],
+                category=row["category"],
+                split=row["split"],
+                author=credit["author"],
+                licence=credit["licence"],
+                source=credit["source"],
+            )
+        )
+    return tuple(out)
+
+
+def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
+    """Pictures of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
+    if split is not None and split not in SPLITS:
+        raise ReproError(f"photos: no split {split!r} in the pack; accepted: {', '.join(SPLITS)}")
+    if kind is not None and kind not in KINDS:
+        raise ReproError(f"photos: no kind {kind!r} in the pack; accepted: {', '.join(KINDS)}")
+    return [p for p in _pictures() if split in (None, p.split) and kind in (None, p.kind)]
+
+
+def picture(id: str) -> Picture:
+    """The picture of an id, e.g. "photos/erase_bee"; a bare stem that only one picture has is accepted too."""
+    found = [p for p in _pictures() if p.id == id] or [p for p in _pictures() if p.path.stem == id]
+    if len(found) != 1:
+        raise ReproError(
+            f"picture: {id!r} names {len(found)} pictures of the pack; an id is like {_pictures()[0].id!r}"
+        )
+    return found[0]
+
+
+def load(picture: Picture) -> Tensor:
+    """float32 (3, H, W) in [0, 1]."""
+    return read_image(picture.path)
+
+
+def load_batch(pictures: Sequence[Picture]) -> list[Tensor]:
+    """The pictures, each float32 (3, H, W) in [0, 1] at its own size."""
+    return [load(p) for p in pictures]
+
+
+@lru_cache(maxsize=1)
+def _fashion_arrays() -> dict[str, np.ndarray]:
+    path = PACK / "fashion_mnist_subset.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
+
+
+def fashion(split: str) -> Fashion:
+    """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
+    if split not in SPLITS[:3]:
+        raise ReproError(f"fashion: no split {split!r}; accepted: {', '.join(SPLITS[:3])}")
+    arrays = _fashion_arrays()
+    labels = arrays["train_labels"]
+    held_out = np.concatenate([np.flatnonzero(labels == c)[-_HELD_OUT:] for c in range(len(class_names))])
+    if split == "test":
+        chosen, offset = np.arange(len(arrays["test_labels"])), len(labels)
+    else:
+        kept = np.setdiff1d(np.arange(len(labels)), held_out)
+        chosen, offset = (np.sort(held_out) if split == "validation" else kept), 0
+    source = "test" if split == "test" else "train"
+    return Fashion(
+        images=torch.from_numpy(arrays[f"{source}_images"][chosen]),
+        labels=torch.from_numpy(arrays[f"{source}_labels"][chosen].astype(np.int64)),
+        ids=torch.from_numpy((chosen + offset).astype(np.int64)),
+    )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; line ends of text are hashed as "\\n", so that a checkout on Windows agrees."""
+    data = path.read_bytes()
+    return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix == ".csv" else data).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _hash_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _, _ in stamps:
+        total.update(f"{name} {file_hash(PACK / name)}\n".encode())
+    return total.hexdigest()
+
+
+def pack_hash() -> str:
+    """SHA-256 over names and contents of the data (pictures, Fashion-MNIST, split; not the credits).
+
+    Cached by the files' sizes and times: a changed file changes the answer, an unchanged pack costs one `stat` a file.
+    """
+    names = sorted([*_DATA, *(p.path.relative_to(PACK).as_posix() for p in _pictures())])
+    try:
+        stamps = tuple((n, s.st_size, s.st_mtime_ns) for n in names for s in [(PACK / n).stat()])
+    except FileNotFoundError as error:
+        raise ReproError(f"{error.filename}: missing from the embedded pack; restore it from the repository") from error
+    return _hash_of(stamps)
