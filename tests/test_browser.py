@@ -1,0 +1,258 @@
+"""The widgets where readers meet them: JupyterLab in headless Chromium runs a notebook, a key moves a slider, and the
+picture is the one that the headless function draws; and once more after the kernel was restarted.
+
+Without Chromium this is skipped aloud; REPRO_REQUIRE_BROWSER=1 makes that a failure. REPRO_BROWSER_CHROMIUM names
+another executable, REPRO_BROWSER_SHOTS a folder that keeps the screenshots.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from repro.ui.controls import Slider, Toggle
+from repro.ui.explore import Explorer
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+PICTURE = ".jp-OutputArea img.widget-image, .jp-OutputArea .widget-image img"
+
+pytestmark = pytest.mark.browser
+
+FUNCTION = '''
+import numpy as np
+
+def rings(radius, soft):
+    """Rings whose width follows the slider."""
+    y, x = np.mgrid[-60:60, -90:90]
+    wave = np.sin(np.hypot(x, y) * radius / 40)
+    value = (wave * 0.5 + 0.5) if soft else (wave > 0).astype(float)
+    return np.stack([value, value * 0.6, 1 - value]).astype(np.float32)
+'''
+SHOW = """
+from repro.ui import Command, Slider, Toggle, explore
+explore(rings, {"radius": Slider(1, 20, 1, 6, "radius", "px"), "soft": Toggle(True, "soft edges")},
+        presets={"wide": {"radius": 2}, "narrow": {"radius": 20, "soft": False}},
+        command=Command("notebooks/rings.ipynb", {"radius": "radius", "soft": "soft"}))
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    if CHROMIUM:
+        return CHROMIUM
+    message = (
+        "BROWSER TEST NOT RUN: no chromium on PATH (apt-get install chromium), the widgets were not seen in a browser"
+    )
+    if os.environ.get("REPRO_REQUIRE_BROWSER") == "1":
+        pytest.fail(message)
+    print(f"\n*** {message} ***", file=sys.__stderr__, flush=True)
+    pytest.skip(message)
+
+
+@pytest.fixture
+def lab(tmp_path) -> Iterator[tuple[str, str, Path]]:
+    """A real JupyterLab on a free loopback port with settings of its own: (address, token, folder of notebooks)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, folder = secrets.token_hex(16), tmp_path / "notebooks"
+    folder.mkdir()
+    # "python3" must be this interpreter, not whatever kernel the machine's user has registered
+    kernel = tmp_path / "data/kernels/python3"
+    kernel.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    settings = tmp_path / "config/lab/user-settings/@jupyterlab/apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "config/lab/user-settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+    }
+    environment.pop("REPRO_HEADLESS", None)
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly", "--LabApp.collaborative=False",
+    ]  # fmt: skip
+    log = (tmp_path / "lab.log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(lambda: _answers(f"{address}/api/status?token={token}"), 60, lambda: (tmp_path / "lab.log").read_text())
+        yield address, token, folder
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)  # its kernels too
+        try:
+            server.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+        log.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _wait(ready, seconds: float, explain=lambda: "") -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds:.0f} s in vain. {explain()}")
+        time.sleep(0.1)
+
+
+class Reader:
+    """What a person does: run, look, press keys. `outside` lists requests that would have left the machine."""
+
+    def __init__(self, page, address: str, token: str) -> None:
+        self.page, self.address, self.token = page, address, token
+        self.outside: list[str] = []
+        page.route("**/*", self._stay_home)
+
+    def _stay_home(self, route) -> None:
+        url = route.request.url
+        if url.startswith(("http:", "https:", "ws:", "wss:")) and not url.startswith(self.address):
+            self.outside.append(url)
+            route.abort()
+        else:
+            route.continue_()
+
+    def open(self, name: str) -> None:
+        self.page.goto(f"{self.address}/lab/tree/{name}?token={self.token}&reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        # running before the kernel is there makes JupyterLab ask for one
+        self.page.get_by_text("| Idle").wait_for(timeout=60_000)
+
+    def menu(self, *path: str) -> None:
+        for index, label in enumerate(path):
+            place = ".lm-MenuBar-itemLabel" if index == 0 else ".lm-Menu-itemLabel"
+            self.page.locator(place, has_text=label).first.click()
+
+    def picture(self) -> np.ndarray | None:
+        """The widget's picture as the browser holds it, (H, W, 3); None while there is none."""
+        script = """async (selector) => {
+            const image = document.querySelector(selector);
+            if (!image || !image.complete || !image.src) return null;
+            const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+            return btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(''));
+        }"""
+        data = self.page.evaluate(script, PICTURE)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) if data else None
+
+    def wait_for(self, picture: np.ndarray, what: str, seconds: float = 30) -> None:
+        def seen() -> bool:
+            now = self.picture()
+            return now is not None and np.array_equal(now, picture)
+
+        def explain() -> str:
+            self.shot("failed")
+            return f"{what}; the page says: {self.page.inner_text('body')[-1500:]}"
+
+        _wait(seen, seconds, explain)
+
+    def press(self, key: str) -> None:
+        """A key on the first slider."""
+        handle = self.page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .ui-slider-handle").first
+        handle.scroll_into_view_if_needed()
+        handle.focus()
+        self.page.keyboard.press(key)
+
+    def shot(self, name: str) -> None:
+        folder = os.environ.get("REPRO_BROWSER_SHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+@pytest.fixture
+def reader(chromium, lab) -> Iterator[tuple[Reader, Path]]:
+    from playwright.sync_api import sync_playwright
+
+    address, token, folder = lab
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            yield Reader(page, address, token), folder
+        finally:
+            browser.close()
+
+
+def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(reader):
+    person, folder = reader
+    cells = [nbformat.v4.new_code_cell(source.strip()) for source in (FUNCTION, SHOW)]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "rings.ipynb")
+    names: dict = {}
+    exec(FUNCTION, names)
+    headless = Explorer(names["rings"], {"radius": Slider(1, 20, 1, 6), "soft": Toggle(True)})
+
+    person.open("rings.ipynb")
+    person.menu("Run", "Run All Cells")
+    person.wait_for(headless.picture(), "the default picture")
+    person.shot("1-default")
+    person.press("ArrowRight")
+    person.wait_for(headless.picture(radius=7), "one step to the right")
+    for _ in range(3):
+        person.press("ArrowLeft")
+    person.wait_for(headless.picture(radius=4), "three steps to the left")
+    person.page.locator(".jp-OutputArea button", has_text="narrow").click()
+    person.wait_for(headless.picture(radius=20, soft=False), "a preset")
+    assert person.page.locator(PICTURE).count() == 1
+    command = person.page.locator(".jp-OutputArea textarea").input_value()
+    assert command == "papermill notebooks/rings.ipynb build/rings.ipynb -p radius 20 -p soft False"
+    # the plain default below is what the saved notebook keeps
+    assert person.page.locator(".jp-OutputArea .jp-RenderedImage img").count() == 1
+    person.shot("2-moved")
+
+    person.menu("Kernel", "Restart Kernel and Run All Cells")
+    person.page.locator(".jp-Dialog button", has_text="Restart").click()
+    person.wait_for(headless.picture(), "the default picture after the kernel's restart")
+    person.press("ArrowRight")
+    person.wait_for(headless.picture(radius=7), "one step to the right after the restart")
+    assert person.page.locator(PICTURE).count() == 1
+    person.shot("3-restarted")
+    assert person.outside == []
