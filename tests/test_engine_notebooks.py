@@ -1,0 +1,259 @@
+"""The papermill runner, on tiny real notebooks in a real kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.engine import notebook_files
+from repro.engine.notebook_files import Parameter, normalise
+from repro.engine.notebooks import Reproduce, chosen, reproduce, this_kernel
+from repro.errors import ReproError
+
+PARAMETERS = """\
+from typing import Literal
+profile: Literal["smoke", "small", "paper"] = "small"  # which data and budget
+steps: int = 50  # sampler steps
+eta: float = 0.0
+title: str = "a # b"
+seed: int | None = None
+"""
+
+
+def write(folder: Path, name: str, *cells: str, parameters: str | None = PARAMETERS) -> Path:
+    nb = nbformat.v4.new_notebook()
+    nb.metadata.kernelspec = {"name": "someone-elses", "display_name": "x", "language": "python"}
+    nb.cells = [nbformat.v4.new_markdown_cell("# A title")]
+    if parameters is not None:
+        nb.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    nb.cells += [nbformat.v4.new_code_cell(source) for source in cells]
+    for index, cell in enumerate(nb.cells):
+        cell.id = f"c{index}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+def outputs(path: Path) -> str:
+    return "".join(
+        o.get("text", "") + o.get("data", {}).get("text/plain", "")
+        for cell in nbformat.read(path, 4).cells
+        for o in cell.get("outputs", [])
+    )
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> dict[str, Path]:
+    return {"folder": tmp_path / "notebooks", "build": tmp_path / "build"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("profil", "small"), ("steps", "50"), ("steps", 0.5), ("steps", True), ("profile", "huge"), ("seed", 1.0)],
+)
+def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, value):
+    write(books["folder"], "00_first", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    write(
+        books["folder"],
+        "01_second",
+        "1",
+        parameters=PARAMETERS.replace("seed", "start") if name == "seed" else PARAMETERS,
+    )
+    with pytest.raises(ReproError) as caught:
+        reproduce(parameters={name: value}, **books)
+    message = str(caught.value)
+    assert name in message and "\n" not in message
+    if name == "profil":
+        assert "eta, profile, seed, steps, title" in message
+    assert not (tmp_path / "ran").exists() and not books["build"].exists()
+
+
+def test_parameters_seen_are_those_papermill_injects(books):
+    path = write(books["folder"], "00_first", parameters="steps: int = 50  # sampler steps\ntitle: str = 'x'")
+    ours = notebook_files.declared(notebook_files.read(path), path.stem)
+    theirs = papermill.inspect_notebook(str(path))
+    assert {n: p.annotation for n, p in ours.items()} == {n: p["inferred_type_name"] for n, p in theirs.items()}
+    assert {n: p.default for n, p in ours.items()} == {"steps": 50, "title": "x"}
+
+
+@pytest.mark.parametrize(
+    "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int ="]
+)
+def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
+    path = write(books["folder"], "00_first", parameters=line)
+    with pytest.raises(ReproError, match=r"00_first|Path"):
+        notebook_files.declared(notebook_files.read(path), path.stem)
+
+
+ACCEPTED = [
+    ("int", 3, [3.0, True, "3", None]),
+    ("float", 3, [True, "3", None]),
+    ("bool", True, [1, "true"]),
+    ("int | None", None, ["", 1.5]),
+    ("list[int]", [10, 50], [[1.5], (1,), 1]),
+    ("tuple[float, ...]", (1, 2.5), [[1], ("a",)]),
+    ("Literal['ddim', 'ddpm']", "ddim", ["DDIM", 0]),
+    ("Literal[1, 2]", 1, [True, 1.0, 3]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "good", "bad"), ACCEPTED)
+def test_types(annotation, good, bad):
+    parameter = Parameter("p", annotation, None)
+    assert parameter.accepts(good)
+    assert not any(parameter.accepts(value) for value in bad)
+    assert parameter.parse(str(good)) == good and type(parameter.parse(str(good))) is type(good)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
+def test_text_of_a_value_parses_to_the_value(value):
+    parsed = Parameter("p", type(value).__name__, value).parse(str(value))
+    assert parsed == value and type(parsed) is type(value)
+
+
+@given(st.text())
+def test_a_text_parameter_takes_any_text_as_it_is(text):
+    assert Parameter("p", "str", "").parse(text) == text
+
+
+def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_path):
+    """A user's own kernel `python3`, backend and widget setting do not reach the notebooks."""
+    broken = tmp_path / "user" / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    (broken / "kernel.json").write_text(
+        json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "user"))
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    monkeypatch.delenv("REPRO_HEADLESS", raising=False)
+    code = "import os, sys; print(sys.executable, os.environ['REPRO_HEADLESS'], os.environ['MPLBACKEND'], os.getcwd())"
+    write(books["folder"], "01_second", "print(profile, steps, seed)")
+    write(books["folder"], "00_first", code)
+    runs = reproduce(profile="smoke", parameters={"steps": 7}, **books)
+    assert [run.name for run in runs] == ["00_first", "01_second"]
+    assert all(run.error is None and run.cells == 2 for run in runs)
+    first = nbformat.read(runs[0].path, 4)
+    assert "matplotlib_inline" in str(first.cells[-1].outputs) and " 1 " in str(first.cells[-1].outputs)
+    assert outputs(runs[1].path) == "smoke 7 None\n"
+    assert os.environ["MPLBACKEND"] == "svg" and "REPRO_HEADLESS" not in os.environ
+
+
+def test_kernel_is_this_interpreter():
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    with this_kernel() as name:
+        assert KernelSpecManager().get_kernel_spec(name).argv[0] == sys.executable
+
+
+def test_failure_is_told_and_kept_and_the_others_run(books, capsys):
+    write(books["folder"], "00_raises", "print('before')", "1 / 0", "print('after')")
+    write(books["folder"], "01_dies", "import os; os._exit(1)", "print('after')")
+    write(books["folder"], "02_fine", "print('fine')")
+    write(books["folder"], "03_stops", "raise SystemExit", "print('after')")
+    runs = reproduce(**books)
+    assert [run.error is None for run in runs] == [False, False, True, False]
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told and "00_raises" in told
+    assert "01_dies" in told and "os._exit(1)" in told
+    assert "03_stops: the cell that begins \"print('after')\" never ran" in told
+    assert "before" in outputs(runs[0].path) and "after" not in outputs(runs[0].path)
+    assert outputs(runs[2].path) == "fine\n"
+
+
+def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
+    noisy = (
+        "import sys, time, warnings\nfrom tqdm import tqdm\n"
+        "for i in tqdm(range(3)): print(i, flush=True); time.sleep(0.02)\n"
+        "print(object(), __import__('tqdm').__file__); warnings.warn('careful')\nobject()"
+    )
+    drawn = (
+        "import ipywidgets\nfrom IPython.display import display\ndisplay(ipywidgets.IntSlider())\n"
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()"
+    )
+    path = write(books["folder"], "00_first", noisy, drawn)
+    before = nbformat.read(path, 4)
+    reproduce(update=True, profile="small", **books)
+    once, built = path.read_bytes(), (books["build"] / path.name).read_bytes()
+    reproduce(update=True, profile="small", **books)
+    assert path.read_bytes() == once and (books["build"] / path.name).read_bytes() == built
+    text = once.decode()
+    for noise in (
+        "papermill",
+        "widget-view",
+        "it/s",
+        "0x7",
+        str(Path.home()),
+        sys.prefix,
+        "ipykernel_",
+        "injected",
+        "iopub",
+    ):
+        assert noise not in text, noise
+    after = nbformat.read(path, 4)
+    assert [(cell.id, cell.source) for cell in after.cells] == [(cell.id, cell.source) for cell in before.cells]
+    assert [cell.execution_count for cell in after.cells if cell.cell_type == "code"] == [1, 2, 3]
+    assert "careful" in text and "0\n1\n2\n" in outputs(path) and "image/png" in text
+    assert notebook_files.INJECTED in built.decode()
+
+
+def test_update_refuses_other_than_default_parameters(books):
+    path = write(books["folder"], "00_first", "1")
+    before = path.read_bytes()
+    with pytest.raises(ReproError, match="steps=7"):
+        reproduce(parameters={"steps": 7}, update=True, **books)
+    assert path.read_bytes() == before
+
+
+def test_normalise_keeps_pictures_beside_a_widget_and_joins_streams():
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x")])
+    nb = nbformat.from_dict(source)
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "HBox()"}
+    nb.cells[0].outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="a"),
+        nbformat.v4.new_output("stream", name="stdout", text="b\n"),
+        nbformat.v4.new_output("display_data", data=view | {"image/png": "AAAA"}),
+        nbformat.v4.new_output("display_data", data=view),
+        nbformat.v4.new_output("stream", name="stdout", text="in /clone/figures, not /clones or https://x/clone\n"),
+    ]
+    kept = normalise(nb, source, hide={"/clone": "."}).cells[0].outputs
+    assert [o.get("text") for o in kept] == ["ab\n", None, "in ./figures, not /clones or https://x/clone\n"]
+    assert kept[1].data == {"image/png": "AAAA"}
+
+
+def test_names(books):
+    write(books["folder"], "00_first"), write(books["folder"], "01_second")
+    assert [p.stem for p in chosen(["01", "00_first.ipynb"], books["folder"])] == ["00_first", "01_second"]
+    with pytest.raises(ReproError, match="no notebook '02': there are 00_first, 01_second"):
+        chosen(["02"], books["folder"])
+    with pytest.raises(ReproError, match="no notebook found"):
+        chosen([], books["build"])
+
+
+def test_damaged_notebook_is_one_sentence(books):
+    books["folder"].mkdir()
+    (books["folder"] / "00_first.ipynb").write_text("{")
+    with pytest.raises(ReproError, match="not a readable notebook") as caught:
+        reproduce(**books)
+    assert "\n" not in str(caught.value)
+
+
+def test_command(books, monkeypatch, capsys, tmp_path):
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    write(books["folder"], "00_first", "print(repr(steps), repr(title)); assert eta < 1")
+    assert Reproduce(parameters=("steps=7", "title=8")).run() == 0
+    assert outputs(tmp_path / "build" / "00_first.ipynb") == "7 '8'\n"
+    assert Reproduce(parameters=("eta=2",)).run() == 1
+    assert "AssertionError" in capsys.readouterr().err
+    for wrong in ("steps", "=7", "steps=x", "stepz=7"):
+        with pytest.raises(ReproError):
+            Reproduce(parameters=(wrong,)).run()
