@@ -2,7 +2,7 @@
 picture is the one that the headless function draws; and once more after the kernel was restarted.
 
 Without Chromium this is skipped aloud; REPRO_REQUIRE_BROWSER=1 makes that a failure. REPRO_BROWSER_CHROMIUM names
-another executable, REPRO_BROWSER_SHOTS a folder that keeps the screenshots.
+another executable, REPRO_BROWSER_NOTEBOOK another notebook than 01, REPRO_BROWSER_SHOTS a folder for screenshots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -43,7 +43,10 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-PICTURE = ".jp-OutputArea img.widget-image, .jp-OutputArea .widget-image img"
+# the first explorer that has a slider, its picture and its slider, in ipywidgets 8
+EXPLORER = ".jp-OutputArea .widget-vbox:has(img.widget-image):has(.noUi-handle)"
+PICTURE = f"{EXPLORER} img.widget-image"
+HANDLE = f"{EXPLORER} .noUi-handle"
 
 pytestmark = pytest.mark.browser
 
@@ -91,10 +94,14 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path]]:
     kernel.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-    settings = tmp_path / "config/lab/user-settings/@jupyterlab/apputils-extension"
-    settings.mkdir(parents=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    settings = {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+        "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
+    }
+    for name, values in settings.items():
+        path = tmp_path / f"config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -144,6 +151,10 @@ def _wait(ready, seconds: float, explain=lambda: "") -> None:
         time.sleep(0.1)
 
 
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is not None and b is not None and np.array_equal(a, b)
+
+
 class Reader:
     """What a person does: run, look, press keys. `outside` lists requests that would have left the machine."""
 
@@ -171,31 +182,34 @@ class Reader:
             place = ".lm-MenuBar-itemLabel" if index == 0 else ".lm-Menu-itemLabel"
             self.page.locator(place, has_text=label).first.click()
 
-    def picture(self) -> np.ndarray | None:
-        """The widget's picture as the browser holds it, (H, W, 3); None while there is none."""
+    def picture(self, selector: str = PICTURE) -> np.ndarray | None:
+        """The first such picture as the browser holds it, (H, W, 3); None while there is none."""
         script = """async (selector) => {
             const image = document.querySelector(selector);
             if (!image || !image.complete || !image.src) return null;
             const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
             return btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(''));
         }"""
-        data = self.page.evaluate(script, PICTURE)
+        data = self.page.evaluate(script, selector)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) if data else None
 
-    def wait_for(self, picture: np.ndarray, what: str, seconds: float = 30) -> None:
-        def seen() -> bool:
-            now = self.picture()
-            return now is not None and np.array_equal(now, picture)
-
+    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = 30) -> None:
         def explain() -> str:
             self.shot("failed")
             return f"{what}; the page says: {self.page.inner_text('body')[-1500:]}"
 
-        _wait(seen, seconds, explain)
+        _wait(ready, seconds, explain)
+
+    def wait_for(self, picture: np.ndarray, what: str) -> None:
+        self.wait_until(lambda: _equal(self.picture(), picture), what)
+
+    def restart_and_run_all(self) -> None:
+        self.menu("Kernel", "Restart Kernel and Run All Cells")
+        self.page.locator(".jp-Dialog button", has_text="Restart").click()
 
     def press(self, key: str) -> None:
         """A key on the first slider."""
-        handle = self.page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .ui-slider-handle").first
+        handle = self.page.locator(HANDLE).first
         handle.scroll_into_view_if_needed()
         handle.focus()
         self.page.keyboard.press(key)
@@ -248,11 +262,64 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
     assert person.page.locator(".jp-OutputArea .jp-RenderedImage img").count() == 1
     person.shot("2-moved")
 
-    person.menu("Kernel", "Restart Kernel and Run All Cells")
-    person.page.locator(".jp-Dialog button", has_text="Restart").click()
+    person.restart_and_run_all()
     person.wait_for(headless.picture(), "the default picture after the kernel's restart")
     person.press("ArrowRight")
     person.wait_for(headless.picture(radius=7), "one step to the right after the restart")
     assert person.page.locator(PICTURE).count() == 1
     person.shot("3-restarted")
+    assert person.outside == []
+
+
+NOTEBOOK = Path(os.environ.get("REPRO_BROWSER_NOTEBOOK") or ROOT / "notebooks/01_ddpm_basics.ipynb")
+# appended to a copy of the notebook: what the headless function draws where the controls stand now
+ASK = """
+import gc
+from repro.ui.explore import Explorer, show_png
+from repro.ui.live import LiveExplorer
+for moved in [o for o in gc.get_objects() if isinstance(o, LiveExplorer) and o.params != o.defaults]:
+    show_png(Explorer(moved.fn, moved.controls, scale=moved.scale).png(**moved.params))
+"""
+
+
+def _prepared(path: Path) -> nbformat.NotebookNode:
+    """The notebook without outputs, in the smoke profile, with the question at its end."""
+    notebook = nbformat.read(path, as_version=4)
+    for index, cell in reversed(list(enumerate(notebook.cells))):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "parameters" in cell.metadata.get("tags", []):
+            notebook.cells.insert(index + 1, nbformat.v4.new_code_cell('profile = "smoke"'))
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK.strip()))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return notebook
+
+
+@pytest.mark.skipif(
+    not NOTEBOOK.exists() and "REPRO_BROWSER_NOTEBOOK" not in os.environ, reason=f"{NOTEBOOK.name} is not written yet"
+)
+def test_a_slider_of_the_real_notebook(reader):
+    person, folder = reader
+    nbformat.write(_prepared(NOTEBOOK), folder / NOTEBOOK.name)
+    last = person.page.locator(".jp-Notebook .jp-CodeCell").last
+    answer = ".jp-Notebook .jp-CodeCell:last-of-type .jp-RenderedImage img"
+
+    def run_and_move(name: str) -> None:
+        person.wait_until(lambda: person.picture() is not None, f"the first widget {name}", 120)
+        person.wait_until(lambda: last.inner_text().startswith("["), f"the last cell {name}", 5)
+        person.wait_until(lambda: "*" not in last.locator(".jp-InputPrompt").inner_text(), f"its end {name}", 120)
+        before = person.picture()
+        person.press("ArrowRight")
+        person.wait_until(lambda: not _equal(person.picture(), before), f"another picture {name}")
+        person.shot(f"{NOTEBOOK.stem}-{name}")
+        last.locator(".cm-content").click()
+        person.page.keyboard.press("Control+Enter")
+        person.wait_until(lambda: _equal(person.picture(), person.picture(answer)), f"the headless picture {name}")
+
+    person.open(NOTEBOOK.name)
+    person.menu("Run", "Run All Cells")
+    run_and_move("first")
+    person.restart_and_run_all()
+    person.wait_until(lambda: person.picture() is None, "the old widget gone", 30)
+    run_and_move("restarted")
     assert person.outside == []

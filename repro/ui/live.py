@@ -44,7 +44,7 @@ class LiveExplorer(Explorer):
         self.message = ipywidgets.HTML("")
         self.command_box = ipywidgets.Textarea(
             value=self.command_text(),
-            description="papermill",
+            description="copy as papermill command",
             rows=2,
             style=_WIDE,
             layout=ipywidgets.Layout(width="98%"),
@@ -71,7 +71,10 @@ class LiveExplorer(Explorer):
                 )
                 widget = ipywidgets.HBox([widget, following])
             rows.append(widget)
-        return [*rows, self.image, self.message, *([self.command_box] if self.command else [])]
+        note = ipywidgets.HTML(
+            '<small style="color:#666">Below: the default picture, which a saved notebook keeps.</small>'
+        )
+        return [*rows, self.image, self.message, *([self.command_box] if self.command else []), note]
 
     @property
     def params(self) -> dict[str, Any]:
