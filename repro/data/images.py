@@ -3,7 +3,7 @@
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
-- 16-bit grey is divided by 65535 (not clipped at 255). 16-bit colour PNGs are read through Pillow at their upper 8 bits;
+- 16-bit grey is divided by 65535 (not clipped at 255); Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied: values are taken as sRGB.
 Everything else is refused in one sentence that names the file.
 """
@@ -15,6 +15,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -72,16 +73,35 @@ def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_
         )
     if not data:
         raise ReproError(f"{name}: the file is empty (0 bytes); an image was expected")
+    return _decode(_open(io.BytesIO(data), name, max_pixels), name, min_side, max_pixels)
+
+
+def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: str = "") -> tuple[int, int]:
+    """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
+    path, name = Path(path), name or str(path)
+    if not path.is_file():
+        raise ReproError(f"{name}: no such file")
+    try:
+        with path.open("rb") as file:
+            image = _open(file, name, max_pixels)
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except OSError as error:
+        raise ReproError(f"{name}: cannot be read ({error.strerror or error})") from error
+    _check_size(width, height, 1, max_pixels, name)
+    return (height, width) if turned else (width, height)
+
+
+def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
-        # Pillow warns of large pictures; ours is refused below by our own limit, in a sentence.
+        # Pillow warns of large pictures; ours is refused by our own limit, in a sentence.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            opened = Image.open(io.BytesIO(data))
+            return Image.open(file)
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {max_pixels:,} pixels") from error
         except Exception as error:  # a damaged header makes decoders raise nearly anything
             raise ReproError(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
-    return _decode(opened, name, min_side, max_pixels)
 
 
 def _file_bytes(path: Path, name: str) -> bytes:
@@ -106,11 +126,12 @@ def _check_size(width: int, height: int, min_side: int, max_pixels: int, name: s
 
 def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> Tensor:
     _check_size(*image.size, min_side, max_pixels, name)
+    container = image.format  # a transposed copy no longer knows it
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
         mode = image.mode
-        if mode in _SIXTEEN or (mode == "I" and image.format in ("PNG", "PPM")):  # Pillow opens these as I or I;16
+        if mode in _SIXTEEN or (mode == "I" and container in ("PNG", "PPM")):  # Pillow opens these as I or I;16
             grey = np.asarray(image).astype(np.float32) / 65535.0
             return torch.from_numpy(np.repeat(grey[None], 3, axis=0))
         if mode in ("I", "F", "LAB", "HSV"):

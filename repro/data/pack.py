@@ -22,6 +22,7 @@ from repro.data.images import read_image
 from repro.errors import ReproError
 
 PACK = Path(__file__).parent / "pack"
+MANIFEST = PACK / "manifest.csv"
 SPLITS = ("train", "validation", "test", "gallery")
 KINDS = ("photo", "thumb")
 class_names = (
@@ -190,3 +191,29 @@ def pack_hash() -> str:
     except FileNotFoundError as error:
         raise ReproError(f"{error.filename}: missing from the embedded pack; restore it from the repository") from error
     return _hash_of(stamps)
+
+
+def manifest() -> dict[str, str]:
+    """SHA-256 of every file of the pack as it lies on the disk, manifest left out: name -> digest."""
+    files = sorted(p for p in PACK.rglob("*") if p.is_file() and p.name != MANIFEST.name and not p.name.startswith("."))
+    return {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
+
+
+def write_manifest() -> None:
+    """Commit to the pack as it lies on the disk. Only for whoever changes the pack on purpose."""
+    lines = ["file,sha256", *(f"{name},{digest}" for name, digest in manifest().items())]
+    MANIFEST.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def verify() -> list[str]:
+    """What differs from the committed manifest, one sentence each; empty where the pack is whole."""
+    expected = {row["file"]: row["sha256"] for row in _rows(MANIFEST.name)}
+    found = manifest()
+    out = [f"{PACK / name}: missing" for name in sorted(expected.keys() - found.keys())]
+    out += [f"{PACK / name}: not part of the pack" for name in sorted(found.keys() - expected.keys())]
+    out += [
+        f"{PACK / name}: changed (SHA-256 {found[name][:12]}…, committed {expected[name][:12]}…)"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    return out
