@@ -36,7 +36,7 @@ def test_agreement_disagreement_and_silence_are_told_apart():
 
     report = check.check([good, bad, silent, gone, ablation, unchecked], recompute)
     assert asked == [(record.id, 2) for record in (good, bad, silent, gone)]
-    assert report.verified == {good.id}
+    assert report.verified == {(good.id, "psnr"), (good.id, "fid")}
     assert {(row.record.id, row.metric) for row in report.failed} == {
         (bad.id, "psnr"), (silent.id, "psnr"), (gone.id, "psnr"), (gone.id, "fid")
     }  # fmt: skip
@@ -76,7 +76,7 @@ def test_the_report_is_written_alike_and_read_back(home):  # noqa: F811
     assert path == home / "figures" / "checks" / "ddpm.csv"
     before = path.read_bytes()
     assert report.write("ddpm").read_bytes() == before
-    assert check.verified("ddpm", [good, bad]) == {good.id}
+    assert check.verified("ddpm", [good, bad]) == report.verified == {(good.id, "psnr"), (good.id, "fid")}
     assert check.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
     assert check.verified("rddm", [good]) == frozenset()
     path.write_text("a,b\n")

@@ -70,7 +70,8 @@ def test_the_verdict_follows_from_the_interval(judge, rule, shift, spread, verdi
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(9e-11, "reproduced"), (-9e-11, "reproduced"), (2e-10, "not reproduced")]
+    ("value", "verdict"),
+    [(9e-11, "reproduced"), (-9e-11, "reproduced"), (2e-10, "not reproduced"), (-2e-10, "not reproduced")],
 )
 def test_an_exact_claim_has_a_tolerance_and_no_interval(judge, value, verdict):
     oracle = make(room="rddm", experiment="left", cell={}, metrics={"gap": [0.0, value]}, n=2, checkpoint=None)
@@ -194,7 +195,11 @@ def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
 
 def test_recorded_and_re_evaluated_findings_are_told_apart(judge):
     both = [side("left", 0.5), side("right", 0)]
-    for verified, mark in (((), "recorded"), ((both[0].id,), "recorded"), ({r.id for r in both}, "re-evaluated")):
+    for verified, mark in (
+        ((), "recorded"),
+        ({(both[0].id, "psnr")}, "recorded"),
+        ({(r.id, "psnr") for r in both}, "re-evaluated"),
+    ):
         found = judge(f'rule = "greater"\n{SIDES}', both, verified)
         assert found[0].findings[0].mark == mark
         assert ("†" in claims.to_markdown(found)) == (mark == "recorded")

@@ -26,7 +26,10 @@ def images(seed: int, **changes):
 
 
 def example(verified=()):
-    row = {"PSNR": tables.ours(images(0), "psnr", verified=verified, paper=PAPER), "FID": tables.ours(images(0), "fid")}
+    row = {
+        "PSNR": tables.ours(images(0), "psnr", verified=verified, paper=PAPER),
+        "FID": tables.ours(images(0), "fid", verified=verified),
+    }
     missing = {
         "PSNR": tables.dash("needs | SID"),
         "FID": tables.dash("needs | SID", tables.PaperNumber(36.05, "FID 50k", "Table 1")),
@@ -37,7 +40,7 @@ def example(verified=()):
 
 
 def test_the_markdown_tells_recorded_from_re_evaluated_and_names_both_protocols():
-    text = example(verified={images(0).id}).to_markdown()
+    text = example(verified={(images(0).id, "psnr")}).to_markdown()
     assert "| method | PSNR ↑ | FID ↓ |" in text
     assert "| DDIM | 20.45 [" in text and "] · *15.56* | 12.0† |" in text
     assert "| paper model | — (1) | — (1) · *36.05* |" in text
@@ -48,8 +51,20 @@ def test_the_markdown_tells_recorded_from_re_evaluated_and_names_both_protocols(
     assert "20.45† [" in example().to_markdown(), "nothing verified: everything is marked"
 
 
+def test_an_interval_says_what_it_resamples_and_a_cell_is_one_measurement():
+    assert tables.ours(images(0), "psnr").over == "images"
+    fid = [make(seed=s, n=500, metrics={"fid": [9.0, 9.5, 10.0, 9.2, 9.9]}) for s in (0, 1)]
+    cell = tables.ours(fid, "fid")
+    assert (cell.over, cell.n, cell.seeds) == ("replicates", 500, 2)
+    text = tables.Table("t", "t", (FID,), {"a": {"FID": cell}}).to_markdown()
+    assert "- FID: interval over replicates with disjoint sampling seeds and training seeds." in text
+    assert "paper" not in text
+    with pytest.raises(ReproError, match="one cell of psnr from different measurements"):
+        tables.ours([images(0), images(1, cell={"steps": 3})], "psnr")
+
+
 def test_the_csv_holds_everything_once():
-    rows = list(csv.DictReader(io.StringIO(example(verified={images(0).id}).to_csv())))
+    rows = list(csv.DictReader(io.StringIO(example(verified={(images(0).id, "psnr")}).to_csv())))
     assert [(row["row"], row["column"], row["mark"]) for row in rows] == [
         ("DDIM", "PSNR", "re-evaluated"),
         ("DDIM", "FID", "recorded"),
@@ -172,6 +187,14 @@ def two_networks(rng, trial, seeds: int, same: bool = False):
 def test_training_seeds_count_as_seeds_not_as_more_images():
     assert covered(lambda rng, t: two_networks(rng, t, 6), 0.0, 200) >= 0.90
     assert covered(lambda rng, t: two_networks(rng, t, 1), 0.0, 200) < 0.6, "one seed knows nothing of other seeds"
+
+
+def test_the_spread_of_few_seeds_is_not_understated():
+    """Resampled from S values, a mean shows (S - 1) / S of its variance s^2 / S; the scaled seeds show all of it."""
+    seeds = np.array([1.0, 2.0, 4.0])
+    draws = stats._means(np.repeat(seeds[:, None], 10, axis=1), None, False, 20_000, 0)
+    assert draws.var() == pytest.approx(seeds.var(ddof=1) / 3, rel=0.03)
+    assert draws.mean() == pytest.approx(seeds.mean(), rel=0.01)
 
 
 def test_the_same_networks_on_both_sides_are_resampled_together():

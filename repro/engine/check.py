@@ -70,17 +70,18 @@ class CheckReport:
         return tuple(row for row in self.rows if not row.ok)
 
     @property
-    def verified(self) -> frozenset[str]:
-        """Ids of the records re-evaluated with every metric in agreement: what tables and claims leave unmarked."""
-        return frozenset(row.record.id for row in self.rows) - {row.record.id for row in self.failed}
+    def verified(self) -> frozenset[tuple[str, str]]:
+        """(record id, metric) re-evaluated now, of records all of whose rows agree: what tables leave unmarked."""
+        failed = {row.record.id for row in self.failed}
+        return frozenset((row.record.id, row.metric) for row in self.rows if row.record.id not in failed)
 
     def text(self) -> str:
         """The report for a terminal: a line per failure, then the counts."""
         lines = [f"  failed    {row.record.label}, {row.metric}: {_told(row)}" for row in self.failed]
         lines += [f"  recorded  {record.label}: {why}" for record, why in self.skipped]
-        records = len({row.record.id for row in self.rows})
+        records, good = {row.record.id for row in self.rows}, {identity for identity, _ in self.verified}
         agree = f"{len(self.rows) - len(self.failed)} of {len(self.rows)} values"
-        return "\n".join([*lines, f"{len(self.verified)} of {records} records re-evaluated agree ({agree}); "
+        return "\n".join([*lines, f"{len(good)} of {len(records)} records re-evaluated agree ({agree}); "
                           f"{len(self.skipped)} taken from committed records"])  # fmt: skip
 
     def write(self, room: str, *, folder: Path | None = None) -> Path:
@@ -115,8 +116,8 @@ def check(
     return CheckReport(tuple(rows), tuple(skipped))
 
 
-def verified(room: str, records: Iterable[Record]) -> frozenset[str]:
-    """Ids that the last written check of the room found in agreement and that are still these records.
+def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]:
+    """(record id, metric) that the room's last written check found in agreement, of records that still are the same.
 
     An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
     """
@@ -129,7 +130,8 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[str]:
             raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
         lines = list(reader)
     failed = {line["record"] for line in lines if line["ok"] != "yes"}
-    return frozenset({line["record"] for line in lines} - failed) & {record.id for record in records}
+    good = {record.id for record in records} - failed
+    return frozenset((line["record"], line["metric"]) for line in lines if line["record"] in good)
 
 
 def _check_one(record: Record, recompute: Callable, tolerance: Tolerance | Mapping[str, Tolerance]) -> list[CheckRow]:

@@ -133,7 +133,7 @@ def _image(figure: Any, name: str) -> Any:
 
     if hasattr(figure, "savefig"):
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None}, facecolor="white")
+        figure.savefig(stream, format="png", dpi=_DPI, facecolor="white")
         stream.seek(0)
         return Image.open(stream).convert("RGB")
     if isinstance(figure, Image.Image):

@@ -115,6 +115,9 @@ class Record:
         del fields["environment"], fields["source"]
         return hashlib.sha256(_canonical(fields).encode()).hexdigest()[:16]
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def values(self, metric: str) -> list[float]:
         """The metric's values as a list. Raises `ReproError` naming the protocols there are."""
         if metric not in self.metrics:

@@ -23,13 +23,28 @@ from repro.engine.records import Record, rounded
 from repro.errors import ReproError
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
+IMAGES, REPLICATES = "images", "replicates"
 SIGNS = {RE_EVALUATED: "", RECORDED: "†", "": ""}
 PAPER_COLUMNS = ("table", "row", "column", "value", "protocol", "source")
 CSV_COLUMNS = (
-    *("row", "column", "ours", "low", "high", "n", "seeds", "protocol", "paper", "paper_protocol", "paper_source"),
+    *(
+        "row",
+        "column",
+        "ours",
+        "low",
+        "high",
+        "over",
+        "n",
+        "seeds",
+        "protocol",
+        "paper",
+        "paper_protocol",
+        "paper_source",
+    ),
     *("mark", "dash", "records", "atol", "rtol"),
 )
 Better = Literal["higher", "lower", ""]
+Verified = Collection[tuple[str, str]]  # (record id, metric) re-evaluated in this run: check.CheckReport.verified
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,8 @@ class Cell:
 
     value: float | None = None
     interval: tuple[float, float] | None = None
-    n: int = 0
+    over: str = ""  # what the interval resamples, IMAGES or REPLICATES, beside the training seeds
+    n: int = 0  # images measured
     seeds: int = 0
     dash: str = ""
     paper: PaperNumber | None = None
@@ -63,26 +79,28 @@ class Cell:
 
 
 def ours(
-    records: Record | Sequence[Record], metric: str, *, verified: Collection[str] = (), paper: PaperNumber | None = None
+    records: Record | Sequence[Record], metric: str, *, verified: Verified = (), paper: PaperNumber | None = None
 ) -> Cell:
     """The cell of one metric: mean with interval over images and over the training seeds given.
 
-    `verified`: ids re-evaluated in this run (`check.CheckReport.verified`); a cell is marked so when all its
-    records are.
-    A metric with fewer values than an interval needs (a recorded FID, say) stands without one.
+    A cell counts as re-evaluated when this metric of all its records is in `verified`. A metric with fewer values than
+    an interval needs (one FID, say) stands without one. Raises `ReproError` for records that differ in more than seed.
     """
     group = sorted([records] if isinstance(records, Record) else records, key=lambda record: (record.seed, record.id))
     if not group:
         raise ReproError(f"no records for {metric}: use dash(reason) for what was not measured")
+    if len({(record.room, record.experiment, str(record.cell), record.profile) for record in group}) > 1:
+        raise ReproError(f"one cell of {metric} from different measurements: {'; '.join(r.label for r in group)}")
     rows = [record.values(metric) for record in group]
     ids = tuple(sorted(record.id for record in group))
     if min(map(len, rows)) >= stats.MIN_UNITS:
         found = stats.mean_interval(rows)
-        value, bounds, n = found.estimate, (rounded(found.low), rounded(found.high)), found.n
+        value, bounds = found.estimate, (rounded(found.low), rounded(found.high))
+        over = IMAGES if found.n == group[0].n else REPLICATES
     else:
-        value, bounds, n = sum(sum(row) / len(row) for row in rows) / len(rows), None, group[0].n
-    mark = RE_EVALUATED if all(identity in verified for identity in ids) else RECORDED
-    return Cell(rounded(value), bounds, n, len(group), "", paper, mark, ids)
+        value, bounds, over = sum(sum(row) / len(row) for row in rows) / len(rows), None, ""
+    mark = RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
+    return Cell(rounded(value), bounds, over, group[0].n, len(group), paper=paper, mark=mark, records=ids)
 
 
 def dash(reason: str, paper: PaperNumber | None = None) -> Cell:
@@ -151,7 +169,8 @@ class Table:
 
     def _legend(self, reasons: list[str]) -> list[str]:
         cells = [cell for _, _, cell in self]
-        out = ["Ours [95% interval] · *paper*. Protocols:"]
+        theirs = " · *paper*" if any(cell.paper for cell in cells) else ""
+        out = [f"Ours [95% interval]{theirs}. Protocols:"]
         for column in self.columns:
             theirs = sorted({row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper})
             out.append(
@@ -167,6 +186,13 @@ class Table:
             )
         if RECORDED in marks:
             out.append(f"- {SIGNS[RECORDED]} recorded: taken from the committed record, not re-evaluated in this run.")
+        over = {cell.over for cell in cells} - {""}
+        seeds = " and training seeds" if any(cell.seeds > 1 for cell in cells) else ""
+        if IMAGES in over:
+            out.append(f"- Intervals: bootstrap over images{seeds}.")
+        if REPLICATES in over:
+            names = sorted({column.name for _, column, cell in self if cell.over == REPLICATES})
+            out.append(f"- {_escape(', '.join(names))}: interval over replicates with disjoint sampling seeds{seeds}.")
         if any(cell.value is not None and cell.interval is None for cell in cells):
             out.append("- Without brackets: one number for the whole set, no interval.")
         out += [f"- — ({i}): {_escape(reason)}" for i, reason in enumerate(reasons, start=1)]
@@ -236,7 +262,7 @@ def _csv_row(row: str, column: Column, cell: Cell) -> list[object]:
     low, high = cell.interval or (None, None)
     paper = cell.paper
     theirs = (paper.value, paper.protocol, paper.source) if paper else (None, "", "")
-    measured = (cell.n, cell.seeds) if cell.value is not None else (None, None)
+    measured = (cell.over, *((cell.n, cell.seeds) if cell.value is not None else (None, None)))
     ids = " ".join(cell.records)
     tail = (cell.mark, cell.dash, ids, column.atol, column.rtol)
     return [row, column.name, cell.value, low, high, *measured, column.protocol, *theirs, *tail]
