@@ -38,6 +38,10 @@ _FORMS = {
     "collections OrderedDict",
 }
 _NAMES = _FORMS | set(_STORAGES) | {"numpy ndarray"}
+_LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("SHORT_BINSTRING", "BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES"),
+}
 _MARK = object()
 
 
@@ -131,6 +135,8 @@ def _resolve(tree: Any, storage_bytes: Any) -> Any:
 
 
 def _flatten(tree: Any, prefix: str):
+    if not isinstance(tree, dict):
+        raise ReproError(f"it holds a {type(tree).__name__}; accepted: a dictionary of arrays")
     for key, value in tree.items():
         name = f"{prefix}/{key}" if prefix else str(key)
         if isinstance(value, dict):
@@ -230,8 +236,8 @@ def _interpret(file: BinaryIO) -> Any:
         elif op == "APPENDS":
             items = since_mark()
             stack[-1].extend(items)
-        elif opcode.arg is not None and isinstance(arg, (int, float, str, bytes)):
-            stack.append(arg)  # numbers, text, bytes
+        elif op in _LITERALS:
+            stack.append(arg)
         else:
             raise ReproError(f"it uses the pickle opcode {op}")
     raise ReproError("it ends before its pickle does")

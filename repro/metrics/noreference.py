@@ -54,7 +54,9 @@ def _mscn(grey: Tensor) -> Tensor:
 
     mean = blur(grey)
     deviation = (blur(grey.square()) - mean.square()).abs().sqrt()
-    return (grey - mean) / (deviation + 1.0)
+    mscn = (grey - mean) / (deviation + 1.0)
+    # In flat regions only rounding noise is left, whose sign would decide which side of the distribution it counts for.
+    return mscn.where(mscn.abs() > 1e-6, 0.0)
 
 
 def _aggd(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
