@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import os
 import shutil
@@ -21,6 +22,7 @@ from repro.errors import ReproError
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
+    gzip.BadGzipFile,
     EOFError,
     zlib.error,
     lzma.LZMAError,
@@ -123,6 +125,8 @@ def _tar_members(file: tarfile.TarFile) -> Iterator[_Member]:
     for info in file:
         kind = "a link" if info.issym() or info.islnk() else "" if info.isfile() or info.isdir() else "a special file"
         yield _Member(info.name, info.isdir(), info.size, kind, info)
+    while file.fileobj.read(1 << 20):  # tarfile stops before the checksum that ends a compressed stream: read it
+        pass
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:

@@ -1,0 +1,285 @@
+"""What the image reader does with what people have on their disks."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repro.data.images import center_crop, image_size, read_image, resize, to_model, to_unit, write_image
+from repro.errors import ReproError
+
+
+def _encode(image: Image.Image, kind: str, **options) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def _gradient(height: int = 6, width: int = 10) -> np.ndarray:
+    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that says it is huge and holds nearly nothing: a decompression bomb's front."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(b"\0" * 10)) + _chunk(b"IEND", b"")
+    )
+
+
+def test_every_source_gives_the_same_picture(tmp_path):
+    array = _gradient()
+    expected = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+    for source in (
+        path,
+        str(path),
+        path.read_bytes(),
+        Image.fromarray(array),
+        array,
+        torch.from_numpy(array).movedim(2, 0),
+    ):
+        found = read_image(source)
+        assert found.dtype == torch.float32 and found.is_contiguous()
+        assert torch.equal(found, expected)
+    assert torch.equal(read_image(expected), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation, tmp_path):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :16] = 255  # top left is white
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(inverse[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    found = read_image(path)
+    assert torch.equal(found, torch.from_numpy(upright).permute(2, 0, 1).float() / 255)
+    assert image_size(path) == (32, 16)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    for data in (_encode(Image.fromarray(values), "PNG"), _encode(Image.fromarray(values), "TIFF"), values):
+        found = read_image(data)
+        assert found.shape == (3, 1, 5)
+        torch.testing.assert_close(found[0, 0].double(), torch.from_numpy(values[0] / 65535.0), atol=1e-7, rtol=0)
+
+
+def test_sixteen_bit_colour_png_spans_the_range():
+    pixels = np.array([[[0, 0, 0], [65535, 65535, 65535], [32768, 256, 65280]]], ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+    expected = torch.from_numpy(pixels.astype(np.float64) / 65535).permute(2, 0, 1)
+    assert (read_image(data).double() - expected).abs().max() <= 1 / 255
+
+
+def test_grey_palette_and_bilevel_become_three_equal_channels():
+    grey = np.arange(0, 250, 10, dtype=np.uint8).reshape(5, 5)
+    for image in (Image.fromarray(grey), Image.fromarray(grey).convert("P")):
+        found = read_image(_encode(image, "PNG"))
+        assert torch.equal(found, torch.from_numpy(grey / np.float32(255)).expand(3, 5, 5))
+    bilevel = read_image(_encode(Image.fromarray(grey).convert("1"), "PNG"))
+    assert set(bilevel.unique().tolist()) <= {0.0, 1.0} and bilevel.shape == (3, 5, 5)
+
+
+def test_transparency_is_composited_on_white():
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (255, 0, 0, 255)  # opaque red stays
+    rgba[0, 1] = (255, 0, 0, 0)  # clear becomes white
+    rgba[1, 0] = (0, 0, 0, 128)  # half black becomes grey
+    expected = torch.tensor([[1.0, 0, 0], [1, 1, 1], [127 / 255] * 3])
+    for source in (
+        rgba,
+        _encode(Image.fromarray(rgba), "PNG"),
+        _encode(Image.fromarray(rgba), "WEBP", lossless=True, exact=True),
+    ):
+        found = read_image(source)
+        got = torch.stack([found[:, 0, 0], found[:, 0, 1], found[:, 1, 0]])
+        torch.testing.assert_close(got, expected, atol=1.01 / 255, rtol=0)
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([0, 0, 0] * 256)
+    assert read_image(_encode(palette, "PNG", transparency=0)).min() == 1.0
+    grey_alpha = Image.new("LA", (1, 1), (0, 0))
+    assert read_image(_encode(grey_alpha, "PNG")).min() == 1.0
+
+
+def test_cmyk_is_not_inverted():
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    found = read_image(_encode(red, "JPEG", quality=95))
+    assert found[0].mean() > 0.95 and found[1:].mean() < 0.05
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    found = read_image(_encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert found[0].min() == 1.0 and found[2].max() == 0.0
+
+
+def _sentence(error: pytest.ExceptionInfo[ReproError], name: str) -> str:
+    text = str(error.value)
+    assert name in text and "\n" not in text and len(text) < 300
+    return text
+
+
+def _jpeg() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    return _encode(Image.fromarray(noise), "JPEG")
+
+
+BAD = {
+    "empty.png": (b"", "empty"),
+    "text.png": (b"this is a text, saved under the wrong name", "not an image"),
+    "page.jpg": (b"<!DOCTYPE html><html>404</html>", "not an image"),
+    "truncated.jpg": (_jpeg()[:1500], "truncated or corrupt"),
+    "header.jpg": (_jpeg()[:15], "not an image"),
+    "truncated.png": (
+        _encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")[:5000],
+        "truncated",
+    ),
+    "zeros.png": (bytes(4096), "not an image"),
+    "bomb.png": (_png_header(60_000, 60_000), "40,000,000 pixels"),
+    "large.png": (_png_header(9_000, 9_000), "40,000,000 pixels"),
+    "huge_header.png": (_png_header(2**31 - 1, 2**31 - 1), "40,000,000 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+@pytest.mark.filterwarnings("error")
+def test_bad_files_are_refused_in_one_sentence_that_names_them(name, tmp_path):
+    data, words = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ReproError) as error:
+        read_image(path)
+    assert words in _sentence(error, name)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow speaks of damaged TIFF tags
+def test_flipped_bytes_never_give_a_traceback(tmp_path):
+    rng = np.random.default_rng(1)
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"):
+        clean = np.frombuffer(_encode(Image.fromarray(_gradient(24, 24)), kind), np.uint8)
+        for _ in range(40):
+            data = clean.copy()
+            data[rng.integers(0, len(data), 8)] = rng.integers(0, 256, 8)
+            try:
+                found = read_image(data.tobytes(), name="flipped", max_pixels=100_000)
+            except ReproError as error:
+                assert str(error).startswith("flipped:")
+            else:
+                assert found.shape[0] == 3 and found.min() >= 0 and found.max() <= 1
+
+
+def test_missing_folder_and_tiny_are_refused(tmp_path):
+    with pytest.raises(ReproError, match="no such file"):
+        read_image(tmp_path / "no.png")
+    with pytest.raises(ReproError, match="is a folder"):
+        read_image(tmp_path)
+    path = tmp_path / "tiny.png"
+    Image.new("RGB", (40, 7)).save(path)
+    with pytest.raises(ReproError, match=r"tiny\.png: 40x7 is too small; both sides must be at least 8 pixels"):
+        read_image(path, min_side=8)
+    assert read_image(path, min_side=7).shape == (3, 7, 40)
+    with pytest.raises(ReproError, match="279 pixels"):
+        read_image(path, max_pixels=279)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((3, 5, 5), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(5, np.uint8),
+        torch.zeros(4, 4, 3),
+        torch.zeros(3, 0, 4),
+        torch.full((3, 4, 4), 2.0),
+        torch.full((3, 4, 4), float("nan")),
+        torch.zeros(3, 4, 4, dtype=torch.int64),
+        7,
+        None,
+        Image.new("F", (3, 3)),
+        Image.new("LAB", (3, 3)),
+    ],
+    ids=lambda source: f"{type(source).__name__}",
+)
+def test_sources_that_are_no_picture_are_refused(source):
+    with pytest.raises(ReproError, match="accepted"):
+        read_image(source)
+
+
+def test_write_then_read_is_exact_on_the_8_bit_grid(tmp_path):
+    image = torch.from_numpy(_gradient()).permute(2, 0, 1).float() / 255
+    for suffix in (".png", ".webp"):
+        path = write_image(tmp_path / "new" / f"a{suffix}", image)
+        assert torch.equal(read_image(path), image)
+    assert [p.name for p in sorted((tmp_path / "new").iterdir())] == ["a.png", "a.webp"]
+    assert write_image(tmp_path / "b.png", image).read_bytes() == write_image(tmp_path / "c.png", image).read_bytes()
+
+
+def test_write_rounds_and_refuses_what_it_cannot_hold(tmp_path):
+    path = write_image(tmp_path / "a.png", torch.full((3, 2, 2), 0.6 / 255))
+    assert read_image(path).max() == 1 / 255
+    for bad in (torch.full((3, 2, 2), 1.1), torch.full((3, 2, 2), -0.1), torch.full((3, 2, 2), float("nan"))):
+        with pytest.raises(ReproError, match="range"):
+            write_image(tmp_path / "bad.png", bad)
+    with pytest.raises(ReproError, match="cannot write"):
+        write_image(tmp_path / "bad.xyz", torch.zeros(3, 2, 2))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReproError, match="cannot be written"):
+        write_image(tmp_path / "file" / "bad.png", torch.zeros(3, 2, 2))
+    assert not list(tmp_path.glob("*bad*"))
+
+
+def test_model_range_round_trip():
+    x = torch.linspace(0, 1, 256)
+    torch.testing.assert_close(to_unit(to_model(x)), x)
+    assert to_model(x).aminmax() == (torch.tensor(-1.0), torch.tensor(1.0))
+    assert to_unit(torch.tensor([-3.0, 3.0])).tolist() == [0.0, 1.0]
+
+
+def test_center_crop_takes_the_middle():
+    image = torch.arange(35.0).view(1, 5, 7)
+    assert torch.equal(center_crop(image, 3), image[:, 1:4, 2:5])
+    assert torch.equal(center_crop(image, (5, 6)), image[:, :, 0:6])
+    with pytest.raises(ReproError, match="6x6 does not fit"):
+        center_crop(image, 6)
+
+
+def test_resize_is_antialiased_and_stays_in_range():
+    checks = torch.zeros(3, 64, 64)
+    checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 1.0
+    small = resize(checks, 16)
+    assert (small[:, 2:-2, 2:-2] - 0.5).abs().max() < 0.02  # without antialiasing it would be all 0 or all 1
+    assert small.min() >= 0 and small.max() <= 1
+    assert resize(torch.rand(3, 30, 60), 10).shape == (3, 10, 20)
+    assert resize(torch.rand(2, 3, 30, 60), (8, 9)).shape == (2, 3, 8, 9)
+    pillow = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    ours = resize(read_image(pillow), (12, 16))
+    theirs = read_image(pillow.resize((16, 12), Image.Resampling.BICUBIC))
+    assert (ours - theirs).abs().max() <= 1.01 / 255  # Pillow rounds to 8 bits between its two passes
