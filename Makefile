@@ -2,7 +2,7 @@
 # They need Python 3.11-3.13, make and a package index. `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lint clean clean-all
+.PHONY: help moved install reproduce test lint clean clean-all
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -10,8 +10,16 @@ STAMP := $(VENV)/.installed
 LOG   := $(VENV)/install.log
 VERSIONS := Python 3.11, 3.12 or 3.13
 CHECK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-# PYTHON=python3.12 chooses the interpreter; otherwise the first of these that is of an accepted version.
-PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c '$(CHECK)' >/dev/null 2>&1 && echo $(p))))
+# PYTHON=python3.12 chooses the interpreter; otherwise it is the first of these that has an accepted version.
+PYTHON ?=
+CANDIDATES := python3 python3.13 python3.12 python3.11
+# The stamp holds where it was made: the scripts of an environment do not survive a move of the clone.
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(shell cat $(STAMP)),$(CURDIR))
+MOVED := yes
+$(STAMP): moved
+endif
+endif
 # JOBS test processes of one thread each.
 JOBS ?= 2
 # ARGS is handed on: make test ARGS="tests/test_cli.py -x", make reproduce ARGS="01_ddpm_basics"
@@ -27,25 +35,28 @@ help:
 
 install: $(STAMP)
 
-# A half-made environment never gets a stamp; one that no longer runs (a moved clone, say) is made again.
+moved:
+
+# A half-made environment never gets a stamp; one that no longer runs, or stood elsewhere, is made again.
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
-	if [ -e $(VENV) ] && ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	  echo "[install] $(VENV) does not run: making it again"; rm -rf $(VENV); fi; \
+	if [ -n "$(MOVED)" ] || { [ -e $(VENV) ] && ! $(BIN)/python -m pip --version >/dev/null 2>&1; }; then \
+	  echo "[install] $(VENV) was made elsewhere or does not run: making it again"; rm -rf $(VENV); fi; \
 	if [ ! -e $(VENV) ]; then \
-	  if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(CHECK)' 2>/dev/null; then \
-	    found=$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1); \
-	    echo "[install] $(VERSIONS) is needed, $(or $(PYTHON),python3) is: $$found. Name another with 'make install PYTHON=...'." >&2; exit 1; fi; \
-	  echo "[install] 1/2 creating $(VENV) with $$($(PYTHON) --version)"; \
-	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	    echo "[install] '$(PYTHON) -m venv' failed: install its venv module (on Debian and Ubuntu the package python3-venv)." >&2; exit 1; }; \
+	  python=; for each in $(or $(PYTHON),$(CANDIDATES)); do \
+	    if $$each -c '$(CHECK)' >/dev/null 2>&1; then python=$$each; break; fi; done; \
+	  if [ -z "$$python" ]; then first=$(firstword $(PYTHON) python3); \
+	    echo "[install] $(VERSIONS) is needed, $$first is: $$($$first --version 2>&1 | head -n 1). Name another: make PYTHON=..." >&2; exit 1; fi; \
+	  echo "[install] 1/2 creating $(VENV) with $$($$python --version)"; \
+	  $$python -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "[install] '$$python -m venv' failed: its venv module is needed (on Debian and Ubuntu the package python3-venv)." >&2; exit 1; }; \
 	elif ! $(BIN)/python -c '$(CHECK)'; then \
 	  echo "[install] $(VERSIONS) is needed, $(VENV) has $$($(BIN)/python --version): remove it with 'make clean-all'." >&2; exit 1; \
 	fi; \
 	total=$$(grep -c '==' constraints.txt); start=$$(date +%s); rm -f $(STAMP); \
 	echo "[install] 2/2 installing up to $$total pinned packages, some GB with torch; log in $(LOG)"; \
 	{ $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	    -c constraints.txt -e '.[dev]' && touch $(STAMP).new; } 2>&1 | tee $(LOG) | \
+	    -c constraints.txt -e '.[dev]' && echo '$(CURDIR)' >$(STAMP).new; } 2>&1 | tee $(LOG) | \
 	  awk -v total=$$total '/^ *Collecting /{n++; if (n % 15 == 1) {printf "[install]   %d of about %d: %s\n", n, total, $$2; fflush()}} \
 	    /^Installing collected/{print "[install]   unpacking"; fflush()}'; \
 	if [ ! -e $(STAMP).new ]; then echo "[install] pip failed; the end of $(LOG):" >&2; tail -n 15 $(LOG) >&2; exit 1; fi; \

@@ -222,7 +222,18 @@ class Reproduce:
         print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {seconds:.0f} s", flush=True)
         if failed:
             print(f"failed: {', '.join(failed)}", file=sys.stderr)
-        return 1 if failed else 0
+            return 1
+        if self.profile == "small" and not self.notebooks and not self.parameters:
+            self._conclude()
+        return 0
+
+    @staticmethod
+    def _conclude() -> None:
+        """What stands on all notebooks together: the verdicts on the claims, and the README's results."""
+        from repro.engine import claims, readme
+
+        claims.write(claims.all_verdicts(), "repro claims")
+        print("README.md: results updated" if readme.update() else "README.md: results unchanged", flush=True)
 
     def _values(self) -> dict[str, Any]:
         """`steps=50` as typed -> a value of the type that the chosen notebooks declare."""
