@@ -1,0 +1,150 @@
+"""Training losses, one number per sample; the caller averages.
+
+The simple loss is DDPM Eq. 14; learned-range variance (Eq. 15) and the hybrid loss (Eq. 16) are Improved DDPM's.
+Likelihood terms are in bits per dimension, as in that paper's code: the weight 0.001 belongs to those units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.ddpm.process import Kind, Model, check_kind, q_posterior, q_sample, target
+from repro.ddpm.schedules import Schedule
+from repro.errors import ReproError
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """(B, …) -> (B,) means."""
+    return values.flatten(1).mean(dim=1)
+
+
+def simple(output: Tensor, wanted: Tensor, norm: Literal["l1", "l2"] = "l2") -> Tensor:
+    """(B,) mean absolute (l1) or squared (l2) difference; half-precision outputs are compared in float32."""
+    if output.shape != wanted.shape:
+        raise ReproError(f"loss needs two tensors of one shape: got {tuple(output.shape)} and {tuple(wanted.shape)}")
+    if norm not in ("l1", "l2"):
+        raise ReproError(f"loss norm {norm!r} is unknown: choose l1 or l2")
+    measure = F.l1_loss if norm == "l1" else F.mse_loss
+    return per_sample(measure(output.to(wanted.dtype), wanted, reduction="none"))
+
+
+def simple_loss(
+    model: Model,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    schedule: Schedule,
+    prediction: Kind = "epsilon",
+    norm: Literal["l1", "l2"] = "l2",
+) -> Tensor:
+    """(B,) the simple loss of a network at given steps t (B,) and noise eps (DDPM Eq. 14)."""
+    output = model(q_sample(x0, t, eps, schedule), t)
+    return simple(output, target(prediction, x0, eps, t, schedule), norm)
+
+
+def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """A two-headed output (B, 2C, …) into the prediction (B, C, …) and the variance number in [-1, 1] (B, C, …)."""
+    if output.shape[1] != 2 * channels:
+        raise ReproError(
+            f"learned_range needs a network with {2 * channels} output channels, twice its input: got {output.shape[1]}"
+        )
+    return output[:, :channels], output[:, channels:]
+
+
+def learned_range_log_variance(number: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
+    """log Sigma = v log beta_t + (1 - v) log beta_tilde_t with v = (number + 1) / 2 (Improved DDPM Eq. 15)."""
+    v = (number + 1) / 2
+    low = schedule.gather("posterior_log_variance", t, number)
+    return v * schedule.gather("log_betas", t, number) + (1 - v) * low
+
+
+def gaussian_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) -> Tensor:
+    """KL(N(mean_1, var_1) || N(mean_2, var_2)) in nats, elementwise."""
+    return 0.5 * (
+        log_var_2 - log_var_1 + torch.exp(log_var_1 - log_var_2) + (mean_1 - mean_2) ** 2 * torch.exp(-log_var_2) - 1
+    )
+
+
+def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """-log probability in nats of 8-bit values x0 in [-1, 1] under a Gaussian cut into 256 bins (DDPM Eq. 13).
+
+    The two end bins reach to infinity, so the 256 probabilities sum to one. A bin far out in a tail is evaluated in the
+    lower tail (by symmetry), where the difference of two cumulative values keeps its digits.
+    """
+    inverse = torch.exp(-0.5 * log_var)
+    upper = inverse * (x0 - mean + 1 / 255)
+    lower = inverse * (x0 - mean - 1 / 255)
+    infinity = torch.full_like(upper, math.inf)
+    upper = torch.where(x0 > 0.999, infinity, upper)
+    lower = torch.where(x0 < -0.999, -infinity, lower)
+    flip = lower > 0
+    low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+    mass = torch.special.ndtr(high) - torch.special.ndtr(low)
+    return -torch.log(mass.clamp(min=1e-12))
+
+
+def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, schedule: Schedule) -> Tensor:
+    """(B,) one term of the bound in bits per dimension (DDPM Eq. 5): L_{t-1} a KL, L_0 the decoder's NLL."""
+    true_mean, _ = q_posterior(x0, x_t, t, schedule)
+    kl = gaussian_kl(true_mean, schedule.gather("posterior_log_variance", t, x0), mean, log_var)
+    first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
+    # The KL at t = 0 uses a substituted variance and is finite, so the branch not taken sends no NaN through `where`.
+    return per_sample(torch.where(first, discretized_nll(x0, mean, log_var), kl)) / math.log(2)
+
+
+def prior_term(x0: Tensor, schedule: Schedule) -> Tensor:
+    """(B,) L_T in bits per dimension (DDPM Eq. 5): what is left of x0 in x_T, against N(0, I). No network involved."""
+    ab = schedule.gather("alpha_bar", schedule.T - 1, x0)
+    zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
+    return per_sample(gaussian_kl(ab.sqrt() * x0, torch.log1p(-ab), zero, zero)) / math.log(2)
+
+
+def reverse_mean(output: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule, prediction: Kind = "epsilon") -> Tensor:
+    """mu_theta of the reverse step from a network's output (DDPM Eq. 11 for noise), not clipped."""
+    check_kind(prediction)
+    beta = schedule.gather("betas", t, x_t)
+    a, s = schedule.at(t, x_t)
+    if prediction == "epsilon":  # needs no division by a, unlike the way over x0
+        if schedule.zero_terminal:
+            raise ReproError(f"'epsilon' has no reverse mean on schedule {schedule.name!r}: predict 'v_prediction'")
+        return (x_t - beta / s * output) / (1 - beta).sqrt()
+    x0 = output if prediction == "sample" else a * x_t - s * output
+    return q_posterior(x0, x_t, t, schedule)[0]
+
+
+@dataclass(frozen=True)
+class HybridLoss:
+    """Per-sample parts (B,): `total` = `simple` + weight * T * `vlb`, the last in bits per dimension."""
+
+    total: Tensor
+    simple: Tensor
+    vlb: Tensor
+
+
+def hybrid_loss(
+    model: Model,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    schedule: Schedule,
+    prediction: Kind = "epsilon",
+    weight: float = 0.001,
+) -> HybridLoss:
+    """L_simple + 0.001 L_vlb for a network with a variance head (Improved DDPM Eq. 16).
+
+    L_vlb is the sum over T terms; one uniformly drawn t stands for it with the factor T. Its gradient reaches the
+    variance head only: the mean is held fixed (stop-gradient), so that L_simple alone trains the prediction.
+    """
+    x_t = q_sample(x0, t, eps, schedule)
+    output, number = split_variance(model(x_t, t), x0.shape[1])
+    first = simple(output, target(prediction, x0, eps, t, schedule))
+    mean = reverse_mean(output.detach().to(x0.dtype), x_t, t, schedule, prediction)
+    log_var = learned_range_log_variance(number.to(x0.dtype), t, schedule)
+    vlb = vlb_term(x0, x_t, t, mean, log_var, schedule)
+    return HybridLoss(first + weight * schedule.T * vlb, first, vlb)
