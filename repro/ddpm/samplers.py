@@ -31,6 +31,7 @@ from repro.ddpm.steps import (
     generator_noise,
     last,
     levels,
+    prediction_part,
     sample,
     spaced,
     to_eps,
@@ -64,7 +65,8 @@ def ancestral(
     A stride puts alpha_bar_t / alpha_bar_prev in the place of alpha_t; the network is told the original t.
 
     Args:
-        model: (x, t (B,)) -> output in x's shape, or (B, 2C, H, W) with "learned_range".
+        model: (x, t (B,)) -> output in x's shape, or (B, 2C, H, W) with a variance head, which "learned_range" needs
+            and every other setting leaves unread.
         x_T: (B, C, H, W) the start, usually N(0, I).
         noise: see `Noise`; the last step adds none.
         variance: beta_tilde ("fixed_small"), beta ("fixed_large"), or the network's ("learned_range").
@@ -104,6 +106,7 @@ def _ancestral(model, x, schedule, noise, ts, prediction, variance, clip, guide,
             output, number = split_variance(output, x.shape[1])
             sigma = torch.mul(number, log_half[i] / 2).add_(log_middle[i] / 2).exp_()  # (B, C, H, W)
             sigma2 = sigma * sigma
+        output = prediction_part(output, x)
         x0 = to_x0(output, x, a[i], s[i], prediction)
         if clip:
             x0 = x0.clamp(-1, 1)
@@ -170,7 +173,7 @@ def _ddim(model, x, schedule, ts, eta, noise, prediction, clip, eps_from_clipped
     times = batch_times(ts, x)
 
     for i, t in enumerate(ts):
-        output = model(x, times[i])
+        output = prediction_part(model(x, times[i]), x)
         x0 = to_x0(output, x, a[i], s[i], prediction)
         t_prev = ts[i + 1] if i + 1 < len(ts) else -1
         step = Step(i, t, t_prev, x, x0, x0, x0, sigma2[i], output, a[i], s[i])
@@ -232,7 +235,7 @@ def _ddim_invert(model, x, schedule, ts, prediction, refine) -> Iterator[Step]:
     for i, t in enumerate(ts):
         reached = x
         for _ in range(1 + refine):
-            output = model(reached, times[i])
+            output = prediction_part(model(reached, times[i]), x)
             eps = to_eps(output, reached, a[i], s[i], prediction)
             x0 = torch.sub(x, eps, alpha=s_from[i]).div_(a_from[i])
             reached = torch.mul(x0, a[i]).add_(eps, alpha=s[i])

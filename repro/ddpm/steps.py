@@ -17,8 +17,8 @@ from repro.errors import ReproError
 
 Spacing = Literal["leading", "trailing", "linspace"]
 
-# Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers ask with the timestep
-# t as the step's number and never with 0, so that a start x_T drawn with step 0 or T meets no number twice.
+# Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers ask with the
+# timestep t as the step's number and never with 0, so that a start x_T drawn with step 0 or T meets no number twice.
 Noise = Callable[[int, Tensor], Tensor]
 
 
@@ -139,6 +139,16 @@ def levels(schedule: Schedule, ts: Sequence[int], final: float = 1.0) -> tuple[T
 def batch_times(ts: Sequence[int], x: Tensor) -> Tensor:
     """(n, B) int64 on x's device, so that row i is what the network takes at step i."""
     return torch.tensor(ts, device=x.device)[:, None].expand(-1, len(x)).contiguous()
+
+
+def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
+    """The network's output without its variance head, where it has one that this sampler does not ask for."""
+    channels = x_t.shape[1]
+    if output.shape[1] == 2 * channels:
+        output = output[:, :channels]
+    if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
+        raise ReproError(f"the network answered {tuple(output.shape)} to a state of shape {tuple(x_t.shape)}")
+    return output
 
 
 def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:

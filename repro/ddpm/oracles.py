@@ -1,0 +1,189 @@
+"""Where the exact answer is known: ideal denoisers, Gaussian data, and the distribution a sampler really produces.
+
+A network trained to perfection gives E[x0 | x_t]. For a finite data set and for Gaussian data that expectation is a
+formula, so that schedules, losses, samplers and guidance can be tested without a network, and a notebook can show what
+a network that memorises would do. Computed in float64, answered in the type of the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from repro.ddpm.process import Kind, Model, check_kind, eps_from_x0, v_from_x0
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.steps import Noise, Step
+from repro.errors import ReproError
+
+
+class Oracle:
+    """A known E[x0 | x_t]; subclasses write `x0`."""
+
+    schedule: Schedule
+
+    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """E[x0 | x_t = x], in x's shape and type. t is (B,) or one number."""
+        raise NotImplementedError
+
+    def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """E[eps | x_t = x]; -s times the score of x_t's distribution."""
+        return self._answer("epsilon", x, t)
+
+    def model(self, prediction: Kind = "epsilon") -> Model:
+        """What a perfect network of that prediction type says; fits every sampler."""
+        check_kind(prediction)
+        return lambda x, t: self._answer(prediction, x, t)
+
+    def _answer(self, prediction: Kind, x: Tensor, t: Tensor | int) -> Tensor:
+        wide = x.double()
+        x0 = self.x0(wide, t)
+        if prediction != "sample":
+            convert = eps_from_x0 if prediction == "epsilon" else v_from_x0
+            x0 = convert(wide, x0, *self.schedule.at(t, wide))
+        return x0.to(x.dtype)
+
+
+class FiniteData(Oracle):
+    """The ideal denoiser of a finite data set (N, …): the posterior mean over its points, each equally likely before.
+
+    A network that memorised the data would be this one: its samples are the data. (Karras et al. 2022, "Elucidating the
+    Design Space of Diffusion-Based Generative Models", Appendix B.3.)
+    """
+
+    def __init__(self, data: Tensor, schedule: Schedule) -> None:
+        if data.ndim < 2 or len(data) == 0:
+            raise ReproError(f"the ideal denoiser needs data (N, …) with N >= 1: got shape {tuple(data.shape)}")
+        self.points = data.detach().flatten(1).double()  # (N, D)
+        self.norms = (self.points**2).sum(1)  # (N,)
+        self.shape, self.schedule = data.shape[1:], schedule
+
+    def log_weights(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """(B, N) log p(point | x_t = x), normalised."""
+        flat = x.flatten(1).double()
+        a, s = self.schedule.at(t, flat)  # (B, 1)
+        # -|x - a d|^2 / (2 s^2) without the part that all points share
+        return torch.log_softmax((a * (flat @ self.points.T) - 0.5 * a**2 * self.norms) / s**2, dim=1)
+
+    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
+        return (self.log_weights(x, t).exp() @ self.points).reshape(x.shape).to(x.dtype)
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Index (B,) of the closest point and the root mean square distance (B,) to it."""
+        flat = x.flatten(1).double()
+        index = (self.norms - 2 * flat @ self.points.T).argmin(1)
+        return index, ((flat - self.points[index]) ** 2).mean(1).sqrt()
+
+
+class GaussianData(Oracle):
+    """Data N(mean, covariance): x_t is Gaussian at every t, N(a mean, a^2 covariance + s^2 I), and the denoiser linear.
+
+    Args:
+        mean: of one sample's shape, e.g. (C, H, W), D numbers in all.
+        covariance: (D, D) symmetric, positive semidefinite; zero means one data point.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule) -> None:
+        self.mean, self.covariance = mean.detach().double().flatten(), covariance.detach().double()
+        if self.covariance.shape != (len(self.mean),) * 2 or not torch.allclose(self.covariance, self.covariance.T):
+            raise ReproError(
+                f"covariance must be symmetric ({len(self.mean)}, {len(self.mean)}): got {tuple(covariance.shape)}"
+            )
+        values, self.axes = torch.linalg.eigh(self.covariance)
+        if values[0] < -1e-9 * max(1.0, float(values[-1])):
+            raise ReproError(f"covariance must be positive semidefinite: got eigenvalue {values[0].item():g}")
+        self.values, self.schedule = values.clamp(min=0), schedule
+
+    def marginal(self, t: int) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of x_t; t = -1 is the data."""
+        ab = 1.0 if t < 0 else float(self.schedule.alpha_bar[t])
+        eye = torch.eye(len(self.mean), dtype=torch.float64)
+        return ab**0.5 * self.mean, ab * self.covariance + (1 - ab) * eye
+
+    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
+        flat = x.flatten(1).double()
+        a, s = self.schedule.at(t, flat)  # (B, 1)
+        along = (flat - a * self.mean) @ self.axes  # (B, D) coordinates on the covariance's axes
+        along = along * (a * self.values / (a**2 * self.values + s**2))
+        return (self.mean + along @ self.axes.T).reshape(x.shape).to(x.dtype)
+
+    def log_likelihood_gradient(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Gradient of log p(x_t = x), the score."""
+        _, s = self.schedule.at(t, x)
+        return -self.eps(x, t) / s
+
+
+def sampler_moments(
+    run: Callable[[Tensor, Noise], Iterable[Step]], shape: tuple[int, ...], draws: int
+) -> list[tuple[int, Tensor, Tensor]]:
+    """The exact Gaussian a sampler produces for a linear denoiser, no Monte Carlo: (t_prev, mean, covariance) per step.
+
+    With a linear model (`GaussianData`, no clipping) the state is an affine function of x_T and of every noise drawn.
+    One batch runs the sampler on zeros and on each unit vector of x_T and of the noises: the columns of the linear map.
+
+    Args:
+        run: (x_T (B, *shape), noise) -> the sampler's steps.
+        shape: of one sample, D numbers.
+        draws: how many steps may draw noise; the batch has 1 + D (1 + draws) members.
+    """
+    D = torch.Size(shape).numel()
+    size = 1 + D * (1 + draws)
+    x_T = torch.zeros(size, D, dtype=torch.float64)
+    x_T[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
+    asked: list[int] = []
+
+    def probe(step: int, like: Tensor) -> Tensor:
+        asked.append(step)
+        if len(asked) > draws:
+            raise ReproError(f"the sampler drew noise more often than the {draws} draws announced")
+        z = torch.zeros(size, D, dtype=torch.float64)
+        first = 1 + D * len(asked)
+        z[first : first + D] = torch.eye(D, dtype=torch.float64)
+        return z.reshape(like.shape)
+
+    found = []
+    for step in run(x_T.reshape(size, *shape), probe):
+        flat = step.x.flatten(1)
+        columns = flat[1:] - flat[0]  # (size - 1, D)
+        found.append((step.t_prev, flat[0].clone(), columns.T @ columns))
+    return found
+
+
+def chain_vs_closed_form(schedule: Schedule) -> dict[str, float]:
+    """Largest absolute differences over all t between the chain of single steps and the closed forms (float64).
+
+    "mean", "variance": x_t given x0 by repeating x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps (DDPM Eq. 2), against
+    sqrt(alpha_bar) and 1 - alpha_bar (Eq. 4). "posterior_mean", "posterior_variance": x_{t-1} given x_t and x0 by
+    conditioning the joint Gaussian of that chain, against Eq. 6-7. "noise": the standardised noise that the chain reads
+    off x_t = a x0 + s eps, against eps, which is what the network is asked to predict (Eq. 11-12, 14).
+    """
+    worst = dict.fromkeys(("mean", "variance", "posterior_mean", "posterior_variance", "noise"), 0.0)
+    coefficient_x0 = schedule.alpha_bar_prev.sqrt() * schedule.betas / (1 - schedule.alpha_bar)
+    coefficient_xt = (1 - schedule.betas).sqrt() * (1 - schedule.alpha_bar_prev) / (1 - schedule.alpha_bar)
+    closed = zip(
+        schedule.betas.tolist(),
+        schedule.alpha_bar.sqrt().tolist(),
+        (1 - schedule.alpha_bar).tolist(),
+        coefficient_x0.tolist(),
+        coefficient_xt.tolist(),
+        schedule.posterior_variance.tolist(),
+        strict=True,
+    )
+    scale, variance = 1.0, 0.0  # x_{t-1} = scale x0 + noise of that variance
+    for beta, a, s2, c_x0, c_xt, tilde in closed:
+        keep = (1 - beta) ** 0.5
+        scale_t, variance_t = keep * scale, keep**2 * variance + beta
+        gain = keep * variance / variance_t  # Cov(x_{t-1}, x_t) / Var(x_t)
+        differences = {
+            "mean": scale_t - a,
+            "variance": variance_t - s2,
+            # E[x_{t-1} | x_t, x0] = scale x0 + gain (x_t - scale_t x0)
+            "posterior_mean": max(abs(scale - gain * scale_t - c_x0), abs(gain - c_xt)),
+            "posterior_variance": variance - gain**2 * variance_t - tilde,
+            # (x_t - scale_t x0) / sqrt(variance_t) = "0" x0 + "1" eps
+            "noise": max(abs(a - scale_t), abs(s2**0.5 - variance_t**0.5)) / variance_t**0.5,
+        }
+        worst = {key: max(worst[key], abs(value)) for key, value in differences.items()}
+        scale, variance = scale_t, variance_t
+    return worst
