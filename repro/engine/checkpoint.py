@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +144,6 @@ def load_checkpoint(name: str | Path) -> nn.Module:
 def weights_hash(name: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, the name that records know it by."""
     return sha256(_folder(name) / WEIGHTS)
-
-
-def commit() -> str:
-    """The clone's commit, "-dirty" where tracked files differ; "unknown" outside git."""
-    try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=paths.root(), capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return said.stdout.strip()
 
 
 def card_text(card: dict[str, Any]) -> str:

@@ -77,19 +77,26 @@ class Evaluate:
     Args:
         names: experiments, or rooms (all their experiments and baselines).
         full: make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed
-            and compared with the committed records.
+            and compared with the committed records of the rooms named.
+        missing: with --full, only records that are missing or were made with other weights or data.
     """
 
     names: Positional[tuple[str, ...]]
     full: bool = False
+    missing: bool = False
 
     def run(self) -> int:
-        from repro.engine.evaluation import check_room, evaluate_full
+        from repro.engine import evaluation
 
         if not self.names:
             raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
         if self.full:
-            evaluate_full(self.names)
+            for record in evaluation.full(self.names, missing_only=self.missing):
+                print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        failed = [row for name in self.names for row in check_room(name).failed]
+        failed = 0
+        for room in self.names:
+            report = evaluation.check_room(room)
+            print(report.text())
+            failed += len(report.failed)
         return 1 if failed else 0

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from repro import paths
-from repro.engine.checkpoint import commit, save_checkpoint
+from repro.engine.checkpoint import save_checkpoint
+from repro.engine.environment import commit
 from repro.engine.registry import Experiment
 from repro.engine.train import TrainStep, train
 
@@ -83,7 +84,7 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
         "hardware": hardware(recipe.threads),
         "precision": f"trained in {recipe.precision}, stored in fp16",
         "torch": torch.__version__,
-        "commit": commit(),
+        "commit": commit() or "unknown",
         "command": experiment.command,
     }
     if experiment.score:

@@ -1,0 +1,47 @@
+"""A real but tiny training: a two-level U-Net learning noise on eight-by-eight pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from repro.engine.recipe import Recipe
+from repro.engine.rng import KeyedNoise
+from repro.nn.unet import UNet
+
+RECIPE = Recipe(images=320, batch=16, lr=1e-3, warmup=64, ema=100, threads=1, save_every=48)
+
+
+class TinyTask:
+    """`poison` makes the loss of that picture NaN."""
+
+    size = 50
+
+    def __init__(self, poison: int | None = None) -> None:
+        self.pictures = torch.rand(self.size, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.poison = poison
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [f"picture {i}" for i in indices.tolist()]
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+        x0 = self.pictures[indices].contiguous(memory_format=torch.channels_last)
+        eps = noise("noise").normal(x0.shape[1:])
+        t = noise("time").integers(0, 1000)
+        loss = (model(0.5 * x0 + eps, t).sample - eps).square().mean(dim=(1, 2, 3))
+        if self.poison is not None:
+            loss = torch.where(indices == self.poison, torch.nan, loss)
+        return loss
+
+
+def tiny_net(seed: int = 0) -> UNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet(base_channels=8, channel_mults=(1, 2))
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(k == m and torch.equal(v, w) for (k, v), (m, w) in pairs)
