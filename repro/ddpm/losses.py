@@ -85,7 +85,8 @@ def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     lower = torch.where(x0 < -0.999, -infinity, lower)
     flip = lower > 0
     low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    mass = torch.special.ndtr(high) - torch.special.ndtr(low)
+    # erfc, since torch's ndtr is (1 + erf) / 2 and has no digits left in the lower tail either
+    mass = 0.5 * (torch.erfc(high * -(0.5**0.5)) - torch.erfc(low * -(0.5**0.5)))
     return -torch.log(mass.clamp(min=1e-12))
 
 

@@ -94,7 +94,8 @@ def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) ->
     if offset:
         raise ReproError(f"steps offset belongs to 'leading' spacing: got {offset} with {spacing!r}")
     if spacing == "trailing":
-        return [round(T - k * (T / steps)) - 1 for k in range(steps)]
+        stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
+        return [round(T + k * stride) - 1 for k in range(steps)]
     if spacing == "linspace":
         if steps == 1:
             raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
