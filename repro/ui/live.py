@@ -34,7 +34,6 @@ class LiveExplorer(Explorer):
         super().__init__(*args, **kwargs)
         self.error: Exception | None = None
         self._quiet = False
-        self._uploads: dict[str, Any] = {name: None for name, c in self.controls.items() if isinstance(c, Upload)}
         self._default_png = self.png()
         self.image = ipywidgets.Image(
             value=self._default_png,
@@ -79,11 +78,10 @@ class LiveExplorer(Explorer):
     @property
     def params(self) -> dict[str, Any]:
         """What the controls say now, as `fn` gets it."""
-        values = {}
-        for name, control in self.controls.items():
-            raw = self.widgets[name].value
-            values[name] = self._uploads[name] if isinstance(control, Upload) else control.snap(raw)
-        return values
+        return {
+            name: uploaded(widget.value) if isinstance(self.controls[name], Upload) else widget.value
+            for name, widget in self.widgets.items()
+        }
 
     def set(self, **params: Any) -> None:
         """Move several controls, draw once. An upload stays as it is: a browser does not let anyone fill it in."""
@@ -99,9 +97,7 @@ class LiveExplorer(Explorer):
 
     def _changed(self, name: str) -> None:
         control, widget = self.controls[name], self.widgets[name]
-        if isinstance(control, Upload):
-            self._uploads[name] = uploaded(widget.value) or self._uploads[name]
-        elif widget.value != control.snap(widget.value):
+        if not isinstance(control, Upload) and widget.value != control.snap(widget.value):
             widget.value = control.snap(widget.value)  # comes back here with the grid's number
             return
         if not self._quiet:

@@ -62,9 +62,9 @@ def png(picture: Any, scale: int = 1) -> bytes:
     """
     buffer = BytesIO()
     if hasattr(picture, "savefig"):
-        import matplotlib
+        from repro.ui.plots import style
 
-        with matplotlib.rc_context({"savefig.bbox": None, "savefig.pad_inches": 0.1, "savefig.transparent": False}):
+        with style():  # some settings act when a figure is saved, not when it is made
             picture.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     else:
         from PIL import Image

@@ -52,8 +52,7 @@ class Plate(Figure):
 
     def png(self) -> bytes:
         """PNG bytes at 110 dpi."""
-        with style():
-            return png(self)
+        return png(self)
 
     def _ipython_display_(self) -> None:
         from repro.ui.explore import show_png
