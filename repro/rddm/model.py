@@ -1,0 +1,150 @@
+"""The network of RDDM in its three layouts, with the objective it learns written into its configuration.
+
+The shared small U-Net does the work. For SM-Res-N two pictures are predicted: by two networks, by one encoder with two
+decoders, or by one network with twice the output channels. (The released code has the first two; its residual decoder
+goes without skip connections, here both decoders have them. Nobody has published weights of the third.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.errors import ReproError
+from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.unet import UNet, sinusoid
+from repro.rddm.objectives import Objective, heads, objective_of
+
+Layout = Literal["one", "two", "shared"]
+
+
+class SharedEncoder(UNet):
+    """A U-Net with a second decoder for the residual; answers (B, 2C, H, W), the residual first."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        twin = UNet(**kwargs)
+        self.res_up, self.res_upsamplers = twin.up, twin.upsamplers
+        self.res_norm_out, self.res_conv_out = twin.norm_out, twin.conv_out
+
+    def forward(self, sample: Tensor, timestep: Tensor, cond: Tensor | None = None) -> UNet2DOutput:
+        x = sample if cond is None else torch.cat([sample, cond], dim=1)
+        t = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        wave = sinusoid(t, self.config.base_channels, self.config.time_scale).to(self.time_mlp[0].weight.dtype)
+        emb = F.silu(self.time_mlp(wave))
+        patch = self.config.patch
+        x, box = pad_to_multiple(x, patch * 2 ** (len(self.down) - 1))
+        h = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
+        skips = [h]
+        for level, stages in enumerate(self.down):
+            for parts in stages:
+                h = self._run(parts, h, emb)
+                skips.append(h)
+            if level < len(self.downsamplers):
+                h = self.downsamplers[level](h)
+                skips.append(h)
+        h = self._run(self.mid, h, emb)
+        res = self._decode(h, skips, emb, self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out)
+        noise = self._decode(h, skips, emb, self.up, self.upsamplers, self.norm_out, self.conv_out)
+        return UNet2DOutput(sample=unpad(torch.cat([res, noise], dim=1), box))
+
+    def _decode(
+        self, h: Tensor, skips: list[Tensor], emb: Tensor, up: nn.ModuleList, upsamplers: nn.ModuleList, *out: nn.Module
+    ) -> Tensor:
+        left = list(skips)
+        for level, stages in enumerate(up):
+            for parts in stages:
+                h = self._run(parts, torch.cat([h, left.pop()], dim=1), emb)
+            if level < len(upsamplers):
+                h = upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
+        norm, conv = out
+        h = conv(F.silu(norm(h)))
+        return F.pixel_shuffle(h, self.config.patch) if self.config.patch > 1 else h
+
+
+class RDDMNet(ModelMixin, ConfigMixin):
+    """The residual and noise predictor.
+
+    Args:
+        objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
+        layout: "one" network; "two" networks or a "shared" encoder, for "res_noise" alone.
+        channels: of the picture.
+        condition: whether the network sees I_in beside I_t (restoration; the released generation, inpainting and
+            translation networks do not).
+        base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale: as in
+            `repro.nn.unet.UNet`, for each network.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        objective: Objective = "res",
+        layout: Layout = "one",
+        channels: int = 3,
+        condition: bool = True,
+        base_channels: int = 32,
+        channel_mults: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 1,
+        attention_levels: tuple[int, ...] = (),
+        heads: int = 2,
+        norm_groups: int = 8,
+        dropout: float = 0.0,
+        patch: int = 1,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if objective_of(objective) != objective:
+            raise ReproError(
+                f"a network's configuration names the objective {objective_of(objective)!r}: got {objective!r}"
+            )
+        if layout not in ("one", "two", "shared"):
+            raise ReproError(f"network layout {layout!r} is unknown: choose one, two or shared")
+        if layout != "one" and objective != "res_noise":
+            raise ReproError(
+                f"layout {layout!r} predicts residual and noise: objective {objective!r} takes layout 'one'"
+            )
+        settings: dict[str, Any] = dict(
+            in_channels=channels,
+            out_channels=channels,
+            cond_channels=channels if condition else 0,
+            base_channels=base_channels,
+            channel_mults=tuple(channel_mults),
+            blocks=blocks,
+            attention_levels=tuple(attention_levels),
+            heads=heads,
+            norm_groups=norm_groups,
+            dropout=dropout,
+            patch=patch,
+            time_scale=time_scale,
+        )
+        if layout == "two":
+            self.res_net, self.noise_net = UNet(**settings), UNet(**settings)
+        elif layout == "shared":
+            self.net = SharedEncoder(**settings)
+        else:
+            self.net = UNet(**{**settings, "out_channels": channels * count_heads(objective)})
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first; any H, W.
+
+        `cond` is I_in (B, C, H, W) where the network was built with `condition`.
+        """
+        if (cond is not None) != self.config.condition:
+            wanted = "with I_in as condition" if self.config.condition else "without condition"
+            raise ReproError(f"the network was built {wanted}: got {'none' if cond is None else 'one'}")
+        if self.config.layout == "two":
+            out = torch.cat([net(sample, timestep, cond).sample for net in (self.res_net, self.noise_net)], dim=1)
+        else:
+            out = self.net(sample, timestep, cond).sample
+        return UNet2DOutput(sample=out) if return_dict else (out,)
+
+
+count_heads = heads  # a network's own argument is called `heads`, as the U-Net's

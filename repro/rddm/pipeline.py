@@ -1,0 +1,188 @@
+"""RDDM in the face of a diffusers pipeline: restoration where it is given pictures, generation where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.unet import UNet
+from repro.rddm.model import RDDMNet
+from repro.rddm.objectives import check_objective, heads
+from repro.rddm.scheduler import RDDMScheduler
+
+Picture = Image.Image | np.ndarray | Tensor
+
+
+class RDDMPipeline(DiffusionPipeline):
+    """Restores pictures, or generates them, with one network and one scheduler.
+
+    Args:
+        unet: `repro.rddm.model.RDDMNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
+            condition is given I_in; a `UNet2DModel` of twice the picture's input channels gets it behind I_t.
+        scheduler: names the objective the network was trained for; another one's network is refused.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: nn.Module, scheduler: RDDMScheduler) -> None:
+        super().__init__()
+        if not isinstance(scheduler, RDDMScheduler):
+            raise ReproError(
+                f"RDDMPipeline needs an RDDMScheduler: got {type(scheduler).__name__}; a DDPM that predicts noise goes "
+                f"in by RDDMPipeline.from_ddpm"
+            )
+        channels, condition = _channels(unet, heads(scheduler.config.objective))
+        check_objective(unet, scheduler.config.objective, channels)
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.channels, self.conditional = channels, condition
+
+    @classmethod
+    def from_ddpm(cls, ddpm: Any, **changes: Any) -> RDDMPipeline:
+        """An ordinary DDPM (a pipeline with `unet` and `scheduler`) sampled by RDDM's rule, without retraining.
+
+        As it comes it draws what `DDIMPipeline` draws; `changes` are settings of `RDDMScheduler`, e.g. rule="eq12".
+        """
+        return cls(ddpm.unet, RDDMScheduler.from_ddpm(ddpm.scheduler, **changes))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Picture | list[Picture] | None = None,
+        *,
+        batch_size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 5,
+        start: int | None = None,
+        timesteps: list[int] | None = None,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Restored or generated pictures, `.images`.
+
+        Args:
+            image: degraded pictures of one size: a PIL image, an array (H, W, C) or (B, H, W, C), a tensor (C, H, W) or
+                (B, C, H, W), or a list of them; floats in [0, 1], bytes in 0..255. None generates.
+            batch_size, height, width: of what is generated (1 and the network's own `sample_size` by default).
+            num_inference_steps, start, timesteps: see `RDDMScheduler.set_timesteps`; `timesteps` go over the number.
+            eta: 0 deterministic, 1 the posterior's variance.
+            generator: one, or one a picture, so that a picture does not depend on its batch.
+            output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the last two float in [0, 1].
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
+        device, dtype = self._execution_device, self.unet.dtype
+        if image is None:
+            shape = self._shape(1 if batch_size is None else batch_size, height, width)
+            I_in = torch.zeros(shape, device=device, dtype=dtype)
+        else:
+            if (batch_size, height, width) != (None, None, None):
+                raise ReproError("batch_size, height and width belong to generation: here the given pictures decide")
+            I_in = (2 * _pictures(image, self.channels) - 1).to(device, dtype)  # (B, C, H, W) in [-1, 1]
+        if isinstance(generator, list) and len(generator) != len(I_in):
+            raise ReproError(f"give one generator a picture: got {len(generator)} generators for {len(I_in)} pictures")
+
+        steps = num_inference_steps if timesteps is None else None
+        self.scheduler.set_timesteps(steps, device=device, timesteps=timesteps, start=start)
+        z = randn_tensor(I_in.shape, generator=generator, device=device, dtype=dtype)
+        x = self.scheduler.start(I_in, z)
+        for t in self.progress_bar(self.scheduler.timesteps.tolist()):
+            output = self._predict(x, t, I_in)
+            x = self.scheduler.step(output, t, x, I_in, eta=eta, generator=generator).prev_sample
+
+        images: Any = ((x + 1) / 2).clamp(0, 1)
+        if output_type != "pt":
+            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
+            if output_type == "pil":
+                images = self.numpy_to_pil(images)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _predict(self, x: Tensor, t: int, I_in: Tensor) -> Tensor:
+        """The network's answer; pictures of any size are padded for it and the answer is cropped, so that neither
+        noise nor result depends on the padding."""
+        times = torch.full((len(x),), t, device=x.device)
+        if isinstance(self.unet, _PADS_ITSELF):
+            return self.unet(x, times, I_in if self.conditional else None).sample
+        seen = torch.cat([x, I_in], dim=1) if self.conditional else x
+        seen, box = pad_to_multiple(seen, 2 ** (len(self.unet.config.block_out_channels) - 1))
+        return unpad(self.unet(seen, times).sample, box)
+
+    def _shape(self, count: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+        own = self.unet.config.get("sample_size")
+        own = (own, own) if isinstance(own, int) else own or (None, None)
+        size = (height or own[0], width or own[1])
+        if self.conditional:
+            raise ReproError("this network restores: give it a picture, image=...")
+        if None in size or min(count, *size) < 1:
+            raise ReproError(
+                f"generation needs batch_size, height and width of at least 1, where the network names no sample_size: "
+                f"got {count}, {size[0]}, {size[1]}"
+            )
+        return count, self.channels, *size
+
+
+_PADS_ITSELF = (UNet, RDDMNet)
+
+
+def _channels(unet: nn.Module, answers: int) -> tuple[int, bool]:
+    """Channels of a picture, and whether the network takes I_in."""
+    config = unet.config
+    if isinstance(unet, RDDMNet):
+        return config.channels, config.condition
+    if isinstance(unet, UNet):
+        if config.cond_channels not in (0, config.in_channels):
+            raise ReproError(
+                f"RDDM's condition is a picture like the state, {config.in_channels} channels: the network was built "
+                f"for {config.cond_channels}"
+            )
+        return config.in_channels, config.cond_channels > 0
+    if "block_out_channels" not in config:
+        raise ReproError(f"RDDMPipeline takes an RDDMNet, a UNet or a UNet2DModel: got {type(unet).__name__}")
+    if config.out_channels % answers or config.in_channels not in (
+        config.out_channels // answers,
+        2 * config.out_channels // answers,
+    ):
+        raise ReproError(
+            f"a UNet2DModel for RDDM has as many input channels as a picture, or twice with the condition: got "
+            f"{config.in_channels} in, {config.out_channels} out for {answers} predicted"
+        )
+    channels = config.out_channels // answers
+    return channels, config.in_channels != channels
+
+
+def _pictures(image: Picture | list[Picture], channels: int) -> Tensor:
+    """(B, C, H, W) float32 in [0, 1]."""
+    if isinstance(image, list | tuple):
+        if not image:
+            raise ReproError("restoration needs at least one picture: got an empty list")
+        parts = [_pictures(one, channels) for one in image]
+        sizes = sorted({tuple(p.shape[-2:]) for p in parts})
+        if len(sizes) > 1:
+            raise ReproError(f"pictures of one batch need one size: got {', '.join(f'{h}x{w}' for h, w in sizes)}")
+        return torch.cat(parts)
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            image = image[..., None]
+        image = torch.from_numpy(np.array(image)).movedim(-1, -3)
+    if not isinstance(image, Tensor):
+        raise ReproError(f"a picture is a PIL image, an array or a tensor: got {type(image).__name__}")
+    x = image[None] if image.ndim == 3 else image
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ReproError(f"pictures must have {channels} channels: got shape {tuple(image.shape)}")
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    if not (x.min() >= 0 and x.max() <= 1):  # true for NaN too
+        raise ReproError(f"pictures must lie in [0, 1]: got {x.min().item():g}..{x.max().item():g}")
+    return x

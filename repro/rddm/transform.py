@@ -1,0 +1,112 @@
+"""The coefficient transformation: with I_in = 0, RDDM and DDPM are one process in two notations.
+
+abar = 1 - sqrt(alpha_bar), bbar = sqrt(1 - alpha_bar); backwards alpha_bar = (1 - abar)^2, where bbar^2 = 1 - (1 -
+abar)^2 holds. With one trained noise network, deterministic RDDM and DDIM then draw the same pictures, exactly, as long
+as nothing is clipped. With clipping, Eq. 12 is no DDIM, and each of the other two rules is another DDIM:
+
+    reverse(rule="compose")   = diffusers' DDIMScheduler as it comes
+    reverse(rule="rederive")  = the same with use_clipped_model_output=True
+    reverse(rule="eq12")      = neither
+
+With noise added they part even without clipping: eta = 1 is alpha_bar_s times DDPM's posterior variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from repro.ddpm.process import Model
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.steps import Noise, prediction_part
+from repro.errors import ReproError
+from repro.rddm import process
+from repro.rddm.objectives import Objective, objective_of, split
+from repro.rddm.samplers import reverse
+from repro.rddm.schedules import RDDMSchedule
+from repro.rddm.steps import Clip, Rule, Spacing, Step
+
+
+def to_rddm(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """(abar, bbar) of DDPM's alpha_bar in [0, 1], any shape."""
+    if not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
+        raise ReproError(f"alpha_bar must lie in [0, 1]: got {alpha_bar.min().item():g}..{alpha_bar.max().item():g}")
+    return 1 - alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def to_ddim(abar: Tensor, bbar: Tensor, tolerance: float = 1e-9) -> Tensor:
+    """alpha_bar of (abar, bbar), any shape; refused where signal and noise do not have unit variance together."""
+    alpha_bar = (1 - abar) ** 2
+    gap = (bbar**2 - (1 - alpha_bar)).abs()
+    if not (gap <= tolerance).all():
+        raise ReproError(f"no DDIM counterpart: bbar^2 differs from 1 - (1 - abar)^2 by up to {gap.max().item():g}")
+    return alpha_bar
+
+
+def variance_ratio(schedule: RDDMSchedule, t: int, s: int) -> float:
+    """Variance of RDDM's step from t to s at eta = 1 over DDPM's, for a converted schedule: alpha_bar_s.
+
+    0.102 against 0.522 at t = 499, s = 399 of DDPM's linear betas: RDDM with eta = 1 is not DDPM.
+    """
+    return process.sigma2(schedule, t, s, 1.0) / process.sigma2(schedule, t, s, 1.0, "preserving")
+
+
+def as_epsilon(model: Model, schedule: RDDMSchedule, objective: Objective) -> Model:
+    """An RDDM generation network as a noise predictor of `schedule.to_ddpm()`, for `repro.ddpm.samplers`.
+
+    The noise is the network's own where it predicts noise (of SM-Res-N the residual head is not asked), else it follows
+    from the residual, with I_in = 0.
+    """
+    objective_of(objective)
+    schedule.to_ddpm()  # refuses a schedule without counterpart
+
+    def epsilon(x: Tensor, t: Tensor) -> Tensor:
+        res, noise = split(model(x, t), x, objective)
+        if noise is not None:
+            return noise
+        return process.eps_from_residual(x, torch.zeros_like(x), res, *schedule.at(t, x))
+
+    return epsilon
+
+
+def ddpm_by_rddm(
+    model: Model,
+    x_T: Tensor,
+    schedule: Schedule,
+    steps: int | None = None,
+    *,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+    variance: process.Variance = "sum",
+    spacing: Spacing = "leading",
+    offset: int = 0,
+    timesteps: Sequence[int] | None = None,
+    clip: Clip | None = None,
+    rule: Rule = "eq12",
+) -> Iterator[Step]:
+    """An ordinary DDPM that predicts noise, sampled by RDDM's rule without retraining; arguments as in `reverse`.
+
+    Args:
+        model: (x, t) -> noise in x's shape; a variance head behind it is left unread.
+        x_T: (B, C, H, W) N(0, I), as that DDPM starts.
+        schedule: the DDPM's.
+        spacing: "leading" by default, as diffusers' DDIM.
+    """
+    return reverse(
+        lambda x, t: prediction_part(model(x, t), x),
+        x_T,
+        torch.zeros_like(x_T),
+        RDDMSchedule.from_ddpm(schedule),
+        steps,
+        objective="noise",
+        eta=eta,
+        noise=noise,
+        variance=variance,
+        spacing=spacing,
+        offset=offset,
+        timesteps=timesteps,
+        clip=clip,
+        rule=rule,
+    )
