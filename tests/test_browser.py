@@ -193,7 +193,7 @@ class Reader:
         data = self.page.evaluate(script, selector)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) if data else None
 
-    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
         def explain() -> str:
             self.shot("failed")
             return f"{what}; the page says: {self.page.inner_text('body')[-1500:]}"
