@@ -56,6 +56,7 @@ SMALL = DDPMConfig(
         "attention_levels": (1,),
         "heads": 2,
         "patch": 2,
+        "sample_size": 28,
     },
     schedule=_LINEAR,
     recipe=Recipe(images=384_000, batch=64, lr=1e-3, warmup=10_000, ema=20_000, threads=1, save_every=25_000),

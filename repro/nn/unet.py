@@ -87,6 +87,7 @@ class UNet(ModelMixin, ConfigMixin):
         patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out);
             2 quarters the positions of the widest maps.
         time_scale: factor on the timestep before its sinusoid (1 for integers 0..T-1, 1000 for noise levels in [0, 1]).
+        sample_size: side of the pictures trained on; any size works, diffusers' pipelines ask for it.
     """
 
     @register_to_config
@@ -104,6 +105,7 @@ class UNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         patch: int = 1,
         time_scale: float = 1.0,
+        sample_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         widths = [base_channels * m for m in channel_mults]

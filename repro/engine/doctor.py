@@ -1,0 +1,173 @@
+"""`repro doctor`: what is here, what is wrong with it, what to do; the network is never asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from repro import paths
+from repro.errors import ReproError
+
+LOW_DISK_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state` is ok, warn or fail; `text` says what was found and, where it is not ok, what to do."""
+
+    state: str
+    text: str
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding("ok" if good else "warn", f"Python {found}" + ("" if good else ": 3.11, 3.12 or 3.13 is tested"))
+
+
+def _packages() -> Iterator[Finding]:
+    """What pyproject.toml asks for against what is installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in requires("repro-diffusion") or ()]
+    except PackageNotFoundError:
+        yield Finding("fail", "repro-diffusion is not installed: run `make install`")
+        return
+    good = 0
+    for each in wanted:
+        if each.marker and not each.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(each.name)
+        except PackageNotFoundError:
+            yield Finding("fail", f"{each.name} is missing: run `make install`")
+            continue
+        if each.specifier.contains(found, prereleases=True):
+            good += 1
+        else:
+            yield Finding("fail", f"{each.name} {found} does not fit {each.specifier}: run `make install`")
+    yield Finding("ok", f"{good} required packages in their ranges")
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    try:
+        import torchvision
+        from torchvision.ops import nms
+
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where the two were built for different versions
+        yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
+    except (ImportError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        yield Finding(
+            "fail", f"torchvision does not work with torch {torch.__version__} ({reason}): run `make install`"
+        )
+
+
+def _hardware() -> Iterator[Finding]:
+    import torch
+
+    from repro.engine.environment import hardware
+
+    about = hardware()
+    threads = torch.get_num_threads()
+    yield Finding("ok", f"{about['cpu']}, {about['cores']} cores, {threads} threads")
+    if threads > about["cores"]:
+        yield Finding("warn", f"{threads} threads share {about['cores']} cores: set OMP_NUM_THREADS={about['cores']}")
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        yield Finding("ok", f"GPU {about['gpu']}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
+    else:
+        yield Finding("ok", "no GPU: the profile small needs none")
+    flags = _cpu_flags()
+    fast = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) or torch.cuda.is_available()
+    slow = "bf16 is emulated by this processor: training works, slower than in fp32"
+    yield Finding("ok" if fast else "warn", "bf16 in hardware" if fast else slow)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.lower().startswith(("flags", "features"))]
+    except OSError:
+        return set()
+    return set(lines[0].split(":", 1)[1].split()) if lines else set()
+
+
+def _checkpoints() -> Iterator[Finding]:
+    """Every shipped checkpoint is loaded: hash against its card, weights against its config."""
+    from repro.engine.checkpoint import load_checkpoint
+    from repro.engine.registry import experiments
+
+    folders = sorted(p for p in paths.checkpoints().glob("*") if p.is_dir() and not p.name.startswith("."))
+    good = 0
+    for folder in folders:
+        try:
+            load_checkpoint(folder)
+            good += 1
+        except ReproError as error:
+            yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{folder.name}`")
+    yield Finding("ok" if good else "warn", f"{good} of {len(folders)} checkpoints load and match their cards")
+    here = {folder.name for folder in folders}
+    for missing in (e for e in experiments() if e.ships and e.name not in here):
+        yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
+
+
+def _pack() -> Iterator[Finding]:
+    from repro.data import pack
+
+    problems = pack.verify()
+    for problem in problems:
+        yield Finding("fail", f"{problem}: restore it with `git checkout -- repro/data/pack`")
+    if not problems:
+        yield Finding("ok", "the embedded pictures are as committed")
+
+
+def _disk() -> Iterator[Finding]:
+    free = shutil.disk_usage(paths.root()).free / 1e9
+    state = "ok" if free >= LOW_DISK_GB else "warn"
+    yield Finding(state, f"{free:.1f} GB of disk free" + ("" if state == "ok" else ": training states may not fit"))
+    for folder in (paths.root(), paths.figures()):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            yield Finding("warn", f"{folder} cannot be written: nothing can be regenerated here")
+
+
+def _browser() -> Iterator[Finding]:
+    named = os.environ.get("REPRO_BROWSER_CHROMIUM")
+    found = named or shutil.which("chromium") or shutil.which("chromium-browser")
+    missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
+    yield Finding("ok" if found else "warn", f"Chromium at {found}, for the browser tests" if found else missing)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python, _packages, _torch, _hardware, _checkpoints, _pack, _disk, _browser
+)  # fmt: skip
+
+
+def findings() -> Iterator[Finding]:
+    """All findings; a check that breaks is itself a failure, and the others still run."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:  # whatever is broken here is what this command is for
+            name = check.__name__.strip("_")
+            yield Finding("fail", f"the check of {name} broke ({type(error).__name__}: {error}): run `make install`")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this installation: versions, hardware, weights, images; exit status 1 where something fails."""
+
+    def run(self) -> int:
+        failed = 0
+        print(f"clone at {paths.root()}")
+        for finding in findings():
+            print(f"{finding.state:<4}  {finding.text}", flush=True)
+            failed += finding.state == "fail"
+        return 1 if failed else 0
