@@ -1,0 +1,89 @@
+"""Exercises of notebook 01: an answer is a number or a function, and `check` says whether it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.ddpm import process, samplers
+from repro.ddpm.schedules import linear
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+
+def _half() -> Callable[[Any], bool]:
+    crossing = int((linear().alpha_bar < 0.5).nonzero()[0])
+    return lambda answer: answer == crossing
+
+
+def _tensors(count: int) -> list[Tensor]:
+    noise = KeyedNoise(0, range(3), "exercise")
+    return [noise.normal((1, 4, 4), step=i).double() for i in range(count)]
+
+
+def _same(found: Any, wanted: Tensor) -> bool:
+    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+
+
+def _estimate() -> Callable[[Any], bool]:
+    x_t, eps = _tensors(2)
+
+    def right(answer: Any) -> bool:
+        return all(
+            _same(answer(x_t, eps, a, s), process.x0_from_eps(x_t, eps, a, s)) for a, s in ((0.6, 0.8), (0.8, 0.6))
+        )
+
+    return right
+
+
+def _ddim() -> Callable[[Any], bool]:
+    x_t, eps = _tensors(2)
+    schedule = linear()
+    steps = samplers.ddim(lambda x, t: eps, x_t, schedule, timesteps=[700, 300], clip=False)
+    wanted, ab = next(steps).x, schedule.alpha_bar
+
+    return lambda answer: _same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
+
+
+def _gaussian() -> Callable[[Any], bool]:
+    (x_t,) = _tensors(1)
+
+    def right(answer: Any) -> bool:
+        cases = ((0.6, 0.8, 0.5), (0.8, 0.6, 2.0))  # a, s, sigma
+        return all(_same(answer(x_t, a, s, sigma), s / (a * a * sigma * sigma + s * s) * x_t) for a, s, sigma in cases)
+
+    return right
+
+
+def _calls() -> Callable[[Any], bool]:
+    return lambda answer: math.isclose(answer, 50 * (1 + 3) + 50)
+
+
+# name -> (what it is about, maker of the judgement, what to think of when it fails)
+EXERCISES: dict[str, tuple[str, Callable[[], Callable[[Any], bool]], str]] = {
+    "half": ("the first t with more noise than signal", _half, "compare alpha_bar with 1 - alpha_bar, not their roots"),
+    "estimate": ("x0 from x_t and the noise", _estimate, "solve x_t = a x0 + s eps for x0"),
+    "ddim": ("one DDIM step", _ddim, "go to x0 first, then noise it again with the same eps, to the other level"),
+    "gaussian": ("the best noise predictor for N(0, sigma²)", _gaussian, "eps and x_t are jointly Gaussian: Cov / Var"),
+    "calls": ("network calls of a refined inversion", _calls, "count the calls of one step of each direction"),
+}
+
+
+def check(name: str, answer: Any) -> None:
+    """Say whether `answer` holds; None means that the reader has not answered yet."""
+    if name not in EXERCISES:
+        raise ReproError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
+    about, make, hint = EXERCISES[name]
+    if answer is None:
+        print(f"{name}: {about} — waiting for your answer")
+        return
+    try:
+        right = bool(make()(answer))
+    except Exception as error:  # whatever a reader's function raises is part of the answer
+        print(f"{name}: not yet, your answer raised {type(error).__name__}: {error}")
+        return
+    print(f"{name}: right" if right else f"{name}: not yet. Hint: {hint}")

@@ -1,0 +1,154 @@
+"""The pictures of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing.
+
+`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from repro.ddpm import oracles, process
+from repro.ddpm.evaluation import FID, unit
+from repro.ddpm.lesson import Lesson
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.steps import Step
+from repro.ddpm.tables import BASELINES, SAMPLERS, STEPS
+from repro.engine.provenance import save_figure
+from repro.engine.records import Record, select
+from repro.engine.rng import KeyedNoise
+from repro.ui.plots import Plate, curve, grid, style
+from repro.ui.schematic import Schematic
+
+COMMAND = "repro reproduce 01"
+SMALL = 0.72  # inches: 28 pixels enlarged enough to be told apart
+
+
+def keep(drawing: Plate, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Plate:
+    """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
+    save_figure(drawing, name, records, COMMAND, folder=lesson.figures / "pictures")
+    return drawing
+
+
+def unpack(*groups: Tensor) -> list[Tensor]:
+    """Batches of [-1, 1] pictures as one list of (1, H, W) in [0, 1]."""
+    return [picture for group in groups for picture in unit(group)]
+
+
+def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
+    """The method in one drawing; `x0` (1, H, W) in [-1, 1] is a real picture, noised for real."""
+    eps = KeyedNoise(0, [0], "schematic").normal(x0.shape)
+    shown = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
+    drawing = Schematic(8.6, 3.1)
+    for name, x, picture, text in zip("abc", (0.8, 4.0, 7.8), shown, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
+        drawing.image(name, (x, 2.1), picture, height=0.95, text=text)
+    drawing.arrow("a", "b", r"$q(x_t\,|\,x_0)$: add noise, nothing to learn", bend=-0.18)
+    drawing.arrow("b", "c", "the same, further", bend=-0.18)
+    drawing.arrow("c", "b", r"$p_\theta(x_{t-1}\,|\,x_t)$: one step back, many times", bend=-0.18, dashed=True)
+    drawing.arrow("b", "a", "", bend=-0.18, dashed=True)
+    drawing.box("net", (4.0, 0.5), "U-Net $\\epsilon_\\theta(x_t, t)$", kind="network", size=(1.7, 0.55))
+    drawing.box("loss", (1.2, 0.5), r"$\|\epsilon_\theta - \epsilon\|^2$", kind="loss", size=(1.3, 0.55))
+    drawing.arrow("b", "net")
+    drawing.arrow("net", "loss", "training")
+    drawing.box("step", (7.1, 0.5), "sampler: DDPM, DDIM, …", size=(1.9, 0.55))
+    drawing.arrow("net", "step", "sampling")
+    return drawing
+
+
+def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
+    """Each picture at each time, under one and the same noise."""
+    eps = KeyedNoise(seed, range(len(pictures)), "lesson/noising").normal(pictures.shape[1:])
+    rows = torch.stack([process.q_sample(pictures, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
+    labels = [f"t = {t}\n$\\sqrt{{\\bar\\alpha}}$ = {schedule.alpha_bar[t] ** 0.5:.2f}" for t in times]
+    return grid(unpack(*rows), len(pictures), len(times), col_labels=labels, size=SMALL)
+
+
+def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -> Plate:
+    """A column per class, in the order the samples came; a place stays empty where a class has fewer than `rows`."""
+    columns = [unpack(samples[labels == c][:rows]) for c in range(len(names))]
+    filled = [column + [None] * (rows - len(column)) for column in columns]
+    pictures = [column[r] for r in range(rows) for column in filled]
+    short = [name.split("/")[0].replace("Ankle ", "Ankle\n") for name in names]
+    return grid(pictures, rows, len(names), col_labels=short, size=SMALL)
+
+
+def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
+    """For each run of one sample: the state, and below it the clean picture that the network sees in it."""
+    steps = next(iter(runs.values()))
+    at = sorted({round(i * (len(steps) - 1) / (looks - 1)) for i in range(looks)})
+    rows = [torch.cat([getattr(run[i], part) for i in at]) for run in runs.values() for part in ("x_t", "x0")]
+    labels = [f"{name}\n{part}" for name in runs for part in ("$x_t$", "$\\hat x_0$")]
+    times = [f"t = {steps[i].t}" for i in at]
+    return grid(unpack(*rows), len(rows), len(at), row_labels=labels, col_labels=times, size=SMALL)
+
+
+def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] | None = None, size: float = SMALL) -> Plate:
+    """One labelled row per group of pictures, all of one length."""
+    count = len(next(iter(groups.values())))
+    return grid(unpack(*groups.values()), len(groups), count, list(groups), titles, size=size)
+
+
+def fid_curve(records: Sequence[Record]) -> Plate:
+    """FID against network calls for every sampler measured, with what needs no learning as levels."""
+    series = {}
+    for name, (experiment, part) in SAMPLERS.items():
+        found = [select(records, experiment=experiment, cell={"task": "generation", "steps": n, **part}) for n in STEPS]
+        values = [sum(r[0].values(FID)) / len(r[0].values(FID)) if r else math.nan for r in found]
+        if sum(map(math.isfinite, values)) > 1:
+            series[name] = values
+    if not series:
+        return Schematic(5, 0.8).note((2.5, 0.4), "no records of this profile: `repro evaluate ddpm --full`").plate()
+    levels = {}
+    for name in ("real pictures (training split)", "Gaussian fitted to the pixels"):
+        found = select(records, experiment=BASELINES[name], cell={"task": "generation"})
+        if found:
+            levels[name] = sum(found[0].values(FID)) / len(found[0].values(FID))
+    return curve(
+        STEPS, series, xlabel="network calls", ylabel="FID (Fashion-MNIST classifier)", log_x=True, log_y=True,
+        reference=levels, size=(6.4, 3.8),
+    )  # fmt: skip
+
+
+def generation_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `fid_curve`."""
+    return select(records, cell={"task": "generation"})
+
+
+def schedules(known: Mapping[str, Schedule]) -> Plate:
+    """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
+    from repro.ui.plots import PALETTE
+
+    dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+    with style():
+        plate = Plate(figsize=(7.6, 2.9), layout="constrained")
+        left, right = plate.subplots(1, 2)
+        for i, (name, schedule) in enumerate(known.items()):
+            u = torch.arange(schedule.T) / schedule.T
+            look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)], "label": name}
+            left.plot(u, schedule.alpha_bar, **look)
+            ratio = schedule.snr.clamp(min=1e-12).log10()
+            right.plot(u, torch.where(schedule.snr > 0, ratio, math.nan), **look)
+        left.set(xlabel="t / T", ylabel=r"$\bar\alpha_t$")
+        right.set(xlabel="t / T", ylabel=r"$\log_{10}$ SNR", ylim=(-8, 5))
+        left.legend()
+    return plate
+
+
+def memory(samples: Mapping[str, Tensor], data: Tensor, oracle: oracles.FiniteData) -> Plate:
+    """Each row of samples above the pictures of `data` nearest to them."""
+    groups: dict[str, Tensor] = {}
+    for name, drawn in samples.items():
+        index, _ = oracle.nearest(drawn)
+        groups |= {name: drawn, f"nearest to\n{name}": data[index]}
+    return rows_of(groups)
+
+
+def variance(times: Sequence[int], numbers: Tensor, schedule: Schedule) -> Plate:
+    """The two bounds and what the network chose between them, as log variances relative to beta."""
+    bounds = schedule.posterior_log_variance[list(times)] - schedule.betas[list(times)].log()
+    chosen = (1 - numbers.double()) * bounds
+    lines = {"upper bound: β": torch.zeros(len(times)), "the network": chosen, "lower bound: β̃": bounds}
+    return curve(times, lines, xlabel="t", ylabel="log variance − log β", log_x=True, size=(5.6, 2.8))

@@ -1,0 +1,122 @@
+"""Small measurements around a trained network: how well it tells the noise, what a switch of the sampler changes.
+
+Each is a pure function of pictures, a model and keyed noise; notebook 01 draws them, `evaluation.py` records some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.data.images import read_image
+from repro.ddpm import losses, samplers
+from repro.ddpm.oracles import GaussianData
+from repro.ddpm.process import Model, q_sample
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.steps import prediction_part
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+# What papers leave out and code has to decide: arguments of `samplers.ddim`, and how far off the told timestep is.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "as elsewhere here": {},
+    "x0 not clipped": {"clip": False},
+    "x0 clipped, the network's noise kept": {"eps_from_clipped": False},
+    "trailing timesteps": {"spacing": "trailing"},
+    "linspace timesteps": {"spacing": "linspace"},
+    "network told t + 1": {"told": 1},
+    "ends at the schedule's first level": {"final": "first"},
+}
+
+
+def noise_errors(model: Model, pictures: Tensor, schedule: Schedule, seed: int = 0, t: int | None = None) -> Tensor:
+    """(N,) mean squared error of the predicted noise for pictures (N, C, H, W) in [-1, 1], one draw each.
+
+    `t`: one timestep for all; None draws each picture's own uniformly from 0..T-1, which makes the mean the simple
+    loss (DDPM Eq. 14). Time and noise of picture i are keyed by (seed, i), the same for every model.
+    """
+    ids = range(len(pictures))
+    eps = KeyedNoise(seed, ids, "probe/noise").normal(pictures.shape[1:])
+    drawn = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T)
+    times = drawn if t is None else torch.full_like(drawn, t)
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                losses.simple(prediction_part(model(q_sample(x0, when, z, schedule), when), x0), z)
+                for x0, when, z in zip(pictures.split(64), times.split(64), eps.split(64), strict=True)
+            ]
+        )
+
+
+def fitted_gaussian(pictures: Tensor, schedule: Schedule) -> GaussianData:
+    """The ideal denoiser of the Gaussian with the pictures' mean and covariance: the best affine predictor there is."""
+    flat = pictures.flatten(1).double()
+    return GaussianData(flat.mean(dim=0), torch.cov(flat.T), schedule)
+
+
+def blind(x: Tensor, t: Tensor) -> Tensor:
+    """A predictor that has learned nothing and says "no noise": its error is 1 in expectation."""
+    return torch.zeros_like(x)
+
+
+def variance_numbers(model: Model, pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0) -> Tensor:
+    """(len(times),) mean of v in log Sigma = v log beta + (1 - v) log beta_tilde (Improved DDPM Eq. 15)."""
+    eps = KeyedNoise(seed, range(len(pictures)), "probe/variance").normal(pictures.shape[1:])
+    found = []
+    with torch.inference_mode():
+        for t in times:
+            when = torch.full((len(pictures),), t)
+            _, number = losses.split_variance(model(q_sample(pictures, when, eps, schedule), when), pictures.shape[1])
+            found.append((number + 1).mean() / 2)
+    return torch.stack(found)
+
+
+def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: Mapping[str, Any]) -> Tensor:
+    """DDIM samples (eta 0) under one entry of `SWITCHES`."""
+    settings = dict(switch)
+    told = settings.pop("told", 0)
+    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + told), x_T, schedule, steps, **settings))
+
+
+def between(a: Tensor, b: Tensor, shares: Sequence[float], spherical: bool = True) -> Tensor:
+    """(len(shares), …) from a to b: along the sphere, whose points keep the length of noise, or along the line."""
+    u = torch.tensor(shares, dtype=a.dtype).view(-1, *[1] * a.ndim)
+    if not spherical:
+        return (1 - u) * a + u * b
+    angle = torch.acos((a.flatten() @ b.flatten() / (a.norm() * b.norm())).clamp(-1, 1))
+    return (torch.sin((1 - u) * angle) * a + torch.sin(u * angle) * b) / torch.sin(angle)
+
+
+def as_fashion(content: Any, name: str = "the picture") -> Tensor:
+    """(1, 28, 28) in [-1, 1] of any picture: grey, its middle square, and turned over where its border is bright.
+
+    Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no picture.
+    """
+    image = read_image(content, min_side=2, name=name).mean(dim=0)  # (H, W)
+    h, w = image.shape
+    side = min(h, w)
+    square = image[(h - side) // 2 :, (w - side) // 2 :][:side, :side]
+    small = F.interpolate(square[None, None], size=(28, 28), mode="area")[0]  # (1, 28, 28)
+    border = torch.cat([small[0, 0], small[0, -1], small[0, :, 0], small[0, :, -1]]).mean()
+    return (1 - small if border > 0.5 else small) * 2 - 1
+
+
+def downward(t: int, calls: int) -> list[int]:
+    """At most `calls` timesteps from t down to 0, evenly spread: where sampling starts in the middle."""
+    if t < 0 or calls < 1:
+        raise ReproError(f"sampling starts at a timestep from 0 with 1 call or more: got t={t}, {calls} calls")
+    return sorted({round(t * (i + 1) / calls) for i in range(calls)}, reverse=True)
+
+
+def denoising_curve(
+    models: Mapping[str, Model], pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0
+) -> dict[str, list[float]]:
+    """Mean noise error of each model at each timestep, on the same pictures and the same noise."""
+    return {
+        name: [noise_errors(model, pictures, schedule, seed, t).mean().item() for t in times]
+        for name, model in models.items()
+    }

@@ -1,0 +1,218 @@
+"""The tables of notebook 01, pure functions of records, of the papers' numbers and of what was re-evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from repro.ddpm.config import SMALL
+from repro.ddpm.evaluation import FID, IS, KID, NEAREST, NOISE_ERROR
+from repro.ddpm.experiments import CLASSIFIER, COSINE, MAIN
+from repro.ddpm.lesson import Lesson
+from repro.ddpm.probes import SWITCHES
+from repro.engine import records as ledger
+from repro.engine.check import CheckReport
+from repro.engine.evaluation import check_room
+from repro.engine.records import Record, select
+from repro.engine.tables import Cell, Column, Table, Verified, dash, ours, paper_numbers, with_paper
+from repro.errors import ReproError
+
+STEPS = (*SMALL.steps, *SMALL.full_steps)
+NOT_YET = "no record of this profile: `repro evaluate ddpm --full` makes it"
+_NET = "features of the Fashion-MNIST classifier, against the test split"
+_N = "first column n of the CSV says how many pictures"
+SAMPLERS = {
+    "DDIM, η = 0": (MAIN, {"sampler": "ddim", "eta": 0}),
+    "DDIM, η = 0.5": (MAIN, {"sampler": "ddim", "eta": 0.5}),
+    "DDPM, small variance (DDIM, η = 1)": (MAIN, {"sampler": "ddpm"}),
+    "DDPM, large variance": (MAIN, {"sampler": "ddpm-large"}),
+    "DDPM, learned variance": (MAIN, {"sampler": "ddpm-learned"}),
+    "DDIM, η = 0, cosine schedule": (COSINE, {"sampler": "ddim", "eta": 0}),
+}
+BASELINES = {
+    "real pictures (training split)": "baseline-real",
+    "Gaussian fitted to the pixels": "baseline-gaussian",
+    "noise": "baseline-noise",
+    "ideal denoiser of the training split": "baseline-ideal-denoiser",
+}
+PREDICTORS = {
+    "says no noise": "baseline-zero",
+    "best affine predictor (fitted Gaussian)": "baseline-gaussian",
+    "ideal denoiser of the training split": "baseline-ideal-denoiser",
+    "the shipped network": MAIN,
+}
+
+
+def of(lesson: Lesson) -> list[Record]:
+    """The records of the lesson's profile."""
+    return select(ledger.load("ddpm"), profile=lesson.config.name)
+
+
+def recheck(lesson: Lesson) -> CheckReport:
+    """Sample the first k of every record again and compare; a profile that does not recheck verifies nothing.
+
+    Raises `ReproError` where a record and the shipped weights disagree: no table may be rendered from it.
+    """
+    report = check_room("ddpm", lesson.config.name) if lesson.recheck else CheckReport(())
+    if report.failed:
+        raise ReproError(f"the shipped weights contradict the records:\n{report.text()}")
+    return report
+
+
+def fid_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """FID of each sampler at each number of network calls."""
+    cell = _finder(records, verified, "ddpm_fid")
+    known = {(r.cell.get("sampler"), r.cell.get("steps")) for r in records}
+    columns = tuple(Column(f"{steps} steps", f"FID, {_NET}", "lower", decimals=1) for steps in STEPS)
+
+    def why(name: str, part: Mapping[str, Any], steps: int) -> str:
+        if not any(sampler == part["sampler"] for sampler, _ in known):
+            return NOT_YET
+        if part.get("eta") == 0.5:
+            return "η = 0.5 was measured at one number of steps"
+        return "long runs were made for DDIM and for DDPM with small variance only" if steps > 100 else NOT_YET
+
+    rows = {
+        name: {
+            f"{steps} steps": cell(
+                name,
+                f"{steps} steps",
+                FID,
+                experiment,
+                {"task": "generation", "steps": steps, **part},
+                why(name, part, steps),
+            )
+            for steps in STEPS
+        }
+        for name, (experiment, part) in SAMPLERS.items()
+    }
+    notes = (
+        "Ours and the paper's FID are different rulers (data, features, sample size): compare their order, not values.",
+        "Means over replicates of 500 samples each; runs of 250 and 1000 steps have one.",
+    )
+    return Table("ddpm_fid", "FID against network calls, Fashion-MNIST", columns, rows, notes, corner="sampler")
+
+
+def quality_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Four scores of sample sets, with what needs no learning above."""
+    cell = _finder(records, verified, "ddpm_quality")
+    columns = (
+        Column("FID", f"FID, {_NET}", "lower", decimals=1),
+        Column("KID", f"KID, {_NET}, not scaled", "lower", decimals=0),
+        Column("IS", "Inception Score, class probabilities of the Fashion-MNIST classifier", "higher", decimals=2),
+        Column("distance", "root mean square distance to the nearest training picture, pixels in [0, 1]", decimals=3),
+    )
+    metrics = dict(zip((c.name for c in columns), (FID, KID, IS, NEAREST), strict=True))
+    chosen = {name: (experiment, {"task": "generation"}) for name, experiment in BASELINES.items()}
+    for label, sampler in (("DDPM, small variance", "ddpm"), ("DDIM, η = 0", "ddim")):
+        for steps in (10, 100, 1000):
+            eta = 0 if sampler == "ddim" else 1
+            part = {"task": "generation", "sampler": sampler, "steps": steps, "eta": eta}
+            chosen[f"{label}, {steps} steps"] = (MAIN, part)
+    rows = {
+        name: {column: cell(name, column, metric, *where, NOT_YET) for column, metric in metrics.items()}
+        for name, where in chosen.items()
+    }
+    notes = ("A distance far below that of real pictures means copies of training pictures, far above it a poor set.",)
+    return Table("ddpm_quality", "What a good set of samples looks like in numbers", columns, rows, notes, corner="set")
+
+
+def noise_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """How well each predictor tells the noise in test pictures."""
+    cell = _finder(records, verified, "ddpm_noise")
+    protocol = "mean squared error of the predicted noise, one uniform t and one draw per test picture"
+    columns = (Column("error", protocol, "lower", decimals=4),)
+    rows = {
+        name: {"error": cell(name, "error", NOISE_ERROR, experiment, {"task": "noise-prediction"}, NOT_YET)}
+        for name, experiment in PREDICTORS.items()
+    }
+    return Table("ddpm_noise", "Predicting the noise in pictures never seen", columns, rows, corner="predictor")
+
+
+def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Error after DDIM inversion and sampling back."""
+    cell = _finder(records, verified, "ddpm_inversion")
+    columns = (
+        Column("l1", "mean absolute error, pixels in [0, 1]", "lower", decimals=4),
+        Column("PSNR", "PSNR in dB on grey values in [0, 1]", "higher", decimals=1),
+    )
+    metrics = {"l1": "l1/grey01", "PSNR": "psnr/grey"}
+    rows = {
+        f"{steps} steps": {
+            c: cell(f"{steps} steps", c, m, MAIN, {"task": "inversion", "steps": steps}, NOT_YET)
+            for c, m in metrics.items()
+        }
+        for steps in SMALL.steps
+    }
+    caption = "A test picture to noise and back by DDIM, the same number of steps each way"
+    return Table("ddpm_inversion", caption, columns, rows, corner="steps each way")
+
+
+def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Classifier guidance: obedience and its price."""
+    cell = _finder(records, verified, "ddpm_guidance")
+    asked = "share of samples that the guiding classifier names as asked (it judges its own work)"
+    columns = (
+        Column("as asked", asked, "higher", decimals=3),
+        Column("FID", f"FID, {_NET}, over all ten classes", "lower", decimals=1),
+    )
+    metrics = {"as asked": "accuracy/asked", "FID": FID}
+    ways = {f"DDIM, scale {s}": {"sampler": "ddim", "scale": s} for s in (0, 1, 3, 10)}
+    ways |= {
+        f"DDPM, scale 3, gradient at {label}": {"sampler": "ddpm", "scale": 3, "at": at}
+        for label, at in (("the mean", "mean"), ("x_t", "x_t"))
+    }
+    rows = {
+        name: {c: cell(name, c, m, MAIN, {"task": "guidance", **part}, NOT_YET) for c, m in metrics.items()}
+        for name, part in ways.items()
+    }
+    return Table("ddpm_guidance", "Classifier guidance, 20 steps", columns, rows, corner="scale")
+
+
+def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """What undocumented choices of the sampler cost."""
+    cell = _finder(records, verified, "ddpm_switches")
+    columns = (
+        Column("FID", f"FID, {_NET}", "lower", decimals=1),
+        Column("KID", f"KID, {_NET}, not scaled", "lower", decimals=0),
+    )
+    metrics = {"FID": FID, "KID": KID}
+    steps = SMALL.steps[1]
+
+    def part(name: str) -> dict[str, Any]:
+        if not SWITCHES[name]:  # the reference is a row of the samplers' table
+            return {"task": "generation", "sampler": "ddim", "steps": steps, "eta": 0}
+        return {"task": "switches", "switch": name}
+
+    rows = {name: {c: cell(name, c, m, MAIN, part(name), NOT_YET) for c, m in metrics.items()} for name in SWITCHES}
+    caption = f"Choices that papers leave to the code: DDIM, η = 0, {steps} steps, one thing changed at a time"
+    return Table("ddpm_switches", caption, columns, rows, corner="DDIM")
+
+
+def every(records: Sequence[Record], verified: Verified = ()) -> list[Table]:
+    """All tables of the notebook."""
+    makers = (noise_table, fid_table, quality_table, inversion_table, guidance_table, switches_table)
+    return [make(records, verified) for make in makers]
+
+
+def accuracy(records: Sequence[Record]) -> float | None:
+    """The classifier's recorded test accuracy, None where there is no record."""
+    found = select(records, experiment=CLASSIFIER)
+    return found[0].values("accuracy")[0] if found else None
+
+
+def _finder(records: Sequence[Record], verified: Verified, table: str) -> Callable[..., Cell]:
+    theirs = paper_numbers("ddpm")
+
+    def cell(
+        row: str, column: str, metric: str, experiment: str, part: Mapping[str, Any], reason: str = NOT_YET
+    ) -> Cell:
+        paper = theirs.get((table, row, column))
+        found = select(records, experiment=experiment, cell=part)
+        if not found:
+            return dash(reason, paper)
+        if len({str(r.cell) for r in found}) > 1:
+            raise ReproError(f"table {table}, {row}: {len(found)} cells match, one is needed: {found[0].label}, …")
+        return with_paper(ours(found, metric, verified=verified), paper)
+
+    return cell
