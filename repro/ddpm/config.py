@@ -17,7 +17,8 @@ class DDPMConfig:
     `network`   arguments of the network class `network_class` ("repro.nn.unet.UNet" or diffusers' "UNet2DModel").
     `schedule`  name and arguments of the noise schedule.
     `steps`     sampling steps of the tables; `full_steps` the further ones of full records only.
-    `n`         pictures a row is measured on; `replicates` how many disjoint sampling seeds (long rows have one).
+    `n`         pictures in one replicate of a row; `replicates` disjoint sets of sampling noise, five at least for an
+                interval.
     `k`         pictures that `make reproduce` samples again for each row.
     """
 
@@ -63,8 +64,8 @@ SMALL = DDPMConfig(
     features="fashion-classifier",
     steps=(10, 20, 50, 100),
     full_steps=(250, 1000),
-    n=500,
-    replicates=3,
+    n=100,
+    replicates=5,
     k=16,
 )
 

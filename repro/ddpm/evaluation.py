@@ -62,6 +62,7 @@ def draw(
     batch: int = 100,
     shape: tuple[int, ...] = (1, 28, 28),
     guide: Callable[[range], Guide] | None = None,
+    device: torch.device | str = "cpu",
     **settings: Any,
 ) -> Tensor:
     """Samples `ids` in [-1, 1], (len(ids), C, H, W). `guide(ids)` makes the guidance of a batch; `settings` go to the
@@ -69,8 +70,8 @@ def draw(
     parts = []
     for first in range(ids.start, ids.stop, batch):
         some = range(first, min(first + batch, ids.stop))
-        x_T = start_noise(some, shape, seed)
-        noise = KeyedNoise(seed, list(some), "sample/noise")
+        x_T = start_noise(some, shape, seed).to(device)
+        noise = KeyedNoise(seed, list(some), "sample/noise", device)
         extra = {**settings, "guide": guide(some)} if guide else settings
         if sampler == "ddim":
             run = samplers.ddim(model_fn(model), x_T, schedule, steps, eta=eta, noise=noise, **extra)
@@ -136,6 +137,10 @@ def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int 
 def rows(profile_name: str = "small") -> list[Row]:
     """Every row of notebook 01 whose networks are here (recorded ones are measured where they were trained)."""
     config = profile(profile_name)
+    return ROWS[config.data](config)
+
+
+def _fashion_rows(config: DDPMConfig) -> list[Row]:
     return [
         _oracle_row(config),
         *_baselines(config),
@@ -145,6 +150,15 @@ def rows(profile_name: str = "small") -> list[Row]:
         *_switches(config),
         *_cosine(config),
     ]
+
+
+def _downloaded_rows(config: DDPMConfig) -> list[Row]:
+    from repro.ddpm import paper  # it samples with `draw`
+
+    return paper.rows(config)
+
+
+ROWS: dict[str, Callable[[DDPMConfig], list[Row]]] = {"fashion": _fashion_rows, "cifar10": _downloaded_rows}
 
 
 def _row(config: DDPMConfig, experiment: str, cell: Mapping[str, Any], n: int, measure: Callable, **more: Any) -> Row:
@@ -199,7 +213,7 @@ def _baselines(config: DDPMConfig) -> list[Row]:
             f"baseline-{name}",
             {"task": "generation"},
             config.n,
-            partial(replicated, make, config.n, 1 if name == "ideal-denoiser" else config.replicates),
+            partial(replicated, make, config.n, config.replicates),
             k=config.k,
         )
         for name, make in table.items()
@@ -227,9 +241,9 @@ def _samplers(config: DDPMConfig) -> list[Row]:
     model, schedule = load_checkpoint(MAIN), schedule_of(config)
     make = partial(_row, config, MAIN, weights=weights_hash(MAIN))
 
-    def generation(sampler: str, steps: int, eta: float, replicates: int) -> Callable:
+    def generation(sampler: str, steps: int, eta: float) -> Callable:
         some = partial(draw, model, schedule, sampler=sampler, steps=steps, eta=eta, batch=config.batch)
-        return partial(replicated, some, config.n, replicates)
+        return partial(replicated, some, config.n, config.replicates)
 
     found = []
     for sampler in SAMPLERS:
@@ -237,16 +251,16 @@ def _samplers(config: DDPMConfig) -> list[Row]:
         for steps in (*config.steps, *long):
             short = steps in config.steps
             cell = {"task": "generation", "sampler": sampler, "steps": steps, "eta": 0.0 if sampler == "ddim" else 1.0}
-            measure = generation(sampler, steps, 0.0, config.replicates if short else 1)
+            measure = generation(sampler, steps, 0.0)
             found.append(make(cell, config.n, measure, k=config.k if short else 0))
     for eta in (0.5, 1.0):
         cell = {"task": "generation", "sampler": "ddim", "steps": config.steps[1], "eta": eta}
-        found.append(make(cell, config.n, generation("ddim", config.steps[1], eta, config.replicates), k=config.k))
+        found.append(make(cell, config.n, generation("ddim", config.steps[1], eta), k=config.k))
     for steps in config.steps:
         cell = {"task": "inversion", "steps": steps}
         measure = partial(_inversion, model, schedule, steps, n=min(64, config.n * 8))
         found.append(make(cell, min(64, config.n * 8), measure, k=8))
-    n, steps = min(200, config.n), config.steps[1]
+    n, steps = 2 * config.n, config.steps[1]
     for scale in (0.0, 1.0, 3.0, 10.0):
         cell = {"task": "guidance", "sampler": "ddim", "steps": steps, "scale": scale}
         found.append(make(cell, n, partial(_guidance, model, schedule, "ddim", steps, scale, n, {}), k=min(20, n)))
@@ -262,7 +276,7 @@ def _noise(config: DDPMConfig) -> list[Row]:
 
     The second half of claim D1: a network that beats the best affine predictor on unseen pictures predicts the noise.
     """
-    schedule, n = schedule_of(config), min(500, config.n)
+    schedule, n = schedule_of(config), 5 * config.n
 
     def row(name: str, predictor: Callable[[], Model], **more: Any) -> Row:
         def measure(k: int | None) -> Metrics:
@@ -357,6 +371,6 @@ def _cosine(config: DDPMConfig) -> list[Row]:
     for steps in config.steps:
         cell = {"task": "generation", "sampler": "ddim", "steps": steps, "eta": 0.0}
         some = partial(draw, model, schedule, sampler="ddim", steps=steps, batch=config.batch)
-        measure = partial(replicated, some, config.n, 1)
+        measure = partial(replicated, some, config.n, config.replicates)
         found.append(_row(config, COSINE, cell, config.n, measure, weights=weights_hash(folder), ships=False))
     return found

@@ -88,7 +88,7 @@ def fid_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     }
     notes = (
         "Ours and the paper's FID are different rulers (data, features, sample size): compare their order, not values.",
-        "Means over replicates of 500 samples each; runs of 250 and 1000 steps have one.",
+        "Means over five replicates of 100 samples each.",
     )
     return Table("ddpm_fid", "FID against network calls, Fashion-MNIST", columns, rows, notes, corner="sampler")
 
