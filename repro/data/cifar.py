@@ -1,7 +1,8 @@
-"""CIFAR-10 from its binary version: 3,073 bytes a picture (a label, then 1,024 each of red, green, blue); no pickles."""
+"""CIFAR-10 from its binary version: 3,073 bytes a picture (label, 1,024 of red, of green, of blue); no pickles."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,7 +17,6 @@ PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 ARCHIVE = "cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-PICTURES_A_FILE = 10_000
 _BYTES = 1 + 3 * 32 * 32
 
 
@@ -46,6 +46,14 @@ def load_cifar10(split: str, folder: Path | None = None) -> tuple[Tensor, Tensor
         ids += [f"cifar10 {name.removesuffix('.bin')} {i}" for i in range(len(raw))]
     x = torch.from_numpy(np.concatenate(pictures)).float().div_(127.5).sub_(1.0)
     return x, torch.from_numpy(np.concatenate(labels).astype(np.int64)), ids
+
+
+def data_hash(split: str, folder: Path | None = None) -> str:
+    """SHA-256 over the split's files in order."""
+    total = hashlib.sha256()
+    for name in FILES[split]:
+        total.update(_read((folder or root() / FOLDER) / name).tobytes())
+    return total.hexdigest()
 
 
 def _read(path: Path) -> np.ndarray:

@@ -14,7 +14,8 @@ class DataCheck:
     """Verify a data set against its known layout and counts; exit status 1 where something is missing."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """the data set: pack, fashion-mnist, celeba, lol, raindrop, istd, gopro, reds, div2k, sid, imagenet, open-images"""
+    """the data set: pack, cifar10, fashion-mnist, celeba, lol, raindrop, istd, gopro, reds, div2k, sid, imagenet,
+    open-images"""
     root: Path | None = None
     """its folder (the embedded pack needs none)"""
     headers: bool = False

@@ -103,6 +103,15 @@ _RAIN = r"[^/]+/[^/]+/(\d+)_(?:rain|clean)\.\w+"
 _EXPOSURES = r"Sony/(?:short|long)/(\d{5})_\d+_[\d.]+s\.\w+"
 
 LAYOUTS: dict[str, Layout] = {
+    "cifar10": Layout(
+        "CIFAR-10, binary version, five training files and a test file of 10,000 pictures each",
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "cifar-10-binary.tar.gz",
+        (
+            Part("data_batch", "data_batch_*.bin", 5, suffixes=(".bin",)),
+            Part("test_batch", "test_batch.bin", 1, suffixes=(".bin",)),
+        ),
+    ),
     "fashion-mnist": Layout(
         "Fashion-MNIST, 60,000 + 10,000 images",
         "https://github.com/zalandoresearch/fashion-mnist",

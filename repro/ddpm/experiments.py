@@ -17,6 +17,7 @@ from repro.engine.registry import Experiment
 CLASSIFIER = "ddpm-fashion-classifier-s0"
 MAIN = "ddpm-fashion-linear-s0"
 COSINE = "ddpm-fashion-cosine-s0"
+PAPER_MODEL = "ddpm-cifar10-paper-s0"
 SCHEDULES: dict[str, dict[str, Any]] = {"linear": SMALL.schedule, "cosine": {"name": "cosine", "T": 1000}}
 
 
@@ -74,7 +75,8 @@ def _score_classifier(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _generator(config: DDPMConfig, variant: str, name: str, ships: bool, summary: str) -> Experiment:
+def generator(config: DDPMConfig, variant: str, name: str, ships: bool, summary: str) -> Experiment:
+    """The experiment that trains a profile's network; `variant` names its schedule."""
     schedule = SCHEDULES.get(variant, config.schedule)
     return Experiment(
         name=name,
@@ -93,8 +95,8 @@ def _generator(config: DDPMConfig, variant: str, name: str, ships: bool, summary
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    _generator(SMALL, "linear", MAIN, True, "Fashion-MNIST DDPM, linear schedule, learned-range variance"),
-    _generator(SMALL, "cosine", COSINE, False, "the same network and budget on the cosine schedule"),
+    generator(SMALL, "linear", MAIN, True, "Fashion-MNIST DDPM, linear schedule, learned-range variance"),
+    generator(SMALL, "cosine", COSINE, False, "the same network and budget on the cosine schedule"),
     Experiment(
         name=CLASSIFIER,
         room="ddpm",
@@ -112,6 +114,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         task=_classifier_task,
         score=_score_classifier,
     ),
-    _generator(PROFILES["smoke"], "linear", "ddpm-fashion-smoke-s0", False, "a tiny network for tests"),
-    _generator(PAPER, "linear", "ddpm-cifar10-paper-s0", False, "the CIFAR-10 DDPM of Ho et al. at full size"),
+    generator(PROFILES["smoke"], "linear", "ddpm-fashion-smoke-s0", False, "a tiny network for tests"),
+    generator(PAPER, "linear", PAPER_MODEL, False, "the CIFAR-10 DDPM of Ho et al. at full size"),
 )

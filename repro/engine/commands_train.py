@@ -79,11 +79,13 @@ class Evaluate:
         full: make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed
             and compared with the committed records of the rooms named.
         missing: with --full, only records that are missing or were made with other weights or data.
+        profile: smoke, small or paper.
     """
 
     names: Positional[tuple[str, ...]]
     full: bool = False
     missing: bool = False
+    profile: str = "small"
 
     def run(self) -> int:
         from repro.engine import evaluation
@@ -91,12 +93,12 @@ class Evaluate:
         if not self.names:
             raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
         if self.full:
-            for record in evaluation.full(self.names, missing_only=self.missing):
+            for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
         failed = 0
         for room in self.names:
-            report = evaluation.check_room(room)
+            report = evaluation.check_room(room, self.profile)
             print(report.text())
             failed += len(report.failed)
         return 1 if failed else 0
