@@ -140,7 +140,8 @@ def test_nothing_ignored_is_tracked_and_the_top_is_what_the_design_names():
 
 # Calls that are refused, with the modules of repro/ that may make them nevertheless and why.
 ALLOWED = {
-    "repro/ddpm/bench.py": {"torch.randn_like", "torch.randint", "torch.randperm"},  # the peers' loops, as their users write them
+    # The peers' training loops, as their users write them.
+    "repro/ddpm/bench.py": {"torch.randn_like", "torch.randint", "torch.randperm"},
 }
 UNPICKLING = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}
 SHELL = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
