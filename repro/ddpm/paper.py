@@ -28,7 +28,7 @@ SAMPLERS = ("ddpm", "ddpm-large", "ddim")  # the paper's network predicts no var
 
 
 class SetMetrics:
-    """FID, KID (x 1000) and IS of pictures (N, C, H, W) in [-1, 1]; the reference is embedded once, when first needed."""
+    """FID, KID (x 1000) and IS of pictures (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
 
     def __init__(self, make_net: Callable[[], FeatureNet], reference: Tensor, batch: int) -> None:
         self.make_net, self.reference, self.batch = make_net, reference, batch

@@ -110,6 +110,8 @@ def load_checkpoint(name: str | Path) -> nn.Module:
         raise ReproError(
             f"{folder / CONFIG} names the network {module}.{cls_name}, which does not exist here"
         ) from error
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):  # a file must not choose which function we call
+        raise ReproError(f"{folder / CONFIG} names {module}.{cls_name}, which is not a network")
     arguments = {k: v for k, v in config.items() if not k.startswith("_")}
     try:
         model = cls(**arguments)

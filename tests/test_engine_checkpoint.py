@@ -1,0 +1,189 @@
+"""Checkpoints: written whole or not at all, read only when they are what their card says, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+from tiny import same_weights, tiny_net
+
+from repro.engine.checkpoint import CARD, CONFIG, WEIGHTS, load_checkpoint, read_card, save_checkpoint, weights_hash
+from repro.errors import ReproError
+from repro.nn.unet import UNet
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "net", tiny_net(), {"command": "repro train net"})
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "net"))
+
+
+def put(folder: Path, data: bytes) -> None:
+    """Other weights, with a card that agrees with them: what is left to find is in the file itself."""
+    (folder / WEIGHTS).write_bytes(data)
+    card = read_card(folder) | {"sha256": hashlib.sha256(data).hexdigest()}
+    (folder / CARD).write_text(json.dumps(card))
+
+
+def edit(folder: Path, **change) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | change))
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(ReproError) as error:
+        load_checkpoint(folder)
+    text = str(error.value)
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+
+
+def test_round_trip(saved):
+    model = load_checkpoint(saved)
+    half = tiny_net().half().float()  # stored in fp16
+    assert same_weights(model, half)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert weights_hash(saved) == read_card(saved)["sha256"]
+    assert read_card(saved)["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "repro train net" in (saved / "README.md").read_text()
+    assert not list(saved.parent.glob(".*"))
+
+
+def test_it_is_a_diffusers_folder(saved):
+    assert same_weights(UNet.from_pretrained(saved), tiny_net().half().float())
+
+
+def test_a_flipped_bit_is_found(folder):
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    refused(folder, "damaged", "SHA-256", WEIGHTS)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 1000])
+def test_a_truncated_file_is_refused_by_hash_and_by_content(folder, keep):
+    data = (folder / WEIGHTS).read_bytes()[:keep]
+    (folder / WEIGHTS).write_bytes(data)
+    refused(folder, "damaged")
+    put(folder, data)
+    refused(folder, "damaged", WEIGHTS)
+
+
+def test_a_pickle_with_the_right_name_is_not_unpickled(folder, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    put(folder, pickle.dumps(Bomb()))
+    refused(folder, "damaged")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "w.pt")
+    put(folder, (tmp_path / "w.pt").read_bytes())
+    refused(folder, "damaged")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_extra_and_misshapen_weights_are_named(folder):
+    tensors = load_file(folder / WEIGHTS)
+    put(folder, save({k: v for k, v in tensors.items() if k != "conv_in.bias"}))
+    refused(folder, "lacks the weight conv_in.bias")
+    put(folder, save(tensors | {"surplus": torch.zeros(2)}))
+    refused(folder, "the weight surplus")
+    put(folder, save(tensors | {"conv_in.bias": torch.zeros(3)}))
+    refused(folder, "conv_in.bias", "(3,)", "(8,)")
+
+
+def test_config_of_another_version_or_network(folder):
+    edit(folder, _format=2)
+    refused(folder, "format 2", "reads format 1")
+    edit(folder, _format=1, unheard_of=3)
+    refused(folder, "unheard_of")
+    (folder / CONFIG).write_text("{")
+    refused(folder, CONFIG, "damaged")
+
+
+@pytest.mark.parametrize("module", ["os", "reprobate.nn", "", "pickle"])
+def test_no_module_of_strangers_is_imported(folder, module, monkeypatch):
+    import importlib
+
+    asked = []
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name, *a: asked.append(name) or real(name, *a))
+    edit(folder, _module=module, _class_name="system")
+    refused(folder, "repro or diffusers only")
+    assert module not in asked
+
+
+def test_a_class_that_is_no_network_is_refused(folder):
+    edit(folder, _module="repro.nn.unet", _class_name="Missing")
+    refused(folder, "repro.nn.unet.Missing", "does not exist")
+    edit(folder, _module="repro.paths", _class_name="root")
+    refused(folder, "repro.paths.root", "not a network")
+    edit(folder, _module="repro.engine.atomic", _class_name="write_text")
+    refused(folder, "not a network")
+
+
+@pytest.mark.parametrize("name", [CONFIG, CARD, WEIGHTS])
+def test_an_absent_file_is_named(folder, name):
+    (folder / name).unlink()
+    refused(folder, name, "net")
+
+
+def test_an_unknown_name_lists_those_there_are(saved):
+    with pytest.raises(ReproError, match=r"no checkpoint nett .*there are net"):
+        load_checkpoint(saved.parent / "nett")
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    net = tiny_net()
+    net.conv_in.bias.data[0] = 1e6  # more than fp16 holds
+    with pytest.raises(ReproError, match=r"conv_in\.bias is not finite"):
+        save_checkpoint(tmp_path / "net", net, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_again_replaces_all(folder):
+    (folder / "left-over").touch()
+    save_checkpoint(folder, tiny_net(seed=1), {})
+    assert same_weights(load_checkpoint(folder), tiny_net(seed=1).half().float())
+    assert sorted(p.name for p in folder.iterdir()) == sorted([WEIGHTS, CONFIG, CARD, "README.md"])
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(folder):
+    """The kernel refuses to write past 8 kB: what a full disk does, in the middle of the weights."""
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from tiny import tiny_net\n"
+        "from repro.engine.checkpoint import save_checkpoint\n"
+        "from repro.errors import ReproError\n"
+        "try: save_checkpoint(Path(sys.argv[2]), tiny_net(1), {})\n"
+        "except ReproError as error: print('refused:', error)\n"
+    )
+    command = [sys.executable, "-c", script, str(HERE), str(folder)]
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
+    assert "refused:" in done.stdout and "unchanged" in done.stdout, done.stdout + done.stderr
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert not list(folder.parent.glob(".*"))

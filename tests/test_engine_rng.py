@@ -1,0 +1,120 @@
+"""Keyed random numbers: a sample's draw is its own, and it is as random as it should be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from repro.engine.rng import KeyedNoise, sample_key
+from repro.errors import ReproError
+
+IDS = st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(max_size=8)), min_size=1, max_size=6)
+
+
+@settings(max_examples=40)
+@given(ids=IDS, seed=st.integers(0, 2**64), step=st.integers(0, 2**40), data=st.data())
+def test_a_draw_depends_on_seed_id_purpose_and_step_alone(ids, seed, step, data):
+    order = data.draw(st.permutations(range(len(ids))))
+    together = KeyedNoise(seed, ids, "p")
+    shuffled = KeyedNoise(seed, [ids[i] for i in order], "p")
+    for name, args in (("normal", ((3, 5),)), ("uniform", ((3, 5),)), ("integers", (0, 1000, (7,)))):
+        found = getattr(together, name)(*args, step=step)
+        together.normal((2,), step=step + 1)  # earlier draws leave no trace
+        assert torch.equal(found[order], getattr(shuffled, name)(*args, step=step))
+        alone = [getattr(KeyedNoise(seed, [i], "p"), name)(*args, step=step) for i in ids]
+        assert torch.equal(found, torch.cat(alone))
+
+
+def test_known_numbers_never_change():
+    """Another answer here invalidates every training state, sample and record."""
+    noise = KeyedNoise(0, [0, "fashion 7"], "noise")
+    assert sample_key(0, 0, "noise") == KNOWN_KEY
+    assert noise.integers(0, 2**32, (2,), step=3).tolist() == KNOWN_INTEGERS
+    assert torch.allclose(noise.normal((2,), step=3), torch.tensor(KNOWN_NORMALS), rtol=1e-5)
+
+
+KNOWN_KEY = 5490290208961987118
+KNOWN_INTEGERS = [[2371960588, 892349895], [1322791829, 1228065746]]
+KNOWN_NORMALS = [[-2.760872, -0.339498], [-1.890217, 1.816873]]
+
+
+def test_a_longer_draw_of_uniforms_begins_with_the_shorter():
+    noise = KeyedNoise(1, [5], "p")
+    assert torch.equal(noise.uniform((100,))[:, :10], noise.uniform((10,)))
+
+
+def test_normals_are_normal():
+    x = KeyedNoise(0, range(64), "noise").normal((4096,)).double()
+    n = x.numel()
+    assert abs(x.mean()) < 4 / math.sqrt(n)
+    assert abs(x.var() - 1) < 4 * math.sqrt(2 / n)
+    assert abs((x**3).mean()) < 4 * math.sqrt(15 / n)
+    assert abs((x**4).mean() - 3) < 4 * math.sqrt(96 / n)
+    assert x.abs().max() < 6.8
+    assert stats.kstest(x.flatten()[:50_000].numpy(), "norm").pvalue > 1e-3
+
+
+def test_uniforms_and_integers_are_uniform():
+    noise = KeyedNoise(3, range(50), "u")
+    u = noise.uniform((2000,))
+    assert u.min() >= 0 and u.max() < 1 and stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+    k = noise.integers(-3, 7, (2000,), step=1)
+    assert k.min() == -3 and k.max() == 6
+    assert stats.chisquare(torch.bincount((k + 3).flatten()).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 28, 28), ()])
+def test_shapes(shape):
+    noise = KeyedNoise(0, [1, 2], "p")
+    for draw in (noise.normal(shape), noise.uniform(shape), noise.integers(0, 5, shape)):
+        assert draw.shape == (2, *shape) and torch.isfinite(draw.float()).all()
+
+
+def test_neighbours_are_not_correlated():
+    """Of ids, steps, seeds and purposes that differ by one, and of a picture's own neighbouring pixels."""
+    n = 100_000
+
+    def draw(seed=0, id=0, purpose="a", step=0):
+        return KeyedNoise(seed, [id], purpose).normal((n,), step)[0].double()
+
+    first = draw()
+    others = [draw(id=1), draw(step=1), draw(seed=1), draw(purpose="b"), draw(id="0"), draw(seed=1, id=-1)]
+    for other in [*others, first.roll(1), first.roll(n // 2)]:
+        assert abs((first * other).mean()) < 4.5 / math.sqrt(n)
+        assert abs(((first**2 - 1) * (other**2 - 1)).mean()) < 4.5 * 2 / math.sqrt(n)
+
+
+def test_no_key_twice():
+    keys = {sample_key(s, i, p) for s in range(8) for i in [*range(200), "0", "1"] for p in ("a", "b", "")}
+    assert len(keys) == 8 * 202 * 3
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    KeyedNoise(0, [0], "p").normal((10,))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_as_a_samplers_noise():
+    noise, like = KeyedNoise(0, [1, 2], "p"), torch.zeros(2, 3, 4, dtype=torch.float64)
+    assert noise(7, like).dtype == torch.float64 and torch.equal(noise(7, like).float(), noise.normal((3, 4), 7))
+
+
+def test_refusals():
+    with pytest.raises(ReproError, match="at least one sample id"):
+        KeyedNoise(0, [], "p")
+    with pytest.raises(ReproError, match="low < high"):
+        KeyedNoise(0, [0], "p").integers(3, 3)
+
+
+@pytest.mark.gpu
+def test_the_device_does_not_matter():
+    here, there = KeyedNoise(0, range(9), "p"), KeyedNoise(0, range(9), "p", "cuda")
+    assert torch.equal(here.integers(0, 2**62, (100,)), there.integers(0, 2**62, (100,)).cpu())
+    assert torch.equal(here.uniform((100,)), there.uniform((100,)).cpu())
+    assert torch.allclose(here.normal((100,)), there.normal((100,)).cpu(), atol=1e-5)
