@@ -147,7 +147,8 @@ def check_objective(network: nn.Module, objective: Objective, channels: int | No
     """
     config: Any = getattr(network, "config", None) or {}
     learned = config.get("objective")
-    if learned is not None and learned != objective_of(objective):
+    objective = objective_of(objective)
+    if learned is not None and learned != objective:
         raise ReproError(f"the network was trained for objective {learned!r}: it cannot be used as {objective!r}")
     out = config.get("out_channels")
     if learned is None and channels is not None and out is not None and out != channels * heads(objective):

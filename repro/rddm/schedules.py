@@ -62,7 +62,7 @@ class RDDMSchedule:
         total = float(self.alpha.sum())
         if not (0 < total <= 1 + _EXACT if self.partial else abs(total - 1) <= _EXACT):
             allowed = "more than 0 and at most 1" if self.partial else "1 (partial=True allows less)"
-            raise ReproError(f"alpha of schedule {self.name!r} sums to {total:g}: it must sum to {allowed}")
+            raise ReproError(f"alpha of schedule {self.name!r} sums to {total:.10g}: it must sum to {allowed}")
         if not self.noiseless and self.beta2[0] == 0:
             raise ReproError(
                 f"beta2 of schedule {self.name!r} is 0 at t=0, where the noise could not be told from the residual: "

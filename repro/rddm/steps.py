@@ -200,7 +200,11 @@ def read(
 
 
 def _noise(x: Tensor, I_in: Tensor, res: Tensor, abar: float, bbar: float) -> Tensor:
-    """`process.eps_from_residual`; a schedule without noise has none to find."""
+    """`process.eps_from_residual`; a schedule without noise has none to find.
+
+    There Eq. 13 moves by the predicted residual alone. That is not the limit of little noise, in which whatever the
+    prediction leaves unexplained counts as noise and shrinks along with it.
+    """
     eps = torch.sub(x, I_in).add_(res, alpha=1 - abar)
     return eps.div_(bbar) if bbar else eps.zero_()
 
