@@ -185,9 +185,10 @@ def _baselines(config: DDPMConfig) -> list[Row]:
     """What no learning reaches: real pictures (the floor), a Gaussian fitted to them, noise, a memorising denoiser."""
     pictures = fashion_tensor("train")[0]
 
-    def real(ids: range) -> Tensor:
-        order = KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(pictures),))[0].argsort()
-        return pictures[order[ids.start : ids.stop]]
+    def real(ids: range) -> Tensor:  # validation pictures: their distance to the training set is that of something new
+        unseen = fashion_tensor("validation")[0]
+        order = KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()
+        return unseen[order[ids.start : ids.stop]]
 
     def gaussian(ids: range) -> Tensor:
         flat = pictures.flatten(1).double()
