@@ -1,0 +1,90 @@
+"""The command line: every command explains itself, and a user's mistake is one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro import __version__
+from repro.cli import COMMANDS, main
+
+
+def tell(argv: list[str], capsys) -> tuple[int, str, str]:
+    try:
+        code = main(argv)
+    except SystemExit as end:  # tyro's own way out of --help and of a wrong option
+        code = end.code
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    code, out, err = tell([*command.split(), "--help"], capsys)
+    assert code == 0 and not err
+    assert f"repro {command}" in out and COMMANDS[command][2][:20] in out
+
+
+def test_usage_and_version(capsys):
+    code, out, _ = tell(["--help"], capsys)
+    assert code == 0 and all(name in out for name in COMMANDS)
+    assert tell([], capsys)[0] == 2
+    assert tell(["--version"], capsys) == (0, f"{__version__}\n", "")
+
+
+MISTAKES = {
+    "unknown command": (["trian"], "did you mean 'train'?"),
+    "command like none": (["zzzzzz"], "there are doctor, list"),
+    "half a command": (["data"], "data"),
+    "unknown experiment": (["train", "ddpm-fashion-linaer-s0"], "did you mean ddpm-fashion-linear-s0"),
+    "nothing to train": (["train"], "names or --all"),
+    "both": (["train", "ddpm-fashion-smoke-s0", "--all"], "one of the two"),
+    "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "must be positive: got 0"),
+    "unknown room": (["list", "dpdm"], "unknown room 'dpdm': there are ddpm"),
+    "nothing to evaluate": (["evaluate"], ""),
+    "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
+    "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "unknown profile 'huge': there are smoke"),
+    "unknown data set": (["data", "check", "loll"], "no data set 'loll'"),
+    "data set without a root": (["data", "check", "lol"], "--root"),
+    "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
+    "unknown bench": (["bench", "trainign"], "did you mean training"),
+    "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
+    "absent figure": (["whence", "/no/such.png"], "/no/such.png"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake, capsys):
+    argv, words = MISTAKES[mistake]
+    code, _, err = tell(argv, capsys)
+    assert code == 2
+    assert words in err and "Traceback" not in err
+    assert err.startswith("repro") or "─" in err  # tyro draws a frame around what it refuses
+
+
+WRONG_OPTIONS = [["train", "--untill", "3"], ["train", "x", "--until", "many"], ["doctor", "surplus"], ["list", "--x"]]
+
+
+@pytest.mark.parametrize("argv", WRONG_OPTIONS, ids=" ".join)
+def test_a_wrong_option_is_refused(argv, capsys):
+    code, out, err = tell(argv, capsys)
+    assert code == 2 and "Traceback" not in out + err and err.strip()
+
+
+def test_list_shows_every_experiment(capsys):
+    from repro.engine.registry import experiments
+
+    code, out, _ = tell(["list"], capsys)
+    assert code == 0 and len(out.splitlines()) == len(experiments())
+    assert "ddpm-fashion-linear-s0" in out and "384,000" in out
+    assert len(tell(["list", "ddpm"], capsys)[1].splitlines()) == len(experiments("ddpm"))
+
+
+def test_outside_a_clone_it_says_so(tmp_path: Path):
+    command = [sys.executable, "-m", "repro", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"REPRO_HOME": str(tmp_path)})
+    assert done.returncode == 2 and not done.stdout
+    assert str(tmp_path) in done.stderr and "pyproject.toml" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,189 @@
+"""The shared networks: any size, exact padding and tiling, the face of diffusers, the average of weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import same_weights, tiny_net
+
+from repro.ddpm.schedules import linear, to_diffusers
+from repro.errors import ReproError
+from repro.nn.classifier import Classifier
+from repro.nn.ema import EMA
+from repro.nn.padding import pad_to_multiple, tile_starts, tiled, unpad
+from repro.nn.unet import UNet, sinusoid
+
+
+def randomised(net: torch.nn.Module) -> torch.nn.Module:
+    """The zero-initialised layers hide mistakes: every weight gets a value."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def net() -> UNet:
+    return randomised(
+        UNet(3, 6, cond_channels=2, base_channels=8, attention_levels=(1,), channel_mults=(1, 2), patch=2)
+    )
+
+
+@settings(max_examples=15)
+@given(h=st.integers(1, 21), w=st.integers(1, 21), batch=st.integers(1, 3))
+def test_any_size_comes_back(net, h, w, batch):
+    x, cond = torch.zeros(batch, 3, h, w), torch.zeros(batch, 2, h, w)
+    assert net(x, 3, cond).sample.shape == (batch, 6, h, w)
+
+
+def test_a_picture_does_not_see_its_batch(net):
+    x, cond, t = torch.randn(3, 3, 9, 10), torch.randn(3, 2, 9, 10), torch.tensor([1, 500, 999])
+    together = net(x, t, cond).sample
+    alone = torch.cat([net(x[i : i + 1], t[i : i + 1], cond[i : i + 1]).sample for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not torch.allclose(together, net(x, 1, cond).sample, atol=1e-3)  # time matters
+    assert not torch.allclose(together, net(x, t, cond * 0).sample, atol=1e-3)  # the condition matters
+
+
+def test_time_may_be_a_number_a_scalar_or_a_batch(net):
+    x, cond = torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8)
+    wanted = net(x, torch.tensor([7, 7]), cond).sample
+    for t in (7, 7.0, torch.tensor(7), torch.tensor([7])):
+        assert torch.equal(net(x, t, cond).sample, wanted)
+    assert torch.equal(net(x, 7, cond, return_dict=False)[0], wanted)
+
+
+def test_an_untrained_network_says_nothing():
+    assert tiny_net()(torch.randn(2, 1, 8, 8), 3).sample.abs().max() == 0
+
+
+@pytest.mark.parametrize("channels", [None, 1])
+def test_a_wrong_condition_is_refused(net, channels):
+    cond = None if channels is None else torch.zeros(1, channels, 8, 8)
+    with pytest.raises(ReproError, match=f"condition of 2 channels: got {channels or 0}"):
+        net(torch.zeros(1, 3, 8, 8), 0, cond)
+
+
+def test_sinusoid():
+    emb = sinusoid(torch.tensor([0.0, 1.0]), 8)
+    assert torch.equal(emb[0], torch.tensor([0.0] * 4 + [1.0] * 4))
+    assert torch.allclose(emb[1, [0, 4]], torch.tensor([math.sin(1), math.cos(1)]))
+    assert torch.equal(sinusoid(torch.tensor([0.3]), 8, 1000.0), sinusoid(torch.tensor([0.3]) * 1000.0, 8))
+
+
+@given(h=st.integers(1, 30), w=st.integers(1, 30), multiple=st.integers(1, 16))
+def test_padding_is_undone_exactly(h, w, multiple):
+    x = torch.arange(2.0 * h * w).view(1, 2, h, w)
+    padded, box = pad_to_multiple(x, multiple)
+    assert padded.shape[-2] % multiple == 0 and padded.shape[-1] % multiple == 0
+    assert padded.shape[-2] - h < multiple and padded.shape[-1] - w < multiple
+    assert torch.equal(unpad(padded, box), x)
+    assert torch.equal(padded[..., -1, :w], x[..., -1, :])  # the edge is repeated
+    if (h % multiple, w % multiple) == (0, 0):
+        assert padded is x
+
+
+@settings(max_examples=60)
+@given(h=st.integers(1, 40), w=st.integers(1, 40), tile=st.integers(1, 16), batch=st.integers(1, 5), data=st.data())
+def test_tiling_reproduces_a_pointwise_function(h, w, tile, batch, data):
+    overlap = data.draw(st.integers(0, tile - 1))
+    x = torch.sin(torch.arange(3.0 * h * w)).view(1, 3, h, w)
+    largest = 0
+
+    def fn(part):
+        nonlocal largest
+        largest = max(largest, len(part))
+        assert part.shape[-2] <= tile and part.shape[-1] <= tile
+        return torch.cat([part**2, part[:, :1] + 1], dim=1)
+
+    assert torch.allclose(tiled(fn, x, tile, overlap, batch), fn(x) if max(h, w) <= tile else _all(x), atol=1e-5)
+    assert largest <= batch
+
+
+def _all(x):
+    return torch.cat([x**2, x[:, :1] + 1], dim=1)
+
+
+@given(length=st.integers(1, 100), tile=st.integers(1, 30), data=st.data())
+def test_tiles_cover_everything_and_stay_inside(length, tile, data):
+    starts = tile_starts(length, tile, data.draw(st.integers(1, tile)))
+    seen = {p for s in starts for p in range(s, min(s + tile, length))}
+    assert seen == set(range(length)) and starts == sorted(set(starts))
+    assert length <= tile or starts[-1] + tile == length
+
+
+def test_tiling_refuses_what_it_cannot_do():
+    x = torch.zeros(1, 1, 8, 8)
+    for overlap in (-1, 4, 9):
+        with pytest.raises(ReproError, match=r"overlap must lie in \[0, tile\)"):
+            tiled(lambda t: t, x, 4, overlap)
+    with pytest.raises(ReproError, match="one picture at a time: got a batch of 2"):
+        tiled(lambda t: t, x.expand(2, 1, 8, 8), 4, 1)
+
+
+def test_save_and_load_as_diffusers_does(net, tmp_path):
+    net.save_pretrained(tmp_path)
+    again = UNet.from_pretrained(tmp_path)
+    assert same_weights(net, again) and again.config.channel_mults in ((1, 2), [1, 2])
+    assert (tmp_path / "diffusion_pytorch_model.safetensors").exists() and not list(tmp_path.glob("*.bin"))
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm", "ddpm with a learned variance"])
+def test_it_drops_into_a_diffusers_pipeline_and_back(kind, tmp_path):
+    from diffusers import DDIMPipeline, DDPMPipeline
+
+    schedule, learned = linear(20), kind.endswith("variance")
+    unet = randomised(UNet(1, 2 if learned else 1, base_channels=8, channel_mults=(1, 2), sample_size=8))
+    if kind == "ddim":
+        pipe = DDIMPipeline(unet, to_diffusers(schedule, "ddim"))
+    else:
+        extra = {"variance_type": "learned_range"} if learned else {}
+        pipe = DDPMPipeline(unet, to_diffusers(schedule, **extra))
+
+    def draw(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        return pipe(2, generator=generator, num_inference_steps=4, output_type="np").images
+
+    first = draw(pipe)
+    assert first.shape == (2, 8, 8, 1) and first.std() > 0
+    pipe.save_pretrained(tmp_path)
+    again = type(pipe).from_pretrained(tmp_path)
+    assert isinstance(again.unet, UNet)
+    assert (draw(again) == first).all()
+
+
+def test_ema_is_the_formula():
+    net = tiny_net()
+    ema, wanted = EMA(net, half_life=100.0, ramp=0.5), copy.deepcopy(net)
+    for step in range(1, 6):
+        randomised(net)
+        ema.update(net, images=16 * step, batch=16)
+        decay = 0.5 ** (16 / min(100.0, 8.0 * step))
+        with torch.no_grad():
+            for p, q in zip(wanted.parameters(), net.parameters(), strict=True):
+                p.mul_(decay).add_(q, alpha=1 - decay)
+    for p, q in zip(ema.model.parameters(), wanted.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+    assert not any(p.requires_grad for p in ema.model.parameters()) and not ema.model.training
+
+
+def test_the_average_of_a_constant_is_the_constant():
+    net = randomised(tiny_net())
+    ema = EMA(net, half_life=10.0)
+    ema.update(net, images=5, batch=5)
+    assert all(torch.allclose(p, q) for p, q in zip(ema.model.parameters(), net.parameters(), strict=True))
+
+
+def test_the_classifier_is_noise_aware():
+    net = randomised(Classifier(base_channels=8, feature_width=5, classes=3))
+    x = torch.randn(4, 1, 13, 15)
+    assert net(x).shape == (4, 3) and net.features(x).shape == (4, 5)
+    assert torch.equal(net(x), net(x, torch.zeros(4, dtype=torch.int64)))
+    assert not torch.allclose(net(x), net(x, 500), atol=1e-4)

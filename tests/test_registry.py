@@ -1,0 +1,100 @@
+"""Every listed experiment can be built and named; the smallest one goes all the way from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.records import ROOMS
+from repro.engine.registry import experiments, find
+from repro.engine.run import build
+from repro.errors import ReproError
+
+SMOKE = "ddpm-fashion-smoke-s0"
+
+
+def test_names_are_unique_and_tell_the_room_and_the_seed():
+    names = [e.name for e in experiments()]
+    assert len(set(names)) == len(names) > 0
+    for e in experiments():
+        room, *middle, seed = e.name.split("-")
+        assert room == e.room in ROOMS and seed == f"s{e.seed}" and len(middle) == 2, e.name
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", e.name)
+        assert e.command == f"repro train {e.name}" and e.summary and find(e.name) is e
+
+
+@pytest.mark.parametrize("name", [e.name for e in experiments()])
+def test_it_can_be_built_at_full_size_without_memory(name):
+    with torch.device("meta"):
+        net = find(name).build()
+    assert all(p.is_meta for p in net.parameters()) and sum(p.numel() for p in net.parameters()) > 0
+
+
+def test_building_depends_on_the_seed_alone():
+    before = torch.get_rng_state()
+    a, b = build(find(SMOKE)), build(find(SMOKE))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_an_unknown_name_offers_the_nearest():
+    with pytest.raises(ReproError, match=f"did you mean .*{SMOKE}"):
+        find("ddpm-fashion-smok-s0")
+    with pytest.raises(ReproError, match="unknown room 'x': there are ddpm"):
+        experiments("x")
+
+
+def home(folder: Path) -> dict[str, str]:
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "pyproject.toml").touch()
+    return {**os.environ, "REPRO_HOME": str(folder)}
+
+
+def command(*more: str) -> list[str]:
+    return [sys.executable, "-m", "repro", "train", SMOKE, *more]
+
+
+@pytest.mark.slow
+def test_trained_by_command_and_killed_and_trained_on(tmp_path):
+    """SIGKILL while it trains; the same command goes on; the checkpoint is that of a run nobody killed, to the bit."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    done = subprocess.run(command(), env=home(straight), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{SMOKE}: 100%" in done.stdout
+
+    environment = home(killed)
+    state = killed / "runs" / SMOKE / "state.safetensors"
+    process = subprocess.Popen(command(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL  # it was still at it
+    saved = state.read_bytes()
+    assert not (killed / "runs" / SMOKE / "checkpoint").exists()
+    done = subprocess.run(command(), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert saved != state.read_bytes()
+
+    folders = [root / "runs" / SMOKE / "checkpoint" for root in (straight, killed)]
+    a, b = (read_card(folder) for folder in folders)
+    assert a["sha256"] == b["sha256"] and a["images"] == b["images"] == 512
+    assert a["experiment"] == SMOKE and a["command"] == f"repro train {SMOKE}" and a["seed"] == 0
+    assert load_checkpoint(folders[1]).config.base_channels == 8
+    lines = [json.loads(line) for line in (killed / "runs" / SMOKE / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["images"] == 512
+    assert not (killed / "checkpoints").exists()  # it does not ship
+
+    again = subprocess.run(command(), env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr  # nothing left to do, nothing broken
+    assert read_card(folders[1])["sha256"] == b["sha256"]
