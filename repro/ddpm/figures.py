@@ -7,30 +7,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.ddpm import oracles, process
-from repro.ddpm.evaluation import FID, unit
+from repro.ddpm.evaluation import unit
 from repro.ddpm.lesson import Lesson
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Step
-from repro.ddpm.tables import BASELINES, SAMPLERS, STEPS
+from repro.ddpm.tables import GAUSSIAN, REAL, SAMPLERS, STEPS, experiment_of, fid_of
 from repro.engine.provenance import save_figure
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.ui.plots import Plate, curve, grid, style
+from repro.ui.pictures import DPI, to_uint8
+from repro.ui.plots import INK, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
 
 COMMAND = "repro reproduce 01"
-SMALL = 0.72  # inches: 28 pixels enlarged enough to be told apart
+ZOOM = 3  # screen pixels a pixel
 
 
 def keep(drawing: Plate, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Plate:
     """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
-    save_figure(drawing, name, records, COMMAND, folder=lesson.figures / "pictures")
+    save_figure(to_uint8(drawing), name, records, COMMAND, folder=lesson.figures / "pictures")
     return drawing
+
+
+def sheet(
+    pictures: Sequence[Tensor | None],
+    cols: int,
+    row_labels: Sequence[str] = (),
+    col_labels: Sequence[str] = (),
+    zoom: int = ZOOM,
+) -> Plate:
+    """Small pictures (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap.
+
+    One axis for all of them: a hundred pictures are drawn as fast as one.
+    """
+    blank = torch.ones_like(next(p for p in pictures if p is not None))
+    gap = 2 * zoom
+    canvas = tile([blank if p is None else p for p in pictures], cols, gap=gap, scale=zoom)
+    (h, w), (tall, wide) = canvas.shape[:2], [side * zoom + gap for side in blank.shape[1:]]
+    left = 0.1 + 0.083 * max((len(line) for label in row_labels for line in label.split("\n")), default=-1)  # inches
+    top = 0.17 * max((label.count("\n") + 1 for label in col_labels), default=0) + 0.06
+    width, height = w / DPI + left, h / DPI + top
+    with style():
+        plate = Plate(figsize=(width, height))
+        axis = plate.add_axes((left / width, 0, w / DPI / width, h / DPI / height))
+        axis.imshow(canvas, interpolation="nearest", aspect="auto")
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0, labelsize=9, labelcolor=INK, top=False, labeltop=True, labelbottom=False, pad=2)
+        axis.set_xticks([(i + 0.5) * wide - gap / 2 for i in range(len(col_labels))], col_labels)
+        axis.set_yticks([(i + 0.5) * tall - gap / 2 for i in range(len(row_labels))], row_labels)
+    return plate
 
 
 def unpack(*groups: Tensor) -> list[Tensor]:
@@ -44,7 +76,7 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     shown = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
     drawing = Schematic(8.6, 3.1)
     for name, x, picture, text in zip("abc", (0.8, 4.0, 7.8), shown, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
-        drawing.image(name, (x, 2.1), picture, height=0.95, text=text)
+        drawing.image(name, (x, 2.1), picture, height=0.95).note((x, 2.75), text, size=10)
     drawing.arrow("a", "b", r"$q(x_t\,|\,x_0)$: add noise, nothing to learn", bend=-0.18)
     drawing.arrow("b", "c", "the same, further", bend=-0.18)
     drawing.arrow("c", "b", r"$p_\theta(x_{t-1}\,|\,x_t)$: one step back, many times", bend=-0.18, dashed=True)
@@ -63,7 +95,7 @@ def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: in
     eps = KeyedNoise(seed, range(len(pictures)), "lesson/noising").normal(pictures.shape[1:])
     rows = torch.stack([process.q_sample(pictures, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
     labels = [f"t = {t}\n$\\sqrt{{\\bar\\alpha}}$ = {schedule.alpha_bar[t] ** 0.5:.2f}" for t in times]
-    return grid(unpack(*rows), len(pictures), len(times), col_labels=labels, size=SMALL)
+    return sheet(unpack(*rows), len(times), col_labels=labels)
 
 
 def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -> Plate:
@@ -72,7 +104,7 @@ def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -
     filled = [column + [None] * (rows - len(column)) for column in columns]
     pictures = [column[r] for r in range(rows) for column in filled]
     short = [name.split("/")[0].replace("Ankle ", "Ankle\n") for name in names]
-    return grid(pictures, rows, len(names), col_labels=short, size=SMALL)
+    return sheet(pictures, len(names), col_labels=short)
 
 
 def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
@@ -80,35 +112,33 @@ def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
     steps = next(iter(runs.values()))
     at = sorted({round(i * (len(steps) - 1) / (looks - 1)) for i in range(looks)})
     rows = [torch.cat([getattr(run[i], part) for i in at]) for run in runs.values() for part in ("x_t", "x0")]
-    labels = [f"{name}\n{part}" for name in runs for part in ("$x_t$", "$\\hat x_0$")]
+    labels = [f"{name}: {part}" for name in runs for part in ("$x_t$", "$\\hat x_0$")]
     times = [f"t = {steps[i].t}" for i in at]
-    return grid(unpack(*rows), len(rows), len(at), row_labels=labels, col_labels=times, size=SMALL)
+    return sheet(unpack(*rows), len(at), labels, times)
 
 
-def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] | None = None, size: float = SMALL) -> Plate:
+def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
     """One labelled row per group of pictures, all of one length."""
     count = len(next(iter(groups.values())))
-    return grid(unpack(*groups.values()), len(groups), count, list(groups), titles, size=size)
+    return sheet(unpack(*groups.values()), count, list(groups), titles, zoom)
 
 
-def fid_curve(records: Sequence[Record]) -> Plate:
+def fid_curve(records: Sequence[Record], now: Lesson) -> Plate:
     """FID against network calls for every sampler measured, with what needs no learning as levels."""
-    series = {}
-    for name, (experiment, part) in SAMPLERS.items():
-        found = [select(records, experiment=experiment, cell={"task": "generation", "steps": n, **part}) for n in STEPS]
-        values = [sum(r[0].values(FID)) / len(r[0].values(FID)) if r else math.nan for r in found]
-        if sum(map(math.isfinite, values)) > 1:
-            series[name] = values
+
+    def level(row: str, **part: Any) -> float:
+        found = select(records, experiment=experiment_of(row, now), cell={"task": "generation", **part})
+        values = found[0].values(fid_of(now)) if found else [math.nan]
+        return sum(values) / len(values)
+
+    series = {name: [level(name, steps=steps, **part) for steps in STEPS] for name, part in SAMPLERS.items()}
+    series = {name: values for name, values in series.items() if sum(map(math.isfinite, values)) > 1}
     if not series:
         return Schematic(5, 0.8).note((2.5, 0.4), "no records of this profile: `repro evaluate ddpm --full`").plate()
-    levels = {}
-    for name in ("real pictures (training split)", "Gaussian fitted to the pixels"):
-        found = select(records, experiment=BASELINES[name], cell={"task": "generation"})
-        if found:
-            levels[name] = sum(found[0].values(FID)) / len(found[0].values(FID))
+    levels = {row: level(row) for row in (REAL, GAUSSIAN)}
     return curve(
-        STEPS, series, xlabel="network calls", ylabel="FID (Fashion-MNIST classifier)", log_x=True, log_y=True,
-        reference=levels, size=(6.4, 3.8),
+        STEPS, series, xlabel="network calls", ylabel=f"FID ({now.config.features})", log_x=True, log_y=True,
+        reference={row: value for row, value in levels.items() if math.isfinite(value)}, size=(6.4, 3.8),
     )  # fmt: skip
 
 

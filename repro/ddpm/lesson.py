@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro import paths
 from repro.ddpm.config import PAPER, SMALL, SMOKE, DDPMConfig
+from repro.ddpm.experiments import MAIN, PAPER_MODEL
 from repro.engine.recipe import Recipe
 from repro.errors import ReproError
 
@@ -15,7 +17,8 @@ from repro.errors import ReproError
 class Lesson:
     """One profile of the notebook.
 
-    `config`    the profile of the records that the tables show.
+    `config`    the profile of the records that the tables show; `network` and `real` name the experiments behind the
+                rows of the trained network and of real pictures.
     `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
     `recheck`   whether the first k samples of every record are sampled again (the tables then say so).
     `minutes`   measured duration on two cores.
@@ -27,6 +30,8 @@ class Lesson:
     """
 
     config: DDPMConfig
+    network: str
+    real: str
     home: str
     recheck: bool
     minutes: float
@@ -48,12 +53,14 @@ class Lesson:
 
 def _demo(images: int, batch: int) -> Recipe:
     return Recipe(
-        images=images, batch=batch, lr=2e-3, warmup=images // 20, ema=images / 12, precision="fp32", threads=2
+        images=images, batch=batch, lr=2e-3, warmup=images // 20, ema=images / 12, precision="fp32", threads=1
     )
 
 
 _SMALL = Lesson(
     config=SMALL,
+    network=MAIN,
+    real="baseline-real",
     home="figures",
     recheck=True,
     minutes=2.3,
@@ -71,6 +78,8 @@ _SMALL = Lesson(
 LESSONS = {
     "smoke": Lesson(
         config=SMOKE,
+        network=MAIN,
+        real="baseline-real",
         home="build/smoke",
         recheck=False,
         minutes=0.4,
@@ -86,7 +95,14 @@ LESSONS = {
     ),
     "small": _SMALL,
     # The live cells are the small ones: what paper scale changes is whose records stand in the tables.
-    "paper": Lesson(**{**vars(_SMALL), "config": PAPER, "home": "build/paper", "recheck": False}),
+    "paper": dataclasses.replace(
+        _SMALL,
+        config=PAPER,
+        network=PAPER_MODEL,
+        real=f"baseline-real-{PAPER.data}",
+        home="build/paper",
+        recheck=False,
+    ),
 }
 
 

@@ -106,10 +106,10 @@ def as_fashion(content: Any, name: str = "the picture") -> Tensor:
 
 
 def downward(t: int, calls: int) -> list[int]:
-    """At most `calls` timesteps from t down to 0, evenly spread: where sampling starts in the middle."""
-    if t < 0 or calls < 1:
-        raise ReproError(f"sampling starts at a timestep from 0 with 1 call or more: got t={t}, {calls} calls")
-    return sorted({round(t * (i + 1) / calls) for i in range(calls)}, reverse=True)
+    """At most `calls` timesteps from t down to 0, both included: the way back of a sample that starts in the middle."""
+    if t < 0 or calls < 2:
+        raise ReproError(f"sampling starts at a timestep from 0 with 2 calls or more: got t={t}, {calls} calls")
+    return sorted({round(t * i / (calls - 1)) for i in range(calls)}, reverse=True)
 
 
 def denoising_curve(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.ddpm.config import SMALL
-from repro.ddpm.evaluation import FID, IS, KID, NEAREST, NOISE_ERROR
+from repro.ddpm.evaluation import FID, KID, NEAREST, NOISE_ERROR
 from repro.ddpm.experiments import CLASSIFIER, COSINE, MAIN
-from repro.ddpm.lesson import Lesson
+from repro.ddpm.lesson import LESSONS, Lesson
 from repro.ddpm.probes import SWITCHES
 from repro.engine import records as ledger
 from repro.engine.check import CheckReport
@@ -16,22 +16,22 @@ from repro.engine.evaluation import check_room
 from repro.engine.records import Record, select
 from repro.engine.tables import Cell, Column, Table, Verified, dash, ours, paper_numbers, with_paper
 from repro.errors import ReproError
+from repro.metrics.protocols import FEATURE_NETWORKS
 
 STEPS = (*SMALL.steps, *SMALL.full_steps)
 NOT_YET = "no record of this profile: `repro evaluate ddpm --full` makes it"
-_NET = "features of the Fashion-MNIST classifier, against the test split"
-_N = "first column n of the CSV says how many pictures"
 SAMPLERS = {
-    "DDIM, η = 0": (MAIN, {"sampler": "ddim", "eta": 0}),
-    "DDIM, η = 0.5": (MAIN, {"sampler": "ddim", "eta": 0.5}),
-    "DDPM, small variance (DDIM, η = 1)": (MAIN, {"sampler": "ddpm"}),
-    "DDPM, large variance": (MAIN, {"sampler": "ddpm-large"}),
-    "DDPM, learned variance": (MAIN, {"sampler": "ddpm-learned"}),
-    "DDIM, η = 0, cosine schedule": (COSINE, {"sampler": "ddim", "eta": 0}),
+    "DDIM, η = 0": {"sampler": "ddim", "eta": 0},
+    "DDIM, η = 0.5": {"sampler": "ddim", "eta": 0.5},
+    "DDPM, small variance (DDIM, η = 1)": {"sampler": "ddpm"},
+    "DDPM, large variance": {"sampler": "ddpm-large"},
+    "DDPM, learned variance": {"sampler": "ddpm-learned"},
+    "DDIM, η = 0, cosine schedule": {"sampler": "ddim", "eta": 0},
 }
+REAL, GAUSSIAN = "real pictures, not trained on", "Gaussian fitted to the pixels"
 BASELINES = {
-    "real pictures (training split)": "baseline-real",
-    "Gaussian fitted to the pixels": "baseline-gaussian",
+    REAL: "baseline-real",
+    GAUSSIAN: "baseline-gaussian",
     "noise": "baseline-noise",
     "ideal denoiser of the training split": "baseline-ideal-denoiser",
 }
@@ -41,6 +41,19 @@ PREDICTORS = {
     "ideal denoiser of the training split": "baseline-ideal-denoiser",
     "the shipped network": MAIN,
 }
+DEFAULT = LESSONS["small"]
+
+
+def experiment_of(row: str, now: Lesson) -> str:
+    """The experiment behind a row of the samplers or of the baselines."""
+    if row in SAMPLERS:
+        return COSINE if "cosine" in row else now.network
+    return now.real if row == REAL else BASELINES[row]
+
+
+def fid_of(now: Lesson) -> str:
+    """The FID protocol of the lesson's records."""
+    return f"fid/{now.config.features}"
 
 
 def of(lesson: Lesson) -> list[Record]:
@@ -59,11 +72,11 @@ def recheck(lesson: Lesson) -> CheckReport:
     return report
 
 
-def fid_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+def fid_table(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> Table:
     """FID of each sampler at each number of network calls."""
     cell = _finder(records, verified, "ddpm_fid")
     known = {(r.cell.get("sampler"), r.cell.get("steps")) for r in records}
-    columns = tuple(Column(f"{steps} steps", f"FID, {_NET}", "lower", decimals=1) for steps in STEPS)
+    columns = tuple(Column(f"{steps} steps", _protocol("FID", now), "lower", decimals=1) for steps in STEPS)
 
     def why(name: str, part: Mapping[str, Any], steps: int) -> str:
         if not any(sampler == part["sampler"] for sampler, _ in known):
@@ -77,38 +90,41 @@ def fid_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             f"{steps} steps": cell(
                 name,
                 f"{steps} steps",
-                FID,
-                experiment,
+                fid_of(now),
+                experiment_of(name, now),
                 {"task": "generation", "steps": steps, **part},
                 why(name, part, steps),
             )
             for steps in STEPS
         }
-        for name, (experiment, part) in SAMPLERS.items()
+        for name, part in SAMPLERS.items()
     }
     notes = (
         "Ours and the paper's FID are different rulers (data, features, sample size): compare their order, not values.",
-        "Means over five replicates of 100 samples each.",
+        f"{now.config.n:,} samples a replicate, {now.config.replicates} replicates.",
     )
-    return Table("ddpm_fid", "FID against network calls, Fashion-MNIST", columns, rows, notes, corner="sampler")
+    return Table(
+        "ddpm_fid", f"FID against network calls, {_DATA[now.config.data]}", columns, rows, notes, corner="sampler"
+    )
 
 
-def quality_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+def quality_table(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> Table:
     """Four scores of sample sets, with what needs no learning above."""
     cell = _finder(records, verified, "ddpm_quality")
     columns = (
-        Column("FID", f"FID, {_NET}", "lower", decimals=1),
-        Column("KID", f"KID, {_NET}, not scaled", "lower", decimals=0),
-        Column("IS", "Inception Score, class probabilities of the Fashion-MNIST classifier", "higher", decimals=2),
+        Column("FID", _protocol("FID", now), "lower", decimals=1),
+        Column("KID", f"{_protocol('KID', now)}, not scaled", "lower", decimals=0),
+        Column("IS", f"Inception Score, class probabilities of {now.config.features}", "higher", decimals=2),
         Column("distance", "root mean square distance to the nearest training picture, pixels in [0, 1]", decimals=3),
     )
-    metrics = dict(zip((c.name for c in columns), (FID, KID, IS, NEAREST), strict=True))
-    chosen = {name: (experiment, {"task": "generation"}) for name, experiment in BASELINES.items()}
+    net = now.config.features
+    metrics = {"FID": fid_of(now), "KID": f"kid/{net}", "IS": f"is/{net}", "distance": NEAREST}
+    chosen = {name: (experiment_of(name, now), {"task": "generation"}) for name in BASELINES}
     for label, sampler in (("DDPM, small variance", "ddpm"), ("DDIM, η = 0", "ddim")):
         for steps in (10, 100, 1000):
             eta = 0 if sampler == "ddim" else 1
             part = {"task": "generation", "sampler": sampler, "steps": steps, "eta": eta}
-            chosen[f"{label}, {steps} steps"] = (MAIN, part)
+            chosen[f"{label}, {steps} steps"] = (now.network, part)
     rows = {
         name: {column: cell(name, column, metric, *where, NOT_YET) for column, metric in metrics.items()}
         for name, where in chosen.items()
@@ -154,7 +170,7 @@ def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     asked = "share of samples that the guiding classifier names as asked (it judges its own work)"
     columns = (
         Column("as asked", asked, "higher", decimals=3),
-        Column("FID", f"FID, {_NET}, over all ten classes", "lower", decimals=1),
+        Column("FID", f"{_protocol('FID', DEFAULT)}, over all ten classes", "lower", decimals=1),
     )
     metrics = {"as asked": "accuracy/asked", "FID": FID}
     ways = {f"DDIM, scale {s}": {"sampler": "ddim", "scale": s} for s in (0, 1, 3, 10)}
@@ -173,8 +189,8 @@ def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """What undocumented choices of the sampler cost."""
     cell = _finder(records, verified, "ddpm_switches")
     columns = (
-        Column("FID", f"FID, {_NET}", "lower", decimals=1),
-        Column("KID", f"KID, {_NET}, not scaled", "lower", decimals=0),
+        Column("FID", _protocol("FID", DEFAULT), "lower", decimals=1),
+        Column("KID", f"{_protocol('KID', DEFAULT)}, not scaled", "lower", decimals=0),
     )
     metrics = {"FID": FID, "KID": KID}
     steps = SMALL.steps[1]
@@ -189,16 +205,26 @@ def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     return Table("ddpm_switches", caption, columns, rows, corner="DDIM")
 
 
-def every(records: Sequence[Record], verified: Verified = ()) -> list[Table]:
+def every(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> list[Table]:
     """All tables of the notebook."""
-    makers = (noise_table, fid_table, quality_table, inversion_table, guidance_table, switches_table)
-    return [make(records, verified) for make in makers]
+    wide = [make(records, verified, now) for make in (fid_table, quality_table)]
+    return wide + [make(records, verified) for make in (noise_table, inversion_table, guidance_table, switches_table)]
 
 
 def accuracy(records: Sequence[Record]) -> float | None:
     """The classifier's recorded test accuracy, None where there is no record."""
     found = select(records, experiment=CLASSIFIER)
     return found[0].values("accuracy")[0] if found else None
+
+
+_DATA = {"fashion": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+_AGAINST = {"fashion": "test", "cifar10": "training"}
+
+
+def _protocol(measure: str, now: Lesson) -> str:
+    """What the records' FID or KID is measured with."""
+    text = f"{measure}, {FEATURE_NETWORKS[now.config.features].split(';')[0]}"
+    return f"{text}, against the {_AGAINST[now.config.data]} split"
 
 
 def _finder(records: Sequence[Record], verified: Verified, table: str) -> Callable[..., Cell]:
@@ -213,6 +239,8 @@ def _finder(records: Sequence[Record], verified: Verified, table: str) -> Callab
             return dash(reason, paper)
         if len({str(r.cell) for r in found}) > 1:
             raise ReproError(f"table {table}, {row}: {len(found)} cells match, one is needed: {found[0].label}, …")
+        if metric not in found[0].metrics:
+            return dash("this profile does not measure it", paper)
         return with_paper(ours(found, metric, verified=verified), paper)
 
     return cell
