@@ -470,3 +470,17 @@ def test_a_samples_result_does_not_depend_on_its_batch():
     whole = run(ids)
     for i, name in enumerate(ids):
         assert (whole[i] - run([name])[0]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_samplers_leave_the_networks_answer_alone(kind):
+    """A network may answer with a tensor that it keeps; clipping must not write into it."""
+    answer, x, noise = draw(1, 2, 3) * 3, draw(0, 2, 3), KeyedNoise(0, range(2), "n")
+    before = answer.clone()
+    for steps in (
+        samplers.ddim(lambda x, t: answer, x, LINEAR, 3, prediction=kind),
+        samplers.ancestral(lambda x, t: answer, x, LINEAR, noise, 3, prediction=kind),
+        samplers.ddim_invert(lambda x, t: answer, x, LINEAR, 3, prediction=kind),
+    ):
+        assert all(torch.equal(step.output, before) for step in steps)
+    assert torch.equal(answer, before)

@@ -77,6 +77,9 @@ def test_tables_are_finite_and_consistent(name):
     for table in (s.betas, s.alpha_bar, s.alpha_bar_prev, s.posterior_variance, s.posterior_log_variance, s.snr):
         assert table.shape == (s.T,) and table.dtype == torch.float64 and table.isfinite().all()
     assert (s.posterior_variance <= s.betas).all() and s.posterior_variance[0] == 0
+    # log 0 at t = 0 gives way to its neighbour (Improved DDPM's code); the rest is the logarithm
+    assert torch.equal(s.posterior_log_variance[1:], s.posterior_variance[1:].log())
+    assert s.T == 1 or s.posterior_log_variance[0] == s.posterior_log_variance[1]
     assert (s.alpha_bar.diff() < 0).all() and s.alpha_bar_prev[0] == 1
     like = torch.zeros(2, 3, 4, 4)
     a, sigma = s.at(torch.tensor([0, s.T - 1]), like)  # both ends
