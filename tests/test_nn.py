@@ -30,9 +30,8 @@ def randomised(net: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def net() -> UNet:
-    return randomised(
-        UNet(3, 6, cond_channels=2, base_channels=8, attention_levels=(1,), channel_mults=(1, 2), patch=2)
-    )
+    # 4 groups of 8 channels: one group a channel would have nothing to normalise in a map of one position
+    return randomised(UNet(3, 6, 2, 8, (1, 2), attention_levels=(1,), norm_groups=4, patch=2))
 
 
 @settings(max_examples=15)

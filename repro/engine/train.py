@@ -11,6 +11,7 @@ never killed (CPU, same thread count). Runs on one process or, under `torchrun`,
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,10 +49,15 @@ def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
     epochs = places // size
     indices = torch.empty_like(places)
     for epoch in epochs.unique().tolist():
-        keys = KeyedNoise(seed, [epoch], "epoch").integers(0, 2**62, (size,))[0]
         here = epochs == epoch
-        indices[here] = keys.argsort(stable=True)[places[here] % size]
+        indices[here] = _permutation(epoch, size, seed)[places[here] % size]
     return indices
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(epoch: int, size: int, seed: int) -> Tensor:
+    """(size,) order of the pictures in one epoch; kept, since sorting a large set at every step costs milliseconds."""
+    return KeyedNoise(seed, [epoch], "epoch").integers(0, 2**62, (size,))[0].argsort(stable=True)
 
 
 def make_accelerator():
