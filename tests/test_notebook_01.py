@@ -74,7 +74,6 @@ def run(tmp_path_factory):
     shutil.copy(NOTEBOOK, home / "notebooks")
     shutil.copy(ROOT / "pyproject.toml", home)
     (home / "checkpoints").mkdir()
-    (home / "checkpoints/metrics-lpips-alexnet").symlink_to(ROOT / "checkpoints/metrics-lpips-alexnet")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setenv("REPRO_HOME", str(home))
         torch.manual_seed(0)

