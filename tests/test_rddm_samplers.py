@@ -198,6 +198,30 @@ def test_rederived_estimates_add_up_to_the_state_and_published_ones_do_not():
             assert (gap < 1e-10) == sums
 
 
+@pytest.mark.parametrize("objective", ["res", "noise"])
+def test_exact_rules_tie_the_residual_to_the_picture(objective):
+    """I_res = I_in - I_0 after every cut, also where the residual's range is the narrower; Eq. 12 leaves them apart."""
+    x = process.start(I_IN, Z, SCHEDULE)
+    for rule in ("eq12", "compose", "rederive"):
+        common = {"objective": objective, "clip": PUBLISHED_CLIP, "start": 30, "rule": rule}
+        step = next(reverse(Net(scale=4.0), x, I_IN, SCHEDULE, 3, **common))
+        assert step.res.abs().max() <= 1 + 1e-12 or objective == "res"
+        assert ((step.res - (I_IN - step.x0)).abs().max() < 1e-12) == (rule != "eq12")
+
+
+def test_noise_from_the_residual_before_or_after_the_cut():
+    """SM-Res: Eq. 12 as released takes the cut residual, "compose" the network's own, as DDIM does."""
+    net, x = Net(scale=4.0), process.q_sample(I_0, I_RES, 20, Z, SCHEDULE)
+    raw = net(x, torch.full((3,), 20)).detach()
+    found = []
+    for rule, used in (("eq12", raw.clamp(-1, 1)), ("compose", raw)):
+        step = next(reverse(net, x, I_IN, SCHEDULE, 3, objective="res", clip=PUBLISHED_CLIP, rule=rule, start=20))
+        wanted = process.eps_from_residual(x, I_IN, used, *SCHEDULE.levels(20))
+        torch.testing.assert_close(step.eps, wanted, rtol=0, atol=1e-12)
+        found.append(step.eps)
+    assert (found[0] - found[1]).abs().max() > 0.1
+
+
 # -- the released code's failures, reproduced on purpose --------------------------------------------------------------
 
 
