@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro import paths
-from repro.ddpm import evaluation, exercises, figures, lesson, oracles, probes, tables
+from repro.ddpm import evaluation, exercises, figures, lesson, oracles, probes, scores, tables
 from repro.ddpm.config import PROFILES
 from repro.ddpm.experiments import COSINE, MAIN
 from repro.ddpm.schedules import linear
@@ -34,8 +34,8 @@ def made(experiment: str, cell: dict, metrics: dict, checkpoint: str | None = No
 
 
 def generation(experiment: str, fid: list[float], **cell) -> Record:
-    scores = {evaluation.FID: fid, evaluation.KID: 30.0, evaluation.IS: 5.0, evaluation.NEAREST: 0.1}
-    return made(experiment, {"task": "generation", **cell}, scores, "w" if cell else None)
+    found = {scores.FID: fid, scores.KID: 30.0, scores.IS: 5.0, scores.NEAREST: 0.1}
+    return made(experiment, {"task": "generation", **cell}, found, "w" if cell else None)
 
 
 def some_records() -> list[Record]:
@@ -52,7 +52,7 @@ def some_records() -> list[Record]:
 def test_each_cell_shows_its_own_record_and_the_papers_number():
     known = some_records()
     wanted = next(r for r in known if r.cell.get("steps") == 50 and r.cell["sampler"] == "ddim")
-    table = tables.fid_table(known, verified={(wanted.id, evaluation.FID)})
+    table = tables.fid_table(known, verified={(wanted.id, scores.FID)})
     cell = table.rows["DDIM, η = 0"]["50 steps"]
     assert cell.value == pytest.approx((1000 + 1002) / 2 / 50)
     assert (cell.mark, cell.records, cell.paper.value) == (RE_EVALUATED, (wanted.id,), 4.67)
@@ -66,6 +66,17 @@ def test_what_was_not_measured_is_a_dash_with_its_reason():
     assert table.rows["DDIM, η = 0.5"]["50 steps"].dash == "η = 0.5 was measured at one number of steps"
     assert table.rows["DDPM, large variance"]["10 steps"].dash == tables.NOT_YET
     assert all(cell.dash == tables.NOT_YET for table in tables.every([]) for _, _, cell in table)
+
+
+def test_orders_are_told_apart_from_ties():
+    def row(sampler: str, eta: float, values: list[float]) -> Record:
+        return generation(MAIN, values, sampler=sampler, steps=10, eta=eta)
+
+    clear = [row("ddpm", 1.0, [9, 9.1, 9.2, 9, 9]), row("ddim", 0.0, [11, 12, 13, 12, 11])]
+    (line,) = tables.orders(tables.fid_table([*clear, row("ddpm-large", 1.0, [12, 11, 13, 14, 12])]))
+    assert "ours:  DDPM, small variance < DDIM, η = 0 ≈ DDPM, large variance" in line
+    assert "paper: DDIM, η = 0 < DDPM, small variance < DDPM, large variance   (another order)" in line
+    assert tables.orders(tables.fid_table(clear)) == []  # two rows make no order worth printing
 
 
 def test_two_records_for_one_cell_are_refused():
@@ -87,11 +98,11 @@ def test_every_row_that_is_measured_stands_in_a_table(monkeypatch):
     monkeypatch.setattr(evaluation, "folders", lambda name: [paths.root()])
     (paths.root() / "config.json").write_text("{}")
     names = {
-        "generation": [evaluation.FID, evaluation.KID, evaluation.IS, evaluation.NEAREST],
+        "generation": [scores.FID, scores.KID, scores.IS, scores.NEAREST],
         "noise-prediction": [evaluation.NOISE_ERROR],
         "inversion": ["l1/grey01", "psnr/grey"],
-        "guidance": ["accuracy/asked", evaluation.FID],
-        "switches": [evaluation.FID, evaluation.KID],
+        "guidance": ["accuracy/asked", scores.FID],
+        "switches": [scores.FID, scores.KID],
     }
     rows = evaluation.rows("small")
     known = [
@@ -147,7 +158,7 @@ def test_the_blind_predictor_is_wrong_by_the_variance_of_the_noise():
 
 def test_the_fitted_gaussian_beats_the_blind_and_memory_is_perfect_at_home():
     schedule, pictures = linear(), (KeyedNoise(0, range(120), "p").uniform((1, 4, 4)) > 0.5).float() * 2 - 1
-    scores = {
+    found = {
         name: probes.noise_errors(model, pictures, schedule).mean().item()
         for name, model in {
             "blind": probes.blind,
@@ -155,7 +166,7 @@ def test_the_fitted_gaussian_beats_the_blind_and_memory_is_perfect_at_home():
             "memory": oracles.FiniteData(pictures, schedule).model(),
         }.items()
     }
-    assert scores["memory"] < scores["gaussian"] < scores["blind"]
+    assert found["memory"] < found["gaussian"] < found["blind"]
     curve = probes.denoising_curve({"blind": probes.blind}, pictures, schedule, [10, 900])
     assert curve["blind"][0] == pytest.approx(curve["blind"][1])  # the same noise at every time
 
@@ -177,6 +188,14 @@ def test_switches_change_what_they_name_and_nothing_else():
     told = drawn.pop("network told t + 1")
     assert torch.equal(told, reference)  # this model does not listen to t
     assert all(not torch.equal(other, reference) for other in drawn.values())
+
+
+def test_the_students_weights_come_from_the_seed_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (probes.untrained(8, seed).conv_in.weight for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_walk_on_the_sphere_keeps_the_length_of_noise():

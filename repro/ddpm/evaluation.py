@@ -21,115 +21,19 @@ from repro.ddpm.config import SMALL, DDPMConfig, profile
 from repro.ddpm.experiments import CLASSIFIER, COSINE, MAIN, SCHEDULES, schedule_of
 from repro.ddpm.guidance import classifier_guide
 from repro.ddpm.process import Model, model_fn
+from repro.ddpm.sampling import SAMPLERS, draw, start_noise
 from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.scores import FID, Metrics, feature_net, replicated, set_metrics, unit
 from repro.ddpm.steps import Guide
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, folders, trained
-from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
-from repro.metrics import distribution, features, protocols
+from repro.metrics import features, protocols
 
-NET = "fashion-classifier"
-FID, KID, IS = f"fid/{NET}", f"kid/{NET}", f"is/{NET}"
-NEAREST = "nearest/l2-train"
 NOISE_ERROR = "mse/eps"
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in another order; 16 samples magnify it
-
-Metrics = Mapping[str, Values]
-
-
-# --- sampling -------------------------------------------------------------------------------------------------------
-
-SAMPLERS = ("ddpm", "ddpm-large", "ddpm-learned", "ddim")
-VARIANCE = {"ddpm": "fixed_small", "ddpm-large": "fixed_large", "ddpm-learned": "learned_range"}
-
-
-def start_noise(ids: range, shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """x_T of the samples `ids`: (len(ids), *shape) standard normals."""
-    return KeyedNoise(seed, list(ids), "sample/x_T").normal(shape)
-
-
-def draw(
-    model: nn.Module,
-    schedule: Schedule,
-    ids: range,
-    sampler: str,
-    steps: int,
-    eta: float = 0.0,
-    seed: int = 0,
-    batch: int = 100,
-    shape: tuple[int, ...] = (1, 28, 28),
-    guide: Callable[[range], Guide] | None = None,
-    device: torch.device | str = "cpu",
-    **settings: Any,
-) -> Tensor:
-    """Samples `ids` in [-1, 1], (len(ids), C, H, W). `guide(ids)` makes the guidance of a batch; `settings` go to the
-    sampler."""
-    parts = []
-    for first in range(ids.start, ids.stop, batch):
-        some = range(first, min(first + batch, ids.stop))
-        x_T = start_noise(some, shape, seed).to(device)
-        noise = KeyedNoise(seed, list(some), "sample/noise", device)
-        extra = {**settings, "guide": guide(some)} if guide else settings
-        if sampler == "ddim":
-            run = samplers.ddim(model_fn(model), x_T, schedule, steps, eta=eta, noise=noise, **extra)
-        else:
-            variance = VARIANCE[sampler]
-            run = samplers.ancestral(model_fn(model), x_T, schedule, noise, steps, variance=variance, **extra)
-        parts.append(samplers.sample(run))
-    return torch.cat(parts)
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def feature_net() -> features.FeatureNet:
-    """The shipped classifier as the feature network of FID, KID and IS."""
-    module = load_checkpoint(CLASSIFIER)
-    return features.classifier(module, module.config.feature_width)
-
-
-@lru_cache(maxsize=4)
-def reference(split: str) -> Tensor:
-    """(N, d) features of a split's pictures."""
-    return features.extract(feature_net(), unit(fashion_tensor(split)[0]), batch=250)
-
-
-@lru_cache(maxsize=1)
-def _training_pixels() -> Tensor:
-    return unit(fashion_tensor("train")[0]).flatten(1)
-
-
-def unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], cut."""
-    return x.add(1).div(2).clamp(0, 1)
-
-
-def set_metrics(pictures: Tensor) -> dict[str, float]:
-    """FID, KID and IS of pictures (N, 1, 28, 28) in [-1, 1] against the test split, and the mean distance of
-    each picture to the training picture nearest to it (root mean square over pixels, values in [0, 1])."""
-    x = unit(pictures)
-    found = features.extract(feature_net(), x, batch=250)
-    logits = features.extract(feature_net(), x, "logits", batch=250)
-    kid, _ = distribution.kid(found, reference("test"), subset_size=min(len(x), 100), subsets=50, seed=0)
-    distance = torch.cdist(x.flatten(1), _training_pixels()).min(dim=1).values / x[0].numel() ** 0.5
-    return {
-        FID: distribution.fid(found, reference("test")),
-        KID: kid,
-        IS: distribution.inception_score(logits, splits=1, seed=0)[0],
-        NEAREST: distance.mean().item(),
-    }
-
-
-def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> Metrics:
-    """Set metrics per replicate of n pictures each; of the first k pictures alone where `k` is given."""
-    blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
-    measured = [set_metrics(make(ids)) for ids in blocks]
-    return {name: [m[name] for m in measured] for name in measured[0]}
-
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from repro.data import cifar
 from repro.ddpm.config import DDPMConfig
-from repro.ddpm.evaluation import draw, unit
 from repro.ddpm.experiments import PAPER_MODEL, schedule_of
+from repro.ddpm.sampling import draw
+from repro.ddpm.scores import unit
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, folders, trained
 from repro.engine.records import Values

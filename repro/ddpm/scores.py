@@ -1,0 +1,67 @@
+"""FID, KID and IS of Fashion-MNIST samples, on the features of the classifier that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from repro.ddpm.experiments import CLASSIFIER
+from repro.ddpm.tasks import fashion_tensor
+from repro.engine.checkpoint import load_checkpoint
+from repro.engine.records import Values
+from repro.metrics import distribution, features
+
+NET = "fashion-classifier"
+FID, KID, IS = f"fid/{NET}", f"kid/{NET}", f"is/{NET}"
+NEAREST = "nearest/l2-train"
+
+Metrics = Mapping[str, Values]
+
+
+@lru_cache(maxsize=1)
+def feature_net() -> features.FeatureNet:
+    """The shipped classifier as the feature network of FID, KID and IS."""
+    module = load_checkpoint(CLASSIFIER)
+    return features.classifier(module, module.config.feature_width)
+
+
+@lru_cache(maxsize=4)
+def reference(split: str) -> Tensor:
+    """(N, d) features of a split's pictures."""
+    return features.extract(feature_net(), unit(fashion_tensor(split)[0]), batch=250)
+
+
+@lru_cache(maxsize=1)
+def _training_pixels() -> Tensor:
+    return unit(fashion_tensor("train")[0]).flatten(1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], cut."""
+    return x.add(1).div(2).clamp(0, 1)
+
+
+def set_metrics(pictures: Tensor) -> dict[str, float]:
+    """FID, KID and IS of pictures (N, 1, 28, 28) in [-1, 1] against the test split, and the mean distance of
+    each picture to the training picture nearest to it (root mean square over pixels, values in [0, 1])."""
+    x = unit(pictures)
+    found = features.extract(feature_net(), x, batch=250)
+    logits = features.extract(feature_net(), x, "logits", batch=250)
+    kid, _ = distribution.kid(found, reference("test"), subset_size=min(len(x), 100), subsets=50, seed=0)
+    distance = torch.cdist(x.flatten(1), _training_pixels()).min(dim=1).values / x[0].numel() ** 0.5
+    return {
+        FID: distribution.fid(found, reference("test")),
+        KID: kid,
+        IS: distribution.inception_score(logits, splits=1, seed=0)[0],
+        NEAREST: distance.mean().item(),
+    }
+
+
+def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> Metrics:
+    """Set metrics per replicate of n pictures each; of the first k pictures alone where `k` is given."""
+    blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
+    measured = [set_metrics(make(ids)) for ids in blocks]
+    return {name: [m[name] for m in measured] for name in measured[0]}
