@@ -53,7 +53,7 @@ PRESETS = {"all noise": {"step": 10}, "no clip": {"clip": False, "eta": 0.3}}
 
 
 def pixels(data) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(bytes(data))))
+    return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
 
 
 @pytest.fixture

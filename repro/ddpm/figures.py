@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from repro.ddpm import oracles, process
-from repro.ddpm.evaluation import unit
 from repro.ddpm.lesson import Lesson
 from repro.ddpm.schedules import Schedule
+from repro.ddpm.scores import unit
 from repro.ddpm.steps import Step
 from repro.ddpm.tables import GAUSSIAN, REAL, SAMPLERS, STEPS, experiment_of, fid_of
 from repro.engine.provenance import save_figure
@@ -50,7 +51,8 @@ def sheet(
     gap = 2 * zoom
     canvas = tile([blank if p is None else p for p in pictures], cols, gap=gap, scale=zoom)
     (h, w), (tall, wide) = canvas.shape[:2], [side * zoom + gap for side in blank.shape[1:]]
-    left = 0.1 + 0.083 * max((len(line) for label in row_labels for line in label.split("\n")), default=-1)  # inches
+    plain = [re.sub(r"\$[^$]*\$", "xx", line) for label in row_labels for line in label.split("\n")]
+    left = 0.1 + 0.072 * max(map(len, plain), default=-1)  # inches
     top = 0.17 * max((label.count("\n") + 1 for label in col_labels), default=0) + 0.06
     width, height = w / DPI + left, h / DPI + top
     with style():

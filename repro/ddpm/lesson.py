@@ -53,7 +53,7 @@ class Lesson:
 
 def _demo(images: int, batch: int) -> Recipe:
     return Recipe(
-        images=images, batch=batch, lr=2e-3, warmup=images // 20, ema=images / 12, precision="fp32", threads=1
+        images=images, batch=batch, lr=4e-3, warmup=images // 20, ema=images / 12, precision="fp32", threads=1
     )
 
 
@@ -63,10 +63,10 @@ _SMALL = Lesson(
     real="baseline-real",
     home="figures",
     recheck=True,
-    minutes=2.3,
-    demo=_demo(25_600, 64),
+    minutes=2.0,
+    demo=_demo(19_200, 32),
     demo_width=16,
-    looks=(1_600, 6_400, 12_800, 25_600),
+    looks=(1_600, 4_800, 9_600, 19_200),
     drawn=120,
     few=8,
     memory=3_000,

@@ -20,6 +20,7 @@ from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import prediction_part
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.nn.unet import UNet
 
 # What papers leave out and code has to decide: arguments of `samplers.ddim`, and how far off the told timestep is.
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -120,3 +121,10 @@ def denoising_curve(
         name: [noise_errors(model, pictures, schedule, seed, t).mean().item() for t in times]
         for name, model in models.items()
     }
+
+
+def untrained(width: int, seed: int) -> UNet:
+    """A small noise predictor for one channel, initialised from the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # torch's initialisers know no other generator
+        return UNet(1, 1, base_channels=width, channel_mults=(1, 2), blocks=1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from repro.ddpm.config import SMALL
-from repro.ddpm.evaluation import FID, KID, NEAREST, NOISE_ERROR
+from repro.ddpm.evaluation import NOISE_ERROR
 from repro.ddpm.experiments import CLASSIFIER, COSINE, MAIN
 from repro.ddpm.lesson import LESSONS, Lesson
 from repro.ddpm.probes import SWITCHES
+from repro.ddpm.scores import FID, KID, NEAREST
 from repro.engine import records as ledger
 from repro.engine.check import CheckReport
 from repro.engine.evaluation import check_room
@@ -105,6 +107,35 @@ def fid_table(records: Sequence[Record], verified: Verified = (), now: Lesson = 
     )
     return Table(
         "ddpm_fid", f"FID against network calls, {_DATA[now.config.data]}", columns, rows, notes, corner="sampler"
+    )
+
+
+def orders(table: Table) -> list[str]:
+    """One line per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's.
+
+    `≈` stands between neighbours of ours whose intervals overlap.
+    """
+    lines = []
+    for column in table.columns:
+        cells = {row: cells[column.name] for row, cells in table.rows.items()}
+        both = {row: cell for row, cell in cells.items() if cell.value is not None and cell.paper is not None}
+        if len(both) < 3:
+            continue
+        mine = [row for _, row in sorted((cell.value, row) for row, cell in both.items())]
+        theirs = [row for _, row in sorted((cell.paper.value, row) for row, cell in both.items())]
+        short = {row: row.split(" (")[0] for row in both}
+        text = short[mine[0]]
+        for better, worse in pairwise(mine):
+            text += f" {'≈' if _overlap(both[better], both[worse]) else '<'} {short[worse]}"
+        agree = "the same order" if mine == theirs else "another order"
+        paper = " < ".join(short[row] for row in theirs)
+        lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
+    return lines
+
+
+def _overlap(a: Cell, b: Cell) -> bool:
+    return (
+        a.interval is None or b.interval is None or (a.interval[1] >= b.interval[0] and b.interval[1] >= a.interval[0])
     )
 
 

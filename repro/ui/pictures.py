@@ -56,21 +56,31 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def png(picture: Any, scale: int = 1) -> bytes:
-    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes.
+    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes, grey ones a third of them.
 
     A Figure is drawn at 110 dpi, whatever matplotlib's global settings say; `scale` applies to pixels only.
     """
+    from PIL import Image
+
     buffer = BytesIO()
     if hasattr(picture, "savefig"):
         from repro.ui.plots import style
 
+        drawn = BytesIO()
         with style():  # some settings act when a figure is saved, not when it is made
-            picture.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+            picture.savefig(drawn, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        pixels = _read_png(drawn.getvalue())
+        _slim(Image.fromarray(pixels)).save(buffer, format="PNG", optimize=True)
     else:
-        from PIL import Image
-
-        Image.fromarray(enlarge(to_uint8(picture), scale)).save(buffer, format="PNG", compress_level=6)
+        _slim(Image.fromarray(enlarge(to_uint8(picture), scale))).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _slim(image: Any) -> Any:
+    """The same pixels with one channel where three say the same: notebooks keep their outputs, and size adds up."""
+    pixels = np.asarray(image)
+    grey = (pixels[..., :1] == pixels).all()
+    return image.getchannel(0) if grey else image
 
 
 def _read_png(data: bytes) -> np.ndarray:
