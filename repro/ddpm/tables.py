@@ -13,6 +13,7 @@ from repro.ddpm.lesson import LESSONS, Lesson
 from repro.ddpm.probes import SWITCHES
 from repro.ddpm.scores import FID, KID, NEAREST
 from repro.engine import records as ledger
+from repro.engine import stats
 from repro.engine.check import CheckReport
 from repro.engine.evaluation import check_room
 from repro.engine.records import Record, select
@@ -110,11 +111,12 @@ def fid_table(records: Sequence[Record], verified: Verified = (), now: Lesson = 
     )
 
 
-def orders(table: Table) -> list[str]:
-    """One line per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's.
+def orders(table: Table, records: Sequence[Record], metric: str) -> list[str]:
+    """Per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's.
 
-    `≈` stands between neighbours of ours whose intervals overlap.
+    `≈` stands between neighbours of ours whose paired difference over replicates (same start noise) may be zero.
     """
+    measured = {record.id: record for record in records}
     lines = []
     for column in table.columns:
         cells = {row: cells[column.name] for row, cells in table.rows.items()}
@@ -123,20 +125,21 @@ def orders(table: Table) -> list[str]:
             continue
         mine = [row for _, row in sorted((cell.value, row) for row, cell in both.items())]
         theirs = [row for _, row in sorted((cell.paper.value, row) for row, cell in both.items())]
-        short = {row: row.split(" (")[0] for row in both}
-        text = short[mine[0]]
-        for better, worse in pairwise(mine):
-            text += f" {'≈' if _overlap(both[better], both[worse]) else '<'} {short[worse]}"
+        values = {row: measured[cell.records[0]].values(metric) for row, cell in both.items()}
+        signs = ["<" if _differ(values[better], values[worse]) else "≈" for better, worse in pairwise(mine)]
+        text = mine[0].split(" (")[0]
+        for sign, row in zip(signs, mine[1:], strict=True):
+            text += f" {sign} {row.split(' (')[0]}"
+        paper = " < ".join(row.split(" (")[0] for row in theirs)
         agree = "the same order" if mine == theirs else "another order"
-        paper = " < ".join(short[row] for row in theirs)
         lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
     return lines
 
 
-def _overlap(a: Cell, b: Cell) -> bool:
-    return (
-        a.interval is None or b.interval is None or (a.interval[1] >= b.interval[0] and b.interval[1] >= a.interval[0])
-    )
+def _differ(a: Sequence[float], b: Sequence[float]) -> bool:
+    if len(a) != len(b) or len(a) < stats.MIN_UNITS:
+        return False
+    return stats.paired_difference(list(a), list(b), same_networks=True).excludes_zero
 
 
 def quality_table(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> Table:
@@ -144,7 +147,7 @@ def quality_table(records: Sequence[Record], verified: Verified = (), now: Lesso
     cell = _finder(records, verified, "ddpm_quality")
     columns = (
         Column("FID", _protocol("FID", now), "lower", decimals=1),
-        Column("KID", f"{_protocol('KID', now)}, not scaled", "lower", decimals=0),
+        Column("KID", f"{_protocol('KID', now)}, not scaled", "lower", decimals=2),
         Column("IS", f"Inception Score, class probabilities of {now.config.features}", "higher", decimals=2),
         Column("distance", "root mean square distance to the nearest training picture, pixels in [0, 1]", decimals=3),
     )
@@ -199,6 +202,7 @@ def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """Classifier guidance: obedience and its price."""
     cell = _finder(records, verified, "ddpm_guidance")
     asked = "share of samples that the guiding classifier names as asked (it judges its own work)"
+    note = "Both columns flatter: the guiding classifier also gives FID its features."
     columns = (
         Column("as asked", asked, "higher", decimals=3),
         Column("FID", f"{_protocol('FID', DEFAULT)}, over all ten classes", "lower", decimals=1),
@@ -213,7 +217,7 @@ def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         name: {c: cell(name, c, m, MAIN, {"task": "guidance", **part}, NOT_YET) for c, m in metrics.items()}
         for name, part in ways.items()
     }
-    return Table("ddpm_guidance", "Classifier guidance, 20 steps", columns, rows, corner="scale")
+    return Table("ddpm_guidance", "Classifier guidance, 20 steps", columns, rows, (note,), corner="sampler, scale")
 
 
 def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -221,7 +225,7 @@ def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     cell = _finder(records, verified, "ddpm_switches")
     columns = (
         Column("FID", _protocol("FID", DEFAULT), "lower", decimals=1),
-        Column("KID", f"{_protocol('KID', DEFAULT)}, not scaled", "lower", decimals=0),
+        Column("KID", f"{_protocol('KID', DEFAULT)}, not scaled", "lower", decimals=2),
     )
     metrics = {"FID": FID, "KID": KID}
     steps = SMALL.steps[1]
@@ -254,8 +258,8 @@ _AGAINST = {"fashion": "test", "cifar10": "training"}
 
 def _protocol(measure: str, now: Lesson) -> str:
     """What the records' FID or KID is measured with."""
-    text = f"{measure}, {FEATURE_NETWORKS[now.config.features].split(';')[0]}"
-    return f"{text}, against the {_AGAINST[now.config.data]} split"
+    net = FEATURE_NETWORKS[now.config.features].split(";")[0]
+    return f"{measure} on features of {net}, against the {_AGAINST[now.config.data]} split"
 
 
 def _finder(records: Sequence[Record], verified: Verified, table: str) -> Callable[..., Cell]:
