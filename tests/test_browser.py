@@ -272,12 +272,13 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
 
 
 NOTEBOOK = Path(os.environ.get("REPRO_BROWSER_NOTEBOOK") or ROOT / "notebooks/01_ddpm_basics.ipynb")
-# appended to a copy of the notebook: what the headless function draws where the controls stand now
+# appended to a copy of the notebook: what the headless function draws where the controls stand now (`type`, since
+# `isinstance` asks weak references that other libraries hold to dead objects)
 ASK = """
 import gc
 from repro.ui.explore import Explorer, show_png
 from repro.ui.live import LiveExplorer
-for moved in [o for o in gc.get_objects() if isinstance(o, LiveExplorer) and o.params != o.defaults]:
+for moved in [o for o in gc.get_objects() if type(o) is LiveExplorer and o.params != o.defaults]:
     show_png(Explorer(moved.fn, moved.controls, scale=moved.scale).png(**moved.params))
 """
 
