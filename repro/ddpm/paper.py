@@ -45,7 +45,7 @@ class SetMetrics:
         size = min(len(found), len(wanted), 1000)
         return {
             f"fid/{net.name}": distribution.fid(found, wanted),
-            f"kid/{net.name}": 1000 * distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
+            f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
             f"is/{net.name}": distribution.inception_score(
                 features.extract(net, x, "logits", batch=self.batch), splits=1, seed=0
             )[0],

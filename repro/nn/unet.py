@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.padding import Box, pad_to_multiple, unpad
 
 
 def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
@@ -153,10 +153,18 @@ class UNet(ModelMixin, ConfigMixin):
 
         `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
         """
+        h, skips, emb, box = self.encode(sample, timestep, cond)
+        out = self.decode(h, skips, emb, box, (self.up, self.upsamplers, self.norm_out, self.conv_out))
+        return UNet2DOutput(sample=out) if return_dict else (out,)
+
+    def encode(
+        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], Tensor, Box]:
+        """Everything up to the bottleneck: its features, the skips (outermost first), the time embedding, the size."""
         expected = self.config.cond_channels
         found = 0 if cond is None else cond.shape[1]
         if found != expected:
-            raise ReproError(f"UNet was built for a condition of {expected} channels: got {found}")
+            raise ReproError(f"{type(self).__name__} was built for a condition of {expected} channels: got {found}")
         x = sample if cond is None else torch.cat([sample, cond], dim=1)
         t = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
         weight = self.time_mlp[0].weight
@@ -173,15 +181,26 @@ class UNet(ModelMixin, ConfigMixin):
             if level < len(self.downsamplers):
                 h = self.downsamplers[level](h)
                 skips.append(h)
-        h = self._run(self.mid, h, emb)
-        for level, stages in enumerate(self.up):
+        return self._run(self.mid, h, emb), skips, emb, box
+
+    def decode(
+        self,
+        h: Tensor,
+        skips: list[Tensor],
+        emb: Tensor,
+        box: Box,
+        decoder: tuple[nn.ModuleList, nn.ModuleList, nn.Module, nn.Module],
+    ) -> Tensor:
+        """From the bottleneck to the picture by a decoder: its stages, upsamplers, last norm and last convolution."""
+        up, upsamplers, norm, conv = decoder
+        left = list(skips)
+        for level, stages in enumerate(up):
             for parts in stages:
-                h = self._run(parts, torch.cat([h, skips.pop()], dim=1), emb)
-            if level < len(self.upsamplers):
-                h = self.upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
-        out = self.conv_out(F.silu(self.norm_out(h)))
-        out = unpad(F.pixel_shuffle(out, patch) if patch > 1 else out, box)
-        return UNet2DOutput(sample=out) if return_dict else (out,)
+                h = self._run(parts, torch.cat([h, left.pop()], dim=1), emb)
+            if level < len(upsamplers):
+                h = upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
+        out = conv(F.silu(norm(h)))
+        return unpad(F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out, box)
 
     @staticmethod
     def _run(parts: nn.ModuleList, h: Tensor, emb: Tensor) -> Tensor:

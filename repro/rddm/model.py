@@ -13,12 +13,10 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
-from repro.nn.unet import UNet, sinusoid
+from repro.nn.unet import UNet
 from repro.rddm.objectives import Objective, heads, objective_of
 
 Layout = Literal["one", "two", "shared"]
@@ -34,38 +32,11 @@ class SharedEncoder(UNet):
         self.res_norm_out, self.res_conv_out = twin.norm_out, twin.conv_out
 
     def forward(self, sample: Tensor, timestep: Tensor, cond: Tensor | None = None) -> UNet2DOutput:
-        x = sample if cond is None else torch.cat([sample, cond], dim=1)
-        t = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
-        wave = sinusoid(t, self.config.base_channels, self.config.time_scale).to(self.time_mlp[0].weight.dtype)
-        emb = F.silu(self.time_mlp(wave))
-        patch = self.config.patch
-        x, box = pad_to_multiple(x, patch * 2 ** (len(self.down) - 1))
-        h = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
-        skips = [h]
-        for level, stages in enumerate(self.down):
-            for parts in stages:
-                h = self._run(parts, h, emb)
-                skips.append(h)
-            if level < len(self.downsamplers):
-                h = self.downsamplers[level](h)
-                skips.append(h)
-        h = self._run(self.mid, h, emb)
-        res = self._decode(h, skips, emb, self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out)
-        noise = self._decode(h, skips, emb, self.up, self.upsamplers, self.norm_out, self.conv_out)
-        return UNet2DOutput(sample=unpad(torch.cat([res, noise], dim=1), box))
-
-    def _decode(
-        self, h: Tensor, skips: list[Tensor], emb: Tensor, up: nn.ModuleList, upsamplers: nn.ModuleList, *out: nn.Module
-    ) -> Tensor:
-        left = list(skips)
-        for level, stages in enumerate(up):
-            for parts in stages:
-                h = self._run(parts, torch.cat([h, left.pop()], dim=1), emb)
-            if level < len(upsamplers):
-                h = upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
-        norm, conv = out
-        h = conv(F.silu(norm(h)))
-        return F.pixel_shuffle(h, self.config.patch) if self.config.patch > 1 else h
+        h, skips, emb, box = self.encode(sample, timestep, cond)
+        res = (self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out)
+        noise = (self.up, self.upsamplers, self.norm_out, self.conv_out)
+        heads = [self.decode(h, skips, emb, box, decoder) for decoder in (res, noise)]
+        return UNet2DOutput(sample=torch.cat(heads, dim=1))
 
 
 class RDDMNet(ModelMixin, ConfigMixin):
