@@ -13,6 +13,7 @@ from tiny import same_weights, tiny_net
 
 from repro.ddpm.schedules import linear, to_diffusers
 from repro.errors import ReproError
+from repro.nn import unet
 from repro.nn.classifier import Classifier
 from repro.nn.ema import EMA
 from repro.nn.padding import pad_to_multiple, tile_starts, tiled, unpad
@@ -186,3 +187,13 @@ def test_the_classifier_is_noise_aware():
     assert net(x).shape == (4, 3) and net.features(x).shape == (4, 5)
     assert torch.equal(net(x), net(x, torch.zeros(4, dtype=torch.int64)))
     assert not torch.allclose(net(x), net(x, 500), atol=1e-4)
+
+
+def test_attention_over_few_positions_equals_the_fused_kernel(monkeypatch):
+    layer = unet.Attention(16, heads=2, groups=4)
+    torch.nn.init.normal_(layer.out.weight)  # it starts at zero, where every attention is alike
+    x = torch.randn(3, 16, 7, 7, generator=torch.Generator().manual_seed(0))
+    few = layer(x)
+    monkeypatch.setattr(unet, "FEW", 0)
+    assert torch.allclose(few, layer(x), atol=1e-5)
+    assert not torch.allclose(few, x, atol=1e-2)

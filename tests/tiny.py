@@ -27,7 +27,7 @@ class TinyTask:
         return [f"picture {i}" for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
-        x0 = self.pictures[indices].contiguous(memory_format=torch.channels_last)
+        x0 = self.pictures[indices]
         eps = noise("noise").normal(x0.shape[1:])
         t = noise("time").integers(0, 1000)
         loss = (model(0.5 * x0 + eps, t).sample - eps).square().mean(dim=(1, 2, 3))

@@ -29,7 +29,7 @@ class DenoisingTask:
     """
 
     def __init__(self, pictures: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True) -> None:
-        self.pictures = pictures.contiguous(memory_format=torch.channels_last)
+        self.pictures = pictures
         self.ids, self.schedule, self.size = ids, schedule, len(pictures)
         self.learned_variance = learned_variance
 

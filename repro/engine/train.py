@@ -98,7 +98,9 @@ def train(
         "size": task.size,
     }
     with _threads(recipe.threads if device.type == "cpu" else None):
-        model = model.to(device=device, memory_format=torch.channels_last).train()
+        # Channels-last pays on GPUs; on CPUs it makes GroupNorm in bf16 eight times slower, the whole step by a third.
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        model = model.to(device=device, memory_format=layout).train()
         ema = EMA(model, recipe.ema)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
