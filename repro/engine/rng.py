@@ -49,12 +49,18 @@ def _mix(z: Tensor) -> Tensor:
 
 def sample_key(seed: int, sample_id: int | str, purpose: str) -> int:
     """64-bit key of one sample's stream; text is hashed with SHA-256, whole numbers are mixed directly."""
+    return _mix_int(_purpose_key(seed, purpose) ^ _number(sample_id))
+
+
+def _purpose_key(seed: int, purpose: str) -> int:
     tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    return _mix_int(_mix_int(int(seed) & _MASK) ^ tag)
+
+
+def _number(sample_id: int | str) -> int:
     if isinstance(sample_id, str):
-        number = int.from_bytes(hashlib.sha256(b"id:" + sample_id.encode()).digest()[:8], "little")
-    else:
-        number = int(sample_id) & _MASK
-    return _mix_int(_mix_int(_mix_int(int(seed) & _MASK) ^ tag) ^ number)
+        return int.from_bytes(hashlib.sha256(b"id:" + sample_id.encode()).digest()[:8], "little")
+    return int(sample_id) & _MASK
 
 
 class KeyedNoise:
@@ -70,12 +76,13 @@ class KeyedNoise:
     def __init__(
         self, seed: int, ids: Sequence[int | str] | Tensor, purpose: str, device: torch.device | str = "cpu"
     ) -> None:
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        if not ids:
+        if len(ids) == 0:
             raise ReproError("KeyedNoise needs at least one sample id: got none")
         self.device = torch.device(device)
-        keys = [_signed(sample_key(seed, i, purpose)) for i in ids]
-        self.keys = torch.tensor(keys, dtype=torch.int64, device=self.device)  # (B,)
+        if not isinstance(ids, Tensor):
+            ids = torch.tensor([_signed(_number(i)) for i in ids], dtype=torch.int64)
+        base = _signed(_purpose_key(seed, purpose))
+        self.keys = _mix(ids.to(self.device, torch.int64) ^ base)  # (B,), `sample_key` of every id at once
 
     def __len__(self) -> int:
         return len(self.keys)
