@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +19,19 @@ FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("t
 _BYTES = 1 + 3 * 32 * 32
 
 
-def root() -> Path:
-    """Where downloaded data sets lie: `REPRO_DATA`, else runs/data of the clone."""
-    return Path(os.environ.get("REPRO_DATA") or paths.runs() / "data")
-
-
 def load_cifar10(split: str, folder: Path | None = None) -> tuple[Tensor, Tensor, list[str]]:
     """CIFAR-10 of a split: pictures (N, 3, 32, 32) float32 in [-1, 1], labels (N,) int64 in 0..9, ids.
 
     Args:
         split: "train" (five files) or "test".
-        folder: the unpacked archive; default: `cifar-10-batches-bin` in `root()`.
+        folder: the unpacked archive; default: `cifar-10-batches-bin` in `repro.paths.data()`.
 
     Raises:
         ReproError: an unknown split, files that are absent (with what to download), cut short or no CIFAR-10.
     """
     if split not in FILES:
         raise ReproError(f"CIFAR-10 has no split {split!r}; accepted: {', '.join(FILES)}")
-    folder = folder or root() / FOLDER
+    folder = folder or paths.data() / FOLDER
     pictures, labels, ids = [], [], []
     for name in FILES[split]:
         raw = _read(folder / name)
@@ -52,7 +46,7 @@ def data_hash(split: str, folder: Path | None = None) -> str:
     """SHA-256 over the split's files in order."""
     total = hashlib.sha256()
     for name in FILES[split]:
-        total.update(_read((folder or root() / FOLDER) / name).tobytes())
+        total.update(_read((folder or paths.data() / FOLDER) / name).tobytes())
     return total.hexdigest()
 
 

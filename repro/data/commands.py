@@ -17,7 +17,7 @@ class DataCheck:
     """the data set: pack, cifar10, fashion-mnist, celeba, lol, raindrop, istd, gopro, reds, div2k, sid, imagenet,
     open-images"""
     root: Path | None = None
-    """its folder (the embedded pack needs none)"""
+    """its folder (default: the one of its name in REPRO_DATA, else in runs/data; the embedded pack takes none)"""
     headers: bool = False
     """also open the header of every image"""
 

@@ -30,11 +30,24 @@ def crops(
         raise ReproError("crops: got no pictures; at least one is needed")
     if len(images) != len(ids):
         raise ReproError(f"crops: {len(images)} pictures and {len(ids)} ids; one id a picture is needed")
-    tops, lefts, mirrored = crop_places([tuple(i.shape[-2:]) for i in images], size, ids, seed)
+    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    return cut(images, size, _draw(listed, seed), flip=flip, names=listed)
+
+
+def cut(
+    images: Tensor | Sequence[Tensor],
+    size: int,
+    draw: Tensor,
+    *,
+    flip: bool = True,
+    names: Sequence[int | str] | None = None,
+) -> Tensor:
+    """The crops that numbers already drawn speak for: `draw` (B, 3) in [0, 1) is top, left, and mirrored below 1/2."""
+    tops, lefts, mirrored = _places([tuple(i.shape[-2:]) for i in images], size, draw, names)
     out = []
     for image, top, left, mirror in zip(images, tops, lefts, mirrored, strict=True):
-        cut = image[..., top : top + size, left : left + size]
-        out.append(cut.flip(-1) if flip and mirror else cut)
+        part = image[..., top : top + size, left : left + size]
+        out.append(part.flip(-1) if flip and mirror else part)
     return torch.stack(out)
 
 
@@ -42,11 +55,20 @@ def crop_places(
     shapes: Sequence[tuple[int, int]], size: int, ids: Sequence[int | str] | Tensor, seed: int
 ) -> tuple[list[int], list[int], list[bool]]:
     """Top, left and mirrored for each (height, width): what `crops` does, for pairs that must be cut alike."""
-    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    for (height, width), name in zip(shapes, listed, strict=True):
+    return _places(shapes, size, _draw(ids, seed), ids.tolist() if isinstance(ids, Tensor) else list(ids))
+
+
+def _draw(ids: Sequence[int | str] | Tensor, seed: int) -> Tensor:
+    return KeyedNoise(seed, ids.tolist() if isinstance(ids, Tensor) else list(ids), "crop").uniform((3,))
+
+
+def _places(
+    shapes: Sequence[tuple[int, int]], size: int, draw: Tensor, names: Sequence[int | str] | None = None
+) -> tuple[list[int], list[int], list[bool]]:
+    for name, (height, width) in zip(names or range(len(shapes)), shapes, strict=True):
         if size < 1 or size > min(height, width):
             raise ReproError(f"crops: a {size}x{size} crop does not fit into sample {name!r} of {height}x{width}")
-    draw = KeyedNoise(seed, listed, "crop").uniform((3,)).double()  # (B, 3); float64: u * n stays below n
+    draw = draw.double()  # u * n stays below n
     room = torch.tensor(shapes, dtype=torch.float64) - size + 1  # (B, 2) possible tops and lefts
     place = (draw[:, :2] * room).floor().long()
     return place[:, 0].tolist(), place[:, 1].tolist(), (draw[:, 2] < 0.5).tolist()

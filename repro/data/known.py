@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from repro import paths
 from repro.data.images import image_size
 from repro.data.layouts import LAYOUTS, Layout, Part
 from repro.errors import ReproError
@@ -63,27 +64,25 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
 
     Args:
         name: one of `names()`.
-        root: its folder; the embedded pack needs none.
+        root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
         headers: also open every image's header (minutes for the large sets).
 
     Raises:
-        ReproError: for an unknown name, or where no root is given for a data set that needs one.
+        ReproError: for an unknown name.
     """
     if name == "pack":
         return _check_pack(root)
     layout = LAYOUTS.get(name)
     if layout is None:
         raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(names())}")
-    if root is None:
-        raise ReproError(f"{name} needs --root, the folder that holds {layout.parts[0].pattern}")
-    root = Path(root)
-    report = Report(name, layout.title, root, advice=_advice(layout, root))
+    root = home(name) if root is None else Path(root)
+    report = Report(name, layout.title, root, advice=advice(name, root))
     if not root.is_dir():
         report.problems.append(f"{root}: {'is not a folder' if root.exists() else 'no such folder'}")
         return report
     files: dict[str, list[Path]] = {}
     for part in layout.parts:
-        files[part.label] = _files(root, part)
+        files[part.label] = files_of(root, part)
         report.present = report.present or bool(files[part.label])
         _count(report, root, part, files[part.label])
         if headers and part.images:
@@ -98,12 +97,20 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     return report
 
 
-def _advice(layout: Layout, root: Path) -> str:
+def home(name: str) -> Path:
+    """Where a known data set lies when nobody says otherwise."""
+    return paths.data() / (LAYOUTS[name].folder or name)
+
+
+def advice(name: str, root: Path) -> str:
+    """What to get from where, and what its folder then holds."""
+    layout = LAYOUTS[name]
     wanted = ", ".join(p.pattern for p in layout.parts if not p.optional)
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {wanted}"
 
 
-def _files(root: Path, part: Part) -> list[Path]:
+def files_of(root: Path, part: Part) -> list[Path]:
+    """The files of one part, in order of their names."""
     found = (p for p in root.glob(part.pattern) if p.suffix.lower() in part.suffixes and not p.name.startswith("."))
     return sorted(p for p in found if p.is_file())
 
@@ -161,13 +168,13 @@ def _plain(name: str) -> str:
 
 def _nested(root: Path, layout: Layout) -> Path | None:
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        if any(_files(folder, part) for part in layout.parts if not part.optional):
+        if any(files_of(folder, part) for part in layout.parts if not part.optional):
             return folder
     return None
 
 
 def _partners(report: Report, root: Path, layout: Layout, part: Part, files: dict[str, list[Path]]) -> None:
-    other = next(p for p in layout.parts if p.label == part.partner)
+    other = layout.part(part.partner)
     mine, theirs = ({p.key_of(f.relative_to(root).as_posix()): f for f in files[p.label]} for p in (part, other))
     unnamed = [f for f in files[part.label] if part.key_of(f.relative_to(root).as_posix()) is None]
     if unnamed:

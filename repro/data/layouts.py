@@ -56,12 +56,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set: title, its project page, what to get there, its parts."""
+    """A data set: title, its project page, what to get there, its parts; `folder` is its own in `repro.paths.data()`,
+    where that is not called by the data set's name."""
 
     title: str
     page: str
     get: str
     parts: tuple[Part, ...]
+    folder: str = ""
+
+    def part(self, label: str) -> Part:
+        """The part of that label."""
+        return next(part for part in self.parts if part.label == label)
 
 
 def _pair(first: str, second: str, count: int | None, *, optional: bool = False, key: str = "") -> tuple[Part, Part]:
@@ -111,6 +117,7 @@ LAYOUTS: dict[str, Layout] = {
             Part("data_batch", "data_batch_*.bin", 5, suffixes=(".bin",)),
             Part("test_batch", "test_batch.bin", 1, suffixes=(".bin",)),
         ),
+        folder="cifar-10-batches-bin",
     ),
     "fashion-mnist": Layout(
         "Fashion-MNIST, 60,000 + 10,000 images",

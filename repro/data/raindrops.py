@@ -1,0 +1,157 @@
+"""Raindrops on a window pane: lenses that show the scene upside down, soft because the camera focuses behind them.
+
+What pictures of real drops show (Qian et al. 2018, "Attentive Generative Adversarial Network for Raindrop Removal"): a
+drop refracts a wide angle of the scene, inverted; the view is compressed towards its rim, which is dark where light is
+totally reflected; its outline is blurred, since it is out of focus; many carry a small highlight. Nothing of the
+background is left in a drop's middle: it has to be painted in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+RADIUS = (2.5, 10.0)  # pixels, log-uniform
+COVERAGE = (0.06, 0.22)  # share of the pane under drops, before they overlap
+_WOBBLE = 3  # outline harmonics 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Drops of a batch, (B, N) each; a slot with radius 0 is empty.
+
+    `x`, `y`     centres in pixels.          `radius`   mean radius in pixels.
+    `wobble`     (B, N, 3) amplitudes of the outline's harmonics 2 to 4, and `phase` (B, N, 3) their phases.
+    `power`      how much wider an angle the drop shows than the pane behind it.
+    `soft`       width of the blurred outline in pixels.
+    `shade`      darkness of the rim, 0 to 1.    `glint` strength of the highlight.
+    """
+
+    x: Tensor
+    y: Tensor
+    radius: Tensor
+    wobble: Tensor
+    phase: Tensor
+    power: Tensor
+    soft: Tensor
+    shade: Tensor
+    glint: Tensor
+
+    @property
+    def count(self) -> int:
+        return self.x.shape[1]
+
+
+def draw_drops(noise: KeyedNoise, size: tuple[int, int], coverage: float | None = None) -> Drops:
+    """Drops of each sample for a pane of (height, width) pixels.
+
+    `coverage` fixes the share of the pane under drops; None draws it uniformly in COVERAGE.
+    """
+    height, width = size
+    if coverage is not None and not 0 <= coverage <= 0.6:
+        raise ReproError(f"raindrops: coverage must lie in [0, 0.6]: got {coverage}")
+    low, high = RADIUS
+    mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
+    share = noise.uniform((), step=0) if coverage is None else torch.full((len(noise),), 0.0, device=noise.device)
+    share = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * share if coverage is None else share + coverage
+    most = math.ceil((coverage if coverage is not None else COVERAGE[1]) * height * width / mean_area)
+    wanted = share * height * width / mean_area  # (B,)
+    u = noise.uniform((max(1, most), 14), step=1)  # (B, N, 14)
+    slots = torch.arange(max(1, most), device=u.device)
+    there = slots + u[..., 13] < wanted[:, None]  # the last, fractional drop is there with its probability
+    return Drops(
+        x=u[..., 0] * width,
+        y=u[..., 1] * height,
+        radius=low * (high / low) ** u[..., 2] * there,
+        wobble=(u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),
+        phase=u[..., 6:9] * 2 * math.pi,
+        power=2.0 + 2.5 * u[..., 9],
+        soft=1.2 + 1.8 * u[..., 10],
+        shade=0.25 + 0.45 * u[..., 11],
+        glint=torch.where(u[..., 12] < 0.4, 0.15 + u[..., 12], torch.zeros_like(u[..., 12])),
+    )
+
+
+def drop_field(drops: Drops, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Which drop each pixel belongs to, and where in it: index (B, H, W) int64, q (B, H, W), 0 centre, 1 outline.
+
+    One pass over the drops, each a few operations on the whole pane; where two overlap the deeper one wins.
+    """
+    height, width = size
+    rows = torch.arange(height, device=drops.x.device)[:, None] + 0.5
+    cols = torch.arange(width, device=drops.x.device)[None, :] + 0.5
+    best = torch.full((len(drops.x), height, width), math.inf, device=drops.x.device)
+    index = torch.zeros(best.shape, dtype=torch.int64, device=drops.x.device)
+    for n in range(drops.count):
+        radius = drops.radius[:, n, None, None]
+        if not bool((radius > 0).any()):
+            continue
+        dx = cols[None] - drops.x[:, n, None, None]
+        dy = (rows[None] - drops.y[:, n, None, None]) * 0.9  # gravity: a little taller than wide
+        angle = torch.atan2(dy, dx)
+        outline = torch.ones_like(angle)
+        for k in range(_WOBBLE):
+            outline += drops.wobble[:, n, k, None, None] * torch.cos((k + 2) * angle + drops.phase[:, n, k, None, None])
+        q = torch.sqrt(dx * dx + dy * dy) / (radius * outline)
+        q = torch.where(radius > 0, q, math.inf)
+        closer = q < best
+        best = torch.where(closer, q, best)
+        index = torch.where(closer, n, index)
+    return index, best
+
+
+def rain(image: Tensor, drops: Drops) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) in [0, 1] behind a pane with `drops`: the picture, and the drops' soft mask (B, 1, H, W) in [0, 1].
+
+    Where a drop looks beyond the picture's edge, the picture is mirrored.
+    """
+    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(drops.x):
+        raise ReproError(f"raindrops: pictures of shape ({len(drops.x)}, 3, H, W) are needed: got {tuple(image.shape)}")
+    height, width = image.shape[-2:]
+    index, q = drop_field(drops, (height, width))
+
+    def of(value: Tensor) -> Tensor:  # (B, N) -> the value of each pixel's drop (B, H, W)
+        return value.gather(1, index.flatten(1)).view_as(q)
+
+    soft, radius = of(drops.soft), of(drops.radius)
+    inside = (1 - q.clamp(max=4)) * radius / soft + 0.5  # distance to the outline over its blur
+    mask = inside.clamp(0, 1)
+    mask = mask * mask * (3 - 2 * mask)  # smooth step
+
+    # A half ball of water: the deviation grows towards the rim, the scene is seen inverted.
+    depth = q.clamp(max=1)
+    bend = of(drops.power) * (1 + 1.5 * depth**4)
+    rows = torch.arange(height, device=image.device)[:, None] + 0.5
+    cols = torch.arange(width, device=image.device)[None, :] + 0.5
+    x, y = of(drops.x), of(drops.y)
+    source = torch.stack([(x - bend * (cols - x)) / width, (y - bend * (rows - y)) / height], dim=-1)  # (B, H, W, 2)
+    blurred = _blur(image)  # a view compressed by `power` has no detail finer than it
+    view = F.grid_sample(blurred, source * 2 - 1, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    rim = ((depth - 0.55) / 0.45).clamp(0, 1) ** 2
+    light = 1 - of(drops.shade) * rim
+    shine_x, shine_y = x + 0.35 * radius, y - 0.4 * radius
+    width2 = (0.16 * radius).clamp(min=0.7) ** 2
+    glint = of(drops.glint) * torch.exp(-((cols - shine_x) ** 2 + (rows - shine_y) ** 2) / (2 * width2))
+    lens = view * light[:, None] + glint[:, None] * (1 - view)
+    mask = mask[:, None]
+    return (image + mask * (lens - image)).clamp(0, 1), mask
+
+
+def _blur(image: Tensor) -> Tensor:
+    """A triangle filter of 5x5 pixels, edges repeated."""
+    weight = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 9
+    channels = image.shape[1]
+    x = F.conv2d(
+        F.pad(image, (2, 2, 0, 0), mode="replicate"), weight.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels
+    )
+    return F.conv2d(
+        F.pad(x, (0, 0, 2, 2), mode="replicate"), weight.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels
+    )

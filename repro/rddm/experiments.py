@@ -1,0 +1,128 @@
+"""The trained networks of notebook 03: three strategies on three tasks, two baselines, and two ablations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from repro.data import pack
+from repro.data.images import resize
+from repro.ddpm.schedules import by_name
+from repro.engine.recipe import Task
+from repro.engine.registry import Experiment
+from repro.rddm.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
+from repro.rddm.model import Layout, RDDMNet
+from repro.rddm.objectives import Objective
+from repro.rddm.schedules import RDDMSchedule, by_config
+from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to learn a task.
+
+    `schedule`  settings that replace the task's: of `repro.rddm.schedules.by_config`, or {"ddpm": …} for a plain DDPM.
+    `network`   settings of the network that replace the task's.
+    """
+
+    label: str
+    objective: Objective
+    start: Start = "degraded"
+    layout: Layout = "one"
+    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# "two" and "shared" are made narrower: 355,000 and 293,000 parameters beside the 314,500 of "one"; two channels less or
+# more change them by a third.
+VARIANTS: dict[str, Variant] = {
+    "smres": Variant("SM-Res", "res"),
+    "smn": Variant("SM-N", "noise"),
+    "smresn": Variant("SM-Res-N", "res_noise"),
+    "regression": Variant("regression", "res", start="none"),
+    "sr3": Variant("conditional DDPM from pure noise", "noise", start="noise", schedule={"ddpm": LINEAR_DDPM}),
+    "two": Variant("SM-Res-N, two networks", "res_noise", layout="two", network={"base_channels": 12}),
+    "shared": Variant("SM-Res-N, shared encoder", "res_noise", layout="shared", network={"base_channels": 12}),
+    "quiet": Variant("SM-Res, sum_scale 0.01", "res", schedule={"sum_scale": 0.01}),
+}
+STRATEGIES = ("smres", "smn", "smresn")
+BASELINES = ("regression", "sr3")
+# Which variants a task has, and which of them ship; the rest are records only.
+TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
+    "fashion": tuple((v, True) for v in STRATEGIES),
+    "lowlight": (*((v, True) for v in (*STRATEGIES, *BASELINES)), ("quiet", False)),
+    "raindrop": (*((v, True) for v in (*STRATEGIES, *BASELINES)), ("two", False), ("shared", False)),
+}
+
+
+def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> str:
+    """An experiment's name, e.g. "rddm-lowlight-smres-s0"."""
+    return f"rddm-{task}-{variant}-s{seed}" if profile == "small" else f"rddm-{task}-{profile}-{variant}-s{seed}"
+
+
+def schedule_of(task: TaskConfig, variant: str) -> RDDMSchedule:
+    """The schedule that a variant of a task is trained and sampled with."""
+    changes = VARIANTS[variant].schedule
+    if "ddpm" in changes:
+        return RDDMSchedule.from_ddpm(by_name(**changes["ddpm"]))
+    return by_config(**{**task.schedule, **changes})
+
+
+def learning_of(task: TaskConfig, variant: str) -> Learning:
+    """What a variant of a task learns."""
+    chosen = VARIANTS[variant]
+    return Learning(chosen.objective, schedule_of(task, variant), task.norm, chosen.start)  # type: ignore[arg-type]
+
+
+def build_network(task: TaskConfig, variant: str) -> RDDMNet:
+    """The untrained network."""
+    chosen = VARIANTS[variant]
+    return RDDMNet(objective=chosen.objective, layout=chosen.layout, **{**task.network, **chosen.network})
+
+
+@lru_cache(maxsize=4)
+def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """Ids and pictures (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
+    chosen = pack.photos(split)[: limit or None]
+    pictures = [pack.load(p) for p in chosen]
+    return tuple(p.id for p in chosen), tuple(resize(p, side) if side else p for p in pictures)
+
+
+def training_task(task: TaskConfig, variant: str) -> Task:
+    """Training set and loss of a variant."""
+    learning = learning_of(task, variant)
+    if task.degradation == "none":
+        data = pack.fashion("train")
+        pictures = data.images.float().div_(127.5).sub_(1.0)[:, None]
+        return GenerationTask(pictures, [f"fashion {i}" for i in data.ids.tolist()], learning)
+    ids, pictures = photographs("train", task.side, task.limit)
+    return RestorationTask(pictures, ids, DEGRADATIONS[task.degradation], task.crop, learning)
+
+
+def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool, seed: int = 0) -> Experiment:
+    what = {"fashion": "Fashion-MNIST generation", "lowlight": "low light", "raindrop": "raindrops"}[task.name]
+    return Experiment(
+        name=name_of(task.name, variant, seed, config.name),
+        room="rddm",
+        task_name=task.name,
+        variant=variant,
+        data="fashion" if task.degradation == "none" else "photos",
+        profile=config.name,
+        seed=seed,
+        recipe=task.recipe,
+        summary=f"{what}: {VARIANTS[variant].label}",
+        ships=ships,
+        build=lambda: build_network(task, variant),
+        task=lambda: training_task(task, variant),
+    )
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
+    *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
+)

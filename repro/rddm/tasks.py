@@ -1,0 +1,127 @@
+"""What the networks of notebook 03 learn: from noisy, half degraded pictures to residual, noise, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repro.data import crops
+from repro.data.images import to_model
+from repro.data.lowlight import draw_low_light, low_light
+from repro.data.raindrops import draw_drops, rain
+from repro.ddpm.process import model_fn
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.rddm import objectives
+from repro.rddm.objectives import Objective
+from repro.rddm.schedules import RDDMSchedule
+
+Noises = Callable[[str], KeyedNoise]
+# (B, 3, H, W) in [0, 1] -> the degraded pictures, of the same shape and range
+Degradation = Callable[[Tensor, Noises], Tensor]
+# "degraded": the diffusion runs from the degraded picture (RDDM). "noise": from pure noise, the degraded picture only
+# shown to the network (SR3). "none": no diffusion, one pass from the degraded picture (regression).
+Start = Literal["degraded", "noise", "none"]
+
+
+def darken(images: Tensor, noise: Noises) -> Tensor:
+    """Low light with settings and sensor noise of each sample's own."""
+    return low_light(images, draw_low_light(noise("degrade/settings")), noise("degrade/sensor"))
+
+
+def wet(images: Tensor, noise: Noises) -> Tensor:
+    """Raindrops of each sample's own."""
+    return rain(images, draw_drops(noise("degrade/drops"), (images.shape[-2], images.shape[-1])))[0]
+
+
+DEGRADATIONS: dict[str, Degradation] = {"lowlight": darken, "raindrop": wet}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a variant learns, and from where its diffusion starts."""
+
+    objective: Objective
+    schedule: RDDMSchedule
+    norm: Literal["l1", "l2"]
+    start: Start = "degraded"
+
+
+class GenerationTask:
+    """Clean pictures out of noise: restoration with I_in = 0.
+
+    `pictures` (N, C, H, W) in [-1, 1].
+    """
+
+    def __init__(self, pictures: Tensor, ids: Sequence[str], learning: Learning) -> None:
+        self.pictures, self.ids, self.learning, self.size = pictures, list(ids), learning, len(pictures)
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        drawn, learning = noise("noise"), self.learning
+        I_0 = self.pictures[indices].to(drawn.device)  # (B, C, H, W)
+        return diffusion_loss(model, I_0, torch.zeros_like(I_0), None, drawn, noise("time"), learning)
+
+
+class RestorationTask:
+    """Crops of photographs, degraded afresh at every visit.
+
+    Args:
+        pictures: float (3, H, W) in [0, 1], each at least `crop` high and wide.
+        ids: their names.
+        degrade: what happens to a crop.
+    """
+
+    def __init__(
+        self, pictures: Sequence[Tensor], ids: Sequence[str], degrade: Degradation, crop: int, learning: Learning
+    ) -> None:
+        self.pictures, self.ids, self.size = list(pictures), list(ids), len(pictures)
+        self.degrade, self.crop, self.learning = degrade, crop, learning
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+    def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+        """(I_0, I_in) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
+        clean = crops.cut([self.pictures[i] for i in indices.tolist()], self.crop, noise("crop").uniform((3,)).cpu())
+        clean = clean.to(noise("crop").device)
+        return to_model(clean), to_model(self.degrade(clean, noise))
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        I_0, I_in = self.pair(indices, noise)
+        return restoration_loss(model, I_0, I_in, noise, self.learning)
+
+
+def restoration_loss(model: nn.Module, I_0: Tensor, I_in: Tensor, noise: Noises, learning: Learning) -> Tensor:
+    """(B,) loss of pairs in [-1, 1], whatever the diffusion starts from; the network always sees I_in."""
+    if learning.start == "none":
+        if learning.objective != "res":
+            raise ReproError(f"regression predicts the residual: got objective {learning.objective!r}")
+        last = torch.full((len(I_0),), learning.schedule.T - 1, device=I_0.device)
+        return objectives.losses(model(I_in, last, I_in).sample.float(), I_in - I_0, I_in, "res", learning.norm).total
+    origin = torch.zeros_like(I_in) if learning.start == "noise" else I_in
+    return diffusion_loss(model, I_0, origin, I_in, noise("noise"), noise("time"), learning)
+
+
+def diffusion_loss(
+    model: nn.Module,
+    I_0: Tensor,
+    I_in: Tensor,
+    cond: Tensor | None,
+    drawn: KeyedNoise,
+    times: KeyedNoise,
+    learning: Learning,
+) -> Tensor:
+    """(B,) loss at a uniform timestep of each sample's own (report Eq. 14 and 15)."""
+    t = times.integers(0, learning.schedule.T)  # (B,) 0 .. T-1
+    eps = drawn.normal(tuple(I_0.shape[1:])).to(I_0)
+    predict = model_fn(model) if cond is None else model_fn(model, cond=cond)
+    return objectives.training_losses(
+        predict, I_0, I_in, t, eps, learning.schedule, learning.objective, learning.norm
+    ).total
