@@ -1,0 +1,209 @@
+"""Motion blur of a degree beta in [0, 1]: from consecutive frames by averaging, from a still by a camera's shake.
+
+The paper ("Multi-task image-to-image diffusion models with fine-grained control", Table 1) has such a degree but never
+defines it: REDS gives every sharp frame one blurred frame. Decided here, so that it can be asked for and measured:
+beta is the length of the motion as a fraction of the longest one. For frames it is the exposure, as a fraction of the
+frames given; for stills the length of the camera's path. beta = 0 returns the picture itself, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.data.images import SUFFIXES, read_image
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+LONGEST = 1 / 8  # of the shorter side: the path at beta = 1, 32 pixels on a 256-pixel crop
+KNOTS = 33  # of a trajectory, evenly spaced in time
+SMOOTHNESS = 1.0  # exposures: correlation time of the hand; shorter makes scribbles that look like defocus
+GAMMA = 2.2  # the camera response that GoPro's frames were averaged under
+_STEPS = 64  # points between two knots: under 0.1 pixel apart for paths below 200 pixels
+
+
+# -- from frames ------------------------------------------------------------------------------------------------------
+
+
+def read_frames(folder: str | os.PathLike, centre: int, radius: int) -> Tensor:
+    """float32 (2 radius + 1, 3, H, W) in [0, 1]: the frames around number `centre` of a REDS or GoPro sequence.
+
+    The number is the digits of the file's name ("00000042.png" is 42). Raises `ReproError` for a missing folder or
+    frame, for two files of one number, and for frames of different sizes.
+    """
+    folder = Path(folder)
+    if radius < 0:
+        raise ReproError(f"read_frames: got radius {radius}; accepted: 0 or more frames on each side")
+    if not folder.is_dir():
+        raise ReproError(f"{folder}: no such folder; a folder of consecutive frames was expected")
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and path.stem.isdecimal():
+            if int(path.stem) in numbered:
+                raise ReproError(f"{folder}: {numbered[int(path.stem)].name} and {path.name} are one frame number")
+            numbered[int(path.stem)] = path
+    wanted = range(centre - radius, centre + radius + 1)
+    if missing := [n for n in wanted if n not in numbered]:
+        held = f"{len(numbered)} numbered frames" + (f", {min(numbered)} to {max(numbered)}" if numbered else "")
+        raise ReproError(f"{folder}: frame {missing[0]} is missing ({held}); needed: {wanted[0]} to {wanted[-1]}")
+    frames = [read_image(numbered[n]) for n in wanted]
+    for n, frame in zip(wanted, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            raise ReproError(
+                f"{numbered[n]}: {frame.shape[2]}x{frame.shape[1]} pixels; the frames of one sequence are equally "
+                f"large, the first is {frames[0].shape[2]}x{frames[0].shape[1]}"
+            )
+    return torch.stack(frames)
+
+
+def exposure_weights(count: int, beta: float) -> Tensor:
+    """float64 (count,) weights of the frames while the shutter is open, summing to 1.
+
+    The shutter opens for 1 + beta (count - 1) frame times around the middle frame, and a frame stands for its own
+    frame time: beta = 0 is the middle frame alone, beta = 1 the plain mean of all.
+    """
+    if count < 1 or count % 2 == 0:
+        raise ReproError(f"motion blur of frames: got {count} frames; accepted: an odd number, the middle one is sharp")
+    half = (1 + _degrees(beta, 1).item() * (count - 1)) / 2
+    away = (torch.arange(count, dtype=torch.float64) - count // 2).abs()
+    return (half - away + 0.5).clamp(0, 1) / (2 * half)
+
+
+def average_frames(frames: Tensor, beta: float = 1.0, *, gamma: float = GAMMA) -> Tensor:
+    """(3, H, W) in [0, 1]: the blurred picture of consecutive frames (F, 3, H, W) in [0, 1], F odd.
+
+    Averaged in linear light, v^gamma, and taken back, as GoPro was made (REDS: with its camera's measured response).
+    gamma = 1 averages the stored values.
+    """
+    if frames.dim() != 4 or frames.shape[1] != 3:
+        raise ReproError(f"motion blur of frames: got shape {tuple(frames.shape)}; accepted: (F, 3, H, W)")
+    weights = exposure_weights(len(frames), beta)
+    open_ = weights > 0
+    if int(open_.sum()) == 1:  # the powers would round
+        return frames[len(frames) // 2].clone()
+    light = frames[open_].double().pow(gamma)
+    mean = torch.tensordot(weights[open_].to(light.device), light, dims=1)  # (3, H, W)
+    return mean.pow(1 / gamma).clamp(0, 1).to(frames.dtype)
+
+
+# -- from stills ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _shake_factor() -> Tensor:
+    """(KNOTS, KNOTS) Cholesky factor of a Matern 5/2 covariance over the exposure: paths without corners."""
+    t = torch.linspace(0, 1, KNOTS, dtype=torch.float64)
+    r = math.sqrt(5) * (t[:, None] - t[None, :]).abs() / SMOOTHNESS
+    covariance = (1 + r + r.square() / 3) * torch.exp(-r)
+    return torch.linalg.cholesky(covariance + 1e-10 * torch.eye(KNOTS, dtype=torch.float64))
+
+
+def shake_trajectories(seed: int, ids: Sequence[int | str]) -> Tensor:
+    """float64 (B, KNOTS, 2): random camera paths (x, y), centred, of length 1, at equal times of the exposure.
+
+    Both coordinates are samples of a Gaussian process, as in Schuler et al., "Learning to Deblur". The centroid is 0,
+    so blur does not shift the picture. The length is that of the straight, evenly travelled path of equal spread,
+    sqrt(12) times the root mean square distance from the centroid: how far light is smeared, and not how far the hand
+    travelled, so that two paths of one length blur about equally whatever their curls.
+    """
+    normals = KeyedNoise(seed, ids, "editing/blur").normal((KNOTS, 2)).double()
+    knots = torch.einsum("tk,bkc->btc", _shake_factor(), normals)
+    moments = torch.stack([_dense(path) for path in knots])  # (B, S, 2)
+    centre = moments.mean(dim=1, keepdim=True)
+    spread = (moments - centre).square().sum(dim=2).mean(dim=1).sqrt()  # (B,)
+    return (knots - centre) / (math.sqrt(12) * spread)[:, None, None]
+
+
+def _dense(knots: Tensor) -> Tensor:
+    """(S, 2) midpoints of even time steps along the straight pieces between the knots (K, 2)."""
+    t = (torch.arange(_STEPS, dtype=torch.float64) + 0.5) / _STEPS
+    return torch.lerp(knots[:-1, None], knots[1:, None], t[None, :, None]).reshape(-1, 2)
+
+
+def line_kernels(paths: Tensor) -> Tensor:
+    """float32 (B, K, K), K odd: the time each pixel of a kernel is lit along the paths (B, KNOTS, 2), in pixels.
+
+    The integral of the bilinear tent over the path: a sub-pixel anti-aliased line. A kernel sums to 1, keeps the path's
+    centroid exactly, and its second moment grows with the path's scale. Made on the CPU in float64 whatever the device
+    of the pictures, since scattered sums on an accelerator come in no fixed order.
+    """
+    half = max(1, math.ceil(paths.abs().max().item()))
+    size = 2 * half + 1
+    out = torch.zeros(len(paths), size * size, dtype=torch.float64)
+    for kernel, path in zip(out, paths, strict=True):
+        at = _dense(path) + half
+        cell = at.floor().clamp(max=size - 2)
+        right, below = (at - cell).unbind(1)
+        base = (cell[:, 1] * size + cell[:, 0]).long()
+        for dx, wx in ((0, 1 - right), (1, right)):
+            for dy, wy in ((0, 1 - below), (1, below)):
+                kernel.index_add_(0, base + dy * size + dx, wx * wy)
+    return (out / out.sum(dim=1, keepdim=True)).view(-1, size, size).float()
+
+
+def motion_blur(
+    image: Tensor,
+    beta: float | Sequence[float] | Tensor,
+    seed: int,
+    ids: Sequence[int | str],
+    *,
+    longest: float | None = None,
+) -> Tensor:
+    """Blur of a shaken camera: (B, 3, H, W) in [0, 1] -> the same shape, reflected at the borders.
+
+    Args:
+        beta: degree in [0, 1], one number or one a picture: the path is beta * longest pixels long. A picture's path
+            has one shape for all degrees, so its blur grows along it.
+        seed, ids: the path depends on (seed, id) alone, not on the batch.
+        longest: pixels of the path at beta = 1; by default an eighth of the shorter side.
+
+    Raises:
+        ReproError: beta out of range, a path that does not fit into the picture, or ids that do not match.
+    """
+    _check_batch(image, ids)
+    beta = _degrees(beta, len(image))
+    side = min(image.shape[-2:])
+    longest = LONGEST * side if longest is None else longest
+    if not 0 < longest <= side / 2:
+        raise ReproError(
+            f"motion blur: got a longest path of {longest:g} pixels on a picture of {image.shape[3]}x{image.shape[2]}; "
+            f"accepted: above 0, up to half the shorter side ({side / 2:g})"
+        )
+    moved = beta > 0
+    if not moved.any():
+        return image.clone()
+    kernels = line_kernels(shake_trajectories(seed, ids) * (beta * longest)[:, None, None])  # (B, K, K)
+    half = kernels.shape[-1] // 2
+    if half >= side:
+        raise ReproError(f"motion blur: the kernel's half-width {half} does not fit into {side} pixels; give less")
+    batch, channels, height, width = image.shape
+    padded = F.pad(image, (half, half, half, half), mode="reflect")
+    weight = kernels.flip(1, 2).to(image).repeat_interleave(channels, dim=0)[:, None]  # convolution, not correlation
+    blurred = F.conv2d(padded.reshape(1, batch * channels, *padded.shape[-2:]), weight, groups=batch * channels)
+    blurred = blurred.view(batch, channels, height, width).clamp(0, 1)
+    return torch.where(moved.to(image.device)[:, None, None, None], blurred, image)
+
+
+def _degrees(beta: float | Sequence[float] | Tensor, count: int) -> Tensor:
+    """float64 (count,) of one number or one a picture, on the CPU."""
+    out = torch.as_tensor(beta, dtype=torch.float64).cpu().reshape(-1)
+    if len(out) not in (1, count):
+        raise ReproError(f"motion blur: got {len(out)} degrees for {count} pictures; accepted: one, or one each")
+    outside = out[~((out >= 0) & (out <= 1))]  # also true of NaN
+    if len(outside):
+        raise ReproError(f"motion blur: got a degree beta of {outside[0].item():g}; accepted: 0 to 1")
+    return out.expand(count)
+
+
+def _check_batch(image: Tensor, ids: Sequence[int | str]) -> None:
+    if image.dim() != 4 or not image.is_floating_point():
+        raise ReproError(f"motion blur: got {image.dtype} {tuple(image.shape)}; accepted: floating point (B, 3, H, W)")
+    if len(ids) != len(image):
+        raise ReproError(f"motion blur: got {len(ids)} ids for {len(image)} pictures; accepted: one each")

@@ -1,0 +1,146 @@
+"""The editing vector C = [beta, sigma, lambda, mu, e1, e2, e3, e4, e5]: what is asked of the model, in nine numbers.
+
+"Multi-task image-to-image diffusion models with fine-grained control", Table 1 and section 4.1. The four scaling
+factors are the degree of blur, the radius of the grain, the amount and the threshold of the sharpening; the five labels
+say which tasks are on: blur, grain, colour, inpaint, sharpen. Whatever belongs to a task that is off is 0.
+
+The colour reference and the inpainting mask are pictures and travel beside the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+
+TASKS = ("blur", "grain", "colour", "inpaint", "sharpen")  # e1 … e5
+
+
+class Entry(NamedTuple):
+    """One scaling factor: accepted are `low` to `high`, both included; a task switched on starts at `default`."""
+
+    name: str
+    task: str
+    low: float
+    high: float
+    default: float
+    meaning: str
+
+
+SCALARS = (
+    Entry("beta", "blur", 0.0, 1.0, 0.5, "degree of motion blur"),
+    Entry("sigma", "grain", 0.0, 0.1, 0.05, "radius of the film grain, in pixels"),
+    Entry("lambda", "sharpen", 1.0, 3.0, 2.0, "amount of sharpening"),
+    Entry("mu", "sharpen", 0.0, 0.1, 0.02, "threshold of sharpening, in units of [0, 1]"),
+)
+NAMES = tuple(entry.name for entry in SCALARS) + TASKS  # of the nine entries, in order
+LENGTH = len(NAMES)
+HIGHS = tuple(entry.high for entry in SCALARS) + (1.0,) * len(TASKS)  # what brings every entry into [0, 1]
+
+
+@dataclass(frozen=True)
+class EditingVector:
+    """One request. A task is off at None (or False), and then its entries are 0; its label follows from it.
+
+    blur: beta in [0, 1]. grain: sigma in [0, 0.1]. colour, inpaint: switches. sharpen: (lambda in [1, 3], mu in
+    [0, 0.1]). Raises `ReproError`, naming range and value, for anything else.
+    """
+
+    blur: float | None = None
+    grain: float | None = None
+    colour: bool = False
+    inpaint: bool = False
+    sharpen: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("colour", "inpaint"):
+            if not isinstance(getattr(self, name), bool):
+                raise ReproError(
+                    f"editing vector: {name} is a switch; got {getattr(self, name)!r}, accepted: on or off"
+                )
+        for task in ("blur", "grain"):
+            if getattr(self, task) is not None:
+                object.__setattr__(self, task, _checked(_entry(task), getattr(self, task)))
+        if self.sharpen is not None:
+            try:
+                amount, threshold = self.sharpen
+            except (TypeError, ValueError):
+                raise ReproError(
+                    f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {self.sharpen!r}"
+                ) from None
+            pair = (_checked(SCALARS[2], amount), _checked(SCALARS[3], threshold))
+            object.__setattr__(self, "sharpen", pair)
+
+    @classmethod
+    def of(cls, *tasks: str) -> EditingVector:
+        """The tasks named, at their defaults; none: the identity edit, which the paper trains too."""
+        unknown = [task for task in tasks if task not in TASKS]
+        if unknown:
+            raise ReproError(f"editing vector: no effect {unknown[0]!r}; accepted: {', '.join(TASKS)}")
+        sharpen = (SCALARS[2].default, SCALARS[3].default)
+        values = {"blur": _entry("blur").default, "grain": _entry("grain").default, "sharpen": sharpen}
+        return cls(**{task: values.get(task, True) for task in tasks})
+
+    @classmethod
+    def from_tensor(cls, row: Tensor | Sequence[float]) -> EditingVector:
+        """The request of nine numbers; refuses a label that is not 0 or 1 and a value of a task that is off."""
+        values = [round(float(v), 6) for v in row]  # float32 has no 0.1
+        if len(values) != LENGTH:
+            raise ReproError(f"editing vector: got {len(values)} numbers; accepted: {LENGTH}, {', '.join(NAMES)}")
+        labels = dict(zip(TASKS, values[len(SCALARS) :], strict=True))
+        for task, label in labels.items():
+            if label not in (0.0, 1.0):
+                raise ReproError(f"editing vector: the label of {task} is {label:g}; accepted: 0 or 1")
+        for entry, value in zip(SCALARS, values, strict=False):
+            if value and not labels[entry.task]:
+                raise ReproError(f"editing vector: {entry.name} is {value:g} while {entry.task} is off; accepted: 0")
+        beta, sigma, amount, threshold = values[: len(SCALARS)]
+        return cls(
+            blur=beta if labels["blur"] else None,
+            grain=sigma if labels["grain"] else None,
+            colour=bool(labels["colour"]),
+            inpaint=bool(labels["inpaint"]),
+            sharpen=(amount, threshold) if labels["sharpen"] else None,
+        )
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the tasks that are on, in the order of the labels."""
+        on = (self.blur is not None, self.grain is not None, self.colour, self.inpaint, self.sharpen is not None)
+        return tuple(task for task, is_on in zip(TASKS, on, strict=True) if is_on)
+
+    def only(self, *tasks: str) -> EditingVector:
+        """The same request with every other task off: what one single-task model of a sequence is asked for."""
+        kept = {task: getattr(self, task) for task in self.active if task in tasks}
+        return EditingVector(**kept)
+
+    def tensor(self) -> Tensor:
+        """float32 (LENGTH,), as the paper writes C: raw magnitudes, zeros for what is off."""
+        amount, threshold = self.sharpen or (0.0, 0.0)
+        labels = [float(task in self.active) for task in TASKS]
+        return torch.tensor([self.blur or 0.0, self.grain or 0.0, amount, threshold, *labels], dtype=torch.float32)
+
+
+def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") -> Tensor:
+    """float32 (B, LENGTH) of B requests."""
+    if not vectors:
+        raise ReproError("editing vector: got no requests; accepted: at least one")
+    return torch.stack([vector.tensor() for vector in vectors]).to(device)
+
+
+def _entry(task: str) -> Entry:
+    return next(entry for entry in SCALARS if entry.task == task)
+
+
+def _checked(entry: Entry, value: float) -> float:
+    accepted = f"accepted: {entry.low:g} to {entry.high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {value!r}; {accepted}")
+    if not entry.low <= value <= entry.high:
+        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {value:g}; {accepted}")
+    return float(value)
