@@ -3,8 +3,8 @@
 Everything happens in linear light, in the order of a camera: exposure, colour cast of the light, shot and read noise,
 clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8 bits. Bits and noise are why a dark picture
 cannot simply be multiplied up again. The noise is Gaussian with the variance of a Poisson-Gaussian sensor, a x + b^2
-(Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); counts below ten photons, where a Poisson
-variable is visibly skewed, are rounded away by the 8 bits at these settings.
+(Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true Poisson
+variable would also be skewed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class LowLight:
                 raise ReproError(f"low light: {field.name} must be finite, >= 0, of shape {shape}: got {value}")
 
 
-# What training and test draw from: two to three and a half stops under, 400 to 3,000 photons at white.
-STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 3.5), (1.0, 1.3), (0.8, 1.2), (400.0, 3000.0), (0.0005, 0.002)
+# What training and test draw from: two to four stops under, 150 to 1,500 photons at white.
+STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 4.0), (1.0, 1.3), (0.75, 1.33), (150.0, 1500.0), (0.0005, 0.002)
 
 
 def draw_low_light(noise: KeyedNoise) -> LowLight:

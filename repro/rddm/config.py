@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from repro.engine.recipe import Recipe
@@ -72,6 +72,7 @@ _GENERATION_NET = {
     "patch": 2,
 }
 _CROPS = Recipe(images=96_000, batch=16, lr=1e-3, warmup=2_000, ema=4_000, threads=1, save_every=8_000)
+_WIDE = replace(_CROPS, images=44_000, batch=8, warmup=1_000, ema=2_000, save_every=4_000)  # as many pixels
 
 SMALL = RDDMConfig(
     name="small",
@@ -95,7 +96,8 @@ SMALL = RDDMConfig(
             name="lowlight",
             degradation="lowlight",
             network=_RESTORATION_NET,
-            recipe=_CROPS,
+            recipe=_WIDE,
+            crop=96,  # brightness is a property of the scene: a small crop does not tell it
             norm="l1",
             steps=2,
             sweep=(1, 2, 5, 10, 20),

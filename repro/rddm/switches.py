@@ -1,0 +1,29 @@
+"""Choices that the report leaves to the code, one changed at a time, and the experiments behind claim R2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from repro.rddm.config import TaskConfig
+from repro.rddm.samplers import PUBLISHED_CLIP
+
+# Where SM-N may start: at T - 1 = 999 it divides by 1 - abar_T = 0.
+STARTS = (990, 950, 900, 800, 700)
+
+
+def of(task: TaskConfig, variant: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(cell, settings of the sampler) of the switches that a variant is measured with, at the task's own steps."""
+    if variant == "smn":
+        for start in STARTS:
+            yield {"switch": "start", "start": start, "steps": task.steps}, {"start": start}
+    if variant == "smresn":
+        for head in ("res", "noise"):
+            yield {"switch": "one head", "sample_as": head, "steps": task.steps}, {"sample_as": head}
+        for start in STARTS[1::2]:
+            cell = {"switch": "one head", "sample_as": "noise", "start": start, "steps": task.steps}
+            yield cell, {"sample_as": "noise", "start": start}
+    if variant in ("smres", "smresn"):
+        yield {"switch": "clip ±1", "steps": task.steps}, {"clip": PUBLISHED_CLIP}
+    if variant == "smres":
+        yield {"switch": "start noise 0.1", "steps": task.steps}, {"sum_scale": 0.01}
