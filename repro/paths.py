@@ -36,6 +36,11 @@ def runs() -> Path:
     return root() / "runs"
 
 
+def data() -> Path:
+    """Downloaded data sets, one folder each: `REPRO_DATA`, else runs/data."""
+    return Path(os.environ.get("REPRO_DATA") or runs() / "data")
+
+
 def build() -> Path:
     """Executed notebooks (git-ignored)."""
     return root() / "build"

@@ -55,8 +55,14 @@ def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(ReproError) as error:
         check("loll", "x")
     assert all(name in str(error.value) for name in names()) and "loll" in str(error.value)
-    with pytest.raises(ReproError, match="lol needs --root"):
-        check("lol")
+
+
+def test_without_a_root_it_looks_where_data_sets_lie(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    assert DataCheck("lol").run() == 1 and str(tmp_path / "lol") in capsys.readouterr().out
+    assert check("cifar10").root == tmp_path / "cifar-10-batches-bin"
+    _lol(tmp_path / "lol")
+    assert DataCheck("lol").run() == 0
 
 
 def test_absent_says_what_to_get_from_where(tmp_path, capsys):

@@ -22,6 +22,18 @@ from repro.rddm.objectives import Objective, heads, objective_of
 Layout = Literal["one", "two", "shared"]
 
 
+def check_layout(objective: Objective, layout: Layout) -> None:
+    """Refuse an objective not called by its own name, and a layout that cannot serve it."""
+    if objective_of(objective) != objective:
+        raise ReproError(
+            f"a network's configuration names the objective {objective_of(objective)!r}: got {objective!r}"
+        )
+    if layout not in ("one", "two", "shared"):
+        raise ReproError(f"network layout {layout!r} is unknown: choose one, two or shared")
+    if layout != "one" and objective != "res_noise":
+        raise ReproError(f"layout {layout!r} predicts residual and noise: objective {objective!r} takes layout 'one'")
+
+
 class SharedEncoder(UNet):
     """A U-Net with a second decoder for the residual; answers (B, 2C, H, W), the residual first."""
 
@@ -70,16 +82,7 @@ class RDDMNet(ModelMixin, ConfigMixin):
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if objective_of(objective) != objective:
-            raise ReproError(
-                f"a network's configuration names the objective {objective_of(objective)!r}: got {objective!r}"
-            )
-        if layout not in ("one", "two", "shared"):
-            raise ReproError(f"network layout {layout!r} is unknown: choose one, two or shared")
-        if layout != "one" and objective != "res_noise":
-            raise ReproError(
-                f"layout {layout!r} predicts residual and noise: objective {objective!r} takes layout 'one'"
-            )
+        check_layout(objective, layout)
         settings: dict[str, Any] = dict(
             in_channels=channels,
             out_channels=channels,

@@ -16,6 +16,7 @@ from repro.nn.padding import pad_to_multiple, unpad
 from repro.nn.unet import UNet
 from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import check_objective, heads
+from repro.rddm.published import PublishedNet
 from repro.rddm.scheduler import RDDMScheduler
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -25,7 +26,7 @@ class RDDMPipeline(DiffusionPipeline):
     """Restores pictures, or generates them, with one network and one scheduler.
 
     Args:
-        unet: `repro.rddm.model.RDDMNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
+        unet: `RDDMNet`, `PublishedNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
             condition is given I_in; a `UNet2DModel` of twice the picture's input channels gets it behind I_t.
         scheduler: names the objective the network was trained for; another one's network is refused.
     """
@@ -132,13 +133,17 @@ class RDDMPipeline(DiffusionPipeline):
         return count, self.channels, *size
 
 
-_PADS_ITSELF = (UNet, RDDMNet)
+_PADS_ITSELF = (UNet, RDDMNet, PublishedNet)
 
 
 def _channels(unet: nn.Module, answers: int) -> tuple[int, bool]:
     """Channels of a picture, and whether the network takes I_in."""
     config = unet.config
-    if isinstance(unet, RDDMNet):
+    if isinstance(unet, RDDMNet | PublishedNet):
+        if config.get("mask_channels"):
+            raise ReproError(
+                "RDDMPipeline hands a network I_in alone: one that also sees a mask is sampled by `reverse`"
+            )
         return config.channels, config.condition
     if isinstance(unet, UNet):
         if config.cond_channels not in (0, config.in_channels):
