@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from repro.engine import stats
 from repro.engine.check import CheckReport
 from repro.engine.evaluation import check_room
 from repro.engine.records import Record, select
-from repro.engine.tables import Cell, Column, Table, Verified, dash, ours, paper_numbers, with_paper
+from repro.engine.tables import Column, Table, Verified, finder
 from repro.errors import ReproError
 from repro.metrics.protocols import FEATURE_NETWORKS
 
@@ -77,7 +77,7 @@ def recheck(lesson: Lesson) -> CheckReport:
 
 def fid_table(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> Table:
     """FID of each sampler at each number of network calls."""
-    cell = _finder(records, verified, "ddpm_fid")
+    cell = finder("ddpm", "ddpm_fid", records, verified)
     known = {(r.cell.get("sampler"), r.cell.get("steps")) for r in records}
     columns = tuple(Column(f"{steps} steps", _protocol("FID", now), "lower", decimals=1) for steps in STEPS)
 
@@ -146,7 +146,7 @@ def _differ(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def quality_table(records: Sequence[Record], verified: Verified = (), now: Lesson = DEFAULT) -> Table:
     """Four scores of sample sets, with what needs no learning above."""
-    cell = _finder(records, verified, "ddpm_quality")
+    cell = finder("ddpm", "ddpm_quality", records, verified)
     columns = (
         Column("FID", _protocol("FID", now), "lower", decimals=1),
         Column("KID", f"{_protocol('KID', now)}, not scaled", "lower", decimals=2),
@@ -171,7 +171,7 @@ def quality_table(records: Sequence[Record], verified: Verified = (), now: Lesso
 
 def noise_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """How well each predictor tells the noise in test pictures."""
-    cell = _finder(records, verified, "ddpm_noise")
+    cell = finder("ddpm", "ddpm_noise", records, verified)
     protocol = "mean squared error of the predicted noise, one uniform t and one draw per test picture"
     columns = (Column("error", protocol, "lower", decimals=4),)
     rows = {
@@ -183,7 +183,7 @@ def noise_table(records: Sequence[Record], verified: Verified = ()) -> Table:
 
 def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """Error after DDIM inversion and sampling back."""
-    cell = _finder(records, verified, "ddpm_inversion")
+    cell = finder("ddpm", "ddpm_inversion", records, verified)
     columns = (
         Column("l1", "mean absolute error, pixels in [0, 1]", "lower", decimals=4),
         Column("PSNR", "PSNR in dB on grey values in [0, 1]", "higher", decimals=1),
@@ -202,7 +202,7 @@ def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table
 
 def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """Classifier guidance: obedience and its price."""
-    cell = _finder(records, verified, "ddpm_guidance")
+    cell = finder("ddpm", "ddpm_guidance", records, verified)
     asked = "share of samples that the guiding classifier names as asked (it judges its own work)"
     note = "Both columns flatter: the guiding classifier also gives FID its features."
     columns = (
@@ -224,7 +224,7 @@ def guidance_table(records: Sequence[Record], verified: Verified = ()) -> Table:
 
 def switches_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """What undocumented choices of the sampler cost."""
-    cell = _finder(records, verified, "ddpm_switches")
+    cell = finder("ddpm", "ddpm_switches", records, verified)
     columns = (
         Column("FID", _protocol("FID", DEFAULT), "lower", decimals=1),
         Column("KID", f"{_protocol('KID', DEFAULT)}, not scaled", "lower", decimals=2),
@@ -262,22 +262,3 @@ def _protocol(measure: str, now: Lesson) -> str:
     """What the records' FID or KID is measured with."""
     net = FEATURE_NETWORKS[now.config.features].split(";")[0]
     return f"{measure} on features of {net}, against the {_AGAINST[now.config.data]} split"
-
-
-def _finder(records: Sequence[Record], verified: Verified, table: str) -> Callable[..., Cell]:
-    theirs = paper_numbers("ddpm")
-
-    def cell(
-        row: str, column: str, metric: str, experiment: str, part: Mapping[str, Any], reason: str = NOT_YET
-    ) -> Cell:
-        paper = theirs.get((table, row, column))
-        found = select(records, experiment=experiment, cell=part)
-        if not found:
-            return dash(reason, paper)
-        if len({str(r.cell) for r in found}) > 1:
-            raise ReproError(f"table {table}, {row}: {len(found)} cells match, one is needed: {found[0].label}, …")
-        if metric not in found[0].metrics:
-            return dash("this profile does not measure it", paper)
-        return with_paper(ours(found, metric, verified=verified), paper)
-
-    return cell

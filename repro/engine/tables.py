@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import repro
 from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import locked, write_text
 from repro.engine.provenance import provenance
-from repro.engine.records import Record, rounded
+from repro.engine.records import Record, rounded, select
 from repro.errors import ReproError
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
@@ -212,6 +212,27 @@ class Table:
 def with_paper(cell: Cell, paper: PaperNumber | None) -> Cell:
     """The cell with the paper's number beside it."""
     return replace(cell, paper=paper)
+
+
+def finder(room: str, table: str, records: Sequence[Record], verified: Verified = ()) -> Callable[..., Cell]:
+    """cell(row, column, metric, experiment, part, reason): ours from the one record cell that `part` names, with the
+    paper's number beside it; a dash with the reason where there is no record."""
+    theirs = paper_numbers(room)
+
+    def cell(
+        row: str, column: str, metric: str, experiment: str, part: Mapping[str, Any], reason: str = "no record"
+    ) -> Cell:
+        paper = theirs.get((table, row, column))
+        found = select(records, experiment=experiment, cell=part)
+        if not found:
+            return dash(reason, paper)
+        if len({str(r.cell) for r in found}) > 1:
+            raise ReproError(f"table {table}, {row}: {len(found)} cells match, one is needed: {found[0].label}, …")
+        if metric not in found[0].metrics:
+            return dash("this profile does not measure it", paper)
+        return with_paper(ours(found, metric, verified=verified), paper)
+
+    return cell
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

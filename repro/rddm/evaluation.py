@@ -146,7 +146,7 @@ def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
             found.append(row(name, {"steps": steps}, method, **more))
         for cell, settings in switches.of(task, variant):
             method = partial(_restored, network, learning, cell.get("steps", task.steps), settings)
-            found.append(row(name, cell, method, **more))
+            found.append(row(name, {"task": f"{task.name}-switch", **cell}, method, **more))
         found += _diversity(config, task, variant, name, network, more)
         found += _full_size(config, task, variant, name, network, row, more)
     return found

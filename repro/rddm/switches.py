@@ -19,7 +19,7 @@ def of(task: TaskConfig, variant: str) -> Iterator[tuple[dict[str, Any], dict[st
             yield {"switch": "start", "start": start, "steps": task.steps}, {"start": start}
     if variant == "smresn":
         for head in ("res", "noise"):
-            yield {"switch": "one head", "sample_as": head, "steps": task.steps}, {"sample_as": head}
+            yield {"switch": "one head at the end", "sample_as": head, "steps": task.steps}, {"sample_as": head}
         for start in STARTS[1::2]:
             cell = {"switch": "one head", "sample_as": "noise", "start": start, "steps": task.steps}
             yield cell, {"sample_as": "noise", "start": start}
