@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import pack
+from repro.data import lowlight, pack, raindrops
 from repro.data.images import to_model, to_unit
+from repro.ddpm.experiments import CLASSIFIER
 from repro.ddpm.scores import replicated
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
@@ -23,9 +24,9 @@ from repro.engine.evaluation import Row, folders, trained
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
-from repro.rddm import baselines, switches, transfer
+from repro.rddm import baselines, oracles, switches, transfer
 from repro.rddm.config import RDDMConfig, TaskConfig, profile
-from repro.rddm.experiments import STRATEGIES, TRAINED, learning_of, name_of, photographs
+from repro.rddm.experiments import EXPERIMENTS, STRATEGIES, TRAINED, learning_of, name_of, photographs
 from repro.rddm.sampling import generate, restore
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
@@ -34,6 +35,12 @@ PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-w
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the picture
 TEST_SEED = 7  # of the test pictures' degradations
 SR3_STEPS = (5, 10, 20, 50)
+FULL_SIZE = 8  # photographs measured as they come
+# What the degradations are drawn from: other laws make other data, and other records.
+LAWS = {
+    "lowlight": (lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ),
+    "raindrop": (raindrops.RADIUS, raindrops.COVERAGE),
+}
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)
 
 
@@ -71,15 +78,26 @@ def rows(profile_name: str = "small") -> list[Row]:
     found: list[Row] = []
     for task in config.tasks.values():
         found += _generation(config, task) if task.degradation == "none" else _restoration(config, task)
-    return found + transfer.rows(config)
+    return [*found, _indi(config), *transfer.rows(config)]
+
+
+def _indi(config: RDDMConfig) -> Row:
+    """Claim R6: SM-Res with noise in step with the residual is InDI; no data and no network involved."""
+    none = hashlib.sha256(b"").hexdigest()
+
+    def measure(_: int | None) -> Metrics:
+        return {"max_abs_difference": oracles.indi_gap()}
+
+    return Row("rddm", "oracle-indi", {}, measure, n=1, data=none, k=1, profile=config.name)
 
 
 def networks(config: RDDMConfig, task: TaskConfig) -> Iterator[tuple[str, str, Path, bool]]:
     """(variant, experiment, folder, whether it ships) of the task's networks that are here."""
-    for variant, ships in TRAINED[task.name]:
+    ships = {experiment.name: experiment.ships for experiment in EXPERIMENTS}
+    for variant, _ in TRAINED[task.name]:
         name = name_of(task.name, variant, 0, config.name)
         if trained(name):
-            yield variant, name, next(f for f in folders(name) if (f / "config.json").exists()), ships
+            yield variant, name, next(f for f in folders(name) if (f / "config.json").exists()), ships[name]
 
 
 @lru_cache(maxsize=1)
@@ -88,15 +106,18 @@ def _fashion_hash() -> str:
 
 
 @lru_cache(maxsize=8)
-def _photo_hash(side: int, limit: int) -> str:
-    """Of the test photographs' files, of the size they are brought to and of the seed that degrades them."""
-    total = hashlib.sha256(f"side {side} limit {limit} seed {TEST_SEED}".encode())
+def _photo_hash(degradation: str, side: int, limit: int) -> str:
+    """Of the test photographs' files, the size they are brought to, the degradation's law and the seed it is drawn by."""
+    law = f"{degradation} {LAWS[degradation]}"
+    total = hashlib.sha256(f"side {side} limit {limit} seed {TEST_SEED} {law}".encode())
     for picture in pack.photos("test")[: limit or None]:
         total.update(f"{picture.id} {pack.file_hash(picture.path)}".encode())
     return total.hexdigest()
 
 
 def _generation(config: RDDMConfig, task: TaskConfig) -> list[Row]:
+    if not trained(CLASSIFIER):
+        return []
     found = []
     for variant, name, folder, ships in networks(config, task):
         network, learning = load_checkpoint(folder), learning_of(task, variant)
@@ -131,7 +152,7 @@ def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
         def measure(k: int | None) -> Metrics:
             return scored(pairs()[: k or None], method)
 
-        more = {"k": task.k, "data": _photo_hash(task.side, task.limit), **more}
+        more = {"k": task.k, "data": _photo_hash(task.degradation, task.side, task.limit), **more}
         return Row("rddm", experiment, {"task": task.name, **cell}, measure, n=n, profile=config.name, **more)
 
     found = [
@@ -148,7 +169,7 @@ def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
             method = partial(_restored, network, learning, cell.get("steps", task.steps), settings)
             found.append(row(name, {"task": f"{task.name}-switch", **cell}, method, **more))
         found += _diversity(config, task, variant, name, network, more)
-        found += _full_size(config, task, variant, name, network, row, more)
+        found += _full_size(config, task, variant, name, network, more)
     return found
 
 
@@ -169,7 +190,7 @@ def _restored(
 def _diversity(
     config: RDDMConfig, task: TaskConfig, variant: str, name: str, network: nn.Module, more: Mapping[str, Any]
 ) -> list[Row]:
-    """How far restorations of one picture under different noise lie apart, and how good each of them is (claim R6)."""
+    """How far restorations of one picture under different noise lie apart (claim R6)."""
     if variant == "regression":
         return []
     learning, n = learning_of(task, variant), min(8, task.limit or 8)
@@ -189,7 +210,7 @@ def _diversity(
             {"task": f"{task.name}-diversity", "steps": task.steps, "eta": eta},
             partial(measure, eta),
             n=n,
-            data=_photo_hash(task.side, task.limit),
+            data=_photo_hash(task.degradation, task.side, task.limit),
             k=task.k,
             profile=config.name,
             **more,
@@ -204,17 +225,16 @@ def _full_size(
     variant: str,
     name: str,
     network: nn.Module,
-    row: Callable[..., Row],
     more: Mapping[str, Any],
 ) -> list[Row]:
     """The same network on the photographs as they come: what published tables at 256 px do not show."""
     if config.name != "small" or variant not in ("smres", "regression"):
         return []
-    learning, n = learning_of(task, variant), 8
+    learning, steps = learning_of(task, variant), task.steps if variant != "regression" else 1
 
     def measure(k: int | None) -> Metrics:
-        method = partial(_restored, network, learning, task.steps, {})
-        return scored(test_pairs(task.degradation, 0)[: k or n], method)
+        method = partial(_restored, network, learning, steps, {})
+        return scored(test_pairs(task.degradation, 0, FULL_SIZE)[:k], method)
 
-    cell = {"task": f"{task.name}-full-size", "steps": task.steps}
-    return [Row("rddm", name, cell, measure, n=n, data=_photo_hash(0, 0), k=0, profile=config.name, **more)]
+    cell, data = {"task": f"{task.name}-full-size", "steps": steps}, _photo_hash(task.degradation, 0, FULL_SIZE)
+    return [Row("rddm", name, cell, measure, n=FULL_SIZE, data=data, k=0, profile=config.name, **more)]
