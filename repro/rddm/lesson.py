@@ -1,0 +1,177 @@
+"""What notebook 03 does live in each profile, as data, and the networks and photographs that its cells work with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro import paths
+from repro.data import pack
+from repro.data.images import center_crop, resize, to_model
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.evaluation import folders
+from repro.errors import ReproError
+from repro.rddm import sampling
+from repro.rddm.config import SMALL, SMOKE, RDDMConfig, TaskConfig
+from repro.rddm.evaluation import degraded
+from repro.rddm.experiments import BASELINES, STRATEGIES, learning_of, name_of
+from repro.rddm.steps import Step
+from repro.rddm.tasks import Learning
+
+# What figures and menus call the variants; tables have longer words.
+NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
+PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained network, with what it learned.
+
+    `name` of the experiment, `label` in figures, `steps` of the main table (regression has one).
+    """
+
+    name: str
+    label: str
+    task: TaskConfig
+    network: nn.Module
+    learning: Learning
+    folder: Path
+
+    @property
+    def steps(self) -> int:
+        return 1 if self.learning.start == "none" else self.task.steps
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the checkpoint says of its training."""
+        return read_card(self.folder)
+
+    def restore(
+        self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
+    ) -> Tensor:
+        """`repro.rddm.sampling.restore` with this network: (B, C, H, W) in [-1, 1]."""
+        return sampling.restore(self.network, I_in, ids, self.learning, steps or self.steps, seed, **settings)
+
+    def trajectory(
+        self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
+    ) -> Iterator[Step]:
+        """The same, step by step. Regression has no steps to watch."""
+        if self.learning.start == "none":
+            raise ReproError(f"{self.name} is a regression: it has one pass and no trajectory")
+        return sampling.trajectory(self.network, I_in, ids, self.learning, steps or self.steps, seed, **settings)
+
+    def generate(self, ids: Sequence[int], steps: int | None = None, seed: int = 0, **settings: Any) -> Tensor:
+        """`repro.rddm.sampling.generate` with this network: (len(ids), 1, 28, 28) in [-1, 1]."""
+        return sampling.generate(self.network, self.learning, ids, steps or self.steps, seed=seed, **settings)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One profile of the notebook.
+
+    `config`    the profile of the records that the tables show; `live` the profile whose networks the cells run.
+    `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
+    `recheck`   whether the first k of every record are measured again (the tables then say so).
+    `minutes`   measured duration on two cores.
+    `crop`, `play`   sides of the square cut out of a photograph for drawings, and for the explorer.
+    `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
+    """
+
+    config: RDDMConfig
+    live: RDDMConfig
+    home: str
+    recheck: bool
+    minutes: float
+    crop: int = 96
+    play: int = 128
+    drawn: int = 12
+    few: int = 8
+    calls: int = 50
+
+    @property
+    def figures(self) -> Path:
+        """Where this profile's tables and pictures go."""
+        return paths.root() / self.home
+
+    def net(self, task: str, variant: str) -> Net | None:
+        """The trained network of a variant, None where its weights are not here."""
+        config = self.live.tasks[task]
+        name = name_of(task, variant, 0, self.live.name)
+        found = next((f for f in folders(name) if (f / "config.json").exists()), None)
+        if found is None:
+            return None
+        return Net(name, NAMES[variant], config, load_checkpoint(found), learning_of(config, variant), found)
+
+    def nets(self, task: str, variants: Sequence[str] = (*STRATEGIES, *BASELINES)) -> dict[str, Net]:
+        """label -> network of what is here; what is missing is said in one line, with the command that makes it."""
+        found = {
+            variant: self.net(task, variant) for variant in variants if not (task == "fashion" and variant in BASELINES)
+        }
+        for variant, net in found.items():
+            if net is None:
+                name = name_of(task, variant, 0, self.live.name)
+                print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
+        return {net.label: net for net in found.values() if net is not None}
+
+    def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
+        """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
+
+        Degraded as in the test set, with the settings keyed by its name. `crop` cuts the middle square out of the
+        pair; 0 leaves the whole photograph.
+        """
+        given, clean = _pair(self.live.tasks[task].degradation, photo, self.live.tasks[task].side)
+        pair = (given, clean) if not crop else (center_crop(x, min(crop, *x.shape[-2:])) for x in (given, clean))
+        I_in, I_0 = (to_model(x)[None] for x in pair)
+        return I_in, I_0
+
+
+@lru_cache(maxsize=16)
+def _pair(degradation: str, photo: str, side: int) -> tuple[Tensor, Tensor]:
+    chosen = next((p for p in pack.photos("test") if p.id == photo), None)
+    if chosen is None:
+        known = ", ".join(p.id for p in pack.photos("test"))
+        raise ReproError(f"no held-out photograph {photo!r}: there are {known}")
+    clean = resize(pack.load(chosen), side)
+    return degraded(degradation, clean, photo), clean
+
+
+def psnr(found: Tensor, wanted: Tensor) -> float:
+    """PSNR in dB on RGB of pictures in [-1, 1], for captions; tables have their own protocols."""
+    return 10 * torch.log10(4 / (found.clamp(-1, 1) - wanted).square().mean()).item()
+
+
+_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.0)
+
+LESSONS = {
+    "smoke": Lesson(
+        config=SMOKE,
+        live=SMOKE,
+        home="build/smoke",
+        recheck=False,
+        minutes=0.4,
+        crop=32,
+        play=32,
+        drawn=4,
+        few=2,
+        calls=4,
+    ),
+    "small": _SMALL,
+    # The live cells are the small ones: what paper scale changes is whose records stand in the tables.
+    "paper": dataclasses.replace(
+        _SMALL, config=dataclasses.replace(SMALL, name="paper"), home="build/paper", recheck=False
+    ),
+}
+
+
+def lesson(profile: str) -> Lesson:
+    """The lesson of that profile."""
+    if profile not in LESSONS:
+        raise ReproError(f"unknown profile {profile!r}: there are {', '.join(LESSONS)}")
+    return LESSONS[profile]
