@@ -59,12 +59,13 @@ def draw_drops(noise: KeyedNoise, size: tuple[int, int], coverage: float | None 
         raise ReproError(f"raindrops: coverage must lie in [0, 0.6]: got {coverage}")
     low, high = RADIUS
     mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
-    share = noise.uniform((), step=0) if coverage is None else torch.full((len(noise),), 0.0, device=noise.device)
-    share = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * share if coverage is None else share + coverage
-    most = math.ceil((coverage if coverage is not None else COVERAGE[1]) * height * width / mean_area)
+    if coverage is None:
+        share, largest = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * noise.uniform((), step=0), COVERAGE[1]
+    else:
+        share, largest = torch.full((len(noise),), float(coverage), device=noise.device), coverage
     wanted = share * height * width / mean_area  # (B,)
-    u = noise.uniform((max(1, most), 14), step=1)  # (B, N, 14)
-    slots = torch.arange(max(1, most), device=u.device)
+    slots = torch.arange(max(1, math.ceil(largest * height * width / mean_area)), device=noise.device)
+    u = noise.uniform((len(slots), 14), step=1)  # (B, N, 14)
     there = slots + u[..., 13] < wanted[:, None]  # the last, fractional drop is there with its probability
     return Drops(
         x=u[..., 0] * width,
@@ -122,7 +123,7 @@ def rain(image: Tensor, drops: Drops) -> tuple[Tensor, Tensor]:
 
     soft, radius = of(drops.soft), of(drops.radius)
     inside = (1 - q.clamp(max=4)) * radius / soft + 0.5  # distance to the outline over its blur
-    mask = inside.clamp(0, 1)
+    mask = torch.where(radius > 0, inside, 0.0).clamp(0, 1)  # a pane without any drop: every pixel has an empty slot
     mask = mask * mask * (3 - 2 * mask)  # smooth step
 
     # A half ball of water: the deviation grows towards the rim, the scene is seen inverted.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repro.ddpm.process import model_fn
+from repro.ddpm.process import Model, model_fn
 from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
 from repro.rddm import process, samplers
+from repro.rddm.steps import Step
 from repro.rddm.tasks import Learning
 
 
@@ -25,7 +27,7 @@ def restore(
     I_in: Tensor,
     ids: Sequence[int | str],
     learning: Learning,
-    steps: int = 1,
+    steps: int | None = 1,
     seed: int = 0,
     **settings: Any,
 ) -> Tensor:
@@ -53,26 +55,34 @@ def trajectory(
     I_in: Tensor,
     ids: Sequence[int | str],
     learning: Learning,
-    steps: int,
+    steps: int | None,
     seed: int = 0,
     **settings: Any,
-):
-    """The same as a generator of steps, to be watched."""
-    settings = {**_defaults(learning, settings), **settings}
+) -> Iterator[Step]:
+    """The same as a generator of steps, to be watched; `steps` None where `timesteps` are given."""
+    if learning.start == "none":
+        raise ReproError("a regression network has no trajectory: it restores in one pass")
     origin = torch.zeros_like(I_in) if learning.start == "noise" else I_in
-    z = start_noise(ids, tuple(I_in.shape[1:]), seed).to(I_in)
-    level = settings.pop("sum_scale", None)
-    x_T = process.start(origin, z, learning.schedule, settings.get("start"), level)
-    noise = KeyedNoise(seed, list(ids), "sample/noise", I_in.device)
+    return _run(model_fn(network, cond=I_in), origin, ids, learning, steps, seed, settings)
+
+
+def _run(
+    model: Model,
+    origin: Tensor,
+    ids: Sequence[int | str],
+    learning: Learning,
+    steps: int | None,
+    seed: int,
+    settings: dict[str, Any],
+) -> Iterator[Step]:
+    """From `origin` with the noise of the first timestep that is visited."""
+    settings = {**_defaults(learning, settings), **settings}
+    z = start_noise(ids, tuple(origin.shape[1:]), seed).to(origin)
+    first = settings["timesteps"][0] if settings.get("timesteps") else settings.get("start")
+    x_T = process.start(origin, z, learning.schedule, first, settings.pop("sum_scale", None))
+    noise = KeyedNoise(seed, list(ids), "sample/noise", origin.device)
     return samplers.reverse(
-        model_fn(network, cond=I_in),
-        x_T,
-        origin,
-        learning.schedule,
-        steps,
-        objective=learning.objective,
-        noise=noise,
-        **settings,
+        model, x_T, origin, learning.schedule, steps, objective=learning.objective, noise=noise, **settings
     )
 
 
@@ -89,7 +99,7 @@ def generate(
     network: nn.Module,
     learning: Learning,
     ids: Sequence[int],
-    steps: int,
+    steps: int | None,
     shape: tuple[int, int, int] = (1, 28, 28),
     seed: int = 0,
     batch: int = 100,
@@ -99,17 +109,6 @@ def generate(
     ids, parts = list(ids), []
     for first in range(0, len(ids), batch):
         some = ids[first : first + batch]
-        zero = torch.zeros(len(some), *shape)
-        more = {**_defaults(learning, settings), **settings}
-        run = samplers.reverse(
-            model_fn(network),
-            process.start(zero, start_noise(some, shape, seed), learning.schedule),
-            zero,
-            learning.schedule,
-            steps,
-            objective=learning.objective,
-            noise=KeyedNoise(seed, some, "sample/noise"),
-            **more,
-        )
+        run = _run(model_fn(network), torch.zeros(len(some), *shape), some, learning, steps, seed, settings)
         parts.append(samplers.sample(run).clamp(-1, 1))
     return torch.cat(parts)
