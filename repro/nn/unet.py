@@ -76,6 +76,23 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
 
 
+class InputSkip(nn.Module):
+    """The input, mixed linearly per position and scaled by time: what a narrow network need not carry through."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.film = nn.Linear(c_time, c_out)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.mix(x) * (1 + self.film(emb)[:, :, None, None])
+
+
+# stages and upsamplers, innermost first; last norm, last convolution; what brings the input to the output, if anything
+Decoder = tuple[nn.ModuleList, nn.ModuleList, nn.Module, nn.Module, InputSkip | None]
+
+
 class UNet(ModelMixin, ConfigMixin):
     """Noise (or residual, or clean image) predictor.
 
@@ -92,6 +109,7 @@ class UNet(ModelMixin, ConfigMixin):
         dropout: inside the residual blocks.
         patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out);
             2 quarters the positions of the widest maps.
+        input_skip: whether the input is also added to the output by `InputSkip`.
         time_scale: factor on the timestep before its sinusoid (1 for integers 0..T-1, 1000 for noise levels in [0, 1]).
         sample_size: side of the pictures trained on; any size works, diffusers' pipelines ask for it.
     """
@@ -111,6 +129,7 @@ class UNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         patch: int = 1,
         time_scale: float = 1.0,
+        input_skip: bool = False,
         sample_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -151,6 +170,8 @@ class UNet(ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
+        raw, out = (in_channels + cond_channels) * patch**2, out_channels * patch**2
+        self.bypass = InputSkip(raw, out, c_time) if input_skip else None
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
@@ -160,13 +181,17 @@ class UNet(ModelMixin, ConfigMixin):
         `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
         """
         h, skips, emb, box = self.encode(sample, timestep, cond)
-        out = self.decode(h, skips, emb, box, (self.up, self.upsamplers, self.norm_out, self.conv_out))
+        out = self.decode(h, skips, emb, box, self.decoder())
         return UNet2DOutput(sample=out) if return_dict else (out,)
+
+    def decoder(self) -> Decoder:
+        """The decoder's parts, as `decode` takes them."""
+        return self.up, self.upsamplers, self.norm_out, self.conv_out, self.bypass
 
     def encode(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None
     ) -> tuple[Tensor, list[Tensor], Tensor, Box]:
-        """Everything up to the bottleneck: its features, the skips (outermost first), the time embedding, the size."""
+        """Up to the bottleneck: its features, the skips (the input, then outermost first), time embedding, size."""
         expected = self.config.cond_channels
         found = 0 if cond is None else cond.shape[1]
         if found != expected:
@@ -178,8 +203,9 @@ class UNet(ModelMixin, ConfigMixin):
 
         patch = self.config.patch
         x, box = pad_to_multiple(x, patch * 2 ** (len(self.down) - 1))
-        h = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
-        skips = [h]
+        x = F.pixel_unshuffle(x, patch) if patch > 1 else x
+        h = self.conv_in(x)
+        skips = [x, h]
         for level, stages in enumerate(self.down):
             for parts in stages:
                 h = self._run(parts, h, emb)
@@ -195,10 +221,10 @@ class UNet(ModelMixin, ConfigMixin):
         skips: list[Tensor],
         emb: Tensor,
         box: Box,
-        decoder: tuple[nn.ModuleList, nn.ModuleList, nn.Module, nn.Module],
+        decoder: Decoder,
     ) -> Tensor:
-        """From the bottleneck to the picture by a decoder: its stages, upsamplers, last norm and last convolution."""
-        up, upsamplers, norm, conv = decoder
+        """From the bottleneck to the picture by a decoder."""
+        up, upsamplers, norm, conv, bypass = decoder
         left = list(skips)
         for level, stages in enumerate(up):
             for parts in stages:
@@ -206,6 +232,8 @@ class UNet(ModelMixin, ConfigMixin):
             if level < len(upsamplers):
                 h = upsamplers[level](F.interpolate(h, scale_factor=2, mode="nearest"))
         out = conv(F.silu(norm(h)))
+        if bypass is not None:
+            out = out + bypass(left.pop(), emb)
         return unpad(F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out, box)
 
     @staticmethod

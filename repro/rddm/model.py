@@ -42,12 +42,12 @@ class SharedEncoder(UNet):
         twin = UNet(**kwargs)
         self.res_up, self.res_upsamplers = twin.up, twin.upsamplers
         self.res_norm_out, self.res_conv_out = twin.norm_out, twin.conv_out
+        self.res_bypass = twin.bypass
 
     def forward(self, sample: Tensor, timestep: Tensor, cond: Tensor | None = None) -> UNet2DOutput:
         h, skips, emb, box = self.encode(sample, timestep, cond)
-        res = (self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out)
-        noise = (self.up, self.upsamplers, self.norm_out, self.conv_out)
-        heads = [self.decode(h, skips, emb, box, decoder) for decoder in (res, noise)]
+        res = (self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out, self.res_bypass)
+        heads = [self.decode(h, skips, emb, box, decoder) for decoder in (res, self.decoder())]
         return UNet2DOutput(sample=torch.cat(heads, dim=1))
 
 
@@ -60,8 +60,8 @@ class RDDMNet(ModelMixin, ConfigMixin):
         channels: of the picture.
         condition: whether the network sees I_in beside I_t (restoration; the released generation, inpainting and
             translation networks do not).
-        base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale: as in
-            `repro.nn.unet.UNet`, for each network.
+        base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale,
+            input_skip: as in `repro.nn.unet.UNet`, for each network.
     """
 
     @register_to_config
@@ -80,6 +80,7 @@ class RDDMNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         patch: int = 1,
         time_scale: float = 1.0,
+        input_skip: bool = False,
     ) -> None:
         super().__init__()
         check_layout(objective, layout)
@@ -96,6 +97,7 @@ class RDDMNet(ModelMixin, ConfigMixin):
             dropout=dropout,
             patch=patch,
             time_scale=time_scale,
+            input_skip=input_skip,
         )
         if layout == "two":
             self.res_net, self.noise_net = UNet(**settings), UNet(**settings)
