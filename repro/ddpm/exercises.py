@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -63,8 +63,10 @@ def _calls() -> Callable[[Any], bool]:
     return lambda answer: math.isclose(answer, 50 * (1 + 3) + 50)
 
 
-# name -> (what it is about, maker of the judgement, what to think of when it fails)
-EXERCISES: dict[str, tuple[str, Callable[[], Callable[[Any], bool]], str]] = {
+# (what it is about, maker of the judgement, what to think of when it fails)
+Exercise = tuple[str, Callable[[], Callable[[Any], bool]], str]
+
+EXERCISES: dict[str, Exercise] = {
     "half": ("the first t with more noise than signal", _half, "compare alpha_bar with 1 - alpha_bar, not their roots"),
     "estimate": ("x0 from x_t and the noise", _estimate, "solve x_t = a x0 + s eps for x0"),
     "ddim": ("one DDIM step", _ddim, "go to x0 first, then noise it again with the same eps, to the other level"),
@@ -73,11 +75,14 @@ EXERCISES: dict[str, tuple[str, Callable[[], Callable[[Any], bool]], str]] = {
 }
 
 
-def check(name: str, answer: Any) -> None:
-    """Say whether `answer` holds; None means that the reader has not answered yet."""
-    if name not in EXERCISES:
-        raise ReproError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
-    about, make, hint = EXERCISES[name]
+def check(name: str, answer: Any, among: Mapping[str, Exercise] = EXERCISES) -> None:
+    """Say whether `answer` holds; None means that the reader has not answered yet.
+
+    `among`: the exercises of another room.
+    """
+    if name not in among:
+        raise ReproError(f"no exercise {name!r}: there are {', '.join(among)}")
+    about, make, hint = among[name]
     if answer is None:
         print(f"{name}: {about} — waiting for your answer")
         return

@@ -82,6 +82,7 @@ class Lesson:
     `minutes`   measured duration on two cores.
     `crop`, `play`   sides of the square cut out of a photograph for drawings, and for the explorer.
     `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
+    `many`      steps of diffusion from pure noise, beside the strategies' own number.
     """
 
     config: RDDMConfig
@@ -94,6 +95,7 @@ class Lesson:
     drawn: int = 12
     few: int = 8
     calls: int = 50
+    many: int = 20
 
     @property
     def figures(self) -> Path:
@@ -119,6 +121,20 @@ class Lesson:
                 name = name_of(task, variant, 0, self.live.name)
                 print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
         return {net.label: net for net in found.values() if net is not None}
+
+    def restorations(self, task: str, photo: str = PHOTO, seed: int = 0) -> dict[str, Tensor]:
+        """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name.
+
+        Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
+        """
+        I_in, I_0 = self.pair(task, photo)
+        nets, shown = self.nets(task), {"input": I_in}
+        for label, net in nets.items():
+            shown[label] = net.restore(I_in, [photo], seed=seed)
+        if (net := nets.get(NAMES["sr3"])) is not None:
+            shown[f"{net.label}, {net.steps}"] = shown.pop(net.label)
+            shown[f"{net.label}, {self.many}"] = net.restore(I_in, [photo], self.many, seed)
+        return {**shown, "truth": I_0}
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
         """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
@@ -161,6 +177,7 @@ LESSONS = {
         drawn=4,
         few=2,
         calls=4,
+        many=3,
     ),
     "small": _SMALL,
     # The live cells are the small ones: what paper scale changes is whose records stand in the tables.

@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.errors import ReproError
 from repro.ui.controls import Control, UploadedFile, parse_all
-from repro.ui.pictures import enlarge, png, to_uint8
+from repro.ui.pictures import enlarge, few_colours, png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 
@@ -101,12 +101,13 @@ class Explorer:
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
     def strip_png(self) -> bytes | None:
-        """All presets side by side as PNG; None without presets."""
+        """All presets side by side as PNG of few colours, since notebooks keep it; None without presets."""
         if not self.presets:
             return None
         from repro.ui.plots import strip
 
-        return png(strip([self.picture(**preset) for preset in self.presets.values()], list(self.presets)))
+        drawn = strip([self.picture(**preset) for preset in self.presets.values()], list(self.presets))
+        return png(few_colours(to_uint8(drawn)))
 
     def show(self) -> None:
         """Display the default picture, the strip of presets and the command as PNG and text."""

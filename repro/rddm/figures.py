@@ -1,0 +1,243 @@
+"""The pictures of notebook 03. Pictures come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1].
+
+`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data.images import center_crop, resize, to_model, to_unit
+from repro.ddpm.figures import sheet
+from repro.engine.provenance import save_figure
+from repro.engine.records import Record
+from repro.rddm import process
+from repro.rddm.lesson import Lesson, psnr
+from repro.rddm.sampling import start_noise
+from repro.rddm.schedules import RDDMSchedule
+from repro.rddm.steps import Step
+from repro.ui.pictures import few_colours, png, to_uint8
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style, tile
+from repro.ui.schematic import Schematic
+
+COMMAND = "repro reproduce 03"
+BAR = 15  # pixels for words above a picture
+QUALITY = 84  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
+
+
+class Drawn:
+    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows."""
+
+    def __init__(self, drawing: Any) -> None:
+        self.pixels = to_uint8(drawing)  # (H, W, 3)
+
+    def _ipython_display_(self) -> None:
+        from repro.ui.explore import show_png
+
+        show_png(png(few_colours(self.pixels)))
+
+
+class Photos(Drawn):
+    """The same for a drawing made of photographs: shown as JPEG."""
+
+    def jpeg(self) -> bytes:
+        """What is shown."""
+        from PIL import Image
+
+        buffer = BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=QUALITY, optimize=True)
+        return buffer.getvalue()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        display(Image(data=self.jpeg(), format="jpeg"))
+
+
+def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
+    """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
+    drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
+    save_figure(drawn.pixels, name, records, COMMAND, folder=lesson.figures / "pictures")
+    return drawn
+
+
+def nothing(text: str) -> Plate:
+    """What stands in a figure's place that has no records, or no weights."""
+    return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9).plate()
+
+
+NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
+
+
+def captioned(pictures: Mapping[str, Tensor], cols: int) -> np.ndarray:
+    """Pictures (1, 3, H, W) of one size in columns, each under its name; uint8 (H, W, 3).
+
+    Words are drawn by Pillow: fast enough for a slider, and no pixel of a picture is touched.
+    """
+    from PIL import Image, ImageDraw
+
+    panels = []
+    for words, picture in pictures.items():
+        image = Image.fromarray(np.full((BAR, picture.shape[-1], 3), 255, np.uint8))
+        ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(), anchor="la")
+        panels.append(np.concatenate([np.asarray(image), to_uint8(to_unit(picture)[0])]))
+    return tile(panels, cols, gap=4)
+
+
+@lru_cache(maxsize=1)
+def _font() -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
+
+
+def gallery(shown: Mapping[str, Tensor], I_0: Tensor, crop: int = 0, cols: int = 4) -> Photos:
+    """Results (1, 3, H, W) beside each other, with their PSNR against I_0 over the whole picture.
+
+    `crop` shows the middle square of that side, pixel for pixel; 0 the whole picture at half its size.
+    """
+
+    def view(x: Tensor) -> Tensor:
+        if crop:
+            return center_crop(x, min(crop, *x.shape[-2:]))
+        return to_model(resize(to_unit(x), min(x.shape[-2:]) // 2))
+
+    named = {name if x is I_0 else f"{name} {psnr(x, I_0):.1f} dB": view(x) for name, x in shown.items()}
+    return Photos(captioned(named, cols))
+
+
+def photographs(
+    rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()
+) -> Photos:
+    """Rows of pictures (1, C, H, W) of one size, pixel for pixel, with labels."""
+    return Photos(sheet([to_unit(x)[0] for row in rows for x in row], len(rows[0]), row_labels, col_labels, zoom=1))
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+def schematic(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule) -> Photos:
+    """The dual diffusion in one drawing: right means more of the residual, down means more noise. Real pictures."""
+    eps, I_res = start_noise(["schematic"], tuple(I_0.shape[1:])), process.residual(I_in, I_0)
+    shown = {
+        "x_0": (I_0, (0.9, 3.3)),
+        "y": (I_in, (4.5, 3.3)),
+        "x_t": (process.q_sample(I_0, I_res, schedule.T * 2 // 5, eps, schedule), (2.7, 2.05)),
+        "x_T": (process.q_sample(I_0, I_res, schedule.T - 1, eps, schedule), (4.5, 0.8)),
+    }
+    drawing = Schematic(9.4, 4.1)
+    for name, (picture, at) in shown.items():
+        drawing.image(name, at, to_unit(picture)[0], height=0.95)
+    drawing.note((0.9, 3.92), "$x_0$ clean", size=10).note((4.5, 3.92), "$y$ degraded", size=10)
+    drawing.note((3.35, 2.3), "$x_t$", size=10).note((4.5, 0.16), r"$x_T = y + s_T\,\epsilon$", size=10)
+    drawing.arrow("x_0", "y", r"residual diffusion: adds $u_t\,r$,  $r = y - x_0$")
+    drawing.arrow("y", "x_T")
+    drawing.note((5.55, 2.05), "noise diffusion:\n" + r"adds $s_t\,\epsilon$")
+    drawing.arrow("x_0", "x_t").arrow("x_t", "x_T")
+    drawing.note((2.35, 2.95), "both")
+    drawing.arrow("x_T", "x_0", bend=-0.42, dashed=True)
+    drawing.note((1.35, 1.0), "sampling: take away\nwhat is predicted of both")
+    drawing.box("net", (7.75, 2.3), "network\n$(x_t,\\ t,\\ y)$", kind="network", size=(1.5, 0.8))
+    drawing.box("res", (7.0, 0.95), r"$r_\theta$", size=(0.9, 0.55)).box(
+        "eps", (8.5, 0.95), r"$\epsilon_\theta$", size=(0.9, 0.55)
+    )
+    drawing.arrow("net", "res").arrow("net", "eps")
+    drawing.note((7.0, 0.5), "SM-Res").note((8.5, 0.5), "SM-N").note((7.75, 0.2), "both: SM-Res-N")
+    drawing.note((7.75, 3.4), "generation is the case $y = 0$:\n$x_T$ is pure noise, $r = -x_0$", size=9)
+    return Photos(drawing.plate())
+
+
+def forward(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule, times: Sequence[int], seed: int) -> Photos:
+    """The two diffusions apart and together, under one and the same noise."""
+    eps, I_res = start_noise(["forward"], tuple(I_0.shape[1:]), seed), process.residual(I_in, I_0)
+    levels = [schedule.levels(t) for t in times]
+    rows = [
+        [I_0 + abar * I_res for abar, _ in levels],
+        [I_0 + bbar * eps for _, bbar in levels],
+        [I_0 + abar * I_res + bbar * eps for abar, bbar in levels],
+    ]
+    labels = ["residual alone", "noise alone", "both: $x_t$"]
+    heads = [f"t = {t}\nu = {abar:.2f}\ns = {bbar:.2f}" for t, (abar, bbar) in zip(times, levels, strict=True)]
+    return photographs(rows, labels, heads)
+
+
+def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
+    """The two coefficients over time, and the way that they describe together, a dot at every fifth of it.
+
+    At (0, 0) is the clean picture, at (1, 0) the degraded one.
+    """
+    dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")
+    with style():
+        plate = Plate(figsize=(9.2, 3.1), layout="constrained")
+        first, second, third = plate.subplots(1, 3)
+        for i, (name, schedule) in enumerate(known.items()):
+            look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)]}
+            u = (torch.arange(schedule.T) + 1) / schedule.T
+            first.plot(u, schedule.abar, **look, label=name)
+            second.plot(u, schedule.bbar, **look)
+            third.plot(schedule.abar, schedule.bbar, **look)
+            fifths = [schedule.T * k // 5 - 1 for k in (1, 2, 3, 4, 5)]
+            third.plot(schedule.abar[fifths], schedule.bbar[fifths], ".", color=look["color"])
+        first.set(xlabel="t / T", ylabel=r"$u_t$, share of the residual")
+        second.set(xlabel="t / T", ylabel=r"$s_t$, noise")
+        third.set(xlabel="u: residual in the picture", ylabel="s: noise in the picture")
+        third.set(xlim=(-0.06, 1.1), ylim=(-0.06, 1.16))
+        third.text(0.0, -0.02, " $x_0$", va="top", color=INK)
+        third.text(1.0, -0.02, "$y$", ha="center", va="top", color=INK)
+        third.text(1.0, 1.03, "$x_T$", ha="center", color=INK)
+        first.legend(loc="lower right")
+    return plate
+
+
+def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
+    """Where sampled states stand in that plane, measured with the truth in hand (`repro.rddm.probes.path`), and what of
+    them lies outside of it."""
+    if not found:
+        return nothing(NO_WEIGHTS)
+    with style():
+        plate = Plate(figsize=(8.6, 3.4), layout="constrained")
+        left, right = plate.subplots(1, 2, width_ratios=(1.25, 1))
+        left.plot(schedule.abar, schedule.bbar, color="#999999", linewidth=1, label="forward process")
+        for i, (name, steps) in enumerate(found.items()):
+            a, b, rest = (list(column) for column in zip(*steps, strict=True))
+            look = {"color": PALETTE[i], "marker": MARKERS[i], "label": name}
+            left.plot(a, b, **look)
+            right.plot(range(len(rest)), rest, **look)
+        left.set(xlabel="residual left in the state", ylabel="start noise left in the state")
+        right.set(xlabel="steps taken", ylabel="rest: neither of the two (RMS)")
+        right.set_xticks(range(max(map(len, found.values()))))
+        left.legend()
+    return plate
+
+
+def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> Photos:
+    """For each run, one row per part of its steps ("x_t", "x0", …): `parts` maps the field to its label."""
+    if not runs:
+        return Photos(nothing(NO_WEIGHTS))
+    steps = next(iter(runs.values()))
+    rows = [[getattr(step, part) for step in run] for run in runs.values() for part in parts]
+    labels = [f"{name}: {label}" for name in runs for label in parts.values()]
+    return photographs(rows, labels, [f"t = {step.t}" for step in steps])
+
+
+def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
+    """A column per method: two of its restorations (N, 3, H, W) of one picture under different noise, and where all N
+    differ: the standard deviation of a pixel in [0, 1], `gain` times as bright."""
+    if not seeds:
+        return Photos(nothing(NO_WEIGHTS))
+    rows: list[list[Tensor]] = [[], [], []]
+    for found in seeds.values():
+        deviation = to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1)
+        for row, picture in zip(rows, (found[:1], found[1:2], 2 * gain * deviation - 1), strict=True):
+            row.append(picture)
+    return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))

@@ -1,0 +1,328 @@
+"""What notebook 03 draws and lets a reader turn: measured ways in the plane, drawings, explorers, exercises."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repro.ddpm.schedules import linear
+from repro.engine.checkpoint import save_checkpoint
+from repro.engine.records import Record
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.nn.unet import UNet
+from repro.rddm import curves, explore, figures, probes, process, samplers
+from repro.rddm.config import SMOKE
+from repro.rddm.exercises import EXERCISES, check
+from repro.rddm.experiments import TRAINED, build_network, name_of
+from repro.rddm.labels import LPIPS, PSNR
+from repro.rddm.lesson import LESSONS, PHOTO, lesson, psnr
+from repro.rddm.schedules import by_config
+from repro.ui.controls import UploadedFile
+from repro.ui.explore import Explorer
+from repro.ui.pictures import few_colours, png, to_uint8
+
+SCHEDULE = by_config()
+
+
+def drawn(count: int, shape=(1, 3, 12, 12)):
+    noise = KeyedNoise(3, [0], "test/figures")
+    return [noise.normal(shape[1:], step=i).double() for i in range(count)]
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_in_the_plane_is_found_again():
+    I_0, I_res, eps, other = drawn(4)
+    a, b, rest = probes.place(I_0 + 0.3 * I_res - 0.7 * eps, I_0, I_res, eps)
+    assert (a, b, rest) == pytest.approx((0.3, -0.7, 0.0), abs=1e-12)
+    other -= sum((other * e).sum() / e.square().sum() * e for e in (I_res, eps))  # nearly outside of the plane
+    assert probes.place(I_0 + other, I_0, I_res, eps)[2] == pytest.approx(other.square().mean().sqrt().item(), rel=0.05)
+
+
+def test_perfect_predictions_walk_along_the_forward_process():
+    I_0, I_in, eps = (x.clamp(-1, 1) for x in drawn(3))
+    both = torch.cat([I_in - I_0, eps], dim=1)
+    run = samplers.reverse(
+        lambda x, t: both, process.start(I_in, eps, SCHEDULE), I_in, SCHEDULE, 5, objective="res_noise"
+    )
+    found = probes.path(run, I_0, I_in, eps)
+    wanted = [SCHEDULE.levels(t) for t in (999, 799, 599, 399, 199, -1)]
+    assert [(a, b) for a, b, _ in found] == pytest.approx(wanted, abs=1e-9)
+    assert max(rest for *_, rest in found) < 1e-9
+    with pytest.raises(ReproError, match="at least one step"):
+        probes.path([], I_0, I_in, eps)
+
+
+def test_the_gap_to_ddim_is_rounding_without_clipping_and_more_with_it():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(1, 1, base_channels=8, channel_mults=(1,), blocks=1)
+    x_T = KeyedNoise(0, [0, 1], "test/gap").normal((1, 8, 8))
+    free = probes.gap_along(network, x_T, linear(), 5, clip=False, dtype=torch.float64)
+    cut = probes.gap_along(network, x_T, linear(), 5, clip=True, dtype=torch.float64)
+    assert len(free) == len(cut) == 5 and max(free) < 1e-11 and max(cut) > 1e-3
+
+
+def test_what_a_clamp_cuts_off_and_where_half_is_reached():
+    assert probes.share_beyond(torch.tensor([-1.5, -1.0, 0.2, 1.2])) == 0.5
+    t = probes.first_over(SCHEDULE, 0.5)
+    assert SCHEDULE.abar[t] > 0.5 >= SCHEDULE.abar[t - 1]
+    with pytest.raises(ReproError, match="never holds more than 1"):
+        probes.first_over(SCHEDULE, 1.0)
+
+
+# -- drawings ---------------------------------------------------------------------------------------------------------
+
+
+def test_captions_touch_no_pixel_of_a_picture():
+    pictures = {"one": drawn(1)[0].clamp(-1, 1).float(), "two": torch.ones(1, 3, 12, 12)}
+    found = figures.captioned(pictures, 2)
+    assert found.shape == (figures.BAR + 12, 12 + 4 + 12, 3)
+    assert np.array_equal(found[figures.BAR :, :12], to_uint8((pictures["one"][0] + 1) / 2))
+    assert (found[: figures.BAR, :12] < 128).any()  # the words
+
+
+def test_a_gallery_names_the_psnr_of_the_whole_picture(monkeypatch):
+    said = {}
+    monkeypatch.setattr(figures, "captioned", lambda shown, cols: said.update(shown) or np.zeros((2, 2, 3), np.uint8))
+    truth = torch.zeros(1, 3, 20, 30)
+    half = truth.clone()
+    half[..., :10, :] = 0.5  # the middle alone would say otherwise
+    figures.gallery({"half": half, "truth": truth}, truth, crop=8)
+    assert list(said) == [f"half {psnr(half, truth):.1f} dB", "truth"]
+    assert psnr(half, truth) == pytest.approx(10 * np.log10(4 / 0.125), abs=1e-4)
+    assert {tuple(x.shape[-2:]) for x in said.values()} == {(8, 8)}
+    said.clear()
+    figures.gallery({"truth": truth}, truth)
+    assert tuple(said["truth"].shape[-2:]) == (10, 15)
+
+
+def test_the_two_diffusions_meet_at_the_corners():
+    """Left column: all three rows are x_0; the last row of the right column is x_T."""
+    I_0, I_in = (x.clamp(-1, 1).float() for x in drawn(2, (1, 3, 24, 24)))
+    found = figures.forward(I_0, I_in, SCHEDULE, [0, 999], 0).pixels
+    tiles = [found[-(24 + 26 * (2 - r)) :][:24] for r in range(3)]
+    right = [row[:, -24:] for row in tiles]
+    left = [row[:, -50:-26] for row in tiles]
+    assert np.abs(left[0].astype(int) - to_uint8((I_0[0] + 1) / 2)).max() <= 1
+    assert np.abs(right[0].astype(int) - to_uint8((I_in[0] + 1) / 2)).max() <= 1
+    assert not np.array_equal(right[1], right[2])
+
+
+@pytest.mark.parametrize("kind", [figures.Drawn, figures.Photos])
+def test_a_drawing_shows_itself_once(kind, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    kind(np.full((4, 5, 3), 90, np.uint8))._ipython_display_()
+    (picture,) = shown
+    with Image.open(io.BytesIO(picture.data)) as found:
+        assert found.size == (5, 4) and found.format == {figures.Drawn: "PNG", figures.Photos: "JPEG"}[kind]
+
+
+def test_few_colours_are_kept_as_they_are_and_make_a_small_file():
+    x = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3)
+    busy = (x * 2654435761 >> 7 & 255).astype(np.uint8)
+    slim = few_colours(busy)
+    assert len(np.unique(slim.reshape(-1, 3), axis=0)) <= 255
+    assert few_colours(slim) is slim
+    with Image.open(io.BytesIO(png(slim))) as found:
+        assert found.mode == "P" and np.array_equal(np.asarray(found.convert("RGB")), slim)
+    assert len(png(slim)) < len(png(busy)) / 2
+
+
+def test_without_records_or_weights_a_sentence_stands_in_the_place():
+    blank = figures.nothing("x").png()
+    for drawing in (curves.steps_curves("lowlight", []), curves.transfer_curve([], "fid/fashion-classifier")):
+        assert len(drawing.axes) == 1 and drawing.png() != blank
+        assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
+    assert isinstance(figures.trajectory({}, {"x_t": "x"}), figures.Photos)
+    assert isinstance(figures.spread({}, 8.0), figures.Photos)
+    assert len(figures.paths({}, SCHEDULE).axes) == 1
+
+
+def record(experiment: str, cell: dict, **metrics) -> Record:
+    return Record(
+        room="rddm", experiment=experiment, cell=cell, metrics=metrics, n=2, seed=0, profile="small", checkpoint=None,
+        data="0" * 64, command="test",
+    )  # fmt: skip
+
+
+def test_the_steps_curve_draws_means_over_pictures():
+    made = [
+        record(
+            name_of("lowlight", "smres"), {"task": "lowlight", "steps": n}, **{PSNR: [n, n + 2.0], LPIPS: [0.1, 0.3]}
+        )
+        for n in (1, 2, 5)
+    ]
+    made.append(record("baseline-input", {"task": "lowlight"}, **{PSNR: [8.0, 10.0], LPIPS: [0.5, 0.7]}))
+    left, _ = curves.steps_curves("lowlight", made).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in left.get_lines()}
+    assert lines == {"SM-Res": [2.0, 3.0, 6.0], "degraded input": [9.0, 9.0]}
+
+
+# -- explorers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory):
+    """The smoke lesson over untrained networks; raindrop's SR3 is missing."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.setenv("REPRO_HOME", str(home))
+        torch.manual_seed(0)
+        for task, variants in TRAINED.items():
+            for variant, ships in variants:
+                if ships and (task, variant) != ("raindrop", "sr3"):
+                    folder = home / "checkpoints" / name_of(task, variant, 0, "smoke")
+                    save_checkpoint(folder, build_network(SMOKE.tasks[task], variant), {"images": 0})
+        yield LESSONS["smoke"]
+
+
+WALK = {"steps": 2, "eta": 0.0, "start": 999, "schedule": "as trained", "seed": 0}
+
+
+@pytest.mark.parametrize("task", explore.TASKS)
+@pytest.mark.parametrize("strategy", ["SM-Res", "SM-N", "SM-Res-N"])
+def test_every_strategy_walks_on_every_task_the_same_way_twice(now, task, strategy):
+    first, again = (explore.walk(now, task, strategy, **WALK) for _ in range(2))
+    assert np.array_equal(first, again) and first.dtype == np.uint8
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) <= 256
+    assert not np.array_equal(first, explore.walk(now, task, strategy, **{**WALK, "seed": 1}))
+
+
+@pytest.mark.parametrize("schedule", explore.SCHEDULES)
+def test_every_schedule_and_start_can_be_chosen(now, schedule):
+    found = [explore.walk(now, "raindrops", "SM-N", **{**WALK, "schedule": schedule, "start": t}) for t in (999, 900)]
+    assert not np.array_equal(*found)
+
+
+def test_the_explorer_draws_what_the_sampler_draws(now):
+    I_in, I_0 = now.pair("lowlight", crop=now.play)
+    net = now.net("lowlight", "smres")
+    words = f"result, {psnr(net.restore(I_in, [PHOTO], 3), I_0):.1f} dB"
+    said = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "captioned", lambda shown, cols: said.update(shown) or np.zeros((2, 2, 3), np.uint8))
+        explore.walk(now, "low light", "SM-Res", **{**WALK, "steps": 3})
+    assert words in said and torch.equal(said[words], net.restore(I_in, [PHOTO], 3))
+    assert torch.equal(said["truth"], I_0)
+
+
+def test_what_makes_no_sense_is_refused_in_a_sentence(now):
+    with pytest.raises(ReproError, match="for Fashion-MNIST choose SM-Res"):
+        explore.walk(now, "Fashion-MNIST", "regression", **WALK)
+    with pytest.raises(ReproError, match="goes its own way"):
+        explore.walk(now, "low light", "pure noise", **{**WALK, "schedule": "InDI"})
+    with pytest.raises(ReproError, match="goes its own way"):
+        explore.walk(now, "low light", "regression", **{**WALK, "eta": 0.5})
+    assert explore.walk(now, "low light", "regression", **WALK).ndim == 3
+
+
+def test_missing_weights_are_a_plaque_and_a_line(now, capsys):
+    plaque = explore.walk(now, "raindrops", "pure noise", **WALK)
+    assert np.array_equal(plaque, explore.own_photo(now, None, "rain on it", "pure noise", 2, 0))
+    assert "pure noise" not in now.nets("raindrop")
+    assert f"repro train {name_of('raindrop', 'sr3', 0, 'smoke')}" in capsys.readouterr().out
+
+
+def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
+    row = np.linspace(0, 255, width).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(np.repeat(row[None], height, 0)[..., None], 3, 2)).save(buffer, format="PNG")
+    return UploadedFile(name, buffer.getvalue())
+
+
+def test_an_uploaded_photo_is_brought_to_size_and_that_is_said():
+    image, said = explore.prepared(photo(90, 60), 64)
+    assert image.shape == (3, 64, 96) and said == "mine.png, 90 × 60"
+    image, said = explore.prepared(photo(400, 50), 64)
+    assert image.shape == (3, 64, 128) and said.endswith("400 × 50, its middle")
+    assert image.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle of a ramp
+    with pytest.raises(ReproError, match=r"mine\.png"):
+        explore.prepared(photo(8, 8), 64)
+    with pytest.raises(ReproError, match=r"cat\.txt"):
+        explore.prepared(UploadedFile("cat.txt", b"meow"), 64)
+
+
+def test_a_photo_that_is_dark_already_is_not_darkened(now):
+    said = {}
+    mine = photo(60, 50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "captioned", lambda shown, cols: said.update(shown) or np.zeros((2, 2, 3), np.uint8))
+        for weather in ("it is dark already", "darken it"):
+            said.clear()
+            explore.own_photo(now, mine, weather, "SM-Res", 2, 0)
+            given, _ = said.values()
+            same = torch.allclose((given[0] + 1) / 2, explore.prepared(mine, 64)[0], atol=1e-6)
+            assert same == (weather == "it is dark already")
+
+
+def test_the_presets_fit_the_controls(now):
+    from repro.ui import Choice, Seed, Slider
+
+    controls = {"task": Choice(explore.TASKS), "strategy": Choice(explore.STRATEGIES), "steps": Slider(1, 20, 1, 2)}
+    controls |= {"eta": Slider(0.0, 1.0, 0.1, 0.0), "start": Choice(explore.STARTING), "seed": Seed()}
+    controls |= {"schedule": Choice(explore.SCHEDULES)}
+
+    def walk(task, strategy, steps, eta, start, schedule, seed):
+        return explore.walk(now, task, strategy, steps, eta, start, schedule, seed)
+
+    explorer = Explorer(walk, controls, explore.PRESETS)
+    for preset in explore.PRESETS.values():
+        assert explorer.picture(**preset).ndim == 3
+
+
+# -- lesson and exercises ---------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_refuses_what_it_has_not():
+    with pytest.raises(ReproError, match="unknown profile 'huge': there are smoke, small, paper"):
+        lesson("huge")
+    with pytest.raises(ReproError, match="no held-out photograph"):
+        lesson("smoke").pair("lowlight", "photos/nobody")
+    assert lesson("paper").config.name == "paper" and lesson("paper").live.name == "small"
+    assert [name for name, each in LESSONS.items() if each.home == "figures"] == ["small"]
+
+
+def test_a_pair_is_a_test_picture_and_its_crop(now):
+    whole, clean = now.pair("raindrop")
+    part, _ = now.pair("raindrop", crop=20)
+    top, left = (clean.shape[-2] - 20) // 2, (clean.shape[-1] - 20) // 2
+    assert min(clean.shape[-2:]) == 64 and torch.equal(part, whole[..., top : top + 20, left : left + 20])
+    assert dataclasses.replace(now, play=8).pair("raindrop", crop=8)[0].shape == (1, 3, 8, 8)
+
+
+SOLUTIONS = {
+    "half": int((SCHEDULE.abar > 0.5).nonzero()[0]),
+    "noise": lambda x_t, y, r, u, s: (x_t - y + (1 - u) * r) / s,
+    "step": lambda x_t, r, eps, u_t, s_t, u_s, s_s: x_t - (u_t - u_s) * r - (s_t - s_s) * eps,
+    "indi": lambda t, s: s / t,
+    "translate": lambda alpha_bar: (1 - alpha_bar.sqrt(), (1 - alpha_bar).sqrt()),
+    "ends": float(linear().alpha_bar[-1] ** 0.5),
+}
+WRONG = {
+    "half": SOLUTIONS["half"] + 1,
+    "noise": lambda x_t, y, r, u, s: (x_t - y - (1 - u) * r) / s,
+    "step": lambda x_t, r, eps, u_t, s_t, u_s, s_s: x_t - (u_t - u_s) * r - (s_t**2 - s_s**2) * eps,
+    "indi": lambda t, s: 1 - s / t,
+    "translate": lambda alpha_bar: (alpha_bar.sqrt(), (1 - alpha_bar).sqrt()),
+    "ends": 0.0,
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercises_know_right_from_wrong(name, capsys):
+    check(name, None)
+    check(name, WRONG[name])
+    check(name, SOLUTIONS[name])
+    waiting, wrong, right = capsys.readouterr().out.splitlines()
+    assert "waiting" in waiting and "not yet" in wrong and right == f"{name}: right"
