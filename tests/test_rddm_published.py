@@ -1,4 +1,4 @@
-"""The network at its published size: exact parameter counts, its parts against plain formulas, its place in the house."""
+"""The network at its published size: exact parameter counts, its parts against plain formulas, samplers, pipeline."""
 
 from __future__ import annotations
 

@@ -115,6 +115,13 @@ _IMAGE_PROTOCOLS = {
             compute=_on(pixel.luma, pixel.ssim),
         ),
         Protocol(
+            "ssim/y-uint8-wang",
+            f"Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits), {_WANG}",
+            True,
+            smallest=pixel.WINDOW,
+            compute=_on(pixel.luma_uint8, pixel.ssim),
+        ),
+        Protocol(
             "ssim/grey-wang",
             f"one channel in [0, 1], {_WANG}",
             True,
@@ -128,6 +135,12 @@ _IMAGE_PROTOCOLS = {
             "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)",
             True,
             compute=_on(_same, pixel.ssim_3d),
+        ),
+        Protocol(
+            "ssim/rgb-uint8-matlab3d",
+            "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour pictures",
+            True,
+            compute=_on(pixel.quantise, pixel.ssim_3d),
         ),
         Protocol(
             "ssim/rgb-uniform7",

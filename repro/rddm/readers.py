@@ -1,0 +1,175 @@
+"""The training and test pictures of the published settings, and the task that learns them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from repro import paths
+from repro.data import celeba, crops, paired
+from repro.data.filesets import Pictures, PictureSet, as_is, equalised, squared, then
+from repro.data.flist import Entry, Pair, list_images, read_flist
+from repro.data.images import to_model
+from repro.errors import ReproError
+from repro.rddm import objectives
+from repro.rddm.settings import PaperSetting, schedule
+from repro.rddm.tasks import Learning, Noises, diffusion_loss, restoration_loss
+
+FILE = str | os.PathLike
+GREY = 0.5
+
+
+def read(
+    setting: PaperSetting,
+    split: str,
+    root: FILE | None = None,
+    *,
+    flists: Sequence[FILE] | None = None,
+    any_count: bool = False,
+    full: bool = False,
+) -> PictureSet:
+    """A split of a setting's data set.
+
+    Args:
+        split: "train" or "test".
+        root: the data set's folder; default: the one of its name in `repro.paths.data()`.
+        flists: file lists in its place: inputs and targets (and masks), or pictures alone.
+        any_count: accept lists of another length than the data set's split.
+        full: the files' own size, where the published setting squeezes every picture to a square.
+
+    Raises:
+        ReproError: no reader for this setting; whatever the files lack.
+    """
+    if flists is not None and root is not None:
+        raise ReproError(f"give either a folder or file lists: got {root} and {len(flists)} lists")
+    prepare = as_is if full else squared(setting.size)
+    if setting.data in paired.SPLITS:
+        found = (
+            paired.read_split(setting.data, split, root)
+            if flists is None
+            else paired.read_split_flists(setting.data, split, flists, any_count=any_count)
+        )
+        tone = then(equalised, prepare) if setting.equalise else prepare
+        masks = found.masks if setting.mask else None
+        return PictureSet.of_pairs(found.pairs, prepare, prepare_input=tone, masks=masks)
+    if setting.data not in ("celeba", "celeba-hq"):
+        raise ReproError(f"setting {setting.name!r} cannot be read: {' '.join(setting.notes)}")
+    if flists is not None and len(flists) != 1:
+        raise ReproError(f"{setting.data} takes one file list, the pictures: got {len(flists)}")
+    if full:
+        raise ReproError(f"{setting.data} is read at {setting.size} px only: full size was asked for")
+    if setting.data == "celeba":
+        entries = (
+            celeba.read_celeba(split, root)
+            if flists is None
+            else celeba.read_celeba_flist(split, flists[0], any_count=any_count)
+        )
+        return PictureSet(Pictures(entries, celeba.face(setting.size)))
+    entries = read_flist(flists[0]) if flists is not None else _nine_tenths(split, root)
+    if not setting.hole:
+        return PictureSet(Pictures(entries, prepare))
+    return PictureSet.of_pairs([Pair(e, e) for e in entries], prepare, prepare_input=then(prepare, holed))
+
+
+def holed(image: Tensor) -> Tensor:
+    """(3, H, W) with its middle, H/4..3H/4 by W/4..3W/4, replaced by grey."""
+    h, w = image.shape[-2:]
+    out = image.clone()
+    out[..., h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = GREY
+    return out
+
+
+def _nine_tenths(split: str, root: FILE | None) -> list[Entry]:
+    """CelebA-HQ from one folder: by name, the first nine tenths (27,000 of 30,000) train and the others test."""
+    if split not in ("train", "test"):
+        raise ReproError(f"celeba-hq has no split {split!r}; accepted: train, test")
+    folder = paths.data() / "celeba-hq" if root is None else Path(root)
+    files = list_images(folder)
+    cut = len(files) * 9 // 10
+    chosen = files[:cut] if split == "train" else files[cut:]
+    if not chosen:
+        raise ReproError(f"{folder}: holds {len(files)} picture(s), none of them left for {split}")
+    return [Entry(path, folder) for path in chosen]
+
+
+class PictureTask:
+    """Learn from a `PictureSet`: restoration where it has inputs, generation (I_in = 0) where it has none.
+
+    Args:
+        crop: side of the training pictures: of the whole picture where all are squares of that side (then only the
+            mirroring is left of a random crop), else of a random part, cut alike from input, target and mask.
+        condition: the network sees I_in.
+        told: what the networks are told as time, see `repro.rddm.samplers.two_stage`.
+    """
+
+    def __init__(
+        self, pictures: PictureSet, learning: Learning, crop: int, condition: bool = True, told: str = "timestep"
+    ) -> None:
+        if told not in ("timestep", "coefficient"):
+            raise ReproError(f"told {told!r} is unknown: choose timestep or coefficient")
+        if condition and pictures.inputs is None:
+            raise ReproError("a network that sees I_in needs pairs: there are no inputs")
+        self.pictures, self.learning, self.crop, self.condition, self.told = pictures, learning, crop, condition, told
+        self.size = pictures.size
+
+    def names(self, indices: Tensor) -> list[str]:
+        return self.pictures.names(indices)
+
+    def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(I_0, I_in, mask) of a batch, each (B, 3, crop, crop) in [-1, 1]; I_in is zeros for generation."""
+        drawn = noise("crop")
+        place = drawn.uniform((3,)).cpu()
+
+        def part(pictures: Pictures) -> Tensor:
+            cut = crops.cut(pictures.several(indices), self.crop, place, names=pictures.names(indices))
+            return to_model(cut.to(drawn.device))
+
+        r = self.pictures
+        I_0 = part(r.targets)
+        I_in = torch.zeros_like(I_0) if r.inputs is None else part(r.inputs)
+        return I_0, I_in, None if r.masks is None else part(r.masks)
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        I_0, I_in, mask = self.pair(indices, noise)
+        learning = self.learning
+        if self.told == "coefficient":
+            return self._timed_loss(model, I_0, I_in, noise)
+        if self.condition and mask is None:
+            return restoration_loss(model, I_0, I_in, noise, learning)
+        cond = torch.cat([I_in, mask], dim=1) if self.condition else mask
+        return diffusion_loss(model, I_0, I_in, cond, noise("noise"), noise("time"), learning)
+
+    def _timed_loss(self, model: nn.Module, I_0: Tensor, I_in: Tensor, noise: Noises) -> Tensor:
+        """Two networks, each told T times its own coefficient instead of the timestep."""
+        table = self.learning.schedule
+        t = noise("time").integers(0, table.T)
+        eps = noise("noise").normal(tuple(I_0.shape[1:])).to(I_0)
+        times = torch.stack([level.flatten() * table.T for level in table.at(t, I_0)], dim=1)  # (B, 2)
+
+        def predict(x: Tensor, _: Tensor) -> Tensor:
+            return model(x, times, I_in if self.condition else None).sample
+
+        return objectives.training_losses(
+            predict, I_0, I_in, t, eps, table, self.learning.objective, self.learning.norm
+        ).total
+
+
+def task(
+    setting: PaperSetting,
+    root: FILE | None = None,
+    *,
+    flists: Sequence[FILE] | None = None,
+    any_count: bool = False,
+    full: bool = False,
+) -> PictureTask:
+    """What a published experiment learns from its training pictures; arguments as in `read`.
+
+    `full` trains on random crops of the setting's size from pictures of their own size.
+    """
+    pictures = read(setting, "train", root, flists=flists, any_count=any_count, full=full)
+    learning = Learning(setting.objective, schedule(setting), setting.norm)
+    return PictureTask(pictures, learning, setting.size, setting.condition, setting.told)

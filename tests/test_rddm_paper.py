@@ -1,0 +1,564 @@
+"""RDDM's published experiments: the settings, the real layouts in small, MATLAB's way of measuring, the whole path."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repro.data import celeba
+from repro.data.filesets import Pictures, PictureSet, equalised, squared
+from repro.data.flist import Entry
+from repro.data.images import read_image, resize
+from repro.data.layouts import LAYOUTS
+from repro.data.paired import SPLITS, parts_of, read_split, read_split_flists
+from repro.engine.registry import Experiment
+from repro.engine.rng import KeyedNoise
+from repro.engine.run import build, run
+from repro.errors import ReproError
+from repro.metrics import matlab
+from repro.metrics.features import FeatureNet
+from repro.metrics.matlab import ground_truth, imresize
+from repro.metrics.pixel import luma_uint8
+from repro.metrics.protocols import protocol, score
+from repro.rddm import paper, readers
+from repro.rddm.readers import PictureTask, holed, read, task
+from repro.rddm.settings import SETTINGS, PaperSetting, build_network, schedule, setting, strategies
+
+TINY = {"dim": 8, "mults": (1, 2)}
+# Read before any is made smaller for these tests.
+COUNTS = {(name, split): parts_of(name, split)[0].count for name, splits in SPLITS.items() for split in splits}
+
+
+def tiny(name: str, **changes) -> PaperSetting:
+    """A published setting with a tiny network of the same class and a training of a few steps."""
+    return dataclasses.replace(SETTINGS[name], **{"network": TINY, "size": 16, "steps": 3, **changes})
+
+
+def png(colour: float, width: int = 24, height: int = 20, seed: int = 0) -> bytes:
+    """A picture of its own, around a grey."""
+    noise = np.random.default_rng(seed).normal(0, 0.05, (height, width, 3))
+    out = io.BytesIO()
+    Image.fromarray(((colour + noise).clip(0, 1) * 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def fill(folder, names, colour, **size) -> None:
+    """Files of a folder; every name has its own picture, repeated after the seventh to save time."""
+    folder.mkdir(parents=True)
+    some = [png(colour, seed=i, **size) for i in range(7)]
+    for i, name in enumerate(names):
+        (folder / name).write_bytes(some[i % 7])
+
+
+def fewer(layout, counts):
+    """A layout with other counts of the named parts: thousands of files take long to write and to remove."""
+    parts = tuple(dataclasses.replace(p, count=counts.get(p.label, p.count)) for p in layout.parts)
+    return dataclasses.replace(layout, parts=parts)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The real layouts of LOL (at its real counts), RainDrop and ISTD (at fewer), with tiny pictures."""
+    root = tmp_path_factory.mktemp("data")
+    for part, count in (("our485", 485), ("eval15", 15)):
+        fill(root / "lol" / part / "low", [f"{i}.png" for i in range(count)], 0.1)
+        fill(root / "lol" / part / "high", [f"{i}.png" for i in range(count)], 0.6)
+    for part, count in (("train", 20), ("test_a", 9)):
+        fill(root / "raindrop" / part / "data", [f"{i}_rain.png" for i in range(count)], 0.6)
+        fill(root / "raindrop" / part / "gt", [f"{i}_clean.png" for i in range(count)], 0.5)
+    for letter, colour in (("A", 0.3), ("B", 0.9), ("C", 0.6)):
+        fill(root / "istd" / "train" / f"train_{letter}", [f"{i}-1.png" for i in range(20)], colour)
+    with pytest.MonkeyPatch.context() as patch:
+        rain = {"train/data": 20, "train/gt": 20, "test_a/data": 9, "test_a/gt": 9}
+        shadow = {f"train/train_{letter}": 20 for letter in "ABC"}
+        patch.setitem(LAYOUTS, "raindrop", fewer(LAYOUTS["raindrop"], rain))
+        patch.setitem(LAYOUTS, "istd", fewer(LAYOUTS["istd"], shadow))
+        yield root
+
+
+def test_published_counts():
+    assert COUNTS == {
+        ("lol", "train"): 485, ("lol", "test"): 15, ("raindrop", "train"): 861, ("raindrop", "test"): 58,
+        ("raindrop", "test_b"): 249, ("istd", "train"): 1330, ("istd", "test"): 540, ("gopro", "train"): 2103,
+        ("gopro", "test"): 1111,
+    }  # fmt: skip
+    assert celeba.COUNTS == {"train": 162_770, "validation": 19_867, "test": 19_962}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, data):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    monkeypatch.setenv("REPRO_DATA", str(data))
+    return tmp_path
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+EXACT = {  # parameters, images of the training, sum_scale
+    "raindrop": (72_522_374, 240_000, 1.0),
+    "lol": (36_261_187, 160_000, 1.0),
+    "istd": (72_541_190, 160_000, 0.01),
+    "gopro": (72_522_374, 160_000, 1.0),
+    "sid-rgb": (36_261_187, 160_000, 1.0),
+    "celeba64": (72_503_558, 25_600_000, 1.0),
+    "celeba64-two-stage": (72_503_558, 25_600_000, 0.99996),
+    "inpainting": (72_503_558, 12_800_000, 1.0),
+    "dog-to-cat": (72_503_558, 12_800_000, 0.99996),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_built_with_pinned_numbers(name):
+    chosen = setting(name)
+    with torch.device("meta"):
+        found = sum(p.numel() for p in build_network(chosen).parameters())
+    assert (found, chosen.images) == EXACT[name][:2]
+    assert chosen.sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
+    table, recipe = schedule(chosen), chosen.recipe
+    assert table.T == 1000 and recipe.clip == 1.0 and recipe.betas == (0.9, 0.99) and recipe.precision == "fp32"
+    assert recipe.batch == {"raindrop": 2, "lol": 2, "celeba64": 256, "inpainting": 128}.get(name, recipe.batch)
+    assert 0.5 ** (10 * recipe.batch / recipe.ema) == pytest.approx(0.995, abs=1e-12)
+    assert recipe.lr_at(recipe.images) == recipe.lr == (2e-4 if chosen.optimizer == "radam" else 8e-5)
+    assert [protocol(m).name for m in chosen.metrics] == list(chosen.metrics)
+
+
+def test_schedule_constants():
+    table = schedule(setting("lol"))
+    for t, abar, bbar in ((0, 0.001998, 0.001414), (199, 0.35984, 0.200399), (499, 0.74975, 0.50025), (999, 1, 1)):
+        assert table.levels(t) == pytest.approx((abar, bbar), abs=6e-6)
+    assert schedule(setting("istd")).levels(999) == pytest.approx((1.0, 0.1))
+    assert schedule(setting("celeba64-two-stage")).levels(999)[0] == pytest.approx(0.993647, abs=5e-7)
+
+
+def test_strategies_and_unknown_names():
+    found = strategies(setting("lol"))
+    assert [(s.objective, s.layout) for s in found.values()] == [("res", "one"), ("noise", "one"), ("res_noise", "two")]
+    assert len({paper.name_of(s) for s in found.values()}) == 3
+    assert paper.name_of(found["SM-Res"]) == "rddm-lol-paper-smres-s0"
+    with pytest.raises(ReproError, match="no published setting 'loll': there are raindrop, lol"):
+        setting("loll")
+    with pytest.raises(ReproError, match="calls unknown what it has not: speed"):
+        tiny("lol", unknown=("speed",))
+    with pytest.raises(ReproError, match="'sid-rgb' cannot be read: how the raw files"):
+        read(setting("sid-rgb"), "train")
+
+
+# -- readers ----------------------------------------------------------------------------------------------------------
+
+
+def test_lol_is_squeezed_and_equalised(data):
+    lol, folder = setting("lol"), data / "lol"
+    found = read(lol, "train", folder)
+    assert found.size == 485 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 485
+    I_in, I_0 = found.pair(3)
+    assert I_in.shape == I_0.shape == (3, 256, 256)
+    name = found.inputs.entries[3].path
+    assert name.stem == found.targets.entries[3].path.stem == found.ids[3]
+    eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
+    torch.testing.assert_close(I_in, eight, rtol=0, atol=1e-6)
+    assert I_in.mean() > 0.4  # from around 0.1
+    plain = read(dataclasses.replace(lol, equalise=False), "train", folder).pair(3)
+    assert plain[0].mean() < 0.15 and torch.equal(plain[1], I_0)
+    assert read(lol, "test", folder, full=True).pair(0)[0].shape == (3, 20, 24)
+
+
+def test_histogram_equalisation_by_opencvs_rule():
+    """Worked by hand: values 10, 10, 20, 30 of which two are the darkest."""
+    grey = torch.tensor([[10, 10], [20, 30]]) / 255
+    out = (equalised(torch.stack([grey, grey.flip(0), torch.full((2, 2), 77 / 255)])) * 255).round()
+    assert out[0].tolist() == [[0, 0], [128, 255]]  # 1/2 of 255 is 127.5, rounded to even
+    assert torch.equal(out[1], out[0].flip(0)) and out[2].unique().tolist() == [77]
+    picture = KeyedNoise(0, [0], "dark").uniform((3, 64, 64))[0].square() * 0.6
+    flat = equalised(picture)
+    for channel in flat:
+        shares = torch.histc(channel, 8, 0, 1) / channel.numel()
+        assert (shares - 1 / 8).abs().max() < 0.04
+    order = picture[0].flatten().argsort(stable=True)
+    assert (flat[0].flatten()[order].diff() >= 0).all()  # no two pixels change places
+
+
+def test_raindrop_is_tested_on_a_and_paired_by_number(data):
+    found = read(setting("raindrop"), "test", data / "raindrop", full=True)
+    assert found.size == 9
+    for given, clean in zip(found.inputs.entries, found.targets.entries, strict=True):
+        assert given.path.stem.removesuffix("_rain") == clean.path.stem.removesuffix("_clean")
+        assert given.path.parent.parent.name == "test_a"
+    assert read(setting("raindrop"), "train", data / "raindrop").size == 20
+    with pytest.raises(ReproError, match=r"test_b.*nothing found"):
+        read_split("raindrop", "test_b", data / "raindrop")  # has to be asked for by its name
+    with pytest.raises(ReproError, match="no split 'test-b'; accepted: train, test, test_b"):
+        read_split("raindrop", "test-b", data / "raindrop")
+
+
+def test_istd_brings_its_mask(data, monkeypatch):
+    shadow = tiny("istd")
+    found = read(shadow, "train", data / "istd")
+    assert found.size == found.masks.size == 20 and found.masks[0].mean() > 0.85
+    assert all(m.path.stem == i.path.stem for m, i in zip(found.masks.entries, found.inputs.entries, strict=True))
+    assert read(dataclasses.replace(shadow, mask=False), "train", data / "istd").masks is None
+    learns, seen = task(shadow, data / "istd"), []
+    net = build(trained_like(shadow))
+    net.res_net.encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    noise = noises(2)
+    loss = learns.loss(net, torch.tensor([0, 1]), noise)
+    I_0, I_in, mask = learns.pair(torch.tensor([0, 1]), noise)
+    assert loss.shape == (2,) and seen[0].shape == (2, 9, 16, 16) and mask.shape == I_0.shape
+    assert torch.equal(seen[0][:, 3:6], I_in) and torch.equal(seen[0][:, 6:], mask)
+
+
+def noises(count):
+    return lambda purpose: KeyedNoise(0, range(count), purpose)
+
+
+def trained_like(chosen: PaperSetting, root=None) -> Experiment:
+    """Its experiment on one thread: the published recipe takes sixteen."""
+    made = paper.experiment(chosen, root)
+    return dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, threads=1))
+
+
+def test_crops_and_mirrors_are_those_of_the_pair(data):
+    learns = task(tiny("raindrop", size=12), data / "raindrop", full=True)
+    both = PictureTask(PictureSet(learns.pictures.targets, learns.pictures.targets), learns.learning, 12)
+    indices = torch.arange(12)
+    I_0, I_in, mask = both.pair(indices, noises(12))
+    assert torch.equal(I_0, I_in) and mask is None and I_0.shape == (12, 3, 12, 12)
+    assert I_0.min() >= -1 and len({p.numpy().tobytes() for p in I_0}) == 12  # seven files, twelve different crops
+    whole = task(tiny("raindrop", size=16), data / "raindrop")
+    I_0, *_ = whole.pair(indices, noises(12))
+    mirrored = [torch.equal(x.flip(-1), 2 * whole.pictures.targets[i] - 1) for i, x in enumerate(I_0)]
+    kept = [torch.equal(x, 2 * whole.pictures.targets[i] - 1) for i, x in enumerate(I_0)]
+    assert 0 < sum(mirrored) < 12 and [not m for m in mirrored] == kept
+    assert whole.names(indices)[3].endswith(".png")
+
+
+def test_kept_pictures_are_those_read_anew(data):
+    split = read_split("lol", "test", data / "lol")
+    kept, anew = (PictureSet.of_pairs(split.pairs, squared(16), keep=k, threads=2) for k in (2**20, 0))
+    order = torch.tensor([4, 1, 4])
+    for _ in range(2):
+        for a, b in zip(kept.batch(order), anew.batch(order), strict=True):
+            assert torch.equal(a, b) and a.shape == (3, 3, 16, 16)
+    assert len(kept.inputs._kept) == 2 and not anew.inputs._kept
+    assert kept.digest() == anew.digest() != PictureSet.of_pairs(split.pairs[:-1]).digest()
+
+
+def test_pictures_of_several_sizes_make_no_batch(tmp_path):
+    for i, width in enumerate((24, 30)):
+        (tmp_path / f"{i}.png").write_bytes(png(0.5, width))
+    pictures = Pictures([Entry(tmp_path / f"{i}.png", tmp_path) for i in range(2)])
+    with pytest.raises(ReproError, match=r"1\.png is 30x20, .*0\.png 24x20; resize or crop"):
+        pictures.batch(torch.tensor([0, 1]))
+    with pytest.raises(ReproError, match="got 1 inputs for 2 targets"):
+        PictureSet(pictures, Pictures(pictures.entries[:1]))
+    with pytest.raises(ReproError, match="it is for generation"):
+        PictureSet(pictures).pair(0)
+
+
+def test_what_a_folder_lacks_is_said(tmp_path, data):
+    with pytest.raises(ReproError, match=r"nothing found; get LOLdataset\.zip from https://"):
+        read_split("lol", "train", tmp_path)
+    fill(tmp_path / "eval15" / "low", [f"{i}.png" for i in range(15)], 0.1)
+    fill(tmp_path / "eval15" / "high", [f"{i}.png" for i in range(14)], 0.6)
+    with pytest.raises(ReproError, match=r"14 files found, 15 files expected; `repro data check lol --root"):
+        read_split("lol", "test", tmp_path)
+    (tmp_path / "eval15" / "high" / "fourteen.png").write_bytes(png(0.6))
+    with pytest.raises(ReproError, match=r"14\.png: has no partner in .*high"):
+        read_split("lol", "test", tmp_path)
+    (tmp_path / "eval15" / "high" / "fourteen.png").unlink()
+    (tmp_path / "eval15" / "high" / "14.png").write_bytes(png(0.6, width=25))
+    with pytest.raises(ReproError, match=r"24x20 but its target .* is 25x20"):
+        read_split("lol", "test", tmp_path)
+    with pytest.raises(ReproError, match="no paired data set 'lowlight' is known; accepted: lol, raindrop"):
+        read_split("lowlight", "train")
+
+
+def flists(folder, *sides):
+    """A file list of each side's paths."""
+    for i, side in enumerate(sides):
+        (folder / f"{i}.flist").write_text("".join(f"{p}\n" for p in side))
+    return [folder / f"{i}.flist" for i in range(len(sides))]
+
+
+def test_file_lists_are_held_to_the_data_sets_names(tmp_path, data):
+    test = data / "raindrop" / "test_a"
+    rain = [test / "data" / f"{i}_rain.png" for i in range(9)]
+    clean = [test / "gt" / f"{i}_clean.png" for i in range(9)]
+    found = read(setting("raindrop"), "test", flists=flists(tmp_path, rain, clean))
+    assert found.size == 9 and found.ids[0] == "0_rain"
+    swapped = [clean[1], clean[0], *clean[2:]]
+    with pytest.raises(ReproError, match=r"1\.flist, line 1: .*1_clean\.png stands where the partner of .*0_rain"):
+        read_split_flists("raindrop", "test", flists(tmp_path, rain, swapped))
+    with pytest.raises(ReproError, match=r"has 8 entries: raindrop test has 9 pairs"):
+        read_split_flists("raindrop", "test", flists(tmp_path, rain[:-1], clean[:-1]))
+    assert len(read_split_flists("raindrop", "test", flists(tmp_path, rain[:5], clean[:5]), any_count=True).pairs) == 5
+    with pytest.raises(ReproError, match=r"9 entries and .* has 8: 8_rain\.png .* has no partner"):
+        read_split_flists("raindrop", "test", flists(tmp_path, rain, clean[:-1]))
+    with pytest.raises(ReproError, match="takes 2 file lists, inputs and targets: got 1"):
+        read_split_flists("raindrop", "test", flists(tmp_path, rain))
+    lol = data / "lol" / "eval15"
+    with pytest.raises(ReproError, match=r"is not a name of this data set; names are expected to match"):
+        read_split_flists("raindrop", "test", flists(tmp_path, [lol / "low" / "1.png"], [lol / "high" / "1.png"]))
+    with pytest.raises(ReproError, match="either a folder or file lists"):
+        read(setting("lol"), "test", lol, flists=["a", "b"])
+    shadow = data / "istd" / "train"
+    three = [[shadow / f"train_{letter}" / f"{i}-1.png" for i in range(5)] for letter in "ACB"]
+    assert len(read_split_flists("istd", "train", flists(tmp_path, *three), any_count=True).masks) == 5
+    three[2].reverse()
+    with pytest.raises(ReproError, match=r"2\.flist, line 1: 4-1\.png stands where"):
+        read_split_flists("istd", "train", flists(tmp_path, *three), any_count=True)
+
+
+def test_gopros_sequences_are_told_apart(tmp_path):
+    """Frame numbers repeat from one sequence to the next: stems alone would let these through."""
+    for sequence in "ab":
+        for kind in ("blur", "sharp"):
+            fill(tmp_path / "test" / sequence / kind, ["000001.png"], 0.5)
+    blur, sharp = ([tmp_path / "test" / s / kind / "000001.png" for s in "ab"] for kind in ("blur", "sharp"))
+    assert len(read_split_flists("gopro", "test", flists(tmp_path, blur, sharp), any_count=True).pairs) == 2
+    with pytest.raises(ReproError, match="stands where the partner"):
+        read_split_flists("gopro", "test", flists(tmp_path, blur, sharp[::-1]), any_count=True)
+    with pytest.raises(ReproError, match=r"2 files found, 1,111 files expected"):
+        read_split("gopro", "test", tmp_path)
+
+
+# -- CelebA -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faces(tmp_path, monkeypatch):
+    """Eight aligned faces, four of them for training, two for testing."""
+    folder = tmp_path / "faces" / "img_align_celeba"
+    names = [f"{i:06d}.jpg" for i in range(1, 9)]
+    fill(folder, names, 0.4, width=178, height=218)
+    parts = (0, 0, 0, 0, 1, 1, 2, 2)
+    (folder.parent / "list_eval_partition.txt").write_text(
+        "".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True))
+    )
+    monkeypatch.setattr(celeba, "COUNTS", {"train": 4, "validation": 2, "test": 2})
+    return folder.parent
+
+
+def test_celeba_is_cropped_around_the_face():
+    rows, columns = torch.meshgrid(torch.arange(218.0), torch.arange(178.0), indexing="ij")
+    place = torch.stack([rows / 217, columns / 177, torch.zeros_like(rows)])
+    for side, half in ((64, 64), (256, 89)):
+        crop = celeba.face(side)(place)
+        assert crop.shape == (3, side, side)
+        middle = crop[:2, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean(dim=(1, 2))
+        assert (middle * torch.tensor([217, 177])).tolist() == pytest.approx([120.5, 88.5], abs=0.01)
+        step = (crop[0, side // 2 + 1, 0] - crop[0, side // 2, 0]) * 217
+        assert step.item() == pytest.approx(2 * half / side, rel=1e-3)
+    with pytest.raises(ReproError, match="178x218 px: got 178x178"):
+        celeba.face(64)(place[:, 20:198])
+    with pytest.raises(ReproError, match="cropped for 64, 256 px: got 128"):
+        celeba.face(128)
+
+
+def test_celebas_own_split(faces, tmp_path):
+    entries = celeba.read_celeba("test", faces)
+    assert [e.path.name for e in entries] == ["000007.jpg", "000008.jpg"] and entries[0].line == 7
+    found = read(setting("celeba64"), "train", faces)
+    assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
+    listed = tmp_path / "test.flist"
+    listed.write_text("".join(f"{e.path}\n" for e in entries))
+    assert read(setting("celeba64"), "test", flists=[listed]).names(torch.tensor([1])) == [str(entries[1].path)]
+    with pytest.raises(ReproError, match=r"lists 2 pictures of train: CelebA has 4"):
+        celeba.read_celeba_flist("train", listed)
+    (faces / "img_align_celeba" / "000008.jpg").unlink()
+    with pytest.raises(ReproError, match=r"line 8: .*000008\.jpg does not exist"):
+        celeba.read_celeba("test", faces)
+    part = faces / "list_eval_partition.txt"
+    part.write_text("000001.jpg 0\n000002.jpg\n")
+    with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file name and 0, 1 or 2"):
+        celeba.read_celeba("train", faces)
+    part.unlink()
+    with pytest.raises(ReproError, match=r"list_eval_partition\.txt: not found; get img_align_celeba\.zip"):
+        celeba.read_celeba("train", faces)
+
+
+def test_inpainting_hides_the_middle(tmp_path):
+    fill(tmp_path / "hq", [f"{i}.png" for i in range(10)], 0.8, width=32, height=32)
+    chosen = tiny("inpainting")
+    found = read(chosen, "train", tmp_path / "hq")
+    assert found.size == 9 and read(chosen, "test", tmp_path / "hq").ids == ["9"]
+    I_in, I_0 = found.pair(0)
+    hole = torch.zeros(16, 16, dtype=torch.bool)
+    hole[4:12, 4:12] = True
+    assert torch.equal(I_in[:, ~hole], I_0[:, ~hole])
+    assert I_in[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(holed(I_0)[:, hole], torch.full((3, 64), 0.5))
+    net, seen = build(trained_like(chosen)), []
+    net.noise_net.encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    task(chosen, tmp_path / "hq").loss(net, torch.tensor([0]), noises(1))
+    assert seen == [3]  # neither I_in nor the hole is given
+
+
+def test_the_two_networks_of_the_path_independent_experiment_hear_their_own_clock(faces):
+    chosen = tiny("celeba64-two-stage", size=64)
+    net, told = build(trained_like(chosen)), {}
+    for name in ("res_net", "noise_net"):
+        getattr(net, name).register_forward_pre_hook(lambda _, given, name=name: told.update({name: given[1]}))
+    learns, noise = task(chosen, faces), noises(3)
+    learns.loss(net, torch.arange(3), noise)
+    t, table = noise("time").integers(0, 1000), schedule(chosen)
+    torch.testing.assert_close(told["res_net"], (1000 * table.abar[t]).float())
+    torch.testing.assert_close(told["noise_net"], (1000 * table.bbar[t]).float())
+    out = paper.generated(net.eval(), dataclasses.replace(chosen, sampling=3), [0, 1])
+    assert out.shape == (2, 3, 64, 64) and out.isfinite().all()
+    told.clear()
+    paper.generated(net, dataclasses.replace(chosen, sampling=2), [0])
+    assert told["res_net"].item() == pytest.approx(993.647, abs=1e-3)
+    assert told["noise_net"].item() == pytest.approx(999.98, abs=1e-2)
+
+
+# -- MATLAB -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(48, 20), (400, 256), (20, 48), (31, 31)])
+def test_imresize_weighs_as_torch_does_between_the_borders(length, wanted):
+    """The rows of the identity, resized, are the weights; torch's kernel is Pillow's, cut off at a border."""
+    theirs = torch.nn.functional.interpolate(
+        torch.eye(length)[None, None], size=(wanted, length), mode="bicubic", antialias=True
+    )[0, 0]
+    ours = matlab._weights(length, wanted).float()
+    torch.testing.assert_close(ours[5:-5], theirs[5:-5], rtol=0, atol=2e-6)
+    assert (ours - theirs).abs().max() > 1e-3 or length == wanted
+
+
+def test_imresize_by_hand():
+    """Half the size of one row: taps of the cubic kernel stretched by two, the picture mirrored at its ends."""
+    row = torch.tensor([10.0, 200, 30, 90, 250, 0, 120, 60]) / 255
+
+    def cubic(x):
+        x = abs(x)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return near if x <= 1 else far if x < 2 else 0.0
+
+    expected = []
+    for i in range(4):
+        shares = {j: cubic((j - (2 * i + 0.5)) / 2) for j in range(2 * i - 4, 2 * i + 6)}
+        value = sum(w * 255 * row[j if 0 <= j < 8 else (-1 - j if j < 0 else 15 - j)].item() for j, w in shares.items())
+        expected.append(math.floor(value / sum(shares.values()) + 0.5))
+    assert (imresize(row[None], (1, 4)) * 255).round().int().tolist() == [expected]
+    assert (imresize(row[:, None], (4, 1)) * 255).round().flatten().int().tolist() == expected
+    assert torch.equal((imresize(row[None], (1, 8)) * 255).round(), (row[None] * 255).double().round())  # stays
+    constant = torch.full((3, 9, 11), 37 / 255)
+    assert torch.equal((imresize(constant, (4, 30)) * 255).round(), torch.full((3, 4, 30), 37.0).double())
+    with pytest.raises(ReproError, match="at least 1 pixel: got 0x4"):
+        imresize(row[None], (0, 4))
+
+
+def test_luma_of_bytes_is_exact():
+    """Against whole numbers: Y = round(16 + (65481 R + 128553 G + 24966 B) / 255000) of MATLAB's rgb2ycbcr on uint8."""
+    rgb = KeyedNoise(0, [0], "rgb").integers(0, 256, (3, 400, 400))  # (1, 3, 400, 400)
+    rgb[0, :, 0, :256] = torch.arange(256)  # greys too
+    ours = (luma_uint8(rgb.double() / 255) * 255).round().long()[0, 0]
+    r, g, b = rgb[0]
+    weighed = 65481 * r + 128553 * g + 24966 * b
+    exact = 16 + (2 * weighed + 255000) // 510000
+    assert torch.equal(ours, exact)
+
+
+def test_y_protocols_equal_scikit_image_on_bytes():
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    generator = np.random.default_rng(1)
+    clean = np.kron(generator.integers(0, 256, (8, 9, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+    noisy = (clean + generator.normal(0, 12, clean.shape)).clip(0, 255).astype(np.uint8)
+    x, y = (torch.from_numpy(v).permute(2, 0, 1).float() / 255 for v in (noisy, clean))
+    a, b = (np.floor(rgb2ycbcr(v)[..., 0] + 0.5).astype(np.uint8) for v in (noisy, clean))
+    assert score("psnr/y-uint8", x, y).item() == pytest.approx(peak_signal_noise_ratio(b, a, data_range=255), abs=1e-9)
+    theirs = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
+    assert score("ssim/y-uint8-wang", x, y).item() == pytest.approx(theirs, abs=1e-9)
+    shifted = (x + 0.4 / 255).clamp(0, 1)  # rounds to the same bytes
+    assert score("ssim/y-uint8-wang", shifted, x).item() == pytest.approx(1.0, abs=1e-12)
+    assert score("ssim/rgb-uint8-matlab3d", shifted, x).item() == pytest.approx(1.0, abs=1e-12)
+    assert score("ssim/y-wang", shifted, x).item() < 1
+
+
+# -- the whole path ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lol", "raindrop"])
+def test_restoration_from_files_to_numbers(name, home, data):
+    metrics = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb")
+    chosen = tiny(name, metrics=metrics, sampling=2)
+    trains = trained_like(chosen)
+    assert paper.rows(chosen) == []  # nothing trained yet
+    *_, last = run(trains)
+    assert last.images == chosen.images == 6 and type(last.model) is type(build_network(chosen))
+
+    found = paper.rows(chosen)
+    assert [(r.experiment, r.cell["size"]) for r in found] == [
+        ("baseline-input", 16), (trains.name, 16), ("baseline-input", "full"), (trains.name, "full"),
+    ]  # fmt: skip
+    count = {"lol": 15, "raindrop": 9}[name]
+    for row in found[:2] if name == "raindrop" else found:
+        record = row.record()
+        assert record.n == count and record.profile == "paper" and set(record.metrics) == set(metrics)
+        assert all(len(v) == count for v in record.metrics.values()) and len(record.data) == 64
+        assert record.check["metrics"]["psnr/rgb"] == record.metrics["psnr/rgb"][: paper.CHECKED]
+        assert record.source == ("evaluated" if row.experiment == "baseline-input" else "recorded")
+        assert ("input" in record.cell) == (name == "lol")
+    baseline = found[0].measure(1)["psnr/y-uint8"]
+    split = read_split(name, "test", data / name)
+    given, clean = split.pairs[0].load()
+    given = equalised(given) if name == "lol" else given
+    small = (resize(given, (16, 16)) * 255).round() / 255
+    by_hand = score("psnr/y-uint8", small, ground_truth(clean[None], small[None])[0])
+    assert baseline == pytest.approx(by_hand.tolist(), abs=1e-6)
+
+
+def test_each_strategy_learns_and_restores(home, data):
+    picture = 2 * read(tiny("lol"), "test").inputs[0][None] - 1
+    answers = []
+    for chosen in strategies(tiny("lol", sampling=2)).values():
+        net = build(trained_like(chosen))
+        loss = task(chosen).loss(net, torch.tensor([0, 1]), noises(2))
+        loss.mean().backward()
+        assert loss.shape == (2,) and all(p.grad is not None for p in net.parameters())
+        answers.append(paper.restored(net.eval(), chosen, picture, ["0"]))
+        assert answers[-1].shape == picture.shape and answers[-1].abs().max() <= 1
+        again = paper.restored(net, chosen, picture.expand(2, -1, -1, -1), ["1", "0"])
+        torch.testing.assert_close(again[1:], answers[-1])  # the noise belongs to the picture, not to its place
+    assert not torch.equal(answers[0], answers[1])
+
+
+def test_generation_from_files_to_numbers(home, faces):
+    chosen = tiny("celeba64", size=64, samples=3, batch=2, steps=1, sampling=2)
+    assert list(run(trained_like(chosen, faces)))[-1].images == 4
+
+    def pooled(x):
+        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    net = FeatureNet("quarters", 12, 3, "means of the four quarters", pooled, pooled)
+    (row,) = paper.rows(chosen, faces, net=lambda: net)
+    record = row.record()
+    assert set(record.metrics) == {"fid/quarters", "kid/quarters", "is/quarters"} and record.n == 3
+    assert all(math.isfinite(v) for v in record.metrics.values())
+    assert record.cell == {"task": "celeba64", "size": 64, "steps": 2}
+
+
+def test_a_task_without_pairs_cannot_be_conditional(faces):
+    pictures = read(setting("celeba64"), "train", faces)
+    learning = readers.Learning("res", schedule(setting("lol")), "l1")
+    with pytest.raises(ReproError, match="needs pairs"):
+        PictureTask(pictures, learning, 64)
+    with pytest.raises(ReproError, match="told 'clock' is unknown"):
+        PictureTask(pictures, learning, 64, condition=False, told="clock")
+
+
+def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA", str(home / "nothing"))
+    with pytest.raises(ReproError, match=r"LOLdataset\.zip"):
+        paper.experiment(setting("lol")).task()
+    with pytest.raises(ReproError, match=r"img_align_celeba\.zip"):
+        paper.experiment(setting("celeba64")).task()
