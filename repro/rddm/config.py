@@ -10,6 +10,9 @@ from repro.errors import ReproError
 
 # The schedule of the released restoration code: decreased alpha, increased beta^2, noise of variance 1 at the end.
 RESTORATION: dict[str, Any] = {"T": 1000, "alpha": "decreased", "beta2": "increased", "sum_scale": 1.0}
+# The same with the report's example of a restoration's noise. The released RainDrop configuration has 1, as low light
+# has here; networks of this size then leave so much noise behind that every further step lost quality on drops.
+_QUIET = {**RESTORATION, "sum_scale": 0.01}
 LINEAR_DDPM: dict[str, Any] = {"name": "linear", "T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
 
 
@@ -102,7 +105,7 @@ SMALL = RDDMConfig(
             crop=96,  # brightness is a property of the scene: a small crop does not tell it
             norm="l2",
             steps=2,
-            sweep=(1, 2, 5, 10, 20),
+            sweep=(1, 2, 5, 10),
         ),
         "raindrop": TaskConfig(
             name="raindrop",
@@ -111,7 +114,8 @@ SMALL = RDDMConfig(
             recipe=_CROPS,
             norm="l2",
             steps=5,
-            sweep=(1, 2, 5, 10, 20),
+            sweep=(1, 2, 5, 10),
+            schedule=_QUIET,
         ),
     },
 )
