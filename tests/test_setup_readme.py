@@ -12,6 +12,7 @@ from repro.errors import ReproError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+BEGIN = "<!-- results:begin -->"
 
 
 def test_results_are_those_of_figures():
@@ -38,7 +39,7 @@ def figures(tmp_path: Path) -> Path:
 
 def test_update_writes_tables_and_counts_once(figures):
     path = figures / "README.md"
-    path.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    path.write_text(f"before\n{BEGIN}\nold\n{readme.END}\nafter\n")
     assert readme.update(path, figures) and not readme.update(path, figures)
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
@@ -47,7 +48,15 @@ def test_update_writes_tables_and_counts_once(figures):
     assert "3 comparisons, 2 reproduced, 1 weaker" in text
 
 
-@pytest.mark.parametrize("text", ["", readme.BEGIN, readme.END + readme.BEGIN, 2 * (readme.BEGIN + readme.END)])
+def test_the_marker_names_the_tables_to_show_and_the_rest_is_linked(figures):
+    text = readme.rendered(f"<!-- results:begin b -->{readme.END}", figures)
+    assert "| 1 |" in text and "| 2 |" not in text and "- [A](figures/tables/a.md)" in text
+    assert readme.rendered(text, figures) == text
+    with pytest.raises(ReproError, match="names the table 'c': figures/tables has a, b"):
+        readme.rendered(f"<!-- results:begin c -->{readme.END}", figures)
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, readme.END + BEGIN, 2 * (BEGIN + readme.END)])
 def test_damaged_markers_are_refused(text, figures):
     with pytest.raises(ReproError, match="README"):
         readme.rendered(text, figures)

@@ -1,23 +1,38 @@
-"""The README's results, between its markers, from figures/: tables with their legends folded, verdicts counted."""
+"""The README's results, between its markers, from figures/: tables with their legends folded, verdicts counted.
+
+The opening marker names the tables to show, `<!-- results:begin ddpm_fid rddm_report -->`; the others are linked.
+Without names all are shown.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from repro import paths
 from repro.engine.atomic import write_text
 from repro.errors import ReproError
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BEGIN, END = re.compile(r"<!-- results:begin((?: \w+)*) -->"), "<!-- results:end -->"
 NONE_YET = "No table has been generated yet: `make reproduce` writes them."
 
 
-def results(figures: Path) -> str:
-    """Markdown of every table in `figures`/tables, by name, and of how many comparisons got which verdict."""
-    parts = [_table(path) for path in sorted((figures / "tables").glob("*.md"))] or [NONE_YET]
+def results(figures: Path, shown: Sequence[str] = ()) -> str:
+    """Markdown of the tables in `figures`/tables named in `shown` (none: of all, by name), links to the others, and how
+    many comparisons got which verdict."""
+    found = {path.stem: path for path in sorted((figures / "tables").glob("*.md"))}
+    missing = [name for name in shown if name not in found]
+    if missing and found:
+        raise ReproError(f"README.md names the table {missing[0]!r}: figures/tables has {', '.join(found)}")
+    chosen = [found[name] for name in shown] if found and shown else list(found.values())
+    parts = [_table(path) for path in chosen] or [NONE_YET]
+    rest = [path for path in found.values() if path not in chosen]
+    if rest:
+        links = [f"- [{_caption(path)}](figures/tables/{path.name})" for path in rest]
+        parts.append("More tables:\n\n" + "\n".join(links))
     ledger = figures / "claims.csv"
     if ledger.exists():
         with open(ledger, encoding="utf-8", newline="") as stream:
@@ -30,20 +45,29 @@ def results(figures: Path) -> str:
     return "\n\n".join(parts)
 
 
+def _text(path: Path) -> str:
+    return re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+
+
+def _caption(path: Path) -> str:
+    return _text(path).split("\n", 1)[0].strip("*")
+
+
 def _table(path: Path) -> str:
     """A table's caption and rows as they are; protocols, marks and reasons folded below."""
-    text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
-    caption, rows, *legend = text.split("\n\n", 2)
+    caption, rows, *legend = _text(path).split("\n\n", 2)
     notes = f"\n\n<details><summary>protocols and marks</summary>\n\n{legend[0]}\n\n</details>" if legend else ""
     return f"{caption}\n\n{rows}{notes}"
 
 
 def rendered(text: str, figures: Path) -> str:
     """The README `text` with its results replaced. Each marker must stand there once, in order."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ReproError(f"README.md: one {BEGIN} and one {END} after it are needed")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{results(figures)}\n{END}{rest.split(END)[1]}"
+    begins = list(BEGIN.finditer(text))
+    if len(begins) != 1 or text.count(END) != 1 or begins[0].start() > text.index(END):
+        raise ReproError(f"README.md: one <!-- results:begin --> and one {END} after it are needed")
+    begin = begins[0]
+    after = text.split(END)[1]
+    return f"{text[: begin.end()]}\n{results(figures, begin[1].split())}\n{END}{after}"
 
 
 def update(readme: Path | None = None, figures: Path | None = None) -> bool:

@@ -34,7 +34,7 @@ Metrics = Mapping[str, Values]
 PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-wang")
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the picture
 TEST_SEED = 7  # of the test pictures' degradations
-SR3_STEPS = (5, 10, 20, 50)
+SR3_STEPS = (5, 10, 20)
 FULL_SIZE = 8  # photographs measured as they come
 # What the degradations are drawn from: other laws make other data, and other records.
 LAWS = {
@@ -107,7 +107,7 @@ def _fashion_hash() -> str:
 
 @lru_cache(maxsize=8)
 def _photo_hash(degradation: str, side: int, limit: int) -> str:
-    """Of the test photographs' files, the size they are brought to, the degradation's law and the seed it is drawn by."""
+    """Of the test photographs' files, the size they are brought to, the degradation's law and its seed."""
     law = f"{degradation} {LAWS[degradation]}"
     total = hashlib.sha256(f"side {side} limit {limit} seed {TEST_SEED} {law}".encode())
     for picture in pack.photos("test")[: limit or None]:
@@ -121,7 +121,7 @@ def _generation(config: RDDMConfig, task: TaskConfig) -> list[Row]:
     found = []
     for variant, name, folder, ships in networks(config, task):
         network, learning = load_checkpoint(folder), learning_of(task, variant)
-        for steps in task.sweep:
+        for steps in task.sweep if variant in STRATEGIES else (task.steps,):
             make = partial(_generated, network, learning, steps)
             found.append(
                 Row(
