@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.data import pack
 from repro.data.images import read_image, resize, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm.experiments import BASELINES, name_of
 from repro.rddm.figures import captioned
-from repro.rddm.lesson import NAMES, PHOTO, Lesson, Net, psnr
+from repro.rddm.lesson import NAMES, OWN, PHOTO, Lesson, Net, held_out, psnr
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.switches import STARTS
 from repro.rddm.tasks import DEGRADATIONS
@@ -44,7 +45,6 @@ WEATHER = {
     "it is dark already": ("lowlight", False),
     "it is wet already": ("raindrop", False),
 }
-OWN = "photos/monuments_mountRushmore"  # stands in until a photograph is uploaded
 PRESETS = {
     "SM-N from 999": {"strategy": "SM-N"},
     "SM-N from 900": {"strategy": "SM-N", "start": 900},
@@ -113,10 +113,7 @@ def prepared(photo: UploadedFile | None, side: int) -> tuple[Tensor, str]:
     Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
     """
     if photo is None:
-        from repro.data import pack
-
-        chosen = next(p for p in pack.photos("test") if p.id == OWN)
-        return resize(pack.load(chosen), side), "a held-out photo"
+        return resize(pack.load(held_out(OWN)), side), "a held-out photo"
     image = read_image(photo.content, min_side=16, name=photo.name)
     height, width = image.shape[-2:]
     said, most = f"{photo.name}, {width} × {height}", LONGEST * min(height, width)

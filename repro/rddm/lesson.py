@@ -21,13 +21,15 @@ from repro.errors import ReproError
 from repro.rddm import sampling
 from repro.rddm.config import SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.evaluation import degraded
-from repro.rddm.experiments import BASELINES, STRATEGIES, learning_of, name_of
+from repro.rddm.experiments import BASELINES, STRATEGIES, learning_of, name_of, schedule_of
+from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.steps import Step
 from repro.rddm.tasks import Learning
 
 # What figures and menus call the variants; tables have longer words.
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
+OWN = "photos/monuments_mountRushmore"  # held out too; stands in until a reader uploads one
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Lesson:
     `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
     `recheck`   whether the first k of every record are measured again (the tables then say so).
     `minutes`   measured duration on two cores.
-    `crop`, `play`   sides of the square cut out of a photograph for drawings, and for the explorer.
+    `crop`, `detail`, `play`   sides of the square cut out of a photograph: for drawings, for results, for the explorer.
     `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
     `many`      steps of diffusion from pure noise, beside the strategies' own number.
     """
@@ -91,6 +93,7 @@ class Lesson:
     recheck: bool
     minutes: float
     crop: int = 96
+    detail: int = 160
     play: int = 128
     drawn: int = 12
     few: int = 8
@@ -111,16 +114,17 @@ class Lesson:
             return None
         return Net(name, NAMES[variant], config, load_checkpoint(found), learning_of(config, variant), found)
 
-    def nets(self, task: str, variants: Sequence[str] = (*STRATEGIES, *BASELINES)) -> dict[str, Net]:
-        """label -> network of what is here; what is missing is said in one line, with the command that makes it."""
-        found = {
-            variant: self.net(task, variant) for variant in variants if not (task == "fashion" and variant in BASELINES)
-        }
-        for variant, net in found.items():
-            if net is None:
+    def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
+        """label -> network of what is here; what is missing is said, unless `quiet`, with the command that makes it."""
+        found = {}
+        for variant in STRATEGIES if task == "fashion" else (*STRATEGIES, *BASELINES):
+            net = self.net(task, variant)
+            if net is not None:
+                found[net.label] = net
+            elif not quiet:
                 name = name_of(task, variant, 0, self.live.name)
                 print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
-        return {net.label: net for net in found.values() if net is not None}
+        return found
 
     def restorations(self, task: str, photo: str = PHOTO, seed: int = 0) -> dict[str, Tensor]:
         """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name.
@@ -128,13 +132,17 @@ class Lesson:
         Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
         """
         I_in, I_0 = self.pair(task, photo)
-        nets, shown = self.nets(task), {"input": I_in}
+        nets, shown = self.nets(task, quiet=True), {"input": I_in}
         for label, net in nets.items():
             shown[label] = net.restore(I_in, [photo], seed=seed)
         if (net := nets.get(NAMES["sr3"])) is not None:
             shown[f"{net.label}, {net.steps}"] = shown.pop(net.label)
             shown[f"{net.label}, {self.many}"] = net.restore(I_in, [photo], self.many, seed)
         return {**shown, "truth": I_0}
+
+    def schedule(self, task: str) -> RDDMSchedule:
+        """The coefficients of a task's strategies."""
+        return schedule_of(self.live.tasks[task], STRATEGIES[0])
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
         """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
@@ -150,12 +158,21 @@ class Lesson:
 
 @lru_cache(maxsize=16)
 def _pair(degradation: str, photo: str, side: int) -> tuple[Tensor, Tensor]:
-    chosen = next((p for p in pack.photos("test") if p.id == photo), None)
-    if chosen is None:
-        known = ", ".join(p.id for p in pack.photos("test"))
-        raise ReproError(f"no held-out photograph {photo!r}: there are {known}")
-    clean = resize(pack.load(chosen), side)
+    clean = resize(pack.load(held_out(photo)), side)
     return degraded(degradation, clean, photo), clean
+
+
+def held_out(photo: str) -> pack.Picture:
+    """The test photograph of that id."""
+    found = {p.id: p for p in pack.photos("test")}
+    if photo not in found:
+        raise ReproError(f"no held-out photograph {photo!r}: there are {', '.join(found)}")
+    return found[photo]
+
+
+def credits() -> str:
+    """Who took the photographs that the notebook shows."""
+    return "\n".join(f"{photo}: {held_out(photo).credit}" for photo in (PHOTO, SECOND, OWN))
 
 
 def psnr(found: Tensor, wanted: Tensor) -> float:
@@ -173,6 +190,7 @@ LESSONS = {
         recheck=False,
         minutes=0.4,
         crop=32,
+        detail=48,
         play=32,
         drawn=4,
         few=2,
