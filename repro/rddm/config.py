@@ -151,5 +151,5 @@ PROFILES = {c.name: c for c in (SMOKE, SMALL)}
 def profile(name: str) -> RDDMConfig:
     """The profile of that name."""
     if name not in PROFILES:
-        raise ReproError(f"unknown profile {name!r}: there are {', '.join(PROFILES)}")
+        raise ReproError(f"unknown profile {name!r}: there are {', '.join(PROFILES)}, paper")
     return PROFILES[name]

@@ -24,10 +24,11 @@ from repro.engine.evaluation import Row, folders, trained
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
-from repro.rddm import baselines, oracles, switches, transfer
+from repro.rddm import baselines, oracles, paper, switches, transfer
 from repro.rddm.config import RDDMConfig, TaskConfig, profile
 from repro.rddm.experiments import EXPERIMENTS, STRATEGIES, TRAINED, learning_of, name_of, photographs
 from repro.rddm.sampling import generate, restore
+from repro.rddm.settings import SETTINGS
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
 Metrics = Mapping[str, Values]
@@ -74,6 +75,8 @@ def scored(pairs: Sequence[tuple[str, Tensor, Tensor]], method: Callable[[Tensor
 
 def rows(profile_name: str = "small") -> list[Row]:
     """Every row of notebook 03 whose networks are here."""
+    if profile_name == "paper":  # other data sets, other protocols: its rows have a module of their own
+        return [row for setting in SETTINGS.values() for row in paper.rows(setting)]
     config = profile(profile_name)
     found: list[Row] = []
     for task in config.tasks.values():

@@ -1,4 +1,4 @@
-"""The trained networks of notebook 03: three strategies on three tasks, two baselines, and two ablations."""
+"""The trained networks of notebook 03: three strategies on three tasks, two baselines, ablations, paper scale."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from repro.data.images import resize
 from repro.ddpm.schedules import by_name
 from repro.engine.recipe import Task
 from repro.engine.registry import Experiment
+from repro.rddm import paper
 from repro.rddm.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.objectives import Objective
 from repro.rddm.schedules import RDDMSchedule, by_config
+from repro.rddm.settings import SETTINGS
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
 
 
@@ -124,4 +126,5 @@ def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool,
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
     *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
+    *(paper.experiment(setting) for setting in SETTINGS.values()),
 )
