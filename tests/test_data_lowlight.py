@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_no_stops_and_no_noise_leave_an_8_bit_picture():
 
 def test_darker_with_every_stop():
     pictures = [low_light(PICTURES, settings(stops=s), None) for s in (0.0, 0.5, 2.0, 3.0, 6.0)]
-    for brighter, darker in zip(pictures, pictures[1:], strict=False):
+    for brighter, darker in pairwise(pictures):
         assert (darker <= brighter).all() and darker.mean() < brighter.mean()
 
 

@@ -113,7 +113,7 @@ def test_drops_on_the_edge_are_finite(x):
     """The pixel at a drop's very centre, and views far beyond the picture."""
     for y in (0.0, 20.5, 64.0):
         seen, mask = rain(RAMP, drops({"x": x, "y": y, "power": 4.5}, {"x": 500.0, "radius": 2.5}))
-        assert seen.isfinite().all() and mask.isfinite().all() and 0 <= seen.min() and seen.max() <= 1
+        assert seen.isfinite().all() and mask.isfinite().all() and seen.min() >= 0 and seen.max() <= 1
 
 
 # -- drawn ones --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_drops_on_the_edge_are_finite(x):
 
 def test_drawn_drops_are_in_range_and_leave_the_rest():
     seen, mask = rain(PICTURES, drawn(range(4)))
-    assert seen.isfinite().all() and 0 <= seen.min() and seen.max() <= 1
+    assert seen.isfinite().all() and seen.min() >= 0 and seen.max() <= 1
     assert mask.isfinite().all() and mask.min() == 0 and mask.max() == 1
     clear = (mask == 0).expand_as(seen)
     assert torch.equal(seen[clear], PICTURES[clear]) and 0.3 < clear.float().mean() < 0.95

@@ -1,4 +1,4 @@
-"""Restoring and generating by number: perfect networks, one code path with notebook 01's DDIM, no batch in the result."""
+"""Restoring and generating by number: perfect networks, notebook 01's DDIM for SR3, no batch in the result."""
 
 from __future__ import annotations
 
@@ -85,6 +85,14 @@ def test_noise_alone_says_nothing_at_the_end():
     assert first.t == 999 and (first.x0.abs() > 0.99).float().mean() > 0.99
     with pytest.raises(ReproError, match="SM-N cannot read its network at t=999"):
         restore(Knowing(learning), I_IN, IDS, learning, 2, at_end="refuse")
+
+
+def test_SM_Res_knows_the_noise_only_by_its_ratios():
+    """One network started from quieter noise, or sampled on the schedule of quieter noise: the same pictures."""
+    network, loud, quiet = net().double(), learning_of(LOWLIGHT, "smres"), learning_of(LOWLIGHT, "quiet")
+    found = restore(network, I_IN, IDS, loud, 3, sum_scale=0.01)
+    torch.testing.assert_close(found, restore(network, I_IN, IDS, quiet, 3), rtol=0, atol=1e-9)
+    assert not torch.allclose(found, restore(network, I_IN, IDS, loud, 3))
 
 
 def test_one_head_of_two_is_sampled_as_its_strategy():

@@ -214,7 +214,7 @@ def test_networks_are_of_equal_size_and_say_what_they_learn():
             usual = build_network(PROFILES["small"].tasks[name], "smresn")
         assert network.config.objective == VARIANTS[variant].objective
         assert network.config.condition == (name != "fashion")
-        assert parameters(network) == pytest.approx(parameters(usual), rel=0.14)
+        assert parameters(network) == pytest.approx(parameters(usual), rel=0.05)
 
 
 def test_training_shows_training_pictures_alone():
