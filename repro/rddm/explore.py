@@ -6,6 +6,7 @@ Pictures have at most 255 colours and their words are drawn by Pillow: a slider 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import read_image, resize, to_model, to_unit
+from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm.experiments import BASELINES, name_of
@@ -40,16 +41,15 @@ SCHEDULES: dict[str, Callable[[RDDMSchedule], RDDMSchedule]] = {
     "InDI": lambda schedule: indi(schedule.T, schedule.sum_scale),
 }
 WEATHER = {
-    "darken it": ("lowlight", True),
     "rain on it": ("raindrop", True),
+    "darken it": ("lowlight", True),
     "it is dark already": ("lowlight", False),
     "it is wet already": ("raindrop", False),
 }
 PRESETS = {
     "SM-N from 999": {"strategy": "SM-N"},
     "SM-N from 900": {"strategy": "SM-N", "start": 900},
-    "20 steps, η = 1": {"steps": 20, "eta": 1.0},
-    "drops, 5 steps": {"task": "raindrops", "steps": 5},
+    "SM-Res, 20 steps, η = 1": {"steps": 20, "eta": 1.0},
 }
 LONGEST = 2  # longer side of an uploaded picture, in shorter sides: beyond it the middle is taken
 
@@ -77,7 +77,7 @@ def walk(
         run = list(net.trajectory(I_in, [PHOTO], steps, seed, **settings))
         found, first, middle = run[-1].x.clamp(-1, 1), run[0].x0, run[len(run) // 2]
         state, when = middle.x_t, f"state at t = {middle.t}"
-    error = ((found - I_0).abs() * 2 - 1).clamp(-1, 1)  # difference of values in [0, 1], four times as bright
+    error = ((found - I_0).abs() * 4 - 1).clamp(-1, 1)  # difference of values in [0, 1], four times as bright
     shown = {
         f"input, {psnr(I_in, I_0):.1f} dB": I_in,
         when: state,
@@ -113,7 +113,7 @@ def prepared(photo: UploadedFile | None, side: int) -> tuple[Tensor, str]:
     Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
     """
     if photo is None:
-        return resize(pack.load(held_out(OWN)), side), "a held-out photo"
+        return center_crop(resize(pack.load(held_out(OWN)), side), side), "a held-out photo"
     image = read_image(photo.content, min_side=16, name=photo.name)
     height, width = image.shape[-2:]
     said, most = f"{photo.name}, {width} × {height}", LONGEST * min(height, width)
@@ -140,5 +140,7 @@ def _net(now: Lesson, task: str, strategy: str) -> Net | str:
 
 
 def plaque(text: str) -> np.ndarray:
-    """A sentence in a picture's place."""
-    return captioned({f"— {text}": torch.ones(1, 3, 8, 660)}, 1)
+    """A sentence in a picture's place, and of a picture's shape."""
+    canvas = torch.ones(1, 3, 280, 390)
+    first, *more = textwrap.wrap(f"— {text}", 56)
+    return np.concatenate([captioned({first: canvas[..., :2, :]}, 1), captioned({" ".join(more): canvas}, 1)])

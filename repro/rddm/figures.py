@@ -30,7 +30,7 @@ from repro.ui.schematic import Schematic
 
 COMMAND = "repro reproduce 03"
 BAR = 15  # pixels for words above a picture
-QUALITY = 84  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
+QUALITY = 80  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
 
 
 class Drawn:
@@ -217,6 +217,21 @@ def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: R
         right.set(xlabel="steps taken", ylabel="rest: neither of the two (RMS)")
         right.set_xticks(range(max(map(len, found.values()))))
         left.legend()
+    return plate
+
+
+def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
+    """How far two samplers are apart after each step, per setting; a difference of exactly nothing is left out."""
+    with style():
+        plate = Plate(figsize=(7.2, 3), layout="constrained")
+        axis = plate.subplots()
+        for i, (name, values) in enumerate(found.items()):
+            seen = [(step, gap) for step, gap in enumerate(values, start=1) if gap > 0]
+            if seen:  # some lie upon each other: every second one is dashed
+                look = {"color": PALETTE[i], "linestyle": (0, (4, 3)) if i % 2 else "-", "linewidth": 1.6 + i % 2}
+                axis.plot(*zip(*seen, strict=True), **look, label=name)
+        axis.set(xlabel="steps taken", ylabel="largest difference", yscale="log")
+        plate.legend(loc="outside right center")
     return plate
 
 

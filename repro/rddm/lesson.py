@@ -92,9 +92,9 @@ class Lesson:
     home: str
     recheck: bool
     minutes: float
-    crop: int = 96
+    crop: int = 80
     detail: int = 160
-    play: int = 128
+    play: int = 112
     drawn: int = 12
     few: int = 8
     calls: int = 50

@@ -50,7 +50,8 @@ def gap_along(
     (steps,) numbers for pictures in [-1, 1]. DDIM as diffusers does it: the network's noise is kept when the picture
     is clipped.
     """
-    model = model_fn(copy.deepcopy(network).to(dtype))  # the loaded one is shared
+    # A copy, since the loaded one is shared; cast by torch, since diffusers' own cast warns of what this network lacks.
+    model = model_fn(nn.Module.to(copy.deepcopy(network), dtype))
     x_T = x_T.to(dtype)
     theirs = ddpm_samplers.ddim(model, x_T, schedule, steps, clip=clip, eps_from_clipped=False)
     ours = ddpm_by_rddm(model, x_T, schedule, steps, clip=Clip() if clip else NO_CLIP, rule="eq12")
