@@ -117,8 +117,11 @@ class _Film:
         grey = pictures.reshape(batch * channels, -1).double() / (1 + HEADROOM)
         self.mean = -torch.log1p(-grey) / (math.pi * mean_square.to(self.device)[:, None])  # (P, H W) grains per cell
         # A cell is empty when its 32 bits, as a signed number, are at most this; all of them where the picture is 0.
-        bar = torch.exp(-self.mean).mul_(2.0**32).ceil_().sub_(2.0**31 + 1)
-        self.empty_bar = bar.to(torch.int32)  # (P, H W)
+        none, one = torch.exp(-self.mean), torch.exp(-self.mean) * (1 + self.mean)
+        self.empty_bar, self.single_bar = (  # (P, H W) each; the second: at most one grain
+            (chance * 2.0**32).ceil().sub_(2.0**31 + 1).clamp_(max=2.0**31 - 1).to(torch.int32)
+            for chance in (none, one)
+        )
 
     def covered(self, y: Tensor, x: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """(planes, rows) and the 0/1 picture (p, h, W') there, for the points (y_i, x_j), block by block."""
@@ -164,9 +167,9 @@ class _Film:
         y = y.reshape(-1).take(row).sub_(shifts[:, 0].take(cell))
         x = x.reshape(-1).take(at - (row - plane) * width).sub_(shifts[:, 1].take(cell))
         plane += planes.start
-        mean, square = self.mean.take(place), self.square.take(plane)
-        chance = (bits.double() + (2.0**31 + 0.5)) * 2.0**-32  # the uniform number that the count inverts
-        below = term = torch.exp(-mean)  # P(count < number)
+        square = self.square.take(plane)
+        several = bits > self.single_bar.take(place)
+        mean = below = term = chance = None  # of the cells with several grains, the fewest
         number = 1
         while len(at):
             where = further_bits(bits, 2 * number - 1)  # 16 bits an axis
@@ -176,14 +179,20 @@ class _Film:
                 square = _drawn_radius(further_bits(bits, 2 * number), *self.log_normal, plane).square_()
             hit = across.add_(down) < square
             covered[at[hit]] = True
-            # The next grain of the cells that hold one more, for points still open.
+            # On to the next grain of the cells that hold one more, for points still open.
+            more = (several & ~hit).nonzero().squeeze(1)
+            at, y, x, bits, place, plane, square = (v.take(more) for v in (at, y, x, bits, place, plane, square))
+            number += 1
+            if number == 2:
+                mean = self.mean.take(place)
+                chance = (bits.double() + (2.0**31 + 0.5)) * 2.0**-32  # the uniform number that the count inverts
+                none = torch.exp(-mean)
+                term, below = none * mean, none * (1 + mean)  # P(count = 1), P(count <= 1)
+            else:
+                mean, chance, term, below = (v.take(more) for v in (mean, chance, term, below))
             term = term * mean / number
             below = below + term
-            more = ((chance > below) & ~hit).nonzero().squeeze(1)
-            at, y, x, bits, mean, chance, term, below, plane, square = (
-                part.take(more) for part in (at, y, x, bits, mean, chance, term, below, plane, square)
-            )
-            number += 1
+            several = chance > below
         return covered.view(-1, tall, width)
 
     def _axis(self, points: Tensor, shifts: Tensor, origin: int, pixels: int, name: str) -> _Axis:
