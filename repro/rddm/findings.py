@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.ddpm.experiments import MAIN as DDPM_MODEL
-from repro.ddpm.scores import FID, IS
+from repro.ddpm.scores import FID
 from repro.engine.records import Record
 from repro.engine.tables import Cell, Column, Table, Verified, finder
 from repro.rddm.config import SMALL
 from repro.rddm.evaluation import SPREAD
 from repro.rddm.experiments import VARIANTS, name_of
-from repro.rddm.labels import FID_PROTOCOL, INPUT, LABELS, LPIPS, NOT_YET, PSNR, PSNR_Y, SR3, TASKS, steps_of
+from repro.rddm.labels import FID_PROTOCOL, INPUT, LABELS, LPIPS, NOT_YET, PSNR, PSNR_Y, SR3, SSIM, TASKS, steps_of
 from repro.rddm.switches import STARTS
 from repro.rddm.transfer import COMPARISONS, DIFFERENCE
 
@@ -140,23 +140,41 @@ def diversity_table(records: Sequence[Record], verified: Verified = ()) -> Table
 
 
 def layouts_table(records: Sequence[Record], verified: Verified = ()) -> Table:
-    """SM-Res-N as one network, as two, and with a shared encoder, at equal size."""
+    """SM-Res-N as two networks, as one, and with a shared encoder, at about equal size."""
     cell = finder("rddm", "rddm_layouts", records, verified)
-    steps = steps_of("fashion")
-    metrics = {"FID": (FID, FID_PROTOCOL, "lower", 1), "IS": (IS, "Inception Score, the same classifier", "higher", 2)}
-    columns = tuple(Column(c, text, better, decimals=d) for c, (_, text, better, d) in metrics.items())
+    kinds = {"PSNR": (PSNR, "higher", 2), "SSIM": (SSIM, "higher", 3), "LPIPS": (LPIPS, "lower", 3)}
+    columns = tuple(
+        Column(f"{words} {c}", f"{c} on RGB", better, decimals=d)
+        for words in TASKS.values()
+        for c, (_, better, d) in kinds.items()
+    )
     ways = {
-        "one network, two pictures out (262,728 parameters)": "smresn",
-        "two networks (258,784)": "two",
-        "shared encoder, two decoders (271,912)": "shared",
+        "two networks (357,168 parameters)": "smresn",
+        "one network, six channels out (316,656)": "one",
+        "shared encoder, two decoders (294,900)": "shared",
     }
-    part = {"task": "generation", "steps": steps, "eta": 0}
+
+    def why(variant: str, task: str) -> str:
+        if variant == "shared":
+            return "trained for raindrops only" if task == "lowlight" else "not trained yet"
+        return NOT_YET
+
     rows = {
-        label: {c: cell(label, c, m, name_of("fashion", variant), part, NOT_YET) for c, (m, *_) in metrics.items()}
+        label: {
+            f"{words} {c}": cell(
+                label,
+                f"{words} {c}",
+                metric,
+                name_of(task, variant),
+                {"task": task, "steps": steps_of(task)},
+                why(variant, task),
+            )
+            for task, words in TASKS.items()
+            for c, (metric, *_) in kinds.items()
+        }
         for label, variant in ways.items()
     }
-    caption = f"SM-Res-N in three layouts: generation of Fashion-MNIST in {steps} steps"
-    return Table("rddm_layouts", caption, columns, rows, corner="layout")
+    return Table("rddm_layouts", "SM-Res-N in three layouts at about equal size", columns, rows, corner="layout")
 
 
 def traps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
