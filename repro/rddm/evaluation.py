@@ -36,6 +36,7 @@ PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-w
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the picture
 TEST_SEED = 7  # of the test pictures' degradations
 SR3_STEPS = (5, 10, 20)
+SPREAD_STEPS = 10  # of the diversity from pure noise: in the task's own few steps it draws no pictures yet
 FULL_SIZE = 8  # photographs measured as they come
 # What the degradations are drawn from: other laws make other data, and other records.
 LAWS = {
@@ -194,15 +195,16 @@ def _diversity(
     config: RDDMConfig, task: TaskConfig, variant: str, name: str, network: nn.Module, more: Mapping[str, Any]
 ) -> list[Row]:
     """How far restorations of one picture under different noise lie apart (claim R6)."""
-    if variant == "regression":
+    if variant in ("regression", "one", "shared"):
         return []
     learning, n = learning_of(task, variant), min(8, task.limit or 8)
+    steps = SPREAD_STEPS if variant == "sr3" else task.steps
 
     def measure(eta: float, k: int | None) -> Metrics:
         spread = []
         for i, given, _ in test_pairs(task.degradation, task.side, task.limit)[: k or n]:
             I_in = to_model(given)[None]
-            runs = [restore(network, I_in, [i], learning, task.steps, seed, eta=eta) for seed in config.seeds]
+            runs = [restore(network, I_in, [i], learning, steps, seed, eta=eta) for seed in config.seeds]
             spread.append(to_unit(torch.cat(runs)).std(dim=0).mean().item())
         return {SPREAD: spread}
 
@@ -210,7 +212,7 @@ def _diversity(
         Row(
             "rddm",
             name,
-            {"task": f"{task.name}-diversity", "steps": task.steps, "eta": eta},
+            {"task": f"{task.name}-diversity", "steps": steps, "eta": eta},
             partial(measure, eta),
             n=n,
             data=_photo_hash(task.degradation, task.side, task.limit),

@@ -10,7 +10,7 @@ from repro.ddpm.scores import FID
 from repro.engine.records import Record
 from repro.engine.tables import Cell, Column, Table, Verified, finder
 from repro.rddm.config import SMALL
-from repro.rddm.evaluation import SPREAD
+from repro.rddm.evaluation import SPREAD, SPREAD_STEPS
 from repro.rddm.experiments import VARIANTS, name_of
 from repro.rddm.labels import FID_PROTOCOL, INPUT, LABELS, LPIPS, NOT_YET, PSNR, PSNR_Y, SR3, SSIM, TASKS, steps_of
 from repro.rddm.switches import STARTS
@@ -113,7 +113,7 @@ def diversity_table(records: Sequence[Record], verified: Verified = ()) -> Table
     columns = tuple(
         Column(f"{words}, η = {eta}", protocol, "", decimals=4) for words in TASKS.values() for eta in (0, 1)
     )
-    ways = {**LABELS, "quiet": VARIANTS["quiet"].label, "sr3": f"{SR3}, as many steps"}
+    ways = {**LABELS, "quiet": VARIANTS["quiet"].label, "sr3": f"{SR3}, {SPREAD_STEPS} steps"}
 
     def why(variant: str, task: str, eta: int) -> str:
         if variant == "quiet" and task != "lowlight":

@@ -85,7 +85,7 @@ def report_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             )
     extra: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
         INPUT: lambda task: ("baseline-input", {"task": task}),
-        "best of the classical baselines": lambda task: (
+        "fitted gain and gamma; median filter": lambda task: (
             {"lowlight": "baseline-gain-gamma", "raindrop": "baseline-median"}[task],
             {"task": task},
         ),
