@@ -98,7 +98,7 @@ def test_a_gallery_names_the_psnr_of_the_whole_picture(monkeypatch):
     half = truth.clone()
     half[..., :10, :] = 0.5  # the middle alone would say otherwise
     figures.gallery({"half": half, "truth": truth}, truth, crop=8)
-    assert list(said) == [f"half {psnr(half, truth):.1f} dB", "truth"]
+    assert list(said) == [f"half: {psnr(half, truth):.1f} dB", "truth"]
     assert psnr(half, truth) == pytest.approx(10 * np.log10(4 / 0.125), abs=1e-4)
     assert {tuple(x.shape[-2:]) for x in said.values()} == {(8, 8)}
     said.clear()
@@ -106,16 +106,14 @@ def test_a_gallery_names_the_psnr_of_the_whole_picture(monkeypatch):
     assert tuple(said["truth"].shape[-2:]) == (10, 15)
 
 
-def test_the_two_diffusions_meet_at_the_corners():
-    """Left column: all three rows are x_0; the last row of the right column is x_T."""
-    I_0, I_in = (x.clamp(-1, 1).float() for x in drawn(2, (1, 3, 24, 24)))
-    found = figures.forward(I_0, I_in, SCHEDULE, [0, 999], 0).pixels
-    tiles = [found[-(24 + 26 * (2 - r)) :][:24] for r in range(3)]
-    right = [row[:, -24:] for row in tiles]
-    left = [row[:, -50:-26] for row in tiles]
-    assert np.abs(left[0].astype(int) - to_uint8((I_0[0] + 1) / 2)).max() <= 1
-    assert np.abs(right[0].astype(int) - to_uint8((I_in[0] + 1) / 2)).max() <= 1
-    assert not np.array_equal(right[1], right[2])
+def test_the_two_diffusions_add_up(monkeypatch):
+    monkeypatch.setattr(figures, "photographs", lambda rows, *labels: rows)
+    I_0, I_in = (x.clamp(-1, 1).float() for x in drawn(2))
+    aimed, aimless, both = figures.forward(I_0, I_in, SCHEDULE, [0, 400, 999], 0)
+    assert torch.allclose(aimed[-1], I_in, atol=1e-6) and (aimed[0] - I_0).abs().max() < 0.01
+    assert 0.9 < (aimless[-1] - I_0).std() < 1.1  # s_T = 1
+    for a, b, c in zip(aimed, aimless, both, strict=True):
+        assert torch.allclose(a + b - I_0, c, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [figures.Drawn, figures.Photos])
@@ -131,8 +129,7 @@ def test_a_drawing_shows_itself_once(kind, monkeypatch):
 
 
 def test_few_colours_are_kept_as_they_are_and_make_a_small_file():
-    x = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3)
-    busy = (x * 2654435761 >> 7 & 255).astype(np.uint8)
+    busy = KeyedNoise(0, [0], "test/colours").integers(0, 256, (64, 64, 3))[0].to(torch.uint8).numpy()
     slim = few_colours(busy)
     assert len(np.unique(slim.reshape(-1, 3), axis=0)) <= 255
     assert few_colours(slim) is slim
@@ -206,7 +203,8 @@ def test_every_strategy_walks_on_every_task_the_same_way_twice(now, task, strate
     first, again = (explore.walk(now, task, strategy, **WALK) for _ in range(2))
     assert np.array_equal(first, again) and first.dtype == np.uint8
     assert len(np.unique(first.reshape(-1, 3), axis=0)) <= 256
-    assert not np.array_equal(first, explore.walk(now, task, strategy, **{**WALK, "seed": 1}))
+    if (task, strategy) != ("Fashion-MNIST", "SM-Res"):  # an untrained network's residual is 0, and so is its picture
+        assert not np.array_equal(first, explore.walk(now, task, strategy, **{**WALK, "seed": 1}))
 
 
 @pytest.mark.parametrize("schedule", explore.SCHEDULES)

@@ -30,7 +30,7 @@ from repro.ui.schematic import Schematic
 
 COMMAND = "repro reproduce 03"
 BAR = 15  # pixels for words above a picture
-QUALITY = 80  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
+QUALITY = 76  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
 
 
 class Drawn:
@@ -112,7 +112,7 @@ def gallery(shown: Mapping[str, Tensor], I_0: Tensor, crop: int = 0, cols: int =
             return center_crop(x, min(crop, *x.shape[-2:]))
         return to_model(resize(to_unit(x), min(x.shape[-2:]) // 2))
 
-    named = {name if x is I_0 else f"{name} {psnr(x, I_0):.1f} dB": view(x) for name, x in shown.items()}
+    named = {name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": view(x) for name, x in shown.items()}
     return Photos(captioned(named, cols))
 
 

@@ -136,8 +136,8 @@ class Lesson:
         for label, net in nets.items():
             shown[label] = net.restore(I_in, [photo], seed=seed)
         if (net := nets.get(NAMES["sr3"])) is not None:
-            shown[f"{net.label}, {net.steps}"] = shown.pop(net.label)
-            shown[f"{net.label}, {self.many}"] = net.restore(I_in, [photo], self.many, seed)
+            shown[f"{net.label} ({net.steps})"] = shown.pop(net.label)
+            shown[f"{net.label} ({self.many})"] = net.restore(I_in, [photo], self.many, seed)
         return {**shown, "truth": I_0}
 
     def schedule(self, task: str) -> RDDMSchedule:
