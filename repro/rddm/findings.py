@@ -143,38 +143,28 @@ def layouts_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """SM-Res-N as two networks, as one, and with a shared encoder, at about equal size."""
     cell = finder("rddm", "rddm_layouts", records, verified)
     kinds = {"PSNR": (PSNR, "higher", 2), "SSIM": (SSIM, "higher", 3), "LPIPS": (LPIPS, "lower", 3)}
-    columns = tuple(
-        Column(f"{words} {c}", f"{c} on RGB", better, decimals=d)
-        for words in TASKS.values()
-        for c, (_, better, d) in kinds.items()
-    )
+    columns = tuple(Column(c, f"{c} on RGB", better, decimals=d) for c, (_, better, d) in kinds.items())
     ways = {
         "two networks (357,168 parameters)": "smresn",
         "one network, six channels out (316,656)": "one",
         "shared encoder, two decoders (294,900)": "shared",
     }
-
-    def why(variant: str, task: str) -> str:
-        if variant == "shared":
-            return "trained for raindrops only" if task == "lowlight" else "not trained yet"
-        return NOT_YET
-
+    part = {"task": "raindrop", "steps": steps_of("raindrop")}
     rows = {
         label: {
-            f"{words} {c}": cell(
+            c: cell(
                 label,
-                f"{words} {c}",
+                c,
                 metric,
-                name_of(task, variant),
-                {"task": task, "steps": steps_of(task)},
-                why(variant, task),
+                name_of("raindrop", variant),
+                part,
+                "not trained yet" if variant == "shared" else NOT_YET,
             )
-            for task, words in TASKS.items()
             for c, (metric, *_) in kinds.items()
         }
         for label, variant in ways.items()
     }
-    return Table("rddm_layouts", "SM-Res-N in three layouts at about equal size", columns, rows, corner="layout")
+    return Table("rddm_layouts", "SM-Res-N in three layouts at about equal size, raindrops", columns, rows, corner="")
 
 
 def traps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
