@@ -30,7 +30,7 @@ def steps_curves(task: str, records: Sequence[Record]) -> Plate:
     if not counts:
         return nothing(NO_RECORDS)
     with style():
-        plate = Plate(figsize=(8.6, 3.2), layout="constrained")
+        plate = Plate(figsize=(9.2, 3), layout="constrained")
         for axis, metric, words in zip(
             plate.subplots(1, 2),
             (PSNR, LPIPS),
@@ -53,7 +53,7 @@ def steps_curves(task: str, records: Sequence[Record]) -> Plate:
             axis.set_xticks(counts, [str(n) for n in counts])
             axis.minorticks_off()
             axis.set(xlabel="network calls", ylabel=words)
-        axis.legend()
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return plate
 
 
@@ -76,7 +76,7 @@ def transfer_curve(records: Sequence[Record], metric: str) -> Plate:
     experiment = chosen[0].experiment
     with style():
         plate = Plate(figsize=(8.6, 3.2), layout="constrained")
-        left, right = plate.subplots(1, 2)
+        left, right = plate.subplots(1, 2, sharey=True)
         for i, (rule, label) in enumerate(RULE_NAMES.items()):
             for axis, clip in ((left, True), (right, False)):
                 values = [_mean(chosen, experiment, metric, rule=rule, clip=clip, steps=n) for n in counts]
