@@ -137,6 +137,17 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path, change: dict, what
         run(state, seed=4)
 
 
+def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+
+    class Other(TinyTask):
+        settings = {"norm": "l1"}  # noqa: RUF012 - plain data
+
+    run(state, until=RECIPE.batch)
+    with pytest.raises(ReproError, match=r"was made with task .* remove it to start over"):
+        next(train(tiny_net(), Other(), RECIPE, 3, state))
+
+
 def test_a_damaged_state_is_refused_and_kept(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     run(state, until=48)

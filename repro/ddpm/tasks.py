@@ -32,6 +32,7 @@ class DenoisingTask:
         self.pictures = pictures
         self.ids, self.schedule, self.size = ids, schedule, len(pictures)
         self.learned_variance = learned_variance
+        self.settings = {"schedule": schedule.name, "learned variance": learned_variance}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]

@@ -75,6 +75,9 @@ class Task(Protocol):
 
     A sample is known by its *place*: its number in the whole training, 0, 1, 2, … Noise, times and crops are keyed by
     the place, so they do not depend on the batch or on the process that happens to hold it.
+
+    A task may have `settings`, a dict of plain values that say what the loss depends on beside the recipe (objective,
+    schedule, crop, …): a saved run is never continued with other ones.
     """
 
     size: int  # training pictures

@@ -37,7 +37,7 @@ def save_state(
 def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.Module, optimizer: Any) -> int:
     """Take up the state in `path`; returns the images seen, 0 where there is no file yet.
 
-    Raises `ReproError` where the file is damaged or belongs to another recipe, seed or network.
+    Raises `ReproError` where the file is damaged or belongs to another recipe, seed, network or task.
     """
     if not path.exists():
         return 0

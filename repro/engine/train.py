@@ -85,7 +85,7 @@ def train(
 
     Raises:
         TrainingStopped: loss or gradient not finite: names the step, the pictures and the last good state.
-        ReproError: a state made by another recipe, seed or network; a batch the processes cannot share equally.
+        ReproError: a state made by another recipe, seed, network or task; a batch the processes cannot share equally.
     """
     accelerator = make_accelerator()
     ranks, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
@@ -96,6 +96,7 @@ def train(
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
         "size": task.size,
+        "task": digest(dict(getattr(task, "settings", {}))),
     }
     with _threads(recipe.threads if device.type == "cpu" else None):
         # Channels-last pays on GPUs; on CPUs it makes GroupNorm in bf16 eight times slower, the whole step by a third.

@@ -115,6 +115,7 @@ class PictureTask:
             raise ReproError("a network that sees I_in needs pairs: there are no inputs")
         self.pictures, self.learning, self.crop, self.condition, self.told = pictures, learning, crop, condition, told
         self.size = pictures.size
+        self.settings = {**learning.settings, "crop": crop, "condition": condition, "told": told}
 
     def names(self, indices: Tensor) -> list[str]:
         return self.pictures.names(indices)

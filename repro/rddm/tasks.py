@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,12 @@ class Learning:
     norm: Literal["l1", "l2"]
     start: Start = "degraded"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved training must not be continued without."""
+        schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
+        return {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
+
 
 class GenerationTask:
     """Clean pictures out of noise: restoration with I_in = 0.
@@ -59,6 +65,7 @@ class GenerationTask:
 
     def __init__(self, pictures: Tensor, ids: Sequence[str], learning: Learning) -> None:
         self.pictures, self.ids, self.learning, self.size = pictures, list(ids), learning, len(pictures)
+        self.settings = learning.settings
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -83,6 +90,11 @@ class RestorationTask:
     ) -> None:
         self.pictures, self.ids, self.size = list(pictures), list(ids), len(pictures)
         self.degrade, self.crop, self.learning = degrade, crop, learning
+        self.settings = {
+            **learning.settings,
+            "crop": crop,
+            "degradation": getattr(degrade, "__name__", type(degrade).__name__),
+        }
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
