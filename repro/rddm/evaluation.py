@@ -54,7 +54,7 @@ def degraded(degradation: str, image: Tensor, name: str) -> Tensor:
     return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(TEST_SEED, [name], purpose))[0]
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=8)
 def test_pairs(degradation: str, side: int, limit: int = 0) -> tuple[tuple[str, Tensor, Tensor], ...]:
     """(id, degraded, clean) of the held-out photographs, pictures (3, H, W) in [0, 1]."""
     ids, pictures = photographs("test", side, limit)
@@ -149,12 +149,12 @@ def _generated(network: nn.Module, learning: Learning, steps: int, ids: range) -
 
 
 def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
-    pairs = partial(test_pairs, task.degradation, task.side, task.limit)
+    pairs = partial(test_pairs, task.degradation, task.side)
     n = task.limit or len(pack.photos("test"))
 
     def row(experiment: str, cell: dict[str, Any], method: Callable[[Tensor, str], Tensor], **more: Any) -> Row:
         def measure(k: int | None) -> Metrics:
-            return scored(pairs()[: k or None], method)
+            return scored(pairs(k or task.limit), method)
 
         more = {"k": task.k, "data": _photo_hash(task.degradation, task.side, task.limit), **more}
         return Row("rddm", experiment, {"task": task.name, **cell}, measure, n=n, profile=config.name, **more)
@@ -202,7 +202,7 @@ def _diversity(
 
     def measure(eta: float, k: int | None) -> Metrics:
         spread = []
-        for i, given, _ in test_pairs(task.degradation, task.side, task.limit)[: k or n]:
+        for i, given, _ in test_pairs(task.degradation, task.side, k or n):
             I_in = to_model(given)[None]
             runs = [restore(network, I_in, [i], learning, steps, seed, eta=eta) for seed in config.seeds]
             spread.append(to_unit(torch.cat(runs)).std(dim=0).mean().item())
@@ -239,7 +239,7 @@ def _full_size(
 
     def measure(k: int | None) -> Metrics:
         method = partial(_restored, network, learning, steps, {})
-        return scored(test_pairs(task.degradation, 0, FULL_SIZE)[:k], method)
+        return scored(test_pairs(task.degradation, 0, k or FULL_SIZE), method)
 
     cell, data = {"task": f"{task.name}-full-size", "steps": steps}, _photo_hash(task.degradation, 0, FULL_SIZE)
     return [Row("rddm", name, cell, measure, n=FULL_SIZE, data=data, k=0, profile=config.name, **more)]

@@ -90,7 +90,7 @@ def build_network(task: TaskConfig, variant: str) -> RDDMNet:
     return RDDMNet(objective=chosen.objective, layout=layout, **settings)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
     """Ids and pictures (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
     chosen = pack.photos(split)[: limit or None]

@@ -98,7 +98,7 @@ def _drawn(steps: int, rule: str, clip: bool, ids: range) -> Tensor:
 def _gap(steps: int, rule: str, clip: bool, other: str, dtype: str, k: int | None) -> Metrics:
     """Largest and mean difference of each picture from DDIM's, pixels in [-1, 1]."""
     kind = getattr(torch, dtype)
-    model = copy.deepcopy(load_checkpoint(DDPM_MODEL)).to(kind)  # the loaded one is shared
+    model = nn.Module.to(copy.deepcopy(load_checkpoint(DDPM_MODEL)), kind)  # a copy: the loaded one is shared
     x_T = start_noise(range(k or COMPARED), (1, 28, 28)).to(kind)
     gap = (draw(model, x_T, steps, rule, clip) - draw(model, x_T, steps, other, clip)).abs().flatten(1)
     return {DIFFERENCE: gap.amax(dim=1).tolist(), MEAN_DIFFERENCE: gap.mean(dim=1).tolist()}
