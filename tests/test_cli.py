@@ -48,7 +48,6 @@ MISTAKES = {
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "unknown profile 'huge': there are smoke"),
     "unknown data set": (["data", "check", "loll"], "no data set 'loll'"),
-    "data set without a root": (["data", "check", "lol"], "--root"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "did you mean training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
