@@ -180,7 +180,7 @@ def psnr(found: Tensor, wanted: Tensor) -> float:
     return 10 * torch.log10(4 / (found.clamp(-1, 1) - wanted).square().mean()).item()
 
 
-_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.0)
+_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.3)
 
 LESSONS = {
     "smoke": Lesson(
