@@ -87,10 +87,16 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
         "commit": commit() or "unknown",
         "command": experiment.command,
     }
+    network = shipped(last.ema)
     if experiment.score:
-        card |= experiment.score(last.ema)
+        card |= experiment.score(network)
     target = paths.checkpoints() / experiment.name if experiment.ships else folder / "checkpoint"
-    save_checkpoint(target, last.ema, card)
+    save_checkpoint(target, network, card)
+
+
+def shipped(model: torch.nn.Module) -> torch.nn.Module:
+    """What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator)."""
+    return model.shipped() if hasattr(model, "shipped") else model
 
 
 def hardware(threads: int) -> str:

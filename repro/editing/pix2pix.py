@@ -1,0 +1,273 @@
+"""The pix2pix baseline: one pass of a generator from source, reference and vector to the edited picture.
+
+"Multi-task image-to-image diffusion models with fine-grained control" compares with "Image-to-Image Translation with
+Conditional Adversarial Networks" (Isola et al., 2017), given the source, the colour reference and the editing vector
+expanded to the picture's size: 3 + 3 + 9 channels. Kept from the original: encoder-decoder of 4 x 4 convolutions of
+stride 2 with skips, tanh, a conditional discriminator of patches of about 70 pixels, the logistic loss with the
+discriminator's halved, and lambda = 100 for l1. What differs:
+
+- Pictures enter and leave as 2 x 2 patches of pixels, as in the autoencoder: full size would cost four times as much.
+  The expanded vector is the same at every pixel of a patch, so it enters once per patch: the same function, fewer
+  channels.
+- The outermost skip is not rectified, so that what should stay as it is has a linear way through.
+- GroupNorm for BatchNorm: what is evaluated are averaged weights, and BatchNorm's running statistics belong to others.
+  Not InstanceNorm, which wipes out just what is constant over a picture: the vector, the reference's mean colour.
+- No dropout, the original's only noise: it draws from torch's global generator, and a resumed run would not end like
+  one that was never stopped. The generator is a function of its input; Isola et al. saw little spread from theirs too.
+- One optimizer and one backward pass (the shared training loop): both losses are summed, and each reaches its own
+  network only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from repro.data.images import to_model, to_unit
+from repro.editing import labels
+from repro.editing.labels import Noises
+from repro.editing.vector import LENGTH, EditingVector
+from repro.editing.vector import batch as as_tensor
+from repro.errors import ReproError
+from repro.nn.padding import pad_to_multiple, unpad
+
+PATCH = 2
+L1_WEIGHT = 100.0  # lambda of Isola et al., section 3.3
+GROUPS = 8
+CONDITION = 6 * PATCH**2 + LENGTH  # channels of source, reference and vector
+
+
+def condition(source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) as patches, with the vector (B, 9) beside each: (B, 33, H/2, W/2)."""
+    stack = F.pixel_unshuffle(torch.cat([source, reference], dim=1), PATCH)
+    return torch.cat([stack, vector.to(stack)[:, :, None, None].expand(-1, -1, *stack.shape[2:])], dim=1)
+
+
+class Pix2PixGenerator(ModelMixin, ConfigMixin):
+    """(source, reference, vector) -> the edited picture.
+
+    Args:
+        widths: channels at the size of the patches and after every halving; multiples of 8. Four halvings bring a
+            64-pixel crop to 2 x 2: every pixel sees the whole crop and the whole reference.
+    """
+
+    @register_to_config
+    def __init__(self, widths: tuple[int, ...] = (24, 40, 56, 56, 56)) -> None:
+        super().__init__()
+        steps = list(itertools.pairwise(widths))
+        self.conv_in = nn.Conv2d(CONDITION, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(_Down(a, b) for a, b in steps)
+        self.up = nn.ModuleList()
+        for level, (a, b) in reversed(list(enumerate(steps))):
+            self.up.append(_Up(b if level == len(steps) - 1 else 2 * b, a))
+        self.conv_out = nn.Conv2d(2 * widths[0], 3 * PATCH**2, 3, padding=1)
+
+    @property
+    def factor(self) -> int:
+        """What height and width must be multiples of."""
+        return PATCH * 2 ** len(self.down)
+
+    def forward(self, source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] of pictures (B, 3, H, W) in [-1, 1], the reference zero where colour is off.
+
+        `vector` (B, 9). H and W are multiples of `factor`; `generate` takes any.
+        """
+        if source.dim() != 4 or source.shape[1] != 3 or any(side % self.factor for side in source.shape[2:]):
+            raise ReproError(
+                f"pix2pix: got pictures of shape {tuple(source.shape)}; accepted: (B, 3, H, W) with H and W multiples "
+                f"of {self.factor}"
+            )
+        return F.pixel_shuffle(self.patches(condition(source, reference, vector)), PATCH)
+
+    def patches(self, given: Tensor) -> Tensor:
+        """The picture as patches (B, 12, H/2, W/2), float32, of what `condition` makes."""
+        h = first = self.conv_in(given)
+        skips = []
+        for down in self.down:
+            h = down(h)
+            skips.append(F.relu(h))
+        h = skips.pop()
+        for up, skip in zip(self.up, [*reversed(skips), first], strict=True):
+            h = torch.cat([F.relu(up(h)), skip], dim=1)
+        return self.conv_out(h).float().tanh()
+
+
+class Discriminator(nn.Module):
+    """Logits of (condition, picture), one for every patch of 68 pixels a side (the original's: 70).
+
+    The first layer is one convolution of both, written as a sum: real and generated pictures share the condition's.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.condition = nn.Conv2d(CONDITION, width, 4, stride=2, padding=1)
+        self.picture = nn.Conv2d(3 * PATCH**2, width, 4, stride=2, padding=1, bias=False)
+        self.rest = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 4, padding=1),
+            nn.GroupNorm(GROUPS, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 4, padding=1),
+        )
+
+    def forward(self, given: Tensor, *pictures: Tensor) -> Tensor:
+        """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of pictures as patches (B, 12, H/2, W/2)."""
+        seen = self.condition(given)
+        return self.rest(torch.cat([seen + self.picture(each) for each in pictures]))
+
+
+class Losses(NamedTuple):
+    """(B,) each."""
+
+    generator: Tensor
+    discriminator: Tensor
+
+
+class Pix2Pix(ModelMixin, ConfigMixin):
+    """Generator and discriminator in training.
+
+    Args:
+        widths: of `Pix2PixGenerator`.
+        critic: channels of the discriminator's first layer; doubled once; a multiple of 4.
+    """
+
+    @register_to_config
+    def __init__(self, widths: tuple[int, ...] = (24, 40, 56, 56, 56), critic: int = 32) -> None:
+        super().__init__()
+        self.generator = Pix2PixGenerator(widths=tuple(widths))
+        self.discriminator = Discriminator(critic)
+
+    def shipped(self) -> Pix2PixGenerator:
+        """What a checkpoint keeps."""
+        return self.generator
+
+    def forward(self, source: Tensor, reference: Tensor, vector: Tensor, target: Tensor) -> Losses:
+        """Both networks' losses, (B,) each; the gradient of either is zero in the other's weights.
+
+        Pictures (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
+        gradients of what is called through the wrapped model.
+        """
+        given = condition(source, reference, vector)
+        real = F.pixel_unshuffle(target, PATCH)
+        fake = self.generator.patches(given)
+        l1 = (fake - real).abs().mean(dim=(1, 2, 3))
+        fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        fooled = functional_call(self.discriminator, fixed, (given, fake))
+        known, caught = self.discriminator(given, real, fake.detach()).chunk(2)
+        return Losses(
+            generator=_logistic(fooled, real=True) + L1_WEIGHT * l1,
+            discriminator=0.5 * (_logistic(known, real=True) + _logistic(caught, real=False)),
+        )
+
+
+class Pix2PixTask:
+    """Single edits of crops: a label of six is drawn at every visit, and what belongs to the others is zero.
+
+    Args:
+        held: `repro.editing.bank.pixels`.
+        ids: names of the crops, by default their numbers.
+    """
+
+    def __init__(self, held: Mapping[str, Tensor], ids: Sequence[str] | None = None) -> None:
+        self.held, self.size = held, len(held["sharp"])
+        self.ids = list(ids) if ids is not None else [f"crop {i}" for i in range(self.size)]
+        self.settings = {"l1": L1_WEIGHT, "labels": "uniform"}
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+    def inputs(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(source, reference, vector, target): pictures (B, 3, S, S) in [-1, 1], vectors (B, 9)."""
+        label = labels.draw(noise, len(indices))
+        here, device = label.cpu(), label.device
+        source, target = (_network(part).to(device) for part in labels.pair(self.held, indices, here))
+        reference = _network(self.held["reference"][indices]) * (here == labels.COLOUR)[:, None, None, None]
+        return source, reference.to(device), labels.only(self.held["vector"][indices], here).to(device), target
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        losses = model(*self.inputs(indices, noise))
+        return losses[0] + losses[1]
+
+
+@torch.no_grad()
+def generate(
+    generator: Pix2PixGenerator, source: Tensor, vectors: Sequence[EditingVector], reference: Tensor | None = None
+) -> Tensor:
+    """The edited pictures, (B, 3, H, W) in [0, 1], of any height and width.
+
+    Args:
+        generator: as `load_checkpoint` gives it.
+        source: (B, 3, H, W) in [0, 1], holes filled where inpainting is on.
+        vectors: one request for each.
+        reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; brought to H x W; needed where colour is on,
+            not looked at elsewhere.
+
+    Raises:
+        ReproError: counts that do not match, colour without a reference.
+    """
+    if source.dim() != 4 or source.shape[1] != 3 or len(source) != len(vectors):
+        raise ReproError(
+            f"pix2pix: got pictures {tuple(source.shape)} and {len(vectors)} requests; accepted: (B, 3, H, W) and B"
+        )
+    coloured = torch.tensor([vector.colour for vector in vectors], device=source.device)[:, None, None, None]
+    shown = torch.zeros_like(source)
+    if coloured.any():
+        if reference is None:
+            raise ReproError("pix2pix: colour is on and there is no reference picture; one is needed")
+        if reference.dim() != 4 or reference.shape[1] != 3 or len(reference) not in (1, len(source)):
+            raise ReproError(
+                f"pix2pix: got references {tuple(reference.shape)} for {len(source)} pictures; accepted: "
+                "(B, 3, h, w), one or one each"
+            )
+        if reference.shape[2:] != source.shape[2:]:
+            reference = F.interpolate(reference, source.shape[2:], mode="bilinear", antialias=True)
+        shown = to_model(reference.to(source)) * coloured
+    padded, box = pad_to_multiple(to_model(source), generator.factor)
+    shown, _ = pad_to_multiple(shown, generator.factor)
+    output = generator(padded, shown, as_tensor(vectors, source.device))
+    return to_unit(unpad(output, box))
+
+
+class _Down(nn.Module):
+    """LeakyReLU - 4 x 4 convolution of stride 2 - norm."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)
+        self.norm = nn.GroupNorm(GROUPS, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(F.leaky_relu(x, 0.2)))
+
+
+class _Up(nn.Module):
+    """Transposed 4 x 4 convolution of stride 2 - norm."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1)
+        self.norm = nn.GroupNorm(GROUPS, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+def _network(levels: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1
+
+
+def _logistic(logits: Tensor, real: bool) -> Tensor:
+    """(B,) mean over the patches of the logistic loss of calling them `real`, in float32."""
+    return F.softplus(logits.float() * (-1.0 if real else 1.0)).mean(dim=(1, 2, 3))

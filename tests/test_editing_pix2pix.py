@@ -1,0 +1,234 @@
+"""The pix2pix baseline: whose gradient goes where, what the networks are shown, what ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import same_weights
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.editing import labels
+from repro.editing.pix2pix import (
+    L1_WEIGHT,
+    Discriminator,
+    Pix2Pix,
+    Pix2PixGenerator,
+    Pix2PixTask,
+    condition,
+    generate,
+)
+from repro.editing.vector import EditingVector, batch
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.recipe import Recipe
+from repro.engine.registry import Experiment
+from repro.engine.rng import KeyedNoise
+from repro.engine.run import run
+from repro.engine.train import train
+from repro.errors import ReproError
+
+FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
+WIDTHS = (8, 8, 16)
+RECIPE = Recipe(images=48, batch=4, lr=1e-3, betas=(0.5, 0.999), clip=0.0, ema=20, threads=1, save_every=12)
+
+
+def seeded(build):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def network() -> Pix2Pix:
+    return seeded(lambda: Pix2Pix(widths=WIDTHS, critic=4))
+
+
+def bank(count: int = 5, side: int = 32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    names = ("sharp", "blur", "grain", "colour", "sharpen", "masked", "reference")
+    held = {n: torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8) for n in names}
+    return {**held, "vector": batch([FULL] * count)}
+
+
+def noises(ids):
+    return lambda purpose: KeyedNoise(7, ids, purpose)
+
+
+@pytest.fixture
+def given() -> tuple[Tensor, ...]:
+    return Pix2PixTask(bank()).inputs(torch.arange(4), noises(range(4)))
+
+
+def gradients(module: torch.nn.Module) -> list[Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
+
+
+def test_no_gradient_leaks_into_the_other_network(given):
+    model = network()
+    model(*given).discriminator.mean().backward()
+    assert all(not g.any() for g in gradients(model.generator))
+    assert all(g.any() for g in gradients(model.discriminator))
+    model.zero_grad(set_to_none=True)
+    model(*given).generator.mean().backward()
+    assert all(not g.any() for g in gradients(model.discriminator))
+    assert all(g.any() for g in gradients(model.generator))
+
+
+def test_one_backward_of_the_sum_is_the_two_backwards(given):
+    """Against the original's alternation: separate graphs, the discriminator frozen for the generator."""
+    model = network()
+    sum(model(*given)).mean().backward()
+    found = [g.clone() for g in gradients(model)]
+    model.zero_grad(set_to_none=True)
+    source, reference, vector, target = given
+    critic, stack = model.discriminator, condition(source, reference, vector)
+    fake, real = F.pixel_unshuffle(model.generator(source, reference, vector), 2), F.pixel_unshuffle(target, 2)
+    halves = [
+        F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+        for logits, label in ((critic(stack, real), 1.0), (critic(stack, fake.detach()), 0.0))
+    ]
+    (sum(halves) / 2).backward()
+    critic.requires_grad_(False)
+    logits = critic(stack, fake)
+    adversarial = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    (adversarial + 100 * F.l1_loss(fake, real)).backward()
+    for one, other in zip(found, gradients(model), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert L1_WEIGHT == 100
+
+
+def test_losses_are_each_samples_own(given):
+    model = network()
+    together = model(*given)
+    alone = model(*(x[2:3] for x in given))
+    for part, other in zip(together, alone, strict=True):
+        assert part.shape == (4,)
+        torch.testing.assert_close(part[2:3], other)
+
+
+def test_the_discriminators_first_layer_is_one_convolution_of_both():
+    critic = seeded(lambda: Discriminator(4))
+    stack, picture = torch.randn(2, 33, 16, 16), torch.randn(2, 12, 16, 16)
+    weight = torch.cat([critic.condition.weight, critic.picture.weight], dim=1)
+    whole = F.conv2d(torch.cat([stack, picture], dim=1), weight, critic.condition.bias, stride=2, padding=1)
+    torch.testing.assert_close(critic(stack, picture), critic.rest(whole))
+
+
+def test_a_logit_sees_68_pixels():
+    layers = [m for m in Discriminator(4).modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels != 33]
+    seen, stride = 1, 1
+    for layer in layers:
+        seen, stride = seen + (layer.kernel_size[0] - 1) * stride, stride * layer.stride[0]
+    assert 2 * seen == 68
+
+
+def test_a_vector_beside_patches_is_the_vector_expanded_over_pixels():
+    vector, picture = batch([FULL]), torch.randn(1, 3, 8, 8)
+    stack = condition(picture, picture, vector)
+    expanded = F.pixel_unshuffle(vector[:, :, None, None].expand(-1, -1, 8, 8), 2)  # nine times four
+    assert stack.shape == (1, 33, 4, 4)
+    assert torch.equal(stack[:, 24:].repeat_interleave(4, dim=1), expanded)
+
+
+def test_inputs_hold_one_task_each():
+    held, ids = bank(), list(range(60))
+    indices = torch.tensor(ids) % 5
+    label = labels.draw(noises(ids), 60)
+    assert set(label.tolist()) == set(range(6))
+    source, reference, vector, target = Pix2PixTask(held).inputs(indices, noises(ids))
+    names = ("sharp", "blur", "grain", "colour", "sharp", "sharpen")
+    for i in ids:
+        at, task = indices[i], label[i].item()
+        levels = held["masked" if task == labels.INPAINT else "sharp"][at]
+        assert torch.equal(source[i], levels.float() / 127.5 - 1)
+        assert torch.equal(target[i], held[names[task]][at].float() / 127.5 - 1)
+        assert torch.equal(reference[i], (held["reference"][at].float() / 127.5 - 1) * (task == labels.COLOUR))
+        wanted = (
+            FULL.only()
+            if task == labels.NONE
+            else FULL.only(("blur", "grain", "colour", "inpaint", "sharpen")[task - 1])
+        )
+        assert EditingVector.from_tensor(vector[i]) == wanted
+
+
+def test_it_learns_one_picture():
+    task = Pix2PixTask({name: value[:1] for name, value in bank().items()})
+    recipe = Recipe(
+        images=320, batch=4, lr=5e-3, decay="constant", betas=(0.5, 0.999), clip=0.0, ema=20, precision="fp32"
+    )
+    losses = [step.loss for step in train(network(), task, recipe, seed=0)]
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 21), (1, 1)])
+def test_generate_takes_any_size(size):
+    generator = network().generator.eval()
+    source, reference = torch.rand(2, 3, *size), torch.rand(1, 3, 9, 7)
+    vectors = [EditingVector.of("colour"), EditingVector.of("blur")]
+    out = generate(generator, source, vectors, reference)
+    assert out.shape == source.shape and out.min() >= 0 and out.max() <= 1
+    torch.testing.assert_close(out[1:], generate(generator, source[1:], vectors[1:], torch.rand(1, 3, 9, 7)))
+    assert not torch.allclose(out[:1], generate(generator, source[:1], vectors[:1], 1 - reference), atol=1e-4)
+
+
+def test_generate_is_the_network_in_other_units():
+    generator = network().generator.eval()
+    task = Pix2PixTask(bank())
+    ids = [i for i in range(60) if labels.draw(noises([i]), 1) == labels.COLOUR][:2]
+    source, reference, vector, _ = task.inputs(torch.tensor([0, 1]), noises(ids))
+    with torch.no_grad():
+        wanted = generator(source, reference, vector) / 2 + 0.5
+    vectors = [EditingVector.from_tensor(row) for row in vector]
+    found = generate(generator, source / 2 + 0.5, vectors, reference / 2 + 0.5)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_mistakes_are_named():
+    generator = network().generator
+    with pytest.raises(ReproError, match=r"multiples of 8"):
+        generator(torch.zeros(1, 3, 12, 8), torch.zeros(1, 3, 12, 8), torch.zeros(1, 9))
+    picture = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ReproError, match="no reference picture"):
+        generate(generator, picture, [EditingVector.of("colour")] * 2)
+    with pytest.raises(ReproError, match="and 1 requests"):
+        generate(generator, picture, [EditingVector()])
+    with pytest.raises(ReproError, match=r"references \(3, 3, 8, 8\)"):
+        generate(generator, picture, [EditingVector.of("colour")] * 2, torch.zeros(3, 3, 8, 8))
+
+
+def test_resumed_equals_uninterrupted_and_the_global_generator_is_not_asked(tmp_path: Path):
+    before = torch.random.get_rng_state()
+    *_, straight = train(network(), Pix2PixTask(bank()), RECIPE, 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+    for until in (20, 48):
+        *_, last = train(network(), Pix2PixTask(bank()), RECIPE, 0, tmp_path / "state.safetensors", until)
+    assert last.resumed_at == 20 and same_weights(last.ema, straight.ema) and same_weights(last.model, straight.model)
+
+
+def test_only_the_generator_ships(tmp_path: Path, monkeypatch):
+    for name in ("notebooks", "pyproject.toml"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    scored = []
+    experiment = Experiment(
+        name="editing-bench-pix2pix-s0",
+        room="editing",
+        task_name="bench",
+        variant="pix2pix",
+        data="photos",
+        profile="smoke",
+        seed=0,
+        recipe=RECIPE,
+        summary="",
+        ships=True,
+        build=lambda: Pix2Pix(widths=WIDTHS, critic=4),
+        task=lambda: Pix2PixTask(bank()),
+        score=lambda model: scored.append(type(model)) or {},
+    )
+    *_, last = run(experiment)
+    kept = load_checkpoint(experiment.name)
+    assert isinstance(kept, Pix2PixGenerator) and scored == [Pix2PixGenerator]
+    assert read_card(experiment.name)["parameters"] == sum(p.numel() for p in kept.parameters())
+    half = last.ema.generator
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(kept.parameters(), half.parameters(), strict=True))
