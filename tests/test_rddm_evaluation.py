@@ -118,7 +118,7 @@ def test_rows_run_from_checkpoints_to_records_and_are_checked(home):
         assert Record(**fields).id == record.id == line["id"]
         assert record.source == ("recorded" if row.weights else "evaluated"), "networks of tests never ship"
         assert record.check["k"] == row.k and set(record.check["metrics"]) == set(record.metrics)
-        if record.cell.get("task") in (None, "generation"):
+        if record.cell.get("task") in (None, "generation", "fashion-switch"):
             continue
         for name, values in record.metrics.items():
             assert len(values) == record.n == 2, record.label

@@ -208,3 +208,37 @@ def test_an_ordinary_DDPM_sampled_by_RDDMs_rule():
 def test_as_epsilon_needs_a_counterpart():
     with pytest.raises(ReproError, match="no DDPM counterpart"):
         transform.as_epsilon(NET, by_config(), "noise")
+
+
+def perfect(schedule):
+    """The ideal noise predictor of pictures N(0.3, 0.5^2) under a generation schedule, in closed form."""
+
+    def model(x, t):
+        abar, bbar = schedule.at(t, x)
+        share = 1 - abar
+        picture = 0.3 + share * 0.25 / (share**2 * 0.25 + bbar**2) * (x - 0.3 * share)
+        return (x - share * picture) / bbar
+
+    return model
+
+
+def test_a_perfect_network_of_one_schedule_is_one_of_another():
+    """Matched, it says what the other schedule's own perfect network says, up to the rounding of its time."""
+    own = by_config()
+    model, wanted = transform.matched(perfect(own), own, CONVERTED), perfect(CONVERTED)
+    for t in (0, 5, 100, 500, 900, 999):
+        abar, bbar = CONVERTED.levels(t)
+        x = 0.3 * (1 - abar) + (0.25 * (1 - abar) ** 2 + bbar**2) ** 0.5 * START
+        times = torch.full((len(x),), t)
+        torch.testing.assert_close(model(x, times), wanted(x, times), rtol=0, atol=0.1 if t < 10 else 0.01)
+        if 10 < t < 999:
+            assert (perfect(own)(x, times) - wanted(x, times)).abs().max() > 0.1
+    assert gap(ours(model, 20, False), ours(wanted, 20, False)) < 0.02
+    same = transform.matched(NET, own, own)
+    times = torch.tensor([0, 400, 999])
+    torch.testing.assert_close(same(START, times), NET(START, times), rtol=0, atol=1e-12)
+
+
+def test_times_cannot_be_matched_without_noise():
+    with pytest.raises(ReproError, match="has no noise"):
+        transform.matched(NET, by_config(sum_scale=0.0), CONVERTED)

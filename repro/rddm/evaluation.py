@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from repro.data import lowlight, pack, raindrops
 from repro.data.images import to_model, to_unit
 from repro.ddpm.experiments import CLASSIFIER
+from repro.ddpm.process import Model
 from repro.ddpm.scores import FID, IS, KID, NEAREST, replicated
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
@@ -132,13 +133,20 @@ def _generation(config: RDDMConfig, task: TaskConfig) -> list[Row]:
     found = []
     for variant, name, folder, ships in networks(config, task):
         network, learning = load_checkpoint(folder), learning_of(task, variant)
-        for steps in task.sweep if variant in STRATEGIES else (task.steps,):
-            make = partial(_generated, network, learning, steps)
+        sets = [
+            ({"task": "generation", "steps": steps, "eta": 0.0}, partial(_generated, network, learning, steps, {}))
+            for steps in task.sweep
+        ]
+        sets += [
+            ({"task": f"{task.name}-switch", **cell}, partial(_generated, model, other, cell["steps"], settings))
+            for cell, model, other, settings in switches.of_generation(task, variant, network, learning)
+        ]
+        for cell, make in sets:
             found.append(
                 Row(
                     "rddm",
                     name,
-                    {"task": "generation", "steps": steps, "eta": 0.0},
+                    cell,
                     partial(replicated, make, task.n, task.replicates),
                     n=task.n,
                     data=_fashion_hash(),
@@ -151,8 +159,10 @@ def _generation(config: RDDMConfig, task: TaskConfig) -> list[Row]:
     return found
 
 
-def _generated(network: nn.Module, learning: Learning, steps: int, ids: range) -> Tensor:
-    return generate(network, learning, ids, steps)
+def _generated(
+    network: Model | nn.Module, learning: Learning, steps: int, settings: Mapping[str, Any], ids: range
+) -> Tensor:
+    return generate(network, learning, ids, steps, **settings)
 
 
 def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.ddpm.experiments import MAIN as DDPM_MODEL
-from repro.ddpm.scores import FID
+from repro.ddpm.scores import FID, IS
 from repro.engine.records import Record
-from repro.engine.tables import Cell, Column, Table, Verified, finder
+from repro.engine.tables import Cell, Column, Table, Verified, dash, finder
 from repro.rddm.config import SMALL
 from repro.rddm.evaluation import SPREAD, SPREAD_STEPS
 from repro.rddm.experiments import VARIANTS, name_of
 from repro.rddm.labels import FID_PROTOCOL, INPUT, LABELS, LPIPS, NOT_YET, PSNR, PSNR_Y, SR3, SSIM, TASKS, steps_of
-from repro.rddm.switches import STARTS
+from repro.rddm.switches import GENERATION_STARTS, STARTS
 from repro.rddm.transfer import COMPARISONS, DIFFERENCE
 
 
@@ -104,6 +104,47 @@ def equality_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         }
     caption = "The coefficient transformation: rounding makes no difference that can be seen, clipping does"
     return Table("rddm_equality", caption, columns, rows, corner="RDDM's rule against DDIM")
+
+
+def converted_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """R1's other reading: the strategies' generation with the coefficients converted from DDPM, not retrained."""
+    cell = finder("rddm", "rddm_converted", records, verified)
+    steps = steps_of("fashion")
+    ways = {
+        "as trained": {"task": "generation"},
+        "converted, t matched": {"task": "fashion-switch", "switch": "converted", "told": "matched"},
+        "converted, t as it is": {"task": "fashion-switch", "switch": "converted", "told": "own"},
+    }
+    protocols = {"FID": (FID, FID_PROTOCOL, "lower", 1), "IS": (IS, "Inception Score, same classifier", "higher", 2)}
+    columns = tuple(
+        Column(f"{kind}, {way}", f"{text}; {steps} steps", better, decimals=places)
+        for kind, (_, text, better, places) in protocols.items()
+        for way in ways
+    )
+
+    def line(label: str, experiment: str, parts: Mapping[str, Mapping[str, Any]], why: str) -> dict[str, Cell]:
+        return {
+            f"{kind}, {way}": cell(label, f"{kind}, {way}", metric, experiment, {**parts[way], "steps": steps}, NOT_YET)
+            if way in parts
+            else dash(why)
+            for kind, (metric, *_) in protocols.items()
+            for way in ways
+        }
+
+    rows = {label: line(label, name_of("fashion", variant), ways, "") for variant, label in LABELS.items()}
+    for t in GENERATION_STARTS:
+        label, part = f"SM-N from t = {t}", {"task": "fashion-switch", "switch": "start", "start": t}
+        why = "converted coefficients divide by nothing that is zero"
+        rows[label] = line(label, name_of("fashion", "smn"), {"as trained": part}, why)
+    label, part = "SM-N trained on them: notebook 01's DDPM", {"task": "transfer", "rule": "eq12", "clip": True}
+    rows[label] = line(label, DDPM_MODEL, {"converted, t matched": part}, "trained on the converted coefficients")
+    notes = (
+        "t matched: the network is told the time at which it has seen this share of noise, and shown the state at the "
+        "size that it had there. t as it is: the converted schedule's own time.",
+        "Notebook 01's network is larger and was trained for longer.",
+    )
+    caption = "Generation with the coefficients converted from DDPM, the networks not retrained"
+    return Table("rddm_converted", caption, columns, rows, notes, corner="strategy")
 
 
 def diversity_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -212,4 +253,12 @@ def _switched(name: str) -> Callable[[str], Mapping[str, Any]]:
     return lambda task: {"task": f"{task}-switch", "switch": name}
 
 
-TABLES = (starts_table, transfer_table, equality_table, diversity_table, layouts_table, traps_table)
+TABLES = (
+    starts_table,
+    transfer_table,
+    equality_table,
+    converted_table,
+    diversity_table,
+    layouts_table,
+    traps_table,
+)

@@ -96,7 +96,7 @@ def _defaults(learning: Learning, settings: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def generate(
-    network: nn.Module,
+    network: nn.Module | Model,
     learning: Learning,
     ids: Sequence[int],
     steps: int | None,

@@ -71,6 +71,30 @@ def as_epsilon(model: Model, schedule: RDDMSchedule, objective: Objective) -> Mo
     return epsilon
 
 
+def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
+    """A generation network of schedule `trained` as one of `other`, without retraining.
+
+    With I_in = 0 a state is (1 - abar_t) I_0 + bbar_t eps, and two states in which the shares have the same ratio are
+    one state but for a factor. So the network is told the timestep of `trained` whose ratio is nearest, and shown the
+    state at the size that it has there; its answers, residual and noise, have no factor. Told `other`'s own timestep,
+    it would be shown noise that it has never seen at that time.
+    """
+    for schedule in (trained, other):
+        if schedule.noiseless:
+            raise ReproError(f"schedule {schedule.name!r} has no noise: its states have no ratio of picture to noise")
+    angle, wanted = (torch.atan2(s.bbar, 1 - s.abar) for s in (trained, other))
+    right = torch.searchsorted(angle, wanted).clamp(1, trained.T - 1)  # angles grow with t
+    told = torch.where(wanted - angle[right - 1] < angle[right] - wanted, right - 1, right)
+    size, size_there = (torch.hypot(s.bbar, 1 - s.abar) for s in (other, trained))
+    factor = size_there[told] / size
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        scale = factor.to(x.device, x.dtype)[t].reshape(-1, *[1] * (x.ndim - 1))
+        return model(scale * x, told.to(t.device)[t])
+
+    return call
+
+
 def ddpm_by_rddm(
     model: Model,
     x_T: Tensor,
