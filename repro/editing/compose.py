@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from repro.editing.blur import motion_blur
 from repro.editing.colour import Ratio, Space, colour_transfer
-from repro.editing.grain import film_grain
+from repro.editing.grain import RADII, film_grain
+from repro.editing.grain_law import gaussian_grain
 from repro.editing.masks import cut_hole, free_form_mask
 from repro.editing.sharpen import unsharp_mask
 from repro.editing.vector import EditingVector
@@ -39,7 +40,9 @@ class Recipe:
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
     BLACK or GREY as pictures are in [0, 1] or [-1, 1] then. space, ratio: of `colour_transfer`. samples: Monte-Carlo
     points of a pixel of `film_grain`. longest: pixels of the path of blur at beta = 1, None for an eighth of the
-    picture's shorter side.
+    picture's shorter side. grain: "film" renders grains, "field" is `gaussian_grain`, the law of infinitely many
+    samples: exact to half a grey level up to a radius of 0.053, to 1.8 levels three deviations out in the shadows at
+    the largest, 0.1.
     """
 
     order: tuple[str, ...] = ORDER
@@ -48,6 +51,7 @@ class Recipe:
     ratio: Ratio = "reinhard"
     samples: int = 800
     longest: float | None = None
+    grain: Literal["film", "field"] = "film"
 
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(ORDER):
@@ -137,7 +141,10 @@ def _where_on(
         part = motion_blur(part, values, seed, names, longest=recipe.longest)
     elif effect == "grain":
         radius = torch.tensor(values, dtype=torch.float64)  # float32 has no 0.1: it would choose another lattice
-        part = film_grain(part, radius, seed=seed, ids=names, n_samples=recipe.samples)
+        if recipe.grain == "field":
+            part = gaussian_grain(part, radius, seed=seed, ids=names, largest=RADII[-1])
+        else:
+            part = film_grain(part, radius, seed=seed, ids=names, n_samples=recipe.samples)
     elif effect == "colour":
         if reference is None:
             raise ReproError("composites: colour transfer is on and there is no reference picture; one is needed")

@@ -79,6 +79,7 @@ def gaussian_grain(
     ids: Sequence[int | str] | Tensor | None = None,
     sigma_filter: float = SIGMA_FILTER,
     origin: tuple[int, int] = (0, 0),
+    largest: float | None = None,
 ) -> Tensor:
     """`film_grain` with infinitely many samples, for small grains: a Gaussian field of the same mean and covariance.
 
@@ -86,16 +87,18 @@ def gaussian_grain(
     grey level, through a kernel whose autocorrelation is the Gaussian of sqrt(2) sigma_filter on whole pixels. It is
     another realisation than `film_grain` of the same seed, and knows no zoom. Same shape, type and range as `image`.
 
-    Args: as of `film_grain`.
+    Args: as of `film_grain`. largest: radius up to which it is wanted; by default GAUSSIAN_LIMIT * sigma_filter, where
+        eight bits cannot tell it from grains. Whoever asks for more accepts `gaussian_error` of it.
 
     Raises:
-        ReproError: as `film_grain`, and radius / sigma_filter above GAUSSIAN_LIMIT.
+        ReproError: as `film_grain`, and a radius above `largest`.
     """
     pictures, radii = checked(image, radius)
     batch, channels, height, width = pictures.shape
-    if not radii.max().item() <= GAUSSIAN_LIMIT * sigma_filter:
+    largest = GAUSSIAN_LIMIT * sigma_filter if largest is None else largest
+    if not radii.max().item() <= largest:
         raise ReproError(
-            f"the Gaussian field stands for grains of radius up to sigma_filter / 15 = {sigma_filter / 15:.3f} pixels: "
+            f"the Gaussian field stands for grains of radius up to {largest:.3f} pixels here: "
             f"got {radii.max().item():g}; use film_grain"
         )
     mean_kernel, noise_kernel = (kernel.to(image.device) for kernel in _kernels(sigma_filter))
