@@ -91,18 +91,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def first(self, k: int | None) -> Split:
-        """The first k crops (None: all)."""
-        if k is None or k >= len(self):
-            return self
+    def at(self, places: Sequence[int]) -> Split:
+        """The crops at these places."""
+        chosen = list(places)
         return replace(
             self,
-            ids=self.ids[:k],
-            sharp=self.sharp[:k],
-            reference=self.reference[:k],
-            hole=self.hole[:k],
-            vectors=self.vectors[:k],
+            ids=tuple(self.ids[i] for i in chosen),
+            sharp=self.sharp[chosen],
+            reference=self.reference[chosen],
+            hole=self.hole[chosen],
+            vectors=tuple(self.vectors[i] for i in chosen),
         )
+
+    def first(self, k: int | None) -> Split:
+        """The first k crops (None: all)."""
+        return self if k is None else self.at(range(min(k, len(self))))
 
     def edit(self, *tasks: str) -> Composite:
         """Source and target with these tasks on, in 256 levels."""
@@ -163,6 +166,17 @@ def split(name: str, bench: Bench = BENCH) -> Split:
     return Split(name, ids, sharp, pool[drawn], hole, tuple(parameters(ids, bench.version)), bench)
 
 
+def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
+    """The ids of a split, without its pictures: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    at = SPLITS.index(name)
+    chosen = [(picture, side) for picture in pack.photos(name)[: bench.limit or None] for side in bench.sides[at]]
+    return tuple(id for picture, side in chosen for id in _named(picture, side, bench.each[at]))
+
+
+def _named(picture: pack.Picture, side: int, count: int) -> list[str]:
+    return [f"{picture.id}@{side}#{i}" for i in range(count)]
+
+
 def _sharp(name: str, bench: Bench, crop: int) -> tuple[tuple[str, ...], Tensor]:
     """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only."""
     at, ids, parts = SPLITS.index(name), [], []
@@ -170,7 +184,7 @@ def _sharp(name: str, bench: Bench, crop: int) -> tuple[tuple[str, ...], Tensor]
         image = pack.load(picture)
         for side in bench.sides[at]:
             shown = levels(resize(image, side).clamp(0, 1))
-            own = [f"{picture.id}@{side}#{i}" for i in range(bench.each[at])]
+            own = _named(picture, side, bench.each[at])
             parts.append(crops([shown] * len(own), crop, own, bench.version, flip=name == "train"))
             ids += own
     return tuple(ids), torch.cat(parts)

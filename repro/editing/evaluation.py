@@ -1,0 +1,291 @@
+"""What notebook 02 measures, row by row. How it is measured stands in `repro.editing.measure`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.editing import features, strength, unseen
+from repro.editing.benchmark import COMPOSITES, Split, split
+from repro.editing.config import EditingConfig, profile
+from repro.editing.experiments import (
+    VARIANTS,
+    autoencoder_name,
+    folder_of,
+    load_autoencoder,
+    name_of,
+)
+from repro.editing.measure import (
+    HOLE,
+    HUE,
+    KID,
+    PROTOCOLS,
+    STRENGTH,
+    Method,
+    Metrics,
+    by_photo,
+    by_pix2pix,
+    crops,
+    edited,
+    editor_of,
+    floored,
+    label,
+    request,
+    scored,
+    sequenced,
+    untouched,
+)
+from repro.editing.sampling import Editor
+from repro.editing.vector import TASKS, EditingVector
+from repro.engine.check import Tolerance
+from repro.engine.checkpoint import load_checkpoint, weights_hash
+from repro.engine.evaluation import Row, trained
+
+SPREAD = "std/rgb01"  # of a pixel over noise seeds, mean over the picture
+RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
+SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
+SEEDS = (0, 1, 2, 3)
+SWEEP = (1, 2, 5, 20, 50)  # the default number of steps is in the main table
+SINGLE = [(task,) for task in TASKS]
+SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "blur": tuple({"blur": b} for b in (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "grain": tuple({"grain": s} for s in (0.01, 0.025, 0.05, 0.075, 0.1)),
+    "sharpen": tuple({"sharpen": (a, 0.0)} for a in (1.0, 1.5, 2.0, 2.5, 3.0)),
+}
+BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves inside a composite (supplement, Fig. 2)
+    "blur": {"grain": 0.05, "colour": True},
+    "grain": {"blur": 0.5, "colour": True},
+    "sharpen": {"grain": 0.05, "colour": True},
+}
+COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
+SEQUENCE = "singles"
+_SMALL = Tolerance(absolute=2e-2, relative=1e-2)
+TOLERANCE = {
+    **dict.fromkeys((*PROTOCOLS, HOLE, KID), Tolerance(absolute=2e-3, relative=5e-3)),
+    SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
+    **dict.fromkeys((HUE, *STRENGTH.values(), *RANK.values(), *SILHOUETTE.values()), _SMALL),
+}
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Rows of one profile: what they share."""
+
+    config: EditingConfig
+
+    @property
+    def each(self) -> int:
+        return min(2, self.config.bench.each[2])
+
+    def row(
+        self,
+        experiment: str,
+        cell: Mapping[str, Any],
+        measure: Callable[[int | None], Metrics],
+        weights: str | None,
+        ships: bool = True,
+        k: int | None = None,
+        n: int | None = None,
+    ) -> Row:
+        bench = self.config.bench
+        return Row(
+            "editing",
+            experiment,
+            cell,
+            measure,
+            n=n or len(split("test", bench)) // bench.each[2],
+            data=hashlib.sha256(bench.digest().encode()).hexdigest(),
+            k=self.config.k if k is None else k,
+            profile=self.config.name,
+            weights=weights,
+            ships=ships,
+        )
+
+    def data(self, each: int, k: int | None) -> Split:
+        return crops(self.config.bench, each).first(None if k is None else k * each)
+
+    def table(
+        self,
+        experiment: str,
+        method: Method,
+        cells: Sequence[tuple[str, ...]],
+        weights: str | None,
+        kind: str = "edit",
+        each: int | None = None,
+        **more: Any,
+    ) -> Iterator[Row]:
+        """One row per edit."""
+        ships = more.pop("ships", True)
+        for tasks in cells:
+            crop_count = each or self.each
+
+            def measure(k: int | None, tasks: tuple[str, ...] = tasks, crop_count: int = crop_count) -> Metrics:
+                return scored(self.data(crop_count, k), crop_count, tasks, method)
+
+            yield self.row(experiment, {"task": kind, "edit": label(tasks), **more}, measure, weights, ships)
+
+
+def rows(profile_name: str = "small") -> list[Row]:
+    """Every row of notebook 02 whose networks are here."""
+    config = profile(profile_name)
+    if not trained(autoencoder_name(config.name)):
+        return []
+    make = _Maker(config)
+    return [*_baselines(make), *_networks(make), *_sequence(make)]
+
+
+def _baselines(make: _Maker) -> Iterator[Row]:
+    cells = [*SINGLE, *COMPOSITES]
+    yield from make.table("baseline-input", untouched, cells, None)
+    name = autoencoder_name(make.config.name)
+    autoencoder, weights = load_autoencoder(make.config.name), weights_hash(folder_of(name))
+    yield from make.table("baseline-floor", partial(floored, autoencoder, False), cells, weights)
+    yield from make.table("baseline-floor-quantised", partial(floored, autoencoder, True), cells, weights)
+    if trained(name_of("pix2pix", 0, make.config.name)):
+        folder = folder_of(name_of("pix2pix", 0, make.config.name))
+        method = partial(by_pix2pix, load_checkpoint(folder))
+        yield from make.table(name_of("pix2pix", 0, make.config.name), method, cells, weights_hash(folder))
+
+
+def _sequence(make: _Maker) -> Iterator[Row]:
+    """Ours-single: each task's own network, one after another on composites; its single edits are `_networks`'."""
+    config = make.config
+    names = [name_of(f"single-{task}", 0, config.name) for task in TASKS]
+    if not all(trained(name) for name in names):
+        return
+    weights = hashlib.sha256("".join(weights_hash(folder_of(name)) for name in names).encode()).hexdigest()
+    editors = {task: editor_of(config, f"single-{task}") for task in TASKS}
+    method = partial(sequenced, editors, config.steps)
+    yield from make.table(name_of(SEQUENCE, 0, config.name), method, COMPOSITES, weights)
+
+
+def _networks(make: _Maker) -> Iterator[Row]:
+    config = make.config
+    for variant, found in VARIANTS.items():
+        for seed in found.seeds:
+            name = name_of(variant, seed, config.name)
+            if not trained(name):
+                continue
+            editor, weights = editor_of(config, variant, seed), weights_hash(folder_of(name))
+            more = {"ships": found.ships and seed == 0 and config.name == "small"}
+            method = partial(edited, editor, steps=config.steps)
+            if variant.startswith("single-"):
+                yield from make.table(name, method, [(variant.removeprefix("single-"),)], weights, **more)
+                continue
+            yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, **more)
+            if variant in ("mult", "palette"):
+                yield from _sliders(make, name, editor, weights, **more)
+            if variant in ("mult", "npair-a", "npair-b") and seed == 0:
+                yield from _clusters(make, name, editor, weights, **more)
+            if variant in ("mult", "l2") and seed == 0:
+                yield _spread(make, name, editor, weights, **more)
+        if trained(name_of(variant, 0, config.name)):
+            yield from _once(make, variant)
+
+
+def _once(make: _Maker, variant: str) -> Iterator[Row]:
+    """What is measured for seed 0 of a few networks: one crop a photograph."""
+    config, name = make.config, name_of(variant, 0, make.config.name)
+    if variant not in ("mult", "palette", "mask") and not variant.startswith("single-"):
+        return
+    editor, weights = editor_of(config, variant), weights_hash(folder_of(name))
+    more = {"each": 1, "ships": VARIANTS[variant].ships and config.name == "small"}
+    method = partial(edited, editor, steps=config.steps)
+    own = [(variant.removeprefix("single-"),)] if variant.startswith("single-") else [*SINGLE, *COMPOSITES]
+    yield from _unseen(make, name, method, own, weights, more["ships"])
+    if variant == "mask":
+        inside = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
+        yield from make.table(name, method, inside, weights, "combination", **more)
+    if variant != "mult":
+        return
+    yield from make.table(name, method, COMBINATIONS, weights, "combination", **more)
+    inverted = partial(edited, editor, steps=config.steps, inversion=True)
+    yield from make.table(name, inverted, SINGLE, weights, "inversion", **more)
+    for steps in SWEEP:
+        way = partial(edited, editor, steps=steps)
+        yield from make.table(name, way, [("blur",), COMPOSITES[1]], weights, "steps", steps=steps, **more)
+    switches = {
+        "quantised": replace(editor, quantize=True),
+        "hole filled with grey": replace(editor, fill=0.5),
+        "eta 1": editor,
+    }
+    for switch, used in switches.items():
+        settings = {"eta": 1.0} if switch == "eta 1" else {}
+        cells = [("inpaint",)] if "hole" in switch else [("blur",), ("grain",), COMPOSITES[1]]
+        way = partial(edited, used, steps=config.steps, **settings)
+        yield from make.table(name, way, cells, weights, "switch", switch=switch, **more)
+
+
+def _unseen(
+    make: _Maker, name: str, method: Method, cells: Sequence[tuple[str, ...]], weights: str, ships: bool
+) -> Iterator[Row]:
+    """Pictures of another domain (claim E12)."""
+    data = unseen.pictures(make.config.bench)
+    for tasks in cells:
+
+        def measure(k: int | None, tasks: tuple[str, ...] = tasks) -> Metrics:
+            return scored(data.first(k), 1, tasks, method)
+
+        yield make.row(name, {"task": "unseen", "edit": label(tasks)}, measure, weights, ships, n=len(data))
+
+
+def _sliders(make: _Maker, name: str, editor: Editor, weights: str, ships: bool) -> Iterator[Row]:
+    """Measured effect at five places of each slider, alone and inside a composite (claim E13)."""
+    for task, places in SLIDERS.items():
+        for inside in (False, True):
+
+            def measure(k: int | None, task=task, places=places, inside=inside) -> Metrics:
+                data = make.data(1, k)
+                found = [_strengths(editor, data, task, place, inside, make.config.steps) for place in places]
+                table = torch.stack(found)  # (5, N)
+                order = table.argsort(dim=0).argsort(dim=0).double()
+                wanted = torch.arange(len(places), dtype=torch.float64)[:, None]
+                gap = (order - wanted).square().sum(dim=0)
+                rank = 1 - 6 * gap / (len(places) * (len(places) ** 2 - 1))  # Spearman, no ties
+                at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
+                return {RANK[task]: rank.tolist(), **at}
+
+            cell = {"task": "slider", "edit": task, "inside": inside}
+            yield make.row(name, cell, measure, weights, ships)
+
+
+def _strengths(editor: Editor, data: Split, task: str, place: Mapping[str, Any], inside: bool, steps: int) -> Tensor:
+    vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
+    output = editor.edit(
+        data.sharp, [vector] * len(data), data.ids, reference=data.reference if inside else None, steps=steps
+    )
+    return strength.MEASURES[task](output, data.sharp).double()
+
+
+def _clusters(make: _Maker, name: str, editor: Editor, weights: str, ships: bool) -> Iterator[Row]:
+    """How well features tell the tasks apart (claim E7)."""
+
+    def measure(k: int | None) -> Metrics:
+        bottleneck, tokens, task = features.of(editor, make.data(1, k))
+        found = {"bottleneck": bottleneck, "label": tokens}
+        # Per photograph: its five edits' silhouettes averaged.
+        return {
+            SILHOUETTE[where]: features.silhouette(points, task).view(len(TASKS), -1).mean(dim=0).tolist()
+            for where, points in found.items()
+        }
+
+    yield make.row(name, {"task": "clusters"}, measure, weights, ships, k=0)
+
+
+def _spread(make: _Maker, name: str, editor: Editor, weights: str, ships: bool) -> Row:
+    """How far edits of one picture under different noise lie apart (claim E8)."""
+
+    def measure(k: int | None) -> Metrics:
+        data = make.data(1, k)
+        asked = request(data, ("inpaint",))
+        runs = torch.stack([editor.edit(data.sharp, **asked, seed=s, steps=make.config.steps) for s in SEEDS])
+        return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
+
+    return make.row(name, {"task": "spread", "edit": "inpaint"}, measure, weights, ships)

@@ -1,0 +1,78 @@
+"""How strong an effect is in a picture, measured without looking at what was asked for (claims E13, E14).
+
+Every measure compares an edited picture with the one it was made from, per picture, and grows with the effect. They
+are made to see one effect through the others: blur is read below the frequencies of grain, grain in flat places only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.editing.colour import rgb_to_lab
+
+COARSE = 1.5  # pixels: the Gaussian under which grain's energy is a hundredth of an edge's
+FLAT_SHARE = 0.25  # of the pixels, those where the source varies least
+HUE = 10.0  # CIE Lab units that count as one
+
+
+def blur(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) share of the gradient energy, after a Gaussian of COARSE pixels, that is gone; 0 as sharp as the source."""
+    return 1 - _gradient(_gaussian(edited, COARSE)) / _gradient(_gaussian(source, COARSE)).clamp(min=1e-12)
+
+
+def grain(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) standard deviation, in grey levels of 255, of fine detail in the flattest quarter of the source.
+
+    Fine detail: what a 3 x 3 second-difference mask sees (Immerkaer, "Fast noise variance estimation", 1996), less
+    than white noise of grain's, which the filter has smoothed: a relative measure. The median over the flat places
+    keeps edges out.
+    """
+    detail, flat = _detail(edited), _flat(source)
+    picked = torch.where(flat, detail.abs(), torch.nan).flatten(1)
+    return 255 * picked.nanmedian(dim=1).values / 0.6745
+
+
+def sharpen(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) natural logarithm of the gradient energy at full resolution over the source's."""
+    return (_gradient(edited) / _gradient(source).clamp(min=1e-12)).clamp(min=1e-12).log()
+
+
+def colour(edited: Tensor, wanted: Tensor) -> Tensor:
+    """(B,) distance of mean colours in CIE Lab between a picture and the one it should be; 0 is the same cast."""
+    return (rgb_to_lab(edited) - rgb_to_lab(wanted)).mean(dim=(2, 3)).square().sum(dim=1).sqrt()
+
+
+MEASURES = {"blur": blur, "grain": grain, "sharpen": sharpen}  # of an edit, beside its source
+
+
+def _gradient(image: Tensor) -> Tensor:
+    """(B,) mean squared difference of neighbours, both directions, all channels."""
+    down = (image[..., 1:, :] - image[..., :-1, :]).square().mean(dim=(1, 2, 3))
+    return down + (image[..., :, 1:] - image[..., :, :-1]).square().mean(dim=(1, 2, 3))
+
+
+def _detail(image: Tensor) -> Tensor:
+    """(B, 3, H - 2, W - 2) noise as the mask [1 -2 1; -2 4 -2; 1 -2 1] / 6 sees it."""
+    line = torch.tensor([1.0, -2.0, 1.0], device=image.device, dtype=image.dtype)
+    mask = (line[:, None] * line[None, :] / 6).expand(3, 1, 3, 3)
+    return F.conv2d(image, mask, groups=3)
+
+
+def _flat(source: Tensor) -> Tensor:
+    """(B, 3, H - 2, W - 2): the FLAT_SHARE of each picture's places where the smoothed source changes least."""
+    smooth = _gaussian(source, COARSE).mean(dim=1, keepdim=True)
+    across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
+    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H - 2, W - 2)
+    most = change.flatten(1).quantile(FLAT_SHARE, dim=1)
+    return (change <= most[:, None, None, None]).expand(-1, 3, -1, -1)
+
+
+def _gaussian(image: Tensor, sigma: float) -> Tensor:
+    rim = round(3 * sigma)
+    d = torch.arange(-rim, rim + 1, device=image.device, dtype=image.dtype)
+    line = torch.exp(-(d**2) / (2 * sigma**2))
+    line = (line / line.sum()).expand(3, 1, -1)
+    padded = F.pad(image, (rim,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, line[:, :, :, None], groups=3), line[:, :, None, :], groups=3)
