@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Variant:
 
     `network`, `learning`  replace the profile's and the defaults.
     `schedule`             replaces the profile's.
+    `share`                of the profile's images that it is trained on; compare equal shares only.
     `ships`                whether seed 0's weights ship; the rest are records only.
     `seeds`                training seeds.
     """
@@ -42,6 +43,7 @@ class Variant:
     network: Mapping[str, Any] = field(default_factory=dict)
     learning: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
     ships: bool = False
     seeds: tuple[int, ...] = (0,)
 
@@ -49,7 +51,9 @@ class Variant:
 SINGLES: dict[str, Variant] = {
     f"single-{task}": Variant(f"Ours-single, {task}", learning={"only": task}, ships=True) for task in TASKS
 }
+# Trained on half the images, and so is what they are compared with, "half".
 ABLATIONS: dict[str, Variant] = {
+    "half": Variant("Ours-mult, half the images"),
     "nolabels": Variant("without binary labels", {"labels": False}),
     "layers0": Variant("f_theta without layers", {"layers": 0, "context": LENGTH}),
     "layers1": Variant("f_theta of 1 layer", {"layers": 1}),
@@ -68,7 +72,7 @@ VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
     "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
     **SINGLES,
-    **ABLATIONS,
+    **{name: replace(variant, share=0.5) for name, variant in ABLATIONS.items()},
 }
 
 
@@ -179,7 +183,7 @@ def _experiment(config: EditingConfig, variant: str, seed: int) -> Experiment:
         data="photos",
         profile=config.name,
         seed=seed,
-        recipe=config.recipe,
+        recipe=replace(config.recipe, images=int(config.recipe.images * VARIANTS[variant].share)),
         summary=VARIANTS[variant].label,
         ships=VARIANTS[variant].ships and seed == 0 and config.name == "small",
         build=lambda: build_network(config, variant),
