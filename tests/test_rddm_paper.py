@@ -86,7 +86,7 @@ def test_published_counts():
     assert COUNTS == {
         ("lol", "train"): 485, ("lol", "test"): 15, ("raindrop", "train"): 861, ("raindrop", "test"): 58,
         ("raindrop", "test_b"): 249, ("istd", "train"): 1330, ("istd", "test"): 540, ("gopro", "train"): 2103,
-        ("gopro", "test"): 1111,
+        ("gopro", "test"): 1111, ("reds", "train"): 24_000, ("reds", "val"): 3_000,
     }  # fmt: skip
     assert celeba.COUNTS == {"train": 162_770, "validation": 19_867, "test": 19_962}
 

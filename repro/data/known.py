@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import paths
+from repro.data.builders import BUILDERS, builder
 from repro.data.images import image_size
 from repro.data.layouts import LAYOUTS, Layout, Part
 from repro.errors import ReproError
@@ -56,7 +57,7 @@ class Report:
 
 def names() -> list[str]:
     """Every name that `check` accepts."""
-    return ["pack", *sorted(LAYOUTS)]
+    return ["pack", *sorted([*LAYOUTS, *BUILDERS])]
 
 
 def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> Report:
@@ -65,13 +66,15 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     Args:
         name: one of `names()`.
         root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
-        headers: also open every image's header (minutes for the large sets).
+        headers: also open every image's header (minutes for the large sets); what this repository built is always read.
 
     Raises:
         ReproError: for an unknown name.
     """
     if name == "pack":
         return _check_pack(root)
+    if name in BUILDERS:
+        return builder(name).check(root)
     layout = LAYOUTS.get(name)
     if layout is None:
         raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(names())}")
@@ -94,6 +97,8 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
         nested = _nested(root, layout)
         if nested:
             report.problems = [f"{root}: the data set lies one level deeper; give --root {nested}"]
+        elif not report.problems:  # every part is optional
+            report.problems = [f"{root}: nothing found of {' or '.join(p.pattern for p in layout.parts)}"]
     return report
 
 
@@ -105,7 +110,7 @@ def home(name: str) -> Path:
 def advice(name: str, root: Path) -> str:
     """What to get from where, and what its folder then holds."""
     layout = LAYOUTS[name]
-    wanted = ", ".join(p.pattern for p in layout.parts if not p.optional)
+    wanted = (" or " if layout.any_of else ", ").join(part.pattern for part in layout.needed)
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {wanted}"
 
 
@@ -168,7 +173,7 @@ def _plain(name: str) -> str:
 
 def _nested(root: Path, layout: Layout) -> Path | None:
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        if any(files_of(folder, part) for part in layout.parts if not part.optional):
+        if any(files_of(folder, part) for part in layout.needed):
             return folder
     return None
 

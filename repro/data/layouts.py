@@ -17,7 +17,7 @@ class Part:
         pattern: glob, relative to the root.
         count: how many there are; None: any number but none.
         suffixes: accepted suffixes, lower case.
-        optional: not an error where there is none.
+        optional: not an error where there is none; where all parts are, one of them is needed.
         folders: how many folders they lie in, where that is known.
         partner: label of the part whose files pair with these.
         key: regular expression on the relative path; its groups name the pair. Empty: the stem.
@@ -65,6 +65,16 @@ class Layout:
     parts: tuple[Part, ...]
     folder: str = ""
 
+    @property
+    def any_of(self) -> bool:
+        """Whether one of the parts is enough, whichever."""
+        return all(part.optional for part in self.parts)
+
+    @property
+    def needed(self) -> tuple[Part, ...]:
+        """The parts that it cannot do without; all, where one of them is enough."""
+        return tuple(part for part in self.parts if self.any_of or not part.optional)
+
     def part(self, label: str) -> Part:
         """The part of that label."""
         return next(part for part in self.parts if part.label == label)
@@ -92,8 +102,8 @@ def _reds(split: str, sequences: int) -> tuple[Part, Part]:
     sharp, blur = f"{split}/{split}_sharp", f"{split}/{split}_blur"
     count = 100 * sequences
     return (
-        Part(sharp, f"{sharp}/*/*", count, folders=sequences, partner=blur, key=key),
-        Part(blur, f"{blur}/*/*", count, folders=sequences, key=key),
+        Part(blur, f"{blur}/*/*", count, folders=sequences, partner=sharp, key=key),
+        Part(sharp, f"{sharp}/*/*", count, folders=sequences, key=key),
     )
 
 
@@ -178,6 +188,24 @@ LAYOUTS: dict[str, Layout] = {
         "https://seungjunnah.github.io/Datasets/reds",
         "train_sharp.zip, train_blur.zip, val_sharp.zip and val_blur.zip",
         (*_reds("train", 240), *_reds("val", 30)),
+    ),
+    "ffhq": Layout(
+        "FFHQ, 70,000 aligned faces",
+        "https://github.com/NVlabs/ffhq-dataset",
+        "images1024x1024 with the download_ffhq.py there (thumbnails128x128 does for crops of 128 pixels and less)",
+        (
+            Part("images1024x1024", "images1024x1024/**/*", 70_000, suffixes=(".png",), optional=True),
+            Part("thumbnails128x128", "thumbnails128x128/**/*", 70_000, suffixes=(".png",), optional=True),
+        ),
+    ),
+    "cars": Layout(
+        "Stanford Cars, test pictures; the training pictures where they are wanted",
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (no longer served; copies keep these names)",
+        "cars_test.tgz",
+        (
+            Part("cars_test", "cars_test/*", 8041, suffixes=(".jpg",)),
+            Part("cars_train", "cars_train/*", 8144, suffixes=(".jpg",), optional=True),
+        ),
     ),
     "div2k": Layout(
         "DIV2K, high-resolution pictures",

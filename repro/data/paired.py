@@ -25,6 +25,7 @@ SPLITS: dict[str, dict[str, str]] = {
     "raindrop": {"train": "train/data", "test": "test_a/data", "test_b": "test_b/data"},
     "istd": {"train": "train/train_A", "test": "test/test_A"},
     "gopro": {"train": "train blur", "test": "test blur"},
+    "reds": {"train": "train/train_blur", "val": "val/val_blur"},
 }
 FILES = str | os.PathLike
 
@@ -55,8 +56,8 @@ def read_split(name: str, split: str, root: FILES | None = None) -> Split:
     """A split of a complete download.
 
     Args:
-        name: lol, raindrop, istd or gopro.
-        split: train or test.
+        name: lol, raindrop, istd, gopro or reds.
+        split: train or test; of reds train or val, the ground truth of its test sequences is withheld.
         root: its folder; default: the one of its name in `repro.paths.data()`.
 
     Raises:
