@@ -1,0 +1,132 @@
+"""Notebook 02's measures: strengths see their own effect, clusters are scored by the definition, crops keep their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from repro.editing import features, strength, unseen
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.benchmark import TINY, split
+from repro.editing.blur import motion_blur
+from repro.editing.evaluation import COMBINATIONS
+from repro.editing.grain_law import gaussian_grain
+from repro.editing.measure import HOLE, KID, L1, PROTOCOLS, STRENGTH, by_photo, crops, floored, scored, untouched
+from repro.editing.sharpen import unsharp_mask
+
+BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return crops(BENCH, 2)
+
+
+def test_crops_are_the_first_of_every_photograph(data):
+    whole = split("test", BENCH)
+    assert len(whole) == 6 and len(data) == 4
+    assert data.ids == tuple(i for i in whole.ids if i.endswith(("#0", "#1")))
+    at = [whole.ids.index(i) for i in data.ids]
+    assert torch.equal(data.hole, whole.hole[at]) and [whole.vectors[i] for i in at] == list(data.vectors)
+
+
+def test_values_are_averaged_per_photograph():
+    assert by_photo(torch.tensor([1.0, 3.0, 10.0, 20.0]), 2) == [2.0, 15.0]
+
+
+@pytest.mark.parametrize("beta", [(0.0, 0.3, 0.6, 1.0)])
+def test_blur_is_read_through_grain(data, beta):
+    grainy = [
+        gaussian_grain(motion_blur(data.sharp, b, 0, data.ids, longest=12), 0.1, seed=1, ids=data.ids, largest=0.1)
+        for b in beta
+    ]
+    clear = [motion_blur(data.sharp, b, 0, data.ids, longest=12) for b in beta]
+    for pictures in (clear, grainy):
+        found = torch.stack([strength.blur(x, data.sharp) for x in pictures])
+        assert (found.diff(dim=0) > 0).all(), found
+    assert torch.allclose(strength.blur(clear[0], data.sharp), torch.zeros(4), atol=1e-6)
+    alone, beside = (torch.stack([strength.blur(x, data.sharp) for x in p]) for p in (clear, grainy))
+    assert (alone[2] - beside[2]).abs().max() < 0.25
+
+
+def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
+    flat = torch.full((2, 3, 64, 64), 0.5)
+    edge = flat.clone()
+    edge[..., 32:] = 0.9  # an edge is not grain
+    noise = 0.02 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    # white noise of 5.1 grey levels is what the estimator was made for
+    assert torch.allclose(strength.grain(flat + noise, flat), torch.full((2,), 5.1), rtol=0.1)
+    assert torch.allclose(strength.grain(edge + noise, edge), torch.full((2,), 5.1), rtol=0.15)
+    assert strength.grain(edge, edge).max() < 1e-3
+    radii = (0.01, 0.025, 0.05, 0.075, 0.1)
+    found = torch.stack([strength.grain(gaussian_grain(flat, r, seed=0, ids=[0, 1], largest=0.1), flat) for r in radii])
+    assert (found.diff(dim=0) > 0).all()
+
+
+def test_sharpening_grows_with_its_amount(data):
+    found = torch.stack([strength.sharpen(unsharp_mask(data.sharp, a, 0.0), data.sharp) for a in (1.0, 2.0, 3.0)])
+    assert (found[0] > 0).all() and (found.diff(dim=0) > 0).all()
+
+
+def test_colour_is_the_distance_of_mean_colours():
+    grey, red = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.5)
+    red[:, 0] = 0.8
+    assert strength.colour(grey, grey).item() == 0
+    skimage = pytest.importorskip("skimage.color")
+    wanted = np.linalg.norm(
+        skimage.rgb2lab(red[0].permute(1, 2, 0).numpy())[0, 0] - skimage.rgb2lab(grey[0].permute(1, 2, 0).numpy())[0, 0]
+    )
+    assert strength.colour(red, grey).item() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_scores_of_doing_nothing_and_of_the_floor(data):
+    found = scored(data, 2, ("inpaint",), untouched, kid=False)
+    target = data.edit("inpaint").target
+    share = data.hole.mean(dim=(1, 2, 3))
+    source = data.edit("inpaint").source
+    inside = ((source - target).abs() * data.hole).sum(dim=(1, 2, 3)) / (3 * data.hole.sum(dim=(1, 2, 3)))
+    assert found[HOLE] == pytest.approx(by_photo(inside, 2), rel=1e-4)
+    assert found[L1] == pytest.approx(by_photo((inside * share), 2), rel=1e-4)
+    assert all(len(found[p]) == 2 for p in PROTOCOLS) and KID not in found
+    assert STRENGTH["blur"] in scored(data, 2, ("blur", "grain"), untouched, kid=False)
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(width=16, channels=4, codes=8).eval()
+    made = floored(autoencoder, False, data, ("blur",))
+    one = floored(autoencoder, False, data.at([2]), ("blur",))
+    assert made.shape == data.sharp.shape and torch.allclose(made[2:3], one, atol=1e-5)
+
+
+def test_every_combination_once():
+    assert len(COMBINATIONS) == 26 == len(set(COMBINATIONS))
+
+
+def test_silhouette_is_rousseeuws():
+    points = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+    group = torch.tensor([0, 0, 1, 1])
+    # by hand: a = 1, b = mean(10, 12) = 11; a = 1, b = 10; a = 2, b = 9.5; a = 2, b = 11.5
+    wanted = [1 - 1 / 11, 1 - 1 / 10, 1 - 2 / 9.5, 1 - 2 / 11.5]
+    assert features.silhouette(points, group).tolist() == pytest.approx(wanted)
+    assert features.silhouette(points, torch.tensor([0, 1, 1, 1]))[0] == 0  # alone in its group
+    mixed = features.silhouette(points, torch.tensor([0, 1, 0, 1]))
+    assert mixed.mean() < 0
+
+
+def test_tsne_keeps_clusters_together_and_is_deterministic():
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(4, 8, generator=generator)
+    group = torch.arange(4).repeat_interleave(12)
+    points = centres[group] + torch.randn(48, 8, generator=generator)
+    found = features.tsne(points, perplexity=8, steps=300)
+    assert torch.isfinite(found).all() and torch.equal(found, features.tsne(points, perplexity=8, steps=300))
+    nearest = (torch.cdist(found, found) + 1e9 * torch.eye(48)).argmin(dim=1)
+    assert (group[nearest] == group).float().mean() > 0.95
+
+
+def test_unseen_pictures_are_not_of_the_pack():
+    found = unseen.pictures(BENCH)
+    assert found.sharp.shape == (len(unseen.NAMES), 3, 64, 64) and found.reference.shape == found.sharp.shape
+    assert all(name.startswith("skimage/") for name in found.ids)
+    assert found.edit("blur", "colour").target.shape == found.sharp.shape
