@@ -1,7 +1,7 @@
 """Pictures edited: one joint pass of a multi-task network, or single-task networks one after another.
 
-The result depends on (picture, request, seed, id), not on the batch. Pictures of any size: reflected up to whole
-latents on the way in, cut back on the way out.
+The result depends on (picture, request, seed, id), not on the batch. Pictures of any size: their edge is repeated up to
+whole latents on the way in, and cut off on the way out.
 """
 
 from __future__ import annotations
@@ -161,6 +161,8 @@ class Editor:
         seed: int,
         eta: float,
     ) -> Iterator[Step]:
+        if len(ids) != len(start):
+            raise ReproError(f"edit: got {len(ids)} ids for {len(start)} pictures; accepted: one each")
         return ddim(
             model_fn(self.network, **shown),
             start,

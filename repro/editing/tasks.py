@@ -84,6 +84,7 @@ class EditTask:
 
     def inputs(self, indices: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The target's latent, and what the network is shown beside the noisy one."""
+        label = label.to(indices.device)  # drawn where the noise is; `held` stays where the indices are
         held, colour = self.held, label == labels.COLOUR
         source, z_B = labels.pair(held, indices, label)
         reference = held["reference" if self.latent_reference else "rgb"][indices]
