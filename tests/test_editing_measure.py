@@ -1,4 +1,4 @@
-"""Notebook 02's measures: strengths see their own effect, clusters are scored by the definition, crops keep their place."""
+"""Notebook 02's measures: strengths see their own effect, clusters are scored by the book, crops keep their place."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _networks(make: _Maker) -> Iterator[Row]:
                 yield from make.table(name, method, [(variant.removeprefix("single-"),)], weights, **more)
                 continue
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, **more)
-            if variant in ("mult", "palette"):
+            if variant in ("mult", "palette") and seed == 0:
                 yield from _sliders(make, name, editor, weights, **more)
             if variant in ("mult", "npair-a", "npair-b") and seed == 0:
                 yield from _clusters(make, name, editor, weights, **more)
