@@ -6,7 +6,6 @@ an eye's retina and a stained tissue stand in: nothing like them is in the train
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,9 +13,8 @@ import torch
 
 from repro.data.crops import crops
 from repro.data.images import resize
-from repro.editing.benchmark import Bench, Split, levels, parameters, split
+from repro.editing.benchmark import Bench, Split, levels, parameters, references
 from repro.editing.masks import free_form_mask
-from repro.engine.rng import KeyedNoise
 
 NAMES = ("astronaut", "motorcycle", "coffee", "rocket", "retina", "tissue")
 
@@ -37,15 +35,12 @@ def pictures(bench: Bench) -> Split:
     whole = [torch.from_numpy(_load(name)).permute(2, 0, 1).float() / 255 for name in NAMES]
     side = bench.sides[2][0]
     shown = [levels(resize(image, side).clamp(0, 1)) for image in whole]
-    test = split("test", bench)
-    pool = split("train", replace(bench, crop=(size, size, size))).sharp
-    drawn = KeyedNoise(bench.version, list(ids), "bench/reference").integers(0, len(pool))
     return Split(
         "unseen",
         ids,
         crops(shown, size, ids, bench.version, flip=False),
-        pool[drawn],
+        references("unseen", ids, bench, size),
         free_form_mask(bench.version, ids, (size, size)),
         tuple(parameters(ids, bench.version)),
-        test.bench,
+        bench,
     )

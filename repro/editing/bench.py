@@ -1,0 +1,132 @@
+"""What notebook 02 measures about speed: a joint edit over its bare network passes and over a sequence, and grain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from repro.ddpm.schedules import by_name
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.benchmark import BENCH
+from repro.editing.compose import Recipe
+from repro.editing.config import EditingConfig, profile
+from repro.editing.grain import film_grain
+from repro.editing.grain_law import gaussian_grain
+from repro.editing.model import EditingNet
+from repro.editing.pipeline import EditingPipeline, scheduler_of
+from repro.editing.sampling import Editor, in_sequence
+from repro.editing.vector import EditingVector
+from repro.engine.bench import Arm, Benchmark, Ratio
+from repro.engine.rng import KeyedNoise
+
+BARE, JOINT, SEQUENCE, PIPELINE = "bare passes", "joint edit", "in sequence", "EditingPipeline"
+FILM, FIELD = "film_grain, N = 100", "gaussian_grain"
+REQUEST = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
+RADIUS = 0.05  # the largest of the published sizes at which eight bits cannot tell the field from grains
+
+
+def editor(config: EditingConfig) -> Editor:
+    """Untrained networks of the profile's size: what they have learned costs no time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, autoencoder = EditingNet(**config.network), Autoencoder(**config.autoencoder)
+    network.eval().requires_grad_(False)
+    autoencoder.eval().requires_grad_(False)
+    return Editor(network, autoencoder, by_name(**config.schedule), "v_prediction")
+
+
+def picture(side: int) -> Tensor:
+    """(1, 3, side, side) in [0, 1]."""
+    return KeyedNoise(0, ["bench"], "bench/picture").uniform((3, side, side))
+
+
+@torch.no_grad()
+def bare(made: Editor, image: Tensor, steps: int) -> Tensor:
+    """Encoder, the network's own passes, decoder, and nothing else."""
+    latent = made.autoencoder.encode(image * 2 - 1)
+    shown, t = torch.zeros(1, 3, *latent.shape[2:]), torch.full((1,), 500)
+    vector = REQUEST.tensor()[None]
+    for _ in range(steps):
+        made.network(latent, t, latent, shown, vector)
+    return made.autoencoder.decode(latent)
+
+
+def _edit(profile_name: str) -> dict[str, Arm]:
+    config = profile("small" if profile_name == "paper" else profile_name)
+    side, steps = config.bench.crop[2], config.steps
+
+    def arm(prepare: Callable[[Editor, Tensor], Callable[[], object]]) -> Arm:
+        def blocks() -> Iterator[float]:
+            run = prepare(editor(config), picture(side))
+            while True:
+                run()
+                yield 1.0
+
+        return blocks
+
+    def by_sequence(made: Editor, image: Tensor) -> Callable[[], object]:
+        editors = dict.fromkeys(REQUEST.active, made)
+        recipe: Recipe = BENCH.recipe
+        return lambda: in_sequence(editors, image, [REQUEST], ["bench"], recipe=recipe, reference=image, steps=steps)
+
+    def by_pipeline(made: Editor, image: Tensor) -> Callable[[], object]:
+        pipe = EditingPipeline(made.network, made.autoencoder, scheduler_of(made.schedule, made.prediction))
+        pipe.set_progress_bar_config(disable=True)
+        return lambda: pipe(
+            image,
+            blur=0.5,
+            grain=0.05,
+            reference=image,
+            sharpen=(2.0, 0.02),
+            num_inference_steps=steps,
+            output_type="pt",
+        )
+
+    return {
+        BARE: arm(lambda made, image: lambda: bare(made, image, steps)),
+        JOINT: arm(lambda made, image: lambda: made.edit(image, [REQUEST], ["bench"], reference=image, steps=steps)),
+        SEQUENCE: arm(by_sequence),
+        PIPELINE: arm(by_pipeline),
+    }
+
+
+def _grain(profile_name: str) -> dict[str, Arm]:
+    side = 32 if profile_name == "smoke" else 256
+    image = picture(side)
+
+    def arm(run: Callable[[], object]) -> Arm:
+        def blocks() -> Iterator[float]:
+            while True:
+                run()
+                yield float(side * side)
+
+        return blocks
+
+    return {
+        FILM: arm(lambda: film_grain(image, RADIUS, seed=0, n_samples=100)),
+        FIELD: arm(lambda: gaussian_grain(image, RADIUS, seed=0)),
+    }
+
+
+BENCHES = (
+    Benchmark(
+        "edit",
+        "four effects on a picture of 128 x 128 in 10 steps: one joint pass, four single-task passes (smoke: smaller)",
+        "images",
+        _edit,
+        (
+            Ratio("the joint edit's speed over its bare network passes'", JOINT, BARE, at_least=1 / 1.05),
+            Ratio("the joint edit's speed over the sequence's", JOINT, SEQUENCE),
+            Ratio("EditingPipeline's speed over the joint edit's", PIPELINE, JOINT),
+        ),
+    ),
+    Benchmark(
+        "grain",
+        "film grain of radius 0.05 on a colour picture of 256 x 256: grains with 100 samples, and their Gaussian field",
+        "pixels",
+        _grain,
+        (Ratio("the field's speed over the grains'", FIELD, FILM),),
+    ),
+)
