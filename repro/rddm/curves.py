@@ -58,8 +58,8 @@ def steps_curves(task: str, records: Sequence[Record]) -> Plate:
 
 
 def restoration_records(task: str, records: Sequence[Record]) -> list[Record]:
-    """The records behind `steps_curves`."""
-    return select(records, cell={"task": task})
+    """The records behind `steps_curves`; those of published experiments, which name a size, have one number of steps."""
+    return [r for r in select(records, cell={"task": task}) if "size" not in r.cell]
 
 
 RULE_NAMES = dict(

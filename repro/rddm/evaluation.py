@@ -29,7 +29,6 @@ from repro.rddm import baselines, oracles, paper, switches, transfer
 from repro.rddm.config import RDDMConfig, TaskConfig, profile
 from repro.rddm.experiments import EXPERIMENTS, STRATEGIES, TRAINED, learning_of, name_of, photographs
 from repro.rddm.sampling import generate, restore
-from repro.rddm.settings import SETTINGS
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
 Metrics = Mapping[str, Values]
@@ -85,9 +84,11 @@ def scored(pairs: Sequence[tuple[str, Tensor, Tensor]], method: Callable[[Tensor
 def rows(profile_name: str = "small") -> list[Row]:
     """Every row of notebook 03 whose networks are here."""
     if profile_name == "paper":  # other data sets, other protocols: its rows have a module of their own
-        return [row for setting in SETTINGS.values() for row in paper.rows(setting)]
+        found = [row for setting in paper.measured() for row in paper.rows(setting)]
+        # Three strategies share their degraded input.
+        return list({(row.experiment, *sorted(row.cell.items())): row for row in found}.values())
     config = profile(profile_name)
-    found: list[Row] = []
+    found = []
     for task in config.tasks.values():
         found += _generation(config, task) if task.degradation == "none" else _restoration(config, task)
     return [*found, _indi(config), *transfer.rows(config)]

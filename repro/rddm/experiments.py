@@ -20,7 +20,6 @@ from repro.rddm.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.objectives import Objective
 from repro.rddm.schedules import RDDMSchedule, by_config
-from repro.rddm.settings import SETTINGS
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
 
 
@@ -130,5 +129,5 @@ def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool,
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
     *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
-    *(paper.experiment(setting) for setting in SETTINGS.values()),
+    *(paper.experiment(setting) for setting in paper.measured()),
 )

@@ -29,16 +29,25 @@ from repro.metrics.matlab import ground_truth
 from repro.rddm import process, samplers
 from repro.rddm.readers import FILE, read, task
 from repro.rddm.sampling import start_noise
-from repro.rddm.settings import PaperSetting, build_network, schedule
+from repro.rddm.settings import SETTINGS, PaperSetting, build_network, schedule, strategies
 
 SHORT = {"res": "smres", "noise": "smn", "res_noise": "smresn"}
 CHECKED = 4  # pictures of a restoration that a check restores again
 BATCH = 250  # generated at once
+REPORTED = ("celeba64", "lol", "raindrop")  # the report's table: each under all three strategies
 
 
 def name_of(setting: PaperSetting, seed: int = 0) -> str:
     """The experiment's name, e.g. "rddm-lol-paper-smres-s0"."""
     return f"rddm-{setting.name}-paper-{SHORT[setting.objective]}-s{seed}"
+
+
+def measured() -> list[PaperSetting]:
+    """Every published experiment, those of the report's table under each strategy."""
+    found = {name_of(s): s for s in SETTINGS.values()}
+    for name in REPORTED:
+        found |= {name_of(s): s for s in strategies(SETTINGS[name]).values()}
+    return list(found.values())
 
 
 def experiment(setting: PaperSetting, root: FILE | None = None, seed: int = 0) -> Experiment:
