@@ -13,7 +13,7 @@ from scipy.linalg import sqrtm
 from torch import nn
 
 from repro.errors import ReproError
-from repro.metrics.distribution import fid, inception_score, kid, patches
+from repro.metrics.distribution import fid, inception_score, kid, paired_kid, patches
 
 
 def _sets(n: int = 200, m: int = 150, d: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,3 +190,22 @@ def test_patches_tile_the_picture_and_count_the_remainder():
 def test_sets_that_cannot_be_compared_are_refused(call, words):
     with pytest.raises(ReproError, match=words):
         call()
+
+
+def test_paired_kid_is_the_u_statistic_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    a, noise = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    b = a + 0.3 * noise
+
+    def k(x, y):
+        return float((x @ y / 5 + 1) ** 3)
+
+    naive = [
+        sum(k(a[i], a[j]) + k(b[i], b[j]) - k(a[i], b[j]) - k(a[j], b[i]) for j in range(7) if j != i) / 6
+        for i in range(7)
+    ]
+    assert paired_kid(a, b).tolist() == pytest.approx(naive, rel=1e-6)
+    assert paired_kid(a, a).abs().max() == 0  # nothing between equal sets, where `kid` falls below zero
+    assert kid(a, a, 7, 1, 0)[0] < 0
+    with pytest.raises(ReproError, match="as many"):
+        paired_kid(a, b[:5])

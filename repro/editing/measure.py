@@ -27,12 +27,15 @@ from repro.metrics.features import FeatureNet, efficientnet_lite0, extract
 Metrics = Mapping[str, Values]
 L1, SSIM, LPIPS = "l1/rgb01", "ssim/rgb-wang", "lpips/alex-v0.1"
 PROTOCOLS = (L1, SSIM, LPIPS)
-KID = "kid/efficientnet-lite0"
+KID = "kid/efficientnet-lite0-paired"  # `repro.metrics.distribution.paired_kid`
 HOLE = "l1/rgb01-hole"  # inside the hole alone
 HUE = "lab-distance/mean"  # between the mean colours of result and target
 STRENGTH = {task: f"strength/{task}" for task in strength.MEASURES}
-GROUPS = 3  # of photographs, each with a KID of its own
-_BATCH = 18  # crops edited at once
+GAP = {task: f"strength-gap/{task}" for task in strength.MEASURES}  # to the target's, absolute
+DRIFT = {task: f"drift/{task}" for task in (*strength.MEASURES, "colour")}  # see `kept`
+CRISP = "gradient-log-ratio/target"  # ln of the gradient energy over the target's; 0 is as crisp as it should be
+EXCESS = "l1/rgb01-hole-excess"  # l1 inside the hole less l1 outside
+LEAST = 8  # photographs for a KID
 
 
 @lru_cache(maxsize=4)
@@ -57,7 +60,7 @@ def by_photo(values: Tensor, each: int) -> list[float]:
 # --- methods: (crops, tasks) -> edited pictures ---------------------------------------------------------------------
 
 Method = Callable[[Split, Sequence[str]], Tensor]
-_BATCH = 18
+_BATCH = 18  # crops edited at once
 
 
 def in_batches(data: Split, run: Callable[[Split], Tensor]) -> Tensor:
@@ -141,23 +144,49 @@ def _wanted(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Te
 
 
 def scored(data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True) -> Metrics:
-    """Every protocol, per photograph, and KID per group of photographs; strengths where they are defined."""
+    """Every protocol, per photograph, KID's shares too; strengths where they are defined."""
     output = method(data, tasks).clamp(0, 1)
-    target = data.edit(*tasks).target
+    whole = data is crops(data.bench, each)  # then its targets are kept: grain costs more than the edits
+    target = _wanted(data.bench, each, tuple(tasks))[0] if whole else data.edit(*tasks).target
     found: dict[str, Values] = {p: by_photo(protocols.score(p, output, target), each) for p in PROTOCOLS}
     for task, measure in strength.MEASURES.items():
         if task in tasks:
-            found[STRENGTH[task]] = by_photo(measure(output, data.sharp), each)
+            own, wanted = measure(output, data.sharp), measure(target, data.sharp)
+            found[STRENGTH[task]] = by_photo(own, each)
+            found[GAP[task]] = by_photo((own - wanted).abs(), each)
+    found[CRISP] = by_photo(strength.sharpen(output, target), each)
     if "colour" in tasks:
         found[HUE] = by_photo(strength.colour(output, target), each)
     if "inpaint" in tasks:
         share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
-        inside = ((output - target).abs() * data.hole).mean(dim=(1, 2, 3)) / share
+        error = (output - target).abs()
+        inside = (error * data.hole).mean(dim=(1, 2, 3)) / share
+        outside = (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
         found[HOLE] = by_photo(inside, each)
-    if kid and len(data) // each >= 2 * GROUPS:
+        found[EXCESS] = by_photo(inside - outside, each)
+    if kid and whole and len(data) // each >= LEAST:
         real = _wanted(data.bench, each, tuple(tasks))[1]
-        made = extract(_net(), output)
-        size = len(data) // GROUPS
-        parts = [slice(g * size, (g + 1) * size) for g in range(GROUPS)]
-        found[KID] = [distribution.kid(made[p], real[p], size, 1, 0)[0] for p in parts]
+        found[KID] = by_photo(distribution.paired_kid(extract(_net(), output), real), each)
+    return found
+
+
+def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
+    """How far a composite leaves the strength that each of its edits has alone, per crop (claim E14).
+
+    |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `repro.editing.strength`; of colour the
+    distance in CIE Lab of the two changes of the mean colour.
+    """
+    made, wanted = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
+    found: dict[str, Values] = {}
+    for task in tasks:
+        alone, target = method(data, [task]).clamp(0, 1), data.edit(task).target
+        if task == "colour":
+            change = strength.mean_lab(made) - strength.mean_lab(alone)
+            found[DRIFT[task]] = (change - strength.mean_lab(wanted) + strength.mean_lab(target)).norm(dim=1).tolist()
+        elif task in strength.MEASURES:
+            own, theirs = (
+                strength.MEASURES[task](together, data.sharp) - strength.MEASURES[task](single, data.sharp)
+                for together, single in ((made, alone), (wanted, target))
+            )
+            found[DRIFT[task]] = (own - theirs).abs().double().tolist()
     return found
