@@ -58,7 +58,7 @@ def steps_curves(task: str, records: Sequence[Record]) -> Plate:
 
 
 def restoration_records(task: str, records: Sequence[Record]) -> list[Record]:
-    """The records behind `steps_curves`; those of published experiments, which name a size, have one number of steps."""
+    """The records behind `steps_curves`. Published experiments, whose cells name a size, have one number of steps."""
     return [r for r in select(records, cell={"task": task}) if "size" not in r.cell]
 
 

@@ -94,7 +94,7 @@ class Lesson:
     minutes: float
     crop: int = 80
     detail: int = 160
-    play: int = 112
+    play: int = 104
     drawn: int = 12
     few: int = 8
     calls: int = 50
