@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
@@ -159,11 +159,13 @@ def split(name: str, bench: Bench = BENCH) -> Split:
         raise ReproError(f"benchmark: no split {name!r}; accepted: {', '.join(SPLITS)}")
     at = SPLITS.index(name)
     ids, sharp = _sharp(name, bench, bench.crop[at])
-    pool = sharp if name == "train" else _sharp("train", bench, bench.crop[at])[1]
-    drawn = reference_rows(name, ids, len(pool), bench.version)
+    if name == "train":  # the pool itself
+        reference = sharp[reference_rows(name, ids, len(ids), bench.version)]
+    else:
+        reference = references(name, ids, bench, bench.crop[at])
     size = (bench.crop[at], bench.crop[at])
     hole = torch.cat([free_form_mask(bench.version, ids[i : i + 256], size) for i in range(0, len(ids), 256)])
-    return Split(name, ids, sharp, pool[drawn], hole, tuple(parameters(ids, bench.version)), bench)
+    return Split(name, ids, sharp, reference, hole, tuple(parameters(ids, bench.version)), bench)
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
@@ -177,14 +179,28 @@ def _named(picture: pack.Picture, side: int, count: int) -> list[str]:
     return [f"{picture.id}@{side}#{i}" for i in range(count)]
 
 
-def _sharp(name: str, bench: Bench, crop: int) -> tuple[tuple[str, ...], Tensor]:
-    """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only."""
+def references(name: str, ids: Sequence[str], bench: Bench, crop: int) -> Tensor:
+    """(N, 3, crop, crop): the training crops that these ids of split `name` take their colours from."""
+    pool = crop_ids("train", bench)
+    rows = reference_rows(name, ids, len(pool), bench.version).tolist()
+    found, cut = _sharp("train", bench, crop, {pool[row] for row in rows})
+    place = {id: i for i, id in enumerate(found)}
+    return cut[[place[pool[row]] for row in rows]]
+
+
+def _sharp(name: str, bench: Bench, crop: int, wanted: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
+    """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only.
+
+    `wanted`: the ids to cut, where not all are.
+    """
     at, ids, parts = SPLITS.index(name), [], []
     for picture in pack.photos(name)[: bench.limit or None]:
-        image = pack.load(picture)
-        for side in bench.sides[at]:
+        named = {side: _named(picture, side, bench.each[at]) for side in bench.sides[at]}
+        if wanted is not None:
+            named = {side: kept for side, own in named.items() if (kept := [id for id in own if id in wanted])}
+        image = pack.load(picture) if named else None
+        for side, own in named.items():
             shown = levels(resize(image, side).clamp(0, 1))
-            own = _named(picture, side, bench.each[at])
             parts.append(crops([shown] * len(own), crop, own, bench.version, flip=name == "train"))
             ids += own
     return tuple(ids), torch.cat(parts)
