@@ -65,6 +65,8 @@ def test_what_was_not_measured_is_a_dash_with_its_reason():
     table = tables.fid_table(some_records())
     assert table.rows["DDIM, η = 0.5"]["50 steps"].dash == "η = 0.5 was measured at one number of steps"
     assert table.rows["DDPM, large variance"]["10 steps"].dash == tables.NOT_YET
+    twin = table.rows["DDIM, η = 0, cosine schedule"]
+    assert twin["50 steps"].dash == tables.NOT_YET and "linear schedule only" in twin["1000 steps"].dash
     assert all(cell.dash == tables.NOT_YET for table in tables.every([]) for _, _, cell in table)
 
 

@@ -40,7 +40,8 @@ class Variant:
 
 
 # On raindrops SM-Res-N has two networks, as published: in one, the loss of the noise drowns that of the residual, which
-# is zero nearly everywhere ("one" measures it). They are narrower: 357,168 parameters beside 316,656 of one network.
+# is zero nearly everywhere ("one" measures it; with the encoder "shared" it is no better). They are narrower: 357,168
+# parameters beside 316,656 of one network.
 VARIANTS: dict[str, Variant] = {
     "smres": Variant("SM-Res", "res"),
     "smn": Variant("SM-N", "noise"),

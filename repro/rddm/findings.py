@@ -193,15 +193,7 @@ def layouts_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     part = {"task": "raindrop", "steps": steps_of("raindrop")}
     rows = {
         label: {
-            c: cell(
-                label,
-                c,
-                metric,
-                name_of("raindrop", variant),
-                part,
-                "not trained yet" if variant == "shared" else NOT_YET,
-            )
-            for c, (metric, *_) in kinds.items()
+            c: cell(label, c, metric, name_of("raindrop", variant), part, NOT_YET) for c, (metric, *_) in kinds.items()
         }
         for label, variant in ways.items()
     }
