@@ -14,7 +14,23 @@ from repro.editing.benchmark import TINY, split
 from repro.editing.blur import motion_blur
 from repro.editing.evaluation import COMBINATIONS
 from repro.editing.grain_law import gaussian_grain
-from repro.editing.measure import HOLE, KID, L1, PROTOCOLS, STRENGTH, by_photo, crops, floored, scored, untouched
+from repro.editing.measure import (
+    CRISP,
+    DRIFT,
+    EXCESS,
+    GAP,
+    HOLE,
+    KID,
+    L1,
+    PROTOCOLS,
+    STRENGTH,
+    by_photo,
+    crops,
+    floored,
+    kept,
+    scored,
+    untouched,
+)
 from repro.editing.sharpen import unsharp_mask
 
 BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
@@ -130,3 +146,41 @@ def test_unseen_pictures_are_not_of_the_pack():
     assert found.sharp.shape == (len(unseen.NAMES), 3, 64, 64) and found.reference.shape == found.sharp.shape
     assert all(name.startswith("skimage/") for name in found.ids)
     assert found.edit("blur", "colour").target.shape == found.sharp.shape
+
+
+def test_rank_correlation_is_spearmans_and_a_dead_slider_scores_nothing():
+    from scipy.stats import spearmanr
+
+    table = torch.tensor(
+        [[0.0, 3.0, 0.1, 0.5], [0.2, 2.0, 0.1, 0.5], [0.5, 1.0, 0.3, 0.5 + 1e-5], [0.4, 0.0, 0.2, 0.5]]
+    )
+    found = strength.rank_correlation(table)
+    for column in range(3):
+        assert found[column].item() == pytest.approx(spearmanr(range(4), table[:, column]).statistic)
+    assert found[3] == 0  # rounding errors in rising order are no effect
+
+
+def test_what_a_composite_keeps(data):
+    first = data.at([0, 2])
+    perfect = kept(first, ("blur", "grain", "colour"), lambda part, tasks: part.edit(*tasks).target)
+    assert set(perfect) == {DRIFT["blur"], DRIFT["grain"], DRIFT["colour"]}
+    assert all(len(v) == 2 and max(v) < 1e-4 for v in perfect.values())
+
+    def alone(part, tasks):  # blurs, unless something else is asked too
+        return part.edit("blur").target if tuple(tasks) == ("blur",) else part.sharp
+
+    lost = kept(first, ("blur", "inpaint"), alone)
+    wanted = strength.blur(first.edit("blur").target, first.sharp).tolist()
+    assert lost == {DRIFT["blur"]: pytest.approx(wanted, abs=1e-5)}
+
+
+def test_gaps_crispness_and_excess_of_known_pictures(data):
+    perfect = scored(data, 2, ("blur", "inpaint"), lambda part, tasks: part.edit(*tasks).target, kid=False)
+    assert max(perfect[GAP["blur"]]) < 1e-6 and max(map(abs, perfect[CRISP])) < 1e-6
+    assert max(map(abs, perfect[EXCESS])) < 1e-7
+    lazy = scored(data, 2, ("blur",), untouched, kid=False)
+    target = strength.blur(data.edit("blur").target, data.sharp)
+    assert lazy[GAP["blur"]] == pytest.approx(by_photo(target, 2), rel=1e-4)
+    assert min(lazy[CRISP]) > 0  # the sharp source is crisper than the blurred target
+    hole = scored(data, 2, ("inpaint",), untouched, kid=False)
+    assert hole[EXCESS] == pytest.approx(hole[HOLE], rel=1e-4)  # outside the hole nothing is wrong

@@ -230,3 +230,12 @@ def test_two_processes_lose_no_line(home):
 def test_a_record_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().seed = 3
+
+
+def test_an_open_seed_selects_a_network_at_all_its_training_seeds():
+    nets = [make(experiment=f"net-s{seed}", seed=seed) for seed in (0, 1, 12)]
+    others = [make(experiment="net-other-s0"), make(experiment="net-s3", seed=0), make(experiment="baseline")]
+    assert records.select([*nets, *others], experiment="net-s*") == nets
+    assert records.select([*nets, *others], experiment="net-s1") == [nets[1]]
+    assert records.select(others, experiment="baseline") == [others[2]]
+    assert [records.every_seed(r) for r in (*nets[:1], *others)] == ["net-s*", "net-other-s*", "net-s3", "baseline"]

@@ -14,7 +14,7 @@ from repro.editing.colour import rgb_to_lab
 
 COARSE = 1.5  # pixels: the Gaussian under which grain's energy is a hundredth of an edge's
 FLAT_SHARE = 0.25  # of the pixels, those where the source varies least
-HUE = 10.0  # CIE Lab units that count as one
+LEAST = 0.01  # of every measure below: smaller differences are none (targets' sliders alone span 0.6 and more)
 
 
 def blur(edited: Tensor, source: Tensor) -> Tensor:
@@ -41,7 +41,27 @@ def sharpen(edited: Tensor, source: Tensor) -> Tensor:
 
 def colour(edited: Tensor, wanted: Tensor) -> Tensor:
     """(B,) distance of mean colours in CIE Lab between a picture and the one it should be; 0 is the same cast."""
-    return (rgb_to_lab(edited) - rgb_to_lab(wanted)).mean(dim=(2, 3)).square().sum(dim=1).sqrt()
+    return (mean_lab(edited) - mean_lab(wanted)).square().sum(dim=1).sqrt()
+
+
+def mean_lab(image: Tensor) -> Tensor:
+    """(B, 3) mean colour in CIE Lab."""
+    return rgb_to_lab(image).mean(dim=(2, 3))
+
+
+def rank_correlation(strengths: Tensor, least: float = LEAST) -> Tensor:
+    """(N,) Spearman's correlation of strengths (P, N), P >= 2 places of a slider in rising order, with those places.
+
+    Strengths are rounded to `least` first and equal ones share their mean rank: a slider that moves nothing scores 0,
+    whatever rounding errors do.
+    """
+    x = (strengths.double() / least).round()
+    ranks = (x[:, None] > x[None]).double().sum(dim=1) + 0.5 * (x[:, None] == x[None]).double().sum(dim=1)  # (P, N)
+    ranks = ranks - ranks.mean(dim=0)
+    places = torch.arange(len(x), dtype=torch.float64, device=x.device)[:, None]
+    places = places - places.mean()
+    scale = (ranks.square().sum(dim=0) * places.square().sum()).sqrt()
+    return torch.where(scale > 0, (ranks * places).sum(dim=0) / scale.clamp(min=1e-12), 0.0)
 
 
 MEASURES = {"blur": blur, "grain": grain, "sharpen": sharpen}  # of an edit, beside its source

@@ -5,7 +5,8 @@ comparison in the claim itself or several under `[[claim.part]]` (each with a `n
 
     rule = "greater" | "less" | "equal" | "exact" | "unmeasured"
     metric = "psnr-rgb"                                  # the protocol's name in the records
-    left = { experiment = "...", cell = { steps = 50 } }  # which records; the cell may be given in part
+    left = { experiment = "...", cell = { steps = 50 } }  # which records; the cell may be given in part, and an
+                                                          # experiment "…-s*" is the network at all its training seeds
     right = { ... } or a number
     margin = 0.01       # equal: fixed before the measurement
     tolerance = 1e-10   # exact

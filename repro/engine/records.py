@@ -213,16 +213,25 @@ def select(
     seed: int | None = None,
     profile: str | None = None,
 ) -> list[Record]:
-    """Those records that match every filter given; `cell` names a part of the cell or all of it."""
+    """Those records that match every filter given; `cell` names a part of the cell or all of it.
+
+    An experiment that ends in "-s*" stands for that network at every training seed, "-s0", "-s1", ….
+    """
     wanted = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
     return [
         record
         for record in records
-        if experiment in (None, record.experiment)
+        if experiment in (None, record.experiment, every_seed(record))
         and seed in (None, record.seed)
         and profile in (None, record.profile)
         and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in wanted.items())
     ]
+
+
+def every_seed(record: Record) -> str:
+    """The record's experiment with the training seed at its end left open, "rddm-fashion-smn-s*"."""
+    base = record.experiment.removesuffix(f"-s{record.seed}")
+    return record.experiment if base == record.experiment else f"{base}-s*"
 
 
 def find(

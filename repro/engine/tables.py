@@ -19,7 +19,7 @@ from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import locked, write_text
 from repro.engine.provenance import provenance
-from repro.engine.records import Record, rounded, select
+from repro.engine.records import Record, every_seed, rounded, select
 from repro.errors import ReproError
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
@@ -89,7 +89,7 @@ def ours(
     group = sorted([records] if isinstance(records, Record) else records, key=lambda record: (record.seed, record.id))
     if not group:
         raise ReproError(f"no records for {metric}: use dash(reason) for what was not measured")
-    if len({(record.room, record.experiment, str(record.cell), record.profile) for record in group}) > 1:
+    if len({(record.room, every_seed(record), str(record.cell), record.profile) for record in group}) > 1:
         raise ReproError(f"one cell of {metric} from different measurements: {'; '.join(r.label for r in group)}")
     rows = [record.values(metric) for record in group]
     ids = tuple(sorted(record.id for record in group))
