@@ -1,0 +1,298 @@
+"""The tables behind single findings of notebook 02: ablations, sliders, strengths, combinations, unseen pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from repro.editing.benchmark import COMPOSITES
+from repro.editing.evaluation import COMBINATIONS, ONE_CROP, PAIRS, RANK, SILHOUETTE, SINGLE, SPAN, SPREAD, SWEEP
+from repro.editing.experiments import name_of
+from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
+from repro.editing.vector import TASKS
+from repro.editing.words import (
+    COMPOSITE,
+    FLOOR,
+    INPUT,
+    MULT,
+    NO_TASK,
+    PALETTE,
+    SHORT,
+    SHORT_NOTE,
+    columns,
+    grid,
+    missing,
+    pooled,
+    variant_words,
+)
+from repro.editing.words import (
+    SINGLE as SINGLE_TASK,
+)
+from repro.engine.records import Record
+from repro.engine.tables import Cell, Column, Table, Verified, dash, finder
+
+STEPS = 10  # of every other table
+CROP_NOTE = "One crop a photograph; the main tables have two."
+SWITCHES = {
+    "holes filled with grey": ("hole filled with grey", "inpaint"),
+    "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),
+    "sampled with η = 1": ("eta 1", "blur", "grain", COMPOSITE),
+}
+ABLATED = ("l2", "latent-ref", "mask", "epsilon", "zero-snr")
+
+
+def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Table:
+    """One choice changed at a time, one metric."""
+    metric, name = {"l1": L1, "LPIPS": LPIPS}[kind], f"editing_ablations_{kind.lower()}"
+    get = finder("editing", name, records, verified)
+    edits = [label(c) for c in ONE_CROP]
+    heads = tuple(Column(edit, columns(kind)[0].protocol, "lower", decimals=3) for edit in edits)
+    rows: dict[str, dict[str, Cell]] = {}
+
+    def line(words: str, experiment: str, part: Mapping[str, Any], where: Sequence[str] = edits) -> None:
+        rows[words] = {
+            edit: get(words, edit, metric, experiment, {**part, "edit": edit}, missing(records, experiment))
+            if edit in where
+            else dash("measured where it matters most")
+            for edit in edits
+        }
+
+    main = {"task": "edit"}
+    line(INPUT, "baseline-input", main)
+    line(FLOOR, "baseline-floor", main)
+    line(f"{FLOOR}, quantised", "baseline-floor-quantised", main)
+    line(SHORT, name_of("short"), main)
+    for variant in ABLATED:
+        line(variant_words(variant), name_of(variant), main)
+    line("Ours-mult, all images, one crop", name_of("mult"), {"task": "one crop"})
+    for words, (switch, *where) in SWITCHES.items():
+        line(f"the same, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
+    caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
+    notes = (SHORT_NOTE, f"From “one crop” on: {CROP_NOTE.lower()}")
+    return Table(name, caption, heads, rows, notes, corner="choice")
+
+
+def ablations_lpips(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Losses, reference, mask, prediction, schedule, and the switches of sampling: LPIPS."""
+    return _ablations("LPIPS", records, verified)
+
+
+def ablations_l1(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """The same in l1."""
+    return _ablations("l1", records, verified)
+
+
+def spread_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """How far inpaintings under different noise lie apart, beside their error (claim E8)."""
+    get = finder("editing", "editing_spread", records, verified)
+    text = "standard deviation of a pixel in [0, 1] over four noise seeds, mean over the picture; one crop a photograph"
+    heads = (Column("spread", text, "", decimals=4), *columns("l1", "LPIPS", "hole l1"))
+    names = {INPUT: "baseline-input", SHORT: name_of("short"), variant_words("l2"): name_of("l2")}
+    lines = {w: (e, {"task": "edit", "edit": "inpaint"}) for w, e in {**names, MULT: name_of("mult")}.items()}
+    rows = grid("editing_spread", ("l1", "LPIPS", "hole l1"), lines, records, verified)
+    for words, (experiment, _) in lines.items():
+        part = {"task": "spread", "edit": "inpaint"}
+        why = "draws nothing" if words == INPUT else missing(records, experiment)
+        rows[words]["spread"] = get(words, "spread", SPREAD, experiment, part, why)
+    return Table("editing_spread", "Inpainting by l1 and by l2: error and diversity", heads, rows, (SHORT_NOTE,))
+
+
+def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Does more asked give more (claim E13)."""
+    get = finder("editing", "editing_sliders", records, verified)
+    rank = "Spearman's correlation of five places of the slider with the strength measured, mean over photographs; "
+    heads = tuple(
+        column
+        for task in RANK
+        for column in (
+            Column(task, f"{rank}differences under 0.01 are ties", "higher", decimals=2),
+            Column(f"{task}, span", "strength at the slider's last place less that at its first", "", decimals=3),
+        )
+    )
+    names = {"targets": "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
+    rows = {}
+    for inside, said in ((False, "alone"), (True, "inside a composite")):
+        for words, experiment in names.items():
+            row = f"{words}, {said}"
+            why, cells = missing(records, experiment), {}
+            for task in RANK:
+                part = {"task": "slider", "edit": task, "inside": inside}
+                cells[task] = get(row, task, RANK[task], experiment, part, why)
+                cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], experiment, part, why)
+            rows[row] = cells
+    notes = ("Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour.",)
+    return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, notes)
+
+
+def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """How far composites leave the strength that their single edits have (claim E14)."""
+    get = finder("editing", "editing_strength", records, verified)
+    units = {
+        "blur": "share of the coarse gradient energy that is gone",
+        "grain": "grey levels of 255 of fine detail in flat places",
+        "sharpen": "ln of the gradient energy over the source's",
+        "colour": "mean colour in CIE Lab",
+    }
+    text = "|(composite less single) less the same of the targets|, one crop a photograph: "
+    heads = (
+        *(Column(f"{task} drift", text + unit, "lower", decimals=3) for task, unit in units.items()),
+        *columns("colour"),
+    )
+    names = {INPUT: "baseline-input", FLOOR: "baseline-floor"}
+    names |= {PALETTE: name_of("palette"), MULT: name_of("mult")}
+    edits = [label(c) for c in COMPOSITES]
+    lines = {f"{edit}, {w}": (e, {"task": "edit", "edit": edit}) for edit in edits for w, e in names.items()}
+    rows = grid("editing_strength", ("colour",), lines, records, verified)
+    for row, (experiment, part) in lines.items():
+        for task in units:
+            head, why = f"{task} drift", missing(records, experiment)
+            where = {"task": "kept", "edit": part["edit"]}
+            known = task in str(part["edit"]).split("+")
+            rows[row][head] = get(row, head, DRIFT[task], experiment, where, why) if known else dash(NO_TASK)
+    caption = "Composites keep the strength of their single edits?"
+    notes = ("The untouched input drifts as far as the targets do.",)
+    return Table("editing_strength", caption, heads, rows, notes, corner="edit")
+
+
+def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """All 26 combinations of two tasks and more, one joint pass of Ours-mult (claim E15)."""
+    get = finder("editing", "editing_combinations", records, verified)
+    mult = name_of("mult")
+    wanted = {
+        **{f"l1, {w}": ("l1", L1, e) for w, e in (("input", "baseline-input"), ("ours", mult))},
+        **{
+            f"LPIPS, {w}": ("LPIPS", LPIPS, e)
+            for w, e in (("input", "baseline-input"), ("floor", "baseline-floor"), ("ours", mult))
+        },
+        **{f"hole l1, {w}": ("hole l1", HOLE, e) for w, e in (("input", "baseline-input"), ("ours", mult))},
+    }
+    more = "LPIPS less the mean of its single edits' (Ours-mult), photograph by photograph"
+    heads = (
+        *(Column(n, columns(kind)[0].protocol, "lower", decimals=3) for n, (kind, *_) in wanted.items()),
+        Column("LPIPS over singles", more, "lower", decimals=3),
+    )
+    rows: dict[str, dict[str, Cell]] = {}
+    for tasks in COMBINATIONS:
+        edit = label(tasks)
+        part = {"task": "combination", "edit": edit}
+        rows[edit] = {
+            head: get(edit, head, metric, experiment, part, missing(records, experiment))
+            if kind != "hole l1" or "inpaint" in tasks
+            else dash(NO_TASK)
+            for head, (kind, metric, experiment) in wanted.items()
+        }
+        singles = [(mult, {"task": "one crop", "edit": task}) for task in tasks]
+        rows[edit]["LPIPS over singles"] = pooled(records, LPIPS, [(mult, part)], verified, less=singles)
+    caption = "Every combination of two tasks and more in one joint pass, trained on single edits only"
+    return Table("editing_combinations", caption, heads, rows, (CROP_NOTE,), corner="edit")
+
+
+def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Inpainting alone and beside one other task, with and without the mask as an input (claim E11)."""
+    names = {
+        INPUT: "baseline-input",
+        FLOOR: "baseline-floor",
+        SHORT: name_of("short"),
+        variant_words("mask"): name_of("mask"),
+        MULT: name_of("mult"),
+    }
+    lines = {}
+    for tasks in (("inpaint",), *PAIRS):
+        for words, experiment in names.items():
+            alone = len(tasks) == 1 and words in (INPUT, FLOOR, MULT)
+            part = {"task": "one crop" if alone else "combination", "edit": label(tasks)}
+            lines[f"{label(tasks)}, {words}"] = (experiment, part)
+    kinds = ("hole l1", "hole excess", "LPIPS")
+    rows = grid("editing_holes", kinds, lines, records, verified)
+    caption = "Inpainting alone and beside one other task"
+    return Table("editing_holes", caption, columns(*kinds), rows, (CROP_NOTE, SHORT_NOTE), corner="edit")
+
+
+def steps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Error against the number of sampling steps (claim E15)."""
+    get = finder("editing", "editing_steps", records, verified)
+    kinds, edits = {"l1": L1, "LPIPS": LPIPS}, ("blur", COMPOSITE)
+    heads = tuple(Column(f"{e}, {k}", columns(k)[0].protocol, "lower", decimals=3) for e in edits for k in kinds)
+    lines: dict[str, tuple[str, dict[str, Any]]] = {
+        INPUT: ("baseline-input", {"task": "one crop"}),
+        FLOOR: ("baseline-floor", {"task": "one crop"}),
+    }
+    for steps in sorted({*SWEEP, STEPS}):
+        part = {"task": "one crop"} if steps == STEPS else {"task": "steps", "steps": steps}
+        lines[f"{MULT}, {steps} step{'s' * (steps > 1)}"] = (name_of("mult"), part)
+    rows = {
+        row: {
+            f"{e}, {k}": get(row, f"{e}, {k}", m, experiment, {**part, "edit": e}, missing(records, experiment))
+            for e in edits
+            for k, m in kinds.items()
+        }
+        for row, (experiment, part) in lines.items()
+    }
+    return Table("editing_steps", "Error against the number of DDIM steps", heads, rows, (CROP_NOTE,))
+
+
+def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """From fresh noise and from the source's own, found by DDIM inversion (claim E10)."""
+    lines = {}
+    for tasks in SINGLE:
+        edit = label(tasks)
+        here = {"task": "one crop", "edit": edit}
+        lines |= {f"{edit}, {INPUT}": ("baseline-input", here), f"{edit}, {FLOOR}": ("baseline-floor", here)}
+        lines[f"{edit}, from fresh noise"] = (name_of("mult"), here)
+        lines[f"{edit}, from the source's own noise"] = (name_of("mult"), {"task": "inversion", "edit": edit})
+    kinds = ("l1", "SSIM", "LPIPS", "crispness")
+    rows = grid("editing_inversion", kinds, lines, records, verified)
+    caption = f"Single edits with and without DDIM inversion, {STEPS} steps"
+    return Table("editing_inversion", caption, columns(*kinds), rows, (CROP_NOTE,), corner="edit")
+
+
+def unseen_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Six pictures of another kind: a portrait, a motorcycle, a cup, a rocket, a retina, a tissue (claim E12)."""
+    get = finder("editing", "editing_unseen", records, verified)
+    lines = {}
+    for edit in (*TASKS, COMPOSITE):
+        names = {INPUT: "baseline-input", FLOOR: "baseline-floor", PALETTE: name_of("palette")}
+        names |= {SINGLE_TASK: name_of(f"single-{edit}")} if edit in TASKS else {}
+        for words, experiment in {**names, MULT: name_of("mult")}.items():
+            lines[f"{edit}, {words}"] = (experiment, {"task": "unseen", "edit": edit})
+    kinds = ("l1", "LPIPS", "colour")
+    rows = grid("editing_unseen", kinds, lines, records, verified)
+    for row, (experiment, part) in lines.items():
+        known = "blur" in str(part["edit"]).split("+")
+        why = missing(records, experiment)
+        rows[row]["blur gap"] = get(row, "blur gap", GAP["blur"], experiment, part, why) if known else dash(NO_TASK)
+    gap = Column("blur gap", "|strength of the blur less the target's|, as in editing_strength", "lower", decimals=3)
+    caption = "Pictures of another domain than any training picture, six of them"
+    return Table("editing_unseen", caption, (*columns(*kinds), gap), rows, corner="edit")
+
+
+def clusters_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """How well features tell the tasks apart, with and without an N-pair loss (claim E7)."""
+    get = finder("editing", "editing_clusters", records, verified)
+    text = "mean silhouette of the five single edits' features: 1 far apart, 0 not told apart"
+    heads = tuple(Column(f"{where} features", text, "higher", decimals=3) for where in SILHOUETTE)
+    names = {variant_words(v): name_of(v) for v in ("npair-a", "npair-b")}
+    rows = {
+        words: {
+            f"{w} features": get(words, f"{w} features", metric, e, {"task": "clusters"}, missing(records, e))
+            for w, metric in SILHOUETTE.items()
+        }
+        for words, e in {SHORT: name_of("short"), **names, "Ours-mult, all images": name_of("mult")}.items()
+    }
+    caption = "Clusters of tasks in the bottleneck and in f_theta(C)"
+    return Table("editing_clusters", caption, heads, rows, (SHORT_NOTE,), corner="network")
+
+
+TABLES = (
+    ablations_lpips,
+    ablations_l1,
+    spread_table,
+    sliders_table,
+    strength_table,
+    combinations_table,
+    holes_table,
+    steps_table,
+    inversion_table,
+    unseen_table,
+    clusters_table,
+)

@@ -1,0 +1,161 @@
+"""The tables of notebook 02, pure functions of records, of the paper's numbers and of what was re-evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from repro.editing import findings
+from repro.editing.benchmark import COMPOSITES
+from repro.editing.evaluation import SINGLE
+from repro.editing.experiments import name_of
+from repro.editing.measure import KID, L1, LPIPS, SSIM, label
+from repro.editing.words import (
+    COMPOSITE,
+    FLOOR,
+    INPUT,
+    KID1000,
+    MULT,
+    PALETTE,
+    PHOTOS,
+    PIX2PIX,
+    QUALITY,
+    SHORT_NOTE,
+    columns,
+    grid,
+    methods,
+    pooled,
+    thousandfold,
+    variant_words,
+)
+from repro.editing.words import SINGLE as SINGLE_TASK
+from repro.engine import records as ledger
+from repro.engine.check import CheckReport
+from repro.engine.evaluation import check_room
+from repro.engine.records import Record, select
+from repro.engine.tables import Column, Table, Verified
+from repro.errors import ReproError
+
+OURS_LAYERS, OURS_NPAIR = "labels, f_theta of 2 layers (ours)", "no N-pair loss (ours)"
+ALL_IMAGES = "Ours-mult, all images"
+
+
+class Config(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Lesson(Protocol):
+    """What `of` and `recheck` ask of a lesson: whose records, and whether they are measured again."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def recheck(self) -> bool: ...
+
+
+def of(lesson: Lesson) -> list[Record]:
+    """The records of the lesson's profile."""
+    return select(ledger.load("editing"), profile=lesson.config.name)
+
+
+def recheck(lesson: Lesson) -> CheckReport:
+    """Measure the first k of every record again and compare; a profile that does not recheck verifies nothing.
+
+    Raises `ReproError` where a record and the shipped weights disagree: no table may be rendered from it.
+    """
+    report = check_room("editing", lesson.config.name) if lesson.recheck else CheckReport(())
+    if report.failed:
+        raise ReproError(f"the shipped weights contradict the records:\n{report.text()}")
+    return report
+
+
+def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """Every method's mean over the five single edits and over the four composites, at all training seeds."""
+    metrics = {"l1": L1, "SSIM": SSIM, "LPIPS": LPIPS, KID1000: KID}
+    kinds = {"single": [label(c) for c in SINGLE], "composite": [label(c) for c in COMPOSITES]}
+    heads = tuple(
+        Column(f"{kind} {c.name}", f"{c.protocol}; mean of {len(kinds[kind])} edits", c.better, c.decimals)
+        for kind in kinds
+        for c in columns(*metrics)
+    )
+    rows = {}
+    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT):
+        row = {}
+        for kind, edits in kinds.items():
+            for name, metric in metrics.items():
+                where = [(_every_seed(words, methods(edit)[words]), {"task": "edit", "edit": edit}) for edit in edits]
+                cell = pooled(records, metric, where, verified)
+                row[f"{kind} {name}"] = thousandfold(cell) if name == KID1000 else cell
+        rows[words] = row
+    caption = f"Five single edits and four composites of {PHOTOS}, averaged"
+    return Table("editing_overview", caption, heads, rows, corner="method")
+
+
+def _every_seed(words: str, experiment: str) -> str:
+    return experiment.removesuffix("0") + "*" if words in (PALETTE, MULT) else experiment
+
+
+def single_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """The paper's Table 2."""
+    caption = f"Single edits of {PHOTOS}: Table 2 of the paper, here and there"
+    return _compared("editing_single", caption, [label(c) for c in SINGLE], records, verified)
+
+
+def composite_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """The paper's Table 3."""
+    caption = f"Composites of {PHOTOS}: Table 3 of the paper, here and there"
+    return _compared("editing_composite", caption, [label(c) for c in COMPOSITES], records, verified)
+
+
+def _compared(name: str, caption: str, edits: Sequence[str], records: Sequence[Record], verified: Verified) -> Table:
+    lines = {
+        f"{edit}, {words}": (experiment, {"task": "edit", "edit": edit})
+        for edit in edits
+        for words, experiment in methods(edit).items()
+    }
+    notes = ("The paper's data are REDS at 256 px, its network is far larger and pretrained: compare orders.",)
+    return Table(name, caption, columns(*QUALITY), grid(name, QUALITY, lines, records, verified), notes, corner="edit")
+
+
+def architecture_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """The paper's Table 4: labels and depth of f_theta; beside it what the paper leaves open of the vector."""
+    ways = {
+        **{variant_words(v): v for v in ("nolabels", "layers0", "layers1")},
+        OURS_LAYERS: "short",
+        **{variant_words(v): v for v in ("layers4", "single-token", "raw")},
+        ALL_IMAGES: "mult",
+    }
+    caption = "The editing vector's way into the network: Table 4 of the paper, here and there"
+    return _ablated("editing_architecture", caption, ["blur", COMPOSITE], ways, records, verified)
+
+
+def npair_table(records: Sequence[Record], verified: Verified = ()) -> Table:
+    """The paper's Table 5."""
+    ways = {variant_words("npair-a"): "npair-a", variant_words("npair-b"): "npair-b", OURS_NPAIR: "short"}
+    caption = "With and without an N-pair loss: Table 5 of the paper, here and there"
+    edits = ["blur", "grain", label(COMPOSITES[0]), COMPOSITE]
+    return _ablated("editing_npair", caption, edits, {**ways, ALL_IMAGES: "mult"}, records, verified)
+
+
+def _ablated(
+    name: str,
+    caption: str,
+    edits: Sequence[str],
+    ways: dict[str, str],
+    records: Sequence[Record],
+    verified: Verified,
+) -> Table:
+    lines = {}
+    for edit in edits:
+        part = {"task": "edit", "edit": edit}
+        lines |= {f"{edit}, {INPUT}": ("baseline-input", part), f"{edit}, {FLOOR}": ("baseline-floor", part)}
+        lines |= {f"{edit}, {words}": (name_of(variant), part) for words, variant in ways.items()}
+    rows = grid(name, QUALITY, lines, records, verified)
+    return Table(name, caption, columns(*QUALITY), rows, (SHORT_NOTE,), corner="edit")
+
+
+def every(records: Sequence[Record], verified: Verified = ()) -> list[Table]:
+    """All tables of the notebook."""
+    made = (overview_table, single_table, composite_table, architecture_table, npair_table)
+    return [make(records, verified) for make in (*made, *findings.TABLES)]
