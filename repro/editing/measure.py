@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.editing import pix2pix, strength
+from repro.editing import paper, pix2pix, strength
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import Bench, Split, split
 from repro.editing.config import EditingConfig
@@ -93,17 +93,14 @@ def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], 
 
 def untouched(data: Split, tasks: Sequence[str]) -> Tensor:
     """The source as it is, hole and all: what doing nothing scores."""
-    return data.edit(*tasks).source
+    return source_of(data, tasks)
 
 
 def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
     """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
 
-    def run(part: Split) -> Tensor:
-        latent = autoencoder.encode(part.edit(*tasks).target * 2 - 1)
-        return (autoencoder.decode(latent, quantize) + 1) / 2
-
-    return in_batches(data, run)
+    latents = (autoencoder.encode(part * 2 - 1) for part in target_of(data, tasks).split(_BATCH))
+    return torch.cat([(autoencoder.decode(latent, quantize) + 1) / 2 for latent in latents])
 
 
 def by_pix2pix(generator: pix2pix.Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
@@ -111,21 +108,23 @@ def by_pix2pix(generator: pix2pix.Pix2PixGenerator, data: Split, tasks: Sequence
 
     def run(part: Split) -> Tensor:
         asked = request(part, tasks)
-        return pix2pix.generate(generator, part.edit(*tasks).source, asked["vectors"], asked["reference"])
+        return pix2pix.generate(generator, source_of(part, tasks), asked["vectors"], asked["reference"])
 
     return in_batches(data, run)
 
 
 def editor_of(config: EditingConfig, variant: str, seed: int = 0, **settings: Any) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
-    return Editor(
-        network=load_checkpoint(folder_of(name_of(variant, seed, config.name))),  # type: ignore[arg-type]
-        autoencoder=load_autoencoder(config.name),
-        schedule=schedule_of(config, variant),
-        prediction=learning_of(variant).prediction,
-        fill=config.bench.recipe.fill,
+    found = folder_of(name_of(variant, seed, config.name))
+    parts: dict[str, Any] = {
+        "schedule": schedule_of(config, variant),
+        "prediction": learning_of(variant, config).prediction,
+        "fill": config.bench.recipe.fill,
         **settings,
-    )
+    }
+    if config.pretrained:
+        return paper.editor(found, config.pretrained, **parts)
+    return Editor(load_checkpoint(found), load_autoencoder(config.name), **parts)  # type: ignore[arg-type]
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -143,10 +142,25 @@ def _wanted(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Te
     return target, extract(_net(), target)
 
 
+def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
+    """What an edit starts from: only inpainting changes it."""
+    return data.edit(*(task for task in tasks if task == "inpaint")).source
+
+
+def target_of(data: Split, tasks: Sequence[str]) -> Tensor:
+    """What an edit should make. Those of all crops are kept: grain costs more than the edits themselves."""
+    for each in range(1, data.bench.each[2] + 1):
+        if data is crops(data.bench, each):
+            return _wanted(data.bench, each, tuple(tasks))[0]
+    return data.edit(*tasks).target
+
+
 def scored(data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True) -> Metrics:
     """Every protocol, per photograph, KID's shares too; strengths where they are defined."""
     output = method(data, tasks).clamp(0, 1)
-    whole = data is crops(data.bench, each)  # then its targets are kept: grain costs more than the edits
+    whole = isinstance(data.bench, Bench) and data is crops(
+        data.bench, each
+    )  # then its targets are kept: grain costs more than the edits
     target = _wanted(data.bench, each, tuple(tasks))[0] if whole else data.edit(*tasks).target
     found: dict[str, Values] = {p: by_photo(protocols.score(p, output, target), each) for p in PROTOCOLS}
     for task, measure in strength.MEASURES.items():
