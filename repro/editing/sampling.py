@@ -161,8 +161,8 @@ class Editor:
         seed: int,
         eta: float,
     ) -> Iterator[Step]:
-        if len(ids) != len(start):
-            raise ReproError(f"edit: got {len(ids)} ids for {len(start)} pictures; accepted: one each")
+        if len(ids) != (count := len(shown["source"])):
+            raise ReproError(f"edit: got {len(ids)} ids for {count} pictures; accepted: one each")
         return ddim(
             model_fn(self.network, **shown),
             start,

@@ -1,0 +1,246 @@
+"""Editing: a picture depends on itself alone, holes stay closed, sequences and inversions do what they say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_editing import pictures, tiny_editor, tiny_network
+from torch.nn import functional as F
+
+from repro.ddpm.steps import last
+from repro.editing.compose import Recipe
+from repro.editing.sampling import in_sequence
+from repro.editing.vector import EditingVector
+from repro.errors import ReproError
+
+FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
+VECTORS = [FULL, FULL.only("blur"), EditingVector()]
+IMAGE = pictures(3, 24)
+REFERENCE = pictures(3, 40, purpose="reference")
+HOLE = torch.zeros(3, 1, 24, 24)
+HOLE[:, :, 5:15, 3:17] = 1
+GIVEN = dict(reference=REFERENCE, hole=HOLE, steps=3)
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return tiny_editor()
+
+
+def close(a, b, atol=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+def differ(a, b):
+    return (a - b).abs().amax(dim=(1, 2, 3)) > 1e-3
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_picture_does_not_depend_on_its_batch(editor, eta):
+    together = editor.edit(IMAGE, VECTORS, ["a", "b", 7], eta=eta, **GIVEN)
+    assert together.shape == IMAGE.shape and together.min() >= 0 and together.max() <= 1
+    for i, name in enumerate(["a", "b", 7]):
+        own = dict(reference=REFERENCE[i : i + 1], hole=HOLE[i : i + 1], steps=3)
+        close(editor.edit(IMAGE[i : i + 1], VECTORS[i : i + 1], [name], eta=eta, **own), together[i : i + 1])
+    order = [2, 0, 1]
+    shown = dict(reference=REFERENCE[order], hole=HOLE[order], steps=3)
+    again = editor.edit(IMAGE[order], [VECTORS[i] for i in order], [7, "a", "b"], eta=eta, **shown)
+    close(again, together[order])
+
+
+def test_seed_id_and_request_decide(editor):
+    plain = editor.edit(IMAGE, VECTORS, range(3), **GIVEN)
+    assert torch.equal(editor.edit(IMAGE, VECTORS, range(3), **GIVEN), plain)
+    assert differ(editor.edit(IMAGE, VECTORS, range(3), seed=1, **GIVEN), plain).all()
+    assert differ(editor.edit(IMAGE, VECTORS, [0, 1, 3], **GIVEN), plain).tolist() == [False, False, True]
+    assert differ(editor.edit(IMAGE, VECTORS, range(3), eta=1.0, **GIVEN), plain).all()
+    asked = editor.edit(IMAGE, [VECTORS[0], FULL.only("grain"), VECTORS[2]], range(3), **GIVEN)
+    moved = (asked - plain).abs().amax(dim=(1, 2, 3))
+    assert moved[1] > 1e-4 and moved[0] == moved[2] == 0
+
+
+@pytest.mark.parametrize("size", [(24, 24), (21, 27), (8, 9), (5, 30)])
+def test_padding_is_undone(editor, size):
+    """A picture is edited as the same picture with its edge repeated by hand, cut back."""
+    image = pictures(1, *size)
+    height, width = (math.ceil(n / editor.multiple) * editor.multiple for n in size)
+    large = F.pad(image, (0, width - size[1], 0, height - size[0]), mode="replicate")
+    hole = torch.zeros(1, 1, *size)
+    hole[:, :, 1:4, 2:6] = 1
+    outside = F.pad(hole, (0, width - size[1], 0, height - size[0]))
+    vectors = [FULL.only("blur", "inpaint")]
+    found = editor.edit(image, vectors, ["a"], hole=hole, steps=2)
+    assert found.shape == image.shape
+    close(found, editor.edit(large, vectors, ["a"], hole=outside, steps=2)[..., : size[0], : size[1]])
+    assert editor.floor(image).shape == image.shape
+
+
+def test_what_is_under_the_hole_is_never_looked_at(editor):
+    plain = editor.edit(IMAGE, VECTORS, range(3), **GIVEN)
+    vandalised = torch.where(HOLE.bool(), torch.nan, IMAGE)
+    found = editor.edit(torch.cat([vandalised[:1], IMAGE[1:]]), VECTORS, range(3), **GIVEN)
+    assert torch.equal(found, plain)
+    # where inpainting is off, the picture counts and the mask does not
+    other = torch.where(HOLE.bool(), 1 - IMAGE, IMAGE)
+    found = editor.edit(other, VECTORS, range(3), **GIVEN)
+    assert differ(found, plain).tolist() == [False, True, True]
+    assert torch.equal(editor.edit(IMAGE, VECTORS, range(3), **GIVEN | {"hole": HOLE.roll(3, dims=2)})[1:], plain[1:])
+
+
+def test_a_reference_is_ignored_where_colour_is_off(editor):
+    plain = editor.edit(IMAGE, VECTORS, range(3), **GIVEN)
+    found = editor.edit(IMAGE, VECTORS, range(3), **GIVEN | {"reference": 1 - REFERENCE})
+    assert differ(found, plain).tolist() == [True, False, False]
+    assert torch.equal(found[1:], plain[1:])
+    without = editor.edit(IMAGE[1:], VECTORS[1:], [1, 2], steps=3)
+    close(without, plain[1:])
+
+
+def test_one_reference_and_one_mask_serve_all(editor):
+    vectors = [FULL] * 3
+    one = editor.edit(IMAGE, vectors, range(3), reference=REFERENCE[:1], hole=HOLE[:1], steps=2)
+    each = editor.edit(IMAGE, vectors, range(3), reference=REFERENCE[:1].expand(3, -1, -1, -1), hole=HOLE, steps=2)
+    close(one, each)
+
+
+def test_the_hole_holds_what_the_editor_says():
+    black, grey = tiny_editor(), tiny_editor(fill=0.5)
+    by_hand = torch.where(HOLE.bool(), 0.5, IMAGE) * 2 - 1
+    shown, _ = grey.conditions(IMAGE, [FULL] * 3, REFERENCE, HOLE)
+    close(shown["source"], grey.autoencoder.encode(by_hand))
+    assert differ(black.conditions(IMAGE, [FULL] * 3, REFERENCE, HOLE)[0]["source"], shown["source"]).all()
+
+
+def test_other_inputs_follow_the_network():
+    wide = torch.zeros(3, 1, 21, 24)
+    wide[:, :, 2:13, 4:] = 1
+    masked = tiny_editor(tiny_network(mask=True))
+    shown, _ = masked.conditions(IMAGE[..., :21, :], VECTORS, REFERENCE, wide)
+    share = F.avg_pool2d(F.pad(wide[:1], (0, 0, 0, 3)), 4)
+    close(shown["mask"], torch.cat([share, torch.zeros(2, 1, 6, 6)]))  # inpainting is off for two
+    assert not masked.conditions(IMAGE, VECTORS[1:2] * 3)[0]["mask"].any()
+    latent = tiny_editor(tiny_network(reference="latent"))
+    shown, _ = latent.conditions(IMAGE, VECTORS, IMAGE, HOLE)
+    close(shown["reference"][:1], latent.autoencoder.encode(IMAGE[:1] * 2 - 1))
+    assert not shown["reference"][1:].any()
+    for editor in (masked, latent):
+        assert editor.edit(IMAGE, VECTORS, range(3), **GIVEN).shape == IMAGE.shape
+
+
+def test_the_reference_is_reduced_to_the_latents(editor):
+    shown, _ = editor.conditions(IMAGE, [FULL] * 3, IMAGE, HOLE)
+    close(shown["reference"], F.avg_pool2d(IMAGE * 2 - 1, 4))
+    flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(1, 3, 70, 31)
+    shown, _ = editor.conditions(IMAGE, [FULL] * 3, flat, HOLE)
+    close(shown["reference"], (flat[:, :, :6, :6] * 2 - 1).expand(3, -1, -1, -1))
+
+
+def test_a_trajectory_ends_in_the_edit(editor):
+    steps, box = editor.trajectory(IMAGE, VECTORS, range(3), **GIVEN)
+    end = last(steps)
+    assert end.i == 2 and end.t_prev == -1
+    close(editor.picture(end.x, box), editor.edit(IMAGE, VECTORS, range(3), **GIVEN))
+
+
+def test_codes_are_used_where_asked(editor):
+    coded = replace(editor, quantize=True)
+    assert differ(coded.floor(IMAGE), editor.floor(IMAGE)).all()
+    autoencoder = editor.autoencoder
+    close(coded.floor(IMAGE), (autoencoder.decode(autoencoder.encode(IMAGE * 2 - 1), True) + 1) / 2)
+
+
+# -- sequences --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def singles():
+    return {task: tiny_editor(tiny_network(seed)) for seed, task in enumerate(("inpaint", "grain", "colour"), start=1)}
+
+
+@pytest.mark.parametrize("order", [("blur", "grain", "colour", "sharpen"), ("sharpen", "colour", "grain", "blur")])
+def test_a_sequence_is_its_steps_by_hand(singles, order):
+    tasks = ("inpaint", "grain", "colour")
+    vectors = [FULL.only(*tasks), EditingVector(grain=0.1, colour=True, inpaint=True)]
+    found = in_sequence(
+        singles, IMAGE[:2], vectors, ["x", "y"], recipe=Recipe(order=order), reference=REFERENCE[:2], hole=HOLE[:2],
+        steps=2, seed=5,
+    )  # fmt: skip
+    image = singles["inpaint"].edit(
+        IMAGE[:2], [v.only("inpaint") for v in vectors], ["x", "y"], hole=HOLE[:2], steps=2, seed=5
+    )
+    for task in ("grain", "colour") if order[0] == "blur" else ("colour", "grain"):
+        reference = REFERENCE[:2] if task == "colour" else None
+        ids = [f"x {task}", f"y {task}"]  # every network its own noise
+        image = singles[task].edit(image, [v.only(task) for v in vectors], ids, reference=reference, steps=2, seed=5)
+    assert torch.equal(found, image)
+
+
+def test_sequences_refuse(singles):
+    with pytest.raises(ReproError, match="the same tasks on"):
+        in_sequence(singles, IMAGE[:2], [FULL, EditingVector()], [0, 1], recipe=Recipe())
+    with pytest.raises(ReproError, match="no single-task network for blur here; there are inpaint, grain, colour"):
+        in_sequence(singles, IMAGE[:1], [FULL.only("blur")], [0], recipe=Recipe())
+    assert in_sequence(singles, IMAGE[:1], [EditingVector()], [0], recipe=Recipe()) is not None
+
+
+# -- inversion --------------------------------------------------------------------------------------------------------
+
+
+def test_inversion_comes_back_to_the_source():
+    """With the empty request, the way up and the way down are one ODE: what is left is the autoencoder's own error."""
+    editor = tiny_editor(tiny_network(scale=0.2), prediction="epsilon")
+    image, vectors, floor = IMAGE[:1], [EditingVector()], editor.floor(IMAGE[:1])
+    error = [
+        (editor.edit(image, vectors, [0], inversion=True, steps=steps) - floor).abs().mean() for steps in (3, 9, 27)
+    ]
+    assert error[0] > 2.5 * error[1] > 6.25 * error[2] and error[2] < 0.005  # first order: a third, three times
+    assert (editor.edit(image, vectors, [0], steps=27) - floor).abs().mean() > 10 * error[2]
+
+
+def test_inversion_needs_no_noise_and_asks_for_the_edit_on_the_way_back(editor):
+    image, vectors = IMAGE[:1], [FULL]
+    shown = dict(reference=REFERENCE[:1], hole=HOLE[:1], steps=3, inversion=True)
+    found = editor.edit(image, vectors, [0], **shown)
+    assert torch.equal(found, editor.edit(image, vectors, ["other"], seed=9, **shown))
+    calls = []
+    handle = editor.network.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
+    try:
+        editor.edit(image, vectors, [0], **shown)
+    finally:
+        handle.remove()
+    up, down = calls[:3], calls[3:]
+    assert len(down) == 3
+    assert not any(k["vector"].any() or k["reference"].any() for k in up)
+    assert all(torch.equal(k["vector"][0], FULL.tensor()) and k["reference"].any() for k in down)
+    assert all(torch.equal(k["source"], up[0]["source"]) for k in calls)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": IMAGE[0]}, "accepted: floating point"),
+        ({"image": (IMAGE * 255).byte()}, "uint8"),
+        ({"vectors": VECTORS[:2]}, "2 requests for 3 pictures"),
+        ({"ids": [0]}, "1 ids for 3 pictures"),
+        ({"reference": None}, "colour transfer is on and there is no reference"),
+        ({"hole": None}, "inpainting is on and there is no mask"),
+        ({"hole": HOLE[..., :20]}, r"mask of shape \(3, 1, 24, 20\)"),
+        ({"hole": HOLE[:2]}, r"mask of shape \(2, 1"),
+        ({"hole": HOLE[0, 0]}, r"mask of shape \(24, 24\)"),
+        ({"hole": HOLE * 0.5}, "values beside 0 and 1"),
+        ({"reference": REFERENCE[:2]}, r"reference of shape \(2, 3"),
+        ({"reference": REFERENCE[:, :1]}, r"reference of shape \(3, 1"),
+        ({"steps": 1001}, "got 1001"),
+        ({"eta": 2.0}, r"eta must lie in \[0, 1\]"),
+    ],
+)
+def test_wrong_requests_are_refused(editor, changes, message):
+    given = {"image": IMAGE, "vectors": VECTORS, "ids": range(3), **GIVEN} | changes
+    with pytest.raises(ReproError, match=message):
+        editor.edit(given.pop("image"), given.pop("vectors"), given.pop("ids"), **given)
