@@ -185,6 +185,22 @@ def test_the_command_is_what_papermill_reads_back():
     assert read == values
 
 
+def test_the_python_follows_the_controls_and_is_printed(capsys):
+    def python(**params):
+        return f"draw(\n    {params!r}\n)"
+
+    assert Explorer(draw, CONTROLS).python_text() == "" and LiveExplorer(draw, CONTROLS).python_box.value == ""
+    live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, 1, python)
+    live.widgets["eta"].set_state({"value": 0.7000000000000001})
+    assert live.python_box.value == Explorer(draw, CONTROLS, python=python).python_text(eta=0.7)
+    assert live.python_box in live.box.children and live.command_box in live.box.children
+    bare = LiveExplorer(draw, CONTROLS)
+    assert bare.python_box not in bare.box.children and bare.command_box not in bare.box.children
+    explore(draw, CONTROLS, command=COMMAND, python=python, live=False)
+    command, _, written = capsys.readouterr().out.partition("papermill ")[2].partition("\n")
+    assert command.endswith("-p seed 7") and written.startswith("draw(\n") and "'seed': 7" in written
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

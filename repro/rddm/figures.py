@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,42 +21,13 @@ from repro.rddm.lesson import Lesson, psnr
 from repro.rddm.sampling import start_noise
 from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.steps import Step
-from repro.ui.pictures import few_colours, png, to_uint8
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style, tile
+from repro.ui import photos
+from repro.ui.photos import BAR as BAR
+from repro.ui.photos import Drawn, Photos, nothing
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
 COMMAND = "repro reproduce 03"
-BAR = 15  # pixels for words above a picture
-QUALITY = 76  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
-
-
-class Drawn:
-    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows."""
-
-    def __init__(self, drawing: Any) -> None:
-        self.pixels = to_uint8(drawing)  # (H, W, 3)
-
-    def _ipython_display_(self) -> None:
-        from repro.ui.explore import show_png
-
-        show_png(png(few_colours(self.pixels)))
-
-
-class Photos(Drawn):
-    """The same for a drawing made of photographs: shown as JPEG."""
-
-    def jpeg(self) -> bytes:
-        """What is shown."""
-        from PIL import Image
-
-        buffer = BytesIO()
-        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=QUALITY, optimize=True)
-        return buffer.getvalue()
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
-
-        display(Image(data=self.jpeg(), format="jpeg"))
 
 
 def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
@@ -69,36 +37,12 @@ def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()
     return drawn
 
 
-def nothing(text: str) -> Plate:
-    """What stands in a figure's place that has no records, or no weights."""
-    return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9).plate()
-
-
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
 
 
 def captioned(pictures: Mapping[str, Tensor], cols: int) -> np.ndarray:
-    """Pictures (1, 3, H, W) of one size in columns, each under its name; uint8 (H, W, 3).
-
-    Words are drawn by Pillow: fast enough for a slider, and no pixel of a picture is touched.
-    """
-    from PIL import Image, ImageDraw
-
-    panels = []
-    for words, picture in pictures.items():
-        image = Image.fromarray(np.full((BAR, picture.shape[-1], 3), 255, np.uint8))
-        ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(), anchor="la")
-        panels.append(np.concatenate([np.asarray(image), to_uint8(to_unit(picture)[0])]))
-    return tile(panels, cols, gap=4)
-
-
-@lru_cache(maxsize=1)
-def _font() -> Any:
-    import matplotlib
-    from PIL import ImageFont
-
-    # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
+    """Pictures (1, 3, H, W) of one size in [-1, 1], in columns, each under its name; uint8 (H, W, 3)."""
+    return photos.captioned({words: to_unit(picture)[0] for words, picture in pictures.items()}, cols)
 
 
 def gallery(shown: Mapping[str, Tensor], I_0: Tensor, crop: int = 0, cols: int = 4) -> Photos:

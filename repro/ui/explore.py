@@ -66,8 +66,10 @@ class Explorer:
         presets: Mapping[str, Mapping[str, Any]] | None = None,
         command: Command | None = None,
         scale: int = 1,
+        python: Callable[..., str] | None = None,
     ) -> None:
         self.fn, self.controls, self.command, self.scale = fn, dict(controls), command, scale
+        self.python = python
         self._check()
         self.defaults = parse_all(self.controls, {})
         self.presets = {title: parse_all(self.controls, preset) for title, preset in (presets or {}).items()}
@@ -100,6 +102,10 @@ class Explorer:
         """The papermill command at `params`; empty without a command."""
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
+    def python_text(self, **params: Any) -> str:
+        """The Python that draws the picture at `params`; empty without `python`."""
+        return self.python(**parse_all(self.controls, params)) if self.python else ""
+
     def strip_png(self) -> bytes | None:
         """All presets side by side as PNG of few colours, since notebooks keep it; None without presets."""
         if not self.presets:
@@ -110,13 +116,14 @@ class Explorer:
         return png(few_colours(to_uint8(drawn)))
 
     def show(self) -> None:
-        """Display the default picture, the strip of presets and the command as PNG and text."""
+        """Display the default picture, the strip of presets, the command and the Python as PNG and text."""
         show_png(self.png())
         strip = self.strip_png()
         if strip is not None:
             show_png(strip)
-        if self.command:
-            print(self.command_text())
+        for text in (self.command_text(), self.python_text()):
+            if text:
+                print(text)
 
     def _ipython_display_(self) -> None:
         """`explore` has shown everything; as a cell's last line it must not be shown again."""
@@ -149,6 +156,7 @@ def explore(
     *,
     scale: int = 1,
     live: bool | None = None,
+    python: Callable[..., str] | None = None,
 ) -> Explorer:
     """Show `fn(**params)` with one control per parameter.
 
@@ -156,6 +164,7 @@ def explore(
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
     presets: title -> some parameters, buttons when live, a strip of pictures when headless.
     command: what "copy as papermill command" says. scale: whole-number enlargement of small pictures.
+    python: the controls' values -> what "copy as Python" says, a text.
     live: forced one way or the other; by default, see `is_live`. A live explorer also leaves the default picture as
     plain PNG below the widget, which is what the saved notebook shows.
     Raises `ReproError` where controls, function, presets or command do not fit; errors of `fn` at the defaults are
@@ -164,8 +173,8 @@ def explore(
     if live if live is not None else is_live():
         from repro.ui.live import LiveExplorer
 
-        explorer: Explorer = LiveExplorer(fn, controls, presets, command, scale)
+        explorer: Explorer = LiveExplorer(fn, controls, presets, command, scale, python)
     else:
-        explorer = Explorer(fn, controls, presets, command, scale)
+        explorer = Explorer(fn, controls, presets, command, scale, python)
     explorer.show()
     return explorer

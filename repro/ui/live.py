@@ -23,7 +23,9 @@ _WIDE = {"description_width": "initial"}
 
 
 class LiveExplorer(Explorer):
-    """Sliders above one image that is replaced in place; `widgets[name]`, `image`, `message`, `command_box` are public.
+    """Sliders above one image that is replaced in place.
+
+    `widgets[name]`, `image`, `message`, `command_box` and `python_box` are public.
 
     `error` keeps the last exception with its traceback, of which the reader sees one sentence.
     """
@@ -41,13 +43,8 @@ class LiveExplorer(Explorer):
             layout=ipywidgets.Layout(max_width="100%", object_fit="contain", align_self="flex-start"),
         )
         self.message = ipywidgets.HTML("")
-        self.command_box = ipywidgets.Textarea(
-            value=self.command_text(),
-            description="copy as papermill command",
-            rows=2,
-            style=_WIDE,
-            layout=ipywidgets.Layout(width="98%"),
-        )
+        self.command_box = _to_copy("copy as papermill command", self.command_text())
+        self.python_box = _to_copy("copy as Python", self.python_text())
         self.widgets = {name: _widget(name, control) for name, control in self.controls.items()}
         for name, widget in self.widgets.items():
             widget.observe(lambda change, name=name: self._changed(name), names="value")
@@ -73,7 +70,8 @@ class LiveExplorer(Explorer):
         note = ipywidgets.HTML(
             '<small style="color:#666">Below: the default picture, which a saved notebook keeps.</small>'
         )
-        return [*rows, self.image, self.message, *([self.command_box] if self.command else []), note]
+        copied = [box for box, there in ((self.command_box, self.command), (self.python_box, self.python)) if there]
+        return [*rows, self.image, self.message, *copied, note]
 
     @property
     def params(self) -> dict[str, Any]:
@@ -117,6 +115,7 @@ class LiveExplorer(Explorer):
             if data != bytes(self.image.value):
                 self.image.value = data
         self.command_box.value = self.command_text(**params)
+        self.python_box.value = self.python_text(**params)
 
     def show(self) -> None:
         """Display the widget, and below it the default picture as plain PNG, which is what a saved notebook keeps."""
@@ -124,6 +123,12 @@ class LiveExplorer(Explorer):
 
         display(self.box)
         show_png(self._default_png)
+
+
+def _to_copy(label: str, text: str) -> ipywidgets.Textarea:
+    rows = max(2, text.count("\n") + 1)
+    layout = ipywidgets.Layout(width="98%")
+    return ipywidgets.Textarea(value=text, description=label, rows=rows, style=_WIDE, layout=layout)
 
 
 def sentence(error: Exception) -> str:

@@ -1,0 +1,86 @@
+"""Drawings made of photographs, in the few bytes that a notebook can keep, and captions that touch no pixel of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repro.ui.pictures import few_colours, png, to_uint8
+from repro.ui.plots import INK, Plate, tile
+from repro.ui.schematic import Schematic
+
+BAR = 15  # pixels for words above a picture
+QUALITY = 76  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
+
+
+class Drawn:
+    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows."""
+
+    def __init__(self, drawing: Any) -> None:
+        self.pixels = to_uint8(drawing)  # (H, W, 3)
+
+    def _ipython_display_(self) -> None:
+        from repro.ui.explore import show_png
+
+        show_png(png(few_colours(self.pixels)))
+
+
+class Photos(Drawn):
+    """The same for a drawing made of photographs: shown as JPEG of that quality."""
+
+    def __init__(self, drawing: Any, quality: int = QUALITY) -> None:
+        super().__init__(drawing)
+        self.quality = quality
+
+    def jpeg(self) -> bytes:
+        """What is shown."""
+        from PIL import Image
+
+        buffer = BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=self.quality, optimize=True)
+        return buffer.getvalue()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        display(Image(data=self.jpeg(), format="jpeg"))
+
+
+def nothing(text: str) -> Plate:
+    """What stands in a figure's place that has no records, or no weights."""
+    return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9).plate()
+
+
+def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
+    """Pictures of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3).
+
+    Words are drawn by Pillow: fast enough for a slider, and no pixel of a picture is touched.
+    """
+    panels = []
+    for words, picture in pictures.items():
+        pixels = to_uint8(picture)
+        panels.append(np.concatenate([line(words, pixels.shape[1]), pixels]))
+    return tile(panels, cols, gap=4)
+
+
+def line(words: str, width: int) -> np.ndarray:
+    """Words on white, uint8 (BAR, width, 3), cut off where they are too long."""
+    from PIL import Image, ImageDraw
+
+    image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
+    ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(), anchor="la")
+    return np.asarray(image)
+
+
+@lru_cache(maxsize=1)
+def _font() -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
