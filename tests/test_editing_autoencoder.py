@@ -1,0 +1,145 @@
+"""The VQ autoencoder: shapes, scale of the latents, codes that are used, codes that are revived."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import same_weights
+from tiny_editing import pictures, tiny_autoencoder
+from torch.nn import functional as F
+
+from repro.editing.autoencoder import (
+    COMMIT_WEIGHT,
+    LPIPS_WEIGHT,
+    STATISTICS,
+    Autoencoder,
+    AutoencoderTask,
+    _perceptual,
+)
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+IMAGE = pictures(3, 16, 24) * 2 - 1
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    return tiny_autoencoder()
+
+
+def nearest(model: Autoencoder, z: torch.Tensor) -> torch.Tensor:
+    """Indices (B, h, w) of the codes nearest to raw latents, by every distance."""
+    table = model.vq.quantize.embedding.weight
+    return (z.permute(0, 2, 3, 1)[..., None, :] - table).square().sum(-1).argmin(-1)
+
+
+def test_shapes(model):
+    latent = model.encode(IMAGE)
+    assert latent.shape == (3, 4, 4, 6) == (3, model.channels, 16 // model.factor, 24 // model.factor)
+    for quantize in (False, True):
+        picture = model.decode(latent, quantize)
+        assert picture.shape == IMAGE.shape and picture.min() >= -1 and picture.max() <= 1
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Autoencoder().parameters()) == 846_756  # the one that ships
+
+
+def test_latents_have_no_mean_and_unit_deviation(model):
+    calm = pictures(4, 32) * 2 - 1  # what the statistics were taken of
+    latent = model.encode(calm)
+    assert latent.mean(dim=(0, 2, 3)).abs().max() < 1e-4
+    torch.testing.assert_close(latent.std(dim=(0, 2, 3)), torch.ones(4))
+
+
+def test_decoding_undoes_the_scale(model):
+    """The picture is that of the raw latents, whatever mean and deviation encode to."""
+    raw = model.raw(IMAGE)
+    wanted = model.render(raw).clamp(-1, 1)
+    torch.testing.assert_close(model.decode(model.encode(IMAGE)), wanted)
+    model.mean.copy_(torch.tensor([5.0, -3.0, 0.0, 1.0]))
+    model.deviation.copy_(torch.tensor([0.1, 2.0, 7.0, 1.0]))
+    torch.testing.assert_close(model.decode(model.encode(IMAGE)), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.encode(IMAGE), (raw - model.mean[:, None, None]) / model.deviation[:, None, None])
+
+
+def test_a_quantised_picture_is_made_of_codes(model):
+    latent = model.encode(IMAGE)
+    table = model.vq.quantize.embedding.weight
+    codes = table[nearest(model, model.raw(IMAGE))].permute(0, 3, 1, 2)
+    torch.testing.assert_close(model.decode(latent, quantize=True), model.render(codes).clamp(-1, 1))
+    assert (model.decode(latent, quantize=True) - model.decode(latent)).abs().max() > 1e-3
+    on_codes = (codes - model.mean[:, None, None]) / model.deviation[:, None, None]
+    torch.testing.assert_close(model.decode(on_codes, True), model.decode(on_codes))
+
+
+def test_training_sees_codes_or_latents_as_it_is_told(model):
+    drop = torch.tensor([True, False, True])
+    output, commitment, z = model(IMAGE, drop)
+    table = model.vq.quantize.embedding.weight
+    codes = table[nearest(model, z)].permute(0, 3, 1, 2)
+    torch.testing.assert_close(z, model.raw(IMAGE))
+    torch.testing.assert_close(output, model.render(torch.where(drop[:, None, None, None], z, codes)))
+    assert commitment.ndim == 0 and commitment > 0 and not z.requires_grad
+
+
+def test_statistics_run_in_training_only(model):
+    mean, deviation = model.mean.clone(), model.deviation.clone()
+    drop = torch.zeros(3, dtype=torch.bool)
+    model(IMAGE, drop)
+    assert torch.equal(model.mean, mean) and torch.equal(model.deviation, deviation)
+    z = model.train()(IMAGE, drop)[2]
+    torch.testing.assert_close(model.mean, (1 - STATISTICS) * mean + STATISTICS * z.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(model.deviation, (1 - STATISTICS) * deviation + STATISTICS * z.std(dim=(0, 2, 3)))
+
+
+def test_only_dead_codes_are_revived(model):
+    z = model.raw(IMAGE)
+    table = model.vq.quantize.embedding.weight
+    used = torch.zeros(len(table), dtype=torch.bool)
+    used[nearest(model, z).flatten()] = True
+    assert 0 < used.sum() < len(used)
+    before, drawn = table.clone(), torch.linspace(0, 0.999, len(table))
+    assert model.revive(z, drawn) == (~used).sum()
+    assert torch.equal(table[used], before[used])
+    flat = z.permute(0, 2, 3, 1).reshape(-1, 4)
+    chosen = flat[(drawn[: int((~used).sum())] * len(flat)).long()]
+    torch.testing.assert_close(table[~used], chosen)
+    assert len(nearest(model, z).unique()) > used.sum()  # and now they are used
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 18, 16), (1, 3, 16, 6), (1, 1, 16, 16), (3, 16, 16)])
+def test_pictures_that_do_not_fit_are_refused(model, shape):
+    with pytest.raises(ReproError, match="multiples of 4"):
+        model.encode(torch.zeros(shape))
+
+
+def test_saved_and_loaded_it_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert same_weights(Autoencoder.from_pretrained(tmp_path), model)  # running statistics too
+
+
+def test_the_loss_is_l1_lpips_and_commitment(model):
+    images = (pictures(4, 32) * 255).round().byte()
+    task = AutoencoderTask(images, [f"crop {i}" for i in range(4)])
+    at, ids = torch.tensor([2, 0]), [2, 0]
+    table = model.vq.quantize.embedding.weight.clone()
+
+    def noises(purpose):
+        return KeyedNoise(1, ids, purpose)
+
+    found = task.loss(model, at, noises)
+    image = images[at].float() / 127.5 - 1
+    output, commitment, _ = model(image, noises("drop").uniform() < 0.5)
+    l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
+    wanted = l1 + LPIPS_WEIGHT * _perceptual()(output, image) + COMMIT_WEIGHT * commitment
+    torch.testing.assert_close(found, wanted)
+    assert task.names(at) == ["crop 2", "crop 0"] and task.size == 4
+    # codes are revived in training, at some batches
+    for seed in range(60):
+        task.loss(model.train(), at, lambda purpose, seed=seed: KeyedNoise(seed, ids, purpose))
+        if not torch.equal(model.vq.quantize.embedding.weight, table):
+            break
+    assert 0 < seed < 59
+    model.eval()
+    table = model.vq.quantize.embedding.weight.clone()
+    task.loss(model, at, lambda purpose: KeyedNoise(seed, ids, purpose))
+    assert torch.equal(model.vq.quantize.embedding.weight, table)
