@@ -75,12 +75,16 @@ class Autoencoder(ModelMixin, ConfigMixin):
 
     def raw(self, image: Tensor) -> Tensor:
         """Latents as the quantiser takes them, (B, channels, H/4, W/4)."""
+        self._check(image)
+        return self.vq.encode(F.pixel_unshuffle(image, PATCH)).latents
+
+    def _check(self, image: Tensor) -> None:
+        """Refuse what is no batch of pictures of whole latents."""
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.factor or image.shape[3] % self.factor:
             raise ReproError(
                 f"autoencoder: got a picture of shape {tuple(image.shape)}; accepted: (B, 3, H, W) with H and W "
                 f"multiples of {self.factor}"
             )
-        return self.vq.encode(F.pixel_unshuffle(image, PATCH)).latents
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

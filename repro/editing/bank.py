@@ -7,6 +7,7 @@ again wherever they are missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -35,30 +36,43 @@ def pixels(bench: Bench = BENCH) -> dict[str, Tensor]:
 
     The vectors (N, 9) have all five effects on: a task keeps those that it is about.
     """
-    file = folder(bench) / "train.safetensors"
-    if not file.exists():
-        _save(file, _pixels(bench))
-    return _load(file)
+    return stored(folder(bench) / "train.safetensors", lambda: _pixels(bench))
 
 
 def latents(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict[str, Tensor]:
-    """float16 latents (N, C, S/4, S/4), scaled to unit deviation, of all pictures of `pixels`, and what stands beside.
+    """What `encoded` gives of `pixels`, with "vector" beside it; `key` names the autoencoder's weights."""
 
-    "rgb": the reference reduced to the latents' size, in [-1, 1]; "mask": the share of hole in each latent's pixels.
-    `key` names the autoencoder's weights.
-    """
-    file = folder(bench) / f"train-latents-{key[:16]}.safetensors"
-    if not file.exists():
+    def make() -> dict[str, Tensor]:
         held = pixels(bench)
+        count = len(held["sharp"])
+        blocks = ({k: v[i : i + _BLOCK] for k, v in held.items()} for i in range(0, count, _BLOCK))
+        return {**encoded(autoencoder, blocks), "vector": held["vector"]}
+
+    return stored(folder(bench) / f"train-latents-{key[:16]}.safetensors", make)
+
+
+def encoded(autoencoder: Autoencoder, blocks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of pictures block by block, and what stands beside.
+
+    Blocks are as `pixels` gives all of them at once. "rgb": the reference reduced to the latents' size, in [-1, 1];
+    "mask": the share of hole in each latent's pixels.
+    """
+    down, parts = autoencoder.factor, []
+    for block in blocks:
         found = {
-            name: torch.cat([autoencoder.encode(to_model(unit(part))).half() for part in held[name].split(_BLOCK)])
+            name: autoencoder.encode(to_model(unit(block[name])).to(autoencoder.device))
             for name in ("sharp", *TARGETS, "reference", "masked")
         }
-        down = autoencoder.factor
-        found["rgb"] = F.avg_pool2d(to_model(unit(held["reference"])), down).half()
-        found["mask"] = F.avg_pool2d(held["hole"].float(), down).half()
-        found["vector"] = held["vector"]
-        _save(file, found)
+        found["rgb"] = F.avg_pool2d(to_model(unit(block["reference"])), down)
+        found["mask"] = F.avg_pool2d(block["hole"].float(), down)
+        parts.append({name: value.half().cpu() for name, value in found.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def stored(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file; what `make` gives is written there first where there is none."""
+    if not file.exists():
+        _save(file, make())
     return _load(file)
 
 

@@ -124,6 +124,10 @@ class _Maker:
         whole = crops(self.config.bench, each)
         return whole if k is None else whole.first(k * each)
 
+    def unseen(self) -> list[tuple[dict[str, Any], int, Callable[[], Split]]]:
+        """Pictures of other domains: what a cell says of them, how many, and themselves."""
+        return [({}, len(unseen.NAMES), lambda: unseen.pictures(self.config.bench))]
+
     def table(
         self,
         experiment: str,
@@ -149,6 +153,10 @@ class _Maker:
 def rows(profile_name: str = "small") -> list[Row]:
     """Every row of notebook 02 whose networks are here."""
     config = profile(profile_name)
+    if config.pretrained:  # other pictures, other baselines: its rows have a module of their own
+        from repro.editing import paper_rows
+
+        return paper_rows.rows(config)
     if not trained(autoencoder_name(config.name)):
         return []
     make = _Maker(config)
@@ -251,13 +259,13 @@ def _unseen(
     make: _Maker, name: str, method: Method, cells: Sequence[tuple[str, ...]], weights: str | None, ships: bool
 ) -> Iterator[Row]:
     """Pictures of another domain (claim E12): too few for a KID."""
-    data = unseen.pictures(make.config.bench)
-    for tasks in cells:
+    for where, count, data in make.unseen():
+        for tasks in cells:
 
-        def measure(k: int | None, tasks: tuple[str, ...] = tasks) -> Metrics:
-            return scored(data.first(k), 1, tasks, method, kid=False)
+            def measure(k: int | None, tasks: tuple[str, ...] = tasks, data: Callable[[], Split] = data) -> Metrics:
+                return scored(data().first(k), 1, tasks, method, kid=False)
 
-        yield make.row(name, {"task": "unseen", "edit": label(tasks)}, measure, weights, ships, n=len(data))
+            yield make.row(name, {"task": "unseen", "edit": label(tasks), **where}, measure, weights, ships, n=count)
 
 
 def _kept(

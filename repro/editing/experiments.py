@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from repro.ddpm.schedules import Schedule, by_name
-from repro.editing import bank
+from repro.editing import bank, paper
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
-from repro.editing.config import SMALL, SMOKE, EditingConfig
+from repro.editing.config import PAPER, PAPER_SD1, SMALL, SMOKE, EditingConfig
+from repro.editing.config import profile as config_of
 from repro.editing.model import EditingNet
 from repro.editing.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
@@ -21,11 +23,6 @@ from repro.engine.evaluation import folders, trained
 from repro.engine.recipe import Task
 from repro.engine.registry import Experiment
 from repro.errors import ReproError
-
-# The paper predicts the noise. At this size and budget that leaves the pictures noisy: an error in the noise is
-# magnified up to 14-fold in the sample at the first steps. Velocity says the same with the errors balanced; the
-# ablation "epsilon" measures the paper's reading.
-PREDICTION = "v_prediction"
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Variant:
 
 
 SINGLES: dict[str, Variant] = {
-    f"single-{task}": Variant(f"Ours-single, {task}", learning={"only": task}, ships=True) for task in TASKS
+    f"single-{task}": Variant(f"Ours-single, {task}", {"tokens": "entry"}, {"only": task}, ships=True) for task in TASKS
 }
 # Trained on two fifths of the images, and so is what they are compared with, "short".
 ABLATIONS: dict[str, Variant] = {
@@ -60,7 +57,6 @@ ABLATIONS: dict[str, Variant] = {
     "layers4": Variant("f_theta of 4 layers", {"layers": 4}),
     "npair-a": Variant("N-pair loss on the bottleneck (A)", learning={"npair": "bottleneck"}),
     "npair-b": Variant("N-pair loss on the label features (B)", learning={"npair": "label"}),
-    "single-token": Variant("one context token", {"tokens": "single"}),
     "l2": Variant("l2 loss", learning={"norm": "l2"}),
     "latent-ref": Variant("latent colour reference", {"reference": "latent"}),
     "mask": Variant("mask as an input channel", {"mask": True}),
@@ -72,6 +68,7 @@ VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
     "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
     **SINGLES,
+    "entry": Variant("one context token per entry", {"tokens": "entry"}, seeds=(0, 1)),
     **{name: replace(variant, share=0.4) for name, variant in ABLATIONS.items()},
 }
 
@@ -87,18 +84,22 @@ def autoencoder_name(profile: str = "small") -> str:
 
 
 def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
-    """Arguments of a variant's `EditingNet`."""
-    return {**config.network, **VARIANTS[variant].network}
+    """Arguments of a variant's `EditingNet`, or `PretrainedEditingNet`."""
+    own = dict(VARIANTS[variant].network)
+    if config.pretrained:
+        own.pop("context", None)  # pretrained keys and values have a width of their own
+    return {**config.network, **own}
 
 
 def build_network(config: EditingConfig, variant: str) -> EditingNet:
-    """The untrained network of a variant."""
-    return EditingNet(**network_of(config, variant))
+    """The network of a variant as training finds it."""
+    arguments = network_of(config, variant)
+    return paper.build_network(arguments, config.pretrained) if config.pretrained else EditingNet(**arguments)
 
 
-def learning_of(variant: str) -> Learning:
+def learning_of(variant: str, config: EditingConfig = SMALL) -> Learning:
     """How a variant is trained."""
-    return Learning(**{"prediction": PREDICTION, **VARIANTS[variant].learning})
+    return Learning(**{"prediction": config.prediction, **VARIANTS[variant].learning})
 
 
 def schedule_of(config: EditingConfig, variant: str) -> Schedule:
@@ -115,6 +116,9 @@ def folder_of(name: str) -> Any:
 
 def load_autoencoder(profile: str = "small") -> Autoencoder:
     """The trained autoencoder of a profile; read-only."""
+    config = config_of(profile)
+    if config.pretrained:
+        return paper.load_autoencoder(config.pretrained)
     return load_checkpoint(folder_of(autoencoder_name(profile)))  # type: ignore[return-value]
 
 
@@ -128,16 +132,21 @@ def autoencoder_task(config: EditingConfig) -> Task:
 
 def training_task(config: EditingConfig, variant: str) -> Task:
     """Training set and loss of a variant."""
-    name = autoencoder_name(config.name)
-    held = bank.latents(load_autoencoder(config.name), weights_hash(folder_of(name)), config.bench)
     network = network_of(config, variant)
     return EditTask(
-        held,
+        _latents(config),
         schedule_of(config, variant),
-        learning_of(variant),
+        learning_of(variant, config),
         latent_reference=network.get("reference") == "latent",
         mask=network.get("mask", False),
     )
+
+
+def _latents(config: EditingConfig) -> dict[str, Tensor]:
+    if config.pretrained:
+        return paper.latents(config.pretrained)
+    name = autoencoder_name(config.name)
+    return bank.latents(load_autoencoder(config.name), weights_hash(folder_of(name)), config.bench)
 
 
 def _autoencoder(config: EditingConfig) -> Experiment:
@@ -163,27 +172,28 @@ def _pix2pix(config: EditingConfig) -> Experiment:
         room="editing",
         task_name="edits",
         variant="pix2pix",
-        data="photos",
+        data=config.data,
         profile=config.name,
         seed=0,
         recipe=config.pix2pix_recipe,
         summary="pix2pix, all tasks in one network",
         ships=config.name == "small",
         build=lambda: Pix2Pix(**config.pix2pix),
-        task=lambda: Pix2PixTask(bank.pixels(config.bench)),
+        task=lambda: Pix2PixTask(paper.pixels() if config.pretrained else bank.pixels(config.bench)),
     )
 
 
 def _experiment(config: EditingConfig, variant: str, seed: int) -> Experiment:
+    share = 1.0 if config.pretrained else VARIANTS[variant].share
     return Experiment(
         name=name_of(variant, seed, config.name),
         room="editing",
         task_name="edits",
         variant=variant,
-        data="photos",
+        data=config.data,
         profile=config.name,
         seed=seed,
-        recipe=replace(config.recipe, images=int(config.recipe.images * VARIANTS[variant].share)),
+        recipe=replace(config.recipe, images=int(config.recipe.images * share)),
         summary=VARIANTS[variant].label,
         ships=VARIANTS[variant].ships and seed == 0 and config.name == "small",
         build=lambda: build_network(config, variant),
@@ -192,8 +202,15 @@ def _experiment(config: EditingConfig, variant: str, seed: int) -> Experiment:
 
 
 def _all(config: EditingConfig) -> tuple[Experiment, ...]:
-    rest = tuple(_experiment(config, v, s) for v, found in VARIANTS.items() for s in found.seeds)
-    return (_autoencoder(config), *rest, _pix2pix(config))
+    names = config.variants or (*VARIANTS, "pix2pix")
+    made = [] if config.pretrained else [_autoencoder(config)]
+    for name in names:
+        if name == "pix2pix":
+            made.append(_pix2pix(config))
+        else:
+            seeds = (0,) if config.pretrained else VARIANTS[name].seeds
+            made += [_experiment(config, name, seed) for seed in seeds]
+    return tuple(made)
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (*_all(SMALL), *_all(SMOKE))
+EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER, PAPER_SD1) for e in _all(config))

@@ -33,12 +33,12 @@ def of(editor: Editor, data: Split, level: int = LEVEL) -> tuple[Tensor, Tensor,
             "hole": data.hole if task == "inpaint" else None,
         }
         shown, _ = editor.conditions(data.sharp, vectors, **needed)
-        z = editor.autoencoder.encode(data.edit(task).target * 2 - 1)
-        eps = KeyedNoise(0, list(data.ids), "features/noise").normal(tuple(z.shape[1:]))
-        t = torch.full((len(z),), level)
+        z = editor.autoencoder.encode((data.edit(task).target * 2 - 1).to(shown["source"].device))
+        eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
+        t = torch.full((len(z),), level, device=z.device)
         _, bottleneck, token = editor.network(q_sample(z, t, eps, editor.schedule), t, **shown, features=True)
-        bottlenecks.append(bottleneck.mean(dim=(2, 3)))
-        tokens.append(token.flatten(1))
+        bottlenecks.append(bottleneck.mean(dim=(2, 3)).cpu())
+        tokens.append(token.flatten(1).cpu())
         tasks.append(torch.full((len(z),), number))
     return torch.cat(bottlenecks), torch.cat(tokens), torch.cat(tasks)
 

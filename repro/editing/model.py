@@ -29,6 +29,18 @@ Reference = Literal["rgb", "latent"]
 _TIMES = 32  # width of the sinusoid that scales the bypass
 
 
+def input_channels(channels: int, condition: Condition, reference: Reference, mask: bool) -> int:
+    """Channels that go into the U-Net: noisy latent, source, reference, and where they are wanted, mask and C.
+
+    Raises `ReproError` for an unknown condition or reference.
+    """
+    for name, value, known in (("condition", condition, Condition), ("reference", reference, Reference)):
+        if value not in get_args(known):
+            raise ReproError(f"editing network: got {name} {value!r}; accepted: {', '.join(get_args(known))}")
+    wanted = 2 * channels + (3 if reference == "rgb" else channels) + mask
+    return wanted + (LENGTH if condition == "concat" else 0)
+
+
 class EditingNet(ModelMixin, ConfigMixin):
     """eps_theta(z_0^A, I_ref, C, z_t^B, t) (paper, Eq. 2).
 
@@ -65,17 +77,14 @@ class EditingNet(ModelMixin, ConfigMixin):
         input_skip: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, known in (("condition", condition, Condition), ("reference", reference, Reference)):
-            if value not in get_args(known):
-                raise ReproError(f"editing network: got {name} {value!r}; accepted: {', '.join(get_args(known))}")
+        inputs = input_channels(channels, condition, reference, mask)
         self.mapping = None
         if condition == "cross":
             self.mapping = VectorMapping(context, layers, tokens, labels, scaled)
         self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
-        inputs = 2 * channels + (3 if reference == "rgb" else channels) + mask
         down = tuple("CrossAttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(widths)))
         self.unet = UNet2DConditionModel(
-            in_channels=inputs + (LENGTH if condition == "concat" else 0),
+            in_channels=inputs,
             out_channels=channels,
             down_block_types=down,
             up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down)),

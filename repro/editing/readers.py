@@ -108,6 +108,10 @@ class PairedSplit(Split):
 
     blurred: Tensor
 
+    def at(self, places: Sequence[int]) -> PairedSplit:
+        """The crops at these places."""
+        return replace(super().at(places), blurred=self.blurred[list(places)])  # type: ignore[return-value]
+
     def first(self, k: int | None) -> PairedSplit:
         """The first k crops (None: all)."""
         return self if k is None or k >= len(self) else rows(self, 0, k)
