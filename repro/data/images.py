@@ -36,6 +36,7 @@ _WRITERS = {
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"lossless": True},
 }
+WRITABLE = tuple(_WRITERS)  # suffixes that `write_image` takes
 
 
 def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:

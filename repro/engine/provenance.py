@@ -60,18 +60,22 @@ def save_figure(
     `figure`: a matplotlib figure, a Pillow image, a uint8 array (H, W) or (H, W, 3), or a float tensor or array
     (1 or 3, H, W) in [0, 1]. `folder` replaces `figures/pictures`. Raises `ReproError` for anything else.
     """
-    from PIL.PngImagePlugin import PngInfo
-
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ReproError(f"picture name {name!r}: letters, digits, hyphen and underscore are accepted")
-    made = provenance(records, command)
+    path = (folder or paths.figures() / "pictures") / f"{name}.png"
+    return save_png(figure, path, provenance(records, command))
+
+
+def save_png(figure: Any, path: Path, made: Provenance) -> Path:
+    """Write a picture, as `save_figure` accepts it, to any place, with what made it."""
+    from PIL.PngImagePlugin import PngInfo
+
     info = PngInfo()
     info.add_itxt("Repro-Records", " ".join(made.records))
     info.add_itxt("Repro-Command", made.command)
     info.add_itxt("Repro-Version", VERSION)
     stream = io.BytesIO()
-    _image(figure, name).save(stream, format="PNG", pnginfo=info, optimize=True)
-    path = (folder or paths.figures() / "pictures") / f"{name}.png"
+    _image(figure, path.stem).save(stream, format="PNG", pnginfo=info, optimize=True)
     write_bytes(path, stream.getvalue())
     return path
 

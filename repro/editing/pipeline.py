@@ -1,0 +1,310 @@
+"""The editing model in the face of a diffusers pipeline: a picture, and the effects by name."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from repro.data.images import ImageSource
+from repro.ddpm.process import Kind, model_fn
+from repro.ddpm.schedules import Schedule, to_diffusers
+from repro.editing import inputs
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.masks import cut_hole
+from repro.editing.model import EditingNet
+from repro.editing.sampling import STEPS, Editor
+from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
+from repro.editing.vector import EditingVector
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.nn.padding import pad_to_multiple
+
+WHOLE = 48  # latents a side (192 pixels) up to which a picture goes through in one piece
+EFFECTS = ("blur", "grain", "colour", "reference", "mask", "sharpen")
+
+Pictures = ImageSource | Sequence[ImageSource]
+
+
+def scheduler_of(schedule: Schedule, prediction: Kind) -> DDIMScheduler:
+    """diffusers' DDIM as `repro.editing.sampling` runs ours: from the last timestep, latents unclipped, to alpha_bar 1.
+
+    diffusers steps from t to t - T // steps, ours to the next timestep of the run: the same where the number of steps
+    divides T = 1000, and up to one timestep off elsewhere.
+    """
+    return to_diffusers(
+        schedule,
+        "ddim",
+        prediction_type=prediction,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+class EditingPipeline(DiffusionPipeline):
+    """Edits pictures: `pipe(image, blur=0.6, grain=0.05, seed=0).images[0]`.
+
+    Args:
+        network: an `EditingNet` that is shown an RGB reference and no mask.
+        autoencoder: the one whose latents it was trained on.
+        scheduler: diffusers', of the schedule and kind of prediction that the network was trained with.
+        fill: what holes are filled with, in [0, 1].
+        quantize: whether latents go through the codebook before they are decoded.
+    """
+
+    model_cpu_offload_seq = "network->autoencoder"
+
+    def __init__(
+        self,
+        network: EditingNet,
+        autoencoder: Autoencoder,
+        scheduler: SchedulerMixin,
+        fill: float = 0.0,
+        quantize: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_parts(network, autoencoder, scheduler)
+        self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
+        self.register_to_config(fill=fill, quantize=quantize)
+
+    @classmethod
+    def shipped(cls, profile: str = "small", variant: str = "mult") -> EditingPipeline:
+        """The pipeline of the weights that ship. Raises `ReproError` where they are not here."""
+        from repro.editing import config, experiments
+        from repro.engine.checkpoint import load_checkpoint
+
+        found = config.profile(profile)
+        if variant not in experiments.VARIANTS:
+            raise ReproError(
+                f"EditingPipeline: no variant {variant!r}; accepted: {', '.join(experiments.VARIANTS)} (their own "
+                "weights must be here)"
+            )
+        network = load_checkpoint(experiments.folder_of(experiments.name_of(variant, profile=profile)))
+        scheduler = scheduler_of(experiments.schedule_of(found, variant), experiments.learning_of(variant).prediction)
+        # Copies: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
+        return cls(copy.deepcopy(network), copy.deepcopy(experiments.load_autoencoder(profile)), scheduler)
+
+    @property
+    def editor(self) -> Editor:
+        """The same parts for the plain-tensor path, which draws what this pipeline draws."""
+        return self._editor(None)
+
+    def _editor(self, tiling: Tiling | None) -> Editor:
+        network: Any = self.network
+        autoencoder: Any = self.autoencoder
+        if tiling is not None:
+            network, autoencoder = TiledNetwork(network, tiling), TiledAutoencoder(autoencoder, tiling)
+        schedule = Schedule("of the scheduler", self.scheduler.betas)
+        kind = self.scheduler.config.prediction_type
+        return Editor(network, autoencoder, schedule, kind, self.config.fill, self.config.quantize)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Pictures,
+        *,
+        blur: float | None = None,
+        grain: float | None = None,
+        colour: bool | None = None,
+        reference: Pictures | None = None,
+        mask: Pictures | None = None,
+        sharpen: tuple[float, float] | None = None,
+        num_inference_steps: int = STEPS,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seed: int | None = None,
+        latents: Tensor | None = None,
+        tiling: Tiling | Literal["auto"] | None = "auto",
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **unknown: Any,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Edited pictures, `.images`, of the sizes they came in. Without an effect: the identity edit.
+
+        Args:
+            image: one picture, a batch or a list of one size, as `repro.editing.inputs.pictures` accepts.
+            blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
+                [0, 0.1]). None is off.
+            reference: a picture, or one each, of any size, whose colours are wanted; turns colour transfer on.
+                `colour` may say so too.
+            mask: of the pictures' size, or one each; 1 or white is the hole that is filled anew, see
+                `repro.editing.inputs.masks`; turns inpainting on.
+            num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance.
+            generator: one, or one a picture.
+            seed: instead of a generator the house's noise, keyed by seed and place in the batch: what `Editor.edit`
+                draws with the ids 0, 1, ….
+            latents: instead of either, the start noise (B, channels, h, w).
+            tiling: how large pictures are cut; None does them in one piece, "auto" those up to 192 pixels a side.
+            output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
+
+        Raises:
+            ReproError: an effect that does not exist or is out of its range, a reference or mask that does not fit, a
+                picture of less than one network tile.
+        """
+        if unknown:
+            raise ReproError(_unknown(next(iter(unknown))))
+        if output_type not in ("pil", "np", "pt"):
+            raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
+        vector = _request(blur, grain, colour, reference, mask, sharpen)
+        device, dtype = self._execution_device, self.network.dtype
+        picture, given, hole = (
+            None if source is None else read(source, name).to(device, dtype)
+            for source, read, name in (
+                (image, inputs.pictures, "picture"),
+                (reference, inputs.pictures, "reference"),
+                (mask, inputs.masks, "mask"),
+            )
+        )
+        editor = self.editor
+        _check_size(picture, hole, editor.multiple)
+        if tiling == "auto":
+            tiling = Tiling() if max(picture.shape[2:]) > WHOLE * editor.autoencoder.factor else None
+        if tiling is not None:
+            tiling.check(self.network.multiple)
+            editor = self._editor(tiling)
+
+        count = len(picture)
+        shown, box = editor.conditions(picture, [vector] * count, given, hole)
+        if tiling is not None:
+            shown["reference"] = self._references(picture, given, hole, tiling)
+        self._set_steps(num_inference_steps, device)
+        x, settings = self._noise(shown["source"], generator, seed, latents, eta)
+        predict = model_fn(editor.network, **shown)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            output = predict(self.scheduler.scale_model_input(x, t), t.expand(count))
+            x = self.scheduler.step(output, t, x, **settings(t, x)).prev_sample
+
+        images: Any = editor.picture(x, box)
+        if output_type != "pt":
+            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
+            if output_type == "pil":
+                images = self.numpy_to_pil(images)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _references(self, picture: Tensor, reference: Tensor | None, hole: Tensor | None, tiling: Tiling) -> Tensor:
+        """Per tile; holes are filled with the mean of what is kept, which moves no mean."""
+        if hole is not None and reference is not None:
+            cut = cut_hole(picture, hole)
+            mean = cut.sum(dim=(2, 3), keepdim=True) / (1 - hole).sum(dim=(2, 3), keepdim=True).clamp(min=1)
+            picture = cut + hole * mean
+        whole = pad_to_multiple(picture, self.editor.multiple)[0]
+        return references(whole, reference, tiling, self.autoencoder.factor)
+
+    def _set_steps(self, steps: int, device: torch.device) -> None:
+        most = self.scheduler.config.num_train_timesteps
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
+            raise ReproError(f"EditingPipeline: got num_inference_steps {steps!r}; accepted: 1 to {most}")
+        self.scheduler.set_timesteps(steps, device=device)
+
+    def _noise(
+        self, source: Tensor, generator: Any, seed: int | None, latents: Tensor | None, eta: float
+    ) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Any]]]:
+        """The start, and what `scheduler.step` is given beside its state."""
+        shape, count = tuple(source.shape), len(source)
+        if isinstance(generator, list) and len(generator) != count:
+            raise ReproError(
+                f"EditingPipeline: got {len(generator)} generators for {count} pictures; accepted: one, or one each"
+            )
+        if generator is not None and seed is not None:
+            raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ReproError(f"EditingPipeline: got latents of shape {tuple(latents.shape)}; accepted: {shape}")
+        takes = inspect.signature(self.scheduler.step).parameters
+        if not 0 <= eta <= 1 or (eta > 0 and "eta" not in takes):
+            accepted = "0 to 1" if "eta" in takes else f"0 with {type(self.scheduler).__name__}"
+            raise ReproError(f"EditingPipeline: got eta {eta}; accepted: {accepted}")
+
+        ids = range(count)
+        if latents is not None:
+            start = latents.to(source)
+        elif seed is not None:
+            start = KeyedNoise(seed, ids, "sample/x_T", source.device)(0, source)
+        else:
+            start = randn_tensor(shape, generator=generator, device=source.device, dtype=source.dtype)
+        start = start * self.scheduler.init_noise_sigma
+        keyed = None if seed is None else KeyedNoise(seed, ids, "sample/noise", source.device)
+        own = generator if seed is None else torch.Generator(source.device).manual_seed(seed)
+
+        def settings(t: Tensor, x: Tensor) -> dict[str, Any]:
+            out: dict[str, Any] = {"eta": eta} if "eta" in takes else {}
+            if keyed is not None and "variance_noise" in takes:
+                return {**out, "variance_noise": keyed(int(t), x)} if eta > 0 else out
+            return {**out, "generator": own} if "generator" in takes else out
+
+        return start, settings
+
+
+def _request(
+    blur: float | None,
+    grain: float | None,
+    colour: bool | None,
+    reference: Any,
+    mask: Any,
+    sharpen: tuple[float, float] | None,
+) -> EditingVector:
+    if colour is not None and not isinstance(colour, bool):
+        raise ReproError(f"EditingPipeline: colour is a switch, got {colour!r}; accepted: reference=… beside it")
+    if colour is not None and colour != (reference is not None):
+        found = "colour=True without a reference" if colour else "colour=False and a reference"
+        raise ReproError(
+            f"EditingPipeline: got {found}; accepted: reference=…, which turns colour transfer on, or none"
+        )
+    return EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, EFFECTS, n=1)
+    hint = f", did you mean {near[0]}" if near else ""
+    return f"EditingPipeline: no effect or setting {name!r}{hint}; accepted effects: {', '.join(EFFECTS)}"
+
+
+def _check_size(picture: Tensor, hole: Tensor | None, least: int) -> None:
+    height, width = picture.shape[2:]
+    if min(height, width) < least:
+        raise ReproError(
+            f"EditingPipeline: the picture is {width}x{height}; accepted: at least {least} pixels a side, one tile of "
+            "the network"
+        )
+    if hole is not None and hole.shape[2:] != picture.shape[2:]:
+        raise ReproError(
+            f"EditingPipeline: the mask is {hole.shape[3]}x{hole.shape[2]} and the picture {width}x{height}; accepted: "
+            "a mask of the picture's size"
+        )
+
+
+def _check_parts(network: Any, autoencoder: Any, scheduler: Any) -> None:
+    """Refuse parts that do not belong together. Raises `ReproError`."""
+    for part, kind in ((network, EditingNet), (autoencoder, Autoencoder), (scheduler, SchedulerMixin)):
+        if not isinstance(part, kind):
+            raise ReproError(f"EditingPipeline: got a {type(part).__name__}; accepted here: {kind.__name__}")
+    if network.config.mask or network.config.reference != "rgb":
+        layout = "with a mask channel" if network.config.mask else "for a latent colour reference"
+        raise ReproError(
+            f"EditingPipeline: the network was built {layout}; accepted: RGB reference and no mask (the others run in "
+            "repro.editing.sampling.Editor)"
+        )
+    if network.config.channels != autoencoder.channels:
+        raise ReproError(
+            f"EditingPipeline: the autoencoder's latents have {autoencoder.channels} channels; accepted: "
+            f"{network.config.channels}, those of the network"
+        )
+    config = scheduler.config
+    if "prediction_type" not in config or getattr(scheduler, "betas", None) is None:
+        raise ReproError(
+            f"EditingPipeline: got {type(scheduler).__name__}; accepted: schedulers with betas and a prediction_type"
+        )
+    if config.get("clip_sample") or config.get("thresholding"):
+        raise ReproError(
+            "EditingPipeline: the scheduler clips the sample, and latents have no range; accepted: clip_sample=False, "
+            "thresholding=False (repro.editing.pipeline.scheduler_of makes one)"
+        )

@@ -1,0 +1,352 @@
+"""The diffusers face of the editing model: equal to the plain-tensor path, saved and loaded, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from PIL import Image
+from tiny_editing import PREDICTION, pictures, tiny_autoencoder, tiny_editor, tiny_network
+
+from repro import cli, paths
+from repro.ddpm.schedules import by_name
+from repro.ddpm.steps import spaced
+from repro.editing import experiments
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.config import SMOKE
+from repro.editing.pipeline import EditingPipeline, scheduler_of
+from repro.editing.pix2pix import Pix2PixGenerator
+from repro.editing.vector import EditingVector
+from repro.engine.checkpoint import load_checkpoint, save_checkpoint
+from repro.engine.provenance import whence
+from repro.errors import ReproError
+
+SCHEDULE = by_name(**SMOKE.schedule)
+IMAGE = pictures(2, 19, 24)
+REFERENCE = pictures(2, 31, purpose="reference")
+HOLE = torch.zeros(2, 1, 19, 24)
+HOLE[:, :, 4:12, 3:15] = 1
+FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
+ALL = dict(blur=0.3, grain=0.05, reference=REFERENCE, mask=HOLE, sharpen=(2.5, 0.04))
+
+
+def make(network=None, autoencoder=None, scheduler=None, prediction=PREDICTION, **settings):
+    pipe = EditingPipeline(
+        network or tiny_network().requires_grad_(False),
+        autoencoder or tiny_autoencoder(),
+        scheduler or scheduler_of(SCHEDULE, prediction),
+        **settings,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def close(a, b, atol=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+# -- the plain-tensor path --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("prediction", "changes", "settings"),
+    [
+        ("v_prediction", {}, {}),
+        ("epsilon", {}, {"fill": 0.5}),
+        ("v_prediction", {"condition": "concat"}, {"quantize": True}),
+    ],
+)
+def test_it_draws_what_the_editor_draws(prediction, changes, settings, eta):
+    network = tiny_network(scale=0.3, **changes).requires_grad_(False)
+    editor = tiny_editor(network, prediction=prediction, **settings)
+    wanted = editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=10, seed=4, eta=eta)
+    pipe = make(network, prediction=prediction, **settings)
+    found = pipe(IMAGE, seed=4, eta=eta, output_type="pt", **ALL).images
+    close(found, wanted)
+    assert wanted.std() > 0.01
+    again = pipe.editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=10, seed=4, eta=eta)
+    close(again, wanted)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 50, 7, 30])
+def test_timesteps_are_ours(pipe, steps):
+    pipe.scheduler.set_timesteps(steps)
+    assert pipe.scheduler.timesteps.tolist() == spaced(1000, steps, "trailing")
+
+
+def test_zero_terminal_snr_has_its_scheduler():
+    schedule = by_name(**SMOKE.schedule, zero_terminal_snr=True)
+    network = tiny_network(scale=0.3).requires_grad_(False)
+    editor = tiny_editor(network)
+    editor = type(editor)(network, editor.autoencoder, schedule, PREDICTION)
+    found = make(network, scheduler=scheduler_of(schedule, PREDICTION))(IMAGE, seed=0, output_type="pt").images
+    close(found, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
+
+
+def test_seed_generator_and_latents_are_three_ways_to_one_start(pipe):
+    common = dict(blur=0.5, num_inference_steps=2, output_type="pt")
+    shape = (2, 4, 6, 6)
+    keyed = pipe.editor._noise({"source": torch.zeros(shape)}, [0, 1], 3)
+    assert torch.equal(pipe(IMAGE, latents=keyed, **common).images, pipe(IMAGE, seed=3, **common).images)
+    drawn = torch.randn(shape, generator=seeded(1))
+    assert torch.equal(pipe(IMAGE, latents=drawn, **common).images, pipe(IMAGE, generator=seeded(1), **common).images)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_generator_each_and_a_picture_does_not_depend_on_its_batch(pipe, eta):
+    common = dict(num_inference_steps=3, eta=eta, output_type="pt", blur=0.3)
+    one = pipe(IMAGE, generator=[seeded(1), seeded(2)], **common).images
+    alone = pipe(IMAGE[1:], generator=[seeded(2)], **common).images
+    other = pipe(IMAGE, generator=[seeded(1), seeded(3)], **common).images
+    close(one[1:], alone)
+    assert torch.equal(one[0], other[0]) and (one[1] - other[1]).abs().max() > 0.01
+
+
+def test_another_scheduler_of_diffusers_samples_too(pipe):
+    """DPM-Solver and many steps of DDIM solve the same equation; ancestral Euler draws from the seed."""
+    network = tiny_network(scale=0.3).requires_grad_(False)
+    common = dict(blur=0.5, seed=0, output_type="pt")
+    config = {**scheduler_of(SCHEDULE, PREDICTION).config, "timestep_spacing": "trailing"}
+    exact = make(network)(IMAGE, num_inference_steps=100, **common).images
+    solver = DPMSolverMultistepScheduler.from_config(config)
+    found = make(network, scheduler=solver)(IMAGE, num_inference_steps=20, **common).images
+    coarse = make(network)(IMAGE, num_inference_steps=4, **common).images
+    assert (found - exact).abs().mean() < 0.25 * (coarse - exact).abs().mean()
+    euler = make(network, scheduler=EulerAncestralDiscreteScheduler.from_config(config))
+    one, two = (euler(IMAGE, num_inference_steps=3, **common).images for _ in range(2))
+    assert torch.equal(one, two)
+    with pytest.raises(ReproError, match=r"got eta 0\.5; accepted: 0 with EulerAncestralDiscreteScheduler"):
+        euler(IMAGE, eta=0.5, **common)
+
+
+# -- what goes in and out ---------------------------------------------------------------------------------------------
+
+
+def test_kinds_of_input_and_output_are_one_picture(pipe, tmp_path):
+    array = np.round(IMAGE.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    exact = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, one in zip(files, array, strict=True):
+        Image.fromarray(one).save(file)
+    kinds = [exact, array, array / np.float32(255), [Image.fromarray(a) for a in array], list(exact), files]
+    common = dict(seed=0, num_inference_steps=2, grain=0.05)
+    found = [pipe(kind, output_type="pt", **common).images for kind in kinds]
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert pipe(Image.fromarray(array[0]), output_type="pt", **common).images.shape == (1, 3, 19, 24)
+    as_np = pipe(exact, output_type="np", **common).images
+    assert np.array_equal(as_np, found[0].permute(0, 2, 3, 1).numpy())
+    as_pil = pipe(exact, **common).images
+    assert as_pil[0].size == (24, 19)
+    assert np.array_equal(np.asarray(as_pil[1]), (as_np[1] * 255).round().astype(np.uint8))
+    (plain,) = pipe(exact, output_type="pt", return_dict=False, **common)
+    assert torch.equal(plain, found[0])
+
+
+def test_colour_and_inpainting_follow_from_reference_and_mask(pipe):
+    def asked(**given):
+        seen = []
+        handle = pipe.network.register_forward_pre_hook(lambda m, a, k: seen.append(k), with_kwargs=True)
+        try:
+            pipe(IMAGE[:1], seed=0, num_inference_steps=1, output_type="pt", **given)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    for given, vector in (
+        ({}, EditingVector()),
+        ({"reference": REFERENCE[:1]}, EditingVector(colour=True)),
+        ({"reference": REFERENCE[:1], "colour": True}, EditingVector(colour=True)),
+        ({"colour": False, "mask": HOLE[:1]}, EditingVector(inpaint=True)),
+        ({"sharpen": (1.5, 0.1), "blur": 0}, EditingVector(blur=0.0, sharpen=(1.5, 0.1))),
+    ):
+        seen = asked(**given)
+        assert torch.equal(seen["vector"][0], vector.tensor()) and seen["reference"].any() == vector.colour
+
+
+def test_what_is_under_the_mask_is_never_looked_at(pipe):
+    common = dict(mask=HOLE[:1], seed=0, num_inference_steps=2, output_type="pt")
+    vandalised = torch.where(HOLE.bool(), 1 - IMAGE, IMAGE)
+    assert torch.equal(pipe(IMAGE, **common).images, pipe(vandalised, **common).images)
+
+
+@pytest.mark.parametrize("changes", [{}, {"condition": "concat"}])
+def test_saved_and_loaded_it_draws_the_same(changes, tmp_path):
+    pipe = make(tiny_network(**changes), fill=0.5, quantize=True)
+    before = pipe(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images
+    pipe.save_pretrained(tmp_path)
+    assert not list(tmp_path.rglob("*.bin"))
+    again = EditingPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert again.config.fill == 0.5 and again.config.quantize is True
+    assert {k: v for k, v in again.scheduler.config.items() if k[0] != "_"} == {
+        k: v for k, v in pipe.scheduler.config.items() if k[0] != "_"
+    }
+    close(again(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images, before, 1e-6)
+
+
+@pytest.fixture
+def shipping(tmp_path, monkeypatch):
+    """A clone whose smoke profile is trained."""
+    monkeypatch.setattr(paths, "root", lambda: tmp_path)
+    for name, model in (
+        (experiments.autoencoder_name("smoke"), tiny_autoencoder()),
+        (experiments.name_of("mult", 0, "smoke"), tiny_network()),
+    ):
+        save_checkpoint(paths.checkpoints() / name, model, {})
+    return tmp_path
+
+
+def test_what_ships_is_what_the_experiments_say(shipping):
+    pipe = EditingPipeline.shipped("smoke")
+    pipe.set_progress_bar_config(disable=True)
+    network = load_checkpoint(experiments.folder_of(experiments.name_of("mult", 0, "smoke")))
+    editor = tiny_editor(network, prediction=experiments.learning_of("mult").prediction)
+    editor = type(editor)(network, experiments.load_autoencoder("smoke"), SCHEDULE, editor.prediction)
+    close(pipe(IMAGE, seed=0, output_type="pt").images, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
+    next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
+    assert next(network.parameters()).any()
+    with pytest.raises(ReproError, match="editing-smoke-palette-s0 has no weights here: `repro train"):
+        EditingPipeline.shipped("smoke", "palette")
+    with pytest.raises(ReproError, match="no variant 'multi'; accepted: mult, palette"):
+        EditingPipeline.shipped("smoke", "multi")
+    with pytest.raises(ReproError, match="unknown profile 'large'"):
+        EditingPipeline.shipped("large")
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sharpness": 2}, "no effect or setting 'sharpness', did you mean sharpen; accepted effects: blur, grain"),
+        ({"contrast": 2}, "no effect or setting 'contrast'; accepted"),
+        ({"blur": 1.5}, r"beta \(degree of motion blur\) is 1.5; accepted: 0 to 1"),
+        ({"grain": "much"}, "is 'much'; accepted: 0 to 0.1"),
+        ({"sharpen": 2.0}, r"a pair \(lambda, mu\)"),
+        ({"sharpen": (4.0, 0.0)}, "is 4; accepted: 1 to 3"),
+        ({"colour": True}, "got colour=True without a reference"),
+        ({"colour": False, "reference": REFERENCE}, "got colour=False and a reference"),
+        ({"colour": REFERENCE}, "colour is a switch"),
+        ({"mask": HOLE[..., :20]}, "the mask is 20x19 and the picture 24x19"),
+        ({"mask": HOLE * 0.5}, "mask: holds values between 0 and 0.5; accepted"),
+        ({"mask": HOLE * 0}, "nothing in it is a hole"),
+        ({"mask": "none.png"}, "none.png: no such file"),
+        ({"reference": REFERENCE[:, :2]}, r"reference 0: got torch.float32 \(2, 31, 31\)"),
+        ({"reference": torch.cat([REFERENCE, REFERENCE])}, r"reference of shape \(4, 3, 31, 31\)"),
+        ({"image": IMAGE * 300}, "values range from"),
+        ({"image": IMAGE[..., :5, :]}, "the picture is 24x5; accepted: at least 8 pixels a side"),
+        ({"image": [IMAGE[0], IMAGE[0, :, :9]]}, "got 24x9, 24x19 in one batch"),
+        ({"image": []}, "picture: got none"),
+        ({"image": 3}, "picture: got int"),
+        ({"output_type": "jpg"}, "got output_type 'jpg'"),
+        ({"generator": [torch.Generator()]}, "1 generators for 2 pictures"),
+        ({"generator": torch.Generator(), "seed": 0}, "a generator and a seed; accepted: one of the two"),
+        ({"latents": torch.zeros(2, 4, 5, 6)}, r"latents of shape \(2, 4, 5, 6\); accepted: \(2, 4, 6, 6\)"),
+        ({"num_inference_steps": 1001}, "num_inference_steps 1001; accepted: 1 to 1000"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps 2.5"),
+        ({"eta": 1.5}, "got eta 1.5; accepted: 0 to 1"),
+    ],
+)
+def test_wrong_calls_are_refused(pipe, settings, message):
+    with pytest.raises(ReproError, match=message):
+        pipe(**{"image": IMAGE} | settings)
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    for parts, message in (
+        ({"network": tiny_network(mask=True)}, "built with a mask channel; accepted: RGB reference and no mask"),
+        ({"network": tiny_network(reference="latent")}, "built for a latent colour reference; accepted: RGB"),
+        ({"network": Pix2PixGenerator((8, 8))}, "got a Pix2PixGenerator; accepted here: EditingNet"),
+        ({"autoencoder": Autoencoder(16, 8, 16)}, "latents have 8 channels; accepted: 4"),
+        ({"autoencoder": tiny_network()}, "got a EditingNet; accepted here: Autoencoder"),
+        ({"scheduler": SCHEDULE}, "got a Schedule; accepted here: SchedulerMixin"),
+        ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "accepted: schedulers with betas and a prediction_type"),
+        ({"scheduler": DDIMScheduler()}, "latents have no range; accepted: clip_sample=False"),
+    ):
+        with pytest.raises(ReproError, match=message):
+            make(**parts)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo(tmp_path, shipping, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray((IMAGE[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save("photo.png")
+    Image.fromarray((REFERENCE[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save("other.jpg")
+    Image.fromarray((HOLE[0, 0].numpy() * 255).astype(np.uint8)).save("hole.png")
+    return tmp_path
+
+
+def tell(capsys, *argv):
+    try:
+        code = cli.main(["edit", *argv])
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
+    options = "--blur 0.6 --reference other.jpg --mask hole.png --sharpen 2.0 0.02 --seed 3 --steps 2 --profile smoke"
+    code, out, _ = tell(capsys, "photo.png", *options.split(), "-o", "a b.png")
+    assert code == 0 and "written: a b.png" in out and "2/2" in out  # the progress bar
+    made = whence("a b.png")
+    assert made.command == f"repro edit photo.png {options} -o 'a b.png'" and made.records == ()
+    found = np.asarray(Image.open("a b.png"))
+    pipe = EditingPipeline.shipped("smoke")
+    wanted = pipe(
+        "photo.png", blur=0.6, reference="other.jpg", mask="hole.png", sharpen=(2.0, 0.02), seed=3,
+        num_inference_steps=2,
+    ).images[0]  # fmt: skip
+    assert np.array_equal(found, np.asarray(wanted)) and found.shape == (19, 24, 3)
+    before = (photo / "a b.png").read_bytes()
+    assert cli.main(["edit", "photo.png", *options.split(), "-o", "a b.png"]) == 0
+    assert (photo / "a b.png").read_bytes() == before
+    code, out, _ = tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke")
+    assert code == 0 and "edited-photo.png" in out and whence("edited-photo.png")
+    assert tell(capsys, "photo.png", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
+    assert Image.open("x/y.jpg").size == (24, 19)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["none.jpg"], "none.jpg: no such file"),
+        (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
+        (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
+        (["photo.png", "--reference", "none.jpg"], "none.jpg: no such file"),
+        (["photo.png", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
+        (["photo.png", "-o", "photo.png"], "photo.png: is one of the pictures that were given"),
+        (["photo.png", "--profile", "large"], "unknown profile 'large'"),
+        (["photo.png", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
+    ],
+)
+def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
+    code, _, err = tell(capsys, "--profile", "smoke", *argv)
+    assert code == 2 and words in err and err.startswith("repro edit: ") and len(err.splitlines()) == 1
+
+
+def test_without_weights_it_says_how_to_make_them(photo, capsys):
+    shutil.rmtree(paths.checkpoints())
+    code, _, err = tell(capsys, "photo.png", "--profile", "smoke")
+    assert code == 2 and "repro train editing-smoke-mult-s0" in err
