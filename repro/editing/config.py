@@ -9,7 +9,7 @@ from typing import Any
 from repro.ddpm.process import Kind
 from repro.editing.benchmark import BENCH, TINY, Bench
 from repro.editing.compose import Recipe as Effects
-from repro.editing.pretrained import MODELS
+from repro.editing.weights import MODELS
 from repro.engine.recipe import Recipe
 from repro.errors import ReproError
 
@@ -31,7 +31,7 @@ class EditingConfig:
     `data`         what it learns: "photos" of the pack, cut by `bench`, or "reds", of which `bench` says no more than
                    the side of a crop and what the targets are made by.
     `prediction`   what the networks say of the noisy latent, but for variants that say otherwise.
-    `pretrained`   of `repro.editing.pretrained.MODELS`: where network and autoencoder come from; "" are ours.
+    `pretrained`   of `repro.editing.weights.MODELS`: where network and autoencoder come from; "" are ours.
     `variants`     those that are trained, and "pix2pix"; () is all of them. Where the networks are pretrained, each
                    with one seed and on all images.
     """
@@ -62,7 +62,15 @@ SMALL = EditingConfig(
     bench=BENCH,
     autoencoder={"width": 64, "channels": 8, "codes": 1024},
     autoencoder_recipe=Recipe(images=64_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
-    network={"channels": 8, "widths": (32, 32, 32), "attention_levels": (2,), "heads": 1, "context": 64},
+    network={
+        "channels": 8,
+        "widths": (32, 32, 32),
+        "attention_levels": (2,),
+        "heads": 1,
+        "context": 64,
+        # With a token per entry the softmax learned to look at one token, a label's, and the sliders went dead.
+        "tokens": "single",
+    },
     recipe=_RECIPE,
     pix2pix={},
     # Isola et al.'s momentum; not clipped: the weight 100 of l1 would scale the discriminator's gradient down with it
@@ -74,7 +82,14 @@ SMOKE = EditingConfig(
     bench=TINY,
     autoencoder={"width": 16, "channels": 4, "codes": 32},
     autoencoder_recipe=_QUICK,
-    network={"channels": 4, "widths": (16, 16), "attention_levels": (1,), "heads": 1, "context": 16},
+    network={
+        "channels": 4,
+        "widths": (16, 16),
+        "attention_levels": (1,),
+        "heads": 1,
+        "context": 16,
+        "tokens": "single",
+    },
     recipe=_QUICK,
     pix2pix={"widths": (8, 8, 16), "critic": 4},
     pix2pix_recipe=replace(_QUICK, clip=0.0),
@@ -101,7 +116,7 @@ PAPER = EditingConfig(
     bench=replace(BENCH, crop=(256, 256, 256), recipe=Effects(grain="field")),
     autoencoder={},
     autoencoder_recipe=None,
-    network=MODELS["ldm"].network,
+    network={**MODELS["ldm"].network, "tokens": "single"},
     recipe=_PUBLISHED,
     # Isola et al.'s widths, one level less at the top, where ours has patches of 2 x 2 pixels
     pix2pix={"widths": (64, 128, 256, 512, 512, 512, 512, 512), "critic": 64},
@@ -113,12 +128,16 @@ PAPER = EditingConfig(
     variants=(
         *("mult", "palette", "single-blur", "single-grain", "single-colour", "single-inpaint", "single-sharpen"),
         *("nolabels", "layers0", "layers1", "layers4", "npair-a", "npair-b"),  # Tables 4 and 5
-        *("single-token", "l2", "latent-ref", "mask", "raw", "pix2pix"),
+        *("entry", "l2", "latent-ref", "mask", "raw", "pix2pix"),
     ),
 )
 # The other model that the paper may have started from.
 PAPER_SD1 = replace(
-    PAPER, name="paper-sd1", network=MODELS["sd1"].network, pretrained="sd1", variants=("mult", "palette")
+    PAPER,
+    name="paper-sd1",
+    network={**MODELS["sd1"].network, "tokens": "single"},
+    pretrained="sd1",
+    variants=("mult", "palette"),
 )
 PROFILES = {c.name: c for c in (SMOKE, SMALL, PAPER, PAPER_SD1)}
 

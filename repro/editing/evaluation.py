@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from repro.editing import features, strength, unseen
-from repro.editing.benchmark import COMPOSITES, Split, split
+from repro.editing.benchmark import COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
+    ABLATIONS,
+    SINGLES,
     VARIANTS,
     autoencoder_name,
     folder_of,
@@ -72,7 +74,7 @@ BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves in
 }
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
 SEQUENCE = "singles"
-ONE_CROP = [*SINGLE, COMPOSITES[1]]  # measured on one crop a photograph too, beside what is measured on no more
+ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
 _SMALL = Tolerance(absolute=2e-2, relative=1e-2)
@@ -89,6 +91,10 @@ class _Maker:
     """Rows of one profile: what they share."""
 
     config: EditingConfig
+
+    @cached_property
+    def measured_on(self) -> str:
+        return hashlib.sha256(self.config.bench.digest().encode()).hexdigest()
 
     @property
     def each(self) -> int:
@@ -111,8 +117,8 @@ class _Maker:
             experiment,
             cell,
             measure,
-            n=n or len(split("test", bench)) // bench.each[2],
-            data=hashlib.sha256(bench.digest().encode()).hexdigest(),
+            n=n or len(crop_ids("test", bench)) // bench.each[2],
+            data=self.measured_on,
             k=self.config.k if k is None else k,
             seed=seed,
             profile=self.config.name,
@@ -175,7 +181,9 @@ def _baselines(make: _Maker) -> Iterator[Row]:
         yield from _unseen(make, name, method, cells, used, True)
         yield from _kept(make, name, method, used)
     yield from _sliders(make, "baseline-target", None, None)
-    yield from make.table("baseline-floor-quantised", partial(floored, autoencoder, True), cells, weights)
+    quantised: Method = partial(floored, autoencoder, True)
+    yield from make.table("baseline-floor-quantised", quantised, cells, weights)
+    yield from make.table("baseline-floor-quantised", quantised, ONE_CROP, weights, "one crop", each=1)
     if trained(name_of("pix2pix", 0, make.config.name)):
         folder = folder_of(name_of("pix2pix", 0, make.config.name))
         method = partial(by_pix2pix, load_checkpoint(folder))
@@ -204,11 +212,12 @@ def _networks(make: _Maker) -> Iterator[Row]:
             editor, weights = editor_of(config, variant, seed), weights_hash(folder_of(name))
             more = {"ships": found.ships and seed == 0 and config.name == "small", "seed": seed}
             method = partial(edited, editor, steps=config.steps)
-            if variant.startswith("single-"):
+            if variant in SINGLES:
                 yield from make.table(name, method, [(variant.removeprefix("single-"),)], weights, **more)
                 continue
-            yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, **more)
-            if variant in ("mult", "palette") and seed == 0:
+            each = 1 if variant in ABLATIONS else None  # they are compared with one another alone
+            yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)
+            if variant in ("mult", "palette", "entry") and seed == 0:
                 yield from _sliders(make, name, editor, weights, **more)
             if variant in ("mult", "palette"):
                 yield from _kept(make, name, method, weights, **more)
@@ -223,7 +232,7 @@ def _networks(make: _Maker) -> Iterator[Row]:
 def _once(make: _Maker, variant: str) -> Iterator[Row]:
     """What is measured for seed 0 of a few networks: one crop a photograph."""
     config, name = make.config, name_of(variant, 0, make.config.name)
-    if variant not in ("mult", "palette", REFERENCE, "mask") and not variant.startswith("single-"):
+    if variant not in ("mult", "palette", REFERENCE, "mask") and variant not in SINGLES:
         return
     editor, weights = editor_of(config, variant), weights_hash(folder_of(name))
     more = {"each": 1, "ships": VARIANTS[variant].ships and config.name == "small"}
@@ -232,7 +241,7 @@ def _once(make: _Maker, variant: str) -> Iterator[Row]:
         cells = [("inpaint",), *PAIRS]
         yield from make.table(name, method, cells, weights, "combination", **more)
         return
-    own = [(variant.removeprefix("single-"),)] if variant.startswith("single-") else [*SINGLE, *COMPOSITES]
+    own = [(variant.removeprefix("single-"),)] if variant in SINGLES else [*SINGLE, *COMPOSITES]
     yield from _unseen(make, name, method, own, weights, more["ships"])
     if variant != "mult":
         return

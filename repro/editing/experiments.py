@@ -45,6 +45,7 @@ class Variant:
     seeds: tuple[int, ...] = (0,)
 
 
+# The single-task networks were trained before the token count was settled: a token per entry each.
 SINGLES: dict[str, Variant] = {
     f"single-{task}": Variant(f"Ours-single, {task}", {"tokens": "entry"}, {"only": task}, ships=True) for task in TASKS
 }
@@ -88,6 +89,8 @@ def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
     own = dict(VARIANTS[variant].network)
     if config.pretrained:
         own.pop("context", None)  # pretrained keys and values have a width of their own
+        if variant in SINGLES:
+            own.pop("tokens", None)  # as many as Ours-mult has
     return {**config.network, **own}
 
 
