@@ -11,16 +11,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, VQMode
 
 from repro.data.images import resize, write_image
 from repro.data.layouts import LAYOUTS
-from repro.editing import bank, build, config, evaluation, experiments, paper, paper_rows, pretrained
+from repro.editing import bank, build, config, evaluation, experiments, paper, paper_rows, weights
 from repro.editing.benchmark import levels
 from repro.editing.blur import motion_blur
 from repro.editing.config import PAPER, PAPER_SD1, SCHEDULE
 from repro.editing.measure import KID, L1, edited, editor_of, scored, untouched
 from repro.editing.pix2pix import Pix2PixGenerator, Pix2PixTask
 from repro.editing.pretrained import (
-    MODELS,
-    SCHEDULER,
-    Pretrained,
     PretrainedAutoencoder,
     PretrainedEditingNet,
     initialise,
@@ -30,6 +27,7 @@ from repro.editing.pretrained import (
 from repro.editing.readers import Reds
 from repro.editing.vector import LENGTH, TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
+from repro.editing.weights import MODELS, SCHEDULER, Pretrained, located, weights_hash
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.run import run
@@ -38,7 +36,7 @@ from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 
 UNET = {
-    **pretrained.UNET,
+    **weights.UNET,
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     "block_out_channels": [8, 16],
@@ -48,7 +46,7 @@ UNET = {
     "norm_num_groups": 4,
 }
 KL = {
-    **pretrained.KL,
+    **weights.KL,
     "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
     "block_out_channels": [8, 8],
@@ -109,7 +107,7 @@ def home(tmp_path, monkeypatch, data):
     small = dataclasses.replace(
         PAPER,
         bench=dataclasses.replace(PAPER.bench, crop=(SIDE, SIDE, SIDE)),
-        network=TINY.network,
+        network={**TINY.network, "tokens": "single"},
         recipe=recipe,
         pix2pix={"widths": (8, 8, 8), "critic": 4},
         pix2pix_recipe=dataclasses.replace(recipe, clip=0.0),
@@ -133,6 +131,7 @@ VARIANTS = {
     "without layers": {"layers": 0},
     "without layers and labels": {"layers": 0, "labels": False},
     "single token": {"tokens": "single"},
+    "C itself": {"tokens": "single", "layers": 0},
     "palette": {"condition": "concat"},
 }
 
@@ -257,7 +256,7 @@ def model(data, tmp_path):
 
 def test_published_bin_files_are_read_as_data_with_their_old_names(data, model):
     """The LDM's weights are published so: a torch file, attention called query, key, value and proj_attn."""
-    old = {new: name for name, new in pretrained._OLD.items()}
+    old = {new: name for name, new in weights._OLD.items()}
     for part, net in (("unet", UNet2DConditionModel), ("vqvae", AutoencoderKL)):
         tensors = net.from_pretrained(model, subfolder=part).state_dict()
         if part == "vqvae":
@@ -271,14 +270,14 @@ def test_published_bin_files_are_read_as_data_with_their_old_names(data, model):
     nets = (initialise(seeded(PretrainedEditingNet, **TINY.network), TINY, root) for root in (data / "tiny", model))
     a, b = (net.state_dict() for net in nets)
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert pretrained.weights_hash(model / "unet") != pretrained.weights_hash(data / "tiny" / "unet")
+    assert weights_hash(model / "unet") != weights_hash(data / "tiny" / "unet")
 
 
 def test_absent_weights_are_one_sentence(data, monkeypatch, tmp_path):
     """HF_HUB_OFFLINE is set for all tests, so the hub cannot be reached."""
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     with pytest.raises(ReproError, match=r"tiny: the pretrained weights \(a tiny one\) are not there and the Hugging"):
-        pretrained.located(TINY)
+        located(TINY)
     with pytest.raises(ReproError, match="get the folders unet, vqvae and scheduler of nobody/nothing-here") as caught:
         initialise(seeded(PretrainedEditingNet, **TINY.network), TINY)
     assert "\n" not in str(caught.value)
@@ -318,9 +317,9 @@ def test_other_models_are_refused(model):
 
 
 PINNED = {  # the originals' counts are those that their authors' code prints: 872.30 M and 859.52 M
-    ("ldm", "mult"): (872_300_484, 1_662_720),
+    ("ldm", "mult"): (872_300_484, 1_652_480),
     ("ldm", "palette"): (872_300_484, 0),
-    ("sd1", "mult"): (859_520_964, 604_416),
+    ("sd1", "mult"): (859_520_964, 598_272),
 }
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.editing import bank, build, manifest, pretrained
+from repro.editing import bank, build, manifest, pretrained, weights
 from repro.editing.benchmark import VERSION
-from repro.editing.pretrained import MODELS, PretrainedAutoencoder, PretrainedEditingNet
+from repro.editing.pretrained import PretrainedAutoencoder, PretrainedEditingNet
 from repro.editing.sampling import Editor
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
+from repro.editing.weights import MODELS
 from repro.engine.checkpoint import load_checkpoint
 from repro.errors import ReproError
 from repro.nn.padding import Box
@@ -48,12 +49,12 @@ def build_network(arguments: Mapping[str, object], name: str) -> PretrainedEditi
 
 def load_autoencoder(name: str) -> PretrainedAutoencoder:
     """The frozen autoencoder of MODELS[name]; read-only."""
-    return pretrained.load_autoencoder(pretrained.located(MODELS[name]), name)
+    return pretrained.load_autoencoder(weights.located(MODELS[name]), name)
 
 
 def autoencoder_hash(name: str) -> str:
     """SHA-256 of the weights of MODELS[name]'s autoencoder."""
-    return pretrained.weights_hash(pretrained.located(MODELS[name]) / MODELS[name].part)
+    return weights.weights_hash(weights.located(MODELS[name]) / MODELS[name].part)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from repro.editing.evaluation import (
 )
 from repro.editing.experiments import folder_of, name_of
 from repro.editing.measure import Method, Metrics, by_photo, in_batches, label, request, scored, untouched
-from repro.editing.pretrained import MODELS
 from repro.editing.readers import UNSEEN, PairedSplit, Reds
 from repro.editing.readers import unseen as read_unseen
+from repro.editing.weights import MODELS
 from repro.engine.checkpoint import weights_hash
 from repro.engine.evaluation import Row, trained
 from repro.metrics import distribution, features
