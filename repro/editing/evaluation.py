@@ -198,7 +198,7 @@ def _sequence(make: _Maker) -> Iterator[Row]:
         return
     weights = hashlib.sha256("".join(weights_hash(folder_of(name)) for name in names).encode()).hexdigest()
     editors = {task: editor_of(config, f"single-{task}") for task in TASKS}
-    method = partial(sequenced, editors, config.steps)
+    method = partial(sequenced, editors, steps=config.steps)
     yield from make.table(name_of(SEQUENCE, 0, config.name), method, COMPOSITES, weights)
 
 
