@@ -1,0 +1,125 @@
+"""The curves of notebook 02, pure functions of records; without records a sentence stands in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from repro.editing.benchmark import COMPOSITES
+from repro.editing.evaluation import SINGLE, SLIDERS
+from repro.editing.experiments import name_of
+from repro.editing.measure import L1, LPIPS, STRENGTH, label
+from repro.editing.words import ENTRY, MULT, PALETTE
+from repro.engine.records import Record, select
+from repro.ui.photos import nothing
+from repro.ui.plots import MARKERS, Plate, style
+from repro.ui.plots import PALETTE as COLOURS
+
+NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
+FORMULAS = "by the formulas"
+WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette"), ENTRY: name_of("entry")}
+AXES = {
+    "blur": ("β", "gradient energy that is gone"),
+    "grain": ("σ", "fine detail in flat places, grey levels"),
+    "sharpen": ("λ", "ln of the gain in gradient energy"),
+}
+
+
+def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> float:
+    found = select(records, experiment=experiment, cell=cell)
+    values = found[0].values(metric) if found and metric in found[0].metrics else []
+    return sum(values) / len(values) if values else math.nan
+
+
+def slider_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `slider_curves`."""
+    return select(records, cell={"task": "slider"})
+
+
+def slider_curves(records: Sequence[Record]) -> Plate:
+    """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed)."""
+    chosen = slider_records(records)
+    if not chosen:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(9.6, 2.9), layout="constrained")
+        for axis, (task, places) in zip(plate.subplots(1, len(SLIDERS)), SLIDERS.items(), strict=True):
+            at = [_place(place) for place in places]
+            for i, (words, experiment) in enumerate(WAYS.items()):
+                for inside in (False, True):
+                    values = [
+                        _mean(chosen, experiment, f"{STRENGTH[task]}@{n}", edit=task, inside=inside)
+                        for n in range(len(at))
+                    ]
+                    if any(map(math.isfinite, values)):
+                        look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
+                        axis.plot(at, values, **look, label=words + (", inside" if inside else ""))
+            axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def _place(place: dict[str, Any]) -> float:
+    (value,) = place.values()
+    return value[0] if isinstance(value, tuple) else value
+
+
+def step_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `step_curves`."""
+    edits = {label(tasks) for tasks in (*SINGLE, *COMPOSITES)}
+    main = select(records, experiment=name_of("mult"), cell={"task": "one crop"})
+    return [*select(records, cell={"task": "steps"}), *(r for r in main if r.cell["edit"] in edits)]
+
+
+def step_curves(records: Sequence[Record], steps: int) -> Plate:
+    """l1 and LPIPS of Ours-mult against sampling steps; the page's own number, `steps`, is in other records."""
+    chosen = step_records(records)
+    edits = sorted({r.cell["edit"] for r in select(chosen, cell={"task": "steps"})})
+    if not edits:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(8.4, 2.8), layout="constrained")
+        for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
+            for i, edit in enumerate(edits):
+                found = {
+                    r.cell.get("steps", steps): sum(r.values(metric)) / len(r.values(metric))
+                    for r in select(chosen, cell={"edit": edit})
+                }
+                axis.plot(
+                    sorted(found), [found[n] for n in sorted(found)], color=COLOURS[i], marker=MARKERS[i], label=edit
+                )
+            counts = sorted({*(r.cell.get("steps", steps) for r in chosen)})
+            axis.set_xscale("log")
+            axis.set_xticks(counts, [str(n) for n in counts])
+            axis.minorticks_off()
+            axis.set(xlabel="sampling steps", ylabel=f"{words} (lower is better)")
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def combination_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `combinations`: Ours-mult, one crop a photograph."""
+    mine = select(records, experiment=name_of("mult"))
+    return [r for r in mine if r.cell.get("task") in ("one crop", "combination")]
+
+
+def combinations(records: Sequence[Record]) -> Plate:
+    """Error of Ours-mult against how many effects are asked for at once, one point an edit (claims E11, E15)."""
+    chosen = combination_records(records)
+    if not chosen:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(7.4, 3.1), layout="constrained")
+        axis = plate.subplots()
+        for i, (inside, words) in enumerate(((False, "without inpainting"), (True, "with inpainting"))):
+            points = [
+                (len(r.cell["edit"].split("+")) + (0.12 if inside else -0.12), sum(r.values(L1)) / r.n)
+                for r in chosen
+                if ("inpaint" in r.cell["edit"]) == inside
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), MARKERS[i], color=COLOURS[i], label=words, linestyle="")
+        axis.set(xlabel="effects asked for at once", ylabel="l1 (lower is better)", xticks=range(1, 6))
+        axis.legend()
+    return plate

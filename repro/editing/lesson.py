@@ -1,0 +1,180 @@
+"""What notebook 02 does live in each profile, as data, and the networks and photographs that its cells work with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from repro import paths
+from repro.data import pack
+from repro.editing import unseen
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.benchmark import Split
+from repro.editing.config import PAPER, SMALL, SMOKE, EditingConfig
+from repro.editing.experiments import folder_of, load_autoencoder, name_of
+from repro.editing.measure import by_pix2pix, crops, edited, editor_of, sequenced
+from repro.editing.pix2pix import Pix2PixGenerator
+from repro.editing.sampling import Editor
+from repro.editing.vector import TASKS
+from repro.editing.words import MULT, PALETTE, PIX2PIX, SINGLE
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.evaluation import trained
+from repro.errors import ReproError
+
+Method = Callable[[Split, Sequence[str]], "Tensor | None"]
+METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
+VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult"}
+ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One profile of the notebook.
+
+    `config`    the profile of the records that the tables show; `live` the profile whose networks the cells run.
+    `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
+    `recheck`   whether the first k of every record are measured again (the tables then say so).
+    `minutes`   measured duration on two cores.
+    `rows`      crops of each comparison, one a photograph: the first of the test split.
+    `detail`    side of the square that is shown of a crop, pixel for pixel.
+    `foreign`   pictures of the other domain.   `points` crops of the map of features.
+    """
+
+    config: EditingConfig
+    live: EditingConfig
+    home: str
+    recheck: bool
+    minutes: float
+    rows: int = 2
+    detail: int = 96
+    foreign: int = 2
+    points: int = 20
+
+    @property
+    def figures(self) -> Path:
+        """Where this profile's tables and pictures go."""
+        return paths.root() / self.home
+
+    def data(self, count: int | None = None) -> Split:
+        """The first crop of each test photograph, in order, with what is asked of it; the first `count` (None: all)."""
+        return crops(self.live.bench, 1).first(count)
+
+    def shown(self, count: int) -> Split:
+        """The first `count` of those crops that have detail, gradient energy of at least the median: chosen by a rule
+        that looks at no result."""
+        data = crops(self.live.bench, 1)
+        energy = sum(data.sharp.diff(dim=axis).square().mean(dim=(1, 2, 3)) for axis in (2, 3))
+        return data.at((energy >= energy.median()).nonzero().flatten().tolist()).first(count)
+
+    def unseen(self) -> Split:
+        """Pictures of another domain."""
+        return unseen.pictures(self.live.bench).first(self.foreign)
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The trained autoencoder. Raises `ReproError` where it is not here."""
+        return load_autoencoder(self.live.name)
+
+    def has(self, variant: str) -> bool:
+        """Whether the weights of a variant (or of "pix2pix") are here."""
+        return trained(name_of(variant, 0, self.live.name))
+
+    def editor(self, variant: str = "mult") -> Editor:
+        """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
+        return _editor(folder_of(name_of(variant, 0, self.live.name)), self.live.name, variant)
+
+    def singles(self) -> dict[str, Editor]:
+        """task -> its own network, of those that are here."""
+        return {task: self.editor(v) for task, v in zip(TASKS, ONE_BY_ONE, strict=True) if self.has(v)}
+
+    def methods(self, names: Sequence[str] = METHODS) -> dict[str, Method]:
+        """Words of a method -> what edits a split by it; a result is None where the weights are not here."""
+        return {name: partial(self._made, name) for name in names}
+
+    def _made(self, name: str, data: Split, tasks: Sequence[str]) -> Tensor | None:
+        steps = self.live.steps
+        if name == SINGLE:
+            editors = self.singles()
+            return sequenced(editors, data, tasks, steps) if set(tasks) <= set(editors) else None
+        if not self.has(VARIANTS[name]):
+            return None
+        if name == PIX2PIX:
+            return by_pix2pix(self.generator(), data, tasks)
+        return edited(self.editor(VARIANTS[name]), data, tasks, steps=steps)
+
+    def generator(self) -> Pix2PixGenerator:
+        """The trained generator of pix2pix. Raises `ReproError` where it is not here."""
+        return load_checkpoint(folder_of(name_of("pix2pix", 0, self.live.name)))  # type: ignore[return-value]
+
+    def cards(self) -> str:
+        """A line for every network of the main tables: what it learned from, or the command that makes it."""
+        lines = []
+        for variant in ("mult", "palette", "pix2pix", *ONE_BY_ONE):
+            name = name_of(variant, 0, self.live.name)
+            if self.has(variant):
+                card = read_card(folder_of(name))
+                words = [f"{card.get(key, '—')} {key}" for key in ("parameters", "images", "duration")]
+                lines.append(" · ".join([f"{name:<32}", *words]))
+            else:
+                lines.append(f"— {name}: no weights here; `repro train {name}` makes them")
+        return "\n".join(lines)
+
+    def needs(self, *variants: str) -> str:
+        """ "" where these variants are all here, or one sentence that names what is missing and how to make it."""
+        missing = [name_of(v, 0, self.live.name) for v in variants if not self.has(v)]
+        return f"— no weights of {', '.join(missing)} here: `repro train {missing[0]}` makes them" if missing else ""
+
+
+@lru_cache(maxsize=16)
+def _editor(folder: Path, profile: str, variant: str) -> Editor:
+    # `load_checkpoint` keeps eight networks; the page works with nine.
+    config = LIVE[profile]
+    return editor_of(config, variant)
+
+
+LIVE: Mapping[str, EditingConfig] = {config.name: config for config in (SMOKE, SMALL)}
+
+
+def credits(data: Split) -> str:
+    """Who took the photographs of these crops."""
+    return "\n".join(f"{(name := id.split('@')[0])}: {pack.picture(name).credit}" for id in data.ids)
+
+
+def short(id: str) -> str:
+    """ "photos/erase_butterfly@256#0" -> "butterfly"."""
+    return id.split("/")[-1].split("@")[0].split("_")[-1]
+
+
+_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.4)
+
+LESSONS = {
+    "smoke": Lesson(
+        config=SMOKE, live=SMOKE, home="build/smoke", recheck=False, minutes=0.4, rows=1, detail=32, foreign=1, points=2
+    ),
+    "small": _SMALL,
+    # The live cells are the small ones: what paper scale changes is whose records stand in the tables.
+    "paper": dataclasses.replace(_SMALL, config=PAPER, home="build/paper", recheck=False),
+}
+
+
+def lesson(profile: str) -> Lesson:
+    """The lesson of that profile."""
+    if profile not in LESSONS:
+        raise ReproError(f"unknown profile {profile!r}: there are {', '.join(LESSONS)}")
+    return LESSONS[profile]
+
+
+def parameters_of(editor: Editor) -> dict[str, Any]:
+    """What the notebook prints of a network: its channels in, its tokens and what it predicts."""
+    network = editor.network
+    return {
+        "channels in": network.unet.config.in_channels,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "predicts": editor.prediction,
+    }
