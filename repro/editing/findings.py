@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
-from repro.editing.evaluation import COMBINATIONS, ONE_CROP, PAIRS, RANK, SILHOUETTE, SINGLE, SPAN, SPREAD, SWEEP
+from repro.editing.evaluation import COMBINATIONS, PAIRS, RANK, SILHOUETTE, SINGLE, SPAN, SPREAD, SWEEP
 from repro.editing.experiments import name_of
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
 from repro.editing.vector import TASKS
 from repro.editing.words import (
+    ALL_IMAGES,
     COMPOSITE,
+    CROP_NOTE,
+    ENTRY,
     FLOOR,
     INPUT,
     MULT,
@@ -32,7 +35,6 @@ from repro.engine.records import Record
 from repro.engine.tables import Cell, Column, Table, Verified, dash, finder
 
 STEPS = 10  # of every other table
-CROP_NOTE = "One crop a photograph; the main tables have two."
 SWITCHES = {
     "holes filled with grey": ("hole filled with grey", "inpaint"),
     "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),
@@ -45,7 +47,7 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
     """One choice changed at a time, one metric."""
     metric, name = {"l1": L1, "LPIPS": LPIPS}[kind], f"editing_ablations_{kind.lower()}"
     get = finder("editing", name, records, verified)
-    edits = [label(c) for c in ONE_CROP]
+    edits = [label(c) for c in (*SINGLE, COMPOSITES[1])]
     heads = tuple(Column(edit, columns(kind)[0].protocol, "lower", decimals=3) for edit in edits)
     rows: dict[str, dict[str, Cell]] = {}
 
@@ -57,19 +59,17 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
             for edit in edits
         }
 
-    main = {"task": "edit"}
-    line(INPUT, "baseline-input", main)
-    line(FLOOR, "baseline-floor", main)
-    line(f"{FLOOR}, quantised", "baseline-floor-quantised", main)
-    line(SHORT, name_of("short"), main)
-    for variant in ABLATED:
-        line(variant_words(variant), name_of(variant), main)
-    line("Ours-mult, all images, one crop", name_of("mult"), {"task": "one crop"})
+    here = {"task": "one crop"}
+    line(INPUT, "baseline-input", here)
+    line(FLOOR, "baseline-floor", here)
+    line(f"{FLOOR}, quantised", "baseline-floor-quantised", here)
+    for variant in ("short", *ABLATED):
+        line(variant_words(variant), name_of(variant), {"task": "edit"})
+    line(ALL_IMAGES, name_of("mult"), here)
     for words, (switch, *where) in SWITCHES.items():
         line(f"the same, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
     caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
-    notes = (SHORT_NOTE, f"From “one crop” on: {CROP_NOTE.lower()}")
-    return Table(name, caption, heads, rows, notes, corner="choice")
+    return Table(name, caption, heads, rows, (CROP_NOTE, SHORT_NOTE), corner="choice")
 
 
 def ablations_lpips(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -85,16 +85,22 @@ def ablations_l1(records: Sequence[Record], verified: Verified = ()) -> Table:
 def spread_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """How far inpaintings under different noise lie apart, beside their error (claim E8)."""
     get = finder("editing", "editing_spread", records, verified)
-    text = "standard deviation of a pixel in [0, 1] over four noise seeds, mean over the picture; one crop a photograph"
+    text = "standard deviation of a pixel in [0, 1] over four noise seeds, mean over the picture"
     heads = (Column("spread", text, "", decimals=4), *columns("l1", "LPIPS", "hole l1"))
     names = {INPUT: "baseline-input", SHORT: name_of("short"), variant_words("l2"): name_of("l2")}
-    lines = {w: (e, {"task": "edit", "edit": "inpaint"}) for w, e in {**names, MULT: name_of("mult")}.items()}
+    names[ALL_IMAGES] = name_of("mult")
+    lines = {
+        words: (experiment, {"task": "one crop" if words in (INPUT, ALL_IMAGES) else "edit", "edit": "inpaint"})
+        for words, experiment in names.items()
+    }
     rows = grid("editing_spread", ("l1", "LPIPS", "hole l1"), lines, records, verified)
     for words, (experiment, _) in lines.items():
         part = {"task": "spread", "edit": "inpaint"}
         why = "draws nothing" if words == INPUT else missing(records, experiment)
         rows[words]["spread"] = get(words, "spread", SPREAD, experiment, part, why)
-    return Table("editing_spread", "Inpainting by l1 and by l2: error and diversity", heads, rows, (SHORT_NOTE,))
+    return Table(
+        "editing_spread", "Inpainting by l1 and by l2: error and diversity", heads, rows, (CROP_NOTE, SHORT_NOTE)
+    )
 
 
 def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -109,7 +115,7 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             Column(f"{task}, span", "strength at the slider's last place less that at its first", "", decimals=3),
         )
     )
-    names = {"targets": "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
+    names = {"targets": "baseline-target", MULT: name_of("mult"), ENTRY: name_of("entry"), PALETTE: name_of("palette")}
     rows = {}
     for inside, said in ((False, "alone"), (True, "inside a composite")):
         for words, experiment in names.items():
@@ -277,7 +283,7 @@ def clusters_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             f"{w} features": get(words, f"{w} features", metric, e, {"task": "clusters"}, missing(records, e))
             for w, metric in SILHOUETTE.items()
         }
-        for words, e in {SHORT: name_of("short"), **names, "Ours-mult, all images": name_of("mult")}.items()
+        for words, e in {SHORT: name_of("short"), **names, ALL_IMAGES: name_of("mult")}.items()
     }
     caption = "Clusters of tasks in the bottleneck and in f_theta(C)"
     return Table("editing_clusters", caption, heads, rows, (SHORT_NOTE,), corner="network")

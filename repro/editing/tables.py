@@ -11,7 +11,10 @@ from repro.editing.evaluation import SINGLE
 from repro.editing.experiments import name_of
 from repro.editing.measure import KID, L1, LPIPS, SSIM, label
 from repro.editing.words import (
+    ALL_IMAGES,
     COMPOSITE,
+    CROP_NOTE,
+    ENTRY,
     FLOOR,
     INPUT,
     KID1000,
@@ -37,7 +40,6 @@ from repro.engine.tables import Column, Table, Verified
 from repro.errors import ReproError
 
 OURS_LAYERS, OURS_NPAIR = "labels, f_theta of 2 layers (ours)", "no N-pair loss (ours)"
-ALL_IMAGES = "Ours-mult, all images"
 
 
 class Config(Protocol):
@@ -80,11 +82,11 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         for c in columns(*metrics)
     )
     rows = {}
-    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT):
+    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT, ENTRY):
         row = {}
         for kind, edits in kinds.items():
             for name, metric in metrics.items():
-                where = [(_every_seed(words, methods(edit)[words]), {"task": "edit", "edit": edit}) for edit in edits]
+                where = [(_every_seed(words, edit), {"task": "edit", "edit": edit}) for edit in edits]
                 cell = pooled(records, metric, where, verified)
                 row[f"{kind} {name}"] = thousandfold(cell) if name == KID1000 else cell
         rows[words] = row
@@ -92,8 +94,9 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     return Table("editing_overview", caption, heads, rows, corner="method")
 
 
-def _every_seed(words: str, experiment: str) -> str:
-    return experiment.removesuffix("0") + "*" if words in (PALETTE, MULT) else experiment
+def _every_seed(words: str, edit: str) -> str:
+    several = {PALETTE: "palette", MULT: "mult", ENTRY: "entry"}
+    return f"{name_of(several[words]).removesuffix('0')}*" if words in several else methods(edit)[words]
 
 
 def single_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -123,7 +126,7 @@ def architecture_table(records: Sequence[Record], verified: Verified = ()) -> Ta
     ways = {
         **{variant_words(v): v for v in ("nolabels", "layers0", "layers1")},
         OURS_LAYERS: "short",
-        **{variant_words(v): v for v in ("layers4", "single-token", "raw")},
+        **{variant_words(v): v for v in ("layers4", "raw")},
         ALL_IMAGES: "mult",
     }
     caption = "The editing vector's way into the network: Table 4 of the paper, here and there"
@@ -148,11 +151,14 @@ def _ablated(
 ) -> Table:
     lines = {}
     for edit in edits:
-        part = {"task": "edit", "edit": edit}
-        lines |= {f"{edit}, {INPUT}": ("baseline-input", part), f"{edit}, {FLOOR}": ("baseline-floor", part)}
-        lines |= {f"{edit}, {words}": (name_of(variant), part) for words, variant in ways.items()}
+        here = {"task": "one crop", "edit": edit}  # an ablation's "edit" is one crop a photograph too
+        lines |= {f"{edit}, {INPUT}": ("baseline-input", here), f"{edit}, {FLOOR}": ("baseline-floor", here)}
+        lines |= {
+            f"{edit}, {words}": (name_of(variant), here if variant == "mult" else {**here, "task": "edit"})
+            for words, variant in ways.items()
+        }
     rows = grid(name, QUALITY, lines, records, verified)
-    return Table(name, caption, columns(*QUALITY), rows, (SHORT_NOTE,), corner="edit")
+    return Table(name, caption, columns(*QUALITY), rows, (CROP_NOTE, SHORT_NOTE), corner="edit")
 
 
 def every(records: Sequence[Record], verified: Verified = ()) -> list[Table]:

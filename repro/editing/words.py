@@ -17,7 +17,8 @@ from repro.errors import ReproError
 
 INPUT, FLOOR = "untouched input", "target through the autoencoder"
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
-SHORT = "Ours-mult, trained as briefly"
+ENTRY = "Ours-mult, a context token per entry"
+SHORT, ALL_IMAGES = "Ours-mult, trained as briefly", "Ours-mult, all images"
 PHOTOS = "27 held-out photographs"
 COMPOSITE = label(COMPOSITES[1])  # blur+grain+colour, of the paper's Tables 4 and 5
 KID1000 = "KID × 1000"
@@ -47,6 +48,7 @@ NO_NETWORK = "no record of this network: `repro train` and `repro evaluate --ful
 NO_MEASURE = "this network was not measured here"
 NO_BASELINE = "no record of this profile: `repro evaluate editing --full` makes it"
 NO_TASK = "the edit has no such task"
+CROP_NOTE = "One crop a photograph; the main tables have two."
 SHORT_NOTE = (
     "Ablations are trained on two fifths of the images, and so is the row that they are compared with; rows with all "
     "images stand beside them for orientation."

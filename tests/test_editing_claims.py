@@ -1,0 +1,181 @@
+"""Claims E1 to E15: each has a verdict either way on records made here, and none before anything is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from repro.editing import evaluation
+from repro.editing.experiments import VARIANTS, name_of
+from repro.engine import claims, ledger, records
+from repro.engine.judge import NOT_MEASURED
+from repro.engine.ledger import Comparison, Selector
+from repro.engine.records import Record
+
+LEDGER = ledger.load_ledger("editing")
+PARTS = [(claim.id, part) for claim in LEDGER for part in claim.parts]
+N = 8
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+
+
+def seeds_of(experiment: str) -> tuple[int, ...]:
+    return (0, 1) if experiment.endswith("-s*") else (0,)
+
+
+def side(selector: Selector, metric: str, shift: float) -> list[Record]:
+    """The side's records: what the photographs share, the shift, and a little of its own."""
+    found = []
+    for seed in seeds_of(selector.experiment):
+        name = selector.experiment.replace("-s*", f"-s{seed}")
+        shared = np.random.default_rng(0).normal(0, 0.1, N)
+        own = np.random.default_rng([seed, *name.encode(), *str(selector.cell).encode()]).normal(0, 1e-5, N)
+        checkpoint = None if name.startswith("baseline-") else f"{name}"
+        found.append(
+            Record(
+                "editing",
+                name,
+                selector.cell,
+                {metric: (shared + own + shift).tolist()},
+                n=N,
+                seed=seed,
+                profile="small",
+                checkpoint=checkpoint,
+                data="d",
+                command="repro evaluate",
+            )
+        )
+    return found
+
+
+def judged(part: Comparison, d: float) -> claims.Finding:
+    """The part's finding where left - right is d."""
+    constant = not isinstance(part.right, Selector)
+    right = [] if constant else side(part.right, part.metric, 0.0)
+    left = side(part.left, part.metric, d + (part.right if constant else 0.0))
+    return claims.judge(part, [*left, *right], (), "test")
+
+
+def test_the_ledger_has_all_fifteen_claims():
+    assert [claim.id for claim in LEDGER] == [f"E{i}" for i in range(1, 16)]
+    assert all(part.rule in ("less", "greater", "equal") for _, part in PARTS)
+
+
+@pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: claim.id)
+def test_every_part_has_a_verdict_in_both_directions(claim):
+    for part in claim.parts:
+        size = 1.0  # far beyond the spread over photographs, which counts where a constant stands on the right
+        if part.rule == "equal":
+            good, bad = judged(part, 0.0), judged(part, 2 * part.margin)
+        else:
+            sign = 1 if part.rule == "greater" else -1
+            good, bad = judged(part, sign * size), judged(part, -sign * size)
+        assert (good.verdict, bad.verdict) == ("reproduced", "not reproduced"), part
+        assert len(good.records) == sum(
+            len(seeds_of(s.experiment)) for s in (part.left, part.right) if isinstance(s, Selector)
+        )
+
+
+def test_without_records_nothing_is_said_to_be_reproduced():
+    found = claims.verdicts("editing")
+    assert {finding.verdict for v in found for finding in v.findings} == {NOT_MEASURED}
+    assert all("no record of" in " ".join(finding.notes) for v in found for finding in v.findings)
+
+
+def test_one_training_seed_is_said_and_two_are_not():
+    (two,) = [p for i, p in PARTS if i == "E2" and p.name == "blur+grain, LPIPS: better than Palette++"]
+    (one,) = [p for i, p in PARTS if i == "E5" and p.name.startswith("blur+grain+colour, LPIPS")]
+    assert judged(two, -1.0).notes == () and judged(two, -1.0).seeds == (2, 2)
+    assert judged(one, -1.0).notes == ("single seed",)
+
+
+def test_the_papers_own_table_satisfies_what_is_asked():
+    """The paper's means, in the claims' metrics, meet every part that its tables can decide."""
+    from repro.editing.measure import KID, L1, LPIPS, SSIM
+    from repro.engine.tables import paper_numbers
+
+    names = {L1: "l1", SSIM: "SSIM", LPIPS: "LPIPS", KID: "KID × 1000"}
+    rows = {"mult": "Ours-mult", "palette": "Palette++", "pix2pix": "pix2pix", "singles": "Ours-single"}
+    theirs = paper_numbers("editing")
+
+    def value(selector: Selector, metric: str) -> float | None:
+        variant = re.fullmatch(r"editing-edits-(.+)-s.", selector.experiment)
+        word = (
+            "Ours-single" if variant and variant[1].startswith("single-") else rows.get(variant[1] if variant else "")
+        )
+        for table in ("editing_single", "editing_composite"):
+            found = theirs.get((table, f"{selector.cell.get('edit')}, {word}", names.get(metric, "")))
+            if found and selector.cell.get("task") == "edit":
+                return found.value / (1000 if metric == KID else 1)
+        return None
+
+    decided = 0
+    for id, part in PARTS:
+        if not isinstance(part.right, Selector) or id not in ("E1", "E2", "E3", "E4"):
+            continue
+        left, right = value(part.left, part.metric), value(part.right, part.metric)
+        assert left is not None and right is not None, part.name
+        holds = {"less": left < right, "greater": left > right, "equal": abs(left - right) <= (part.margin or 0)}
+        assert holds[part.rule], (id, part.name, left, right)
+        decided += 1
+    assert decided == 38 + 16 + 16 + 29
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeEditor:
+    quantize: bool = False
+    fill: float = 0.0
+
+
+def test_every_side_is_a_row_that_is_measured(monkeypatch):
+    """Each selector meets exactly one row per training seed of what `repro evaluate editing` measures."""
+    monkeypatch.setattr(evaluation, "trained", lambda name: True)
+    monkeypatch.setattr(evaluation, "weights_hash", lambda folder: "w")
+    monkeypatch.setattr(evaluation, "folder_of", lambda name: name)
+    monkeypatch.setattr(evaluation, "load_autoencoder", lambda profile: None)
+    monkeypatch.setattr(evaluation, "load_checkpoint", lambda folder: None)
+    monkeypatch.setattr(evaluation, "editor_of", lambda *a, **k: FakeEditor())
+    monkeypatch.setattr(evaluation.unseen, "pictures", lambda bench: [None] * 6)
+    rows = [
+        Record(
+            "editing",
+            row.experiment,
+            row.cell,
+            {"x": [0.0]},
+            n=row.n,
+            seed=row.seed,
+            profile="small",
+            checkpoint=row.weights,
+            data=row.data,
+            command="repro evaluate",
+        )
+        for row in evaluation.rows("small")
+    ]
+    for id, part in PARTS:
+        for selector in (part.left, part.right):
+            if isinstance(selector, Selector):
+                found = records.select(rows, experiment=selector.experiment, cell=selector.cell)
+                wanted = len(VARIANTS["mult"].seeds) if selector.experiment.endswith("*") else 1
+                assert len(found) == wanted, (id, part.name, str(selector))
+        if isinstance(part.right, Selector):
+            lengths = {
+                r.n for s in (part.left, part.right) for r in records.select(rows, experiment=s.experiment, cell=s.cell)
+            }
+            assert len(lengths) == 1, (id, part.name)
+
+
+def test_ablations_are_compared_with_their_own_reference():
+    """No network trained on fewer images against one trained on all."""
+    short = {name_of(v) for v, found in VARIANTS.items() if found.share < 1}
+    for id, part in PARTS:
+        sides = [s.experiment for s in (part.left, part.right) if isinstance(s, Selector)]
+        nets = [s for s in sides if not s.startswith("baseline-")]
+        assert len({s in short for s in nets}) == 1, (id, part.name)
