@@ -16,6 +16,7 @@ from repro.editing.benchmark import levels
 from repro.editing.blur import motion_blur
 from repro.editing.config import PAPER, PAPER_SD1, SCHEDULE
 from repro.editing.measure import KID, L1, edited, editor_of, scored, untouched
+from repro.editing.pipeline import EditingPipeline
 from repro.editing.pix2pix import Pix2PixGenerator, Pix2PixTask
 from repro.editing.pretrained import (
     PretrainedAutoencoder,
@@ -512,6 +513,10 @@ def test_a_network_is_read_when_it_is_needed(home):
     plain = paper.Editor(load_checkpoint(folder), load_autoencoder(config_root().parent / "tiny", "tiny"), **parts)
     torch.testing.assert_close(found, edited(plain, data, ("grain", "colour"), steps=2))
     assert editor.prediction == "epsilon" and found.shape == (2, 3, SIDE, SIDE)
+    pipe = EditingPipeline.shipped("paper")
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+    again = pipe(data.sharp[:1], blur=0.5, seed=0, num_inference_steps=2, output_type="pt").images
+    assert again.shape == (1, 3, SIDE, SIDE) and again.isfinite().all()
 
 
 def test_unseen_pictures_where_they_are(home, data, monkeypatch):

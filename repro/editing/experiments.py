@@ -100,7 +100,7 @@ def build_network(config: EditingConfig, variant: str) -> EditingNet:
     return paper.build_network(arguments, config.pretrained) if config.pretrained else EditingNet(**arguments)
 
 
-def learning_of(variant: str, config: EditingConfig = SMALL) -> Learning:
+def learning_of(variant: str, config: EditingConfig) -> Learning:
     """How a variant is trained."""
     return Learning(**{"prediction": config.prediction, **VARIANTS[variant].learning})
 

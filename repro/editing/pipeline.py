@@ -89,7 +89,8 @@ class EditingPipeline(DiffusionPipeline):
                 "weights must be here)"
             )
         network = load_checkpoint(experiments.folder_of(experiments.name_of(variant, profile=profile)))
-        scheduler = scheduler_of(experiments.schedule_of(found, variant), experiments.learning_of(variant).prediction)
+        prediction = experiments.learning_of(variant, found).prediction
+        scheduler = scheduler_of(experiments.schedule_of(found, variant), prediction)
         # Copies: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
         return cls(copy.deepcopy(network), copy.deepcopy(experiments.load_autoencoder(profile)), scheduler)
 
