@@ -119,17 +119,19 @@ def pooled(
 ) -> Cell:
     """Mean over several cells (experiment, part), photograph by photograph, less the mean over other cells.
 
-    Every cell at the same training seeds. A dash where one of them was not measured. Raises `ReproError` where seeds or
-    photographs differ, or a part matches several cells.
+    At the training seeds that all cells have; a dash where one was not measured. Raises `ReproError` where photographs
+    differ, or a part matches several cells.
     """
     sides = [[_seeds(records, *place) for place in side] for side in (where, less)]
+    common = set.intersection(*({r.seed for r in found} for side in sides for found in side))
+    sides = [[[r for r in found if r.seed in common] for found in side] for side in sides]
     for side, places in zip(sides, (where, less), strict=True):
         for found, (experiment, _) in zip(side, places, strict=True):
-            if not found or metric not in found[0].metrics:
+            if not found or any(metric not in r.metrics for r in found):
                 return dash((why or (lambda name: missing(records, name)))(experiment))
     used = [record for side in sides for found in side for record in found]
-    if len({len(found) for side in sides for found in side}) > 1 or len({r.n for r in used}) > 1:
-        raise ReproError(f"{metric}: cells of different seeds or photographs cannot be pooled: {used[0].label}, …")
+    if len({r.n for r in used}) > 1:
+        raise ReproError(f"{metric}: cells of different photographs cannot be pooled: {used[0].label}, …")
     mean = [
         [[sum(v) / len(v) for v in zip(*rows, strict=True)] for rows in _by_seed(side, metric)] if side else None
         for side in sides
