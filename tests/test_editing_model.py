@@ -94,12 +94,13 @@ def test_a_number_is_a_timestep_of_the_whole_batch():
     assert torch.equal(plain, net(**shown).sample)
 
 
-def test_features_are_the_bottleneck_and_the_tokens():
-    net, shown = tiny_network(), given()
-    out, bottleneck, tokens = net(**shown, features=True)
+@pytest.mark.parametrize(("tokens", "count"), [("entry", 9), ("single", 1)])
+def test_features_are_the_bottleneck_and_the_tokens(tokens, count):
+    net, shown = tiny_network(tokens=tokens), given()
+    out, bottleneck, found = net(**shown, features=True)
     assert torch.equal(out, net(**shown).sample)
     assert bottleneck.shape == (2, 16, 3, 4)
-    assert torch.equal(tokens, net.mapping(shown["vector"])) and tokens.shape == (2, 9, 16)
+    assert torch.equal(found, net.mapping(shown["vector"])) and found.shape == (2, count, 16)
     with pytest.raises(RuntimeError):
         net(**shown | {"source": shown["source"][:, :, :-1]}, features=True)
     assert not net.unet.mid_block._forward_hooks

@@ -218,7 +218,7 @@ def test_what_ships_is_what_the_experiments_say(shipping):
     pipe = EditingPipeline.shipped("smoke")
     pipe.set_progress_bar_config(disable=True)
     network = load_checkpoint(experiments.folder_of(experiments.name_of("mult", 0, "smoke")))
-    editor = tiny_editor(network, prediction=experiments.learning_of("mult").prediction)
+    editor = tiny_editor(network, prediction=experiments.learning_of("mult", SMOKE).prediction)
     editor = type(editor)(network, experiments.load_autoencoder("smoke"), SCHEDULE, editor.prediction)
     close(pipe(IMAGE, seed=0, output_type="pt").images, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
