@@ -38,7 +38,7 @@ from repro.editing.colour import colour_transfer
 from repro.editing.compose import Recipe, compose
 from repro.editing.grain import RADII, SIGMA_FILTER
 from repro.editing.grain_law import gaussian_grain, grain_variance, rendered_covariance
-from repro.editing.readers import Pack, rows
+from repro.editing.readers import Pack
 from repro.editing.vector import SCALARS, EditingVector
 from repro.errors import ReproError
 
@@ -118,7 +118,7 @@ def test_a_split_is_the_same_every_time_whatever_else_is_in_it():
     alone = split("validation", replace(TINY, limit=1))
     assert alone.ids == whole.ids[:1] and alone.vectors == whole.vectors[:1]
     assert torch.equal(alone.sharp, whole.sharp[:1]) and torch.equal(alone.hole, whole.hole[:1])
-    assert torch.equal(whole.edit("blur", "grain").target[1:], rows(whole, 1, 2).edit("blur", "grain").target)
+    assert torch.equal(whole.edit("blur", "grain").target[1:], whole.at([1]).edit("blur", "grain").target)
 
 
 def test_ids_are_unique_and_no_subject_of_test_or_validation_is_in_train(real):
@@ -266,6 +266,29 @@ def test_it_is_the_same_twice_and_as_pictures(built, tmp_path):
     ((_, as_png),), ((_, as_tensors),) = load(tmp_path / "again", "train"), load(folder, "train")
     assert all(torch.equal(as_png[kind], as_tensors[kind]) for kind in KINDS)
     assert check(tmp_path / "again").ok and "safetensors" not in (tmp_path / "again/README.md").read_text()
+
+
+def test_it_is_the_same_in_many_blocks(built, tmp_path, monkeypatch):
+    """A build of 25,000 crops is edited a few at a time, into several files."""
+    monkeypatch.setattr(build, "_BLOCK", 3 * len(KINDS) * 32**2 * 3)  # three crops
+    made = write(tmp_path / "many", TINY, profile="smoke")
+    assert made.block == 3 and made.splits == built[1].splits
+    assert [name for name in made.files if name.endswith(".safetensors")] == [
+        "train/00000.safetensors",
+        "train/00001.safetensors",
+    ]
+    blocks, ((ids, whole),) = list(load(tmp_path / "many", "train")), load(built[0], "train")
+    assert [len(own) for own, _ in blocks] == [3, 1] and [id for own, _ in blocks for id in own] == ids
+    assert all(torch.equal(torch.cat([part[kind] for _, part in blocks]), whole[kind]) for kind in KINDS)
+    assert made.files["test/grain/photos-erase_butterfly-96-0.png"] in built[1].files.values()
+    assert check(tmp_path / "many").ok
+    table = tmp_path / "many" / "train" / "parameters.csv"
+    head, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([head, *lines[:3], lines[3].replace(",", ",x", 1)]) + "\n")  # in the second block
+    forge(tmp_path / "many")
+    assert check(tmp_path / "many").problems == [
+        f"{tmp_path / 'many' / 'train'}: parameters of photos/erase_bee@96#1: not what pack gives"
+    ]
 
 
 def some(folder: Path, kind: str = "sharp") -> Path:

@@ -20,7 +20,7 @@ from repro.editing.blur import motion_blur
 from repro.editing.build import check, definition, load, rows_of, write
 from repro.editing.compose import Recipe
 from repro.editing.degree import DECIMALS, blur_degree
-from repro.editing.readers import FIELD, Pack, Reds, of_settings, rows, unseen
+from repro.editing.readers import FIELD, Pack, Reds, of_settings, unseen
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -186,6 +186,7 @@ def test_effects_follow_on_the_blurred_frame(reds):
     assert torch.equal(both.source, part.sharp * (1 - part.hole))
     for k in (2, None, 99):
         assert torch.equal(part.first(k).edit("blur").target, part.blurred[:k])
+    assert torch.equal(part.at([3, 1]).edit("blur", "grain").target, part.edit("blur", "grain").target[[3, 1]])
 
 
 def test_a_build_of_it_is_checked_against_its_frames(reds, root, tmp_path):
@@ -276,7 +277,7 @@ def test_faces_and_cars_are_asked_for_the_same(pool, tmp_path):
         assert all(any(torch.equal(r, crop) for crop in pool.sharp) for r in some.reference)
         fewer = unseen(name, TINY, pool, tmp_path / name, count=2)
         assert fewer.ids == some.ids[:2] and torch.equal(fewer.edit("blur").target, some.edit("blur").target[:2])
-        assert torch.equal(rows(some, 2, 4).edit(*COMPOSITES[3]).target, some.edit(*COMPOSITES[3]).target[2:])
+        assert torch.equal(some.at([2, 3]).edit(*COMPOSITES[3]).target, some.edit(*COMPOSITES[3]).target[2:])
     stem = some.ids[0].split("/")[1]
     car = read_image(tmp_path / "cars" / "cars_test" / f"{stem}.jpg")
     height = car.shape[1]

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +95,7 @@ class Pack:
     def blocks(self, name: str, most: int) -> Iterator[Split]:
         whole = split(name, self.bench)
         for start in range(0, len(whole), most):
-            yield rows(whole, start, start + most)
+            yield whole.at(range(start, min(start + most, len(whole))))
 
     def photos(self) -> list[pack.Picture]:
         """Every photograph that a crop or a reference is cut from."""
@@ -111,10 +111,6 @@ class PairedSplit(Split):
     def at(self, places: Sequence[int]) -> PairedSplit:
         """The crops at these places."""
         return replace(super().at(places), blurred=self.blurred[list(places)])  # type: ignore[return-value]
-
-    def first(self, k: int | None) -> PairedSplit:
-        """The first k crops (None: all)."""
-        return self if k is None or k >= len(self) else rows(self, 0, k)
 
     def edit(self, *tasks: str) -> Composite:
         """Source and target with these tasks on, in 256 levels: other effects follow on the blurred crop."""
@@ -248,12 +244,6 @@ def unseen(name: str, bench: Bench | Reds, pool: Split, root: Path | None = None
     rows = reference_rows(name, ids, len(pool), bench.version)
     hole = free_form_mask(bench.version, ids, (side, side))
     return Split(name, ids, sharp, pool.sharp[rows], hole, tuple(parameters(ids, bench.version)), bench)
-
-
-def rows(whole: Any, start: int, stop: int) -> Any:
-    """Some of a split's crops, with all that belongs to them."""
-    kept = [f.name for f in fields(whole) if f.name not in ("name", "bench")]
-    return replace(whole, **{name: getattr(whole, name)[start:stop] for name in kept})
 
 
 def _middle(file: Path, side: int) -> Tensor:
