@@ -1,6 +1,6 @@
 """The playgrounds of notebook 02: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them.
 
-Pictures have at most 255 colours and their words are drawn by Pillow: a slider has to be answered in half a second.
+Pictures have few colours and their words are drawn by Pillow: a slider has to be answered in half a second.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PRESETS = {
     "a hole inside blur": {"blur": True, "mask": "20 %"},
 }
 OWN_SIDE, LONGEST = 144, 1.5  # of an uploaded picture: its shorter side, and the longer one in shorter ones
+COLOURS = 128  # of a picture with several photographs in it
 ID = 0  # keys the noise: what `EditingPipeline` calls the first picture of a batch
 
 
@@ -103,7 +104,7 @@ def edit(
         "difference × 2": (2 * (found - pair.target)[0].abs()).clamp(0, 1),
         "reference": torch.full_like(found[0], 0.9) if shown is None else shown[0],
     }
-    return few_colours(_with_words([_written(vector)], captioned(tiles, cols=4)))
+    return few_colours(_with_words([_written(vector)], captioned(tiles, cols=4)), COLOURS)
 
 
 def made(
@@ -193,7 +194,7 @@ def own_photo(
     image, said = prepared(photo, data)
     found = made(now, MULT, image[None], vector, shown, None, now.live.steps, seed)
     pair = captioned({"before": image, "after": found[0]}, cols=2)
-    return few_colours(_with_words([said, _written(vector)], pair))
+    return few_colours(_with_words([said, _written(vector)], pair), COLOURS)
 
 
 def prepared(photo: UploadedFile | None, data: Split) -> tuple[Tensor, str]:

@@ -30,7 +30,8 @@ from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
 COMMAND = "repro reproduce 02"
-QUALITY = 66  # of JPEG: many small pictures
+QUALITY = 36  # of JPEG: many small pictures
+TILES = 48  # of JPEG: a few, with words
 MASKS = (0.05, 0.1, 0.2, 0.35, 0.5)  # shares of hole, from small to large
 
 Row = Sequence["Tensor | None"]
@@ -56,7 +57,7 @@ def photographs(
 
 def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
     """Pictures (1, 3, H, W), each under its name."""
-    return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols))
+    return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols), TILES)
 
 
 def amplified(difference: Tensor, gain: float) -> Tensor:
@@ -105,7 +106,7 @@ def schematic(data: Split, editor: Editor | None) -> Photos:
     drawing.note(
         (8.5, 0.75), "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
     )
-    return Photos(drawing.plate())
+    return Photos(drawing.plate(), TILES)
 
 
 def effects(data: Split) -> Photos:
@@ -144,17 +145,27 @@ def through(data: Split, editor: Editor) -> Photos:
 def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method], detail: int = 0) -> Photos:
     """Figs 2, 3 and 5 of the paper: a row per edit and crop, columns input, target and the methods.
 
-    A method whose weights are not here leaves a gap.
+    A method whose weights are not here leaves a gap. `detail` as of `photographs`, but that an inpainted crop is shown
+    about the middle of its hole.
     """
     rows, labels = [], []
     for tasks in edits:
         pair = data.edit(*tasks)
         made = [method(data, tasks) for method in methods.values()]
         for i in range(len(data)):
-            columns = [pair.source, pair.target, *made]
-            rows.append([None if x is None else x[i : i + 1] for x in columns])
+            columns = [None if x is None else x[i : i + 1] for x in (pair.source, pair.target, *made)]
+            if detail and "inpaint" in tasks:
+                columns = [None if x is None else _about(x, pair.hole[i, 0], detail) for x in columns]
+            rows.append(columns)
             labels.append("\n+ ".join(tasks) if i == 0 else "")
     return photographs(rows, labels, ["input", "target", *methods], detail)
+
+
+def _about(x: Tensor, hole: Tensor, side: int) -> Tensor:
+    """The square of that side around the hole's mean place, inside the picture."""
+    where = [axis.float().mean() if len(axis) else n / 2 for axis, n in zip(hole.nonzero().T, hole.shape, strict=True)]
+    top, left = (min(max(0, round(float(p)) - side // 2), n - side) for p, n in zip(where, hole.shape, strict=True))
+    return x[..., top : top + side, left : left + side]
 
 
 def sliders(editor: Editor, data: Split, steps: int, detail: int = 0) -> Photos:
@@ -214,8 +225,8 @@ def inversion(
         }
         drawn, inverted = (editor.edit(data.sharp, **asked, inversion=way) for way in (False, True))
         found[task] = (pair.target, drawn, inverted)
-        rows.append([x[:1] for x in (pair.source, pair.target, drawn, inverted)])
-    heads = ["input", "target", "from\nnew noise", "from DDIM\ninversion"]
+        rows.append([x[:1] for x in (pair.target, drawn, inverted)])
+    heads = ["target", "from\nnew noise", "from DDIM\ninversion"]
     return photographs(rows, TASKS, heads, detail), found
 
 

@@ -52,7 +52,7 @@ class Lesson:
     recheck: bool
     minutes: float
     rows: int = 2
-    detail: int = 96
+    detail: int = 80
     foreign: int = 2
     points: int = 20
 

@@ -17,6 +17,7 @@ from repro.ui.controls import Control, UploadedFile, parse_all
 from repro.ui.pictures import enlarge, few_colours, png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
+STRIP = 10.0  # inches: the widest strip of presets
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class Explorer:
             return None
         from repro.ui.plots import strip
 
-        drawn = strip([self.picture(**preset) for preset in self.presets.values()], list(self.presets))
+        pictures = [self.picture(**preset) for preset in self.presets.values()]
+        wide = sum(picture.shape[1] / picture.shape[0] for picture in pictures)
+        drawn = strip(pictures, list(self.presets), size=min(1.4, STRIP / wide))
         return png(few_colours(to_uint8(drawn)))
 
     def show(self) -> None:

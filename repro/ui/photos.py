@@ -42,7 +42,7 @@ class Photos(Drawn):
         from PIL import Image
 
         buffer = BytesIO()
-        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=self.quality, optimize=True)
+        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=self.quality, optimize=True, progressive=True)
         return buffer.getvalue()
 
     def _ipython_display_(self) -> None:
