@@ -1,0 +1,433 @@
+"""What notebook 02 draws and lets a reader turn: comparisons, probes, curves, explorers, exercises."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from smoke_editing import fill
+
+from repro import paths
+from repro.ddpm.schedules import scaled_linear
+from repro.editing import curves, explore, figures, probes
+from repro.editing.benchmark import COMPOSITES
+from repro.editing.colour import colour_transfer
+from repro.editing.evaluation import COMBINATIONS, SLIDERS
+from repro.editing.exercises import EXERCISES, check, samples_needed
+from repro.editing.experiments import name_of
+from repro.editing.lesson import LESSONS, METHODS, Lesson, lesson
+from repro.editing.measure import L1, LPIPS, STRENGTH, crops, edited
+from repro.editing.sampling import in_sequence
+from repro.editing.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.editing.words import ENTRY, MULT, PALETTE, PIX2PIX, SINGLE
+from repro.engine.records import Record
+from repro.errors import ReproError
+from repro.ui import Choice, Seed, Slider, Toggle
+from repro.ui.controls import UploadedFile
+from repro.ui.explore import Explorer
+
+MISSING = "single-sharpen"
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory):
+    """The smoke lesson over untrained networks; the one for sharpening is missing."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(paths.root() / "pyproject.toml", home)
+    (home / "notebooks").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_HOME", str(home))
+        fill(home, missing=[MISSING])
+        yield LESSONS["smoke"]
+
+
+# -- lesson -----------------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_chosen_by_a_rule_that_looks_at_no_result(monkeypatch):
+    data = crops(LESSONS["smoke"].live.bench, 1)
+    flat = data.at([0, 1, 0, 1])
+    amounts = torch.tensor([0.1, 1.0, 0.5, 0.7])[:, None, None, None]
+    monkeypatch.setattr("repro.editing.lesson.crops", lambda bench, each: flat_of(flat, amounts))
+    wanted = flat_of(flat, amounts)
+    energy = wanted.sharp.diff(dim=2).square().mean((1, 2, 3)) + wanted.sharp.diff(dim=3).square().mean((1, 2, 3))
+    expected = [i for i in range(4) if energy[i] >= energy.sort().values[1]]
+    found = LESSONS["smoke"].shown(2)
+    assert torch.equal(found.sharp, wanted.sharp[expected[:2]]) and len(LESSONS["smoke"].shown(9)) == 3
+
+
+def flat_of(data, amounts):
+    """The crops with less contrast."""
+    return dataclasses.replace(data, sharp=0.5 + amounts * (data.sharp - 0.5))
+
+
+def test_a_lesson_refuses_what_it_has_not(now):
+    with pytest.raises(ReproError, match="unknown profile 'huge': there are smoke, small, paper"):
+        lesson("huge")
+    with pytest.raises(ReproError, match=f"repro train {name_of(MISSING, 0, 'smoke')}"):
+        now.editor(MISSING)
+    assert now.needs("mult", "palette") == ""
+    assert now.needs("mult", MISSING) == (
+        f"— no weights of {name_of(MISSING, 0, 'smoke')} here: `repro train {name_of(MISSING, 0, 'smoke')}` makes them"
+    )
+    assert f"— {name_of(MISSING, 0, 'smoke')}: no weights here" in now.cards()
+    assert now.cards().count("parameters") == 7
+    assert lesson("paper").config.name == "paper" and lesson("paper").live.name == "small"
+    assert [name for name, each in LESSONS.items() if each.home == "figures"] == ["small"]
+
+
+def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
+    data, methods = now.data(1), now.methods()
+    assert tuple(methods) == METHODS == (PIX2PIX, PALETTE, SINGLE, MULT)
+    steps = now.live.steps
+    assert torch.equal(methods[MULT](data, ("blur",)), edited(now.editor(), data, ("blur",), steps=steps))
+    assert not torch.equal(methods[MULT](data, ("blur",)), methods[PALETTE](data, ("blur",)))
+    assert methods[SINGLE](data, ("grain", "colour", "sharpen")) is None
+    found = methods[SINGLE](data, ("blur", "grain"))
+    asked = {"vectors": [v.only("blur", "grain") for v in data.vectors], "ids": data.ids, "steps": steps}
+    assert torch.equal(found, in_sequence(now.singles(), data.sharp, recipe=data.bench.recipe, **asked))
+
+
+# -- drawings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """The rows that `figures.photographs` was given last, with their labels."""
+    seen: dict = {}
+
+    def kept(rows, row_labels=(), col_labels=(), detail=0):
+        seen.update(rows=rows, rows_said=list(row_labels), cols_said=list(col_labels))
+        return "drawn"
+
+    monkeypatch.setattr(figures, "photographs", kept)
+    return seen
+
+
+def test_a_comparison_is_source_target_and_every_method(now, rows):
+    data, edits = now.data(2), [("inpaint",), ("grain", "colour", "sharpen")]
+    figures.comparison(data, edits, now.methods())
+    assert rows["cols_said"] == ["input", "target", *METHODS]
+    assert rows["rows_said"] == ["inpaint", "", "grain\n+ colour\n+ sharpen", ""]
+    pair = data.edit("inpaint")
+    assert torch.equal(rows["rows"][1][0], pair.source[1:]) and torch.equal(rows["rows"][1][1], pair.target[1:])
+    assert rows["rows"][2][4] is None and rows["rows"][0][4] is not None  # Ours-single lacks a network for sharpening
+    assert isinstance(figures.comparison(data, edits[1:], now.methods()), str)
+
+
+def test_an_inpainted_crop_is_shown_about_its_hole():
+    hole = torch.zeros(32, 32)
+    hole[20:30, 2:10] = 1
+    x = torch.arange(32 * 32).view(1, 1, 32, 32).float()
+    found = figures._about(x, hole, 12)
+    assert torch.equal(found, x[..., 18:30, 0:12])  # centre (24.5, 5.5), kept inside on the left
+    assert figures._about(x, torch.zeros(32, 32), 12).shape == (1, 1, 12, 12)
+
+
+def test_a_row_moves_one_slider(now, rows):
+    editor, data = now.editor(), now.data(1)
+    figures.sliders(editor, data, 2)
+    assert len(rows["rows"]) == 6 and rows["rows_said"][1] == "blur\nbeside\ngrain, colour"
+    vector = EditingVector(blur=0.75, grain=0.05, colour=True)
+    wanted = editor.edit(data.sharp, [vector], data.ids, reference=data.reference, steps=2)
+    assert torch.allclose(rows["rows"][1][3], wanted, atol=1e-5)
+
+
+def test_holes_grow_and_references_change(now, rows):
+    editor, data = now.editor(), now.data(2)
+    figures.holes(editor, data.first(1), 2, {"blur": 0.5})
+    black = [(x == 0).all(dim=1).float().mean().item() for x in rows["rows"][0]]
+    assert black == pytest.approx(figures.MASKS, abs=2e-3)
+    assert rows["rows_said"][2] == "filled,\n+ blur" and rows["cols_said"][0] == "5% hole"
+    data = dataclasses.replace(data, reference=torch.cat([data.reference[:1], 1 - data.reference[:1]]))
+    figures.references(editor, data, 2)
+    shown, drawn, _ = rows["rows"]
+    assert torch.equal(torch.cat(list(shown)), data.reference) and not torch.equal(drawn[0], drawn[1])
+
+
+def test_inversion_hands_out_what_it_draws(now, rows):
+    _, found = figures.inversion(now.editor(), now.data(2), 2)
+    assert list(found) == list(TASKS) and len(rows["rows"]) == 5
+    for row, (wanted, drawn, inverted) in zip(rows["rows"], found.values(), strict=True):
+        assert torch.equal(row[0], wanted[:1]) and torch.equal(row[2], inverted[:1])
+        assert not torch.equal(drawn, inverted)
+
+
+def test_drawings_are_made_with_and_without_weights(now):
+    data = now.data(1)
+    for editor in (now.editor(), None):
+        assert isinstance(figures.schematic(data, editor), figures.Photos)
+    assert figures.effects(data).pixels.ndim == figures.through(data, now.editor()).pixels.ndim == 3
+    points, task = torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 5
+    (axis,) = figures.clusters({"here": points}, task).axes
+    assert len(axis.collections) == len(TASKS)
+
+
+def test_amplified_differences_stand_about_grey():
+    assert figures.amplified(torch.tensor([0.0, 0.01, -0.1]), 8).tolist() == pytest.approx([0.5, 0.58, 0.0])
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_token_leaves_queries_and_keys_without_a_gradient():
+    one, nine = probes.token_gradients("single"), probes.token_gradients("entry")
+    assert one["to_q"] == one["to_k"] == 0 < one["to_v"]
+    assert min(nine.values()) > 1e-8
+
+
+def test_attention_is_what_the_layers_weigh(now):
+    data, entry = now.data(1), now.editor("entry")
+    found = probes.attention(entry, data, EditingVector(blur=1.0, colour=True, inpaint=True))
+    assert found and all(
+        w.shape == (len(NAMES),) and w.sum().item() == pytest.approx(1, abs=1e-5) for w in found.values()
+    )
+    assert [name.split("_")[0] for name in found] == sorted((n.split("_")[0] for n in found), key="down mid up".index)
+    assert all(torch.allclose(w, torch.ones(1)) for w in probes.attention(now.editor(), data, EditingVector()).values())
+    assert probes.attention(now.editor("palette"), data, EditingVector()) == {}
+    blind = dataclasses.replace(entry, network=copy.deepcopy(entry.network))
+    for name, module in blind.network.unet.named_modules():
+        if name.endswith("attn2"):
+            module.to_k.weight.zero_()  # nothing to tell the tokens by
+    even = probes.attention(blind, data, EditingVector(grain=0.1))
+    assert all(torch.allclose(w, torch.full((9,), 1 / 9)) for w in even.values())
+    assert not any(module._forward_pre_hooks for module in entry.network.unet.modules())
+
+
+def test_grain_lines_are_the_theory(now):
+    lines = probes.grain_lines()
+    assert "4.51 grey levels" in lines[0] and "0.72" in lines[1] and "7.20" in lines[5]
+    assert [("drowned" in line) for line in lines[1:]] == [True, True, True, False, False]
+    assert samples_needed() == pytest.approx(0.25 * 255**2 / 0.72**2, rel=0.02)
+
+
+def test_what_the_paper_leaves_open_is_done_both_ways(now):
+    data = now.data(2)
+    pictures, gap = probes.ratios(data)
+    ways = [colour_transfer(data.sharp, data.reference, ratio=way) for way in ("reinhard", "inverse")]
+    assert gap == pytest.approx((ways[0] - ways[1]).abs().mean().item()) and gap > 0.01
+    assert torch.equal(pictures["its inverse"], ways[1][:1])
+    black, grey, inverted = probes.fills(data).values()
+    hole = data.hole[:1].bool().expand(-1, 3, -1, -1)
+    assert (black[hole] == 0).all() and (grey[hole] == 0.5).all() and (inverted[~hole] == 0).all()
+    assert torch.equal(inverted[hole], data.sharp[:1][hole])
+    pictures, gap = probes.orders(data)
+    assert torch.equal(pictures["grain first"], data.edit("grain", "colour", "sharpen").target[:1]) and gap > 0.005
+
+
+def test_the_printed_algorithm_sharpens_what_the_meant_one_leaves_alone(now):
+    image = now.data(1).sharp
+    meant, printed = unsharp_mask(image, 3.0, 0.03), probes.as_printed(image, 3.0, 0.03)
+    small = (image - gaussian_3x3(image)).abs() < 0.03
+    assert torch.equal(meant[small], image[small]) and torch.equal(printed[~small], image[~small])
+    assert not torch.equal(printed, image) and not torch.equal(meant, image)
+    assert torch.equal(probes.as_printed(image, 3.0, 0.0), image)  # with mu = 0 nothing changes
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+
+def record(experiment: str, cell: dict, **metrics) -> Record:
+    return Record(
+        room="editing", experiment=experiment, cell=cell, metrics=metrics, n=2, seed=0, profile="small",
+        checkpoint=None, data="0" * 64, command="test",
+    )  # fmt: skip
+
+
+def test_without_records_a_sentence_stands_in_the_place():
+    for drawing in (curves.slider_curves([]), curves.step_curves([], 10), curves.combinations([])):
+        assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
+
+
+def test_slider_curves_are_means_over_photographs():
+    values = {f"{STRENGTH['grain']}@{i}": [i, i + 2.0] for i in range(5)}
+    made = [
+        record(name_of("mult"), {"task": "slider", "edit": "grain", "inside": False}, **values),
+        record(name_of("entry"), {"task": "slider", "edit": "grain", "inside": True}, **values),
+    ]
+    _, middle, _ = curves.slider_curves(made).axes
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in middle.get_lines()}
+    places = [place["grain"] for place in SLIDERS["grain"]]
+    assert lines == {MULT: (places, [1, 2, 3, 4, 5]), f"{ENTRY}, inside": (places, [1, 2, 3, 4, 5])}
+
+
+def test_step_curves_take_the_pages_own_number_from_the_other_records():
+    edit = "+".join(COMPOSITES[1])
+    scores = {L1: [0.1, 0.3], LPIPS: [0.5, 0.7]}
+    made = [record(name_of("mult"), {"task": "steps", "edit": edit, "steps": n}, **scores) for n in (1, 50)]
+    made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
+    left, _ = curves.step_curves(made, 10).axes
+    (line,) = left.get_lines()
+    assert list(line.get_xdata()) == [1, 10, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.1, 0.2])
+
+
+def test_combinations_are_told_apart_by_the_hole():
+    made = [
+        record(name_of("mult"), {"task": "combination", "edit": "+".join(c)}, **{L1: [0.1, 0.3]}) for c in COMBINATIONS
+    ]
+    made.append(record(name_of("mult"), {"task": "one crop", "edit": "blur"}, **{L1: [0.1, 0.1]}))
+    (axis,) = curves.combinations(made).axes
+    counts = {line.get_label(): len(line.get_xdata()) for line in axis.get_lines()}
+    assert counts == {"without inpainting": 12, "with inpainting": 15}
+
+
+# -- explorers --------------------------------------------------------------------------------------------------------
+
+PLAY = {
+    "picture": "butterfly", "method": MULT, "blur": True, "beta": 0.5, "grain": True, "sigma": 0.1, "sharpen": False,
+    "amount": 2.0, "mu": 0.02, "reference": "none", "mask": "none", "steps": 2, "seed": 0, "split": 0.0,
+}  # fmt: skip
+
+
+def play(now: Lesson, **changes) -> np.ndarray:
+    return explore.edit(now, **{**PLAY, "picture": explore.pictures(now)[0], **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta": 1.0},
+        {"grain": False},
+        {"sharpen": True},
+        {"reference": "its own"},
+        {"mask": "box"},
+        {"mask": "its own"},
+        {"mask": "40 %"},
+        {"steps": 3},
+        {"seed": 1},
+        {"split": 0.7},
+        {"method": PALETTE},
+        {"method": PIX2PIX},
+        {"method": SINGLE},
+    ],
+)
+def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, changes):
+    found = play(now, **changes)
+    assert np.array_equal(found, play(now, **changes)) and found.dtype == np.uint8
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) <= explore.COLOURS
+    assert not np.array_equal(found, play(now))
+
+
+def test_a_switch_that_is_off_makes_its_slider_nothing(now):
+    assert np.array_equal(play(now, blur=False), play(now, blur=False, beta=1.0))
+    assert explore.request(False, 0.5, True, 0.1, "none", "box", False, 2.0, 0.0) == EditingVector(
+        grain=0.1, inpaint=True
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reference": "of the 2nd", "mask": "20 %", "seed": 3},
+        {"sharpen": True, "mask": "its own", "method": PALETTE, "grain": False},
+        {"blur": False, "grain": False, "mask": "box"},
+    ],
+)
+def test_the_python_to_copy_draws_the_same_picture(now, changes):
+    asked = {**PLAY, "picture": explore.pictures(now)[0], **changes}
+    text = explore.python(now, **asked)
+    scope: dict = {}
+    exec(text.replace("\npipe(\n", "\nout = pipe(\n"), scope)
+    vector = explore.request(
+        **{k: asked[k] for k in ("blur", "beta", "grain", "sigma", "reference", "mask", "sharpen", "amount", "mu")}
+    )
+    data = now.shown(explore.PICTURES)
+    reference = data.reference[1 % len(data)][None] if vector.colour else None
+    hole = explore._hole(asked["mask"], data, 0) if vector.inpaint else None
+    drawn = explore.made(now, asked["method"], data.sharp[:1], vector, reference, hole, 2, asked["seed"])
+    wanted = (drawn[0] * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(scope["out"]).astype(float) - wanted).max() <= 1  # the pipeline rounds once more
+    assert "seed=3" in text or changes.get("seed") is None
+
+
+def test_the_python_of_what_has_no_pipeline_says_so(now):
+    assert "in_sequence" in explore.python(now, **{**PLAY, "picture": explore.pictures(now)[0], "method": SINGLE})
+
+
+def test_missing_weights_are_a_plaque_and_a_wrong_picture_is_refused(now):
+    plaque = play(now, method=SINGLE, sharpen=True)
+    assert plaque.shape[1] == 524 and (plaque[-1] == 255).all()
+    assert np.array_equal(play(now, method=SINGLE, sharpen=True, seed=5), plaque)
+    with pytest.raises(ReproError, match="no picture 'unicorn' here: there are"):
+        play(now, picture="unicorn")
+
+
+def test_the_presets_fit_the_controls(now):
+    controls = {"picture": Choice(explore.pictures(now)), "method": Choice(explore.METHOD_NAMES)}
+    controls |= {name: Toggle(PLAY[name]) for name in ("blur", "grain", "sharpen")}
+    controls |= {"beta": Slider(0.0, 1.0, 0.05, 0.5), "sigma": Slider(0.0, 0.1, 0.005, 0.05)}
+    controls |= {"amount": Slider(1.0, 3.0, 0.1, 2.0), "mu": Slider(0.0, 0.1, 0.005, 0.02)}
+    controls |= {"reference": Choice(explore.REFERENCES), "mask": Choice(explore.MASKS), "seed": Seed()}
+    controls |= {"steps": Slider(1, 50, 1, 2), "split": Slider(0.0, 1.0, 0.05, 0.5)}
+
+    def edit(picture, method, blur, beta, grain, sigma, sharpen, amount, mu, reference, mask, steps, seed, split):
+        return explore.edit(now, **{k: v for k, v in locals().items() if k != "now"})
+
+    explorer = Explorer(edit, controls, explore.PRESETS)
+    assert all(explorer.picture(**preset).ndim == 3 for preset in explore.PRESETS.values())
+
+
+def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
+    row = np.linspace(0, 255, width).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(np.repeat(row[None], height, 0)[..., None], 3, 2)).save(buffer, format="PNG")
+    return UploadedFile(name, buffer.getvalue())
+
+
+def test_an_uploaded_photo_is_brought_to_size_and_that_is_said(now):
+    data = now.data(1)
+    image, said = explore.prepared(photo(90, 60), data)
+    assert image.shape == (3, 144, 216) and said == "mine.png, 90 × 60"
+    image, said = explore.prepared(photo(400, 50), data)
+    assert image.shape == (3, 144, 216) and said.endswith("400 × 50, its middle")
+    assert image.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle of a ramp
+    with pytest.raises(ReproError, match=r"mine\.png"):
+        explore.prepared(photo(8, 8), data)
+    with pytest.raises(ReproError, match=r"cat\.txt"):
+        explore.prepared(UploadedFile("cat.txt", b"meow"), data)
+    assert torch.equal(explore.prepared(None, data)[0], data.sharp[-1])
+
+
+def test_a_photo_of_ones_own_is_edited(now):
+    drawn = [explore.own_photo(now, None, beta, 0.0, "none", False, 0) for beta in (0.0, 0.6)]
+    assert drawn[0].shape == drawn[1].shape and not np.array_equal(*drawn)
+
+
+# -- exercises --------------------------------------------------------------------------------------------------------
+
+SOLUTIONS = {
+    "vector": [0.25, 0, 2, 0.05, 1, 0, 0, 0, 1],
+    "hole": lambda image, hole: image * (1 - hole),
+    "sharpen": lambda x, low, k, mu: torch.where((x - low).abs() < mu, x, (x + k * (x - low)).clamp(0, 1)),
+    "attend": lambda queries, key, value: value.expand_as(queries),
+    "velocity": lambda z_t, v, a, s: a * z_t - s * v,
+    "samples": 0.25 * 255**2 / 0.7215**2,
+    "combinations": 26,
+    "left": float(scaled_linear().alpha_bar[-1] ** 0.5),
+}
+WRONG = {
+    "vector": [0.25, 0, 2, 0.05, 1, 0, 0, 1, 0],
+    "hole": lambda image, hole: image * hole,
+    "sharpen": lambda x, low, k, mu: torch.where((x - low).abs() > mu, x, (x + k * (x - low)).clamp(0, 1)),
+    "attend": lambda queries, key, value: value,
+    "velocity": lambda z_t, v, a, s: (z_t - s * v) / a,
+    "samples": 800,
+    "combinations": 31,
+    "left": 0.0047,
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercises_know_right_from_wrong(name, capsys):
+    check(name, None)
+    check(name, WRONG[name])
+    check(name, SOLUTIONS[name])
+    waiting, wrong, right = capsys.readouterr().out.splitlines()
+    assert "waiting" in waiting and "not yet" in wrong and right == f"{name}: right"
