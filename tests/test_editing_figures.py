@@ -26,7 +26,7 @@ from repro.editing.measure import L1, LPIPS, STRENGTH, crops, edited
 from repro.editing.sampling import in_sequence
 from repro.editing.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.vector import NAMES, TASKS, EditingVector
-from repro.editing.words import ENTRY, MULT, PALETTE, PIX2PIX, SINGLE
+from repro.editing.words import MULT, PALETTE, PIX2PIX, SINGLE
 from repro.engine.records import Record
 from repro.errors import ReproError
 from repro.ui import Choice, Seed, Slider, Toggle
@@ -246,16 +246,19 @@ def test_without_records_a_sentence_stands_in_the_place():
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
 
 
-def test_slider_curves_are_means_over_photographs():
-    values = {f"{STRENGTH['grain']}@{i}": [i, i + 2.0] for i in range(5)}
+def test_slider_curves_are_medians_over_photographs():
+    values = {f"{STRENGTH['grain']}@{i}": [-90.0, i, i + 2.0] for i in range(5)}  # one photograph far off
     made = [
         record(name_of("mult"), {"task": "slider", "edit": "grain", "inside": False}, **values),
         record(name_of("entry"), {"task": "slider", "edit": "grain", "inside": True}, **values),
     ]
-    _, middle, _ = curves.slider_curves(made).axes
-    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in middle.get_lines()}
+    _, middle, last = curves.slider_curves(made).axes
     places = [place["grain"] for place in SLIDERS["grain"]]
-    assert lines == {MULT: (places, [1, 2, 3, 4, 5]), f"{ENTRY}, inside": (places, [1, 2, 3, 4, 5])}
+    lines = [(line.get_label(), line.get_linestyle()) for line in middle.get_lines()]
+    assert lines == [(MULT, "-"), ("_inside", "--")]
+    for line in middle.get_lines():
+        assert list(line.get_xdata()) == places and list(line.get_ydata()) == [0, 1, 2, 3, 4]
+    assert [line.get_label() for line in last.get_lines()] == ["dashed: inside a composite"]
 
 
 def test_step_curves_take_the_pages_own_number_from_the_other_records():

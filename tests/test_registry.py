@@ -29,7 +29,8 @@ def test_names_are_unique_and_tell_the_room_and_the_seed():
     for e in experiments():
         room, *middle, seed = e.name.split("-")
         assert room == e.room in ROOMS and seed == f"s{e.seed}" and len(middle) >= 2, e.name
-        assert len(middle) == 2 or not e.ships, e.name  # a further word names the profile, or a task of several words
+        # a further word names the profile, or belongs to the variant
+        assert len(middle) == 2 or not e.ships or "-".join(middle[1:]) == e.variant, e.name
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", e.name)
         assert e.command == f"repro train {e.name}" and e.summary and find(e.name) is e
 

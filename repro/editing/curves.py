@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
@@ -26,10 +27,10 @@ AXES = {
 }
 
 
-def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> float:
+def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> float:
     found = select(records, experiment=experiment, cell=cell)
     values = found[0].values(metric) if found and metric in found[0].metrics else []
-    return sum(values) / len(values) if values else math.nan
+    return median(values) if values else math.nan
 
 
 def slider_records(records: Sequence[Record]) -> list[Record]:
@@ -38,7 +39,10 @@ def slider_records(records: Sequence[Record]) -> list[Record]:
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
-    """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed)."""
+    """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed).
+
+    Medians over photographs: beside colour transfer, strength is a ratio of energies that one flat crop can blow up.
+    """
     chosen = slider_records(records)
     if not chosen:
         return nothing(NO_RECORDS)
@@ -49,13 +53,14 @@ def slider_curves(records: Sequence[Record]) -> Plate:
             for i, (words, experiment) in enumerate(WAYS.items()):
                 for inside in (False, True):
                     values = [
-                        _mean(chosen, experiment, f"{STRENGTH[task]}@{n}", edit=task, inside=inside)
+                        _median(chosen, experiment, f"{STRENGTH[task]}@{n}", edit=task, inside=inside)
                         for n in range(len(at))
                     ]
                     if any(map(math.isfinite, values)):
                         look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
-                        axis.plot(at, values, **look, label=words + (", inside" if inside else ""))
+                        axis.plot(at, values, **look, label="_inside" if inside else words)
             axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
+        axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return plate
 

@@ -95,10 +95,11 @@ def gaussian_grain(
     """
     pictures, radii = checked(image, radius)
     batch, channels, height, width = pictures.shape
+    why = "as asked" if largest is not None else "sigma_filter / 15"
     largest = GAUSSIAN_LIMIT * sigma_filter if largest is None else largest
     if not radii.max().item() <= largest:
         raise ReproError(
-            f"the Gaussian field stands for grains of radius up to {largest:.3f} pixels here: "
+            f"the Gaussian field stands for grains of radius up to {why} = {largest:.3f} pixels: "
             f"got {radii.max().item():g}; use film_grain"
         )
     mean_kernel, noise_kernel = (kernel.to(image.device) for kernel in _kernels(sigma_filter))
