@@ -22,6 +22,7 @@ from repro.rddm.settings import PaperSetting, setting, strategies
 from repro.rddm.settings import build_network as build_published
 
 TASK, STRATEGY = "raindrop", "smres"  # five steps, as in the report
+A_BLOCK = 4  # restorations between two looks at the clock
 BARE, OURS, PIPELINE = "bare forwards", "ours, SM-Res", "RDDMPipeline"
 
 
@@ -96,8 +97,9 @@ def _restoration(profile_name: str) -> dict[str, Arm]:
         def blocks() -> Iterator[float]:
             run = prepare(network_of(profile_name).to(_device()), picture(side).to(_device()))
             while True:
-                run()
-                yield 1.0
+                for _ in range(A_BLOCK):
+                    run()
+                yield float(A_BLOCK)
 
         return blocks
 
