@@ -9,9 +9,10 @@ from tiny_editing import pictures, tiny_autoencoder
 from torch.nn import functional as F
 
 from repro.editing.autoencoder import (
-    COMMIT_WEIGHT,
+    CODEBOOK_WEIGHT,
     LPIPS_WEIGHT,
     STATISTICS,
+    UNQUANTISED,
     Autoencoder,
     AutoencoderTask,
     _perceptual,
@@ -40,7 +41,7 @@ def test_shapes(model):
         picture = model.decode(latent, quantize)
         assert picture.shape == IMAGE.shape and picture.min() >= -1 and picture.max() <= 1
     with torch.device("meta"):
-        assert sum(p.numel() for p in Autoencoder().parameters()) == 846_756  # the one that ships
+        assert sum(p.numel() for p in Autoencoder().parameters()) == 1_295_008  # the one that ships
 
 
 def test_latents_have_no_mean_and_unit_deviation(model):
@@ -73,12 +74,38 @@ def test_a_quantised_picture_is_made_of_codes(model):
 
 def test_training_sees_codes_or_latents_as_it_is_told(model):
     drop = torch.tensor([True, False, True])
-    output, commitment, z = model(IMAGE, drop)
+    output, distance, z = model(IMAGE, drop)
     table = model.vq.quantize.embedding.weight
     codes = table[nearest(model, z)].permute(0, 3, 1, 2)
     torch.testing.assert_close(z, model.raw(IMAGE))
     torch.testing.assert_close(output, model.render(torch.where(drop[:, None, None, None], z, codes)))
-    assert commitment.ndim == 0 and commitment > 0 and not z.requires_grad
+    assert distance.ndim == 0 and distance > 0 and not z.requires_grad
+
+
+def test_the_codebook_follows_and_does_not_pull(model):
+    """Its loss reaches the codes alone; the picture's loss passes the quantiser as if it were not there."""
+    model.train().requires_grad_(True)
+    output, distance, _ = model(IMAGE, torch.zeros(3, dtype=torch.bool))
+    distance.backward(retain_graph=True)
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"vq.quantize.embedding.weight"}
+    model.zero_grad()
+    output.square().sum().backward()
+    assert model.straight_in.weight.grad.any() and model.vq.encoder.conv_in.weight.grad.any()
+    assert not model.vq.quantize.embedding.weight.grad
+
+
+def test_a_straight_way_goes_round_the_convolutions(model):
+    """With the convolutions' last layers at zero what is left is linear in the picture."""
+    for layer in (model.vq.quant_conv, model.vq.decoder.conv_out):
+        layer.weight.zero_(), layer.bias.zero_()
+    a, b, zero = IMAGE, IMAGE.flip(3), torch.zeros_like(IMAGE)
+
+    def through(x):
+        return model.render(model.raw(x))
+
+    torch.testing.assert_close(through(0.5 * (a + b)), 0.5 * (through(a) + through(b)), rtol=1e-4, atol=1e-5)
+    assert (through(a) - through(zero)).abs().max() > 1e-2
 
 
 def test_statistics_run_in_training_only(model):
@@ -117,7 +144,7 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
     assert same_weights(Autoencoder.from_pretrained(tmp_path), model)  # running statistics too
 
 
-def test_the_loss_is_l1_lpips_and_commitment(model):
+def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     images = (pictures(4, 32) * 255).round().byte()
     task = AutoencoderTask(images, [f"crop {i}" for i in range(4)])
     at, ids = torch.tensor([2, 0]), [2, 0]
@@ -128,9 +155,9 @@ def test_the_loss_is_l1_lpips_and_commitment(model):
 
     found = task.loss(model, at, noises)
     image = images[at].float() / 127.5 - 1
-    output, commitment, _ = model(image, noises("drop").uniform() < 0.5)
+    output, distance, _ = model(image, noises("drop").uniform() < UNQUANTISED)
     l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
-    wanted = l1 + LPIPS_WEIGHT * _perceptual()(output, image) + COMMIT_WEIGHT * commitment
+    wanted = l1 + LPIPS_WEIGHT * _perceptual()(output, image) + CODEBOOK_WEIGHT * distance
     torch.testing.assert_close(found, wanted)
     assert task.names(at) == ["crop 2", "crop 0"] and task.size == 4
     # codes are revived in training, at some batches

@@ -1,29 +1,37 @@
-"""What notebook 02 measures about speed: a joint edit over its bare network passes and over a sequence, and grain."""
+"""What notebook 02 measures about speed: a joint edit over its bare network passes and over a sequence, grain, and how
+much of a training step the network itself is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from repro.ddpm.schedules import by_name
+from repro.editing import bank
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import BENCH
 from repro.editing.compose import Recipe
 from repro.editing.config import EditingConfig, profile
+from repro.editing.experiments import learning_of, schedule_of
 from repro.editing.grain import film_grain
 from repro.editing.grain_law import gaussian_grain
 from repro.editing.model import EditingNet
 from repro.editing.pipeline import EditingPipeline, scheduler_of
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.vector import EditingVector
+from repro.editing.tasks import Drawn, EditTask, Noises
+from repro.editing.vector import LENGTH, EditingVector
 from repro.engine.bench import Arm, Benchmark, Ratio
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import train
 
 BARE, JOINT, SEQUENCE, PIPELINE = "bare passes", "joint edit", "in sequence", "EditingPipeline"
+LOOP, READY = "training", "training on a batch that is ready"
 FILM, FIELD = "film_grain, N = 100", "gaussian_grain"
 REQUEST = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
+_STEPS = 10  # of training, a block
 RADIUS = 0.05  # the largest of the published sizes at which eight bits cannot tell the field from grains
 
 
@@ -110,6 +118,39 @@ def _grain(profile_name: str) -> dict[str, Arm]:
     }
 
 
+class _Ready(EditTask):
+    """The first batch again and again: a step without what comes before the network."""
+
+    _kept: Drawn | None = None
+
+    def draw(self, indices: Tensor, noise: Noises) -> Drawn:
+        self._kept = self._kept or super().draw(indices, noise)
+        return self._kept
+
+
+def _loop(profile_name: str) -> dict[str, Arm]:
+    config = profile("small" if profile_name == "paper" else profile_name)
+    made, count = editor(config), 16 * config.recipe.batch
+    side = config.bench.crop[0] // made.autoencoder.factor
+    noise = KeyedNoise(0, range(count), "bench/latents")
+    names = ("sharp", "reference", "masked", *bank.TARGETS)
+    held = {name: noise.normal((made.autoencoder.channels, side, side)) for name in names}
+    held |= {"rgb": noise.normal((3, side, side)), "mask": noise.uniform((1, side, side))}
+    held["vector"] = noise.uniform((LENGTH,))
+
+    def arm(kind: type[EditTask]) -> Arm:
+        def blocks() -> Iterator[float]:
+            task = kind(held, schedule_of(config, "mult"), learning_of("mult", config))
+            endless = replace(config.recipe, images=10**9)
+            for number, _ in enumerate(train(EditingNet(**config.network), task, endless, seed=0)):
+                if number % _STEPS == _STEPS - 1:
+                    yield float(_STEPS * endless.batch)
+
+        return blocks
+
+    return {LOOP: arm(EditTask), READY: arm(_Ready)}
+
+
 BENCHES = (
     Benchmark(
         "edit",
@@ -128,5 +169,12 @@ BENCHES = (
         "pixels",
         _grain,
         (Ratio("the field's speed over the grains'", FIELD, FILM),),
+    ),
+    Benchmark(
+        "editing-training",
+        "training steps of the editing network: with all that is drawn and gathered, and with one batch kept",
+        "images",
+        _loop,
+        (Ratio("share of a step that is the network's (utilisation)", LOOP, READY, at_least=0.95),),
     ),
 )

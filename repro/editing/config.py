@@ -60,10 +60,10 @@ _RECIPE = Recipe(images=100_000, batch=16, lr=3e-3, warmup=2_000, ema=3_000, thr
 SMALL = EditingConfig(
     name="small",
     bench=BENCH,
-    autoencoder={"width": 64, "channels": 8, "codes": 1024},
-    autoencoder_recipe=Recipe(images=64_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
+    autoencoder={"width": 96, "channels": 16, "codes": 1024},
+    autoencoder_recipe=Recipe(images=96_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
     network={
-        "channels": 8,
+        "channels": 16,
         "widths": (32, 32, 32),
         "attention_levels": (2,),
         "heads": 1,

@@ -45,9 +45,8 @@ class Variant:
     seeds: tuple[int, ...] = (0,)
 
 
-# The single-task networks were trained before the token count was settled: a token per entry each.
 SINGLES: dict[str, Variant] = {
-    f"single-{task}": Variant(f"Ours-single, {task}", {"tokens": "entry"}, {"only": task}, ships=True) for task in TASKS
+    f"single-{task}": Variant(f"Ours-single, {task}", learning={"only": task}, ships=True) for task in TASKS
 }
 # Trained on two fifths of the images, and so is what they are compared with, "short".
 ABLATIONS: dict[str, Variant] = {
@@ -89,8 +88,6 @@ def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
     own = dict(VARIANTS[variant].network)
     if config.pretrained:
         own.pop("context", None)  # pretrained keys and values have a width of their own
-        if variant in SINGLES:
-            own.pop("tokens", None)  # as many as Ours-mult has
     return {**config.network, **own}
 
 

@@ -17,6 +17,7 @@ from repro.editing.vector import TASKS
 from repro.engine.rng import KeyedNoise
 
 Noises = Callable[[str], KeyedNoise]
+Drawn = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]  # noisy latent, shown, time, wanted, label
 NPAIR_WEIGHT = 0.1  # the paper states none
 
 
@@ -97,7 +98,8 @@ class EditTask:
             shown["mask"] = held["mask"][indices] * (label == labels.INPAINT)[:, None, None, None]
         return z_B, shown
 
-    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+    def draw(self, indices: Tensor, noise: Noises) -> Drawn:
+        """What a step learns from: the noisy latent, what is shown beside it, its time, what is wanted, the labels."""
         label = self.label(noise, len(indices))
         z_B, shown = self.inputs(indices, label)
         drawn = noise("noise")
@@ -105,7 +107,10 @@ class EditTask:
         t = noise("time").integers(0, self.schedule.T)
         eps = drawn.normal(tuple(z_B.shape[1:]))
         z_t = q_sample(z_B, t, eps, self.schedule)
-        wanted = target(self.learning.prediction, z_B, eps, t, self.schedule)
+        return z_t, shown, t, target(self.learning.prediction, z_B, eps, t, self.schedule), label
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        z_t, shown, t, wanted, label = self.draw(indices, noise)
         if self.learning.npair is None:
             return self._error(model(z_t, t, **shown).sample, wanted)
         out, bottleneck, tokens = model(z_t, t, **shown, features=True)
