@@ -8,7 +8,7 @@ the neighbours. Without the straight way the same budget blurs: sharpened pictur
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
 statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). The
 decoder sees quantised and unquantised latents in training, so it can decode both; what quantisation costs is measured.
-The codebook follows the latents and does not pull at them.
+The codebook follows the latents; the encoder does not know of it.
 """
 
 from __future__ import annotations
@@ -111,11 +111,12 @@ class Autoencoder(ModelMixin, ConfigMixin):
         """Training: reconstruction, the codebook's loss, latents; where `drop` (B,) is true not quantised."""
         z = self.raw(image).float()
         with torch.autocast(z.device.type, enabled=False):  # the nearest code, not the nearest in bf16
+            # Detached: quantised samples teach decoder and codes alone. With gradients passed straight through, and no
+            # commitment to hold them, the latents grew until the training diverged.
             codes, distance, _ = self.vq.quantize(z.detach())
-        quantised = z + (codes - z).detach()  # straight through: gradients pass as if nothing had been rounded
         if self.training:
             self._track(z.detach())
-        return self.render(torch.where(drop[:, None, None, None], z, quantised)), distance, z.detach()
+        return self.render(torch.where(drop[:, None, None, None], z, codes)), distance, z.detach()
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:

@@ -61,7 +61,7 @@ SMALL = EditingConfig(
     name="small",
     bench=BENCH,
     autoencoder={"width": 96, "channels": 16, "codes": 1024},
-    autoencoder_recipe=Recipe(images=96_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
+    autoencoder_recipe=Recipe(images=72_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
     network={
         "channels": 16,
         "widths": (32, 32, 32),
