@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from repro.editing.autoencoder import (
     CODEBOOK_WEIGHT,
+    JITTER,
     LPIPS_WEIGHT,
     STATISTICS,
     UNQUANTISED,
@@ -96,6 +97,15 @@ def test_the_codebook_follows_and_does_not_pull(model):
     assert not any(name.startswith(("straight_in", "vq.encoder", "vq.quantize")) for name in taught)
 
 
+def test_jitter_is_in_deviations_of_the_latents_and_spares_the_codes(model):
+    drop = torch.tensor([True, False, True])
+    jitter = KeyedNoise(0, range(3), "jitter").normal((4, 4, 6))
+    output, _, z = model(IMAGE, drop, jitter)
+    shaken = z + jitter * z.std(dim=(0, 2, 3), keepdim=True)
+    torch.testing.assert_close(output[drop], model.render(shaken)[drop])
+    torch.testing.assert_close(output[~drop], model(IMAGE, drop)[0][~drop])
+
+
 def test_a_straight_way_goes_round_the_convolutions(model):
     """With the convolutions' last layers at zero what is left is linear in the picture."""
     for layer in (model.vq.quant_conv, model.vq.decoder.conv_out):
@@ -156,9 +166,12 @@ def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
 
     found = task.loss(model, at, noises)
     image = images[at].float() / 127.5 - 1
-    output, distance, _ = model(image, noises("drop").uniform() < UNQUANTISED)
+    jitter = JITTER * noises("level").uniform().view(2, 1, 1, 1) * noises("jitter").normal((4, 8, 8))
+    output, distance, _ = model(image, noises("drop").uniform() < UNQUANTISED, jitter)
     l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
-    wanted = l1 + LPIPS_WEIGHT * _perceptual()(output, image) + CODEBOOK_WEIGHT * distance
+    down, right = noises("corner").integers(0, 4, (2,))[0].tolist()
+    perceptual = _perceptual()(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
+    wanted = l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance
     torch.testing.assert_close(found, wanted)
     assert task.names(at) == ["crop 2", "crop 0"] and task.size == 4
     # codes are revived in training, at some batches

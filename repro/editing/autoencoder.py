@@ -6,7 +6,9 @@ ways that are added: a 1x1 convolution, which alone would be a linear transform 
 the neighbours. Without the straight way the same budget blurs: sharpened pictures came back softer than the source.
 
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
-statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). The
+statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). No
+diffusion model hits a latent exactly, so training adds up to a quarter of a deviation of noise to them: without it
+the reconstruction is closer still (36 dB), and a tenth of a deviation of error already shows as noise all over. The
 decoder sees quantised and unquantised latents in training, so it can decode both; what quantisation costs is measured.
 The codebook follows the latents; the encoder does not know of it.
 """
@@ -30,7 +32,8 @@ from repro.metrics.lpips import load as load_lpips
 
 PATCH = 4
 LPIPS_WEIGHT, CODEBOOK_WEIGHT = 0.25, 0.1
-UNQUANTISED = 0.75  # share of samples that training decodes as they are
+JITTER = 0.25  # at most, in deviations of the latents
+UNQUANTISED = 0.9  # share of samples that training decodes as they are
 STATISTICS = 0.02  # a batch's share in the running mean and deviation
 REVIVE_EVERY = 20  # steps on average; codes that nothing in the batch came near are put where latents are
 
@@ -107,8 +110,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
         patches = self.vq.decode(raw, force_not_quantize=True).sample + self.straight_out(raw)
         return F.pixel_shuffle(patches, PATCH)
 
-    def forward(self, image: Tensor, drop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Training: reconstruction, the codebook's loss, latents; where `drop` (B,) is true not quantised."""
+    def forward(self, image: Tensor, drop: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: reconstruction, the codebook's loss, latents; where `drop` (B,) is true not quantised.
+
+        `jitter` (B, channels, H/4, W/4), in deviations of the latents, is added to what is not quantised.
+        """
         z = self.raw(image).float()
         with torch.autocast(z.device.type, enabled=False):  # the nearest code, not the nearest in bf16
             # Detached: quantised samples teach decoder and codes alone. With gradients passed straight through, and no
@@ -116,7 +122,8 @@ class Autoencoder(ModelMixin, ConfigMixin):
             codes, distance, _ = self.vq.quantize(z.detach())
         if self.training:
             self._track(z.detach())
-        return self.render(torch.where(drop[:, None, None, None], z, codes)), distance, z.detach()
+        shaken = z if jitter is None else z + jitter * z.detach().std(dim=(0, 2, 3), keepdim=True)
+        return self.render(torch.where(drop[:, None, None, None], shaken, codes)), distance, z.detach()
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -151,6 +158,7 @@ class AutoencoderTask:
         self.settings = {
             "lpips": LPIPS_WEIGHT,
             "codebook": CODEBOOK_WEIGHT,
+            "jitter": JITTER,
             "unquantised": UNQUANTISED,
             "revive": REVIVE_EVERY,
         }
@@ -160,11 +168,18 @@ class AutoencoderTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         image = (self.pictures[indices].float() / 127.5 - 1).to(noise("drop").device)
-        output, distance, z = model(image, noise("drop").uniform() < UNQUANTISED)
+        channels = getattr(model, "module", model).config.channels  # several processes wrap it
+        size = (channels, *(n // PATCH for n in image.shape[2:]))  # of a latent
+        jitter = JITTER * noise("level").uniform()[:, None, None, None] * noise("jitter").normal(size)
+        output, distance, z = model(image, noise("drop").uniform() < UNQUANTISED, jitter)
         if isinstance(model, Autoencoder) and model.training:
             drawn = noise("revive").uniform((model.config.codes + 1,))[0]
             if drawn[0] < 1 / REVIVE_EVERY:
                 model.revive(z, drawn[1:])
         l1 = (output.float() - image).abs().mean(dim=(1, 2, 3))
-        perceptual = _perceptual().to(image.device)(output, image).float()
+        # AlexNet's first layer takes steps of 4 pixels, as large as a patch: seen from the same corner every time, a
+        # constant grid of 4 grey levels on every picture lowered LPIPS, and was learned. So the corner moves.
+        down, right = noise("corner").integers(0, PATCH, (2,))[0].tolist()
+        seen = (F.pad(picture, (right, 0, down, 0), mode="reflect") for picture in (output, image))
+        perceptual = _perceptual().to(image.device)(*seen).float()
         return l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance.float()

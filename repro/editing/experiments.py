@@ -63,6 +63,7 @@ ABLATIONS: dict[str, Variant] = {
     "raw": Variant("editing vector not scaled", {"scaled": False}),
     "epsilon": Variant("predicts the noise", learning={"prediction": "epsilon"}),
     "zero-snr": Variant("zero terminal SNR", schedule={"zero_terminal_snr": True}),
+    "coarse": Variant("attention at the smallest latents alone", {"attention_levels": (2,)}),
 }
 VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),

@@ -40,7 +40,7 @@ SWITCHES = {
     "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),
     "sampled with η = 1": ("eta 1", "blur", "grain", COMPOSITE),
 }
-ABLATED = ("l2", "latent-ref", "mask", "epsilon", "zero-snr")
+ABLATED = ("l2", "latent-ref", "mask", "epsilon", "zero-snr", "coarse")
 
 
 def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Table:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
@@ -62,9 +62,9 @@ class EditingNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        channels: int = 8,
+        channels: int = 16,
         widths: tuple[int, ...] = (32, 32, 32),
-        attention_levels: tuple[int, ...] = (2,),
+        attention_levels: tuple[int, ...] = (0, 1, 2),
         heads: int = 1,
         context: int = 64,
         condition: Condition = "cross",
@@ -95,9 +95,10 @@ class EditingNet(ModelMixin, ConfigMixin):
             norm_num_groups=8,
         )
         self.bypass = InputSkip(self.unet.config.in_channels, channels, _TIMES) if input_skip else None
-        # Two products instead of the fused kernel: faster on CPUs at these sizes (a third of the step), and exact,
-        # where the fused one leaves 1e-6 of gradient on a single token's queries.
-        self.unet.set_attn_processor(AttnProcessor())
+        # Cross-attention by two products: exact, where the fused kernel leaves 1e-6 of gradient on a single token's
+        # queries. Self-attention by the fused kernel: an edit of 128 x 128 pixels takes three fifths of the time.
+        names = self.unet.attn_processors
+        self.unet.set_attn_processor({n: AttnProcessor() if ".attn2." in n else AttnProcessor2_0() for n in names})
 
     @property
     def multiple(self) -> int:
