@@ -28,6 +28,7 @@ from repro.editing.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.editing.words import MULT, PALETTE, PIX2PIX, SINGLE
 from repro.engine.records import Record
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ui import Choice, Seed, Slider, Toggle
 from repro.ui.controls import UploadedFile
@@ -434,3 +435,13 @@ def test_exercises_know_right_from_wrong(name, capsys):
     check(name, SOLUTIONS[name])
     waiting, wrong, right = capsys.readouterr().out.splitlines()
     assert "waiting" in waiting and "not yet" in wrong and right == f"{name}: right"
+
+
+def test_latents_off_by_so_much_are_decoded_as_they_are(now):
+    autoencoder, image = now.autoencoder, now.data(1).sharp
+    found = probes.latents_off(autoencoder, image, (0.0, 0.5), seed=3)
+    assert found[0.0] == pytest.approx((now.editor("mult").floor(image) - image).abs().mean().item(), abs=1e-6)
+    z = autoencoder.encode(image * 2 - 1)
+    z = z + 0.5 * KeyedNoise(3, [0], "probes/off").normal(tuple(z.shape[1:]))
+    assert found[0.5] == pytest.approx(((autoencoder.decode(z) + 1) / 2 - image).abs().mean().item(), abs=1e-6)
+    assert found[0.5] != probes.latents_off(autoencoder, image, (0.5,), seed=4)[0.5]

@@ -8,7 +8,7 @@ the neighbours. Without the straight way the same budget blurs: sharpened pictur
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
 statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). No
 diffusion model hits a latent exactly, so training adds up to a quarter of a deviation of noise to them: without it
-the reconstruction is closer still (36 dB), and a tenth of a deviation of error already shows as noise all over. The
+the reconstruction is closer still, and a tenth of a deviation of error already shows as noise all over. The
 decoder sees quantised and unquantised latents in training, so it can decode both; what quantisation costs is measured.
 The codebook follows the latents; the encoder does not know of it.
 """

@@ -154,7 +154,7 @@ def _loop(profile_name: str) -> dict[str, Arm]:
 BENCHES = (
     Benchmark(
         "edit",
-        "four effects on a picture of 128 x 128 in 10 steps: one joint pass, four single-task passes (smoke: smaller)",
+        "four effects on a picture of 128 x 128 in 5 steps: one joint pass, four single-task passes (smoke: smaller)",
         "images",
         _edit,
         (

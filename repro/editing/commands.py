@@ -31,7 +31,7 @@ class Edit:
     """amount, 1 to 3, and threshold, 0 to 0.1"""
     seed: int = 0
     """of the noise: the same command gives the same picture"""
-    steps: int = 10
+    steps: int = 5
     """of DDIM"""
     eta: float = 0.0
     """noise added at each step: 0 none, 1 as much as DDPM"""

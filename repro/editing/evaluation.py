@@ -60,7 +60,7 @@ RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
 SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
 SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
 SEEDS = (0, 1, 2, 3)
-SWEEP = (1, 2, 5, 20, 50)  # the default number of steps is in the main table
+SWEEP = (1, 2, 10, 20, 50)  # the default number of steps is in the main table
 SINGLE = [(task,) for task in TASKS]
 SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
     "blur": tuple({"blur": b} for b in (0.0, 0.25, 0.5, 0.75, 1.0)),

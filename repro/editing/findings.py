@@ -34,7 +34,7 @@ from repro.editing.words import (
 from repro.engine.records import Record
 from repro.engine.tables import Cell, Column, Table, Verified, dash, finder
 
-STEPS = 10  # of every other table
+STEPS = 5  # of every other table
 SWITCHES = {
     "holes filled with grey": ("hole filled with grey", "inpaint"),
     "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),

@@ -3,13 +3,14 @@ about its targets, done both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import Split
 from repro.editing.colour import colour_transfer
 from repro.editing.grain import N_SAMPLES, RADII
@@ -70,6 +71,14 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
         if ".attn2." in name and part in found and parameter.grad is not None:
             found[part] = max(found[part], parameter.grad.abs().max().item())
     return found
+
+
+def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
+    """level -> l1 of pictures (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
+    z = autoencoder.encode(image * 2 - 1)
+    noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
+    made = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
+    return {level: (picture - image).abs().mean().item() for level, picture in made.items()}
 
 
 def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:

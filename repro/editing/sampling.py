@@ -27,7 +27,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.padding import Box, pad_to_multiple, unpad
 
-STEPS = 10
+STEPS = 5
 
 
 @dataclass(frozen=True)
