@@ -12,15 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from smoke_editing import fill
+from tiny_editing import tiny_editor, tiny_network
 
 from repro import paths
 from repro.ddpm.schedules import scaled_linear
-from repro.editing import curves, explore, figures, probes
+from repro.editing import curves, evaluation, explore, figures, inner, probes
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.colour import colour_transfer
+from repro.editing.config import SMOKE
 from repro.editing.evaluation import COMBINATIONS, SLIDERS
 from repro.editing.exercises import EXERCISES, check, samples_needed
-from repro.editing.experiments import name_of
+from repro.editing.experiments import name_of, network_of
 from repro.editing.lesson import LESSONS, METHODS, Lesson, lesson
 from repro.editing.measure import L1, LPIPS, STRENGTH, crops, edited
 from repro.editing.sampling import in_sequence
@@ -185,7 +187,8 @@ def test_one_token_leaves_queries_and_keys_without_a_gradient():
 
 
 def test_attention_is_what_the_layers_weigh(now):
-    data, entry = now.data(1), now.editor("entry")
+    data = now.data(1)
+    entry = tiny_editor(tiny_network(**network_of(SMOKE, "entry")))
     found = probes.attention(entry, data, EditingVector(blur=1.0, colour=True, inpaint=True))
     assert found and all(
         w.shape == (len(NAMES),) and w.sum().item() == pytest.approx(1, abs=1e-5) for w in found.values()
@@ -240,6 +243,21 @@ def record(experiment: str, cell: dict, **metrics) -> Record:
         room="editing", experiment=experiment, cell=cell, metrics=metrics, n=2, seed=0, profile="small",
         checkpoint=None, data="0" * 64, command="test",
     )  # fmt: skip
+
+
+def test_attention_is_read_back_from_records_as_it_was_measured(now):
+    """Its weights do not ship: the drawing is made of what was recorded."""
+    editor = tiny_editor(tiny_network(**network_of(SMOKE, "entry")))
+    made = evaluation._Maker(SMOKE)
+    rows = list(inner.attended(made, name_of("entry"), editor, "w", False, 0))
+    assert [row.cell["edit"] for row in rows] == list(inner.ATTENDED)
+    found = curves.attended([record(row.experiment, dict(row.cell), **row.measure(1)) for row in rows])
+    for edit, vector in inner.ATTENDED.items():
+        measured = probes.attention(editor, made.data(1, 1), vector)
+        assert set(found[edit]) == set(measured)
+        for layer, weights in measured.items():
+            torch.testing.assert_close(found[edit][layer], weights, rtol=0, atol=1e-5)
+    assert curves.attended([]) == {}
 
 
 def test_without_records_a_sentence_stands_in_the_place():

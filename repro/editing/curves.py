@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import SINGLE, SLIDERS
 from repro.editing.experiments import name_of
+from repro.editing.inner import ATTENTION
 from repro.editing.measure import L1, LPIPS, STRENGTH, label
+from repro.editing.vector import NAMES
 from repro.editing.words import ENTRY, MULT, PALETTE
 from repro.engine.records import Record, select
 from repro.ui.photos import nothing
@@ -68,6 +73,22 @@ def slider_curves(records: Sequence[Record]) -> Plate:
 def _place(place: dict[str, Any]) -> float:
     (value,) = place.values()
     return value[0] if isinstance(value, tuple) else value
+
+
+def attention_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `attended`."""
+    return select(records, experiment=name_of("entry"), cell={"task": ATTENTION})
+
+
+def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
+    """edit -> layer -> (entries,) mean weights of the tokens of the network with one an entry; {} without records."""
+    return {
+        str(record.cell["edit"]): {
+            layer: torch.tensor([record.metrics[f"{ATTENTION}/{layer}/{entry}"] for entry in NAMES])
+            for layer in dict.fromkeys(key.split("/")[1] for key in record.metrics)
+        }
+        for record in attention_records(records)
+    }
 
 
 def step_records(records: Sequence[Record]) -> list[Record]:

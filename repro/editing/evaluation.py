@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.editing import features, strength, unseen
+from repro.editing import inner, strength, unseen
 from repro.editing.benchmark import COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
@@ -24,6 +24,7 @@ from repro.editing.experiments import (
     load_autoencoder,
     name_of,
 )
+from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import (
     CRISP,
     DRIFT,
@@ -36,7 +37,6 @@ from repro.editing.measure import (
     STRENGTH,
     Method,
     Metrics,
-    by_photo,
     by_pix2pix,
     crops,
     edited,
@@ -44,7 +44,6 @@ from repro.editing.measure import (
     floored,
     kept,
     label,
-    request,
     scored,
     sequenced,
     untouched,
@@ -55,11 +54,8 @@ from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, trained
 
-SPREAD = "std/rgb01"  # of a pixel over noise seeds, mean over the picture
 RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
 SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
-SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
-SEEDS = (0, 1, 2, 3)
 SWEEP = (1, 2, 10, 20, 50)  # the default number of steps is in the main table
 SINGLE = [(task,) for task in TASKS]
 SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -222,9 +218,11 @@ def _networks(make: _Maker) -> Iterator[Row]:
             if variant in ("mult", "palette"):
                 yield from _kept(make, name, method, weights, **more)
             if variant in ("mult", REFERENCE, "npair-a", "npair-b") and seed == 0:
-                yield from _clusters(make, name, editor, weights, **more)
+                yield inner.clusters(make, name, editor, weights, **more)
+            if variant == "entry" and seed == 0:
+                yield from inner.attended(make, name, editor, weights, **more)
             if variant in ("mult", REFERENCE, "l2") and seed == 0:
-                yield _spread(make, name, editor, weights, **more)
+                yield inner.spread(make, name, editor, weights, **more)
         if trained(name_of(variant, 0, config.name)):
             yield from _once(make, variant)
 
@@ -319,30 +317,3 @@ def _strengths(
         data.sharp, [vector] * len(data), data.ids, reference=data.reference if inside else None, steps=steps
     )
     return strength.MEASURES[task](output, data.sharp).double()
-
-
-def _clusters(make: _Maker, name: str, editor: Editor, weights: str, ships: bool, seed: int) -> Iterator[Row]:
-    """How well features tell the tasks apart (claim E7)."""
-
-    def measure(k: int | None) -> Metrics:
-        bottleneck, tokens, task = features.of(editor, make.data(1, k))
-        found = {"bottleneck": bottleneck, "label": tokens}
-        # Per photograph: its five edits' silhouettes averaged.
-        return {
-            SILHOUETTE[where]: features.silhouette(points, task).view(len(TASKS), -1).mean(dim=0).tolist()
-            for where, points in found.items()
-        }
-
-    yield make.row(name, {"task": "clusters"}, measure, weights, ships, k=0, seed=seed)
-
-
-def _spread(make: _Maker, name: str, editor: Editor, weights: str, ships: bool, seed: int) -> Row:
-    """How far edits of one picture under different noise lie apart (claim E8)."""
-
-    def measure(k: int | None) -> Metrics:
-        data = make.data(1, k)
-        asked = request(data, ("inpaint",))
-        runs = torch.stack([editor.edit(data.sharp, **asked, seed=s, steps=make.config.steps) for s in SEEDS])
-        return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
-
-    return make.row(name, {"task": "spread", "edit": "inpaint"}, measure, weights, ships, seed=seed)

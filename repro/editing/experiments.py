@@ -69,7 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
     "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
     **SINGLES,
-    "entry": Variant("one context token per entry", {"tokens": "entry"}, ships=True, seeds=(0, 1)),
+    "entry": Variant("one context token per entry", {"tokens": "entry"}),
     **{name: replace(variant, share=0.4) for name, variant in ABLATIONS.items()},
 }
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
-from repro.editing.evaluation import COMBINATIONS, PAIRS, RANK, SILHOUETTE, SINGLE, SPAN, SPREAD, SWEEP
+from repro.editing.evaluation import COMBINATIONS, PAIRS, RANK, SINGLE, SPAN, SWEEP
 from repro.editing.experiments import name_of
+from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
 from repro.editing.vector import TASKS
 from repro.editing.words import (
