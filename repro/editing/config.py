@@ -70,7 +70,7 @@ SMALL = EditingConfig(
         "attention_levels": (0, 1, 2),
         "heads": 1,
         "context": 64,
-        # With a token per entry the softmax learned to look at one token, a label's, and the sliders went dead.
+        # The literal reading. A token per entry does as well (the variant "entry"), not better beyond chance.
         "tokens": "single",
     },
     recipe=_RECIPE,
