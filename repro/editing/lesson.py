@@ -52,7 +52,7 @@ class Lesson:
     recheck: bool
     minutes: float
     rows: int = 2
-    detail: int = 72
+    detail: int = 76
     foreign: int = 2
     points: int = 20
 
