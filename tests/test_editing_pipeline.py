@@ -24,6 +24,7 @@ from repro.editing.autoencoder import Autoencoder
 from repro.editing.config import SMOKE
 from repro.editing.pipeline import EditingPipeline, scheduler_of
 from repro.editing.pix2pix import Pix2PixGenerator
+from repro.editing.sampling import STEPS
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.provenance import whence
@@ -77,12 +78,12 @@ def close(a, b, atol=1e-5):
 def test_it_draws_what_the_editor_draws(prediction, changes, settings, eta):
     network = tiny_network(scale=0.3, **changes).requires_grad_(False)
     editor = tiny_editor(network, prediction=prediction, **settings)
-    wanted = editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=10, seed=4, eta=eta)
+    wanted = editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
     pipe = make(network, prediction=prediction, **settings)
     found = pipe(IMAGE, seed=4, eta=eta, output_type="pt", **ALL).images
     close(found, wanted)
     assert wanted.std() > 0.01
-    again = pipe.editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=10, seed=4, eta=eta)
+    again = pipe.editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
     close(again, wanted)
 
 
