@@ -13,7 +13,8 @@ from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import TINY, split
 from repro.editing.blur import motion_blur
 from repro.editing.evaluation import COMBINATIONS
-from repro.editing.grain_law import gaussian_grain
+from repro.editing.grain import SIGMA_FILTER
+from repro.editing.grain_law import gaussian_grain, grain_variance
 from repro.editing.measure import (
     CRISP,
     DRIFT,
@@ -73,13 +74,20 @@ def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
     edge = flat.clone()
     edge[..., 32:] = 0.9  # an edge is not grain
     noise = 0.02 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    # white noise of 5.1 grey levels is what the estimator was made for
-    assert torch.allclose(strength.grain(flat + noise, flat), torch.full((2,), 5.1), rtol=0.1)
-    assert torch.allclose(strength.grain(edge + noise, edge), torch.full((2,), 5.1), rtol=0.15)
+    # of white noise of 5.1 grey levels the band's two Gaussians leave the root of their difference's energy
+    point = torch.zeros(1, 3, 33, 33)
+    point[..., 16, 16] = 1
+    left = 5.1 * (strength._gaussian(point, SIGMA_FILTER) - strength._gaussian(point, 2.0))[0, 0].square().sum().sqrt()
+    assert 1.2 < left < 1.6
+    assert torch.allclose(strength.grain(flat + noise, flat), left.expand(2), rtol=0.1)
+    assert torch.allclose(strength.grain(edge + noise, edge), left.expand(2), rtol=0.15)
     assert strength.grain(edge, edge).max() < 1e-3
     radii = (0.01, 0.025, 0.05, 0.075, 0.1)
     found = torch.stack([strength.grain(gaussian_grain(flat, r, seed=0, ids=[0, 1], largest=0.1), flat) for r in radii])
     assert (found.diff(dim=0) > 0).all()
+    # most of what the law says of the largest, and far more of it than of as much white noise
+    law = 255 * float(grain_variance(0.5, 0.1)) ** 0.5
+    assert (found[-1] > 0.45 * law).all() and left < 0.3 * 5.1
 
 
 def test_sharpening_grows_with_its_amount(data):

@@ -20,6 +20,7 @@ from repro.errors import ReproError
 N = 6
 BY_TASK = {
     "slider": [*evaluation.RANK.values(), *evaluation.SPAN.values()],
+    evaluation.LONG_SLIDER: [*evaluation.RANK.values(), *evaluation.SPAN.values()],
     "kept": list(DRIFT.values()),
     "clusters": list(evaluation.SILHOUETTE.values()),
     "spread": [evaluation.SPREAD],
@@ -180,3 +181,21 @@ def test_seeds_of_rows_follow_their_networks(rows):
     assert {r.seed for r in rows if r.experiment == name_of("mult", 1)} == {1}
     assert {r.seed for r in rows if r.experiment == name_of("palette", 0)} == {0}
     assert not any(r.ships for r in rows if r.experiment in (name_of("mult", 1), name_of("short")))
+
+
+def test_paper_scale_records_fill_the_same_tables_and_keep_their_ids():
+    """Their experiments have other names; Ours-mult, trained on as many images, is the ablations' reference there."""
+    names = ("editing-paper-mult-s0", "editing-paper-layers0-s0", "baseline-input")
+    values = {L1: [0.25] * N, "paired-kid/x": [1.0] * N}
+    cell = {"task": "edit", "edit": "blur"}
+    there = [dataclasses.replace(made(name, cell), profile="paper", metrics=values) for name in names]
+    found = evaluation.looked_up(there)
+    assert {r.id for r in found} == {r.id for r in there}
+    assert [r.experiment for r in found] == [name_of("mult"), name_of("short"), name_of("layers0"), "baseline-input"]
+    cells = tables.architecture_table(found).rows
+    for words_ in (tables.OURS_LAYERS, words.variant_words("layers0")):
+        assert cells[f"blur, {words_}"]["l1"].value == 0.25, words_
+    assert cells[f"blur, {tables.OURS_LAYERS}"]["l1"].records == (there[0].id,)
+    assert cells[f"blur, {tables.OURS_LAYERS}"][words.KID1000].value == 1000
+    small = [made(name_of("mult"), {"task": "edit", "edit": "blur"})]
+    assert evaluation.looked_up(small) == small

@@ -52,6 +52,18 @@ def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(reco
     assert set(text) == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
 
 
+def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):  # noqa: F811
+    rough = np.random.default_rng(0).integers(0, 8, (48, 64, 1))
+    smooth = (np.linspace(0, 240, 48 * 64 * 3).reshape(48, 64, 3) + rough).astype(np.uint8)
+    path = save_figure(smooth, "demo", [record], COMMAND, photograph=True)
+    assert path == home / "figures" / "pictures" / "demo.jpg"
+    before = path.read_bytes()
+    assert save_figure(smooth, "demo", [record.id], COMMAND, photograph=True).read_bytes() == before
+    assert whence(path) == provenance.Provenance((record.id,), COMMAND)
+    assert np.abs(np.asarray(Image.open(path)).astype(int) - smooth).mean() < 2
+    assert len(before) < len(save_figure(smooth, "demo", [record], COMMAND).read_bytes())
+
+
 def test_pixels_survive(record):
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(Image.open(save_figure(array, "a", [record], COMMAND))), array)
@@ -97,6 +109,8 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "bare.png").read_bytes()[:40])
     (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.jpg")
+    Image.new("RGB", (4, 4)).save(tmp_path / "damaged.jpg", comment=b'<!-- repro {"records": 3} -->')
     (tmp_path / "bare.md").write_text("# a table\n")
     (tmp_path / "damaged.md").write_text('<!-- repro {"records": 3} -->\n')
     (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
@@ -104,13 +118,15 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
     (tmp_path / "a.txt").write_text("")
     for name, sentence in {
         "bare.png": "carries no provenance",
-        "broken.png": "not a readable PNG",
-        "text.png": "not a readable PNG",
+        "broken.png": "not a readable picture",
+        "text.png": "not a readable picture",
         "bare.md": "carries no provenance",
         "damaged.md": "provenance comment is damaged",
         "binary.md": "provenance comment is damaged",
         "lonely.csv": "stands in lonely.md beside it, which is missing",
-        "a.txt": "provenance is kept in .png, .md and .csv files, this is .txt",
+        "bare.jpg": "carries no provenance",
+        "damaged.jpg": "provenance comment is damaged",
+        "a.txt": "provenance is kept in .png, .jpg, .md and .csv files, this is .txt",
         "none.png": "no such file",
     }.items():
         with pytest.raises(ReproError, match=sentence) as caught:

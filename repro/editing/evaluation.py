@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -48,11 +48,11 @@ from repro.editing.measure import (
     sequenced,
     untouched,
 )
-from repro.editing.sampling import Editor
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, trained
+from repro.engine.records import Record
 
 RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
 SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
@@ -71,6 +71,8 @@ BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves in
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
 SEQUENCE = "singles"
 ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
+DEPTHS = ("layers0", "layers1", "layers4")  # of f_theta, beside the two of everything else
+LONG, LONG_SLIDER = 50, "slider, more steps"  # steps by which sliders are turned once more
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
 _SMALL = Tolerance(absolute=2e-2, relative=1e-2)
@@ -93,6 +95,11 @@ class _Maker:
         return hashlib.sha256(self.config.bench.digest().encode()).hexdigest()
 
     @property
+    def count(self) -> int:
+        """Photographs, or sequences."""
+        return len(crop_ids("test", self.config.bench)) // self.config.bench.each[2]
+
+    @property
     def each(self) -> int:
         return min(2, self.config.bench.each[2])
 
@@ -107,19 +114,18 @@ class _Maker:
         n: int | None = None,
         seed: int = 0,
     ) -> Row:
-        bench = self.config.bench
         return Row(
             "editing",
             experiment,
             cell,
             measure,
-            n=n or len(crop_ids("test", bench)) // bench.each[2],
+            n=n or self.count,
             data=self.measured_on,
             k=self.config.k if k is None else k,
             seed=seed,
             profile=self.config.name,
             weights=weights,
-            ships=ships,
+            ships=ships and not self.config.pretrained,
         )
 
     def data(self, each: int, k: int | None) -> Split:
@@ -165,6 +171,23 @@ def rows(profile_name: str = "small") -> list[Row]:
     return [*_baselines(make), *_networks(make), *_sequence(make)]
 
 
+def looked_up(records: Sequence[Record]) -> list[Record]:
+    """Records under the small profile's names, which tables, curves and claims look for.
+
+    Where every variant is trained on all images, Ours-mult is also what its ablations are compared with.
+    """
+    found = []
+    for record in records:
+        prefix, own = f"editing-{record.profile}-", record.experiment
+        variant = own.removeprefix(prefix).rpartition("-s")[0] if own.startswith(prefix) else ""
+        alike = [name_of(variant, record.seed)] if variant else [own]
+        if variant == "mult" and profile(record.profile).pretrained:
+            alike.append(name_of(REFERENCE, record.seed))
+        kids = {name: KID for name in record.metrics if name.startswith("paired-kid/")}
+        found += [record if record.profile == "small" else record.under(each, kids) for each in alike]
+    return found
+
+
 def _baselines(make: _Maker) -> Iterator[Row]:
     cells = [*SINGLE, *COMPOSITES]
     name = autoencoder_name(make.config.name)
@@ -176,7 +199,8 @@ def _baselines(make: _Maker) -> Iterator[Row]:
         yield from make.table(name, method, COMBINATIONS, used, "combination", each=1)
         yield from _unseen(make, name, method, cells, used, True)
         yield from _kept(make, name, method, used)
-    yield from _sliders(make, "baseline-target", None, None)
+    yield from _sliders(make, "baseline-target", aimed_at, None)
+    yield from _sliders(make, "baseline-floor", floor, weights)
     quantised: Method = partial(floored, autoencoder, True)
     yield from make.table("baseline-floor-quantised", quantised, cells, weights)
     yield from make.table("baseline-floor-quantised", quantised, ONE_CROP, weights, "one crop", each=1)
@@ -209,12 +233,18 @@ def _networks(make: _Maker) -> Iterator[Row]:
             more = {"ships": found.ships and seed == 0 and config.name == "small", "seed": seed}
             method = partial(edited, editor, steps=config.steps)
             if variant in SINGLES:
-                yield from make.table(name, method, [(variant.removeprefix("single-"),)], weights, **more)
+                own = variant.removeprefix("single-")
+                yield from make.table(name, method, [(own,)], weights, **more)
+                if own in SLIDERS:
+                    alone: dict[str, Any] = {"tasks": (own,), "inside": (False,), **more}
+                    yield from _sliders(make, name, method, weights, **alone)
+                    long = partial(edited, editor, steps=LONG)
+                    yield from _sliders(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
                 continue
             each = 1 if variant in ABLATIONS else None  # they are compared with one another alone
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)
-            if variant in ("mult", "palette", "entry") and seed == 0:
-                yield from _sliders(make, name, editor, weights, **more)
+            if variant in ("mult", "palette", "entry", REFERENCE, *DEPTHS) and seed == 0:
+                yield from _sliders(make, name, method, weights, **more)
             if variant in ("mult", "palette"):
                 yield from _kept(make, name, method, weights, **more)
             if variant in ("mult", REFERENCE, "npair-a", "npair-b") and seed == 0:
@@ -288,32 +318,38 @@ def _kept(
 
 
 def _sliders(
-    make: _Maker, name: str, editor: Editor | None, weights: str | None, ships: bool = True, seed: int = 0
+    make: _Maker,
+    name: str,
+    method: Method,
+    weights: str | None,
+    ships: bool = True,
+    seed: int = 0,
+    tasks: Sequence[str] = tuple(SLIDERS),
+    inside: Sequence[bool] = (False, True),
+    kind: str = "slider",
+    **more: Any,
 ) -> Iterator[Row]:
-    """Measured effect at five places of each slider, alone and inside a composite (claim E13); no editor: targets'."""
-    for task, places in SLIDERS.items():
-        for inside in (False, True):
+    """Measured effect at five places of each slider, alone and inside a composite (claim E13)."""
+    for task, within in product(tasks, inside):
 
-            def measure(k: int | None, task=task, places=places, inside=inside) -> Metrics:
-                data = make.data(1, k)
-                found = [_strengths(editor, data, task, place, inside, make.config.steps) for place in places]
-                table = torch.stack(found)  # (5, N)
-                at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
-                span = (table[-1] - table[0]).tolist()
-                return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: span, **at}
+        def measure(k: int | None, task: str = task, within: bool = within) -> Metrics:
+            data = make.data(1, k)
+            found = [_strengths(method, data, task, place, within) for place in SLIDERS[task]]
+            table = torch.stack(found)  # (5, N)
+            at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
+            span = (table[-1] - table[0]).tolist()
+            return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: span, **at}
 
-            cell = {"task": "slider", "edit": task, "inside": inside}
-            yield make.row(name, cell, measure, weights, ships, seed=seed)
+        cell = {"task": kind, "edit": task, "inside": within, **more}
+        yield make.row(name, cell, measure, weights, ships, seed=seed)
 
 
-def _strengths(
-    editor: Editor | None, data: Split, task: str, place: Mapping[str, Any], inside: bool, steps: int
-) -> Tensor:
+def aimed_at(data: Split, tasks: Sequence[str]) -> Tensor:
+    """The targets themselves, of parameters that no main table shares."""
+    return data.edit(*tasks).target
+
+
+def _strengths(method: Method, data: Split, task: str, place: Mapping[str, Any], inside: bool) -> Tensor:
     vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
-    if editor is None:
-        asked = replace(data, vectors=(vector,) * len(data))
-        return strength.MEASURES[task](asked.edit(*vector.active).target, data.sharp).double()
-    output = editor.edit(
-        data.sharp, [vector] * len(data), data.ids, reference=data.reference if inside else None, steps=steps
-    )
-    return strength.MEASURES[task](output, data.sharp).double()
+    asked = replace(data, vectors=(vector,) * len(data))
+    return strength.MEASURES[task](method(asked, vector.active), data.sharp).double()

@@ -6,8 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
-from repro.editing.evaluation import COMBINATIONS, PAIRS, RANK, SINGLE, SPAN, SWEEP
-from repro.editing.experiments import name_of
+from repro.editing.evaluation import (
+    COMBINATIONS,
+    DEPTHS,
+    LONG,
+    LONG_SLIDER,
+    PAIRS,
+    RANK,
+    REFERENCE,
+    SINGLE,
+    SPAN,
+    SWEEP,
+)
+from repro.editing.experiments import VARIANTS, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
 from repro.editing.vector import TASKS
@@ -116,17 +127,30 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             Column(f"{task}, span", "strength at the slider's last place less that at its first", "", decimals=3),
         )
     )
-    names = {"targets": "baseline-target", MULT: name_of("mult"), ENTRY: name_of("entry"), PALETTE: name_of("palette")}
+    names = {
+        "targets": "baseline-target",
+        FLOOR: "baseline-floor",
+        SINGLE_TASK: "",  # its own network for each slider
+        f"{SINGLE_TASK}, {LONG} steps": "",
+        MULT: name_of("mult"),
+        ENTRY: name_of("entry"),
+        PALETTE: name_of("palette"),
+        SHORT: name_of(REFERENCE),
+        **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in DEPTHS},
+    }
     rows = {}
     for inside, said in ((False, "alone"), (True, "inside a composite")):
-        for words, experiment in names.items():
+        for words, known in names.items():
+            if inside and not known:
+                continue
             row = f"{words}, {said}"
-            why, cells = missing(records, experiment), {}
+            rows[row] = cells = {}
             for task in RANK:
-                part = {"task": "slider", "edit": task, "inside": inside}
+                experiment = known or name_of(f"single-{task}")
+                kind = LONG_SLIDER if str(LONG) in words else "slider"
+                part, why = {"task": kind, "edit": task, "inside": inside}, missing(records, experiment)
                 cells[task] = get(row, task, RANK[task], experiment, part, why)
                 cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], experiment, part, why)
-            rows[row] = cells
     notes = ("Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour.",)
     return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, notes)
 
@@ -136,7 +160,7 @@ def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     get = finder("editing", "editing_strength", records, verified)
     units = {
         "blur": "share of the coarse gradient energy that is gone",
-        "grain": "grey levels of 255 of fine detail in flat places",
+        "grain": "grey levels of 255 in grain's own band, flat places",
         "sharpen": "ln of the gradient energy over the source's",
         "colour": "mean colour in CIE Lab",
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from repro.editing.evaluation import (
     _sequence,
     _sliders,
     _unseen,
+    aimed_at,
 )
 from repro.editing.experiments import folder_of, name_of
 from repro.editing.measure import Method, Metrics, by_photo, in_batches, label, request, scored, untouched
@@ -110,30 +111,13 @@ class _PaperMaker(_Maker):
         """Frames of a sequence."""
         return min(Counter(id.rpartition("/")[0] for id in self.source.ids("test")).values())
 
-    def row(
-        self,
-        experiment: str,
-        cell: Mapping[str, Any],
-        measure: Callable[[int | None], Metrics],
-        weights: str | None,
-        ships: bool = False,
-        k: int | None = None,
-        n: int | None = None,
-        seed: int = 0,
-    ) -> Row:
-        return Row(
-            "editing",
-            experiment,
-            cell,
-            measure,
-            n=n or len(self.first(1).ids("test")),
-            data=_digest(self.source),
-            k=self.config.k if k is None else k,
-            seed=seed,
-            profile=self.config.name,
-            weights=weights,
-            ships=ships,
-        )
+    @property
+    def count(self) -> int:
+        return len(self.first(1).ids("test"))
+
+    @property
+    def measured_on(self) -> str:  # type: ignore[override]
+        return _digest(self.source)
 
     def data(self, each: int, k: int | None) -> Split:
         whole = _split(self.first(each))
@@ -211,7 +195,8 @@ def _baselines(make: _PaperMaker) -> Iterator[Row]:
         yield from make.table(experiment, method, COMBINATIONS, weights, "combination", each=1)
         yield from _unseen(make, experiment, method, cells, weights, False)
         yield from _kept(make, experiment, method, weights)
-    yield from _sliders(make, "baseline-target", None, None)
+    yield from _sliders(make, "baseline-target", aimed_at, None)
+    yield from _sliders(make, "baseline-floor", floor, paper.autoencoder_hash(name))
     gan = name_of("pix2pix", 0, make.config.name)
     if trained(gan):
         yield from make.table(gan, partial(_by_pix2pix, folder_of(gan)), cells, weights_hash(folder_of(gan)))

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.editing.colour import rgb_to_lab
+from repro.editing.grain import SIGMA_FILTER
 
+GRAIN_COARSE = 2.0  # pixels: a Gaussian that grain's filter passes and the picture's shapes do not
 COARSE = 1.5  # pixels: the Gaussian under which grain's energy is a hundredth of an edge's
 FLAT_SHARE = 0.25  # of the pixels, those where the source varies least
 LEAST = 0.01  # of every measure below: smaller differences are none (targets' sliders alone span 0.6 and more)
@@ -23,14 +25,15 @@ def blur(edited: Tensor, source: Tensor) -> Tensor:
 
 
 def grain(edited: Tensor, source: Tensor) -> Tensor:
-    """(B,) standard deviation, in grey levels of 255, of fine detail in the flattest quarter of the source.
+    """(B,) standard deviation, in grey levels of 255, of grain's own band in the flattest quarter of the source.
 
-    Fine detail: what a 3 x 3 second-difference mask sees (Immerkaer, "Fast noise variance estimation", 1996), less
-    than white noise of grain's, which the filter has smoothed: a relative measure. The median over the flat places
-    keeps edges out.
+    The band: seen through the filter that grain itself went through (the matched filter of noise of that spectrum),
+    less what is coarser than GRAIN_COARSE. So the numbers are below the grain's full deviation, and noise of single
+    pixels hardly counts: a second-difference mask, made for white noise, sees a tenth of grain and all of what an
+    autoencoder leaves. The median over the flat places keeps edges out.
     """
-    detail, flat = _detail(edited), _flat(source)
-    picked = torch.where(flat, detail.abs(), torch.nan).flatten(1)
+    detail = _gaussian(edited, SIGMA_FILTER) - _gaussian(edited, GRAIN_COARSE)
+    picked = torch.where(_flat(source), detail.abs(), torch.nan).flatten(1)
     return 255 * picked.nanmedian(dim=1).values / 0.6745
 
 
@@ -73,18 +76,11 @@ def _gradient(image: Tensor) -> Tensor:
     return down + (image[..., :, 1:] - image[..., :, :-1]).square().mean(dim=(1, 2, 3))
 
 
-def _detail(image: Tensor) -> Tensor:
-    """(B, 3, H - 2, W - 2) noise as the mask [1 -2 1; -2 4 -2; 1 -2 1] / 6 sees it."""
-    line = torch.tensor([1.0, -2.0, 1.0], device=image.device, dtype=image.dtype)
-    mask = (line[:, None] * line[None, :] / 6).expand(3, 1, 3, 3)
-    return F.conv2d(image, mask, groups=3)
-
-
 def _flat(source: Tensor) -> Tensor:
-    """(B, 3, H - 2, W - 2): the FLAT_SHARE of each picture's places where the smoothed source changes least."""
-    smooth = _gaussian(source, COARSE).mean(dim=1, keepdim=True)
+    """(B, 3, H, W): the FLAT_SHARE of each picture's places where the smoothed source changes least."""
+    smooth = F.pad(_gaussian(source, COARSE).mean(dim=1, keepdim=True), (1,) * 4, mode="reflect")
     across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
-    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H - 2, W - 2)
+    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H, W)
     most = change.flatten(1).quantile(FLAT_SHARE, dim=1)
     return (change <= most[:, None, None, None]).expand(-1, 3, -1, -1)
 

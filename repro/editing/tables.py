@@ -32,10 +32,9 @@ from repro.editing.words import (
     variant_words,
 )
 from repro.editing.words import SINGLE as SINGLE_TASK
-from repro.engine import records as ledger
 from repro.engine.check import CheckReport
-from repro.engine.evaluation import check_room
-from repro.engine.records import Record, select
+from repro.engine.evaluation import check_room, looked_up
+from repro.engine.records import Record
 from repro.engine.tables import Column, Table, Verified
 from repro.errors import ReproError
 
@@ -58,7 +57,7 @@ class Lesson(Protocol):
 
 def of(lesson: Lesson) -> list[Record]:
     """The records of the lesson's profile."""
-    return select(ledger.load("editing"), profile=lesson.config.name)
+    return looked_up("editing", lesson.config.name)
 
 
 def recheck(lesson: Lesson) -> CheckReport:

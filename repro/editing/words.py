@@ -21,7 +21,7 @@ ENTRY = "Ours-mult, a context token per entry"
 SHORT, ALL_IMAGES = "Ours-mult, trained as briefly", "Ours-mult, all images"
 PHOTOS = "27 held-out photographs"
 COMPOSITE = label(COMPOSITES[1])  # blur+grain+colour, of the paper's Tables 4 and 5
-KID1000 = "KID × 1000"
+KID1000, FEATURES = "KID × 1000", "EfficientNet-Lite0 (at paper scale Inception)"
 METRICS = {
     "l1": L1,
     "SSIM": SSIM,
@@ -36,7 +36,12 @@ COLUMNS = {
     "l1": Column("l1", "mean absolute difference of RGB in [0, 1]", "lower", decimals=3),
     "SSIM": Column("SSIM", "SSIM on RGB, Gaussian window, mean of channels", "higher", decimals=3),
     "LPIPS": Column("LPIPS", "LPIPS v0.1, AlexNet", "lower", decimals=3),
-    KID1000: Column(KID1000, "KID of pairs on features of EfficientNet-Lite0, times 1000", "lower", decimals=1),
+    KID1000: Column(
+        KID1000,
+        "KID of pairs on features of EfficientNet-Lite0 (paper profile: Inception), times 1000",
+        "lower",
+        decimals=1,
+    ),
     "hole l1": Column("hole l1", "l1 inside the hole", "lower", decimals=3),
     "hole excess": Column("hole excess", "l1 inside the hole less l1 outside", "lower", decimals=3),
     "colour": Column("colour", "distance of the mean colours in CIE Lab, result to target", "lower", decimals=2),
@@ -50,7 +55,7 @@ NO_BASELINE = "no record of this profile: `repro evaluate editing --full` makes 
 NO_TASK = "the edit has no such task"
 CROP_NOTE = "One crop a photograph; the main tables have two."
 SHORT_NOTE = (
-    "Ablations are trained on two fifths of the images, and so is the row that they are compared with; rows with all "
+    "Ablations are trained on 16 % of the images, and so is the row that they are compared with; rows with all "
     "images stand beside them for orientation."
 )
 

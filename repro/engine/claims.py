@@ -30,10 +30,10 @@ from pathlib import Path
 from repro import paths
 from repro.engine.atomic import locked, write_text
 from repro.engine.check import verified as verified_by_check
+from repro.engine.evaluation import looked_up
 from repro.engine.judge import REPRODUCED, WORST_FIRST, Finding, judge
 from repro.engine.ledger import Claim, load_ledger, rooms
 from repro.engine.provenance import provenance
-from repro.engine.records import load, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text
 from repro.errors import ReproError
 
@@ -86,7 +86,7 @@ def verdicts(
     `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
     for a missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
     """
-    records = select(load(room), profile=profile)
+    records = looked_up(room, profile)
     known = verified_by_check(room, records) if verified is None else verified
     return [
         Verdict(claim, room, tuple(judge(part, records, known, f"claim {claim.id}") for part in claim.parts))

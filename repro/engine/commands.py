@@ -45,7 +45,7 @@ class Whence:
     """Say which records and which command made a picture or a table."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """A .png, .md or .csv file of figures/."""
+    """A .png, .jpg, .md or .csv file of figures/."""
 
     def run(self) -> int:
         from repro.engine import records

@@ -79,6 +79,17 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     return module.rows(profile)
 
 
+def looked_up(room: str, profile: str = "small") -> list[Record]:
+    """The room's committed records of a profile, under the names that its tables and claims look for.
+
+    Those are the small profile's; a room whose experiments have other names elsewhere says so by a function
+    `looked_up` in its module `evaluation`.
+    """
+    found = records.select(records.load(room), profile=profile)
+    rename = getattr(_module(room), "looked_up", None)
+    return rename(found) if rename else found
+
+
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
     chosen = [row for name in names for row in _named(name, profile)]

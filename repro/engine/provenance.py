@@ -1,4 +1,8 @@
-"""Every generated file says what made it: record ids and the command, in PNG text chunks or in a Markdown comment."""
+"""Every generated file says what made it: record ids and the command.
+
+They stand in the text chunks of a PNG, the comment of a JPEG (sheets of photographs: a quarter of the bytes), or a
+comment in Markdown.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from repro.errors import ReproError
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
 _COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
 _DPI = 100
+QUALITY = 90  # of a JPEG of photographs
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Provenance:
     command: str
 
     def comment(self) -> str:
-        """One line of Markdown that `whence` reads."""
+        """One line that `whence` reads in Markdown and in JPEG files."""
         body = json.dumps(
             {"command": self.command, "records": list(self.records), "version": VERSION}, ensure_ascii=False
         )
@@ -53,17 +58,24 @@ def provenance(records: Iterable[Record | str], command: str) -> Provenance:
 
 
 def save_figure(
-    figure: Any, name: str, records: Iterable[Record | str], command: str, *, folder: Path | None = None
+    figure: Any,
+    name: str,
+    records: Iterable[Record | str],
+    command: str,
+    *,
+    photograph: bool = False,
+    folder: Path | None = None,
 ) -> Path:
     """Write `figures/pictures/<name>.png` with its provenance; equal input gives equal bytes.
 
     `figure`: a matplotlib figure, a Pillow image, a uint8 array (H, W) or (H, W, 3), or a float tensor or array
-    (1 or 3, H, W) in [0, 1]. `folder` replaces `figures/pictures`. Raises `ReproError` for anything else.
+    (1 or 3, H, W) in [0, 1]. `photograph` makes it a JPEG of QUALITY, `<name>.jpg`. `folder` replaces
+    `figures/pictures`. Raises `ReproError` for anything else.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ReproError(f"picture name {name!r}: letters, digits, hyphen and underscore are accepted")
-    path = (folder or paths.figures() / "pictures") / f"{name}.png"
-    return save_png(figure, path, provenance(records, command))
+    path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
+    return (save_jpeg if photograph else save_png)(figure, path, provenance(records, command))
 
 
 def save_png(figure: Any, path: Path, made: Provenance) -> Path:
@@ -74,14 +86,23 @@ def save_png(figure: Any, path: Path, made: Provenance) -> Path:
     info.add_itxt("Repro-Records", " ".join(made.records))
     info.add_itxt("Repro-Command", made.command)
     info.add_itxt("Repro-Version", VERSION)
+    return _save(figure, path, format="PNG", pnginfo=info)
+
+
+def save_jpeg(figure: Any, path: Path, made: Provenance) -> Path:
+    """The same with a loss, for photographs."""
+    return _save(figure, path, format="JPEG", quality=QUALITY, progressive=True, comment=made.comment().encode("utf-8"))
+
+
+def _save(figure: Any, path: Path, **settings: Any) -> Path:
     stream = io.BytesIO()
-    _image(figure, path.stem).save(stream, format="PNG", pnginfo=info, optimize=True)
+    _image(figure, path.stem).save(stream, optimize=True, **settings)
     write_bytes(path, stream.getvalue())
     return path
 
 
 def whence(path: Path | str) -> Provenance:
-    """What made `path`: a PNG, a Markdown table, or a CSV whose Markdown twin lies beside it.
+    """What made `path`: a picture, a Markdown table, or a CSV whose Markdown twin lies beside it.
 
     Raises `ReproError` where the file does not say, or is absent.
     """
@@ -89,8 +110,8 @@ def whence(path: Path | str) -> Provenance:
     if not path.is_file():
         raise ReproError(f"{path}: no such file")
     suffix = path.suffix.lower()
-    if suffix == ".png":
-        return _whence_png(path)
+    if suffix in (".png", ".jpg"):
+        return _whence_picture(path)
     if suffix == ".csv":
         twin = path.with_suffix(".md")
         if not twin.is_file():
@@ -99,36 +120,46 @@ def whence(path: Path | str) -> Provenance:
     if suffix == ".md":
         return _whence_markdown(path)
     raise ReproError(
-        f"{path}: provenance is kept in .png, .md and .csv files, this is {suffix or 'a file without suffix'}"
+        f"{path}: provenance is kept in .png, .jpg, .md and .csv files, this is {suffix or 'a file without suffix'}"
     )
 
 
-def _whence_png(path: Path) -> Provenance:
+def _whence_picture(path: Path) -> Provenance:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             image.load()
-            text = dict(getattr(image, "text", {}))
+            text, comment = dict(getattr(image, "text", {})), image.info.get("comment", b"")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ReproError(f"{path}: not a readable PNG ({error})") from None
-    if "Repro-Command" not in text:
-        raise ReproError(f"{path}: carries no provenance, it was not made by this repository or was re-saved since")
-    return Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"])
+        raise ReproError(f"{path}: not a readable picture ({error})") from None
+    if "Repro-Command" in text:
+        return Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"])
+    if made := _commented(comment.decode("utf-8", "replace"), path):
+        return made
+    raise ReproError(f"{path}: carries no provenance, it was not made by this repository or was re-saved since")
 
 
 def _whence_markdown(path: Path) -> Provenance:
     try:
-        found = _COMMENT.search(path.read_text(encoding="utf-8"))
-        fields = json.loads(found[1]) if found else None
-        made = Provenance(tuple(fields["records"]), fields["command"]) if fields else None
-    except (ValueError, KeyError, TypeError):
+        made = _commented(path.read_text(encoding="utf-8"), path)
+    except ValueError:
         raise ReproError(f"{path}: its provenance comment is damaged") from None
     if made is None:
         raise ReproError(
             f"{path}: carries no provenance, it was not made by this repository or the comment was removed"
         )
     return made
+
+
+def _commented(text: str, path: Path) -> Provenance | None:
+    """What a comment in a text says. Raises `ReproError` where it cannot be read."""
+    try:
+        found = _COMMENT.search(text)
+        fields = json.loads(found[1]) if found else None
+        return Provenance(tuple(fields["records"]), fields["command"]) if fields else None
+    except (ValueError, KeyError, TypeError):
+        raise ReproError(f"{path}: its provenance comment is damaged") from None
 
 
 def _image(figure: Any, name: str) -> Any:

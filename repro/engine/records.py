@@ -118,6 +118,16 @@ class Record:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def under(self, experiment: str, names: Mapping[str, str] | None = None) -> Record:
+        """The same record under another experiment's name, to be looked up, not stored: it keeps its id.
+
+        `names` of metrics are replaced too.
+        """
+        metrics = {(names or {}).get(name, name): values for name, values in self.metrics.items()}
+        alias = dataclasses.replace(self, experiment=experiment, metrics=metrics, check={})
+        alias.__dict__["id"] = self.id
+        return alias
+
     def values(self, metric: str) -> list[float]:
         """The metric's values as a list. Raises `ReproError` naming the protocols there are."""
         if metric not in self.metrics:

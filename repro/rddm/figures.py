@@ -31,9 +31,10 @@ COMMAND = "repro reproduce 03"
 
 
 def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
-    """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
+    """Save a drawing as <name>.png, photographs as .jpg, in the lesson's pictures, and hand it on to be shown."""
     drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
-    save_figure(drawn.pixels, name, records, COMMAND, folder=lesson.figures / "pictures")
+    place, photograph = lesson.figures / "pictures", isinstance(drawn, Photos)
+    save_figure(drawn.pixels, name, records, COMMAND, photograph=photograph, folder=place)
     return drawn
 
 

@@ -15,7 +15,7 @@ from repro.ui.plots import INK, Plate, tile
 from repro.ui.schematic import Schematic
 
 BAR = 15  # pixels for words above a picture
-QUALITY = 76  # of the JPEG that a notebook keeps of photographs; the files in figures/ are PNG
+QUALITY = 76  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
 
 
 class Drawn:
