@@ -19,7 +19,7 @@ from repro.ddpm.schedules import scaled_linear
 from repro.editing import curves, evaluation, explore, figures, inner, probes
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.colour import colour_transfer
-from repro.editing.config import SMOKE
+from repro.editing.config import SMALL, SMOKE
 from repro.editing.evaluation import COMBINATIONS, SLIDERS
 from repro.editing.exercises import EXERCISES, check, samples_needed
 from repro.editing.experiments import name_of, network_of
@@ -261,7 +261,7 @@ def test_attention_is_read_back_from_records_as_it_was_measured(now):
 
 
 def test_without_records_a_sentence_stands_in_the_place():
-    for drawing in (curves.slider_curves([]), curves.step_curves([], 10), curves.combinations([])):
+    for drawing in (curves.slider_curves([]), curves.step_curves([]), curves.combinations([])):
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
 
 
@@ -269,7 +269,7 @@ def test_slider_curves_are_medians_over_photographs():
     values = {f"{STRENGTH['grain']}@{i}": [-90.0, i, i + 2.0] for i in range(5)}  # one photograph far off
     made = [
         record(name_of("mult"), {"task": "slider", "edit": "grain", "inside": False}, **values),
-        record(name_of("entry"), {"task": "slider", "edit": "grain", "inside": True}, **values),
+        record(name_of("mult"), {"task": "slider", "edit": "grain", "inside": True}, **values),
     ]
     _, middle, last = curves.slider_curves(made).axes
     places = [place["grain"] for place in SLIDERS["grain"]]
@@ -280,14 +280,14 @@ def test_slider_curves_are_medians_over_photographs():
     assert [line.get_label() for line in last.get_lines()] == ["dashed: inside a composite"]
 
 
-def test_step_curves_take_the_pages_own_number_from_the_other_records():
+def test_step_curves_take_the_profiles_own_number_from_the_other_records():
     edit = "+".join(COMPOSITES[1])
     scores = {L1: [0.1, 0.3], LPIPS: [0.5, 0.7]}
     made = [record(name_of("mult"), {"task": "steps", "edit": edit, "steps": n}, **scores) for n in (1, 50)]
     made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
-    left, _ = curves.step_curves(made, 10).axes
+    left, _ = curves.step_curves(made).axes
     (line,) = left.get_lines()
-    assert list(line.get_xdata()) == [1, 10, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.1, 0.2])
+    assert list(line.get_xdata()) == [1, SMALL.steps, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.1, 0.2])
 
 
 def test_combinations_are_told_apart_by_the_hole():

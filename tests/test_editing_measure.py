@@ -163,6 +163,8 @@ def test_rank_correlation_is_spearmans_and_a_dead_slider_scores_nothing():
         [[0.0, 3.0, 0.1, 0.5], [0.2, 2.0, 0.1, 0.5], [0.5, 1.0, 0.3, 0.5 + 1e-5], [0.4, 0.0, 0.2, 0.5]]
     )
     found = strength.rank_correlation(table)
+    still = torch.linspace(0.0048, 0.0052, 5)[:, None]  # rounding would set them apart
+    assert strength.rank_correlation(still).item() == 0
     for column in range(3):
         assert found[column].item() == pytest.approx(spearmanr(range(4), table[:, column]).statistic)
     assert found[3] == 0  # rounding errors in rising order are no effect

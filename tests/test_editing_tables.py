@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from repro.editing import evaluation, findings, tables, words
-from repro.editing.config import SMALL
+from repro.editing import evaluation, tables, words
 from repro.editing.experiments import ABLATIONS, name_of
 from repro.editing.measure import CRISP, DRIFT, EXCESS, GAP, HOLE, HUE, KID, L1, LPIPS, SSIM, STRENGTH
 from repro.engine import stats
@@ -171,10 +170,6 @@ def test_pooled_cells_average_photograph_by_photograph():
         words.pooled([both[0], other], L1, places)
     with pytest.raises(ReproError, match="matches 2 cells"):
         words.pooled(both, L1, [("net-s*", {"task": "edit"})])
-
-
-def test_the_default_number_of_steps_is_the_profiles():
-    assert SMALL.steps == findings.STEPS
 
 
 def test_seeds_of_rows_follow_their_networks(rows):

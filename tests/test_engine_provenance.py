@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_engine_records import home, make  # noqa: F401 (a fixture)
 
 from repro.engine import provenance, records
@@ -109,6 +110,9 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "bare.png").read_bytes()[:40])
     (tmp_path / "text.png").write_text("no picture")
+    other = PngInfo()
+    other.add_text("comment", "<!-- a text of somebody's -->")
+    Image.new("RGB", (4, 4)).save(tmp_path / "commented.png", pnginfo=other)
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.jpg")
     Image.new("RGB", (4, 4)).save(tmp_path / "damaged.jpg", comment=b'<!-- repro {"records": 3} -->')
     (tmp_path / "bare.md").write_text("# a table\n")
@@ -118,6 +122,7 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
     (tmp_path / "a.txt").write_text("")
     for name, sentence in {
         "bare.png": "carries no provenance",
+        "commented.png": "carries no provenance",
         "broken.png": "not a readable picture",
         "text.png": "not a readable picture",
         "bare.md": "carries no provenance",

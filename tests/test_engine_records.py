@@ -108,13 +108,10 @@ def test_an_equal_result_leaves_the_file_alone_and_a_new_one_replaces_it(home):
     assert records.load("ddpm") == [better]
 
 
-def test_find_returns_one_or_says_what_there_is(home):
+def test_a_part_of_a_cell_selects(home):
     records.upsert("ddpm", [make(cell={"steps": s, "clip": True}) for s in (10, 50)])
-    assert records.find("ddpm", experiment="fid", steps=50).cell["steps"] == 50
-    with pytest.raises(ReproError, match="2 records of ddpm match experiment=fid, one is needed"):
-        records.find("ddpm", experiment="fid")
-    with pytest.raises(ReproError, match=r"no record of ddpm matches experiment=kid; its experiments: fid"):
-        records.find("ddpm", experiment="kid")
+    (found,) = records.select(records.load("ddpm"), experiment="fid", cell={"steps": 50})
+    assert found.cell["steps"] == 50
     assert records.select(records.load("ddpm"), cell={"clip": 1}) == [], "1 is not true"
 
 
@@ -178,11 +175,6 @@ def test_the_same_cell_twice_is_named(home):
 def test_nonsense_is_refused_where_it_enters(changes, sentence):
     with pytest.raises(ReproError, match=sentence):
         make(**changes)
-
-
-def test_first_k_takes_the_images_and_leaves_set_metrics_to_the_caller():
-    metrics = {"psnr": [1.0, 2.0, 3.0], "fid": 5.0, "kid": [1.0, 2.0]}
-    assert records.first_k(metrics, 3, 2, fid=6.0) == {"k": 2, "metrics": {"psnr": [1.0, 2.0], "fid": 6.0}}
 
 
 FILL = """

@@ -36,16 +36,6 @@ def prose(node):
     return "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
 
 
-def test_cells_are_few_and_short(code):
-    assert len(code) <= 40
-    long = {cell.source.splitlines()[0]: len(cell.source.splitlines()) for cell in code}
-    assert {head: lines for head, lines in long.items() if lines > 15} == {}
-
-
-def test_it_begins_like_every_notebook(code):
-    assert code[0].source.strip() == first_cell(ROOT).strip()
-
-
 def test_its_parameters_are_typed_and_documented(number, node, code):
     known = notebook_files.declared(node, NOTEBOOKS[number].stem)
     assert known["profile"].default == "small" and known["seed"].default == 0
@@ -67,8 +57,19 @@ def test_every_claim_of_its_room_is_named(number, prose):
     assert claims and [name for name in claims if f"**{name}**" not in prose] == []
 
 
-def test_what_is_committed_is_small_and_clean(number, node):
-    assert NOTEBOOKS[number].stat().st_size <= 1_000_000
-    assert "widgets" not in node.metadata
-    kinds = {kind for cell in node.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
-    assert not any("widget" in kind for kind in kinds)
+@pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
+def test_shape(path):
+    """The bootstrap first, documented parameters, cells that fit a glance, at most 1 MB, no widgets kept."""
+    notebook = notebook_files.read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].source.strip() == first_cell(ROOT).strip()
+    assert "parameters" in code[1].metadata.tags
+    assert all("#" in line for line in code[1].source.strip().splitlines())
+    assert len(code) <= 40
+    long = {cell.source.splitlines()[0]: len(cell.source.strip().splitlines()) for cell in code}
+    assert {head: lines for head, lines in long.items() if lines > 15} == {}
+    assert path.stat().st_size <= 1_000_000
+    assert "widgets" not in notebook.metadata
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert not any("widget" in kind for output in outputs for kind in output.get("data", {}))

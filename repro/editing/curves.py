@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import SINGLE, SLIDERS
 from repro.editing.experiments import name_of
 from repro.editing.inner import ATTENTION
 from repro.editing.measure import L1, LPIPS, STRENGTH, label
 from repro.editing.vector import NAMES
-from repro.editing.words import ENTRY, MULT, PALETTE
+from repro.editing.words import MULT, PALETTE, profile_of
 from repro.engine.records import Record, select
 from repro.ui.photos import nothing
 from repro.ui.plots import MARKERS, Plate, style
@@ -24,7 +23,7 @@ from repro.ui.plots import PALETTE as COLOURS
 
 NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
 FORMULAS = "by the formulas"
-WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette"), ENTRY: name_of("entry")}
+WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
 AXES = {
     "blur": ("β", "gradient energy that is gone"),
     "grain": ("σ", "deviation in grain's band, flat places, grey levels"),
@@ -40,7 +39,7 @@ def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any
 
 def slider_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `slider_curves`."""
-    return select(records, cell={"task": "slider"})
+    return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
@@ -93,14 +92,14 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
 
 def step_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `step_curves`."""
-    edits = {label(tasks) for tasks in (*SINGLE, *COMPOSITES)}
+    swept = [r for r in select(records, cell={"task": "steps"}) if r.cell["steps"] != profile_of(records).steps]
     main = select(records, experiment=name_of("mult"), cell={"task": "one crop"})
-    return [*select(records, cell={"task": "steps"}), *(r for r in main if r.cell["edit"] in edits)]
+    return [*swept, *(r for r in main if r.cell["edit"] in {s.cell["edit"] for s in swept})]
 
 
-def step_curves(records: Sequence[Record], steps: int) -> Plate:
-    """l1 and LPIPS of Ours-mult against sampling steps; the page's own number, `steps`, is in other records."""
-    chosen = step_records(records)
+def step_curves(records: Sequence[Record]) -> Plate:
+    """l1 and LPIPS of Ours-mult against sampling steps; the profile's own number is in other records."""
+    chosen, steps = step_records(records), profile_of(records).steps
     edits = sorted({r.cell["edit"] for r in select(chosen, cell={"task": "steps"})})
     if not edits:
         return nothing(NO_RECORDS)
@@ -126,8 +125,8 @@ def step_curves(records: Sequence[Record], steps: int) -> Plate:
 
 def combination_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `combinations`: Ours-mult, one crop a photograph."""
-    mine = select(records, experiment=name_of("mult"))
-    return [r for r in mine if r.cell.get("task") in ("one crop", "combination")]
+    mine, alone = select(records, experiment=name_of("mult")), {label(tasks) for tasks in SINGLE}
+    return [r for r in mine if r.cell["task"] == ("one crop" if r.cell["edit"] in alone else "combination")]
 
 
 def combinations(records: Sequence[Record]) -> Plate:

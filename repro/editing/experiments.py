@@ -53,6 +53,7 @@ SINGLES: dict[str, Variant] = {
 # Trained on 16 % of the images, and so is what they are compared with, "short".
 ABLATIONS: dict[str, Variant] = {
     "short": Variant("Ours-mult, trained as short"),
+    "entry": Variant("one context token per entry", {"tokens": "entry"}),
     "nolabels": Variant("without binary labels", {"labels": False}),
     "layers0": Variant("f_theta without layers", {"layers": 0, "context": LENGTH}),
     "layers1": Variant("f_theta of 1 layer", {"layers": 1}),
@@ -71,7 +72,6 @@ VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
     "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
     **SINGLES,
-    "entry": Variant("one context token per entry", {"tokens": "entry"}),
     **{name: replace(variant, share=0.16) for name, variant in ABLATIONS.items()},
 }
 

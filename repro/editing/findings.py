@@ -26,7 +26,6 @@ from repro.editing.words import (
     ALL_IMAGES,
     COMPOSITE,
     CROP_NOTE,
-    ENTRY,
     FLOOR,
     INPUT,
     MULT,
@@ -37,7 +36,9 @@ from repro.editing.words import (
     columns,
     grid,
     missing,
+    notes,
     pooled,
+    profile_of,
     variant_words,
 )
 from repro.editing.words import (
@@ -46,7 +47,6 @@ from repro.editing.words import (
 from repro.engine.records import Record
 from repro.engine.tables import Cell, Column, Table, Verified, dash, finder
 
-STEPS = 5  # of every other table
 SWITCHES = {
     "holes filled with grey": ("hole filled with grey", "inpaint"),
     "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),
@@ -81,7 +81,7 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
     for words, (switch, *where) in SWITCHES.items():
         line(f"the same, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
     caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
-    return Table(name, caption, heads, rows, (CROP_NOTE, SHORT_NOTE), corner="choice")
+    return Table(name, caption, heads, rows, notes(records, CROP_NOTE, SHORT_NOTE), corner="choice")
 
 
 def ablations_lpips(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -110,9 +110,8 @@ def spread_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         part = {"task": "spread", "edit": "inpaint"}
         why = "draws nothing" if words == INPUT else missing(records, experiment)
         rows[words]["spread"] = get(words, "spread", SPREAD, experiment, part, why)
-    return Table(
-        "editing_spread", "Inpainting by l1 and by l2: error and diversity", heads, rows, (CROP_NOTE, SHORT_NOTE)
-    )
+    caption = "Inpainting by l1 and by l2: error and diversity"
+    return Table("editing_spread", caption, heads, rows, notes(records, CROP_NOTE, SHORT_NOTE))
 
 
 def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -133,10 +132,9 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         SINGLE_TASK: "",  # its own network for each slider
         f"{SINGLE_TASK}, {LONG} steps": "",
         MULT: name_of("mult"),
-        ENTRY: name_of("entry"),
         PALETTE: name_of("palette"),
         SHORT: name_of(REFERENCE),
-        **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in DEPTHS},
+        **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in ("entry", *DEPTHS)},
     }
     rows = {}
     for inside, said in ((False, "alone"), (True, "inside a composite")):
@@ -151,8 +149,8 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
                 part, why = {"task": kind, "edit": task, "inside": inside}, missing(records, experiment)
                 cells[task] = get(row, task, RANK[task], experiment, part, why)
                 cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], experiment, part, why)
-    notes = ("Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour.",)
-    return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, notes)
+    beside = "Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour."
+    return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, (beside,))
 
 
 def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -181,8 +179,8 @@ def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
             known = task in str(part["edit"]).split("+")
             rows[row][head] = get(row, head, DRIFT[task], experiment, where, why) if known else dash(NO_TASK)
     caption = "Composites keep the strength of their single edits?"
-    notes = ("The untouched input drifts as far as the targets do.",)
-    return Table("editing_strength", caption, heads, rows, notes, corner="edit")
+    drift = "The untouched input drifts as far as the targets do."
+    return Table("editing_strength", caption, heads, rows, (drift,), corner="edit")
 
 
 def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -215,7 +213,7 @@ def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Ta
         singles = [(mult, {"task": "one crop", "edit": task}) for task in tasks]
         rows[edit]["LPIPS over singles"] = pooled(records, LPIPS, [(mult, part)], verified, less=singles)
     caption = "Every combination of two tasks and more in one joint pass, trained on single edits only"
-    return Table("editing_combinations", caption, heads, rows, (CROP_NOTE,), corner="edit")
+    return Table("editing_combinations", caption, heads, rows, notes(records, CROP_NOTE), corner="edit")
 
 
 def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -236,7 +234,7 @@ def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     kinds = ("hole l1", "hole excess", "LPIPS")
     rows = grid("editing_holes", kinds, lines, records, verified)
     caption = "Inpainting alone and beside one other task"
-    return Table("editing_holes", caption, columns(*kinds), rows, (CROP_NOTE, SHORT_NOTE), corner="edit")
+    return Table("editing_holes", caption, columns(*kinds), rows, notes(records, CROP_NOTE, SHORT_NOTE), corner="edit")
 
 
 def steps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -248,8 +246,9 @@ def steps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         INPUT: ("baseline-input", {"task": "one crop"}),
         FLOOR: ("baseline-floor", {"task": "one crop"}),
     }
-    for steps in sorted({*SWEEP, STEPS}):
-        part = {"task": "one crop"} if steps == STEPS else {"task": "steps", "steps": steps}
+    default = profile_of(records).steps
+    for steps in sorted({*SWEEP, default}):
+        part = {"task": "one crop"} if steps == default else {"task": "steps", "steps": steps}
         lines[f"{MULT}, {steps} step{'s' * (steps > 1)}"] = (name_of("mult"), part)
     rows = {
         row: {
@@ -259,7 +258,7 @@ def steps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         }
         for row, (experiment, part) in lines.items()
     }
-    return Table("editing_steps", "Error against the number of DDIM steps", heads, rows, (CROP_NOTE,))
+    return Table("editing_steps", "Error against the number of DDIM steps", heads, rows, notes(records, CROP_NOTE))
 
 
 def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -273,8 +272,8 @@ def inversion_table(records: Sequence[Record], verified: Verified = ()) -> Table
         lines[f"{edit}, from the source's own noise"] = (name_of("mult"), {"task": "inversion", "edit": edit})
     kinds = ("l1", "SSIM", "LPIPS", "crispness")
     rows = grid("editing_inversion", kinds, lines, records, verified)
-    caption = f"Single edits with and without DDIM inversion, {STEPS} steps"
-    return Table("editing_inversion", caption, columns(*kinds), rows, (CROP_NOTE,), corner="edit")
+    caption = f"Single edits with and without DDIM inversion, {profile_of(records).steps} steps"
+    return Table("editing_inversion", caption, columns(*kinds), rows, notes(records, CROP_NOTE), corner="edit")
 
 
 def unseen_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -311,7 +310,7 @@ def clusters_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         for words, e in {SHORT: name_of("short"), **names, ALL_IMAGES: name_of("mult")}.items()
     }
     caption = "Clusters of tasks in the bottleneck and in f_theta(C)"
-    return Table("editing_clusters", caption, heads, rows, (SHORT_NOTE,), corner="network")
+    return Table("editing_clusters", caption, heads, rows, notes(records, SHORT_NOTE), corner="network")
 
 
 TABLES = (

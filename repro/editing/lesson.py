@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -168,13 +167,3 @@ def lesson(profile: str) -> Lesson:
     if profile not in LESSONS:
         raise ReproError(f"unknown profile {profile!r}: there are {', '.join(LESSONS)}")
     return LESSONS[profile]
-
-
-def parameters_of(editor: Editor) -> dict[str, Any]:
-    """What the notebook prints of a network: its channels in, its tokens and what it predicts."""
-    network = editor.network
-    return {
-        "channels in": network.unet.config.in_channels,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "predicts": editor.prediction,
-    }

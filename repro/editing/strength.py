@@ -1,7 +1,8 @@
 """How strong an effect is in a picture, measured without looking at what was asked for (claims E13, E14).
 
-Every measure compares an edited picture with the one it was made from, per picture, and grows with the effect. They
-are made to see one effect through the others: blur is read below the frequencies of grain, grain in flat places only.
+Every measure but that of colour compares an edited picture with the one it was made from, per picture, and grows with
+the effect. They are made to see one effect through the others: blur is read below the frequencies of grain, grain in
+flat places only.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ def mean_lab(image: Tensor) -> Tensor:
 def rank_correlation(strengths: Tensor, least: float = LEAST) -> Tensor:
     """(N,) Spearman's correlation of strengths (P, N), P >= 2 places of a slider in rising order, with those places.
 
-    Strengths are rounded to `least` first and equal ones share their mean rank: a slider that moves nothing scores 0,
-    whatever rounding errors do.
+    Two strengths that differ by no more than `least` are tied, and share the rank between theirs: a slider that moves
+    nothing scores 0, whatever rounding errors do.
     """
-    x = (strengths.double() / least).round()
-    ranks = (x[:, None] > x[None]).double().sum(dim=1) + 0.5 * (x[:, None] == x[None]).double().sum(dim=1)  # (P, N)
+    x = strengths.double()
+    apart = x[:, None] - x[None]  # (P, P, N)
+    ranks = (apart > least).double().sum(dim=1) + 0.5 * (apart.abs() <= least).double().sum(dim=1)  # (P, N)
     ranks = ranks - ranks.mean(dim=0)
     places = torch.arange(len(x), dtype=torch.float64, device=x.device)[:, None]
     places = places - places.mean()

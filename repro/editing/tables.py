@@ -14,19 +14,19 @@ from repro.editing.words import (
     ALL_IMAGES,
     COMPOSITE,
     CROP_NOTE,
-    ENTRY,
     FLOOR,
     INPUT,
     KID1000,
     MULT,
     PALETTE,
-    PHOTOS,
     PIX2PIX,
     QUALITY,
     SHORT_NOTE,
     columns,
     grid,
     methods,
+    notes,
+    pictures,
     pooled,
     thousandfold,
     variant_words,
@@ -81,7 +81,7 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         for c in columns(*metrics)
     )
     rows = {}
-    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT, ENTRY):
+    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT):
         row = {}
         for kind, edits in kinds.items():
             for name, metric in metrics.items():
@@ -89,24 +89,24 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
                 cell = pooled(records, metric, where, verified)
                 row[f"{kind} {name}"] = thousandfold(cell) if name == KID1000 else cell
         rows[words] = row
-    caption = f"Five single edits and four composites of {PHOTOS}, averaged"
+    caption = f"Five single edits and four composites of {pictures(records)}, averaged"
     return Table("editing_overview", caption, heads, rows, corner="method")
 
 
 def _every_seed(words: str, edit: str) -> str:
-    several = {PALETTE: "palette", MULT: "mult", ENTRY: "entry"}
+    several = {PALETTE: "palette", MULT: "mult"}
     return f"{name_of(several[words]).removesuffix('0')}*" if words in several else methods(edit)[words]
 
 
 def single_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """The paper's Table 2."""
-    caption = f"Single edits of {PHOTOS}: Table 2 of the paper, here and there"
+    caption = f"Single edits of {pictures(records)}: Table 2 of the paper, here and there"
     return _compared("editing_single", caption, [label(c) for c in SINGLE], records, verified)
 
 
 def composite_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """The paper's Table 3."""
-    caption = f"Composites of {PHOTOS}: Table 3 of the paper, here and there"
+    caption = f"Composites of {pictures(records)}: Table 3 of the paper, here and there"
     return _compared("editing_composite", caption, [label(c) for c in COMPOSITES], records, verified)
 
 
@@ -116,8 +116,10 @@ def _compared(name: str, caption: str, edits: Sequence[str], records: Sequence[R
         for edit in edits
         for words, experiment in methods(edit).items()
     }
-    notes = ("The paper's data are REDS at 256 px, its network is far larger and pretrained: compare orders.",)
-    return Table(name, caption, columns(*QUALITY), grid(name, QUALITY, lines, records, verified), notes, corner="edit")
+    apart = notes(
+        records, "The paper's data are REDS at 256 px, its network is far larger and pretrained: compare orders."
+    )
+    return Table(name, caption, columns(*QUALITY), grid(name, QUALITY, lines, records, verified), apart, corner="edit")
 
 
 def architecture_table(records: Sequence[Record], verified: Verified = ()) -> Table:
@@ -125,7 +127,7 @@ def architecture_table(records: Sequence[Record], verified: Verified = ()) -> Ta
     ways = {
         **{variant_words(v): v for v in ("nolabels", "layers0", "layers1")},
         OURS_LAYERS: "short",
-        **{variant_words(v): v for v in ("layers4", "raw")},
+        **{variant_words(v): v for v in ("layers4", "raw", "entry")},
         ALL_IMAGES: "mult",
     }
     caption = "The editing vector's way into the network: Table 4 of the paper, here and there"
@@ -157,7 +159,7 @@ def _ablated(
             for words, variant in ways.items()
         }
     rows = grid(name, QUALITY, lines, records, verified)
-    return Table(name, caption, columns(*QUALITY), rows, (CROP_NOTE, SHORT_NOTE), corner="edit")
+    return Table(name, caption, columns(*QUALITY), rows, notes(records, CROP_NOTE, SHORT_NOTE), corner="edit")
 
 
 def every(records: Sequence[Record], verified: Verified = ()) -> list[Table]:

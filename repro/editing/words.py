@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
+from repro.editing.config import SMALL, EditingConfig, profile
 from repro.editing.experiments import VARIANTS, name_of
 from repro.editing.measure import CRISP, EXCESS, HOLE, HUE, KID, L1, LPIPS, SSIM, label
 from repro.editing.vector import TASKS
@@ -17,9 +18,7 @@ from repro.errors import ReproError
 
 INPUT, FLOOR = "untouched input", "target through the autoencoder"
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
-ENTRY = "Ours-mult, a context token per entry"
 SHORT, ALL_IMAGES = "Ours-mult, trained as briefly", "Ours-mult, all images"
-PHOTOS = "27 held-out photographs"
 COMPOSITE = label(COMPOSITES[1])  # blur+grain+colour, of the paper's Tables 4 and 5
 KID1000, FEATURES = "KID × 1000", "EfficientNet-Lite0 (at paper scale Inception)"
 METRICS = {
@@ -58,6 +57,23 @@ SHORT_NOTE = (
     "Ablations are trained on 16 % of the images, and so is the row that they are compared with; rows with all "
     "images stand beside them for orientation."
 )
+
+
+def profile_of(records: Sequence[Record]) -> EditingConfig:
+    """The profile that records were made in."""
+    return profile(records[0].profile) if records else SMALL
+
+
+def pictures(records: Sequence[Record]) -> str:
+    """What was measured on."""
+    if profile_of(records).pretrained:
+        return "REDS' held-out sequences"
+    return f"{max((r.n for r in records if r.cell.get('task') == 'edit'), default=27)} held-out photographs"
+
+
+def notes(records: Sequence[Record], *said: str) -> tuple[str, ...]:
+    """Notes on crops and budgets, where they hold: at paper scale all networks are trained alike."""
+    return () if profile_of(records).pretrained else said
 
 
 def columns(*names: str) -> tuple[Column, ...]:
@@ -120,7 +136,6 @@ def pooled(
     where: Sequence[tuple[str, Mapping[str, Any]]],
     verified: Verified = (),
     less: Sequence[tuple[str, Mapping[str, Any]]] = (),
-    why: Callable[[str], str] | None = None,
 ) -> Cell:
     """Mean over several cells (experiment, part), photograph by photograph, less the mean over other cells.
 
@@ -133,7 +148,7 @@ def pooled(
     for side, places in zip(sides, (where, less), strict=True):
         for found, (experiment, _) in zip(side, places, strict=True):
             if not found or any(metric not in r.metrics for r in found):
-                return dash((why or (lambda name: missing(records, name)))(experiment))
+                return dash(missing(records, experiment))
     used = [record for side in sides for found in side for record in found]
     if len({r.n for r in used}) > 1:
         raise ReproError(f"{metric}: cells of different photographs cannot be pooled: {used[0].label}, …")

@@ -25,6 +25,7 @@ class Claims:
 
     def run(self) -> int:
         from repro.engine import claims, ledger
+        from repro.engine.evaluation import of_profile
 
         if self.room and self.room not in ledger.ROOMS:
             raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(ledger.ROOMS)}")
@@ -34,8 +35,7 @@ class Claims:
             found = claims.all_verdicts(profile=self.profile)
         print(claims.to_markdown(found), end="")
         if self.write and not self.room:
-            profile = "" if self.profile == "small" else f" --profile {self.profile}"
-            for path in claims.write(found, f"repro claims{profile}"):
+            for path in claims.write(found, f"repro claims{of_profile(self.profile)}"):
                 print(f"written: {path}")
         return 0
 

@@ -96,6 +96,12 @@ class Evaluate:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
+        for name in self.names:
+            if name not in evaluation.rooms_with_rows():
+                raise ReproError(
+                    f"a check is of a whole room, one of {', '.join(evaluation.rooms_with_rows())}: got {name!r}; "
+                    "--full measures one experiment"
+                )
         failed = 0
         for room in self.names:
             report = evaluation.check_room(room, self.profile)

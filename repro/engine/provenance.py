@@ -130,12 +130,12 @@ def _whence_picture(path: Path) -> Provenance:
     try:
         with Image.open(path) as image:
             image.load()
-            text, comment = dict(getattr(image, "text", {})), image.info.get("comment", b"")
+            text, comment = dict(getattr(image, "text", {})), image.info.get("comment")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ReproError(f"{path}: not a readable picture ({error})") from None
     if "Repro-Command" in text:
         return Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"])
-    if made := _commented(comment.decode("utf-8", "replace"), path):
+    if isinstance(comment, bytes) and (made := _commented(comment.decode("utf-8", "replace"), path)):
         return made
     raise ReproError(f"{path}: carries no provenance, it was not made by this repository or was re-saved since")
 

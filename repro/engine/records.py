@@ -148,12 +148,6 @@ class Record:
         )
 
 
-def first_k(metrics: Mapping[str, Values], n: int, k: int, **set_metrics: Values) -> dict[str, Any]:
-    """A `check` block: the first k of every per-image list, and the set metrics given (measured on those k)."""
-    per_image = {name: value[:k] for name, value in metrics.items() if isinstance(value, list) and len(value) == n}
-    return {"k": min(k, n), "metrics": {**per_image, **set_metrics}}
-
-
 def path_of(room: str) -> Path:
     """`figures/records/<room>.jsonl`."""
     return paths.figures() / "records" / f"{room}.jsonl"
@@ -243,28 +237,6 @@ def every_seed(record: Record) -> str:
     """The record's experiment with the training seed at its end left open, "rddm-fashion-smn-s*"."""
     base = record.experiment.removesuffix(f"-s{record.seed}")
     return record.experiment if base == record.experiment else f"{base}-s*"
-
-
-def find(
-    room: str, *, experiment: str | None = None, seed: int | None = None, profile: str | None = None, **cell: Scalar
-) -> Record:
-    """The one record that matches; further names filter the cell: `find("ddpm", experiment="fid", steps=50)`.
-
-    Raises `ReproError` where none or several match.
-    """
-    records = load(room)
-    matches = select(records, experiment=experiment, cell=cell, seed=seed, profile=profile)
-    if len(matches) == 1:
-        return matches[0]
-    given = {"experiment": experiment, "seed": seed, "profile": profile, **cell}
-    asked = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None) or "anything"
-    if matches:
-        shown = "; ".join(record.label for record in matches[:3])
-        raise ReproError(
-            f"{len(matches)} records of {room} match {asked}, one is needed: {shown}{'; …' * (len(matches) > 3)}"
-        )
-    known = sorted({record.experiment for record in records})
-    raise ReproError(f"no record of {room} matches {asked}; its experiments: {', '.join(known) or 'none yet'}")
 
 
 def by_id() -> dict[str, Record]:

@@ -200,7 +200,7 @@ def _steps(task: TaskConfig, variant: str) -> tuple[int, ...]:
         return (1,)
     if variant == "sr3":
         return SR3_STEPS if task.limit == 0 else task.sweep
-    return task.sweep if variant in (*STRATEGIES, "long") else (task.steps,)
+    return task.sweep if variant in STRATEGIES else (task.steps,)
 
 
 def _restored(
@@ -213,7 +213,7 @@ def _diversity(
     config: RDDMConfig, task: TaskConfig, variant: str, name: str, network: nn.Module, more: Mapping[str, Any]
 ) -> list[Row]:
     """How far restorations of one picture under different noise lie apart (claim R6)."""
-    if variant in ("regression", "one", "shared", "long"):
+    if variant in ("regression", "one", "shared"):
         return []
     learning, n = learning_of(task, variant), min(8, task.limit or 8)
     steps = SPREAD_STEPS if variant == "sr3" else task.steps

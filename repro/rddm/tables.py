@@ -15,7 +15,7 @@ from repro.errors import ReproError
 from repro.rddm import findings, paper_tables
 from repro.rddm.config import SMALL
 from repro.rddm.evaluation import SR3_STEPS
-from repro.rddm.experiments import TRAINED, VARIANTS, name_of
+from repro.rddm.experiments import name_of
 from repro.rddm.labels import (
     FID_PROTOCOL,
     INPUT,
@@ -160,8 +160,6 @@ def steps_table(task: str, records: Sequence[Record], verified: Verified = ()) -
         for count in counts
     )
     ways = {**LABELS, "sr3": SR3, "regression": REGRESSION}
-    if "long" in dict(TRAINED[task]):
-        ways["long"] = VARIANTS["long"].label
 
     def why(variant: str, count: int) -> str:
         if variant == "regression":
