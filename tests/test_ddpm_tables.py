@@ -149,7 +149,7 @@ def test_a_kept_figure_names_its_records():
     now = lesson.lesson("smoke")
     assert figures.keep(drawing, "fid", now, figures.generation_records(known)) is drawing
     made_by = provenance.whence(now.figures / "pictures" / "fid.png")
-    assert set(made_by.records) == {r.id for r in known} and made_by.command == figures.COMMAND
+    assert set(made_by.records) == {r.id for r in known} and made_by.command == figures.command(now)
     assert figures.fid_curve([], now).png()  # no record yet: a sentence instead of curves
 
 

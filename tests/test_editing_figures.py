@@ -20,13 +20,14 @@ from repro.editing import curves, evaluation, explore, figures, inner, probes
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.colour import colour_transfer
 from repro.editing.config import SMALL, SMOKE
-from repro.editing.evaluation import COMBINATIONS, SLIDERS
+from repro.editing.evaluation import COMBINATIONS
 from repro.editing.exercises import EXERCISES, check, samples_needed
 from repro.editing.experiments import name_of, network_of
 from repro.editing.lesson import LESSONS, METHODS, Lesson, lesson
 from repro.editing.measure import L1, LPIPS, STRENGTH, crops, edited
 from repro.editing.sampling import in_sequence
 from repro.editing.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.sliders import SLIDERS
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.editing.words import MULT, PALETTE, PIX2PIX, SINGLE
 from repro.engine.records import Record

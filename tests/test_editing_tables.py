@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from repro.editing import evaluation, tables, words
+from repro.editing import evaluation, sliders, tables, words
 from repro.editing.experiments import ABLATIONS, name_of
 from repro.editing.measure import CRISP, DRIFT, EXCESS, GAP, HOLE, HUE, KID, L1, LPIPS, SSIM, STRENGTH
 from repro.engine import stats
@@ -18,8 +18,8 @@ from repro.errors import ReproError
 
 N = 6
 BY_TASK = {
-    "slider": [*evaluation.RANK.values(), *evaluation.SPAN.values()],
-    evaluation.LONG_SLIDER: [*evaluation.RANK.values(), *evaluation.SPAN.values()],
+    "slider": [*sliders.RANK.values(), *sliders.SPAN.values()],
+    sliders.LONG_SLIDER: [*sliders.RANK.values(), *sliders.SPAN.values()],
     "kept": list(DRIFT.values()),
     "clusters": list(evaluation.SILHOUETTE.values()),
     "spread": [evaluation.SPREAD],

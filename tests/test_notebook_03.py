@@ -52,4 +52,5 @@ def test_a_network_that_is_not_there_is_said_with_its_command(run):
 
 
 def test_a_profile_that_is_not_the_default_leaves_the_shipped_figures_alone(run):
-    assert len(run.leaves_the_shipped_figures_alone("repro reproduce 03", pictures=12, tables="rddm_*.md")) >= 10
+    command = "repro reproduce 03 --profile smoke"
+    assert len(run.leaves_the_shipped_figures_alone(command, pictures=12, tables="rddm_*.md")) >= 10

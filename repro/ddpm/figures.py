@@ -19,6 +19,7 @@ from repro.ddpm.schedules import Schedule
 from repro.ddpm.scores import unit
 from repro.ddpm.steps import Step
 from repro.ddpm.tables import GAUSSIAN, REAL, SAMPLERS, STEPS, experiment_of, fid_of
+from repro.engine.evaluation import of_profile
 from repro.engine.provenance import save_figure
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
@@ -26,13 +27,17 @@ from repro.ui.pictures import DPI, to_uint8
 from repro.ui.plots import INK, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
 
-COMMAND = "repro reproduce 01"
 ZOOM = 3  # screen pixels a pixel
+
+
+def command(lesson: Lesson) -> str:
+    """What draws the lesson's pictures and tables again."""
+    return f"repro reproduce 01{of_profile(lesson.config.name)}"
 
 
 def keep(drawing: Plate, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Plate:
     """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
-    save_figure(to_uint8(drawing), name, records, COMMAND, folder=lesson.figures / "pictures")
+    save_figure(to_uint8(drawing), name, records, command(lesson), folder=lesson.figures / "pictures")
     return drawing
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.editing.evaluation import SINGLE, SLIDERS
+from repro.editing.evaluation import SINGLE
 from repro.editing.experiments import name_of
 from repro.editing.inner import ATTENTION
 from repro.editing.measure import L1, LPIPS, STRENGTH, label
+from repro.editing.sliders import SLIDERS
 from repro.editing.vector import NAMES
 from repro.editing.words import MULT, PALETTE, profile_of
 from repro.engine.records import Record, select

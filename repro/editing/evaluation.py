@@ -6,13 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from repro.editing import inner, strength, unseen
+from repro.editing import inner, sliders, unseen
 from repro.editing.benchmark import COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
@@ -48,31 +45,19 @@ from repro.editing.measure import (
     sequenced,
     untouched,
 )
-from repro.editing.vector import TASKS, EditingVector
+from repro.editing.sliders import LONG, LONG_SLIDER, RANK, SLIDERS, SPAN
+from repro.editing.vector import TASKS
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, trained
 from repro.engine.records import Record
 
-RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
-SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
 SWEEP = (1, 2, 10, 20, 50)  # the default number of steps is in the main table
 SINGLE = [(task,) for task in TASKS]
-SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
-    "blur": tuple({"blur": b} for b in (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "grain": tuple({"grain": s} for s in (0.01, 0.025, 0.05, 0.075, 0.1)),
-    "sharpen": tuple({"sharpen": (a, 0.0)} for a in (1.0, 1.5, 2.0, 2.5, 3.0)),
-}
-BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves inside a composite (supplement, Fig. 2)
-    "blur": {"grain": 0.05, "colour": True},
-    "grain": {"blur": 0.5, "colour": True},
-    "sharpen": {"grain": 0.05, "colour": True},
-}
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
 SEQUENCE = "singles"
 ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
 DEPTHS = ("layers0", "layers1", "layers4")  # of f_theta, beside the two of everything else
-LONG, LONG_SLIDER = 50, "slider, more steps"  # steps by which sliders are turned once more
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
 _SMALL = Tolerance(absolute=2e-2, relative=1e-2)
@@ -199,8 +184,8 @@ def _baselines(make: _Maker) -> Iterator[Row]:
         yield from make.table(name, method, COMBINATIONS, used, "combination", each=1)
         yield from _unseen(make, name, method, cells, used, True)
         yield from _kept(make, name, method, used)
-    yield from _sliders(make, "baseline-target", aimed_at, None)
-    yield from _sliders(make, "baseline-floor", floor, weights)
+    yield from sliders.rows(make, "baseline-target", sliders.aimed_at, None)
+    yield from sliders.rows(make, "baseline-floor", floor, weights)
     quantised: Method = partial(floored, autoencoder, True)
     yield from make.table("baseline-floor-quantised", quantised, cells, weights)
     yield from make.table("baseline-floor-quantised", quantised, ONE_CROP, weights, "one crop", each=1)
@@ -237,14 +222,14 @@ def _networks(make: _Maker) -> Iterator[Row]:
                 yield from make.table(name, method, [(own,)], weights, **more)
                 if own in SLIDERS:
                     alone: dict[str, Any] = {"tasks": (own,), "inside": (False,), **more}
-                    yield from _sliders(make, name, method, weights, **alone)
+                    yield from sliders.rows(make, name, method, weights, **alone)
                     long = partial(edited, editor, steps=LONG)
-                    yield from _sliders(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
+                    yield from sliders.rows(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
                 continue
             each = 1 if variant in ABLATIONS else None  # they are compared with one another alone
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)
             if variant in ("mult", "palette", "entry", REFERENCE, *DEPTHS) and seed == 0:
-                yield from _sliders(make, name, method, weights, **more)
+                yield from sliders.rows(make, name, method, weights, **more)
             if variant in ("mult", "palette"):
                 yield from _kept(make, name, method, weights, **more)
             if variant in ("mult", REFERENCE, "npair-a", "npair-b") and seed == 0:
@@ -315,41 +300,3 @@ def _kept(
             return kept(make.data(1, k), tasks, method)
 
         yield make.row(name, {"task": "kept", "edit": label(tasks)}, measure, weights, ships, seed=seed)
-
-
-def _sliders(
-    make: _Maker,
-    name: str,
-    method: Method,
-    weights: str | None,
-    ships: bool = True,
-    seed: int = 0,
-    tasks: Sequence[str] = tuple(SLIDERS),
-    inside: Sequence[bool] = (False, True),
-    kind: str = "slider",
-    **more: Any,
-) -> Iterator[Row]:
-    """Measured effect at five places of each slider, alone and inside a composite (claim E13)."""
-    for task, within in product(tasks, inside):
-
-        def measure(k: int | None, task: str = task, within: bool = within) -> Metrics:
-            data = make.data(1, k)
-            found = [_strengths(method, data, task, place, within) for place in SLIDERS[task]]
-            table = torch.stack(found)  # (5, N)
-            at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
-            span = (table[-1] - table[0]).tolist()
-            return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: span, **at}
-
-        cell = {"task": kind, "edit": task, "inside": within, **more}
-        yield make.row(name, cell, measure, weights, ships, seed=seed)
-
-
-def aimed_at(data: Split, tasks: Sequence[str]) -> Tensor:
-    """The targets themselves, of parameters that no main table shares."""
-    return data.edit(*tasks).target
-
-
-def _strengths(method: Method, data: Split, task: str, place: Mapping[str, Any], inside: bool) -> Tensor:
-    vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
-    asked = replace(data, vectors=(vector,) * len(data))
-    return strength.MEASURES[task](method(asked, vector.active), data.sharp).double()

@@ -16,12 +16,13 @@ from repro.data.images import center_crop
 from repro.ddpm.figures import sheet
 from repro.ddpm.process import q_sample
 from repro.editing.benchmark import Split
-from repro.editing.evaluation import BESIDE, SLIDERS
 from repro.editing.lesson import MULT, Lesson, Method
 from repro.editing.masks import free_form_mask
 from repro.editing.measure import label
 from repro.editing.sampling import Editor
+from repro.editing.sliders import BESIDE, SLIDERS
 from repro.editing.vector import TASKS, EditingVector
+from repro.engine.evaluation import of_profile
 from repro.engine.provenance import save_figure
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
@@ -29,7 +30,6 @@ from repro.ui.photos import Drawn, Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
-COMMAND = "repro reproduce 02"
 QUALITY = 36  # of JPEG: many small pictures
 TILES = 48  # of JPEG: a few, with words
 MASKS = (0.05, 0.1, 0.2, 0.35, 0.5)  # shares of hole, from small to large
@@ -37,11 +37,16 @@ MASKS = (0.05, 0.1, 0.2, 0.35, 0.5)  # shares of hole, from small to large
 Row = Sequence["Tensor | None"]
 
 
+def command(lesson: Lesson) -> str:
+    """What draws the lesson's pictures and tables again."""
+    return f"repro reproduce 02{of_profile(lesson.config.name)}"
+
+
 def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
     """Save a drawing as <name>.png, photographs as .jpg, in the lesson's pictures, and hand it on to be shown."""
     drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
     place, photograph = lesson.figures / "pictures", isinstance(drawn, Photos)
-    save_figure(drawn.pixels, name, records, COMMAND, photograph=photograph, folder=place)
+    save_figure(drawn.pixels, name, records, command(lesson), photograph=photograph, folder=place)
     return drawn
 
 

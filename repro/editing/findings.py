@@ -9,18 +9,15 @@ from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import (
     COMBINATIONS,
     DEPTHS,
-    LONG,
-    LONG_SLIDER,
     PAIRS,
-    RANK,
     REFERENCE,
     SINGLE,
-    SPAN,
     SWEEP,
 )
 from repro.editing.experiments import VARIANTS, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
+from repro.editing.sliders import LONG, LONG_SLIDER, RANK, SPAN
 from repro.editing.vector import TASKS
 from repro.editing.words import (
     ALL_IMAGES,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from repro.data.flist import Pair
 from repro.data.known import home
-from repro.editing import paper, pix2pix
+from repro.editing import paper, pix2pix, sliders
 from repro.editing.benchmark import COMPOSITES, SPLITS, Split
 from repro.editing.config import EditingConfig
 from repro.editing.evaluation import (
@@ -31,9 +31,7 @@ from repro.editing.evaluation import (
     _Maker,
     _networks,
     _sequence,
-    _sliders,
     _unseen,
-    aimed_at,
 )
 from repro.editing.experiments import folder_of, name_of
 from repro.editing.measure import Method, Metrics, by_photo, in_batches, label, request, scored, untouched
@@ -195,8 +193,8 @@ def _baselines(make: _PaperMaker) -> Iterator[Row]:
         yield from make.table(experiment, method, COMBINATIONS, weights, "combination", each=1)
         yield from _unseen(make, experiment, method, cells, weights, False)
         yield from _kept(make, experiment, method, weights)
-    yield from _sliders(make, "baseline-target", aimed_at, None)
-    yield from _sliders(make, "baseline-floor", floor, paper.autoencoder_hash(name))
+    yield from sliders.rows(make, "baseline-target", sliders.aimed_at, None)
+    yield from sliders.rows(make, "baseline-floor", floor, paper.autoencoder_hash(name))
     gan = name_of("pix2pix", 0, make.config.name)
     if trained(gan):
         yield from make.table(gan, partial(_by_pix2pix, folder_of(gan)), cells, weights_hash(folder_of(gan)))

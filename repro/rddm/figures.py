@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.figures import sheet
+from repro.engine.evaluation import of_profile
 from repro.engine.provenance import save_figure
 from repro.engine.records import Record
 from repro.rddm import process
@@ -27,14 +28,17 @@ from repro.ui.photos import Drawn, Photos, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
-COMMAND = "repro reproduce 03"
+
+def command(lesson: Lesson) -> str:
+    """What draws the lesson's pictures and tables again."""
+    return f"repro reproduce 03{of_profile(lesson.config.name)}"
 
 
 def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
     """Save a drawing as <name>.png, photographs as .jpg, in the lesson's pictures, and hand it on to be shown."""
     drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
     place, photograph = lesson.figures / "pictures", isinstance(drawn, Photos)
-    save_figure(drawn.pixels, name, records, COMMAND, photograph=photograph, folder=place)
+    save_figure(drawn.pixels, name, records, command(lesson), photograph=photograph, folder=place)
     return drawn
 
 
