@@ -296,6 +296,8 @@ def test_combinations_are_told_apart_by_the_hole():
         record(name_of("mult"), {"task": "combination", "edit": "+".join(c)}, **{L1: [0.1, 0.3]}) for c in COMBINATIONS
     ]
     made.append(record(name_of("mult"), {"task": "one crop", "edit": "blur"}, **{L1: [0.1, 0.1]}))
+    made.append(record(name_of("mult"), {"task": "clusters"}, **{L1: [0.1, 0.1]}))  # says nothing of one edit
+    made.append(record(name_of("mult"), {"task": "one crop", "edit": "+".join(COMPOSITES[0])}, **{L1: [0.9, 0.9]}))
     (axis,) = curves.combinations(made).axes
     counts = {line.get_label(): len(line.get_xdata()) for line in axis.get_lines()}
     assert counts == {"without inpainting": 12, "with inpainting": 15}

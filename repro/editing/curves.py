@@ -127,7 +127,8 @@ def step_curves(records: Sequence[Record]) -> Plate:
 def combination_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `combinations`: Ours-mult, one crop a photograph."""
     mine, alone = select(records, experiment=name_of("mult")), {label(tasks) for tasks in SINGLE}
-    return [r for r in mine if r.cell["task"] == ("one crop" if r.cell["edit"] in alone else "combination")]
+    ones = [r for r in select(mine, cell={"task": "one crop"}) if r.cell["edit"] in alone]
+    return [*ones, *select(mine, cell={"task": "combination"})]
 
 
 def combinations(records: Sequence[Record]) -> Plate:
