@@ -27,7 +27,7 @@ FORMULAS = "by the formulas"
 WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
 AXES = {
     "blur": ("β", "gradient energy that is gone"),
-    "grain": ("σ", "deviation in grain's band, flat places, grey levels"),
+    "grain": ("σ", "deviation in grain's band, levels"),
     "sharpen": ("λ", "ln of the gain in gradient energy"),
 }
 
