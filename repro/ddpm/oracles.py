@@ -7,6 +7,7 @@ a network that memorises would do. Computed in float64, answered in the type of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
@@ -18,14 +19,14 @@ from repro.ddpm.steps import Noise, Step
 from repro.errors import ReproError
 
 
-class Oracle:
+class Oracle(ABC):
     """A known E[x0 | x_t]; subclasses write `x0`."""
 
     schedule: Schedule
 
+    @abstractmethod
     def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         """E[x0 | x_t = x], in x's shape and type. t is (B,) or one number."""
-        raise NotImplementedError
 
     def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
         """E[eps | x_t = x]; -s times the score of x_t's distribution."""

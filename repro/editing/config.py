@@ -70,7 +70,7 @@ SMALL = EditingConfig(
         "attention_levels": (0, 1, 2),
         "heads": 1,
         "context": 64,
-        # The literal reading. A token per entry does as well (the variant "entry"), not better beyond chance.
+        # The literal reading. A token per entry (the ablation "entry") is not better on single edits.
         "tokens": "single",
     },
     recipe=_RECIPE,

@@ -223,8 +223,9 @@ def _networks(make: _Maker) -> Iterator[Row]:
                 if own in SLIDERS:
                     alone: dict[str, Any] = {"tasks": (own,), "inside": (False,), **more}
                     yield from sliders.rows(make, name, method, weights, **alone)
-                    long = partial(edited, editor, steps=LONG)
-                    yield from sliders.rows(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
+                    if config.steps < LONG:
+                        long = partial(edited, editor, steps=LONG)
+                        yield from sliders.rows(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
                 continue
             each = 1 if variant in ABLATIONS else None  # they are compared with one another alone
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)

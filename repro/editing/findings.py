@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
@@ -126,26 +126,29 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     names = {
         "targets": "baseline-target",
         FLOOR: "baseline-floor",
-        SINGLE_TASK: "",  # its own network for each slider
-        f"{SINGLE_TASK}, {LONG} steps": "",
         MULT: name_of("mult"),
         PALETTE: name_of("palette"),
         SHORT: name_of(REFERENCE),
         **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in ("entry", *DEPTHS)},
     }
     rows = {}
+
+    def line(row: str, inside: bool, kind: str, experiment: Callable[[str], str]) -> None:
+        rows[row] = cells = {}
+        for task in RANK:
+            name, part = experiment(task), {"task": kind, "edit": task, "inside": inside}
+            why = missing(records, name)
+            cells[task] = get(row, task, RANK[task], name, part, why)
+            cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], name, part, why)
+
     for inside, said in ((False, "alone"), (True, "inside a composite")):
         for words, known in names.items():
-            if inside and not known:
-                continue
-            row = f"{words}, {said}"
-            rows[row] = cells = {}
-            for task in RANK:
-                experiment = known or name_of(f"single-{task}")
-                kind = LONG_SLIDER if str(LONG) in words else "slider"
-                part, why = {"task": kind, "edit": task, "inside": inside}, missing(records, experiment)
-                cells[task] = get(row, task, RANK[task], experiment, part, why)
-                cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], experiment, part, why)
+            line(f"{words}, {said}", inside, "slider", lambda task, known=known: known)
+            if words == FLOOR and not inside:  # beside it each slider's own network, which edits nothing else
+                line(f"{SINGLE_TASK}, {said}", inside, "slider", lambda task: name_of(f"single-{task}"))
+                line(
+                    f"{SINGLE_TASK}, {LONG} steps, {said}", inside, LONG_SLIDER, lambda task: name_of(f"single-{task}")
+                )
     beside = "Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour."
     return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, (beside,))
 
