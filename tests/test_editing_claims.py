@@ -133,6 +133,7 @@ def test_the_papers_own_table_satisfies_what_is_asked():
 class FakeEditor:
     quantize: bool = False
     fill: float = 0.0
+    late: tuple[int, ...] = ()
 
 
 def test_every_side_is_a_row_that_is_measured(monkeypatch):

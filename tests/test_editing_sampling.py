@@ -10,10 +10,13 @@ import torch
 from tiny_editing import pictures, tiny_editor, tiny_network
 from torch.nn import functional as F
 
+from repro.ddpm.process import model_fn
+from repro.ddpm.samplers import ddim
 from repro.ddpm.steps import last
 from repro.editing.compose import Recipe
 from repro.editing.sampling import in_sequence
 from repro.editing.vector import EditingVector
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
@@ -141,8 +144,29 @@ def test_the_reference_is_reduced_to_the_latents(editor):
 def test_a_trajectory_ends_in_the_edit(editor):
     steps, box = editor.trajectory(IMAGE, VECTORS, range(3), **GIVEN)
     end = last(steps)
-    assert end.i == 2 and end.t_prev == -1
+    assert end.t_prev == -1
     close(editor.picture(end.x, box), editor.edit(IMAGE, VECTORS, range(3), **GIVEN))
+
+
+def test_grain_is_looked_at_again(editor):
+    """DDIM at uneven timesteps for the pictures that have grain, the even steps alone for the others."""
+    shown, _ = editor.conditions(IMAGE, VECTORS, REFERENCE, HOLE)
+    start = KeyedNoise(0, range(3), "sample/x_T").normal(tuple(shown["source"].shape[1:]))
+    even = [999, 666, 332]
+    for count, times in ((1, [*even, 100, 20]), (2, even)):
+        one = {name: value[count - 1 : count] for name, value in shown.items()}
+        model = model_fn(editor.network, **one)
+        settings = dict(timesteps=times, prediction=editor.prediction, clip=False)
+        wanted = last(ddim(model, start[count - 1 : count], editor.schedule, **settings)).x
+        steps, _ = editor.trajectory(IMAGE, VECTORS, range(3), **GIVEN)
+        seen = list(steps)
+        assert [step.t for step in seen] == [*even, 100, 20]
+        close(seen[-1].x[count - 1 : count], wanted)
+    plain = replace(editor, late=())
+    found, without = (made.edit(IMAGE, VECTORS, range(3), **GIVEN) for made in (editor, plain))
+    assert differ(found, without).tolist() == [True, False, False] and torch.equal(found[1:], without[1:])
+    many = GIVEN | {"steps": 50}  # the last of them is at t = 19: nothing is left to look at
+    assert torch.equal(editor.edit(IMAGE, VECTORS, range(3), **many), plain.edit(IMAGE, VECTORS, range(3), **many))
 
 
 def test_codes_are_used_where_asked(editor):
@@ -201,7 +225,7 @@ def test_inversion_comes_back_to_the_source():
 
 
 def test_inversion_needs_no_noise_and_asks_for_the_edit_on_the_way_back(editor):
-    image, vectors = IMAGE[:1], [FULL]
+    image, vectors, editor = IMAGE[:1], [FULL], replace(editor, late=())
     shown = dict(reference=REFERENCE[:1], hole=HOLE[:1], steps=3, inversion=True)
     found = editor.edit(image, vectors, [0], **shown)
     assert torch.equal(found, editor.edit(image, vectors, ["other"], seed=9, **shown))

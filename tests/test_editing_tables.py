@@ -19,6 +19,7 @@ from repro.errors import ReproError
 N = 6
 BY_TASK = {
     "slider": [*sliders.RANK.values(), *sliders.SPAN.values()],
+    sliders.EVEN_SLIDER: [*sliders.RANK.values(), *sliders.SPAN.values()],
     sliders.LONG_SLIDER: [*sliders.RANK.values(), *sliders.SPAN.values()],
     "kept": list(DRIFT.values()),
     "clusters": list(evaluation.SILHOUETTE.values()),
@@ -65,6 +66,7 @@ def rows():
 class FakeEditor:
     quantize: bool = False
     fill: float = 0.0
+    late: tuple[int, ...] = ()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_every_row_that_is_measured_stands_in_a_table(rows, known):
     ]
     assert left == []
     reasons = {cell.dash for table in made_tables for _, _, cell in table} - {""}
-    assert reasons == {words.NO_TASK, "measured where it matters most", "draws nothing"}
+    assert reasons == {words.NO_TASK, "measured where it matters most", "draws nothing", "concerns grain alone"}
 
 
 def test_dashes_tell_a_network_never_trained_from_a_cell_never_measured(known):

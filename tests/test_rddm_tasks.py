@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,7 @@ from repro.rddm.experiments import (
     learning_of,
     name_of,
     photographs,
+    recipe_of,
     schedule_of,
     training_task,
 )
@@ -194,9 +196,11 @@ def test_names_variants_and_schedules():
     for config in PROFILES.values():
         for name, variant in variants():
             experiment = find(name_of(name, variant, 0, config.name))
-            assert experiment.room == "rddm" and experiment.recipe == config.tasks[name].recipe
+            assert experiment.room == "rddm" and experiment.recipe == recipe_of(config.tasks[name], variant)
             assert experiment.ships == (config.name == "small" and (variant, True) in TRAINED[name])
     lowlight = PROFILES["small"].tasks["lowlight"]
+    assert recipe_of(lowlight, "smres") == lowlight.recipe
+    assert recipe_of(lowlight, "long") == dataclasses.replace(lowlight.recipe, images=3 * lowlight.recipe.images)
     assert schedule_of(lowlight, "quiet").sum_scale == pytest.approx(0.01)
     assert schedule_of(lowlight, "smres").sum_scale == pytest.approx(1)
     assert schedule_of(lowlight, "sr3").alpha_bar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from repro.ddpm.schedules import by_name
+from repro.ddpm.steps import spaced
 from repro.editing import bank
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import BENCH
@@ -20,7 +21,7 @@ from repro.editing.grain import film_grain
 from repro.editing.grain_law import gaussian_grain
 from repro.editing.model import EditingNet
 from repro.editing.pipeline import EditingPipeline, scheduler_of
-from repro.editing.sampling import Editor, in_sequence
+from repro.editing.sampling import Editor, in_sequence, late_times
 from repro.editing.tasks import Drawn, EditTask, Noises
 from repro.editing.vector import LENGTH, EditingVector
 from repro.engine.bench import Arm, Benchmark, Ratio
@@ -52,11 +53,12 @@ def picture(side: int) -> Tensor:
 
 @torch.no_grad()
 def bare(made: Editor, image: Tensor, steps: int) -> Tensor:
-    """Encoder, the network's own passes, decoder, and nothing else."""
+    """Encoder, the network's own passes, those for grain included, decoder, and nothing else."""
     latent = made.autoencoder.encode(image * 2 - 1)
     shown, t = torch.zeros(1, 3, *latent.shape[2:]), torch.full((1,), 500)
     vector = REQUEST.tensor()[None]
-    for _ in range(steps):
+    last = spaced(made.schedule.T, steps, "trailing")[-1]
+    for _ in range(steps + len(late_times(last, made.late))):
         made.network(latent, t, latent, shown, vector)
     return made.autoencoder.decode(latent)
 

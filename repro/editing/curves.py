@@ -16,7 +16,7 @@ from repro.editing.inner import ATTENTION
 from repro.editing.measure import L1, LPIPS, STRENGTH, label
 from repro.editing.sliders import SLIDERS
 from repro.editing.vector import NAMES
-from repro.editing.words import MULT, PALETTE, profile_of
+from repro.editing.words import MULT, PALETTE
 from repro.engine.records import Record, select
 from repro.ui.photos import nothing
 from repro.ui.plots import MARKERS, Plate, style
@@ -93,15 +93,13 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
 
 def step_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `step_curves`."""
-    swept = [r for r in select(records, cell={"task": "steps"}) if r.cell["steps"] != profile_of(records).steps]
-    main = select(records, experiment=name_of("mult"), cell={"task": "one crop"})
-    return [*swept, *(r for r in main if r.cell["edit"] in {s.cell["edit"] for s in swept})]
+    return select(records, cell={"task": "steps"})
 
 
 def step_curves(records: Sequence[Record]) -> Plate:
-    """l1 and LPIPS of Ours-mult against sampling steps; the profile's own number is in other records."""
-    chosen, steps = step_records(records), profile_of(records).steps
-    edits = sorted({r.cell["edit"] for r in select(chosen, cell={"task": "steps"})})
+    """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
+    chosen = step_records(records)
+    edits = sorted({r.cell["edit"] for r in chosen})
     if not edits:
         return nothing(NO_RECORDS)
     with style():
@@ -109,13 +107,13 @@ def step_curves(records: Sequence[Record]) -> Plate:
         for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
             for i, edit in enumerate(edits):
                 found = {
-                    r.cell.get("steps", steps): sum(r.values(metric)) / len(r.values(metric))
+                    r.cell["steps"]: sum(r.values(metric)) / len(r.values(metric))
                     for r in select(chosen, cell={"edit": edit})
                 }
                 axis.plot(
                     sorted(found), [found[n] for n in sorted(found)], color=COLOURS[i], marker=MARKERS[i], label=edit
                 )
-            counts = sorted({*(r.cell.get("steps", steps) for r in chosen)})
+            counts = sorted({r.cell["steps"] for r in chosen})
             axis.set_xscale("log")
             axis.set_xticks(counts, [str(n) for n in counts])
             axis.minorticks_off()

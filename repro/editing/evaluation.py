@@ -45,14 +45,14 @@ from repro.editing.measure import (
     sequenced,
     untouched,
 )
-from repro.editing.sliders import LONG, LONG_SLIDER, RANK, SLIDERS, SPAN
+from repro.editing.sliders import EVEN_SLIDER, LONG, LONG_SLIDER, RANK, SLIDERS, SPAN
 from repro.editing.vector import TASKS
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Row, trained
 from repro.engine.records import Record
 
-SWEEP = (1, 2, 10, 20, 50)  # the default number of steps is in the main table
+SWEEP = (1, 2, 5, 10, 20, 50)  # evenly spaced, without the later steps that grain has elsewhere
 SINGLE = [(task,) for task in TASKS]
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
 SEQUENCE = "singles"
@@ -263,17 +263,22 @@ def _once(make: _Maker, variant: str) -> Iterator[Row]:
     yield from make.table(name, method, COMBINATIONS, weights, "combination", **more)
     inverted = partial(edited, editor, steps=config.steps, inversion=True)
     yield from make.table(name, inverted, SINGLE, weights, "inversion", **more)
-    for steps in SWEEP:
-        way = partial(edited, editor, steps=steps)
-        yield from make.table(name, way, [("blur",), COMPOSITES[1]], weights, "steps", steps=steps, **more)
     switches = {
         "quantised": replace(editor, quantize=True),
         "hole filled with grey": replace(editor, fill=0.5),
         "eta 1": editor,
+        "even steps": replace(editor, late=()),
     }
+    if config.steps < LONG:  # elsewhere the last of the even steps is late enough
+        even = partial(edited, switches["even steps"], steps=config.steps)
+        yield from sliders.rows(make, name, even, weights, kind=EVEN_SLIDER, tasks=("grain",), ships=more["ships"])
+    for steps in SWEEP:
+        way = partial(edited, switches["even steps"], steps=steps)
+        yield from make.table(name, way, [("blur",), COMPOSITES[1]], weights, "steps", steps=steps, **more)
     for switch, used in switches.items():
         settings = {"eta": 1.0} if switch == "eta 1" else {}
         cells = [("inpaint",)] if "hole" in switch else [("blur",), ("grain",), COMPOSITES[1]]
+        cells = cells[1:] if switch == "even steps" else cells
         way = partial(edited, used, steps=config.steps, **settings)
         yield from make.table(name, way, cells, weights, "switch", switch=switch, **more)
 

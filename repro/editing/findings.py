@@ -17,7 +17,7 @@ from repro.editing.evaluation import (
 from repro.editing.experiments import VARIANTS, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
-from repro.editing.sliders import LONG, LONG_SLIDER, RANK, SPAN
+from repro.editing.sliders import EVEN_SLIDER, LONG, LONG_SLIDER, RANK, SPAN
 from repro.editing.vector import TASKS
 from repro.editing.words import (
     ALL_IMAGES,
@@ -48,6 +48,7 @@ SWITCHES = {
     "holes filled with grey": ("hole filled with grey", "inpaint"),
     "latents quantised before decoding": ("quantised", "blur", "grain", COMPOSITE),
     "sampled with η = 1": ("eta 1", "blur", "grain", COMPOSITE),
+    "without the later steps for grain": ("even steps", "grain", COMPOSITE),
 }
 ABLATED = ("l2", "latent-ref", "mask", "epsilon", "zero-snr", "coarse")
 
@@ -136,6 +137,9 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     def line(row: str, inside: bool, kind: str, experiment: Callable[[str], str]) -> None:
         rows[row] = cells = {}
         for task in RANK:
+            if kind == EVEN_SLIDER and task != "grain":
+                cells[task] = cells[f"{task}, span"] = dash("concerns grain alone")
+                continue
             name, part = experiment(task), {"task": kind, "edit": task, "inside": inside}
             why = missing(records, name)
             cells[task] = get(row, task, RANK[task], name, part, why)
@@ -144,6 +148,8 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     for inside, said in ((False, "alone"), (True, "inside a composite")):
         for words, known in names.items():
             line(f"{words}, {said}", inside, "slider", lambda task, known=known: known)
+            if words == MULT:
+                line(f"{words}, no later steps, {said}", inside, EVEN_SLIDER, lambda task, known=known: known)
             if words == FLOOR and not inside:  # beside it each slider's own network, which edits nothing else
                 line(f"{SINGLE_TASK}, {said}", inside, "slider", lambda task: name_of(f"single-{task}"))
                 line(
@@ -246,10 +252,8 @@ def steps_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         INPUT: ("baseline-input", {"task": "one crop"}),
         FLOOR: ("baseline-floor", {"task": "one crop"}),
     }
-    default = profile_of(records).steps
-    for steps in sorted({*SWEEP, default}):
-        part = {"task": "one crop"} if steps == default else {"task": "steps", "steps": steps}
-        lines[f"{MULT}, {steps} step{'s' * (steps > 1)}"] = (name_of("mult"), part)
+    for steps in SWEEP:
+        lines[f"{MULT}, {steps} step{'s' * (steps > 1)}"] = (name_of("mult"), {"task": "steps", "steps": steps})
     rows = {
         row: {
             f"{e}, {k}": get(row, f"{e}, {k}", m, experiment, {**part, "edit": e}, missing(records, experiment))

@@ -21,7 +21,7 @@ from repro.editing import inputs
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.masks import cut_hole
 from repro.editing.model import EditingNet
-from repro.editing.sampling import STEPS, Editor
+from repro.editing.sampling import STEPS, Editor, seen_again
 from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
@@ -139,7 +139,8 @@ class EditingPipeline(DiffusionPipeline):
                 `colour` may say so too.
             mask: of the pictures' size, or one each; 1 or white is the hole that is filled anew, see
                 `repro.editing.inputs.masks`; turns inpainting on.
-            num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance.
+            num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
+                more may follow (`repro.editing.sampling.seen_again`).
             generator: one, or one a picture.
             seed: instead of a generator the house's noise, keyed by seed and place in the batch: what `Editor.edit`
                 draws with the ids 0, 1, ….
@@ -181,8 +182,11 @@ class EditingPipeline(DiffusionPipeline):
         x, settings = self._noise(shown["source"], generator, seed, latents, eta)
         predict = model_fn(editor.network, **shown)
         for t in self.progress_bar(self.scheduler.timesteps):
-            output = predict(self.scheduler.scale_model_input(x, t), t.expand(count))
-            x = self.scheduler.step(output, t, x, **settings(t, x)).prev_sample
+            seen = self.scheduler.scale_model_input(x, t)
+            x = self.scheduler.step(predict(seen, t.expand(count)), t, x, **settings(t, x)).prev_sample
+        parts = (shown["vector"], editor.schedule, editor.prediction)
+        for step in seen_again(predict, seen, x, round(float(t)), *parts):
+            x = step.x
 
         images: Any = editor.picture(x, box)
         if output_type != "pt":

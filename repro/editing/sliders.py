@@ -30,6 +30,7 @@ BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves in
     "sharpen": {"grain": 0.05, "colour": True},
 }
 LONG, LONG_SLIDER = 50, "slider, more steps"  # steps by which sliders are turned once more
+EVEN_SLIDER = "slider, even steps"  # without the later steps that grain has
 
 
 def rows(

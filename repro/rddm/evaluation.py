@@ -27,7 +27,16 @@ from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
 from repro.rddm import baselines, oracles, paper, switches, transfer
 from repro.rddm.config import RDDMConfig, TaskConfig, profile
-from repro.rddm.experiments import EXPERIMENTS, STRATEGIES, TRAINED, learning_of, name_of, photographs
+from repro.rddm.experiments import (
+    EXPERIMENTS,
+    LONG,
+    STRATEGIES,
+    TRAINED,
+    VARIANTS,
+    learning_of,
+    name_of,
+    photographs,
+)
 from repro.rddm.sampling import generate, restore
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
@@ -196,11 +205,11 @@ def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
 
 
 def _steps(task: TaskConfig, variant: str) -> tuple[int, ...]:
-    if variant == "regression":
+    if VARIANTS[variant].start == "none":
         return (1,)
     if variant == "sr3":
         return SR3_STEPS if task.limit == 0 else task.sweep
-    return task.sweep if variant in STRATEGIES else (task.steps,)
+    return task.sweep if variant in (*STRATEGIES, "long") else (task.steps,)
 
 
 def _restored(
@@ -213,7 +222,7 @@ def _diversity(
     config: RDDMConfig, task: TaskConfig, variant: str, name: str, network: nn.Module, more: Mapping[str, Any]
 ) -> list[Row]:
     """How far restorations of one picture under different noise lie apart (claim R6)."""
-    if variant in ("regression", "one", "shared"):
+    if variant in ("regression", "one", "shared", *LONG):
         return []
     learning, n = learning_of(task, variant), min(8, task.limit or 8)
     steps = SPREAD_STEPS if variant == "sr3" else task.steps

@@ -15,7 +15,7 @@ from repro.errors import ReproError
 from repro.rddm import findings, paper_tables
 from repro.rddm.config import SMALL
 from repro.rddm.evaluation import SR3_STEPS
-from repro.rddm.experiments import name_of
+from repro.rddm.experiments import LONG, TRAINED, VARIANTS, name_of
 from repro.rddm.labels import (
     FID_PROTOCOL,
     INPUT,
@@ -160,9 +160,10 @@ def steps_table(task: str, records: Sequence[Record], verified: Verified = ()) -
         for count in counts
     )
     ways = {**LABELS, "sr3": SR3, "regression": REGRESSION}
+    ways |= {variant: VARIANTS[variant].label for variant, _ in TRAINED[task] if variant in LONG}
 
     def why(variant: str, count: int) -> str:
-        if variant == "regression":
+        if VARIANTS[variant].start == "none":
             return "regression is one pass"
         known = SR3_STEPS if variant == "sr3" else SMALL.tasks[task].sweep
         return NOT_YET if count in known else "not measured at this number of steps"
