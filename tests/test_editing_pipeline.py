@@ -73,6 +73,7 @@ def close(a, b, atol=1e-5):
         ("v_prediction", {}, {}),
         ("epsilon", {}, {"fill": 0.5}),
         ("v_prediction", {"condition": "concat"}, {"quantize": True}),
+        ("v_prediction", {"mask": True}, {}),
     ],
 )
 def test_it_draws_what_the_editor_draws(prediction, changes, settings, eta):
@@ -274,7 +275,6 @@ def test_wrong_calls_are_refused(pipe, settings, message):
 
 def test_parts_that_do_not_belong_together_are_refused():
     for parts, message in (
-        ({"network": tiny_network(mask=True)}, "built with a mask channel; accepted: RGB reference and no mask"),
         ({"network": tiny_network(reference="latent")}, "built for a latent colour reference; accepted: RGB"),
         ({"network": Pix2PixGenerator((8, 8))}, "got a Pix2PixGenerator; accepted here: EditingNet"),
         ({"autoencoder": Autoencoder(16, 8, 16)}, "latents have 8 channels; accepted: 4"),

@@ -61,10 +61,13 @@ def test_a_network_of_one_position_is_reproduced():
     close(one, two)
 
 
-def test_each_tile_is_the_networks_own_answer():
+@pytest.mark.parametrize("mask", [False, True])
+def test_each_tile_is_the_networks_own_answer(mask):
     """Without overlap and in a size that tiles fill, the prediction is put together from them."""
-    net, tiling = tiny_network().requires_grad_(False), Tiling(size=8, overlap=0, batch=4)
+    net, tiling = tiny_network(mask=mask).requires_grad_(False), Tiling(size=8, overlap=0, batch=4)
     given = shown(size=(16, 24))
+    if mask:
+        given["mask"] = KeyedNoise(0, range(2), "mask").uniform((1, 16, 24))
     reference = KeyedNoise(0, range(2), "reference").uniform((6, 3, 8, 8))
     found = TiledNetwork(net, tiling)(**given, reference=reference)
     for k, (row, column) in enumerate(tiling.places(16, 24)):

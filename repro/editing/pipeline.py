@@ -54,7 +54,7 @@ class EditingPipeline(DiffusionPipeline):
     """Edits pictures: `pipe(image, blur=0.6, grain=0.05, seed=0).images[0]`.
 
     Args:
-        network: an `EditingNet` that is shown an RGB reference and no mask.
+        network: an `EditingNet` that is shown an RGB reference; with or without a mask.
         autoencoder: the one whose latents it was trained on.
         scheduler: diffusers', of the schedule and kind of prediction that the network was trained with.
         fill: what holes are filled with, in [0, 1].
@@ -292,11 +292,10 @@ def _check_parts(network: Any, autoencoder: Any, scheduler: Any) -> None:
     for part, kind in ((network, EditingNet), (autoencoder, Autoencoder), (scheduler, SchedulerMixin)):
         if not isinstance(part, kind):
             raise ReproError(f"EditingPipeline: got a {type(part).__name__}; accepted here: {kind.__name__}")
-    if network.config.mask or network.config.reference != "rgb":
-        layout = "with a mask channel" if network.config.mask else "for a latent colour reference"
+    if network.config.reference != "rgb":
         raise ReproError(
-            f"EditingPipeline: the network was built {layout}; accepted: RGB reference and no mask (the others run in "
-            "repro.editing.sampling.Editor)"
+            "EditingPipeline: the network was built for a latent colour reference; accepted: RGB reference (the other "
+            "runs in repro.editing.sampling.Editor)"
         )
     if network.config.channels != autoencoder.channels:
         raise ReproError(

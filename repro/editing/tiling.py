@@ -96,20 +96,29 @@ class TiledNetwork:
     def multiple(self) -> int:
         return self.whole.multiple
 
-    def __call__(self, sample: Tensor, timestep: Tensor, source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        source: Tensor,
+        reference: Tensor,
+        vector: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """As `EditingNet.forward`, of (B, channels, h, w); `reference` (B, n, 3, th, tw) is one for each tile."""
-        parts = zip(sample.split(1), timestep, source.split(1), reference, vector, strict=True)
-        return torch.cat([self._one(*part) for part in parts])
+        cut = [sample, source] if mask is None else [sample, source, mask]
+        parts = zip(torch.cat(cut, dim=1).split(1), timestep, reference, vector, strict=True)
+        return torch.cat([self._one([part.shape[1] for part in cut], *part) for part in parts])
 
-    def _one(self, x: Tensor, t: Tensor, source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
+    def _one(self, widths: list[int], x: Tensor, t: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
         order = iter(reference.split(self.tiling.batch))
 
         def predict(tiles: Tensor) -> Tensor:
-            x_t, shown = tiles.chunk(2, dim=1)
+            x_t, source, *mask = tiles.split(widths, dim=1)
             count = len(tiles)
-            return self.whole(x_t, t.expand(count), shown, next(order), vector.expand(count, -1)).sample
+            return self.whole(x_t, t.expand(count), source, next(order), vector.expand(count, -1), *mask).sample
 
-        return self.tiling.run(predict, torch.cat([x, source], dim=1))
+        return self.tiling.run(predict, x)
 
 
 def references(image: Tensor, reference: Tensor | None, tiling: Tiling, factor: int) -> Tensor:
