@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repro.editing import evaluation, sliders, tables, words
-from repro.editing.experiments import ABLATIONS, name_of
+from repro.editing.experiments import ABLATIONS, LOW, MASKED, name_of
 from repro.editing.measure import CRISP, DRIFT, EXCESS, GAP, HOLE, HUE, KID, L1, LPIPS, SSIM, STRENGTH
 from repro.engine import stats
 from repro.engine.records import Record
@@ -112,7 +112,7 @@ def test_every_row_that_is_measured_stands_in_a_table(rows, known):
     # What is measured and not shown: drifts of the second seeds, which the claims pool; unseen composites but one; what
     # ablations score on edits that no table asks of them; the quantised floor at two crops and on blur+grain;
     # weights of attention, which a figure shows.
-    ablations = {name_of(v) for v in ABLATIONS}
+    ablations = {name_of(v) for v in (*ABLATIONS, LOW, MASKED)}
     left = [
         r.label
         for r in missing

@@ -119,6 +119,17 @@ def test_the_loss_is_the_papers(norm, prediction):
     assert one.names(ids[:2]) == ["crop 0", "crop 1"] and one.size == COUNT
 
 
+def test_times_are_drawn_evenly_or_more_of_them_low():
+    """A share of them among the lowest fifth, the others where they were."""
+    at, visits = torch.arange(4000) % COUNT, range(4000)
+    even, low = (task(Learning(low=share)).draw(at, noises(visits))[2] for share in (0.0, 0.25))
+    assert (even < 200).float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert (low < 200).float().mean().item() == pytest.approx(0.25 + 0.75 * 0.2, abs=0.03)
+    moved = low != even
+    assert (low[moved] == even[moved] % 200).all() and moved.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert "low" not in task().settings and task(Learning(low=0.25)).settings["low"] == 0.25
+
+
 def test_a_samples_loss_does_not_depend_on_its_batch():
     net, one = tiny_network(), task(Learning(prediction="v_prediction"))
     with torch.no_grad():

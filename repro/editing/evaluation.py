@@ -14,6 +14,8 @@ from repro.editing.benchmark import COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
     ABLATIONS,
+    LOW,
+    MASKED,
     SINGLES,
     VARIANTS,
     autoencoder_name,
@@ -227,9 +229,9 @@ def _networks(make: _Maker) -> Iterator[Row]:
                         long = partial(edited, editor, steps=LONG)
                         yield from sliders.rows(make, name, long, weights, kind=LONG_SLIDER, steps=LONG, **alone)
                 continue
-            each = 1 if variant in ABLATIONS else None  # they are compared with one another alone
+            each = 1 if variant in (*ABLATIONS, MASKED, LOW) else None  # no row of the main tables
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)
-            if variant in ("mult", "palette", "entry", REFERENCE, *DEPTHS) and seed == 0:
+            if variant in ("mult", "palette", "entry", MASKED, LOW, REFERENCE, *DEPTHS):
                 yield from sliders.rows(make, name, method, weights, **more)
             if variant in ("mult", "palette"):
                 yield from _kept(make, name, method, weights, **more)
@@ -246,12 +248,12 @@ def _networks(make: _Maker) -> Iterator[Row]:
 def _once(make: _Maker, variant: str) -> Iterator[Row]:
     """What is measured for seed 0 of a few networks: one crop a photograph."""
     config, name = make.config, name_of(variant, 0, make.config.name)
-    if variant not in ("mult", "palette", REFERENCE, "mask") and variant not in SINGLES:
+    if variant not in ("mult", "palette", REFERENCE, "mask", MASKED, *SINGLES):
         return
     editor, weights = editor_of(config, variant), weights_hash(folder_of(name))
     more = {"each": 1, "ships": VARIANTS[variant].ships and config.name == "small"}
     method = partial(edited, editor, steps=config.steps)
-    if variant in (REFERENCE, "mask"):
+    if variant in (REFERENCE, "mask", MASKED):
         cells = [("inpaint",), *PAIRS]
         yield from make.table(name, method, cells, weights, "combination", **more)
         return

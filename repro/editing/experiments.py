@@ -68,11 +68,14 @@ ABLATIONS: dict[str, Variant] = {
     "zero-snr": Variant("zero terminal SNR", schedule={"zero_terminal_snr": True}),
     "coarse": Variant("attention at the smallest latents alone", {"attention_levels": (2,)}),
 }
+MASKED, LOW = "mask-all", "low-times"  # one choice changed, on all images
 VARIANTS: dict[str, Variant] = {
     "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
     "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
     **SINGLES,
     **{name: replace(variant, share=0.16) for name, variant in ABLATIONS.items()},
+    MASKED: Variant("mask as an input channel, all images", {"mask": True}),
+    LOW: Variant("a quarter of the times drawn low, all images", learning={"low": 0.25}),
 }
 
 

@@ -14,7 +14,7 @@ from repro.editing.evaluation import (
     SINGLE,
     SWEEP,
 )
-from repro.editing.experiments import VARIANTS, name_of
+from repro.editing.experiments import LOW, MASKED, VARIANTS, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
 from repro.editing.sliders import EVEN_SLIDER, LONG, LONG_SLIDER, RANK, SPAN
@@ -76,8 +76,10 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
     for variant in ("short", *ABLATED):
         line(variant_words(variant), name_of(variant), {"task": "edit"})
     line(ALL_IMAGES, name_of("mult"), here)
+    for variant in (MASKED, LOW):
+        line(variant_words(variant), name_of(variant), {"task": "edit"})
     for words, (switch, *where) in SWITCHES.items():
-        line(f"the same, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
+        line(f"{ALL_IMAGES}, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
     caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
     return Table(name, caption, heads, rows, notes(records, CROP_NOTE, SHORT_NOTE), corner="choice")
 
@@ -128,7 +130,10 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         "targets": "baseline-target",
         FLOOR: "baseline-floor",
         MULT: name_of("mult"),
+        f"{MULT}, the other seed": name_of("mult", 1),
         PALETTE: name_of("palette"),
+        f"{PALETTE}, the other seed": name_of("palette", 1),
+        **{variant_words(variant): name_of(variant) for variant in (MASKED, LOW)},
         SHORT: name_of(REFERENCE),
         **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in ("entry", *DEPTHS)},
     }
@@ -230,6 +235,7 @@ def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         SHORT: name_of("short"),
         variant_words("mask"): name_of("mask"),
         MULT: name_of("mult"),
+        variant_words(MASKED): name_of(MASKED),
     }
     lines = {}
     for tasks in (("inpaint",), *PAIRS):
