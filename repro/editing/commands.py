@@ -32,7 +32,7 @@ class Edit:
     seed: int = 0
     """of the noise: the same command gives the same picture"""
     steps: int = 5
-    """of DDIM; grain takes two more"""
+    """of DDIM; where they are few, grain takes two more"""
     eta: float = 0.0
     """noise added at each step: 0 none, 1 as much as DDPM"""
     profile: str = "small"

@@ -1,0 +1,61 @@
+"""What notebooks 02 and 03 say in words about single networks is what the committed records say."""
+
+from __future__ import annotations
+
+from repro.editing.experiments import LOW, MASKED, name_of
+from repro.engine.records import load, select
+from repro.rddm.experiments import name_of as rddm_name
+
+LPIPS = "lpips/alex-v0.1"
+EDITS = ("blur", "grain", "colour", "inpaint", "sharpen", "blur+grain+colour")
+
+
+def mean(room, experiment, metric, **cell):
+    (found,) = select(load(room), experiment=experiment, cell=cell, profile="small")
+    values = found.values(metric)
+    return sum(values) / len(values)
+
+
+def lpips(variant, edit, task="edit"):
+    return mean("editing", name_of(variant), LPIPS, task=task, edit=edit)
+
+
+def slider(variant, metric, seed=0, task="slider", **cell):
+    return mean("editing", name_of(variant, seed), metric, task=task, **cell)
+
+
+def test_most_of_the_distance_to_regression_was_want_of_training():
+    """Notebook 03, section 7."""
+
+    def of(variant, metric, steps):
+        return mean("rddm", rddm_name("lowlight", variant), metric, task="lowlight", steps=steps)
+
+    for steps in (2, 5):
+        short = of("smres", LPIPS, steps) - of("regression", LPIPS, 1)
+        long = of("long", LPIPS, steps) - of("regression-long", LPIPS, 1)
+        assert 0 < long < short / 2
+        assert abs(of("long", "psnr/rgb", steps) - of("regression-long", "psnr/rgb", 1)) < 0.5
+
+
+def test_grain_needs_the_later_steps_and_spans_further_where_low_times_were_trained():
+    """Notebook 02, sections 9 and 10."""
+    span, rank = "strength-span/grain", "spearman/grain"
+    alone = {"edit": "grain", "inside": False}
+    for metric in (span, rank):
+        assert slider("mult", metric, **alone) > slider("mult", metric, task="slider, even steps", **alone)
+    assert slider(LOW, span, **alone) > 1.5 * slider("mult", span, **alone)
+    assert lpips(LOW, "grain") < lpips("mult", "grain", "one crop")
+    assert lpips(LOW, "sharpen") > lpips("mult", "sharpen", "one crop")
+
+
+def test_a_slider_inside_a_composite_depends_on_the_seed():
+    """Notebook 02, section 9."""
+    one, other = (slider("mult", "spearman/grain", seed, edit="grain", inside=True) for seed in (0, 1))
+    assert min(one, other) < 0.5 < 0.8 < max(one, other)
+
+
+def test_the_masks_advantage_was_a_head_start():
+    """Notebook 02, section 10: briefly trained better at everything, with all images nearly level."""
+    assert all(lpips("mask", edit) < lpips("short", edit) for edit in EDITS)
+    assert all(abs(lpips(MASKED, edit) - lpips("mult", edit, "one crop")) < 0.01 for edit in EDITS[:-1])
+    assert lpips(MASKED, EDITS[-1]) > lpips("mult", EDITS[-1], "one crop")
