@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_editing import tiny_autoencoder
 
 from repro.cli import main
 from repro.data import pack
 from repro.data.images import read_image, write_image
 from repro.data.known import check as known_check
-from repro.editing import build, manifest
+from repro.editing import bank, build, manifest
 from repro.editing.benchmark import (
     BENCH,
     COMPOSITES,
@@ -445,3 +446,41 @@ def test_data_sets_load_the_room_only_when_asked(built):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
     assert known_check("editing-bench", built[0]).ok
+
+
+def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch):
+    """Two effects or more each, drawn anew each round; the latents are those of what `compose` makes of them."""
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    autoencoder, whole = tiny_autoencoder(), split("train", TINY)
+    held = bank.composites(autoencoder, "0" * 64, TINY)
+    count, vectors = len(whole), held["composite vector"]
+    assert len(vectors) == len(held["composite"]) == bank.ROUNDS * count
+    assert (vectors[:, 4:].sum(dim=1) >= 2).all() and vectors.unique(dim=0).shape[0] > count
+    turn, at = 1, [0, count - 1]
+    some, rows = whole.at(at), [turn * count + i for i in at]
+    asked = [vector_of(row) for row in vectors[rows].tolist()]
+    made = compose(
+        some.sharp,
+        asked,
+        seed=TINY.version,
+        ids=[f"{id} round {turn}" for id in some.ids],
+        reference=some.reference,
+        hole=some.hole,
+        recipe=TINY.recipe,
+    )
+    wanted = autoencoder.encode(levels(made.target) * 2 - 1)
+    torch.testing.assert_close(held["composite"][rows].float(), wanted, rtol=2e-3, atol=2e-3)
+    monkeypatch.setattr(bank, "compose", None)  # read, not made again
+    assert torch.equal(bank.composites(autoencoder, "0" * 64, TINY)["composite"], held["composite"])
+
+
+def vector_of(row: list[float]) -> EditingVector:
+    beta, sigma, amount, threshold, *on = row
+    blur, grain, colour, inpaint, sharpen = map(bool, on)
+    return EditingVector(
+        beta if blur else None,
+        round(sigma, 6) if grain else None,
+        colour,
+        inpaint,
+        (amount, threshold) if sharpen else None,
+    )

@@ -82,7 +82,7 @@ def test_a_lesson_refuses_what_it_has_not(now):
         f"— no weights of {name_of(MISSING, 0, 'smoke')} here: `repro train {name_of(MISSING, 0, 'smoke')}` makes them"
     )
     assert f"— {name_of(MISSING, 0, 'smoke')}: no weights here" in now.cards()
-    assert now.cards().count("parameters") == 7
+    assert now.cards().count("parameters") == 8
     assert lesson("paper").config.name == "paper" and lesson("paper").live.name == "small"
     assert [name for name, each in LESSONS.items() if each.home == "figures"] == ["small"]
 

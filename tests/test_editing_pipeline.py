@@ -226,6 +226,7 @@ def shipping(tmp_path, monkeypatch):
     for name, model in (
         (experiments.autoencoder_name("smoke"), tiny_autoencoder()),
         (experiments.name_of("mult", 0, "smoke"), tiny_network()),
+        (experiments.name_of("taught", 0, "smoke"), tiny_network(1, mask=True)),
     ):
         save_checkpoint(paths.checkpoints() / name, model, {})
     return tmp_path
@@ -234,12 +235,13 @@ def shipping(tmp_path, monkeypatch):
 def test_what_ships_is_what_the_experiments_say(shipping):
     pipe = EditingPipeline.shipped("smoke")
     pipe.set_progress_bar_config(disable=True)
-    network = load_checkpoint(experiments.folder_of(experiments.name_of("mult", 0, "smoke")))
-    editor = tiny_editor(network, prediction=experiments.learning_of("mult", SMOKE).prediction)
+    network = load_checkpoint(experiments.folder_of(experiments.name_of(SMOKE.default, 0, "smoke")))
+    editor = tiny_editor(network, prediction=experiments.learning_of(SMOKE.default, SMOKE).prediction)
     editor = type(editor)(network, experiments.load_autoencoder("smoke"), SCHEDULE, editor.prediction)
     close(pipe(IMAGE, seed=0, output_type="pt").images, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
     assert next(network.parameters()).any()
+    assert not EditingPipeline.shipped("smoke", "mult").network.config.mask and pipe.network.config.mask
     with pytest.raises(ReproError, match="editing-smoke-palette-s0 has no weights here: `repro train"):
         EditingPipeline.shipped("smoke", "palette")
     with pytest.raises(ReproError, match="no variant 'multi'; accepted: mult, palette"):
@@ -365,4 +367,4 @@ def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
 def test_without_weights_it_says_how_to_make_them(photo, capsys):
     shutil.rmtree(paths.checkpoints())
     code, _, err = tell(capsys, "photo.png", "--profile", "smoke")
-    assert code == 2 and "repro train editing-smoke-mult-s0" in err
+    assert code == 2 and "repro train editing-smoke-taught-s0" in err

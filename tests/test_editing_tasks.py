@@ -15,7 +15,7 @@ from repro.ddpm.schedules import by_name
 from repro.editing import labels
 from repro.editing.config import SMOKE
 from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss
-from repro.editing.vector import TASKS, EditingVector, batch
+from repro.editing.vector import NAMES, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
 
@@ -35,7 +35,16 @@ def bank() -> dict[str, Tensor]:
     return held
 
 
-HELD = bank()
+def shown_composites(rounds: int = 2) -> dict[str, Tensor]:
+    """Composites of those crops: of crop i the i-th five bits, counted from its round, as labels."""
+    rows = torch.arange(rounds * COUNT)
+    on = torch.stack([(rows + 3) // 2**i % 2 for i in range(5)], dim=1)
+    vectors = [FULL.only(*(t for t, yes in zip(TASKS, row, strict=True) if yes)) for row in on.tolist()]
+    latents = KeyedNoise(1, rows.tolist(), "composites").normal((4, *SIZE)).half()
+    return {"composite": latents, "composite vector": batch(vectors)}
+
+
+HELD = {**bank(), **shown_composites()}
 
 
 def noises(ids):
@@ -128,6 +137,33 @@ def test_times_are_drawn_evenly_or_more_of_them_low():
     moved = low != even
     assert (low[moved] == even[moved] % 200).all() and moved.float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert "low" not in task().settings and task(Learning(low=0.25)).settings["low"] == 0.25
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_share_of_the_visits_shows_a_composite(latent):
+    visits = torch.arange(600)
+    at = visits % COUNT
+    single, both = (task(Learning(composites=p), mask=True, latent_reference=latent) for p in (0.0, 0.5))
+    (_, shown, *_), (_, more, *_) = (each.draw(at, noises(visits)) for each in (single, both))
+    moved = (more["vector"] != shown["vector"]).any(dim=1)
+    assert 0.42 < moved.float().mean() < 0.55  # a composite may be of one crop's single edit here
+    same = [torch.equal(more[k][~moved], shown[k][~moved]) for k in shown]
+    assert all(same) and "composites" not in single.settings and both.settings["composites"] == 0.5
+    for i in moved.nonzero().flatten().tolist()[:40]:
+        crop, vector = int(at[i]), more["vector"][i]
+        assert any(torch.equal(vector, HELD["composite vector"][crop + COUNT * r]) for r in (0, 1))
+        hole, colour = (bool(vector[NAMES.index(name)]) for name in ("inpaint", "colour"))
+        assert torch.equal(more["source"][i], HELD["masked" if hole else "sharp"][crop].float())
+        assert torch.equal(more["mask"][i], HELD["mask"][crop].float() * hole)
+        assert torch.equal(more["reference"][i], HELD["reference" if latent else "rgb"][crop].float() * colour)
+
+
+def test_a_composites_target_is_that_of_its_round():
+    at, learning = torch.arange(COUNT), Learning(composites=1.0, prediction="sample")
+    _, shown, _, wanted, _ = task(learning).draw(at, noises(at))
+    for crop, vector in enumerate(shown["vector"]):
+        (row,) = [r for r in (crop, crop + COUNT) if torch.equal(HELD["composite vector"][r], vector)]
+        assert torch.equal(wanted[crop], HELD["composite"][row].float())
 
 
 def test_a_samples_loss_does_not_depend_on_its_batch():

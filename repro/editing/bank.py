@@ -8,6 +8,7 @@ again wherever they are missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -17,13 +18,18 @@ from torch.nn import functional as F
 from repro import paths
 from repro.data.images import to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.benchmark import BENCH, Bench, split
+from repro.editing.benchmark import BENCH, Bench, levels, parameters, split
+from repro.editing.compose import compose
+from repro.editing.vector import TASKS
 from repro.editing.vector import batch as as_tensor
 from repro.engine.atomic import write_bytes
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 TARGETS = ("blur", "grain", "colour", "sharpen")  # inpainting's target is the sharp crop itself
+ROUNDS = 4  # composites of a crop
 _BLOCK = 256
+_COMBINATIONS = [c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n)]
 
 
 def folder(bench: Bench = BENCH) -> Path:
@@ -49,6 +55,38 @@ def latents(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict[st
         return {**encoded(autoencoder, blocks), "vector": held["vector"]}
 
     return stored(folder(bench) / f"train-latents-{key[:16]}.safetensors", make)
+
+
+def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict[str, Tensor]:
+    """ROUNDS composites of every training crop, round after round: what the paper never trains on.
+
+    float16 "composite" (ROUNDS N, C, S/f, S/f), the targets' latents, and "composite vector" (ROUNDS N, 9). Each round
+    draws two effects or more and their amounts anew; hole and reference stay the crop's own.
+    """
+
+    def make() -> dict[str, Tensor]:
+        whole, parts = split("train", bench), []
+        for turn in range(ROUNDS):
+            ids = [f"{id} round {turn}" for id in whole.ids]
+            which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(_COMBINATIONS)).tolist()
+            asked = parameters(ids, bench.version)
+            vectors = [vector.only(*_COMBINATIONS[i]) for vector, i in zip(asked, which, strict=True)]
+            for at in range(0, len(ids), _BLOCK):
+                some = slice(at, at + _BLOCK)
+                target = compose(
+                    whole.sharp[some],
+                    vectors[some],
+                    seed=bench.version,
+                    ids=ids[some],
+                    reference=whole.reference[some],
+                    hole=whole.hole[some],
+                    recipe=bench.recipe,
+                ).target
+                latent = autoencoder.encode(to_model(levels(target)).to(autoencoder.device)).half().cpu()
+                parts.append({"composite": latent, "composite vector": as_tensor(vectors[some])})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return stored(folder(bench) / f"train-composites-{key[:16]}.safetensors", make)
 
 
 def encoded(autoencoder: Autoencoder, blocks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -37,6 +37,8 @@ class Edit:
     """noise added at each step: 0 none, 1 as much as DDPM"""
     profile: str = "small"
     """whose weights"""
+    variant: str | None = None
+    """which of the profile's networks: mult, palette, … (default: the one that composes best)"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
@@ -56,7 +58,7 @@ class Edit:
 
         from repro.editing.pipeline import EditingPipeline
 
-        pipe = EditingPipeline.shipped(self.profile)
+        pipe = EditingPipeline.shipped(self.profile, self.variant)
         pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
         edited = pipe(
             photo,
@@ -87,4 +89,5 @@ class Edit:
         words += ["--seed", str(self.seed), "--steps", str(self.steps)]
         words += ["--eta", str(self.eta)] if self.eta else []
         words += ["--profile", self.profile] if self.profile != "small" else []
+        words += ["--variant", self.variant] if self.variant is not None else []
         return shlex.join([*words, "-o", str(out)])

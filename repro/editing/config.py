@@ -34,6 +34,7 @@ class EditingConfig:
     `pretrained`   of `repro.editing.weights.MODELS`: where network and autoencoder come from; "" are ours.
     `variants`     those that are trained, and "pix2pix"; () is all of them. Where the networks are pretrained, each
                    with one seed and on all images.
+    `default`      the variant that `EditingPipeline.shipped` and `repro edit` take where none is named.
     """
 
     name: str
@@ -54,6 +55,7 @@ class EditingConfig:
     prediction: Kind = "v_prediction"
     pretrained: str = ""
     variants: tuple[str, ...] = ()
+    default: str = "taught"
 
 
 _RECIPE = Recipe(images=100_000, batch=16, lr=3e-3, warmup=2_000, ema=3_000, threads=1, save_every=8_000)
@@ -132,6 +134,7 @@ PAPER = EditingConfig(
         *("nolabels", "layers0", "layers1", "layers4", "npair-a", "npair-b"),  # Tables 4 and 5
         *("entry", "l2", "latent-ref", "mask", "raw", "pix2pix"),
     ),
+    default="mult",
 )
 # The other model that the paper may have started from.
 PAPER_SD1 = replace(

@@ -17,6 +17,7 @@ from repro.editing.experiments import (
     LOW,
     MASKED,
     SINGLES,
+    TAUGHT,
     VARIANTS,
     autoencoder_name,
     folder_of,
@@ -60,6 +61,8 @@ COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(T
 SEQUENCE = "singles"
 ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
 DEPTHS = ("layers0", "layers1", "layers4")  # of f_theta, beside the two of everything else
+MAIN = ("mult", "palette", TAUGHT)
+SLID = (*MAIN, "entry", MASKED, LOW, "short", *DEPTHS)  # whose sliders are measured
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
 _SMALL = Tolerance(absolute=2e-2, relative=1e-2)
@@ -231,9 +234,9 @@ def _networks(make: _Maker) -> Iterator[Row]:
                 continue
             each = 1 if variant in (*ABLATIONS, MASKED, LOW) else None  # no row of the main tables
             yield from make.table(name, method, [*SINGLE, *COMPOSITES], weights, each=each, **more)
-            if variant in ("mult", "palette", "entry", MASKED, LOW, REFERENCE, *DEPTHS):
+            if variant in SLID:
                 yield from sliders.rows(make, name, method, weights, **more)
-            if variant in ("mult", "palette"):
+            if variant in MAIN:
                 yield from _kept(make, name, method, weights, **more)
             if variant in ("mult", REFERENCE, "npair-a", "npair-b") and seed == 0:
                 yield inner.clusters(make, name, editor, weights, **more)
@@ -248,7 +251,7 @@ def _networks(make: _Maker) -> Iterator[Row]:
 def _once(make: _Maker, variant: str) -> Iterator[Row]:
     """What is measured for seed 0 of a few networks: one crop a photograph."""
     config, name = make.config, name_of(variant, 0, make.config.name)
-    if variant not in ("mult", "palette", REFERENCE, "mask", MASKED, *SINGLES):
+    if variant not in ("mult", "palette", REFERENCE, "mask", MASKED, TAUGHT, *SINGLES):
         return
     editor, weights = editor_of(config, variant), weights_hash(folder_of(name))
     more = {"each": 1, "ships": VARIANTS[variant].ships and config.name == "small"}
@@ -256,6 +259,11 @@ def _once(make: _Maker, variant: str) -> Iterator[Row]:
     if variant in (REFERENCE, "mask", MASKED):
         cells = [("inpaint",), *PAIRS]
         yield from make.table(name, method, cells, weights, "combination", **more)
+        return
+    if variant == TAUGHT:  # its rows of the main tables and its sliders are measured again, these are not
+        more["ships"] = False
+        yield from make.table(name, method, [*SINGLE, COMPOSITES[1]], weights, "one crop", **more)
+        yield from make.table(name, method, COMBINATIONS, weights, "combination", **more)
         return
     own = [(variant.removeprefix("single-"),)] if variant in SINGLES else [*SINGLE, *COMPOSITES]
     yield from _unseen(make, name, method, own, weights, more["ships"])

@@ -21,14 +21,14 @@ from repro.editing.lesson import METHODS, ONE_BY_ONE, VARIANTS, Lesson, short
 from repro.editing.masks import box_mask, free_form_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.vector import TASKS, EditingVector
-from repro.editing.words import MULT, PIX2PIX, SINGLE
+from repro.editing.words import COMPOSED, MULT, PIX2PIX, SINGLE
 from repro.errors import ReproError
 from repro.ui.controls import UploadedFile
 from repro.ui.photos import captioned, line
 from repro.ui.pictures import few_colours, to_uint8
 from repro.ui.plots import split_view
 
-METHOD_NAMES = (MULT, *(name for name in METHODS if name != MULT))
+METHOD_NAMES = (COMPOSED, MULT, *(name for name in METHODS if name != MULT))
 PICTURES = 6  # of the test split, that can be chosen
 REFERENCES = ("none", "its own", "of the 2nd", "of the 3rd", "of the 4th", "of the 5th", "of the 6th")
 SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
@@ -125,7 +125,7 @@ def made(
     asked |= {"vectors": [vector], "ids": [ID], "steps": steps, "seed": seed}
     if method == SINGLE and vector.active:
         return in_sequence(now.singles(), sharp, recipe=now.live.bench.recipe, **asked)
-    return now.editor(VARIANTS.get(method, "mult")).edit(sharp, **asked)
+    return now.editor(VARIANTS.get(method, now.live.default)).edit(sharp, **asked)
 
 
 def wanted(now: Lesson, data: Split, vector: EditingVector, reference: Tensor | None, hole: Tensor | None) -> Composite:
@@ -151,7 +151,7 @@ def python(
         return f"# {method} has no pipeline: see repro.editing.pix2pix and repro.editing.sampling.in_sequence"
     data, at = _chosen(now, picture)
     profile = "" if now.live.name == "small" else f'"{now.live.name}"'
-    variant = "" if method == MULT else f'variant="{VARIANTS[method]}"'
+    variant = "" if VARIANTS[method] == now.live.default else f'variant="{VARIANTS[method]}"'
     asked = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
     if vector.colour:
         other = data.ids[_reference_row(reference, at, len(data))]
@@ -185,14 +185,14 @@ def own_photo(
     sharpen: bool,
     seed: int,
 ) -> np.ndarray:
-    """A reader's photograph (or one of ours), and its edit by Ours-mult; a slider at 0 is off. uint8 (H, W, 3)."""
+    """A reader's photograph (or one of ours), edited by the default network; a slider at 0 is off. uint8 (H, W, 3)."""
     vector = request(beta > 0, beta, sigma > 0, sigma, reference, "none", sharpen, 2.0, 0.0)
-    if words := _missing(now, MULT, vector):
+    if words := _missing(now, COMPOSED, vector):
         return plaque(words)
     data = now.shown(PICTURES)
     shown = data.reference[_reference_row(reference, 0, len(data))][None] if vector.colour else None
     image, said = prepared(photo, data)
-    found = made(now, MULT, image[None], vector, shown, None, now.live.steps, seed)
+    found = made(now, COMPOSED, image[None], vector, shown, None, now.live.steps, seed)
     pair = captioned({"before": image, "after": found[0]}, cols=2)
     return few_colours(_with_words([said, _written(vector)], pair), COLOURS)
 
@@ -250,7 +250,7 @@ def _missing(now: Lesson, method: str, vector: EditingVector) -> str:
     """A sentence that says which weights this edit lacks; "" where it lacks none."""
     if method == SINGLE and vector.active:
         return now.needs(*(v for v, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active))
-    return now.needs(VARIANTS.get(method, "mult"))
+    return now.needs(VARIANTS.get(method, now.live.default))
 
 
 def _written(vector: EditingVector) -> str:

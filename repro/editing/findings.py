@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import (
     COMBINATIONS,
-    DEPTHS,
     PAIRS,
-    REFERENCE,
     SINGLE,
     SWEEP,
 )
-from repro.editing.experiments import LOW, MASKED, VARIANTS, name_of
+from repro.editing.experiments import LOW, MASKED, TAUGHT, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
-from repro.editing.measure import DRIFT, GAP, HOLE, L1, LPIPS, label
-from repro.editing.sliders import EVEN_SLIDER, LONG, LONG_SLIDER, RANK, SPAN
+from repro.editing.measure import GAP, HOLE, L1, LPIPS, label
+from repro.editing.slider_tables import sliders_table, strength_table
 from repro.editing.vector import TASKS
 from repro.editing.words import (
     ALL_IMAGES,
+    COMPOSED,
     COMPOSITE,
     CROP_NOTE,
     FLOOR,
@@ -78,6 +77,7 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
     line(ALL_IMAGES, name_of("mult"), here)
     for variant in (MASKED, LOW):
         line(variant_words(variant), name_of(variant), {"task": "edit"})
+    line(COMPOSED, name_of(TAUGHT), here)
     for words, (switch, *where) in SWITCHES.items():
         line(f"{ALL_IMAGES}, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
     caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
@@ -114,86 +114,6 @@ def spread_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     return Table("editing_spread", caption, heads, rows, notes(records, CROP_NOTE, SHORT_NOTE))
 
 
-def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
-    """Does more asked give more (claim E13)."""
-    get = finder("editing", "editing_sliders", records, verified)
-    rank = "Spearman's correlation of five places of the slider with the strength measured, mean over photographs; "
-    heads = tuple(
-        column
-        for task in RANK
-        for column in (
-            Column(task, f"{rank}differences under 0.01 are ties", "higher", decimals=2),
-            Column(f"{task}, span", "strength at the slider's last place less that at its first", "", decimals=3),
-        )
-    )
-    names = {
-        "targets": "baseline-target",
-        FLOOR: "baseline-floor",
-        MULT: name_of("mult"),
-        f"{MULT}, the other seed": name_of("mult", 1),
-        PALETTE: name_of("palette"),
-        f"{PALETTE}, the other seed": name_of("palette", 1),
-        **{variant_words(variant): name_of(variant) for variant in (MASKED, LOW)},
-        SHORT: name_of(REFERENCE),
-        **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in ("entry", *DEPTHS)},
-    }
-    rows = {}
-
-    def line(row: str, inside: bool, kind: str, experiment: Callable[[str], str]) -> None:
-        rows[row] = cells = {}
-        for task in RANK:
-            if kind == EVEN_SLIDER and task != "grain":
-                cells[task] = cells[f"{task}, span"] = dash("concerns grain alone")
-                continue
-            name, part = experiment(task), {"task": kind, "edit": task, "inside": inside}
-            why = missing(records, name)
-            cells[task] = get(row, task, RANK[task], name, part, why)
-            cells[f"{task}, span"] = get(row, f"{task}, span", SPAN[task], name, part, why)
-
-    for inside, said in ((False, "alone"), (True, "inside a composite")):
-        for words, known in names.items():
-            line(f"{words}, {said}", inside, "slider", lambda task, known=known: known)
-            if words == MULT:
-                line(f"{words}, no later steps, {said}", inside, EVEN_SLIDER, lambda task, known=known: known)
-            if words == FLOOR and not inside:  # beside it each slider's own network, which edits nothing else
-                line(f"{SINGLE_TASK}, {said}", inside, "slider", lambda task: name_of(f"single-{task}"))
-                line(
-                    f"{SINGLE_TASK}, {LONG} steps, {said}", inside, LONG_SLIDER, lambda task: name_of(f"single-{task}")
-                )
-    beside = "Inside: blur beside grain and colour, grain beside blur and colour, sharpening beside grain and colour."
-    return Table("editing_sliders", "Sliders: more asked, more measured?", heads, rows, (beside,))
-
-
-def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
-    """How far composites leave the strength that their single edits have (claim E14)."""
-    get = finder("editing", "editing_strength", records, verified)
-    units = {
-        "blur": "share of the coarse gradient energy that is gone",
-        "grain": "grey levels of 255 in grain's own band, flat places",
-        "sharpen": "ln of the gradient energy over the source's",
-        "colour": "mean colour in CIE Lab",
-    }
-    text = "|(composite less single) less the same of the targets|, one crop a photograph: "
-    heads = (
-        *(Column(f"{task} drift", text + unit, "lower", decimals=3) for task, unit in units.items()),
-        *columns("colour"),
-    )
-    names = {INPUT: "baseline-input", FLOOR: "baseline-floor"}
-    names |= {PALETTE: name_of("palette"), MULT: name_of("mult")}
-    edits = [label(c) for c in COMPOSITES]
-    lines = {f"{edit}, {w}": (e, {"task": "edit", "edit": edit}) for edit in edits for w, e in names.items()}
-    rows = grid("editing_strength", ("colour",), lines, records, verified)
-    for row, (experiment, part) in lines.items():
-        for task in units:
-            head, why = f"{task} drift", missing(records, experiment)
-            where = {"task": "kept", "edit": part["edit"]}
-            known = task in str(part["edit"]).split("+")
-            rows[row][head] = get(row, head, DRIFT[task], experiment, where, why) if known else dash(NO_TASK)
-    caption = "Composites keep the strength of their single edits?"
-    drift = "The untouched input drifts as far as the targets do."
-    return Table("editing_strength", caption, heads, rows, (drift,), corner="edit")
-
-
 def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """All 26 combinations of two tasks and more, one joint pass of Ours-mult (claim E15)."""
     get = finder("editing", "editing_combinations", records, verified)
@@ -202,9 +122,15 @@ def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Ta
         **{f"l1, {w}": ("l1", L1, e) for w, e in (("input", "baseline-input"), ("ours", mult))},
         **{
             f"LPIPS, {w}": ("LPIPS", LPIPS, e)
-            for w, e in (("input", "baseline-input"), ("floor", "baseline-floor"), ("ours", mult))
+            for w, e in (
+                *(("input", "baseline-input"), ("floor", "baseline-floor")),
+                *(("ours", mult), ("shown", name_of(TAUGHT))),
+            )
         },
-        **{f"hole l1, {w}": ("hole l1", HOLE, e) for w, e in (("input", "baseline-input"), ("ours", mult))},
+        **{
+            f"hole l1, {w}": ("hole l1", HOLE, e)
+            for w, e in (("input", "baseline-input"), ("ours", mult), ("shown", name_of(TAUGHT)))
+        },
     }
     more = "LPIPS less the mean of its single edits' (Ours-mult), photograph by photograph"
     heads = (
@@ -236,11 +162,12 @@ def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         variant_words("mask"): name_of("mask"),
         MULT: name_of("mult"),
         variant_words(MASKED): name_of(MASKED),
+        COMPOSED: name_of(TAUGHT),
     }
     lines = {}
     for tasks in (("inpaint",), *PAIRS):
         for words, experiment in names.items():
-            alone = len(tasks) == 1 and words in (INPUT, FLOOR, MULT)
+            alone = len(tasks) == 1 and words in (INPUT, FLOOR, MULT, COMPOSED)
             part = {"task": "one crop" if alone else "combination", "edit": label(tasks)}
             lines[f"{label(tasks)}, {words}"] = (experiment, part)
     kinds = ("hole l1", "hole excess", "LPIPS")

@@ -77,12 +77,16 @@ class EditingPipeline(DiffusionPipeline):
         self.register_to_config(fill=fill, quantize=quantize)
 
     @classmethod
-    def shipped(cls, profile: str = "small", variant: str = "mult") -> EditingPipeline:
-        """The pipeline of the weights that ship. Raises `ReproError` where they are not here."""
+    def shipped(cls, profile: str = "small", variant: str | None = None) -> EditingPipeline:
+        """The pipeline of the weights that ship, by default those of the profile's `default` variant.
+
+        Raises `ReproError` where they are not here.
+        """
         from repro.editing import config, experiments
         from repro.engine.checkpoint import load_checkpoint
 
         found = config.profile(profile)
+        variant = found.default if variant is None else variant
         if variant not in experiments.VARIANTS:
             raise ReproError(
                 f"EditingPipeline: no variant {variant!r}; accepted: {', '.join(experiments.VARIANTS)} (their own "

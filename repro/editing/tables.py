@@ -8,10 +8,11 @@ from typing import Protocol
 from repro.editing import findings
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import SINGLE
-from repro.editing.experiments import name_of
+from repro.editing.experiments import TAUGHT, name_of
 from repro.editing.measure import KID, L1, LPIPS, SSIM, label
 from repro.editing.words import (
     ALL_IMAGES,
+    COMPOSED,
     COMPOSITE,
     CROP_NOTE,
     FLOOR,
@@ -81,7 +82,7 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         for c in columns(*metrics)
     )
     rows = {}
-    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT):
+    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT, COMPOSED):
         row = {}
         for kind, edits in kinds.items():
             for name, metric in metrics.items():
@@ -94,7 +95,7 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
 
 
 def _every_seed(words: str, edit: str) -> str:
-    several = {PALETTE: "palette", MULT: "mult"}
+    several = {PALETTE: "palette", MULT: "mult", COMPOSED: TAUGHT}
     return f"{name_of(several[words]).removesuffix('0')}*" if words in several else methods(edit)[words]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from repro.ddpm.process import Kind, q_sample, target
 from repro.ddpm.schedules import Schedule
 from repro.editing import labels
-from repro.editing.vector import TASKS
+from repro.editing.vector import NAMES, TASKS
 from repro.engine.rng import KeyedNoise
 
 Noises = Callable[[str], KeyedNoise]
@@ -29,6 +29,7 @@ class Learning:
     npair: which features the N-pair loss pulls at: "bottleneck" (config A), "label" (config B), None.
     prediction: what the network says of the noisy latent.
     low: share of the times that is drawn among the lowest fifth alone; the rest, as in the paper, among all.
+    composites: share of the visits that ask for two effects or more; in the paper none does.
     """
 
     norm: Literal["l1", "l2"] = "l1"
@@ -36,6 +37,7 @@ class Learning:
     npair: Literal["bottleneck", "label"] | None = None
     prediction: Kind = "epsilon"
     low: float = 0.0
+    composites: float = 0.0
 
 
 def npair_loss(features: Tensor, label: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class EditTask:
     """Latents of the training split, one label a visit.
 
     Args:
-        held: of `repro.editing.bank.latents`.
+        held: of `repro.editing.bank.latents`; with `learning.composites` those of `repro.editing.bank.composites` too.
         schedule: of the diffusion.
         learning: how.
         latent_reference, mask: inputs that the network was built for.
@@ -75,8 +77,9 @@ class EditTask:
         self.latent_reference, self.mask = latent_reference, mask
         self.size = len(held["sharp"])
         self.settings: dict[str, Any] = {**asdict(learning), "schedule": schedule.name}
-        if not learning.low:  # runs that began before there was the choice go on
-            del self.settings["low"]
+        for choice in ("low", "composites"):  # runs that began before there was the choice go on
+            if not self.settings[choice]:
+                del self.settings[choice]
 
     def names(self, indices: Tensor) -> list[str]:
         return [f"crop {i}" for i in indices.tolist()]
@@ -106,6 +109,8 @@ class EditTask:
         """What a step learns from: the noisy latent, what is shown beside it, its time, what is wanted, the labels."""
         label = self.label(noise, len(indices))
         z_B, shown = self.inputs(indices, label)
+        if self.learning.composites:
+            z_B, shown = self._composites(indices, noise, z_B, shown)
         drawn = noise("noise")
         z_B, shown = z_B.to(drawn.device), {name: value.to(drawn.device) for name, value in shown.items()}
         t = noise("time").integers(0, self.schedule.T)
@@ -114,6 +119,27 @@ class EditTask:
         eps = drawn.normal(tuple(z_B.shape[1:]))
         z_t = q_sample(z_B, t, eps, self.schedule)
         return z_t, shown, t, target(self.learning.prediction, z_B, eps, t, self.schedule), label
+
+    def _composites(
+        self, indices: Tensor, noise: Noises, z_B: Tensor, shown: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, a share of the visits exchanged for one of the crop's composites."""
+        held, rounds = self.held, len(self.held["composite"]) // self.size
+        chosen = noise("composite").uniform((1,))[:, 0].to(indices.device) < self.learning.composites
+        rows = indices + self.size * noise("round").integers(0, rounds).to(indices.device)
+        vector = held["composite vector"][rows]
+        colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
+        reference = held["reference" if self.latent_reference else "rgb"][indices]
+        both = {
+            "source": torch.where(inpaint, held["masked"][indices], held["sharp"][indices]),
+            "reference": reference * colour,
+            "vector": vector,
+        }
+        if self.mask:
+            both["mask"] = held["mask"][indices] * inpaint
+        wide = chosen[:, None, None, None]
+        shown = {k: torch.where(chosen[:, None] if k == "vector" else wide, both[k], v) for k, v in shown.items()}
+        return torch.where(wide, held["composite"][rows], z_B), shown
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         z_t, shown, t, wanted, label = self.draw(indices, noise)

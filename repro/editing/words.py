@@ -8,7 +8,7 @@ from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.config import SMALL, EditingConfig, profile
-from repro.editing.experiments import VARIANTS, name_of
+from repro.editing.experiments import TAUGHT, VARIANTS, name_of
 from repro.editing.measure import CRISP, EXCESS, HOLE, HUE, KID, L1, LPIPS, SSIM, label
 from repro.editing.vector import TASKS
 from repro.engine import stats
@@ -19,6 +19,7 @@ from repro.errors import ReproError
 INPUT, FLOOR = "untouched input", "target through the autoencoder"
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
 SHORT, ALL_IMAGES = "Ours-mult, trained as briefly", "Ours-mult, all images"
+COMPOSED = VARIANTS[TAUGHT].label
 COMPOSITE = label(COMPOSITES[1])  # blur+grain+colour, of the paper's Tables 4 and 5
 KID1000 = "KID × 1000"
 METRICS = {
@@ -97,6 +98,7 @@ def methods(edit: str) -> dict[str, str]:
         PALETTE: name_of("palette"),
         SINGLE: name_of(f"single-{edit}") if edit in TASKS else name_of("singles"),
         MULT: name_of("mult"),
+        COMPOSED: name_of(TAUGHT),
     }
 
 
