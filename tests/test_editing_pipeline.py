@@ -342,6 +342,11 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     assert (photo / "a b.png").read_bytes() == before
     code, out, _ = tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke")
     assert code == 0 and "edited-photo.png" in out and whence("edited-photo.png")
+    options = "--seed 0 --steps 1 --profile smoke --variant mult"
+    assert tell(capsys, "photo.png", *options.split(), "-o", "mult.png")[0] == 0
+    assert whence("mult.png").command == f"repro edit photo.png {options} -o mult.png"
+    other = EditingPipeline.shipped("smoke", "mult")("photo.png", seed=0, num_inference_steps=1).images[0]
+    assert np.array_equal(np.asarray(Image.open("mult.png")), np.asarray(other))
     assert tell(capsys, "photo.png", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
     assert Image.open("x/y.jpg").size == (24, 19)
 

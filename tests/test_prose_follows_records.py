@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from repro.editing.experiments import LOW, MASKED, name_of
+from repro.editing.benchmark import COMPOSITES
+from repro.editing.experiments import LOW, MASKED, TAUGHT, name_of
 from repro.engine.records import load, select
 from repro.rddm.experiments import name_of as rddm_name
 
@@ -59,3 +60,29 @@ def test_the_masks_advantage_was_a_head_start():
     assert all(lpips("mask", edit) < lpips("short", edit) for edit in EDITS)
     assert all(abs(lpips(MASKED, edit) - lpips("mult", edit, "one crop")) < 0.01 for edit in EDITS[:-1])
     assert lpips(MASKED, EDITS[-1]) > lpips("mult", EDITS[-1], "one crop")
+
+
+def composite(variant, edit, seed=0):
+    return mean("editing", name_of(variant, seed), LPIPS, task="edit", edit="+".join(edit))
+
+
+def test_shown_composites_the_same_network_composes():
+    """Notebook 02, section 9: the control's sliders inside composites, its seeds, its distance to the targets."""
+    for seed in (0, 1):
+        for edit in ("blur", "grain", "sharpen"):
+            assert slider(TAUGHT, f"spearman/{edit}", seed, edit=edit, inside=True) > 0.85
+        for edit in COMPOSITES[1:]:
+            assert composite("singles", edit) < composite(TAUGHT, edit, seed) < composite("mult", edit, seed)
+    apart = {v: [abs(composite(v, e) - composite(v, e, 1)) for e in COMPOSITES] for v in ("mult", TAUGHT)}
+    assert max(apart[TAUGHT]) < 0.01 < 0.05 < max(apart["mult"])
+
+
+def test_two_rough_photographs_are_most_of_what_grains_rank_lacks():
+    """Notebook 02, section 9: those whose strength is largest where the least grain is asked for."""
+    cell = {"task": "slider", "edit": "grain", "inside": False}
+    networks = [name_of(v, seed) for v in ("mult", "palette", TAUGHT) for seed in (0, 1)]
+    for experiment in (*networks, name_of("single-grain")):
+        (found,) = select(load("editing"), experiment=experiment, cell=cell, profile="small")
+        lacks = [1 - rank for rank in found.values("spearman/grain")]
+        rough = sorted(range(len(lacks)), key=found.values("strength/grain@0").__getitem__)[-2:]
+        assert sum(lacks[i] for i in rough) > sum(lacks) / 2

@@ -150,7 +150,7 @@ def short(id: str) -> str:
     return id.split("/")[-1].split("@")[0].split("_")[-1]
 
 
-_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=1.7)
+_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.2)
 
 LESSONS = {
     "smoke": Lesson(
