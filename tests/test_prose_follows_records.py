@@ -73,6 +73,7 @@ def test_shown_composites_the_same_network_composes():
             assert slider(TAUGHT, f"spearman/{edit}", seed, edit=edit, inside=True) > 0.85
         for edit in COMPOSITES[1:]:
             assert composite("singles", edit) < composite(TAUGHT, edit, seed) < composite("mult", edit, seed)
+    assert all(lpips(v, EDITS[-1]) > lpips("mult", EDITS[-1], "one crop") for v in (MASKED, LOW))
     apart = {v: [abs(composite(v, e) - composite(v, e, 1)) for e in COMPOSITES] for v in ("mult", TAUGHT)}
     assert max(apart[TAUGHT]) < 0.01 < 0.05 < max(apart["mult"])
 
