@@ -8,7 +8,6 @@ again wherever they are missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -18,9 +17,8 @@ from torch.nn import functional as F
 from repro import paths
 from repro.data.images import to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.benchmark import BENCH, Bench, levels, parameters, split
+from repro.editing.benchmark import BENCH, COMBINATIONS, Bench, levels, parameters, split
 from repro.editing.compose import compose
-from repro.editing.vector import TASKS
 from repro.editing.vector import batch as as_tensor
 from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
@@ -29,7 +27,6 @@ from repro.errors import ReproError
 TARGETS = ("blur", "grain", "colour", "sharpen")  # inpainting's target is the sharp crop itself
 ROUNDS = 4  # composites of a crop
 _BLOCK = 256
-_COMBINATIONS = [c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n)]
 
 
 def folder(bench: Bench = BENCH) -> Path:
@@ -68,9 +65,9 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict
         whole, parts = split("train", bench), []
         for turn in range(ROUNDS):
             ids = [f"{id} round {turn}" for id in whole.ids]
-            which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(_COMBINATIONS)).tolist()
+            which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(COMBINATIONS)).tolist()
             asked = parameters(ids, bench.version)
-            vectors = [vector.only(*_COMBINATIONS[i]) for vector, i in zip(asked, which, strict=True)]
+            vectors = [vector.only(*COMBINATIONS[i]) for vector, i in zip(asked, which, strict=True)]
             for at in range(0, len(ids), _BLOCK):
                 some = slice(at, at + _BLOCK)
                 target = compose(

@@ -19,6 +19,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ VERSION = 1
 SPLITS = ("train", "validation", "test")
 SINGLES = TASKS
 COMPOSITES = (("blur", "grain"), ("blur", "grain", "colour"), ("grain", "colour"), ("grain", "colour", "sharpen"))
+COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # of two and more, 26
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations
 from typing import Any
 
 from repro.editing import inner, sliders, unseen
-from repro.editing.benchmark import COMPOSITES, Split, crop_ids
+from repro.editing.benchmark import COMBINATIONS, COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
     ABLATIONS,
@@ -57,13 +56,12 @@ from repro.engine.records import Record
 
 SWEEP = (1, 2, 5, 10, 20, 50)  # evenly spaced, without the later steps that grain has elsewhere
 SINGLE = [(task,) for task in TASKS]
-COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # 26
 SEQUENCE = "singles"
 ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
 DEPTHS = ("layers0", "layers1", "layers4")  # of f_theta, beside the two of everything else
 MAIN = ("mult", "palette", TAUGHT)
-SLID = (*MAIN, "entry", MASKED, LOW, "short", *DEPTHS)  # whose sliders are measured
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
+SLID = (*MAIN, "entry", MASKED, LOW, REFERENCE, *DEPTHS)  # whose sliders are measured
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
 _SMALL = Tolerance(absolute=2e-2, relative=1e-2)
 TOLERANCE = {

@@ -47,7 +47,7 @@ class Variant:
 
 # Two fifths of the images, all of one task: a multi-task network meets each task less than half as often, and the five
 # together are trained on twice as many images as it. Narrow, since they learn a fifth each: the five together have
-# 1.9 times the parameters of Ours-mult.
+# nearly twice the parameters of Ours-mult.
 SINGLES: dict[str, Variant] = {
     f"single-{task}": Variant(
         f"Ours-single, {task}", {"widths": (24, 16, 16)}, learning={"only": task}, share=0.4, ships=True
