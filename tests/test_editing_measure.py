@@ -33,6 +33,8 @@ from repro.editing.measure import (
     untouched,
 )
 from repro.editing.sharpen import unsharp_mask
+from repro.editing.sliders import BESIDE, SLIDERS, aimed_at
+from repro.editing.vector import EditingVector
 
 BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
 
@@ -67,6 +69,27 @@ def test_blur_is_read_through_grain(data, beta):
     assert torch.allclose(strength.blur(clear[0], data.sharp), torch.zeros(4), atol=1e-6)
     alone, beside = (torch.stack([strength.blur(x, data.sharp) for x in p]) for p in (clear, grainy))
     assert (alone[2] - beside[2]).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("gain", [0.3, 3.0])
+def test_blur_is_read_through_a_change_of_contrast(data, gain):
+    """Mean and contrast that a colour transfer changes are not sharpness."""
+    blurred = motion_blur(data.sharp, 0.6, 0, data.ids, longest=12)
+    stretched = gain * (blurred - 0.4) + 0.2
+    torch.testing.assert_close(strength.blur(stretched, data.sharp), strength.blur(blurred, data.sharp))
+    assert strength.blur(torch.full_like(blurred, 0.5), data.sharp).isfinite().all()
+
+
+def test_the_targets_own_sliders_are_read_inside_a_composite():
+    """On validation photographs; read without their contrast, those of one are ranked backwards."""
+    held = split("validation")
+    first = held.at([i for i, name in enumerate(held.ids) if name.endswith("#0")])
+    for task, places in SLIDERS.items():
+        found = []
+        for place in places:
+            asked = replace(first, vectors=(EditingVector(**place, **BESIDE[task]),) * len(first))
+            found.append(strength.MEASURES[task](aimed_at(asked, asked.vectors[0].active), first.sharp))
+        assert strength.rank_correlation(torch.stack(found)).min() > 0.95, task
 
 
 def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():

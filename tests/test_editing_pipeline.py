@@ -226,7 +226,7 @@ def shipping(tmp_path, monkeypatch):
     for name, model in (
         (experiments.autoencoder_name("smoke"), tiny_autoencoder()),
         (experiments.name_of("mult", 0, "smoke"), tiny_network()),
-        (experiments.name_of("taught", 0, "smoke"), tiny_network(1, mask=True)),
+        (experiments.name_of("taught-long", 0, "smoke"), tiny_network(1, mask=True)),
     ):
         save_checkpoint(paths.checkpoints() / name, model, {})
     return tmp_path
@@ -372,4 +372,4 @@ def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
 def test_without_weights_it_says_how_to_make_them(photo, capsys):
     shutil.rmtree(paths.checkpoints())
     code, _, err = tell(capsys, "photo.png", "--profile", "smoke")
-    assert code == 2 and "repro train editing-smoke-taught-s0" in err
+    assert code == 2 and "repro train editing-smoke-taught-long-s0" in err

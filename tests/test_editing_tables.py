@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repro.editing import evaluation, sliders, tables, words
-from repro.editing.experiments import ABLATIONS, LOW, MASKED, name_of
+from repro.editing.experiments import ABLATIONS, LOW, MASKED, TAUGHT, name_of
 from repro.editing.measure import CRISP, DRIFT, EXCESS, GAP, HOLE, HUE, KID, L1, LPIPS, SSIM, STRENGTH
 from repro.engine import stats
 from repro.engine.records import Record
@@ -196,3 +196,7 @@ def test_paper_scale_records_fill_the_same_tables_and_keep_their_ids():
     assert cells[f"blur, {tables.OURS_LAYERS}"][words.KID1000].value == 1000
     small = [made(name_of("mult"), {"task": "edit", "edit": "blur"})]
     assert evaluation.looked_up(small) == small
+    # a command is offered only for what the profile trains
+    assert words.missing(found, name_of("layers1")) == words.missing(found, name_of("singles")) == words.NO_NETWORK
+    for name in (name_of(TAUGHT), name_of("palette", 1), name_of(LOW)):
+        assert words.missing(found, name) == words.NOT_TRAINED and words.missing(small, name) == words.NO_NETWORK

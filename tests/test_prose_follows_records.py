@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repro.editing.benchmark import COMPOSITES
-from repro.editing.experiments import LOW, MASKED, TAUGHT, name_of
+from repro.editing.experiments import LONGER, LOW, MASKED, TAUGHT, name_of
 from repro.engine.records import load, select
 from repro.rddm.experiments import name_of as rddm_name
 
@@ -78,10 +78,23 @@ def test_shown_composites_the_same_network_composes():
     assert max(apart[TAUGHT]) < 0.01 < 0.05 < max(apart["mult"])
 
 
+def test_trained_longer_every_slider_ranks_and_composites_come_nearer():
+    """Notebook 02, section 9: the network that users are given, both seeds; its faint end takes long."""
+    for seed in (0, 1):
+        for edit in (*COMPOSITES, *(("grain",), ("colour",), ("inpaint",), ("sharpen",))):
+            assert composite(LONGER, edit, seed) < composite(TAUGHT, edit, seed), edit
+        assert slider(LONGER, "spearman/grain", seed, edit="grain", inside=False) > slider(
+            TAUGHT, "spearman/grain", seed, edit="grain", inside=False
+        )
+    for inside in (False, True):
+        for edit in ("blur", "grain", "sharpen"):
+            assert slider(LONGER, f"spearman/{edit}", edit=edit, inside=inside) > 0.9, (edit, inside)
+
+
 def test_two_rough_photographs_are_most_of_what_grains_rank_lacks():
     """Notebook 02, section 9: those whose strength is largest where the least grain is asked for."""
     cell = {"task": "slider", "edit": "grain", "inside": False}
-    networks = [name_of(v, seed) for v in ("mult", "palette", TAUGHT) for seed in (0, 1)]
+    networks = [name_of(v, seed) for v in ("mult", "palette", TAUGHT, LONGER) for seed in (0, 1)]
     for experiment in (*networks, name_of("single-grain")):
         (found,) = select(load("editing"), experiment=experiment, cell=cell, profile="small")
         lacks = [1 - rank for rank in found.values("spearman/grain")]

@@ -38,7 +38,7 @@ class Edit:
     profile: str = "small"
     """whose weights"""
     variant: str | None = None
-    """which network: taught (where none is named), mult (so in profile paper), palette, …"""
+    """which network: taught-long (where none is named), mult (so in profile paper), palette, …"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 

@@ -55,7 +55,7 @@ class EditingConfig:
     prediction: Kind = "v_prediction"
     pretrained: str = ""
     variants: tuple[str, ...] = ()
-    default: str = "taught"
+    default: str = "taught-long"
 
 
 _RECIPE = Recipe(images=100_000, batch=16, lr=3e-3, warmup=2_000, ema=3_000, threads=1, save_every=8_000)

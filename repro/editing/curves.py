@@ -26,7 +26,7 @@ NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full
 FORMULAS = "by the formulas"
 WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
 AXES = {
-    "blur": ("β", "gradient energy that is gone"),
+    "blur": ("β", "gradient energy per contrast that is gone"),
     "grain": ("σ", "deviation in grain's band, levels"),
     "sharpen": ("λ", "ln of the gain in gradient energy"),
 }

@@ -13,6 +13,7 @@ from repro.editing.benchmark import COMBINATIONS, COMPOSITES, Split, crop_ids
 from repro.editing.config import EditingConfig, profile
 from repro.editing.experiments import (
     ABLATIONS,
+    LONGER,
     LOW,
     MASKED,
     SINGLES,
@@ -59,7 +60,7 @@ SINGLE = [(task,) for task in TASKS]
 SEQUENCE = "singles"
 ONE_CROP = [*SINGLE, *COMPOSITES[:2]]  # measured on one crop a photograph too, beside what is measured on no more
 DEPTHS = ("layers0", "layers1", "layers4")  # of f_theta, beside the two of everything else
-MAIN = ("mult", "palette", TAUGHT)
+MAIN = ("mult", "palette", TAUGHT, LONGER)
 REFERENCE = "short"  # what the ablations, trained as briefly, are compared with
 SLID = (*MAIN, "entry", MASKED, LOW, REFERENCE, *DEPTHS)  # whose sliders are measured
 PAIRS = [c for c in COMBINATIONS if "inpaint" in c and len(c) == 2]
@@ -249,7 +250,7 @@ def _networks(make: _Maker) -> Iterator[Row]:
 def _once(make: _Maker, variant: str) -> Iterator[Row]:
     """What is measured for seed 0 of a few networks: one crop a photograph."""
     config, name = make.config, name_of(variant, 0, make.config.name)
-    if variant not in ("mult", "palette", REFERENCE, "mask", MASKED, TAUGHT, *SINGLES):
+    if variant not in ("mult", "palette", REFERENCE, "mask", MASKED, TAUGHT, LONGER, *SINGLES):
         return
     editor, weights = editor_of(config, variant), weights_hash(folder_of(name))
     more = {"each": 1, "ships": VARIANTS[variant].ships and config.name == "small"}
@@ -258,7 +259,7 @@ def _once(make: _Maker, variant: str) -> Iterator[Row]:
         cells = [("inpaint",), *PAIRS]
         yield from make.table(name, method, cells, weights, "combination", **more)
         return
-    if variant == TAUGHT:  # its rows of the main tables and its sliders are measured again, these are not
+    if variant in (TAUGHT, LONGER):  # its rows of the main tables and its sliders are measured again, these are not
         more["ships"] = False
         yield from make.table(name, method, [*SINGLE, COMPOSITES[1]], weights, "one crop", **more)
         yield from make.table(name, method, COMBINATIONS, weights, "combination", **more)

@@ -21,14 +21,14 @@ from repro.editing.lesson import METHODS, ONE_BY_ONE, VARIANTS, Lesson, short
 from repro.editing.masks import box_mask, free_form_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.vector import TASKS, EditingVector
-from repro.editing.words import COMPOSED, MULT, PIX2PIX, SINGLE
+from repro.editing.words import GIVEN, MULT, PIX2PIX, SINGLE
 from repro.errors import ReproError
 from repro.ui.controls import UploadedFile
 from repro.ui.photos import captioned, line
 from repro.ui.pictures import few_colours, to_uint8
 from repro.ui.plots import split_view
 
-METHOD_NAMES = (COMPOSED, MULT, *(name for name in METHODS if name != MULT))
+METHOD_NAMES = (GIVEN, MULT, *(name for name in METHODS if name != MULT))
 PICTURES = 6  # of the test split, that can be chosen
 REFERENCES = ("none", "its own", "of the 2nd", "of the 3rd", "of the 4th", "of the 5th", "of the 6th")
 SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
@@ -187,12 +187,12 @@ def own_photo(
 ) -> np.ndarray:
     """A reader's photograph (or one of ours), edited by the default network; a slider at 0 is off. uint8 (H, W, 3)."""
     vector = request(beta > 0, beta, sigma > 0, sigma, reference, "none", sharpen, 2.0, 0.0)
-    if words := _missing(now, COMPOSED, vector):
+    if words := _missing(now, GIVEN, vector):
         return plaque(words)
     data = now.shown(PICTURES)
     shown = data.reference[_reference_row(reference, 0, len(data))][None] if vector.colour else None
     image, said = prepared(photo, data)
-    found = made(now, COMPOSED, image[None], vector, shown, None, now.live.steps, seed)
+    found = made(now, GIVEN, image[None], vector, shown, None, now.live.steps, seed)
     pair = captioned({"before": image, "after": found[0]}, cols=2)
     return few_colours(_with_words([said, _written(vector)], pair), COLOURS)
 

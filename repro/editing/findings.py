@@ -12,7 +12,7 @@ from repro.editing.evaluation import (
     SINGLE,
     SWEEP,
 )
-from repro.editing.experiments import LOW, MASKED, TAUGHT, name_of
+from repro.editing.experiments import LONGER, LOW, MASKED, TAUGHT, name_of
 from repro.editing.inner import SILHOUETTE, SPREAD
 from repro.editing.measure import GAP, HOLE, L1, LPIPS, label
 from repro.editing.slider_tables import sliders_table, strength_table
@@ -23,6 +23,7 @@ from repro.editing.words import (
     COMPOSITE,
     CROP_NOTE,
     FLOOR,
+    GIVEN,
     INPUT,
     MULT,
     NO_TASK,
@@ -78,6 +79,7 @@ def _ablations(kind: str, records: Sequence[Record], verified: Verified) -> Tabl
     for variant in (MASKED, LOW):
         line(variant_words(variant), name_of(variant), {"task": "edit"})
     line(COMPOSED, name_of(TAUGHT), here)
+    line(GIVEN, name_of(LONGER), here)
     for words, (switch, *where) in SWITCHES.items():
         line(f"{ALL_IMAGES}, {words}", name_of("mult"), {"task": "switch", "switch": switch}, where)
     caption = f"Choices that the paper leaves to the code, one changed at a time: {kind}"
@@ -118,19 +120,17 @@ def combinations_table(records: Sequence[Record], verified: Verified = ()) -> Ta
     """All 26 combinations of two tasks and more, one joint pass of Ours-mult (claim E15)."""
     get = finder("editing", "editing_combinations", records, verified)
     mult = name_of("mult")
+    shown = (("shown", name_of(TAUGHT)), ("shown, longer", name_of(LONGER)))
     wanted = {
         **{f"l1, {w}": ("l1", L1, e) for w, e in (("input", "baseline-input"), ("ours", mult))},
         **{
             f"LPIPS, {w}": ("LPIPS", LPIPS, e)
             for w, e in (
                 *(("input", "baseline-input"), ("floor", "baseline-floor")),
-                *(("ours", mult), ("shown", name_of(TAUGHT))),
+                *(("ours", mult), *shown),
             )
         },
-        **{
-            f"hole l1, {w}": ("hole l1", HOLE, e)
-            for w, e in (("input", "baseline-input"), ("ours", mult), ("shown", name_of(TAUGHT)))
-        },
+        **{f"hole l1, {w}": ("hole l1", HOLE, e) for w, e in (("input", "baseline-input"), ("ours", mult), *shown)},
     }
     more = "LPIPS less the mean of its single edits' (Ours-mult), photograph by photograph"
     heads = (
@@ -163,11 +163,12 @@ def holes_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         MULT: name_of("mult"),
         variant_words(MASKED): name_of(MASKED),
         COMPOSED: name_of(TAUGHT),
+        GIVEN: name_of(LONGER),
     }
     lines = {}
     for tasks in (("inpaint",), *PAIRS):
         for words, experiment in names.items():
-            alone = len(tasks) == 1 and words in (INPUT, FLOOR, MULT, COMPOSED)
+            alone = len(tasks) == 1 and words in (INPUT, FLOOR, MULT, COMPOSED, GIVEN)
             part = {"task": "one crop" if alone else "combination", "edit": label(tasks)}
             lines[f"{label(tasks)}, {words}"] = (experiment, part)
     kinds = ("hole l1", "hole excess", "LPIPS")

@@ -16,19 +16,19 @@ from repro.editing import unseen
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.benchmark import Split
 from repro.editing.config import PAPER, SMALL, SMOKE, EditingConfig
-from repro.editing.experiments import TAUGHT, folder_of, load_autoencoder, name_of
+from repro.editing.experiments import LONGER, folder_of, load_autoencoder, name_of
 from repro.editing.measure import by_pix2pix, crops, edited, editor_of, sequenced
 from repro.editing.pix2pix import Pix2PixGenerator
 from repro.editing.sampling import Editor
 from repro.editing.vector import TASKS
-from repro.editing.words import COMPOSED, MULT, PALETTE, PIX2PIX, SINGLE
+from repro.editing.words import GIVEN, MULT, PALETTE, PIX2PIX, SINGLE
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.evaluation import trained
 from repro.errors import ReproError
 
 Method = Callable[[Split, Sequence[str]], "Tensor | None"]
 METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
-VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", COMPOSED: TAUGHT}
+VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", GIVEN: LONGER}
 ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
 
 
@@ -114,7 +114,7 @@ class Lesson:
     def cards(self) -> str:
         """A line for every network of the main tables: what it learned from, or the command that makes it."""
         lines = []
-        for variant in ("mult", TAUGHT, "palette", "pix2pix", *ONE_BY_ONE):
+        for variant in ("mult", LONGER, "palette", "pix2pix", *ONE_BY_ONE):
             name = name_of(variant, 0, self.live.name)
             if self.has(variant):
                 card = read_card(folder_of(name))

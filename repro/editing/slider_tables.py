@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import DEPTHS, REFERENCE
-from repro.editing.experiments import LOW, MASKED, TAUGHT, VARIANTS, name_of
+from repro.editing.experiments import LONGER, LOW, MASKED, TAUGHT, VARIANTS, name_of
 from repro.editing.measure import DRIFT, label
 from repro.editing.sliders import EVEN_SLIDER, LONG, LONG_SLIDER, RANK, SPAN
 from repro.editing.words import (
     COMPOSED,
     FLOOR,
+    GIVEN,
     INPUT,
     MULT,
     NO_TASK,
@@ -48,6 +49,8 @@ def sliders_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         f"{PALETTE}, the other seed": name_of("palette", 1),
         COMPOSED: name_of(TAUGHT),
         f"{COMPOSED}, the other seed": name_of(TAUGHT, 1),
+        GIVEN: name_of(LONGER),
+        f"{GIVEN}, the other seed": name_of(LONGER, 1),
         **{variant_words(variant): name_of(variant) for variant in (MASKED, LOW)},
         SHORT: name_of(REFERENCE),
         **{f"{VARIANTS[variant].label}, as briefly": name_of(variant) for variant in ("entry", *DEPTHS)},
@@ -83,7 +86,7 @@ def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     """How far composites leave the strength that their single edits have (claim E14)."""
     get = finder("editing", "editing_strength", records, verified)
     units = {
-        "blur": "share of the coarse gradient energy that is gone",
+        "blur": "share of the coarse gradient energy per contrast that is gone",
         "grain": "grey levels of 255 in grain's own band, flat places",
         "sharpen": "ln of the gradient energy over the source's",
         "colour": "mean colour in CIE Lab",
@@ -95,7 +98,7 @@ def strength_table(records: Sequence[Record], verified: Verified = ()) -> Table:
     )
     names = {INPUT: "baseline-input", FLOOR: "baseline-floor"}
     names |= {PALETTE: name_of("palette"), MULT: name_of("mult")}
-    names |= {COMPOSED: name_of(TAUGHT)}
+    names |= {COMPOSED: name_of(TAUGHT), GIVEN: name_of(LONGER)}
     edits = [label(c) for c in COMPOSITES]
     lines = {f"{edit}, {w}": (e, {"task": "edit", "edit": edit}) for edit in edits for w, e in names.items()}
     rows = grid("editing_strength", ("colour",), lines, records, verified)

@@ -21,8 +21,12 @@ LEAST = 0.01  # of every measure below: smaller differences are none (targets' s
 
 
 def blur(edited: Tensor, source: Tensor) -> Tensor:
-    """(B,) share of the gradient energy, after a Gaussian of COARSE pixels, that is gone; 0 as sharp as the source."""
-    return 1 - _gradient(_gaussian(edited, COARSE)) / _gradient(_gaussian(source, COARSE)).clamp(min=1e-12)
+    """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
+
+    Per contrast, the variance over the picture, since a colour transfer stretches it and every gradient with it: read
+    without, the formulas' own targets seem sharper the more blur is asked of them beside a colour transfer.
+    """
+    return 1 - _per_contrast(_gaussian(edited, COARSE)) / _per_contrast(_gaussian(source, COARSE)).clamp(min=1e-12)
 
 
 def grain(edited: Tensor, source: Tensor) -> Tensor:
@@ -76,6 +80,11 @@ def _gradient(image: Tensor) -> Tensor:
     """(B,) mean squared difference of neighbours, both directions, all channels."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean(dim=(1, 2, 3))
     return down + (image[..., :, 1:] - image[..., :, :-1]).square().mean(dim=(1, 2, 3))
+
+
+def _per_contrast(image: Tensor) -> Tensor:
+    """(B,) gradient energy over the variance, that of the channels together."""
+    return _gradient(image) / image.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12)
 
 
 def _flat(source: Tensor) -> Tensor:

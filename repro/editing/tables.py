@@ -8,7 +8,7 @@ from typing import Protocol
 from repro.editing import findings
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.evaluation import SINGLE
-from repro.editing.experiments import TAUGHT, name_of
+from repro.editing.experiments import LONGER, TAUGHT, name_of
 from repro.editing.measure import KID, L1, LPIPS, SSIM, label
 from repro.editing.words import (
     ALL_IMAGES,
@@ -16,6 +16,7 @@ from repro.editing.words import (
     COMPOSITE,
     CROP_NOTE,
     FLOOR,
+    GIVEN,
     INPUT,
     KID1000,
     MULT,
@@ -82,7 +83,7 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
         for c in columns(*metrics)
     )
     rows = {}
-    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT, COMPOSED):
+    for words in (INPUT, FLOOR, PIX2PIX, PALETTE, SINGLE_TASK, MULT, COMPOSED, GIVEN):
         row = {}
         for kind, edits in kinds.items():
             for name, metric in metrics.items():
@@ -95,7 +96,7 @@ def overview_table(records: Sequence[Record], verified: Verified = ()) -> Table:
 
 
 def _every_seed(words: str, edit: str) -> str:
-    several = {PALETTE: "palette", MULT: "mult", COMPOSED: TAUGHT}
+    several = {PALETTE: "palette", MULT: "mult", COMPOSED: TAUGHT, GIVEN: LONGER}
     return f"{name_of(several[words]).removesuffix('0')}*" if words in several else methods(edit)[words]
 
 

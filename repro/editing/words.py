@@ -8,7 +8,7 @@ from typing import Any
 
 from repro.editing.benchmark import COMPOSITES
 from repro.editing.config import SMALL, EditingConfig, profile
-from repro.editing.experiments import TAUGHT, VARIANTS, name_of
+from repro.editing.experiments import LONGER, TAUGHT, VARIANTS, name_of
 from repro.editing.measure import CRISP, EXCESS, HOLE, HUE, KID, L1, LPIPS, SSIM, label
 from repro.editing.vector import TASKS
 from repro.engine import stats
@@ -20,6 +20,7 @@ INPUT, FLOOR = "untouched input", "target through the autoencoder"
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
 SHORT, ALL_IMAGES = "Ours-mult, trained as briefly", "Ours-mult, all images"
 COMPOSED = VARIANTS[TAUGHT].label
+GIVEN = VARIANTS[LONGER].label  # to users
 COMPOSITE = label(COMPOSITES[1])  # blur+grain+colour, of the paper's Tables 4 and 5
 KID1000 = "KID × 1000"
 METRICS = {
@@ -50,6 +51,7 @@ COLUMNS = {
 QUALITY = ("l1", "SSIM", "LPIPS", KID1000)
 
 NO_NETWORK = "no record of this network: `repro train` and `repro evaluate --full` make it"
+NOT_TRAINED = "this profile trains no such network"
 NO_MEASURE = "this network was not measured here"
 NO_BASELINE = "no record of this profile: `repro evaluate editing --full` makes it"
 NO_TASK = "the edit has no such task"
@@ -86,7 +88,13 @@ def missing(records: Sequence[Record], experiment: str) -> str:
     """Why a cell of this experiment is empty, where it is: no record at all, or none of this."""
     if experiment.startswith("baseline-"):
         return NO_BASELINE
-    return NO_MEASURE if select(records, experiment=experiment) else NO_NETWORK
+    if select(records, experiment=experiment):
+        return NO_MEASURE
+    config, (variant, _, seed) = profile_of(records), experiment.removeprefix("editing-edits-").rpartition("-s")
+    trained = config.variants or (*VARIANTS, "pix2pix")
+    if variant in (*trained, "short", "singles") and not (config.pretrained and seed != "0"):
+        return NO_NETWORK  # "short" is Ours-mult's other name where all are trained alike, "singles" are five networks
+    return NOT_TRAINED
 
 
 def methods(edit: str) -> dict[str, str]:
@@ -99,6 +107,7 @@ def methods(edit: str) -> dict[str, str]:
         SINGLE: name_of(f"single-{edit}") if edit in TASKS else name_of("singles"),
         MULT: name_of("mult"),
         COMPOSED: name_of(TAUGHT),
+        GIVEN: name_of(LONGER),
     }
 
 
