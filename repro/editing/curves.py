@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from repro.editing.evaluation import SINGLE
-from repro.editing.experiments import name_of
+from repro.editing.experiments import LONGER, name_of
 from repro.editing.inner import ATTENTION
 from repro.editing.measure import L1, LPIPS, STRENGTH, label
 from repro.editing.sliders import SLIDERS
@@ -24,9 +24,14 @@ from repro.ui.plots import PALETTE as COLOURS
 
 NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
 FORMULAS = "by the formulas"
-WAYS = {FORMULAS: "baseline-target", MULT: name_of("mult"), PALETTE: name_of("palette")}
+WAYS = {
+    FORMULAS: "baseline-target",
+    MULT: name_of("mult"),
+    PALETTE: name_of("palette"),
+    "shown composites, longer": name_of(LONGER),
+}
 AXES = {
-    "blur": ("β", "gradient energy per contrast that is gone"),
+    "blur": ("β", "coarse sharpness that is gone"),
     "grain": ("σ", "deviation in grain's band, levels"),
     "sharpen": ("λ", "ln of the gain in gradient energy"),
 }
@@ -46,7 +51,7 @@ def slider_records(records: Sequence[Record]) -> list[Record]:
 def slider_curves(records: Sequence[Record]) -> Plate:
     """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed).
 
-    Medians over photographs: beside colour transfer, strength is a ratio of energies that one flat crop can blow up.
+    Medians over photographs: strength is a ratio of energies, which one flat crop can blow up.
     """
     chosen = slider_records(records)
     if not chosen:
