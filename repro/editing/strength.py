@@ -24,7 +24,7 @@ def blur(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
 
     Per contrast, the variance over the picture, since a colour transfer stretches it and every gradient with it: read
-    without, the formulas' own targets seem sharper the more blur is asked of them beside a colour transfer.
+    without, the formulas' own targets of a nearly flat picture can seem sharper the more blur is asked for beside one.
     """
     return 1 - _per_contrast(_gaussian(edited, COARSE)) / _per_contrast(_gaussian(source, COARSE)).clamp(min=1e-12)
 
