@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -40,6 +42,24 @@ def fixed(net, seed=0, scale=0.2):
 
 def random(*shape, purpose="x"):
     return KeyedNoise(0, [0], purpose).normal(shape)[0]
+
+
+def wave(*shape, k=0.0):
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(0.37 * i + 0.0021 * i * i + k).float().reshape(shape)
+
+
+def test_answers_what_the_released_network_answers():
+    """The numbers are the released network's, of experiment 2, with these weights brought to its names."""
+    net = PublishedNet(dim=16, mults=(1, 2))
+    for k, p in enumerate(net.parameters()):
+        i = torch.arange(p.numel(), dtype=torch.float64)
+        p.data = (0.3 * torch.cos(1.7 * i + 0.9 * k) * torch.cos(0.013 * i * i + k)).float().reshape(p.shape)
+    with torch.no_grad():
+        found = net(wave(2, 3, 16, 16), torch.tensor([3, 801]), wave(2, 3, 16, 16, k=1)).sample
+    released = torch.tensor([[3.045591, 8.247635, 1.919072], [-1.661063, -4.556086, -2.328403]])
+    torch.testing.assert_close(found[:, :, 5, 7], released, rtol=0, atol=1e-4)
+    assert found.std().item() == pytest.approx(3.431705, abs=1e-4)
 
 
 @pytest.mark.parametrize(

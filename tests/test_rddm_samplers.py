@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -138,6 +139,48 @@ def test_marginals_are_those_of_the_forward_process(objective, eta, kind):
         wanted = (known + abar_s * (given_ - known)).flatten()
         torch.testing.assert_close(mean, wanted, rtol=0, atol=1e-9)
         torch.testing.assert_close(covariance, bbar_s**2 * torch.eye(4).double(), rtol=0, atol=1e-9)
+
+
+def wave(*shape, k=0.0):
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(0.37 * i + 0.0021 * i * i + k).float().reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("objective", "steps", "pixels", "deviation"),
+    [
+        ("res", 2, (-1.0, -1.0, -0.13702), 0.503246),
+        ("res", 5, (-0.978443, -0.950998, -0.030366), 0.495082),
+        ("res", 10, (-0.79456, -0.785731, 0.01727), 0.443459),
+        ("res", 1000, (-0.447996, -0.489191, 0.103986), 0.347142),
+        ("noise", 2, (-1.0, -1.0, 1.0), 0.914493),
+        ("noise", 5, (-1.0, -1.0, 1.0), 0.877932),
+        ("noise", 10, (-1.0, -1.0, 1.0), 0.862965),
+        ("noise", 1000, (-0.733259, -0.672008, -0.227061), 0.216122),
+        ("res_noise", 2, (-1.0, -1.0, 1.0), 0.831071),
+        ("res_noise", 5, (-1.0, -1.0, 1.0), 0.804804),
+        ("res_noise", 10, (-1.0, -1.0, 1.0), 0.794819),
+        ("res_noise", 1000, (-0.672593, -0.641055, 0.286427), 0.358575),
+    ],
+)
+def test_draws_what_the_released_code_draws(objective, steps, pixels, deviation):
+    """The numbers are the released code's, of experiment 2, with this network; 1000 steps take its other loop."""
+    I_in, schedule = 0.9 * wave(1, 3, 4, 4, k=2), by_config(1000)
+
+    def model(x, t):
+        tau = (t.float() / 1000)[:, None, None, None]
+        res = torch.tanh(0.7 * I_in - 0.4 * x + tau)
+        return target(res, 1.1 * torch.sin(1.3 * x - 0.5 * I_in + 2 * tau), objective)
+
+    x = process.start(I_in, 1.3 * wave(1, 3, 4, 4, k=3), schedule)
+    settings = {"objective": objective, "clip": PUBLISHED_CLIP, "at_end": "published"}
+    if steps == 1000:
+        run = ancestral(model, x, I_in, schedule, lambda t, x: wave(1, 3, 4, 4, k=0.1 * t), **settings)
+    else:
+        run = reverse(model, x, I_in, schedule, steps, **settings)
+    found = sample(run)
+    torch.testing.assert_close(found[0, :, 1, 2], torch.tensor(pixels), rtol=0, atol=3e-6)
+    assert found.std().item() == pytest.approx(deviation, abs=3e-6)
 
 
 def test_the_ancestral_loop_is_eta_one_without_clipping_and_not_with():

@@ -1,8 +1,9 @@
 """The network at its published size: the U-Net of 2022 that RDDM's experiments were run with, 36.25 M parameters.
 
 Written from its description. What sets it apart from `repro.nn.unet`: a 7 x 7 first convolution; weight-standardised
-3 x 3 convolutions; time scales and shifts only the first of a block's two norms; linear attention at every level; 4 x 4
-convolutions of stride 2 down; and a last block that sees the first convolution's output again.
+3 x 3 convolutions; another sinusoid of time, which scales and shifts only the first of a block's two norms; linear
+attention at every level; 4 x 4 convolutions of stride 2 down; and a last block that sees the first convolution's output
+again. With the same weights it answers what the released network answers, to rounding.
 
 Its linear attention depends on the resolution. The softmax over positions is normalised already, and the values are
 divided by the number of positions H W once more: what a map of the same content contributes falls with its area,
@@ -11,6 +12,8 @@ against the bias and the norm that follow. A network trained at 256 px finds oth
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -21,7 +24,6 @@ from torch.nn import functional as F
 
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
-from repro.nn.unet import sinusoid
 from repro.rddm.model import Layout, check_layout
 from repro.rddm.objectives import Objective, heads
 
@@ -32,6 +34,17 @@ HEADS, HEAD_WIDTH = 4, 32
 def _eps(x: Tensor) -> float:
     """What keeps a variance from 0; half precision needs more."""
     return 1e-5 if x.element_size() >= 4 else 1e-3
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """(B,) times -> (B, width) sines and cosines at frequencies from 1 to 1/10000, both ends included.
+
+    `repro.nn.unet.sinusoid`, which the small networks are trained with, stops one step before 1/10000.
+    """
+    half = width // 2
+    frequency = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
+    angle = t.to(torch.float32)[:, None] * frequency[None, :]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class StandardisedConv(nn.Conv2d):
