@@ -21,6 +21,12 @@ def root() -> Path:
     raise ReproError(f"no clone of the repository at {where}: set REPRO_HOME to the folder that holds {_MARKS[0]}")
 
 
+def room_file(room: str, name: str) -> Path:
+    """A data file of a method: `repro/<room>/study/<name>`, or beside the method where it has no `study` folder."""
+    folder = Path(__file__).parent / room
+    return folder / "study" / name if (folder / "study").is_dir() else folder / name
+
+
 def checkpoints() -> Path:
     """Trained weights that ship."""
     return root() / "checkpoints"

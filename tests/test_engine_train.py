@@ -15,6 +15,8 @@ import torch
 from tiny import RECIPE, TinyTask, same_weights, tiny_net
 
 from repro.engine.recipe import Recipe
+from repro.engine.registry import find
+from repro.engine.run import precision_note
 from repro.engine.state import load_state, save_state
 from repro.engine.train import TrainingStopped, places_to_indices, train
 from repro.errors import ReproError
@@ -44,6 +46,17 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, precision: str
     assert last.images == straight.images == 320
     assert same_weights(last.model, straight.model)
     assert same_weights(last.ema, straight.ema)
+
+
+def test_a_processor_without_bf16_trains_in_fp32_and_the_command_says_so(monkeypatch) -> None:
+    """Emulated bf16 is many times slower: the same recipe then gives the very weights of an fp32 training."""
+    monkeypatch.setattr("repro.engine.train.has_bf16", lambda device: False)
+    slow = run(recipe=dataclasses.replace(RECIPE, precision="bf16"))
+    assert same_weights(slow.model, run(recipe=dataclasses.replace(RECIPE, precision="fp32")).model)
+    note = precision_note(find("ddpm-fashion-linear-s0"))
+    assert note == "ddpm-fashion-linear-s0: this processor has no bf16 instructions, so the training runs in fp32"
+    monkeypatch.setattr("repro.engine.train.has_bf16", lambda device: True)
+    assert not precision_note(find("ddpm-fashion-linear-s0"))
 
 
 def test_killed_by_sigkill_and_resumed_is_bit_identical(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Train:
 
         from repro import paths
         from repro.engine.registry import experiments, find
-        from repro.engine.run import run
+        from repro.engine.run import precision_note, run
 
         if bool(self.names) == self.all:
             raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
@@ -62,6 +62,8 @@ class Train:
             e for e in experiments() if e.profile == "small" and not (paths.checkpoints() / e.name).is_dir()
         ]
         for experiment in chosen:
+            if note := precision_note(experiment):
+                print(note, flush=True)
             total = experiment.recipe.images
             with tqdm(total=total, unit="img", desc=experiment.name, mininterval=5, file=sys.stdout) as bar:
                 for step in run(experiment, self.until):

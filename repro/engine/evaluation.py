@@ -1,13 +1,12 @@
 """From rows to records: the full evaluation that ships, and the first-k check that `make reproduce` repeats.
 
-A room lists what it measures as `rows(profile)` in `repro/<room>/evaluation.py`; a row knows how to measure itself on
-all its samples or on the first k. Full records and checks come from the same function, so they cannot drift apart.
+A room lists what it measures as data (`repro.engine.study`), older ones as `rows(profile)` in
+`repro/<room>/evaluation.py`; a row knows how to measure itself on all its samples or on the first k. Full records and
+checks come from the same function, so they cannot drift apart.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from repro.engine import records
 from repro.engine.check import CheckReport, Tolerance, check
 from repro.engine.environment import environment, measured
 from repro.engine.records import ROOMS, Record, Values
+from repro.engine.registry import study_module
 from repro.errors import ReproError
 
 
@@ -111,10 +111,11 @@ def check_room(
     profile: str = "small",
     tolerance: Tolerance | Mapping[str, Tolerance] | None = None,
     progress: bool = True,
+    write: bool = True,
 ) -> CheckReport:
     """Recompute the first k of every committed record of a room from the shipped weights.
 
-    Writes figures/checks of the small profile, whose records ship.
+    `write`: whether figures/checks of the small profile, whose records ship, is written.
     """
     by_key = {_key(row): row for row in rows(room, profile)}
     committed = [r for r in records.load(room) if r.profile == profile]
@@ -133,7 +134,7 @@ def check_room(
 
     module = _module(room)
     report = check(committed, recompute, tolerance or getattr(module, "TOLERANCE", Tolerance()), progress=progress)
-    if profile == "small":
+    if write and profile == "small":
         report.write(room)
     return report
 
@@ -164,10 +165,14 @@ def _cell(cell: Mapping[str, Any]) -> tuple:
 
 
 def _module(room: str) -> Any:
-    name = f"repro.{room}.evaluation"
-    if room not in ROOMS or not all(importlib.util.find_spec(part) for part in (f"repro.{room}", name)):
+    if room not in ROOMS:
         return None
-    return importlib.import_module(name)
+    found = study_module(room, "evaluation")
+    if found is None and (measure := study_module(room, "measure")):
+        from repro.engine.study import Study
+
+        return Study(room, measure)
+    return found
 
 
 def trained(name: str) -> bool:

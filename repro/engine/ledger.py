@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import repro
+from repro import paths
 from repro.engine.records import ROOMS, Scalar
 from repro.errors import ReproError
 
@@ -67,8 +67,8 @@ class Claim:
 
 
 def path_of(room: str) -> Path:
-    """`repro/<room>/claims.toml`, beside the code it judges."""
-    return Path(repro.__file__).parent / room / "claims.toml"
+    """The room's `claims.toml`, beside the study that it judges."""
+    return paths.room_file(room, "claims.toml")
 
 
 def rooms() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import tyro
 from repro import paths
 from repro.engine import notebook_files
 from repro.engine.atomic import write_text
+from repro.engine.study import UPDATE
 from repro.errors import ReproError
 
 KERNEL = "repro-this-python"
@@ -65,11 +66,12 @@ def chosen(names: Sequence[str], folder: Path | None = None) -> list[Path]:
 
 
 @contextmanager
-def this_kernel() -> Iterator[str]:
+def this_kernel(update: bool = False) -> Iterator[str]:
     """The name of a kernel that runs this interpreter, whatever kernels, profiles and backends the user has set up.
 
-    For the time of the block JUPYTER_PATH and IPYTHONDIR point into a temporary folder, REPRO_HEADLESS=1 asks widgets
-    for plain pictures, and matplotlib draws inline.
+    `update`: whether notebooks write into figures/ (`repro.engine.study.Lesson`). For the time of the block
+    JUPYTER_PATH and IPYTHONDIR point into a temporary folder, REPRO_HEADLESS=1 asks widgets for plain pictures, and
+    matplotlib draws inline.
     """
     with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
         spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
@@ -81,7 +83,7 @@ def this_kernel() -> Iterator[str]:
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "REPRO_HEADLESS": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        }
+        } | ({UPDATE: "1"} if update else {})
         before = {name: os.environ.get(name) for name in ours}
         logger = logging.getLogger("papermill")  # warns of `Literal[...]` parameters; what fails is told by `reproduce`
         level = logger.level
@@ -126,7 +128,8 @@ def reproduce(
                 f"committed outputs are those of its own default, {known[other[0]].default!r}"
             )
     runs = []
-    with this_kernel() as kernel:
+    plain = not set(values) - {"profile"}  # other parameters draw other pictures than those that ship
+    with this_kernel(update=plain) as kernel:
         for number, path in enumerate(sources, start=1):
             count = sum(cell.cell_type == "code" for cell in nodes[path].cells)
             print(f"[{number}/{len(sources)}] {path.stem}: {count} code cells", flush=True)

@@ -23,7 +23,7 @@ class Recipe:
     `lr`          peak learning rate of AdamW: linear warm-up over `warmup` images, then "constant" or "cosine" to zero.
     `ema`         half-life of the weight average, in images.
     `clip`        largest norm of the gradient (0: not clipped).
-    `precision`   "bf16": forward pass under autocast where the hardware has it; "fp32".
+    `precision`   "bf16": forward pass under autocast where the hardware has it, in fp32 elsewhere; "fp32".
     `threads`     CPU threads; part of the recipe, since another number rounds differently.
     `save_every`  images between two states from which a killed run goes on.
     """

@@ -1,12 +1,13 @@
 """Every experiment of every room, by name.
 
-A room lists its experiments in `repro/<room>/experiments.py` as `EXPERIMENTS`; this module finds them there lazily, so
-that the engine never depends on a method.
+A room lists its experiments in `repro/<room>/study/experiments.py` (rooms without a `study`: beside the method) as
+`EXPERIMENTS`; this module finds them there lazily, so that the engine never depends on a method.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -59,10 +60,37 @@ def experiments(room: str | None = None) -> list[Experiment]:
         raise ReproError(f"unknown room {room!r}: there are {', '.join(ROOMS)}")
     found: list[Experiment] = []
     for each in ROOMS if room is None else (room,):
-        module = f"repro.{each}.experiments"
-        if importlib.util.find_spec(f"repro.{each}") and importlib.util.find_spec(module):
-            found += importlib.import_module(module).EXPERIMENTS
+        module = study_module(each, "experiments")
+        found += module.EXPERIMENTS if module else ()
     return found
+
+
+def study_module(room: str, name: str) -> Any:
+    """`repro.<room>.study.<name>`, or `repro.<room>.<name>` of a method without a `study`; None where neither is."""
+    for package in (f"repro.{room}.study", f"repro.{room}"):
+        parents = package.split(".")
+        spec = all(importlib.util.find_spec(".".join(parents[:n])) for n in range(2, len(parents) + 1))
+        if spec and importlib.util.find_spec(f"{package}.{name}"):
+            return importlib.import_module(f"{package}.{name}")
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def in_profile(name: str, profile: str) -> str:
+    """The name of a small-profile experiment in another profile: same room, task, variant and training seed there.
+
+    What is no experiment (a baseline) keeps its name, as does what the profile does not have.
+    """
+    known = {e.name: e for e in experiments(name.split("-")[0])} if name.split("-")[0] in ROOMS else {}
+    if profile == "small" or name not in known:
+        return name
+    small = known[name]
+    same = [
+        e.name
+        for e in known.values()
+        if (e.profile, e.task_name, e.variant, e.seed) == (profile, small.task_name, small.variant, small.seed)
+    ]
+    return same[0] if same else name
 
 
 def find(name: str) -> Experiment:

@@ -14,7 +14,7 @@ from repro import paths
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.environment import commit
 from repro.engine.registry import Experiment
-from repro.engine.train import TrainStep, train
+from repro.engine.train import TrainStep, precision_here, train
 
 
 def build(experiment: Experiment) -> torch.nn.Module:
@@ -82,7 +82,7 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
         "loss at the end": f"{lines[-1]['loss']:.4g}",
         "duration": f"{lines[-1]['seconds'] / 60:.0f} min",
         "hardware": hardware(recipe.threads),
-        "precision": f"trained in {recipe.precision}, stored in fp16",
+        "precision": f"trained in {precision_here(recipe, device())}, stored in fp16",
         "torch": torch.__version__,
         "commit": commit() or "unknown",
         "command": experiment.command,
@@ -97,6 +97,18 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
 def shipped(model: torch.nn.Module) -> torch.nn.Module:
     """What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator)."""
     return model.shipped() if hasattr(model, "shipped") else model
+
+
+def device() -> str:
+    """The type of device that a training runs on here."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision_note(experiment: Experiment) -> str:
+    """One sentence where this machine trains in another precision than the recipe names, else empty."""
+    if precision_here(experiment.recipe, device()) == experiment.recipe.precision:
+        return ""
+    return f"{experiment.name}: this processor has no bf16 instructions, so the training runs in fp32"
 
 
 def hardware(threads: int) -> str:

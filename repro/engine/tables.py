@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import repro
 from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import locked, write_text
@@ -249,7 +248,7 @@ def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, s
 
     Raises `ReproError` naming file and line for a wrong header, a non-number, an empty field, a repetition.
     """
-    path = path or Path(repro.__file__).parent / room / "paper_numbers.csv"
+    path = path or paths.room_file(room, "paper_numbers.csv")
     if not path.exists():
         return {}
     numbers: dict[tuple[str, str, str], PaperNumber] = {}
