@@ -51,6 +51,16 @@ def test_the_markdown_tells_recorded_from_re_evaluated_and_names_both_protocols(
     assert "20.45† [" in example().to_markdown(), "nothing verified: everything is marked"
 
 
+def test_the_brief_table_halves_the_interval_and_names_the_page():
+    text = example(verified={(images(0).id, "psnr")}).brief(["PSNR"], ["DDIM"])
+    (row,) = [line for line in text.splitlines() if line.startswith("| DDIM")]
+    low, high = example().rows["DDIM"]["PSNR"].interval
+    assert row == f"| DDIM | 20.45 ± {(high - low) / 2:.2f} · *15.56* |"
+    assert "figures/tables/demo.md" in text and "FID" not in text and "†" not in text
+    with pytest.raises(ReproError, match="table demo: no column 'SSIM', there are PSNR, FID"):
+        example().brief(["SSIM"])
+
+
 def test_an_interval_says_what_it_resamples_and_a_cell_is_one_measurement():
     assert tables.ours(images(0), "psnr").over == "images"
     fid = [make(seed=s, n=500, metrics={"fid": [9.0, 9.5, 10.0, 9.2, 9.9]}) for s in (0, 1)]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from repro.errors import ReproError
-from repro.ui import Schematic, curve, grid, png, split_view, strip, tile, to_uint8
+from repro.ui import Schematic, curve, dots, grid, png, split_view, strip, tile, to_uint8, verdict_bars
 
 
 def colour(r, g, b, size=10) -> np.ndarray:
@@ -39,6 +39,10 @@ PLATES = {
         [10, 20, 50], {"ddim": ([3, 2, 1], [2, 1, 0.5], [4, 3, 2]), "ddpm": [9, 5, 1]}, xlabel="n", ylabel="FID"
     ),
     "schematic": lambda: schematic().plate(),
+    "dots": lambda: dots(
+        {"a": (1, 0, 2), "b": None, "c": 3.0}, xlabel="LPIPS", zero=0, groups=["ours", "ours", "theirs"]
+    ),
+    "verdicts": lambda: verdict_bars({"U1 · perceptual": ["reproduced", "weaker"], "U3 · cost": ["not reproduced"]}),
 }
 
 
@@ -101,6 +105,17 @@ def test_curve_draws_the_given_numbers_and_interval():
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (2, 6)
     assert list(axis.lines[1].get_ydata()) == [3.5, 3.5]
+
+
+def test_dots_stand_at_their_values_and_verdicts_fill_their_share():
+    axis = dots({"a": (1, 0.5, 2), "b": 3.0}, xlabel="d", zero=0).axes[0]
+    assert [list(line.get_xdata()) for line in axis.lines[:3]] == [[0.5, 2], [1], [3]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    bars = verdict_bars({"U1": ["weaker", "reproduced", "reproduced", "reproduced"]}).axes[0]
+    assert [patch.get_width() for patch in bars.patches[:2]] == [0.75, 0.25], "reproduced first"
+    assert [text.get_text() for text in bars.texts] == ["3", "1"]
+    with pytest.raises(ReproError, match="verdict_bars: \\['fine'\\] found"):
+        verdict_bars({"U1": ["fine"]})
 
 
 @pytest.mark.parametrize(

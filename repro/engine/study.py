@@ -152,6 +152,17 @@ class Lesson:
             table.write(self.command, folder=self.figures / "tables")
         return {table.name: table for table in made}
 
+    def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
+        """The paper's claims as one coloured figure; `words`: claim -> a few words beside its bar, in order."""
+        from repro.engine import claims
+        from repro.ui.plots import verdict_bars
+
+        found = {v.claim.id: v for v in claims.verdicts(self.room, profile=self.profile, verified=verified)}
+        if set(words) != set(found):
+            raise ReproError(f"claims {sorted(found)} stand in the ledger, words were given for {sorted(words)}")
+        bars = {f"{name} · {text}": [f.verdict for f in found[name].findings] for name, text in words.items()}
+        return verdict_bars(bars)
+
     def keep(self, drawing: Any, name: str, shown: Sequence[Record] = ()) -> Any:
         """Save a drawing as <name>.png, photographs as .jpg, with its provenance, and hand it on to be shown."""
         from repro.engine.provenance import save_figure

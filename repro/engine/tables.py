@@ -166,6 +166,29 @@ class Table:
             lines.append(_line([_escape(row), *(_show(cells[c.name], c, reasons) for c in self.columns)]))
         return "\n".join([f"**{_escape(self.caption)}**", "", *lines, "", *self._legend(reasons)]) + "\n"
 
+    def brief(self, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> str:
+        """The table as a notebook shows it: at most five columns and eight rows, ± half the interval, one line of
+        protocols; all of it stands in the generated page. `columns`, `rows`: names in order (none: the first ones)."""
+        names = [column.name for column in self.columns]
+        for kind, given, known in (("column", columns, names), ("row", rows, list(self.rows))):
+            if unknown := [name for name in given if name not in known]:
+                raise ReproError(f"table {self.name}: no {kind} {unknown[0]!r}, there are {', '.join(known)}")
+        chosen = [c for name in (columns or names[:5]) for c in self.columns if c.name == name]
+        kept = list(rows or list(self.rows)[:8])
+        head = [_escape(self.corner), *(_escape(column.heading) for column in chosen)]
+        lines = [_line(head), _line(["---", *["---:"] * len(chosen)])]
+        lines += [_line([_escape(row), *(_brief(self.rows[row][c.name], c) for c in chosen)]) for row in kept]
+        cells = [self.rows[row][c.name] for row in kept for c in chosen]
+        said = ["; ".join(dict.fromkeys(f"{c.name}: {c.protocol}" for c in chosen))]
+        said += ["± 95% interval"] * any(cell.interval for cell in cells) + ["*the paper's*"] * any(
+            c.paper for c in cells
+        )
+        said += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
+        said.append(f"everything: `figures/tables/{self.name}.md`")
+        return "\n".join(
+            [f"**{_escape(self.caption)}**", "", *lines, "", f"<small>{_escape(' · '.join(said))}</small>"]
+        )
+
     def _legend(self, reasons: list[str]) -> list[str]:
         cells = [cell for _, _, cell in self]
         theirs = " · *paper*" if any(cell.paper for cell in cells) else ""
@@ -298,6 +321,13 @@ def _show(cell: Cell, column: Column, reasons: list[str]) -> str:
         text = f"{shown(cell.value, decimals)}{SIGNS[cell.mark]}"
         if cell.interval:
             text += f" [{shown(cell.interval[0], decimals)}, {shown(cell.interval[1], decimals)}]"
+    return text + (f" · *{cell.paper.value:g}*" if cell.paper else "")
+
+
+def _brief(cell: Cell, column: Column) -> str:
+    text = "—" if cell.value is None else f"{shown(cell.value, column.decimals)}{SIGNS[cell.mark]}"
+    if cell.interval:
+        text += f" ± {shown((cell.interval[1] - cell.interval[0]) / 2, column.decimals)}"
     return text + (f" · *{cell.paper.value:g}*" if cell.paper else "")
 
 

@@ -14,10 +14,12 @@ from repro.ui.pictures import png, to_uint8
 
 _LAZY = {
     "curve": "plots",
+    "dots": "plots",
     "grid": "plots",
     "split_view": "plots",
     "strip": "plots",
     "tile": "plots",
+    "verdict_bars": "plots",
     "Schematic": "schematic",
     "start": "setup",
 }
@@ -32,6 +34,7 @@ __all__ = [
     "Upload",
     "UploadedFile",
     "curve",
+    "dots",
     "explore",
     "grid",
     "png",
@@ -40,6 +43,7 @@ __all__ = [
     "strip",
     "tile",
     "to_uint8",
+    "verdict_bars",
 ]
 
 

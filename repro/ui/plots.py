@@ -218,3 +218,85 @@ def _band(name: str, values: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if np.any((arrays[1] > arrays[0]) | (arrays[0] > arrays[2])):
         raise ReproError(f"curve: {name!r} leaves its own interval somewhere, low <= value <= high needed")
     return arrays[0], arrays[1], arrays[2]
+
+
+def dots(
+    rows: Mapping[str, Any],
+    *,
+    xlabel: str,
+    title: str = "",
+    zero: float | None = None,
+    groups: Sequence[str] | None = None,
+    size: tuple[float, float] | None = None,
+) -> Plate:
+    """One line a row, from the top: a dot at its value with its interval; many comparisons at a glance.
+
+    rows: name -> value, or (value, low, high), or None (left empty). zero: where a vertical line is drawn (no
+    difference). groups: one word a row, coloured alike and named in the legend. `size` in inches.
+    """
+    if not rows or (groups is not None and len(groups) != len(rows)):
+        raise ReproError(f"dots: {len(rows)} rows and {len(groups or ())} groups found, one or more rows, a group each")
+    words = list(dict.fromkeys(groups or ()))
+    with style():
+        plate = Plate(figsize=size or (6.4, 0.7 + 0.26 * len(rows)), layout="constrained")
+        axis = plate.subplots()
+        for index, found in enumerate(rows.values()):
+            if found is None:
+                continue
+            value, low, high = found if isinstance(found, tuple) else (found, None, None)
+            kind = words.index(groups[index]) if groups else 0
+            colour, marker = PALETTE[kind % len(PALETTE)], MARKERS[kind % len(MARKERS)]
+            if low is not None:
+                axis.plot([low, high], [index, index], color=colour, linewidth=1.6, solid_capstyle="round")
+            axis.plot([value], [index], color=colour, marker=marker, markersize=5, linestyle="")
+        for kind, word in enumerate(words):
+            style_of = {"color": PALETTE[kind % len(PALETTE)], "marker": MARKERS[kind % len(MARKERS)]}
+            axis.plot([], [], linestyle="", label=word, **style_of)
+        if zero is not None:
+            axis.axvline(zero, color=INK, linewidth=0.8)
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set(xlabel=xlabel)
+        axis.set_title(title, loc="left")
+        if words:
+            axis.legend(loc="best")
+    return plate
+
+
+VERDICTS = {
+    "reproduced": "#009E73",
+    "weaker": "#E69F00",
+    "not reproduced": "#D55E00",
+    "not measured at this scale": "#bbbbbb",
+}
+
+
+def verdict_bars(found: Mapping[str, Sequence[str]], size: tuple[float, float] | None = None) -> Plate:
+    """A paper's claims, a bar each, its comparisons coloured by verdict with their counts.
+
+    found: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
+    """
+    unknown = sorted({v for verdicts in found.values() for v in verdicts} - set(VERDICTS))
+    if not found or unknown:
+        raise ReproError(f"verdict_bars: {unknown or 'no claims'} found, claims with {', '.join(VERDICTS)} needed")
+    with style():
+        plate = Plate(figsize=size or (8.4, 0.75 + 0.3 * len(found)), layout="constrained")
+        axis = plate.subplots()
+        for index, verdicts in enumerate(found.values()):
+            start = 0.0
+            for verdict, colour in VERDICTS.items():
+                if count := list(verdicts).count(verdict):
+                    share = count / len(verdicts)
+                    axis.barh(index, share, left=start, height=0.72, color=colour, edgecolor="white")
+                    axis.text(
+                        start + share / 2, index, str(count), ha="center", va="center", color="white", weight="bold"
+                    )
+                    start += share
+        for verdict, colour in VERDICTS.items():
+            axis.barh([0], [0], color=colour, label=verdict)
+        axis.set_yticks(range(len(found)), list(found))
+        axis.set(xlim=(0, 1), ylim=(len(found) - 0.4, -0.6), xticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        plate.legend(loc="outside lower center", ncols=len(VERDICTS))
+    return plate
