@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.data.crops import CropDataset, crop_places, crops
+from repro.data.crops import crop_places, crops
 from repro.errors import ReproError
 
 IDS = st.lists(st.integers(0, 2**40) | st.text(max_size=8), min_size=1, max_size=8, unique=True)
@@ -84,26 +84,3 @@ def test_bad_calls_are_told():
         crops([], 8, [], 0)
     with pytest.raises(ReproError, match="0x0 crop"):
         crops(torch.zeros(1, 3, 8, 8), 0, [1], 0)
-    with pytest.raises(ReproError, match="no pictures"):
-        CropDataset([], 8, 0)
-
-
-@settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 7), start=st.integers(0, 500), seed=st.integers(0, 1000), batch=st.integers(1, 9))
-def test_dataset_samples_are_addressed_by_number(count, start, seed, batch):
-    images = [torch.full((1, 9, 9), float(i)) for i in range(count)]
-    numbers = list(range(start, start + 12))
-    whole = CropDataset(images, 8, seed).batch(numbers)
-    other = CropDataset(images, 8, seed)
-    parts = [other.batch(numbers[i : i + batch]) for i in range(0, 12, batch)]
-    assert torch.equal(torch.cat(parts), whole)
-    # Resuming in the middle of an epoch, with nothing remembered, shows the same pictures.
-    assert torch.equal(CropDataset(images, 8, seed).batch(numbers[7:]), whole[7:])
-
-
-def test_each_epoch_shows_every_picture_once_in_a_new_order():
-    data = CropDataset([torch.zeros(1, 8, 8)] * 50, 8, seed=0)
-    epochs = [[data.order(e * 50 + i) for i in range(50)] for e in range(12)]
-    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 12
-    assert data.order(3) == epochs[0][3]  # after the cache was emptied

@@ -162,16 +162,6 @@ def test_bound_equals_a_second_implementation():
         assert got[i].item() == pytest.approx(total / 4 / math.log(2), rel=1e-6)
 
 
-def test_prior_term():
-    x0 = draw(0, 2, 1, 3, 3)
-    ab = SCHEDULE.alpha_bar[-1].item()
-    expected = [
-        0.5 * (-math.log(1 - ab) + (1 - ab) + ab * float((x0[i] ** 2).mean()) - 1) / math.log(2) for i in (0, 1)
-    ]
-    assert losses.prior_term(x0, SCHEDULE).tolist() == pytest.approx(expected, rel=1e-6)
-    assert losses.prior_term(x0, schedules.zero_terminal_snr(SCHEDULE)).tolist() == [0, 0]
-
-
 class TwoHeads(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -99,13 +99,6 @@ def test_posterior_is_bayes_rule():
     assert got_variance.item() == pytest.approx(variance.item(), abs=1e-10)
 
 
-def test_levels_equal_steps():
-    schedule, x0, eps = SCHEDULES[3], draw(0, 3, 1, 4, 4), draw(1, 3, 1, 4, 4)
-    t = torch.tensor([0, 1000, 1999])
-    got = process.q_sample_level(x0, schedule.alpha_bar[t].sqrt(), eps)
-    assert (got - process.q_sample(x0, t, eps, schedule)).abs().max() < 1e-10
-
-
 def test_each_sample_has_its_own_step():
     schedule, x0, eps, t = SCHEDULES[0], draw(0, 3, 1, 4, 4), draw(1, 3, 1, 4, 4), torch.tensor([999, 3, 500])
     whole = process.q_sample(x0, t, eps, schedule)

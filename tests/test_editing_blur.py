@@ -7,17 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from repro.data import pack
 from repro.data.images import center_crop, resize
 from repro.editing.blur import (
     KNOTS,
-    average_frames,
-    exposure_weights,
     line_kernels,
     motion_blur,
-    read_frames,
     shake_trajectories,
 )
 from repro.errors import ReproError
@@ -32,96 +28,6 @@ def picture(batch: int, height: int = 40, width: int = 48, seed: int = 0) -> tor
 def straight(dx: float, dy: float) -> torch.Tensor:
     """(1, KNOTS, 2) the evenly travelled path from -(dx, dy)/2 to (dx, dy)/2."""
     return torch.linspace(-0.5, 0.5, KNOTS, dtype=torch.float64)[None, :, None] * torch.tensor([dx, dy])
-
-
-# -- frames -----------------------------------------------------------------------------------------------------------
-
-
-def test_exposure_weights_by_hand():
-    assert exposure_weights(5, 0).tolist() == [0, 0, 1, 0, 0]
-    assert exposure_weights(5, 1).tolist() == [0.2] * 5
-    # Open for 3 frame times: three whole frames. For 2: the middle one and half of each neighbour.
-    assert exposure_weights(5, 0.5).tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 0])
-    assert exposure_weights(5, 0.25).tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0])
-
-
-@given(half=st.integers(0, 12), low=st.floats(0, 1), high=st.floats(0, 1))
-def test_longer_exposures_spread_more(half, low, high):
-    count, (low, high) = 2 * half + 1, sorted((low, high))
-    away = (torch.arange(count) - half).double().square()
-    spread = []
-    for beta in (low, high):
-        weights = exposure_weights(count, beta)
-        assert weights.sum().item() == pytest.approx(1)
-        assert torch.equal(weights, weights.flip(0)) and (weights >= 0).all()
-        spread.append((weights * away).sum().item())
-    assert spread[1] >= spread[0] - 1e-12
-
-
-def test_average_of_frames_in_linear_light():
-    frames = picture(5)
-    assert torch.equal(average_frames(frames, 0), frames[2])
-    assert torch.allclose(average_frames(frames, 1, gamma=1), frames.mean(dim=0), atol=1e-6)
-    black_white = torch.stack([torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
-    assert torch.allclose(average_frames(black_white, 1), torch.full((3, 4, 4), (1 / 3) ** (1 / 2.2)), atol=1e-6)
-    still = frames[:1].expand(7, -1, -1, -1)
-    assert torch.allclose(average_frames(still, 0.8), frames[0], atol=1e-6)
-
-
-def test_a_moving_edge_becomes_a_ramp():
-    frames = torch.stack([(torch.arange(9) >= k).float().expand(3, 4, 9) for k in range(2, 7)])
-    ramp = average_frames(frames, 1, gamma=1)[0, 0]
-    assert ramp.tolist() == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
-
-
-def reds(folder, count=5, size=(8, 6)):
-    folder.mkdir(parents=True, exist_ok=True)
-    for n in range(count):
-        Image.fromarray(np.full((size[1], size[0], 3), 10 * n, np.uint8)).save(folder / f"{n:08d}.png")
-    return folder
-
-
-def test_reads_a_reds_sequence(tmp_path):
-    folder = reds(tmp_path / "train_sharp" / "000")
-    (folder / "notes.txt").write_text("no frame")
-    frames = read_frames(folder, 2, 1)
-    assert frames.shape == (3, 3, 6, 8)
-    assert (frames[:, 0, 0, 0] * 255).round().tolist() == [10, 20, 30]
-    assert read_frames(folder, 4, 0).shape == (1, 3, 6, 8)
-
-
-@pytest.mark.parametrize(
-    ("centre", "radius", "message"),
-    [
-        (1, 2, r"frame -1 is missing \(5 numbered frames, 0 to 4\); needed: -1 to 3"),
-        (3, 2, "frame 5 is missing"),
-        (2, -1, "radius -1"),
-    ],
-)
-def test_frames_beyond_the_sequence_are_refused(tmp_path, centre, radius, message):
-    with pytest.raises(ReproError, match=message):
-        read_frames(reds(tmp_path / "000"), centre, radius)
-
-
-def test_broken_sequences_are_refused(tmp_path):
-    with pytest.raises(ReproError, match="no such folder"):
-        read_frames(tmp_path / "absent", 0, 0)
-    folder = reds(tmp_path / "000")
-    (folder / "00000002.png").unlink()
-    with pytest.raises(ReproError, match="frame 2 is missing"):
-        read_frames(folder, 2, 1)
-    Image.new("RGB", (7, 6)).save(folder / "00000002.png")
-    with pytest.raises(ReproError, match="7x6 pixels; the frames of one sequence are equally large, the first is 8x6"):
-        read_frames(folder, 2, 1)
-    Image.new("RGB", (8, 6)).save(folder / "2.png")
-    with pytest.raises(ReproError, match="one frame number"):
-        read_frames(folder, 2, 1)
-
-
-@pytest.mark.parametrize("count", [0, 2, 4])
-def test_an_even_number_of_frames_has_no_sharp_one(count):
-    with pytest.raises(ReproError, match="odd number"):
-        average_frames(torch.zeros(count, 3, 4, 4), 1.0)
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------

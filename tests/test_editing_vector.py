@@ -59,13 +59,6 @@ def test_what_is_off_is_zero_and_the_label_follows(vector):
             assert entry.low - 1e-6 <= row[i].item() <= entry.high + 1e-6
 
 
-@given(vector=VECTORS)
-def test_there_and_back(vector):
-    back = EditingVector.from_tensor(vector.tensor())
-    assert back.active == vector.active
-    assert torch.allclose(back.tensor(), vector.tensor(), atol=1e-6)
-
-
 @given(vector=VECTORS, kept=st.sets(st.sampled_from(TASKS)))
 def test_only_switches_the_others_off(vector, kept):
     part = vector.only(*kept)
@@ -102,20 +95,6 @@ def test_frozen_and_comparable():
 def test_out_of_range_is_refused(arguments, message):
     with pytest.raises(ReproError, match=message):
         EditingVector(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ([0.0] * 8, "got 8 numbers; accepted: 9"),
-        ([0, 0, 0, 0, 0.5, 0, 0, 0, 0], "the label of blur is 0.5"),
-        ([0.3, 0, 0, 0, 0, 0, 0, 0, 0], "beta is 0.3 while blur is off"),
-        ([0, 0, 9, 0, 0, 0, 0, 0, 1], "lambda .* is 9; accepted: 1 to 3"),
-    ],
-)
-def test_rows_that_contradict_themselves_are_refused(row, message):
-    with pytest.raises(ReproError, match=message):
-        EditingVector.from_tensor(row)
 
 
 def test_batches():

@@ -1,13 +1,9 @@
-"""Offline LPIPS against the lpips package, the shipped weights, and the reader that takes arrays out of pickles."""
+"""Offline LPIPS against the lpips package, and the shipped weights."""
 
 from __future__ import annotations
 
-import io
-import pickle
 import warnings
-from collections import OrderedDict
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +13,6 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.metrics.array_pickle import read_arrays
 from repro.metrics.lpips import load, lpips
 from repro.metrics.protocols import score
 
@@ -58,7 +53,7 @@ def test_equals_the_package_exactly_once_the_heads_agree(package):
 
 
 def test_half_precision_storage_costs_less_than_a_thousandth():
-    """Distances of the fp32 weights, made once by convert_lpips.convert() on these very pictures."""
+    """Distances of the fp32 weights, made once on these very pictures."""
     x = pictures(64)
     recorded = {0.02: [0.000702, 0.007434, 0.000937, 0.027583], 0.3: [0.416024, 0.835817, 0.496793, 0.968216]}
     for level, values in recorded.items():
@@ -86,75 +81,3 @@ def test_small_pictures_and_bad_weights_are_refused(tmp_path):
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ReproError, match="does not hold the LPIPS weights"):
         load(tmp_path)
-
-
-# ---- the reader of arrays in pickles
-
-
-def _same(read: dict, expected: dict) -> None:
-    assert set(read) == set(expected)
-    for name, value in expected.items():
-        assert torch.equal(read[name], torch.as_tensor(value)), name
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_numpy_pickles_are_read_as_the_unpickler_reads_them(tmp_path, protocol):
-    rng = np.random.default_rng(0)
-    tree = {
-        "a": {"kernel": rng.random((3, 2, 4), dtype=np.float32), "bias": np.asfortranarray(rng.random((2, 3)))},
-        "b": np.arange(5),
-    }
-    file = tmp_path / "w.ckpt"
-    file.write_bytes(pickle.dumps(tree, protocol=protocol))
-    if protocol in (2, 4, 5):  # bytes as text, STACK_GLOBAL, out-of-band buffers: forms that no file needed here has
-        with pytest.raises(ReproError, match="not a plain file of arrays"):
-            read_arrays(file)
-    else:
-        _same(read_arrays(file), {"a/kernel": tree["a"]["kernel"], "a/bias": tree["a"]["bias"], "b": tree["b"]})
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_of_both_formats_are_read_as_torch_reads_them(tmp_path, zipped):
-    base = torch.arange(24, dtype=torch.float32)
-    state = OrderedDict(
-        w=torch.randn(3, 4), view=base.view(4, 6)[1:, ::2], half=torch.randn(5).half(), n=torch.tensor(7), whole=base
-    )
-    file = tmp_path / "w.pth"
-    torch.save(state, file, _use_new_zipfile_serialization=zipped)
-    _same(read_arrays(file), state)
-
-
-class _Evil:
-    def __reduce__(self):
-        return (Path.touch, (Path("EVIL"),))
-
-
-def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for number, payload in enumerate(
-        (
-            pickle.dumps({"a": _Evil()}, protocol=3),
-            pickle.dumps({"a": _Evil()}, protocol=4),
-            b"cos\nsystem\n(S'touch EVIL'\ntR.",
-            b"(S'touch EVIL'\nios\nsystem\n.",
-            b"\x80\x03cnumpy\nndarray\nK\x01\x85R.",
-        )
-    ):
-        file = tmp_path / f"{number}.pkl"
-        file.write_bytes(payload)
-        with pytest.raises(ReproError, match=f"{number}.pkl"):
-            read_arrays(file)
-    assert not (tmp_path / "EVIL").exists()
-
-
-def test_damaged_files_are_refused_by_name(tmp_path):
-    buffer = io.BytesIO()
-    torch.save({"w": torch.randn(64)}, buffer, _use_new_zipfile_serialization=False)
-    whole = buffer.getvalue()
-    file = tmp_path / "w.pth"
-    for cut in (0, 1, 20, len(whole) // 2, len(whole) - 1):
-        file.write_bytes(whole[:cut])
-        with pytest.raises(ReproError, match=r"w\.pth"):
-            read_arrays(file)
-    with pytest.raises(ReproError, match=r"gone\.pth"):
-        read_arrays(tmp_path / "gone.pth")

@@ -1,4 +1,4 @@
-"""What the three strategies learn, how their answers are read, and the automatic choice between them."""
+"""What the three strategies learn, and how their outputs are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from repro.errors import ReproError
 from repro.nn.unet import UNet
 from repro.rddm import objectives, process
 from repro.rddm.model import RDDMNet
-from repro.rddm.objectives import AutomaticObjective
 from repro.rddm.schedules import by_config
 
 SCHEDULE = by_config(50)
@@ -139,44 +138,3 @@ def test_network_settings_are_checked():
             RDDMNet(**settings, **SMALL)
     with pytest.raises(ReproError, match="built with I_in"):
         RDDMNet("res", **SMALL)(I_0.float(), 3)
-
-
-# -- automatic objective ----------------------------------------------------------------------------------------------
-
-
-def test_automatic_objective_blends_both_readings():
-    auto = AutomaticObjective()
-    I_t = process.q_sample(I_0, I_RES, T, EPS, SCHEDULE)
-    with torch.no_grad():
-        auto.a.fill_(1.0)  # wholly residual
-        found = auto.losses(I_RES, I_t, I_IN, I_RES, EPS, T, SCHEDULE)
-        assert found.total.abs().max() == 0 and found.noise.max() < 1e-9
-        auto.a.fill_(0.0)  # wholly noise
-        found = auto.losses(EPS, I_t, I_IN, I_RES, EPS, T, SCHEDULE)
-        assert found.total.abs().max() == 0 and found.res.max() < 1e-9
-        auto.a.fill_(0.25)
-        res, noise = auto.blend(I_RES, I_t, I_IN, T, SCHEDULE)
-        as_noise = I_IN - process.I0_from_noise(I_t, I_IN, I_RES, *SCHEDULE.at(T, I_t)).clamp(-1, 1)
-        torch.testing.assert_close(res, 0.25 * I_RES + 0.75 * as_noise)
-        torch.testing.assert_close(noise, 0.25 * EPS + 0.75 * I_RES)
-
-
-def test_automatic_objective_learns_its_number_and_refuses_the_end():
-    auto = AutomaticObjective()
-    I_t = process.q_sample(I_0, I_RES, T, EPS, SCHEDULE)
-    auto.losses(I_RES, I_t, I_IN, I_RES, EPS, T, SCHEDULE).total.mean().backward()
-    assert auto.a.grad < 0  # a network that says the residual pulls a upwards
-    with pytest.raises(ReproError, match="1 - abar_t = 0"):
-        auto.blend(I_RES, I_t, I_IN, torch.tensor([49, 1, 1, 1]), SCHEDULE)
-
-
-def test_automatic_objective_decides_by_name_and_not_by_one_value():
-    auto = AutomaticObjective(patience=3)
-    assert auto.decide([0.5, 0.6, 0.6]) is None
-    assert auto.decide([0.6, 0.6]) is None
-    assert auto.decide([0.6, 0.4, 0.6]) is None
-    assert auto.decide([0.4, 0.51, 0.52, 0.6]) == "res"
-    assert auto.decide([0.6, 0.49, 0.48, 0.4]) == "noise"  # and this answer is not falsy
-    assert auto.decide([0.6, 0.49, 0.48, 0.4]) is not None
-    with pytest.raises(ReproError, match="patience"):
-        AutomaticObjective(patience=0)

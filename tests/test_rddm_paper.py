@@ -401,24 +401,6 @@ def test_inpainting_hides_the_middle(tmp_path):
     assert seen == [3]  # neither I_in nor the hole is given
 
 
-def test_the_two_networks_of_the_path_independent_experiment_hear_their_own_clock(faces):
-    chosen = tiny("celeba64-two-stage", size=64)
-    net, told = build(trained_like(chosen)), {}
-    for name in ("res_net", "noise_net"):
-        getattr(net, name).register_forward_pre_hook(lambda _, given, name=name: told.update({name: given[1]}))
-    learns, noise = task(chosen, faces), noises(3)
-    learns.loss(net, torch.arange(3), noise)
-    t, table = noise("time").integers(0, 1000), schedule(chosen)
-    torch.testing.assert_close(told["res_net"], (1000 * table.abar[t]).float())
-    torch.testing.assert_close(told["noise_net"], (1000 * table.bbar[t]).float())
-    out = paper.generated(net.eval(), dataclasses.replace(chosen, sampling=3), [0, 1])
-    assert out.shape == (2, 3, 64, 64) and out.isfinite().all()
-    told.clear()
-    paper.generated(net, dataclasses.replace(chosen, sampling=2), [0])
-    assert told["res_net"].item() == pytest.approx(993.647, abs=1e-3)
-    assert told["noise_net"].item() == pytest.approx(999.98, abs=1e-2)
-
-
 # -- MATLAB -----------------------------------------------------------------------------------------------------------
 
 
@@ -612,8 +594,6 @@ def test_a_task_without_pairs_cannot_be_conditional(faces):
     learning = readers.Learning("res", schedule(setting("lol")), "l1")
     with pytest.raises(ReproError, match="needs pairs"):
         PictureTask(pictures, learning, 64)
-    with pytest.raises(ReproError, match="told 'clock' is unknown"):
-        PictureTask(pictures, learning, 64, condition=False, told="clock")
 
 
 def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):

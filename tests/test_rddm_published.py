@@ -166,16 +166,6 @@ def test_skips_meet_their_own_level():
         assert isinstance(net.decoder, Decoder) and net.decoder(h, skips, emb).shape == (1, 3, 64, 64)
 
 
-def test_two_networks_may_be_told_two_times():
-    net = fixed(PublishedNet("res_noise", "two", condition=False, **TINY))
-    x = random(2, 3, 8, 8)
-    both = net(x, torch.tensor([[10.0, 700.0], [20.0, 800.0]])).sample
-    assert torch.equal(both[:, :3], net(x, torch.tensor([10.0, 20.0])).sample[:, :3])
-    assert torch.equal(both[:, 3:], net(x, torch.tensor([700.0, 800.0])).sample[:, 3:])
-    with pytest.raises(ReproError, match=r"shape \(2, 2\): got \(2, 3\)"):
-        net(x, torch.zeros(2, 3))
-
-
 def test_what_cannot_work_is_refused():
     with pytest.raises(ReproError, match="layout 'two' predicts residual and noise"):
         PublishedNet("res", "two", **TINY)

@@ -17,7 +17,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.objectives import losses, target
-from repro.rddm.samplers import NO_CLIP, PUBLISHED_CLIP, Clip, ancestral, last, reverse, sample, times, two_stage
+from repro.rddm.samplers import NO_CLIP, PUBLISHED_CLIP, Clip, last, reverse, sample, times
 from repro.rddm.schedules import by_config, indi
 
 SCHEDULE = by_config(40)
@@ -117,8 +117,8 @@ def test_generation_is_restoration_of_nothing():
 
 
 @pytest.mark.parametrize("objective", ALL)
-@pytest.mark.parametrize(("kind", "eta"), [("strided", 0.0), ("strided", 0.3), ("strided", 1.0), ("ancestral", 1.0)])
-def test_marginals_are_those_of_the_forward_process(objective, eta, kind):
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_marginals_are_those_of_the_forward_process(objective, eta):
     """Exactly, no Monte Carlo: the sampler's map is affine, and mean and covariance of every I_s are q's."""
     shape, end = (1, 2, 2), SCHEDULE.T - 2
     known, given_ = I_0[:1, :, :2, :2], I_IN[:1, :, :2, :2]
@@ -128,8 +128,6 @@ def test_marginals_are_those_of_the_forward_process(objective, eta, kind):
     def run(x, noise):
         x = known + abar * (given_ - known) + bbar * x  # the true distribution at the start
         I_in, common = given_.expand_as(x), {"objective": objective, "start": end, "clip": NO_CLIP}
-        if kind == "ancestral":
-            return ancestral(model, x, I_in, SCHEDULE, noise, 8, **common)
         return reverse(model, x, I_in, SCHEDULE, 8, eta=eta, noise=noise, **common)
 
     found = sampler_moments(run, shape, draws=8)
@@ -175,21 +173,23 @@ def test_draws_what_the_released_code_draws(objective, steps, pixels, deviation)
     x = process.start(I_in, 1.3 * wave(1, 3, 4, 4, k=3), schedule)
     settings = {"objective": objective, "clip": PUBLISHED_CLIP, "at_end": "published"}
     if steps == 1000:
-        run = ancestral(model, x, I_in, schedule, lambda t, x: wave(1, 3, 4, 4, k=0.1 * t), **settings)
-    else:
-        run = reverse(model, x, I_in, schedule, steps, **settings)
-    found = sample(run)
+        settings |= {"rule": "posterior", "eta": 1.0, "noise": lambda t, x: wave(1, 3, 4, 4, k=0.1 * t)}
+    found = sample(reverse(model, x, I_in, schedule, steps, **settings))
     torch.testing.assert_close(found[0, :, 1, 2], torch.tensor(pixels), rtol=0, atol=3e-6)
     assert found.std().item() == pytest.approx(deviation, abs=3e-6)
 
 
-def test_the_ancestral_loop_is_eta_one_without_clipping_and_not_with():
+def test_the_posterior_rule_is_eta_one_without_clipping_and_not_with():
     x = process.start(I_IN, Z, SCHEDULE)
-    net = Net(heads=2)
+    common = {"objective": "res_noise", "eta": 1.0, "noise": NOISE}
     for clip, equal in ((NO_CLIP, True), (Clip(), False)):
-        one = sample(reverse(net, x, I_IN, SCHEDULE, objective="res_noise", eta=1.0, noise=NOISE, clip=clip))
-        two = sample(ancestral(net, x, I_IN, SCHEDULE, NOISE, objective="res_noise", clip=clip))
+        one, two = (
+            sample(reverse(Net(heads=2), x, I_IN, SCHEDULE, clip=clip, rule=rule, **common))
+            for rule in ("eq12", "posterior")
+        )
         assert ((one - two).abs().max() < 1e-10) == equal
+    with pytest.raises(ReproError, match="eta 1 and a schedule with noise"):
+        reverse(Net(2), x, I_IN, SCHEDULE, objective="res_noise", rule="posterior")
 
 
 @pytest.mark.parametrize("objective", ALL)
@@ -200,15 +200,11 @@ def test_no_nan_anywhere_over_all_steps(objective, rule):
         x = process.start(I_IN, Z, SCHEDULE).to(dtype)
         net = Net(heads=2 if objective == "res_noise" else 1).to(dtype)
         common = {"objective": objective, "at_end": "published"}
-        runs = [reverse(net, x, I_IN.to(dtype), SCHEDULE, rule=rule, eta=0.5, noise=NOISE, **common)]
-        if rule == "eq12":
-            runs.append(ancestral(net, x, I_IN.to(dtype), SCHEDULE, NOISE, **common))
-        for run in runs:
-            visited = []
-            for step in run:
-                visited.append(step.t)
-                assert all(v.isfinite().all() and v.dtype == dtype for v in (step.x, step.x0, step.res, step.eps))
-            assert visited == list(range(39, -1, -1))
+        visited = []
+        for step in reverse(net, x, I_IN.to(dtype), SCHEDULE, rule=rule, eta=0.5, noise=NOISE, **common):
+            visited.append(step.t)
+            assert all(v.isfinite().all() and v.dtype == dtype for v in (step.x, step.x0, step.res, step.eps))
+        assert visited == list(range(39, -1, -1))
 
 
 def test_unclipped_rules_agree_and_reading_one_head_is_that_strategy():
@@ -346,46 +342,6 @@ def test_a_schedule_without_noise_is_refused_only_by_SM_N():
         reverse(Net(), I_IN, I_IN, schedule, 3, objective="noise")
 
 
-# -- two stages -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("first", ["residual", "noise"])
-@pytest.mark.parametrize("steps", [(1, 1), (2, 5), (40, 3)])
-def test_two_stages_recover_the_picture_and_stop_in_between(first, steps):
-    x = process.start(I_IN, Z, SCHEDULE)
-    told = {"res": [], "noise": []}
-
-    def res(x, time):
-        told["res"].append(time)
-        return I_RES
-
-    def noise(x, time):
-        told["noise"].append(time)
-        return Z
-
-    states = list(two_stage(res, noise, x, SCHEDULE, steps, first=first))
-    assert len(states) == sum(steps)
-    torch.testing.assert_close(states[-1].x, I_0, rtol=0, atol=1e-12)
-    middle = states[steps[0 if first == "residual" else 1] - 1].x
-    # the released code loses the noise here, so that its second stage has nothing left to do
-    wanted = I_0 + Z if first == "residual" else I_IN
-    torch.testing.assert_close(middle, wanted, rtol=0, atol=1e-12)
-    for step in states:
-        holds = I_0 + step.abar * I_RES + step.bbar * Z
-        torch.testing.assert_close(step.x_t, holds, rtol=0, atol=1e-12)
-    ts = times(40, steps[1])
-    wanted = torch.tensor([SCHEDULE.levels(t)[1] * 40 for t in ts], dtype=torch.float32)
-    torch.testing.assert_close(torch.stack(told["noise"])[:, 0], wanted)
-    assert told["res"][0].tolist() == [40.0] * 3 and told["res"][0].dtype == torch.float32
-
-
-def test_two_stages_can_tell_the_timestep():
-    seen = []
-    model = lambda x, t: (seen.append(t), torch.zeros_like(x))[1]  # noqa: E731
-    list(two_stage(model, model, I_IN, SCHEDULE, (2, 1), told="timestep"))
-    assert [int(t[0]) for t in seen] == [39, 19, 39] and seen[0].dtype == torch.int64
-
-
 # -- refusals and independence ----------------------------------------------------------------------------------------
 
 
@@ -423,10 +379,6 @@ def test_other_refusals():
         Clip(residual=0.0)
     with pytest.raises(ReproError, match="answers 1 channels"):
         next(reverse(Net(2), I_IN, I_IN, SCHEDULE, 2, objective="res"))
-    with pytest.raises(ReproError, match="'residuals' is unknown"):
-        two_stage(Net(), Net(), I_IN, SCHEDULE, (1, 1), first="residuals")
-    with pytest.raises(ReproError, match="adds no noise"):
-        ancestral(Net(), I_IN, I_IN, by_config(5, sum_scale=0.0), NOISE, objective="res")
 
 
 def test_a_picture_does_not_depend_on_its_batch():

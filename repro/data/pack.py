@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -131,11 +130,6 @@ def load(picture: Picture) -> Tensor:
     return read_image(picture.path)
 
 
-def load_batch(pictures: Sequence[Picture]) -> list[Tensor]:
-    """The pictures, each float32 (3, H, W) in [0, 1] at its own size."""
-    return [load(p) for p in pictures]
-
-
 @lru_cache(maxsize=1)
 def _fashion_arrays() -> dict[str, np.ndarray]:
     path = PACK / "fashion_mnist_subset.npz"
@@ -197,12 +191,6 @@ def manifest() -> dict[str, str]:
     """SHA-256 of every file of the pack as it lies on the disk, manifest left out: name -> digest."""
     files = sorted(p for p in PACK.rglob("*") if p.is_file() and p.name != MANIFEST.name and not p.name.startswith("."))
     return {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
-
-
-def write_manifest() -> None:
-    """Commit to the pack as it lies on the disk. Only for whoever changes the pack on purpose."""
-    lines = ["file,sha256", *(f"{name},{digest}" for name, digest in manifest().items())]
-    MANIFEST.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def verify() -> list[str]:

@@ -99,13 +99,6 @@ def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, 
     return per_sample(torch.where(first, discretized_nll(x0, mean, log_var), kl)) / math.log(2)
 
 
-def prior_term(x0: Tensor, schedule: Schedule) -> Tensor:
-    """(B,) L_T in bits per dimension (DDPM Eq. 5): what is left of x0 in x_T, against N(0, I). No network involved."""
-    ab = schedule.gather("alpha_bar", schedule.T - 1, x0)
-    zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
-    return per_sample(gaussian_kl(ab.sqrt() * x0, torch.log1p(-ab), zero, zero)) / math.log(2)
-
-
 def reverse_mean(output: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule, prediction: Kind = "epsilon") -> Tensor:
     """mu_theta of the reverse step from a network's output (DDPM Eq. 11 for noise), not clipped."""
     check_kind(prediction)

@@ -32,12 +32,6 @@ def q_sample(x0: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Te
     return a * x0 + s * eps
 
 
-def q_sample_level(x0: Tensor, sqrt_gamma: Tensor, eps: Tensor) -> Tensor:
-    """The same at continuous noise levels sqrt(gamma) (B,) in (0, 1] (WaveGrad, SR3)."""
-    a = sqrt_gamma.to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
-    return a * x0 + (1 - a**2).clamp(min=0).sqrt() * eps
-
-
 def q_step(x_prev: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Tensor:
     """One forward step from t - 1 to t (DDPM Eq. 2); t = 0 starts from the data."""
     beta = schedule.gather("betas", t, x_prev)

@@ -1,99 +1,27 @@
-"""Motion blur of a degree beta in [0, 1]: from consecutive frames by averaging, from a still by a camera's shake.
+"""Motion blur of a degree beta in [0, 1]: a still photograph under a camera's shake.
 
 The paper ("Multi-task image-to-image diffusion models with fine-grained control", Table 1) has such a degree but never
 defines it: REDS gives every sharp frame one blurred frame. Decided here, so that it can be asked for and measured:
-beta is the length of the motion as a fraction of the longest one. For frames it is the exposure, as a fraction of the
-frames given; for stills the length of the camera's path. beta = 0 returns the picture itself, bit for bit.
+beta is the length of the camera's path as a fraction of the longest. beta = 0 returns the image bit for bit.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import SUFFIXES, read_image
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 LONGEST = 1 / 8  # of the shorter side: the path at beta = 1, 32 pixels on a 256-pixel crop
 KNOTS = 33  # of a trajectory, evenly spaced in time
 SMOOTHNESS = 1.0  # exposures: correlation time of the hand; shorter makes scribbles that look like defocus
-GAMMA = 2.2  # the camera response that GoPro's frames were averaged under
 _STEPS = 64  # points between two knots: under 0.1 pixel apart for paths below 200 pixels
-
-
-# -- from frames ------------------------------------------------------------------------------------------------------
-
-
-def read_frames(folder: str | os.PathLike, centre: int, radius: int) -> Tensor:
-    """float32 (2 radius + 1, 3, H, W) in [0, 1]: the frames around number `centre` of a REDS or GoPro sequence.
-
-    The number is the digits of the file's name ("00000042.png" is 42). Raises `ReproError` for a missing folder or
-    frame, for two files of one number, and for frames of different sizes.
-    """
-    folder = Path(folder)
-    if radius < 0:
-        raise ReproError(f"read_frames: got radius {radius}; accepted: 0 or more frames on each side")
-    if not folder.is_dir():
-        raise ReproError(f"{folder}: no such folder; a folder of consecutive frames was expected")
-    numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.stem.isdecimal():
-            if int(path.stem) in numbered:
-                raise ReproError(f"{folder}: {numbered[int(path.stem)].name} and {path.name} are one frame number")
-            numbered[int(path.stem)] = path
-    wanted = range(centre - radius, centre + radius + 1)
-    if missing := [n for n in wanted if n not in numbered]:
-        held = f"{len(numbered)} numbered frames" + (f", {min(numbered)} to {max(numbered)}" if numbered else "")
-        raise ReproError(f"{folder}: frame {missing[0]} is missing ({held}); needed: {wanted[0]} to {wanted[-1]}")
-    frames = [read_image(numbered[n]) for n in wanted]
-    for n, frame in zip(wanted, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise ReproError(
-                f"{numbered[n]}: {frame.shape[2]}x{frame.shape[1]} pixels; the frames of one sequence are equally "
-                f"large, the first is {frames[0].shape[2]}x{frames[0].shape[1]}"
-            )
-    return torch.stack(frames)
-
-
-def exposure_weights(count: int, beta: float) -> Tensor:
-    """float64 (count,) weights of the frames while the shutter is open, summing to 1.
-
-    The shutter opens for 1 + beta (count - 1) frame times around the middle frame, and a frame stands for its own
-    frame time: beta = 0 is the middle frame alone, beta = 1 the plain mean of all.
-    """
-    if count < 1 or count % 2 == 0:
-        raise ReproError(f"motion blur of frames: got {count} frames; accepted: an odd number, the middle one is sharp")
-    half = (1 + _degrees(beta, 1).item() * (count - 1)) / 2
-    away = (torch.arange(count, dtype=torch.float64) - count // 2).abs()
-    return (half - away + 0.5).clamp(0, 1) / (2 * half)
-
-
-def average_frames(frames: Tensor, beta: float = 1.0, *, gamma: float = GAMMA) -> Tensor:
-    """(3, H, W) in [0, 1]: the blurred picture of consecutive frames (F, 3, H, W) in [0, 1], F odd.
-
-    Averaged in linear light, v^gamma, and taken back, as GoPro was made (REDS: with its camera's measured response).
-    gamma = 1 averages the stored values.
-    """
-    if frames.dim() != 4 or frames.shape[1] != 3:
-        raise ReproError(f"motion blur of frames: got shape {tuple(frames.shape)}; accepted: (F, 3, H, W)")
-    weights = exposure_weights(len(frames), beta)
-    open_ = weights > 0
-    if int(open_.sum()) == 1:  # the powers would round
-        return frames[len(frames) // 2].clone()
-    light = frames[open_].double().pow(gamma)
-    mean = torch.tensordot(weights[open_].to(light.device), light, dims=1)  # (3, H, W)
-    return mean.pow(1 / gamma).clamp(0, 1).to(frames.dtype)
-
-
-# -- from stills ------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)

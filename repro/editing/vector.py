@@ -86,28 +86,6 @@ class EditingVector:
         values = {"blur": _entry("blur").default, "grain": _entry("grain").default, "sharpen": sharpen}
         return cls(**{task: values.get(task, True) for task in tasks})
 
-    @classmethod
-    def from_tensor(cls, row: Tensor | Sequence[float]) -> EditingVector:
-        """The request of nine numbers; refuses a label that is not 0 or 1 and a value of a task that is off."""
-        values = [round(float(v), 6) for v in row]  # float32 has no 0.1
-        if len(values) != LENGTH:
-            raise ReproError(f"editing vector: got {len(values)} numbers; accepted: {LENGTH}, {', '.join(NAMES)}")
-        labels = dict(zip(TASKS, values[len(SCALARS) :], strict=True))
-        for task, label in labels.items():
-            if label not in (0.0, 1.0):
-                raise ReproError(f"editing vector: the label of {task} is {label:g}; accepted: 0 or 1")
-        for entry, value in zip(SCALARS, values, strict=False):
-            if value and not labels[entry.task]:
-                raise ReproError(f"editing vector: {entry.name} is {value:g} while {entry.task} is off; accepted: 0")
-        beta, sigma, amount, threshold = values[: len(SCALARS)]
-        return cls(
-            blur=beta if labels["blur"] else None,
-            grain=sigma if labels["grain"] else None,
-            colour=bool(labels["colour"]),
-            inpaint=bool(labels["inpaint"]),
-            sharpen=(amount, threshold) if labels["sharpen"] else None,
-        )
-
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the tasks that are on, in the order of the labels."""

@@ -6,7 +6,7 @@ Latent Diffusion Models". That is, most likely, the one of 1.45 billion paramete
 pixels, and though no text-to-image model of those authors has a VQ autoencoder, the files of this one call its KL
 autoencoder `vqvae`. Stable Diffusion v1 is the other candidate. Both have latents of 4 channels and factor 8.
 
-Files are in diffusers' layout. Nothing is unpickled: .safetensors, or .bin read as data.
+Files are in diffusers' layout: .safetensors, or .bin of which only tensors are read.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from repro import paths
 from repro.errors import ReproError
-from repro.metrics.array_pickle import read_arrays
 
 UNET: dict[str, Any] = {  # of both: 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
     "sample_size": 32,
@@ -165,11 +165,11 @@ def read(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
     agrees(folder / "config.json", settings)
     file = _file(folder)
-    if file.suffix == ".bin":
-        return read_arrays(file), file
     try:
+        if file.suffix == ".bin":
+            return torch.load(file, map_location="cpu", weights_only=True), file
         return load_file(file), file
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise ReproError(f"{file} is damaged: {error}") from error
 
 

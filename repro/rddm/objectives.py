@@ -11,7 +11,6 @@ encoder with two decoders, or one network with twice the channels (`repro.rddm.m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,62 +154,3 @@ def check_objective(network: nn.Module, objective: Objective, channels: int | No
         raise ReproError(
             f"objective {objective!r} needs a network with {channels * heads(objective)} output channels: got {out}"
         )
-
-
-class AutomaticObjective(nn.Module):
-    """AOSA: one network output serves as residual and as noise, and a learned number decides which it becomes.
-
-    Predicted residual a o + (1 - a) (I_in - clip(I_0 from o as noise)), predicted noise a (noise from o as residual) +
-    (1 - a) o, loss a L_res + (1 - a) L_eps, a starting at 1/2. When a has left 1/2 by `threshold`, its side is the
-    objective, and training starts again from fresh weights with that objective alone.
-
-    Where the released code goes wrong, and what is done here:
-    - its script trains "residual" in phase two whatever phase one found: `decide` returns the objective's name;
-    - "noise" is the number 0 there, which counts as "not given" and becomes 1/2 again: names are never false;
-    - one value of a beyond the threshold decides, so the sign of a tiny drift does: `decide` wants the whole last
-      stretch of `patience` values beyond it on one side;
-    - it divides by 1e-6 where abar = 1: here that timestep is refused: draw t from 0..T-2, or convert a DDPM schedule.
-    What stays is the method's own weakness: a falls towards the smaller of two losses with different units.
-    """
-
-    def __init__(self, threshold: float = 0.01, patience: int = 100) -> None:
-        super().__init__()
-        if not 0 < threshold < 0.5 or patience < 1:
-            raise ReproError(f"AOSA needs 0 < threshold < 0.5 and patience >= 1: got {threshold} and {patience}")
-        self.a = nn.Parameter(torch.tensor(0.5))
-        self.threshold, self.patience = threshold, patience
-
-    def blend(
-        self, output: Tensor, I_t: Tensor, I_in: Tensor, t: Tensor, schedule: RDDMSchedule
-    ) -> tuple[Tensor, Tensor]:
-        """Predicted residual and noise, each (B, C, H, W)."""
-        abar, bbar = schedule.at(t, I_t)
-        as_noise = I_in - process.I0_from_noise(I_t, I_in, output, abar, bbar).clamp(-1, 1)
-        as_residual = process.eps_from_residual(I_t, I_in, output, abar, bbar)
-        return self.a * output + (1 - self.a) * as_noise, self.a * as_residual + (1 - self.a) * output
-
-    def losses(
-        self,
-        output: Tensor,
-        I_t: Tensor,
-        I_in: Tensor,
-        I_res: Tensor,
-        eps: Tensor,
-        t: Tensor,
-        schedule: RDDMSchedule,
-        norm: Literal["l1", "l2"] = "l1",
-    ) -> Losses:
-        """Per-sample losses; both the network and `a` get their gradient from `total`."""
-        res, noise = self.blend(output, I_t, I_in, t, schedule)
-        parts = simple(res, I_res, norm), simple(noise, eps, norm)
-        return Losses(self.a * parts[0] + (1 - self.a) * parts[1], *parts)
-
-    def decide(self, history: Sequence[float]) -> Objective | None:
-        """The objective that the values of `a` so far, oldest first, speak for; None while they do not."""
-        recent = history[-self.patience :]
-        if len(recent) == self.patience:
-            if all(a >= 0.5 + self.threshold for a in recent):
-                return "res"
-            if all(a <= 0.5 - self.threshold for a in recent):
-                return "noise"
-        return None

@@ -87,11 +87,6 @@ def restored(
     """
     table, steps = schedule(setting), steps or setting.sampling
     x_T = process.start(I_in, start_noise(ids, tuple(I_in.shape[1:]), seed).to(I_in), table)
-    if setting.told == "coefficient":
-        stages = (steps - steps // 2, steps // 2)
-        return samplers.sample(
-            samplers.two_stage(network.res_net, network.noise_net, x_T, table, stages, clip=samplers.PUBLISHED_CLIP)
-        )
     seen = [part for part, wanted in ((I_in, setting.condition), (mask, setting.mask)) if wanted]
     cond = torch.cat(seen, dim=1) if seen else None
     return samplers.sample(

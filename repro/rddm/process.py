@@ -36,12 +36,6 @@ def q_sample(I_0: Tensor, I_res: Tensor, t: Tensor | int, eps: Tensor, schedule:
     return I_0 + abar * I_res + bbar * eps
 
 
-def q_sample_from_input(I_in: Tensor, I_res: Tensor, t: Tensor | int, eps: Tensor, schedule: RDDMSchedule) -> Tensor:
-    """The same from the degraded end (Eq. 16)."""
-    abar, bbar = schedule.at(t, I_in)
-    return I_in + (abar - 1) * I_res + bbar * eps
-
-
 def q_step(I_prev: Tensor, I_res: Tensor, t: Tensor | int, eps: Tensor, schedule: RDDMSchedule) -> Tensor:
     """One forward step from t - 1 to t (Eq. 6 and 9); t = 0 starts from I_0."""
     return I_prev + schedule.gather("alpha", t, I_prev) * I_res + schedule.gather("beta2", t, I_prev).sqrt() * eps
@@ -102,23 +96,6 @@ def q_posterior(
     return I_0 + abar_s * I_res + keep * (I_t - I_0 - abar * I_res), variance
 
 
-def posterior_weights(schedule: RDDMSchedule, t: int, s: int) -> tuple[float, float, float]:
-    """Weights of (I_t, I_res, I_0) in the mean of the exact posterior, eta = 1.
-
-    (bbar_s^2 I_t + (b^2 abar_s - bbar_s^2 a) I_res + b^2 I_0) / bbar_t^2, where a = abar_t - abar_s and
-    b^2 = bbar_t^2 - bbar_s^2. What the released code uses when every step is taken.
-    """
-    sigma2(schedule, t, s)  # refuses t <= s
-    if schedule.noiseless:
-        raise ReproError(
-            f"the posterior of schedule {schedule.name!r} is a single point: it adds no noise (sum_scale 0)"
-        )
-    (abar, _), (abar_s, _) = schedule.levels(t), schedule.levels(s)
-    before, after = float(schedule.bbar2[t]), float(schedule.bbar2[s]) if s >= 0 else 0.0
-    b2 = before - after
-    return after / before, (b2 * abar_s - after * (abar - abar_s)) / before, b2 / before
-
-
 # -- conversions ------------------------------------------------------------------------------------------------------
 
 
@@ -127,19 +104,9 @@ def eps_from_residual(I_t: Tensor, I_in: Tensor, I_res: Tensor, abar: Level, bba
     return (I_t - I_in - (abar - 1) * I_res) / nonzero(bbar, "the noise from the residual", "bbar_t = 0")
 
 
-def I0_from_residual(I_in: Tensor, I_res: Tensor) -> Tensor:
-    """The definition of the residual."""
-    return I_in - I_res
-
-
 def I0_from_noise(I_t: Tensor, I_in: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
     """SM-N (Eq. 16). Undefined where abar = 1, that is at the start: I_T = I_in + bbar_T eps says nothing of I_0."""
     return (I_t - abar * I_in - bbar * eps) / nonzero(1 - abar, "the clean picture from the noise", "1 - abar_t = 0")
-
-
-def residual_from_noise(I_t: Tensor, I_in: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """SM-N (Eq. 16 solved for I_res). Undefined where abar = 1."""
-    return (I_in + bbar * eps - I_t) / nonzero(1 - abar, "the residual from the noise", "1 - abar_t = 0")
 
 
 def I0_from_both(I_t: Tensor, I_res: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
@@ -147,24 +114,9 @@ def I0_from_both(I_t: Tensor, I_res: Tensor, eps: Tensor, abar: Level, bbar: Lev
     return I_t - abar * I_res - bbar * eps
 
 
-def residual_from_I0(I_in: Tensor, I_0: Tensor) -> Tensor:
-    """The definition of the residual."""
-    return I_in - I_0
-
-
 def eps_from_I0(I_t: Tensor, I_in: Tensor, I_0: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """The noise that I_t must hold if I_0 is the clean picture. Undefined where bbar = 0."""
-    return eps_from_I0_residual(I_t, I_0, I_in - I_0, abar, bbar)
-
-
-def eps_from_I0_residual(I_t: Tensor, I_0: Tensor, I_res: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """Eq. 7 solved for eps; needs no I_in. Undefined where bbar = 0."""
-    return (I_t - I_0 - abar * I_res) / nonzero(bbar, "the noise from picture and residual", "bbar_t = 0")
-
-
-def residual_from_I0_eps(I_t: Tensor, I_0: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """Eq. 7 solved for I_res; needs no I_in. Undefined where abar = 0."""
-    return (I_t - I_0 - bbar * eps) / nonzero(abar, "the residual from picture and noise", "abar_t = 0")
+    """The noise that I_t holds if I_0 is the clean image (Eq. 7 solved for eps). Undefined where bbar = 0."""
+    return (I_t - I_0 - abar * (I_in - I_0)) / nonzero(bbar, "the noise from image and residual", "bbar_t = 0")
 
 
 def nonzero(level: Level, what: str, where: str) -> Level:

@@ -243,8 +243,7 @@ class PublishedNet(ModelMixin, ConfigMixin):
         """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first.
 
         Any H, W: the right and bottom edges are repeated up to a multiple of 8 (the released loader pads with zeros),
-        and the answer is cropped. `cond` (B, C + mask_channels, H, W): I_in, then the mask. `timestep` is a number,
-        (B,), or for two networks (B, 2), the residual's time and the noise's (see `repro.rddm.samplers.two_stage`).
+        and the output is cropped. `cond` (B, C + mask_channels, H, W): I_in, then the mask. `timestep` is one or (B,).
         """
         config = self.config
         wanted = config.channels * config.condition + config.mask_channels
@@ -255,10 +254,6 @@ class PublishedNet(ModelMixin, ConfigMixin):
         x, box = pad_to_multiple(x, 2 ** (len(config.mults) - 1))
         t = torch.as_tensor(timestep, device=sample.device)
         nets = [self.res_net, self.noise_net] if config.layout == "two" else [self.net]
-        if t.ndim == 2 and t.shape != (len(sample), len(nets)):
-            raise ReproError(
-                f"{len(nets)} network(s) take times of shape ({len(sample)}, {len(nets)}): got {tuple(t.shape)}"
-            )
-        times = t.unbind(1) if t.ndim == 2 else [t.reshape(-1).expand(len(sample))] * len(nets)
-        out = unpad(torch.cat([net(x, t) for net, t in zip(nets, times, strict=True)], dim=1), box)
+        t = t.reshape(-1).expand(len(sample))
+        out = unpad(torch.cat([net(x, t) for net in nets], dim=1), box)
         return UNet2DOutput(sample=out) if return_dict else (out,)

@@ -15,7 +15,6 @@ from repro.data.filesets import Pictures, PictureSet, as_is, equalised, squared,
 from repro.data.flist import Entry, Pair, list_images, read_flist
 from repro.data.images import to_model
 from repro.errors import ReproError
-from repro.rddm import objectives
 from repro.rddm.settings import PaperSetting, schedule
 from repro.rddm.tasks import Learning, Noises, diffusion_loss, restoration_loss
 
@@ -103,19 +102,14 @@ class PictureTask:
         crop: side of the training pictures: of the whole picture where all are squares of that side (then only the
             mirroring is left of a random crop), else of a random part, cut alike from input, target and mask.
         condition: the network sees I_in.
-        told: what the networks are told as time, see `repro.rddm.samplers.two_stage`.
     """
 
-    def __init__(
-        self, pictures: PictureSet, learning: Learning, crop: int, condition: bool = True, told: str = "timestep"
-    ) -> None:
-        if told not in ("timestep", "coefficient"):
-            raise ReproError(f"told {told!r} is unknown: choose timestep or coefficient")
+    def __init__(self, pictures: PictureSet, learning: Learning, crop: int, condition: bool = True) -> None:
         if condition and pictures.inputs is None:
             raise ReproError("a network that sees I_in needs pairs: there are no inputs")
-        self.pictures, self.learning, self.crop, self.condition, self.told = pictures, learning, crop, condition, told
+        self.pictures, self.learning, self.crop, self.condition = pictures, learning, crop, condition
         self.size = pictures.size
-        self.settings = {**learning.settings, "crop": crop, "condition": condition, "told": told}
+        self.settings = {**learning.settings, "crop": crop, "condition": condition}
 
     def names(self, indices: Tensor) -> list[str]:
         return self.pictures.names(indices)
@@ -137,26 +131,10 @@ class PictureTask:
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         I_0, I_in, mask = self.pair(indices, noise)
         learning = self.learning
-        if self.told == "coefficient":
-            return self._timed_loss(model, I_0, I_in, noise)
         if self.condition and mask is None:
             return restoration_loss(model, I_0, I_in, noise, learning)
         cond = torch.cat([I_in, mask], dim=1) if self.condition else mask
         return diffusion_loss(model, I_0, I_in, cond, noise("noise"), noise("time"), learning)
-
-    def _timed_loss(self, model: nn.Module, I_0: Tensor, I_in: Tensor, noise: Noises) -> Tensor:
-        """Two networks, each told T times its own coefficient instead of the timestep."""
-        table = self.learning.schedule
-        t = noise("time").integers(0, table.T)
-        eps = noise("noise").normal(tuple(I_0.shape[1:])).to(I_0)
-        times = torch.stack([level.flatten() * table.T for level in table.at(t, I_0)], dim=1)  # (B, 2)
-
-        def predict(x: Tensor, _: Tensor) -> Tensor:
-            return model(x, times, I_in if self.condition else None).sample
-
-        return objectives.training_losses(
-            predict, I_0, I_in, t, eps, table, self.learning.objective, self.learning.norm
-        ).total
 
 
 def task(
@@ -173,4 +151,4 @@ def task(
     """
     pictures = read(setting, "train", root, flists=flists, any_count=any_count, full=full)
     learning = Learning(setting.objective, schedule(setting), setting.norm)
-    return PictureTask(pictures, learning, setting.size, setting.condition, setting.told)
+    return PictureTask(pictures, learning, setting.size, setting.condition)

@@ -10,8 +10,7 @@ Restoration and generation are one path: generation passes zeros as I_in. The mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -38,10 +37,7 @@ from repro.rddm.steps import (
     times,
 )
 
-__all__ = ["NO_CLIP", "PUBLISHED_CLIP", "Clip", "Step", "ancestral", "last", "reverse", "sample", "times", "two_stage"]
-
-# (I_t, time (B,)) -> (B, C, H, W); the time is a timestep, or T times a coefficient (see `two_stage`).
-Timed = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["NO_CLIP", "PUBLISHED_CLIP", "Clip", "Step", "last", "reverse", "sample", "times"]
 
 
 def reverse(
@@ -83,6 +79,7 @@ def reverse(
             I_t, and with clipping is no DDIM.
             "compose": I_0 + abar_s I_res + bbar_s eps, the network's noise kept: diffusers' DDIM as it comes.
             "rederive": the same with the noise made again from the cut picture: DDIM with use_clipped_model_output.
+            "posterior": the mean of the exact posterior, eta 1: the released code's loop where steps = T.
         at_end: SM-N at abar_T = 1 divides by 0. "refuse", or "published": by 1e-6, as the released code, whose first
             picture is then ±1 in every pixel.
     """
@@ -90,6 +87,8 @@ def reverse(
     ts = choose(schedule, steps, spacing, offset, start, timesteps)
     _check_start(x_T, I_in)
     check_reading(schedule, ts, sample_as or objective, clip, rule, at_end)
+    if rule == "posterior" and (eta != 1 or schedule.noiseless):
+        raise ReproError(f"rule 'posterior' needs eta 1 and a schedule with noise: got eta {eta}")
     if eta > 0 and noise is None:
         raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...) or generator_noise(...)")
     moves = [Move.between(schedule, t, s, eta, variance) for t, s in zip(ts, [*ts[1:], -1], strict=True)]
@@ -108,114 +107,6 @@ def _reverse(model, x, I_in, objective, sample_as, moves, noise, clip, rule) -> 
             after = torch.add(mean, noise(move.t, x), alpha=move.variance**0.5)
         yield _step(i, move, x, after, found, mean, output)
         x = after
-
-
-def ancestral(
-    model: Model,
-    x_T: Tensor,
-    I_in: Tensor,
-    schedule: RDDMSchedule,
-    noise: Noise,
-    steps: int | None = None,
-    *,
-    objective: Objective,
-    sample_as: Objective | None = None,
-    start: int | None = None,
-    timesteps: Sequence[int] | None = None,
-    clip: Clip | None = None,
-    at_end: AtEnd = "refuse",
-) -> Iterator[Step]:
-    """Sampling from the exact posterior of every step: the released code's other loop, taken when steps = T.
-
-    The mean weighs I_t, the cut residual and the cut picture (`process.posterior_weights`). Without clipping it is
-    `reverse` with eta = 1; with clipping the three do not add up, and the two part. Arguments as there.
-    """
-    clip = Clip() if clip is None else clip
-    ts = choose(schedule, steps, "rddm", 0, start, timesteps)
-    _check_start(x_T, I_in)
-    check_reading(schedule, ts, sample_as or objective, clip, "eq12", at_end)
-    pairs = list(zip(ts, [*ts[1:], -1], strict=True))
-    moves = [Move.between(schedule, t, s, 1.0) for t, s in pairs]
-    weights = [process.posterior_weights(schedule, t, s) for t, s in pairs]
-    return _ancestral(model, x_T, I_in, objective, sample_as, moves, weights, noise, clip)
-
-
-@torch.no_grad()
-def _ancestral(model, x, I_in, objective, sample_as, moves, weights, noise, clip) -> Iterator[Step]:
-    rows = batch_times([move.t for move in moves], x)
-    for i, (move, (from_x, from_res, from_picture)) in enumerate(zip(moves, weights, strict=True)):
-        output = model(x, rows[i])
-        found = read(*split(output, x, objective, sample_as), x, I_in, move, clip, "eq12")
-        mean = torch.mul(x, from_x).add_(found.I_res, alpha=from_res).add_(found.I_0, alpha=from_picture)
-        after = torch.add(mean, noise(move.t, x), alpha=move.variance**0.5) if move.variance > 0 else mean
-        yield _step(i, move, x, after, found, mean, output)
-        x = after
-
-
-def two_stage(
-    res_model: Timed,
-    noise_model: Timed,
-    x_T: Tensor,
-    schedule: RDDMSchedule,
-    steps: tuple[int, int],
-    *,
-    first: Literal["residual", "noise"] = "residual",
-    told: Literal["coefficient", "timestep"] = "coefficient",
-    clip: Clip | None = None,
-) -> Iterator[Step]:
-    """The partially path-independent sampler: one diffusion undone wholly, then the other, deterministic.
-
-    A state has two clocks, I = I_0 + abar_u I_res + bbar_v eps. One stage lets u fall to -1 by -(abar_t - abar_s)
-    I_res, the other v by -(bbar_t - bbar_s) eps. The first stage of the released code ends by returning its estimate of
-    I_0, which takes the noise away as well before the second stage begins; here it ends at I_t - abar_t I_res.
-
-    Args:
-        res_model, noise_model: predict residual and noise, each (B, C, H, W).
-        x_T: from `process.start`.
-        steps: how many in the residual's and in the noise's stage.
-        first: which diffusion is undone first.
-        told: what the two are told as time: abar_u T to the residual's network and bbar_v T to the noise's, as they
-            were trained for this experiment alone, or the plain timestep, as everywhere else. float32 (B,) or int64.
-        clip: residual and finished picture; default picture ±1, residual ±2.
-
-    In each `Step`, t and t_prev are the clock of its stage; `abar` and `bbar` hold what x_t contains of both. The part
-    that a stage has not asked a network about is zeros, and x0 the state less what was just predicted.
-    """
-    clip = Clip() if clip is None else clip
-    if first not in ("residual", "noise"):
-        raise ReproError(f"first {first!r} is unknown: choose residual or noise")
-    if told not in ("coefficient", "timestep"):
-        raise ReproError(f"told {told!r} is unknown: choose coefficient or timestep")
-    _check_start(x_T, x_T)
-    runs = {"residual": times(schedule.T, steps[0]), "noise": times(schedule.T, steps[1])}
-    order = ["residual", "noise"] if first == "residual" else ["noise", "residual"]
-    return _two_stage(res_model, noise_model, x_T, schedule, runs, order, told, clip)
-
-
-@torch.no_grad()
-def _two_stage(res_model, noise_model, x, schedule, runs, order, told, clip) -> Iterator[Step]:
-    zero, i = torch.zeros_like(x), 0
-    abar, bbar = schedule.levels(schedule.T - 1)
-    for stage in order:
-        table = schedule.abar if stage == "residual" else schedule.bbar
-        for t, s in zip(runs[stage], [*runs[stage][1:], -1], strict=True):
-            time = (
-                torch.full((len(x),), t) if told == "timestep" else torch.full((len(x),), float(table[t]) * schedule.T)
-            )
-            model = res_model if stage == "residual" else noise_model
-            output = model(x, time.to(x.device))
-            if output.shape != x.shape:
-                raise ReproError(f"the {stage} network answered {tuple(output.shape)} to a state of {tuple(x.shape)}")
-            level, level_s = float(table[t]), float(table[s]) if s >= 0 else 0.0
-            part = clip.I_res(output) if stage == "residual" else output
-            after = torch.sub(x, part, alpha=level - level_s)
-            picture = torch.sub(x, part, alpha=level)
-            if s < 0 and stage == order[1]:
-                after = picture = clip.I_0(picture)
-            res, eps = (part, zero) if stage == "residual" else (zero, part)
-            yield Step(i, t, s, x, after, picture, res, eps, after, 0.0, output, abar, bbar)
-            abar, bbar = (level_s, bbar) if stage == "residual" else (abar, level_s)
-            x, i = after, i + 1
 
 
 def _step(i: int, move: Move, x: Tensor, after: Tensor, found: process.Estimate, mean: Tensor, output: Tensor) -> Step:

@@ -149,7 +149,7 @@ class RDDMSchedule:
 
     @cached_property
     def alpha_bar(self) -> Tensor:
-        """(T,) DDPM's alpha_bar of the same pictures for I_in = 0; refused where there is none (see `to_ddpm`)."""
+        """(T,) DDPM's alpha_bar of the same pictures for I_in = 0: exists where signal and noise keep unit variance."""
         alpha_bar = (1 - self.abar) ** 2
         gap = (self.bbar2 - (1 - alpha_bar)).abs()
         if float(gap.max()) > _EXACT:
@@ -159,15 +159,6 @@ class RDDMSchedule:
                 f"bbar^2 is {self.bbar2[at].item():g} and 1 - (1 - abar)^2 is {1 - alpha_bar[at].item():g}"
             )
         return alpha_bar
-
-    def to_ddpm(self) -> ddpm.Schedule:
-        """The DDPM schedule with the same noisy pictures for I_in = 0: alpha_bar = (1 - abar)^2.
-
-        Exists only where bbar^2 = 1 - (1 - abar)^2, that is, where signal and noise keep DDPM's unit variance.
-        """
-        alpha_bar = self.alpha_bar
-        before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-        return ddpm.Schedule(self.name, 1 - alpha_bar / before, self.config.get("ddpm", {}))
 
     def readjust(
         self,

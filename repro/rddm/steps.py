@@ -21,8 +21,8 @@ from repro.rddm.process import Estimate
 from repro.rddm.schedules import RDDMSchedule
 
 Spacing = Literal["rddm", "leading", "trailing", "linspace"]
-Rule = Literal["eq12", "compose", "rederive"]
-RULES: tuple[Rule, ...] = ("eq12", "compose", "rederive")
+Rule = Literal["eq12", "compose", "rederive", "posterior"]
+RULES: tuple[Rule, ...] = ("eq12", "compose", "rederive", "posterior")
 AtEnd = Literal["refuse", "published"]
 PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - abar_T is 0
 
@@ -176,19 +176,19 @@ def read(
     "compose" and "rederive" tie the residual to the cut picture, I_res = I_in - I_0, where one follows from the other;
     "compose" leaves the noise as predicted, "rederive" makes it again from Eq. 7, so that all three add up to I_t.
     """
-    abar, bbar = move.abar, move.bbar
+    abar, bbar, printed = move.abar, move.bbar, rule in ("eq12", "posterior")
     if noise is None:  # SM-Res
         raw, res = res, clip.I_res(res)
         eps = _noise(x, I_in, raw if rule == "compose" else res, abar, bbar)
         I_0 = clip.I_0(I_in - res)
-        if rule != "eq12":
+        if not printed:
             res = I_in - I_0
     elif res is None:  # SM-N
         eps = noise
         I_0 = torch.sub(x, I_in, alpha=abar).sub_(eps, alpha=bbar).div_(1 - abar or PUBLISHED_DIVISOR)
         I_0 = clip.I_0(I_0)
         res = clip.I_res(I_in - I_0)
-        if rule != "eq12":
+        if not printed:
             I_0 = I_in - res
     else:  # SM-Res-N
         eps, res = noise, clip.I_res(res)
@@ -211,9 +211,16 @@ def _noise(x: Tensor, I_in: Tensor, res: Tensor, abar: float, bbar: float) -> Te
 
 def advance(x: Tensor, found: Estimate, move: Move, rule: Rule) -> Tensor:
     """Mean of I_s. "eq12": from I_t, as printed, except that the last step returns I_0, as the released code does; the
+    "posterior": as the released code does where every step is taken, the mean of the exact posterior, (bbar_s^2 I_t +
+    (b^2 abar_s - bbar_s^2 a) I_res + b^2 I_0) / bbar_t^2 with a = abar_t - abar_s and b^2 = bbar_t^2 - bbar_s^2; the
     other rules: from I_0, as Eq. 11 has it. Without clipping they agree."""
     if move.s < 0:
         return found.I_0
+    if rule == "posterior":
+        after, before = move.keep**2 + move.variance, move.bbar**2
+        mean = torch.mul(x, after / before).add_(found.I_0, alpha=(before - after) / before)
+        share = (before - after) * move.abar_s - after * (move.abar - move.abar_s)
+        return mean.add_(found.I_res, alpha=share / before)
     if rule == "eq12":
         mean = torch.sub(x, found.I_res, alpha=move.abar - move.abar_s)
         return mean.sub_(found.eps, alpha=move.bbar - move.keep)

@@ -23,7 +23,6 @@ from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Noise, prediction_part
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.objectives import Objective, objective_of, split
 from repro.rddm.samplers import reverse
 from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.steps import Clip, Rule, Spacing, Step
@@ -34,41 +33,6 @@ def to_rddm(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     if not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
         raise ReproError(f"alpha_bar must lie in [0, 1]: got {alpha_bar.min().item():g}..{alpha_bar.max().item():g}")
     return 1 - alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-
-def to_ddim(abar: Tensor, bbar: Tensor, tolerance: float = 1e-9) -> Tensor:
-    """alpha_bar of (abar, bbar), any shape; refused where signal and noise do not have unit variance together."""
-    alpha_bar = (1 - abar) ** 2
-    gap = (bbar**2 - (1 - alpha_bar)).abs()
-    if not (gap <= tolerance).all():
-        raise ReproError(f"no DDIM counterpart: bbar^2 differs from 1 - (1 - abar)^2 by up to {gap.max().item():g}")
-    return alpha_bar
-
-
-def variance_ratio(schedule: RDDMSchedule, t: int, s: int) -> float:
-    """Variance of RDDM's step from t to s at eta = 1 over DDPM's, for a converted schedule: alpha_bar_s.
-
-    0.102 against 0.522 at t = 499, s = 399 of DDPM's linear betas: RDDM with eta = 1 is not DDPM.
-    """
-    return process.sigma2(schedule, t, s, 1.0) / process.sigma2(schedule, t, s, 1.0, "preserving")
-
-
-def as_epsilon(model: Model, schedule: RDDMSchedule, objective: Objective) -> Model:
-    """An RDDM generation network as a noise predictor of `schedule.to_ddpm()`, for `repro.ddpm.samplers`.
-
-    The noise is the network's own where it predicts noise (of SM-Res-N the residual head is not asked), else it follows
-    from the residual, with I_in = 0.
-    """
-    objective_of(objective)
-    schedule.to_ddpm()  # refuses a schedule without counterpart
-
-    def epsilon(x: Tensor, t: Tensor) -> Tensor:
-        res, noise = split(model(x, t), x, objective)
-        if noise is not None:
-            return noise
-        return process.eps_from_residual(x, torch.zeros_like(x), res, *schedule.at(t, x))
-
-    return epsilon
 
 
 def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
