@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data.images import center_crop, image_size, read_image, resize, to_model, to_unit, write_image
+from repro.data.images import (
+    center_crop,
+    image_size,
+    read_channels,
+    read_image,
+    resize,
+    to_model,
+    to_unit,
+    write_image,
+)
+from repro.data.metadata import pixels_alone
 from repro.errors import ReproError
 
 
@@ -54,6 +64,130 @@ def test_every_source_gives_the_same_picture(tmp_path):
         assert found.dtype == torch.float32 and found.is_contiguous()
         assert torch.equal(found, expected)
     assert torch.equal(read_image(expected), expected)
+
+
+def test_every_kind_of_numbers_gives_the_same_picture():
+    levels = np.arange(0, 240, 2, dtype=np.uint8).reshape(5, 6, 4)
+    for channels in (1, 3, 4):
+        eight = levels[..., :channels]
+        wanted = read_image(eight)
+        kinds = [eight / 255.0, (eight / 255).astype(np.float32), eight.astype(np.uint16) * 257]
+        kinds += [eight.astype(">u2") * 257, np.asfortranarray(eight)]
+        kinds += [torch.from_numpy(eight / 255.0).movedim(2, 0), torch.from_numpy(eight).movedim(2, 0)]
+        if channels == 1:
+            kinds += [eight[..., 0], torch.from_numpy(eight[..., 0])]
+        for kind in kinds:
+            torch.testing.assert_close(read_image(kind), wanted, rtol=0, atol=1e-6)
+        assert read_channels(eight).shape == (channels, 5, 6) and wanted.shape == (3, 5, 6)
+    assert torch.equal(read_image(levels[..., 0] > 9), torch.from_numpy(levels[..., 0] > 9).float().expand(3, -1, -1))
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def _broken_crc(kind: bytes, body: bytes) -> bytes:
+    return _chunk(kind, body)[:-4] + bytes(4)
+
+
+DAMAGED = {
+    "JPEG": [
+        _segment(0xE1, b"Exif\0\0" + bytes(16)),
+        _segment(0xE1, bytes(16)),
+        _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(99))),
+        _segment(0xE2, b"ICC_PROFILE\0"),
+        _segment(0xE2, b"MPF\0" + bytes(30)),
+        _segment(0xEE, b"Adobe\0"),
+        _segment(0xE0, b"JFIF"),
+        _segment(0xED, b"Photoshop 3.0\x008BIM" + bytes(3)),
+    ],
+    "PNG": [
+        _chunk(b"eXIf", bytes(16)),
+        _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20))),
+        _chunk(b"pHYs", b"12"),
+        _chunk(b"gAMA", b"1"),
+        _chunk(b"iCCP", b""),
+        _chunk(b"acTL", b"12"),
+        _broken_crc(b"tEXt", b"a\0b"),
+        _broken_crc(b"eXIf", bytes(16)),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "block"), [*((kind, block) for kind, blocks in DAMAGED.items() for block in blocks), ("WEBP", bytes(16))]
+)
+def test_metadata_never_decides_whether_pixels_are_accepted(kind, block, tmp_path):
+    image = Image.fromarray(_gradient(8, 16))
+    clean = _encode(image, kind)
+    start = {"JPEG": 2, "PNG": 33}.get(kind)
+    data = _encode(image, kind, exif=block) if kind == "WEBP" else clean[:start] + block + clean[start:]
+    path = tmp_path / "photo"
+    path.write_bytes(data)
+    for source in (data, path, Image.open(io.BytesIO(data)) if b"Exif" in block else data):
+        assert torch.equal(read_image(source), read_image(clean))
+    assert image_size(path) == (16, 8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_block_leaves_the_orientation(kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = _encode(Image.fromarray(_gradient(8, 16)), kind, exif=exif, icc_profile=b"profile")
+    bare = pixels_alone(data)
+    assert len(bare) < len(data) and b"profile" not in bare
+    if kind == "WEBP":  # its demultiplexer passes over what is damaged: all of it goes
+        assert read_image(bare).shape == (3, 8, 16)
+    else:
+        assert torch.equal(read_image(bare), read_image(data)) and read_image(data).shape == (3, 16, 8)
+
+
+def _tiff(values: list[int], *, bits: int, white_is_zero: bool = False, sample_format: int = 1) -> bytes:
+    """One row of grey, uncompressed."""
+    if bits == 12:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        data = b"".join(((a << 12) | b).to_bytes(3, "big") for a, b in pairs)
+    else:
+        data = b"".join(v.to_bytes(bits // 8, "little") for v in values)
+    tags = {256: len(values), 257: 1, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8, 277: 1, 278: 1}
+    tags |= {279: len(data), 339: sample_format}
+    data += bytes(len(data) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_grey_tiffs_of_every_convention(bits, white_is_zero):
+    most = 2**bits - 1
+    values = [0, 1, most // 3, most]
+    if bits == 12 and white_is_zero:
+        with pytest.raises(ReproError, match="not an image that can be read"):  # Pillow knows no such file
+            read_image(_tiff(values, bits=bits, white_is_zero=True))
+        return
+    found = read_image(_tiff(values, bits=bits, white_is_zero=white_is_zero))
+    wanted = torch.tensor([(most - v if white_is_zero else v) / most for v in values])
+    torch.testing.assert_close(found, wanted.expand(3, 1, 4), rtol=0, atol=1e-7)
+
+
+def test_grey_tiffs_of_signed_or_unknown_range_are_refused():
+    for settings in ({"bits": 8, "sample_format": 2}, {"bits": 16, "sample_format": 2}, {"bits": 32}):
+        with pytest.raises(ReproError, match="is not accepted; save it as 8- or 16-bit grey or RGB"):
+            read_image(_tiff([0, 1, 2, 200], **settings))
+
+
+def test_a_transparent_value_of_sixteen_bit_grey_is_white():
+    image = Image.fromarray(np.array([[0, 1000, 65535]], np.uint16))
+    found = read_image(_encode(image, "PNG", transparency=1000))
+    torch.testing.assert_close(found[0], torch.tensor([[0.0, 1.0, 1.0]]))
+
+
+def test_size_of_a_turned_tiff_is_that_of_its_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(_gradient(8, 16)).save(tmp_path / "turned.tif", exif=exif)
+    height, width = read_image(tmp_path / "turned.tif").shape[1:]
+    assert (width, height) == image_size(tmp_path / "turned.tif") == (8, 16)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -212,11 +346,12 @@ def test_missing_folder_and_tiny_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "source",
     [
-        np.zeros((4, 4, 3)),
+        np.full((4, 4, 3), 1.1),
+        np.zeros((4, 4, 3), np.int64),
         np.zeros((3, 5, 5), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(5, np.uint8),
-        torch.zeros(4, 4, 3),
+        torch.zeros(5, 4, 3),
         torch.zeros(3, 0, 4),
         torch.full((3, 4, 4), 2.0),
         torch.full((3, 4, 4), float("nan")),

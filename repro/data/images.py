@@ -3,8 +3,10 @@
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
-- 16-bit grey is divided by 65535 (not clipped at 255); Pillow gives 16-bit colour PNGs at their upper 8 bits;
-- colour profiles are not applied: values are taken as sRGB.
+- grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF says that white
+  is zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
+- colour profiles are not applied: values are taken as sRGB;
+- damaged metadata (EXIF, profiles, comments) is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
@@ -14,15 +16,17 @@ import io
 import os
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from repro.data.metadata import orientation, pixels_alone, upright
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -30,6 +34,7 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _WRITERS = {
     ".png": {"compress_level": 6},
     ".jpg": {"quality": 95, "subsampling": 0},
@@ -43,8 +48,8 @@ def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_
     """float32 (3, H, W) in [0, 1] of a file path, encoded bytes, a Pillow image, an array or a tensor.
 
     Args:
-        source: arrays are uint8 or uint16 (H, W), (H, W, 1), (H, W, 3) or uint8 (H, W, 4); tensors are (1, H, W) or
-            (3, H, W), uint8 or floating point in [0, 1].
+        source: arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of 1 (grey), 3, or 4 channels (the last is
+            opacity): uint8, uint16, bool, or floating point in [0, 1].
         min_side: the shortest side that is accepted, in pixels.
         max_pixels: height times width that is accepted; checked before anything is decoded.
         name: what to call a source that has no path, in errors.
@@ -52,13 +57,20 @@ def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_
     Raises:
         ReproError: missing, empty, not an image, truncated, corrupt, too small, too large, or of an unknown kind.
     """
-    if isinstance(source, Tensor):
-        image = _from_tensor(source, name or "the given tensor")
-        _check_size(image.shape[2], image.shape[1], min_side, max_pixels, name or "the given tensor")
+    image = read_channels(source, min_side=min_side, max_pixels=max_pixels, name=name)
+    if len(image) == 4:
+        opacity = image[3:]
+        image = image[:3] * opacity + (1 - opacity)
+    return image.expand(3, -1, -1).contiguous()
+
+
+def read_channels(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:
+    """The same, float32 (C, H, W), with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
+    if isinstance(source, Tensor | np.ndarray):
+        kind = "tensor" if isinstance(source, Tensor) else "array"
+        image = _of_numbers(source, name or f"the given {kind}")
+        _check_size(image.shape[2], image.shape[1], min_side, max_pixels, name or f"the given {kind}")
         return image
-    if isinstance(source, np.ndarray):
-        name = name or "the given array"
-        return _decode(_from_array(source, name), name, min_side, max_pixels)
     if isinstance(source, Image.Image):
         return _decode(source, name or "the given picture", min_side, max_pixels)
     if isinstance(source, bytes | bytearray):
@@ -74,7 +86,15 @@ def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_
         )
     if not data:
         raise ReproError(f"{name}: the file is empty (0 bytes); an image was expected")
-    return _decode(_open(io.BytesIO(data), name, max_pixels), name, min_side, max_pixels)
+    try:
+        return _decode(_open(io.BytesIO(data), name, max_pixels), name, min_side, max_pixels)
+    except _Unreadable:
+        # Perhaps only what stands beside the pixels is damaged.
+        if (bare := pixels_alone(data)) is None or bare == data:
+            raise
+        with suppress(_Unreadable):
+            return _decode(_open(io.BytesIO(bare), name, max_pixels), name, min_side, max_pixels)
+        raise
 
 
 def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: str = "") -> tuple[int, int]:
@@ -84,25 +104,34 @@ def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: s
         raise ReproError(f"{name}: no such file")
     try:
         with path.open("rb") as file:
-            image = _open(file, name, max_pixels)
+            try:
+                image = _open(file, name, max_pixels)
+            except _Unreadable:
+                if (bare := pixels_alone(path.read_bytes())) is None:
+                    raise
+                image = _open(io.BytesIO(bare), name, max_pixels)
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = orientation(image) in (5, 6, 7, 8)
     except OSError as error:
         raise ReproError(f"{name}: cannot be read ({error.strerror or error})") from error
     _check_size(width, height, 1, max_pixels, name)
     return (height, width) if turned else (width, height)
 
 
+class _Unreadable(ReproError):
+    """A file whose header or pixels Pillow cannot read."""
+
+
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
-        # Pillow warns of large pictures; ours is refused by our own limit, in a sentence.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Pillow warns of large pictures, which our own limit refuses, and of damaged metadata, which does not matter.
+        warnings.simplefilter("ignore")
         try:
             return Image.open(file)
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {max_pixels:,} pixels") from error
         except Exception as error:  # a damaged header makes decoders raise nearly anything
-            raise ReproError(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
+            raise _Unreadable(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
 
 
 def _file_bytes(path: Path, name: str) -> bytes:
@@ -129,57 +158,80 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> Te
     _check_size(*image.size, min_side, max_pixels, name)
     container = image.format  # a transposed copy no longer knows it
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        mode = image.mode
-        if mode in _SIXTEEN or (mode == "I" and container in ("PNG", "PPM")):  # Pillow opens these as I or I;16
-            grey = np.asarray(image).astype(np.float32) / 65535.0
-            return torch.from_numpy(np.repeat(grey[None], 3, axis=0))
-        if mode in ("I", "F", "LAB", "HSV"):
-            raise ReproError(f"{name}: pixel mode {mode} is not accepted; save it as 8- or 16-bit grey or RGB")
-        if "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        array = np.array(image.convert("RGB"), dtype=np.float32)  # (H, W, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_open`
+            image.load()
+        if image.mode in _SIXTEEN or (image.mode == "I" and container in ("PNG", "PPM")):  # what Pillow opens them as
+            return _deep_grey(image, name)
+        if image.mode in ("I", "F", "LAB", "HSV") or (container == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
+            signed = " with signed values" if image.mode == "L" else ""
+            raise ReproError(
+                f"{name}: pixel mode {image.mode}{signed} is not accepted; save it as 8- or 16-bit grey or RGB"
+            )
+        image = upright(image)
+        opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
+        if image.mode == "La":  # the one kind that Pillow does not convert in one step
+            image = image.convert("LA")
+        array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)
     except ReproError:
         raise
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-        raise ReproError(f"{name}: the image is truncated or corrupt ({error})") from error
+        raise _Unreadable(f"{name}: the image is truncated or corrupt ({error})") from error
     return torch.from_numpy(array / 255.0).permute(2, 0, 1).contiguous()
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    shape = array.shape
-    if array.ndim == 3 and shape[2] == 1:
-        array = array[:, :, 0]
-    accepted = "uint8 (H, W), (H, W, 3) or (H, W, 4), uint16 (H, W)"
-    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
-    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
-    if not (colour or grey) or 0 in array.shape:
-        raise ReproError(f"{name}: got {array.dtype} {shape}; accepted: {accepted}")
-    return Image.fromarray(np.ascontiguousarray(array))
+def _deep_grey(image: Image.Image, name: str) -> Tensor:
+    """(1, H, W) of grey with more than 8 bits, or (4, H, W) where one of its values is transparent."""
+    bits, clear = 16, image.info.get("transparency")
+    if image.format == "TIFF":
+        (bits,) = _tag(image, _BITS) or (16,)
+    elif image.format not in (None, "PNG", "PPM"):
+        raise ReproError(f"{name}: 16-bit grey in {image.format} is not accepted; save it as PNG or TIFF")
+    white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == (0,)
+    most = 2**bits - 1
+    values = np.asarray(upright(image)).astype(np.float32)
+    grey = torch.from_numpy((most - values if white_is_zero else values) / most)[None]
+    if clear is None:
+        return grey
+    return torch.cat([grey.expand(3, -1, -1), torch.from_numpy(values != clear).float()[None]])
 
 
-def _from_tensor(image: Tensor, name: str) -> Tensor:
-    accepted = "uint8 or floating point in [0, 1], (3, H, W) or (1, H, W)"
-    floating = image.is_floating_point()
-    if image.dim() != 3 or image.shape[0] not in (1, 3) or not (floating or image.dtype == torch.uint8):
-        raise ReproError(f"{name}: got {image.dtype} {tuple(image.shape)}; accepted: {accepted}")
-    if 0 in image.shape:
-        raise ReproError(f"{name}: got the empty shape {tuple(image.shape)}; accepted: {accepted}")
-    image = image.detach().cpu()
-    out = image.float() if floating else image.float() / 255.0
-    low, high = out.min().item(), out.max().item()
+def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
+    """Values of a TIFF's tag; none where it is not there."""
+    found = image.tag_v2.get(number, ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
+    """float32 (C, H, W) of an array (H, W[, C]) or a tensor ([C, ]H, W)."""
+    array = isinstance(source, np.ndarray)
+    axes = "(H, W) or (H, W, C)" if array else "(H, W) or (C, H, W)"
+    accepted = f"{axes} of 1, 3 or 4 channels, uint8, uint16, bool, or floating point in [0, 1]"
+    shape, dtype = tuple(source.shape), source.dtype
+    if array:
+        floating, whole = dtype.kind == "f", {"u1": 255, "u2": 65535, "b1": 1}.get(dtype.str[1:])
+    else:
+        floating, whole = (
+            dtype.is_floating_point,
+            {torch.uint8: 255, torch.uint16: 65535, torch.bool: 1}.get(dtype),
+        )
+    channels = 1 if len(shape) == 2 else shape[-1 if array else 0] if len(shape) == 3 else 0
+    if channels not in (1, 3, 4) or 0 in shape or not (floating or whole):
+        raise ReproError(f"{name}: got {dtype} {shape}; accepted: {accepted}")
+    image = torch.from_numpy(source.astype(np.float32)) if array else source.detach().cpu().float()
+    image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if array else image
+    image = image if floating else image / whole
+    low, high = image.min().item(), image.max().item()
     if not (low >= 0.0 and high <= 1.0):  # also true of NaN
         raise ReproError(f"{name}: values range from {low:.4g} to {high:.4g}; accepted: {accepted}")
-    return out.expand(3, -1, -1).contiguous()
+    return image.contiguous()
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
     """uint8 (H, W, 3) of float (3, H, W) in [0, 1], rounded to nearest. Raises `ReproError` outside the range."""
-    image = _from_tensor(image, "image")
+    image = read_image(image, name="image", max_pixels=image.numel())
     return (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 

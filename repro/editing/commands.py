@@ -43,8 +43,8 @@ class Edit:
     """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
+        from repro.data import inputs
         from repro.data.images import WRITABLE, read_image, write_image
-        from repro.editing import inputs
         from repro.engine.provenance import Provenance, save_png
 
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")

@@ -14,10 +14,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from repro.data import inputs
 from repro.data.images import ImageSource
 from repro.ddpm.process import Kind, model_fn
 from repro.ddpm.schedules import Schedule, to_diffusers
-from repro.editing import inputs
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.masks import cut_hole
 from repro.editing.model import EditingNet
@@ -136,13 +136,13 @@ class EditingPipeline(DiffusionPipeline):
         """Edited pictures, `.images`, of the sizes they came in. Without an effect: the identity edit.
 
         Args:
-            image: one picture, a batch or a list of one size, as `repro.editing.inputs.pictures` accepts.
+            image: one picture, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
             blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
                 [0, 0.1]). None is off.
             reference: a picture, or one each, of any size, whose colours are wanted; turns colour transfer on.
                 `colour` may say so too.
             mask: of the pictures' size, or one each; 1 or white is the hole that is filled anew, see
-                `repro.editing.inputs.masks`; turns inpainting on.
+                `repro.data.inputs.masks`; turns inpainting on.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
                 more may follow (`repro.editing.sampling.seen_again`).
             generator: one, or one a picture.

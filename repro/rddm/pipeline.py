@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from torch import Tensor, nn
 
+from repro.data.images import ImageSource
+from repro.data.inputs import pictures
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 from repro.nn.unet import UNet
@@ -18,8 +19,6 @@ from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import check_objective, heads
 from repro.rddm.published import PublishedNet
 from repro.rddm.scheduler import RDDMScheduler
-
-Picture = Image.Image | np.ndarray | Tensor
 
 
 class RDDMPipeline(DiffusionPipeline):
@@ -56,7 +55,7 @@ class RDDMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | list[Picture] | None = None,
+        image: ImageSource | Sequence[ImageSource] | None = None,
         *,
         batch_size: int | None = None,
         height: int | None = None,
@@ -72,8 +71,8 @@ class RDDMPipeline(DiffusionPipeline):
         """Restored or generated pictures, `.images`.
 
         Args:
-            image: degraded pictures of one size: a PIL image, an array (H, W, C) or (B, H, W, C), a tensor (C, H, W) or
-                (B, C, H, W), or a list of them; floats in [0, 1], bytes in 0..255. None generates.
+            image: a degraded picture, a batch or a list of one size, as `repro.data.inputs.pictures` accepts. None
+                generates.
             batch_size, height, width: of what is generated (1 and the network's own `sample_size` by default).
             num_inference_steps, start, timesteps: see `RDDMScheduler.set_timesteps`; `timesteps` go over the number.
             eta: 0 deterministic, 1 the posterior's variance.
@@ -89,7 +88,7 @@ class RDDMPipeline(DiffusionPipeline):
         else:
             if (batch_size, height, width) != (None, None, None):
                 raise ReproError("batch_size, height and width belong to generation: here the given pictures decide")
-            I_in = (2 * _pictures(image, self.channels) - 1).to(device, dtype)  # (B, C, H, W) in [-1, 1]
+            I_in = (2 * pictures(image, channels=self.channels) - 1).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         if isinstance(generator, list) and len(generator) != len(I_in):
             raise ReproError(f"give one generator a picture: got {len(generator)} generators for {len(I_in)} pictures")
 
@@ -164,30 +163,3 @@ def _channels(unet: nn.Module, answers: int) -> tuple[int, bool]:
         )
     channels = config.out_channels // answers
     return channels, config.in_channels != channels
-
-
-def _pictures(image: Picture | list[Picture], channels: int) -> Tensor:
-    """(B, C, H, W) float32 in [0, 1]."""
-    if isinstance(image, list | tuple):
-        if not image:
-            raise ReproError("restoration needs at least one picture: got an empty list")
-        parts = [_pictures(one, channels) for one in image]
-        sizes = sorted({tuple(p.shape[-2:]) for p in parts})
-        if len(sizes) > 1:
-            raise ReproError(f"pictures of one batch need one size: got {', '.join(f'{h}x{w}' for h, w in sizes)}")
-        return torch.cat(parts)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    if isinstance(image, np.ndarray):
-        if image.ndim == 2:
-            image = image[..., None]
-        image = torch.from_numpy(np.array(image)).movedim(-1, -3)
-    if not isinstance(image, Tensor):
-        raise ReproError(f"a picture is a PIL image, an array or a tensor: got {type(image).__name__}")
-    x = image[None] if image.ndim == 3 else image
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ReproError(f"pictures must have {channels} channels: got shape {tuple(image.shape)}")
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if not (x.min() >= 0 and x.max() <= 1):  # true for NaN too
-        raise ReproError(f"pictures must lie in [0, 1]: got {x.min().item():g}..{x.max().item():g}")
-    return x

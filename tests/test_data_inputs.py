@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from repro.editing.inputs import masks, pictures
+from repro.data.inputs import masks, pictures
 from repro.errors import ReproError
 
 HOLE = np.zeros((20, 30), dtype=bool)
@@ -56,6 +56,9 @@ KINDS = {
     "tensor": WANTED,
     "plane": WANTED[0, 0].bool(),
     "list": [WANTED[0]],
+    "batch of arrays": HOLE[None, ..., None],
+    "batch of coloured arrays": np.asarray(GREY.convert("RGB"))[None],
+    "sixteen bits": HOLE.astype(np.uint16),
 }
 
 
@@ -107,6 +110,16 @@ def test_soft_edges_are_cut_at_one_half():
 def test_what_is_no_mask_is_refused(source, message):
     with pytest.raises(ReproError, match=message):
         masks(source)
+
+
+def test_grey_networks_get_the_luminance_of_any_kind():
+    array = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    wanted = torch.stack([torch.from_numpy(np.array(Image.fromarray(a).convert("L"))) for a in array])[:, None] / 255
+    for kind in (array, torch.from_numpy(array).movedim(3, 1), [Image.fromarray(a) for a in array]):
+        torch.testing.assert_close(pictures(kind, channels=1), wanted, rtol=0, atol=0.51 / 255)  # Pillow rounds
+    assert torch.equal(pictures(WANTED, channels=1), WANTED)
+    with pytest.raises(ReproError, match="a network of 4 channels takes no picture"):
+        pictures(WANTED, channels=4)
 
 
 def test_pictures_turn_as_their_camera_says(tmp_path):
