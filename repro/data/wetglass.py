@@ -1,0 +1,192 @@
+"""Raindrops as a camera sees them that focuses on the scene behind: large, soft, translucent, brighter or darker.
+
+A drop close to the lens is far out of focus. What reaches a pixel then comes partly past it, from the background, and
+partly through it: light_out = (1 - a) background + a drop (the composite model of Qian et al. 2018, "Attentive
+Generative Adversarial Network for Raindrop Removal"), in light, taken as the square of the stored value. `a` is the
+share of the lens that the drop covers: its outline blurred by the defocus. The drop itself is a wide-angle image of the
+scene, upside down and blurred, mixed with the light of the sky and the ground that the picture does not show.
+
+All drops of a picture are one field, a sum of Gaussian hills over ellipses in coordinates that are bent a little: hills
+that touch merge, as drops do. `repro.data.raindrops` has the sharp lenses that older networks were trained with; the
+sharpest drops of this law look like them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+RADIUS = (3.0, 22.0)  # pixels of a picture of about 256: a picture's usual radius, log-uniform
+SPREAD = 0.35  # natural logarithm: how far a drop's radius is from the usual one, standard deviation
+COVERAGE = (0.02, 0.5)  # share of the pane under drops, before they overlap
+ROOM = 320.0  # pixels per drop at least: limits the smallest ones
+SOFT = (0.15, 1.6)  # width of the blurred outline in radii, log-uniform, at least 1.2 pixels
+OPACITY = (0.25, 1.0)
+POWER = (2.0, 7.0)  # angle that a drop shows, against the pane behind it
+GAIN = (0.65, 2.0)  # of the light through a drop, log-uniform
+BEND = 5.0  # pixels by which outlines are bent, at most
+STREAK = 0.07  # share of drops that run down
+LARGEST = 0.6  # coverage that can be asked for
+LAW = (
+    f"raindrops, out of focus, version 1: radius {RADIUS} spread {SPREAD}, coverage {COVERAGE}, room {ROOM}, "
+    f"soft {SOFT}, opacity {OPACITY}, power {POWER}, gain {GAIN}, bend {BEND}, streaks {STREAK}"
+)
+_TILE = 96  # pixels: larger panes are drawn in tiles, each from the drops that reach it
+_STEEP = 1.5  # a hill is exp(_STEEP (1 - q^2)), 1 at its outline q = 1
+_REACH = 3.2  # radii: beyond, a hill is cut off at exactly nothing
+_CELL = 14  # pixels between two knots of the bending
+
+
+def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) in [0, 1] behind a wet pane: the pictures, and `a`, (B, 1, H, W) in [0, 1].
+
+    `coverage` fixes the share of the pane under drops, in [0, 0.6]; 0 returns the pictures as they are; None draws it
+    for each sample. `noise` gives each sample's own drops, whatever the batch.
+    """
+    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(noise):
+        raise ReproError(f"raindrops: pictures of shape ({len(noise)}, 3, H, W) are needed: got {tuple(image.shape)}")
+    if coverage is not None and not 0 <= coverage <= LARGEST:
+        raise ReproError(f"raindrops: coverage must lie in [0, {LARGEST}]: got {coverage}")
+    height, width = image.shape[-2:]
+    u = noise.uniform((16,)).to(image)  # (B, 16) of the whole pane
+
+    def between(column: int, low: float, high: float) -> Tensor:  # (B, 1)
+        return low + (high - low) * u[:, column, None]
+
+    def log_between(column: int, low: float, high: float) -> Tensor:
+        return between(column, math.log(low), math.log(high)).exp()
+
+    usual = log_between(0, *RADIUS)
+    share = between(1, *COVERAGE) if coverage is None else torch.full_like(usual, coverage)
+    drops = _drops(noise, usual, share, (height, width))
+    soft, opacity = log_between(2, *SOFT), between(3, *OPACITY)
+    bend = (between(4, 0, 0.45) * usual).clamp(max=BEND)
+
+    light = image.square()
+    outline, here = _field(drops, bend, noise, (height, width))  # log of the field; (B, 5, H, W) of each pixel's drop
+    x, y, radius, own_opacity, own_gain = here.unbind(1)  # each (B, H, W)
+    wide = (soft[..., None] * radius).clamp(min=1.2)
+    a = (0.5 + outline * radius / (2 * _STEEP * wide)).clamp(0, 1)  # the distance to the outline over its blur
+    a = a * a * (3 - 2 * a)
+    alpha = (opacity[..., None] * own_opacity * a)[:, None]  # (B, 1, H, W)
+
+    # What a drop shows: the blurred scene, upside down and wide.
+    rows = (torch.arange(height, device=image.device, dtype=image.dtype) + 0.5)[:, None]
+    cols = (torch.arange(width, device=image.device, dtype=image.dtype) + 0.5)[None, :]
+    power = between(5, *POWER)[..., None]
+    dx, dy = cols - x, rows - y
+    source = torch.stack([(x - power * dx) * (2 / width) - 1, (y - power * dy) * (2 / height) - 1], dim=-1)
+    fine = _small(light, 5)
+    coarse = F.interpolate(_small(fine, 4), size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    blurred = torch.lerp(fine, coarse, between(6, 0, 1)[..., None, None])
+    view = F.grid_sample(blurred, source, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # The sky is below in a drop, and brighter than the rest; a drop's rim is dark, the more the better it is in focus.
+    sky = between(7, -0.15, 0.9)[..., None] * (dy / radius).clamp(-1, 1)
+    tint = 1 + 0.25 * (u[:, 8:11] - 0.5)  # (B, 3)
+    ambient = (fine.mean(dim=(1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None]) * tint[
+        ..., None, None
+    ]
+    veil = between(12, 0.0, 0.7)[..., None, None]
+    focus = (1 - soft / SOFT[1])[..., None]
+    rim = between(13, 0, 0.7)[..., None] * focus * (1 - outline / _STEEP).clamp(0, 1) ** 3
+    gain = log_between(14, *GAIN)[..., None] * own_gain
+    drop = (view + veil * (ambient - view)) * (gain * (1 + sky) * (1 - rim))[:, None]
+    seen = (light + alpha * (drop - light)).clamp(0, 1).sqrt()
+    return torch.where(alpha > 0, seen, image), alpha
+
+
+def _drops(noise: KeyedNoise, usual: Tensor, share: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """(B, N) numbers of each drop; one that is not there has radius 0. Drops may lie off the pane and reach into it."""
+    height, width = size
+    margin = 1.5 * usual  # (B, 1)
+    area = math.pi * usual.square() * math.exp(2 * SPREAD**2)  # of a mean drop
+    pane = (height + 2 * margin) * (width + 2 * margin)
+    wanted = torch.minimum(share / area, torch.full_like(area, 1 / ROOM)) * pane
+    most = math.sqrt(LARGEST * ROOM / math.pi)  # usual radius up to which `ROOM` may be what limits
+    slots = math.ceil((height + 3 * most) * (width + 3 * most) / ROOM)
+    u = noise.uniform((slots, 12), step=1).to(usual)  # (B, N, 12)
+    there = torch.arange(slots, device=u.device) + u[..., 11] < wanted
+    bell = (u[..., 2:5].sum(dim=-1) - 1.5) * 2  # nearly normal, deviation 1
+    radius = usual * (SPREAD * bell).exp()
+    x, y = u[..., 0] * (width + 2 * margin) - margin, u[..., 1] * (height + 2 * margin) - margin
+    # Every third drop leans on the one before it: the two merge.
+    leans = u[..., 5] < 1 / 3
+    leans[:, 0] = False
+    angle, away = 2 * math.pi * u[..., 6], 0.8 + 0.8 * u[..., 7]
+    x = torch.where(leans, x.roll(1, 1) + away * radius * angle.cos(), x)
+    y = torch.where(leans, y.roll(1, 1) + away * radius * angle.sin(), y)
+    streak = u[..., 8] < STREAK
+    tall = torch.where(streak, 2.5 + 3 * u[..., 9], 0.8 + 0.6 * u[..., 9])  # height over width
+    turn = torch.where(streak, 0.3 * (u[..., 10] - 0.5), math.pi * u[..., 10])
+    own = u[..., 6]  # independent of where it lies unless it leans
+    return {
+        "x": x,
+        "y": y,
+        "radius": torch.where(there, radius, 0.0),
+        "across": radius / tall.sqrt(),
+        "along": radius * tall.sqrt(),
+        "turn": turn,
+        "opacity": 0.45 + 0.55 * u[..., 2],
+        "gain": (0.7 * (own - 0.5)).exp(),
+    }
+
+
+def _field(drops: dict[str, Tensor], bend: Tensor, noise: KeyedNoise, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """log of the summed hills (B, H, W), 0 at an outline, and each pixel's x, y, radius, opacity and gain."""
+    height, width = size
+    knots = noise.normal((2, height // _CELL + 2, width // _CELL + 2), step=2).to(bend)
+    bent = F.interpolate(knots, size=size, mode="bicubic", align_corners=True) * (0.5 * bend[..., None, None])
+    at_x = bent[:, 0] + torch.arange(width, device=bend.device, dtype=bend.dtype) + 0.5  # (B, H, W)
+    at_y = bent[:, 1] + (torch.arange(height, device=bend.device, dtype=bend.dtype) + 0.5)[:, None]
+    outline, here = at_x.new_empty(at_x.shape), at_x.new_empty(len(at_x), 5, height, width)
+    tiles = [(t, h) for t in _tiles(height) for h in _tiles(width)]
+    for b in range(len(at_x)):  # sample by sample: only its own drops, and arrays that fit a processor's cache
+        own = {name: value[b] for name, value in drops.items()}
+        for down, right in tiles:
+            x, y = at_x[b, down, right], at_y[b, down, right]
+            reach = _REACH * torch.maximum(own["along"], own["across"])
+            away_x = torch.maximum(x.min() - own["x"], own["x"] - x.max())
+            away_y = torch.maximum(y.min() - own["y"], own["y"] - y.max())
+            near = ((away_x < reach) & (away_y < reach) & (own["radius"] > 0)).nonzero().flatten()
+            outline[b, down, right], here[b, :, down, right] = _hills({k: v[near] for k, v in own.items()}, x, y)
+    return outline, here
+
+
+def _tiles(side: int) -> list[slice]:
+    return [slice(start, start + _TILE) for start in range(0, side, _TILE)]
+
+
+def _hills(drops: dict[str, Tensor], at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
+    """One sample's field over the points (h, w): log (h, w) and (5, h, w).
+
+    A drop's q^2 is a quadratic form, so that all of them are one matrix product with x^2, xy, y^2, x, y and 1.
+    """
+    if not len(drops["x"]):
+        return torch.full_like(at_x, -math.inf), at_x.new_ones(5, *at_x.shape)
+    middle_x, middle_y = at_x.mean(), at_y.mean()
+    px, py = (at_x - middle_x).flatten(), (at_y - middle_y).flatten()  # (P,)
+    x, y = drops["x"] - middle_x, drops["y"] - middle_y  # (N,)
+    cos, sin = drops["turn"].cos(), drops["turn"].sin()
+    p, q = drops["across"].square().reciprocal(), drops["along"].square().reciprocal()
+    xx, yy, xy = p * cos * cos + q * sin * sin, p * sin * sin + q * cos * cos, 2 * (p - q) * sin * cos
+    form = [xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, xx * x * x + xy * x * y + yy * y * y]
+    points = torch.stack([px * px, px * py, py * py, px, py, torch.ones_like(px)])  # (6, P)
+    hills = (torch.stack(form, dim=1) @ points).mul_(-_STEEP).clamp_(max=0).add_(_STEEP).exp_()  # (N, P)
+    hills = hills.sub_(math.exp(_STEEP * (1 - _REACH**2))).clamp_(min=0)
+    own = torch.stack([torch.ones_like(x), *(drops[k] for k in ("x", "y", "radius", "opacity", "gain"))])
+    total, *rest = (own @ hills).unbind(0)  # (6, N) @ (N, P)
+    here = torch.stack(rest) / total.clamp(min=1e-9)
+    here[2].clamp_(min=1)  # a radius is divided by
+    outline = torch.where(total > 0, total.clamp(min=1e-9).log(), -math.inf)
+    return outline.view_as(at_x), here.view(5, *at_x.shape)
+
+
+def _small(light: Tensor, cell: int) -> Tensor:
+    """Means of about `cell` by `cell` pixels."""
+    return F.interpolate(light, size=[math.ceil(side / cell) for side in light.shape[-2:]], mode="area")
