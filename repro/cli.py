@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts"),
     "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file"),
     "compare": ("repro.engine.commands", "TablesCompare", "compare two folders of tables, cell by cell"),
-    "bench": ("repro.engine.bench", "Bench", "measure speed against a peer in the same run"),
+    "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run"),
     "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening"),
     "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts"),
     "data build": ("repro.data.commands", "DataBuild", "make a data set of this repository's own: editing-bench"),

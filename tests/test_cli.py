@@ -52,7 +52,7 @@ MISTAKES = {
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "unknown profile 'huge': there are smoke"),
     "unknown data set": (["data", "check", "loll"], "no data set 'loll'"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
-    "unknown bench": (["bench", "trainign"], "did you mean training"),
+    "unknown bench": (["bench", "trainign"], "there are training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
     "absent figure": (["whence", "/no/such.png"], "/no/such.png"),
 }

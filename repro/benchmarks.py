@@ -1,0 +1,325 @@
+"""`repro bench`: our speed against a peer's, or against the bare network passes, in one run and in alternating blocks.
+
+The arms of a bench take turns, a block each, in an order that changes every round, so that whatever else the machine
+does falls on all of them; the median of the rounds' own ratios is compared. Times enter no record and no table.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro import paths
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+Arm = Callable[[], Callable[[], object]]  # sets up, and returns what one block of work is
+DDIM_STEPS, RADIUS, IMAGES = 50, 0.05, 2048
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    """An untrained network: the values of its weights do not affect its speed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _image(side: int, channels: int = 3) -> Tensor:
+    return KeyedNoise(0, ["bench"], "bench/picture").uniform((channels, side, side))
+
+
+def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
+    def start() -> Callable[[], object]:
+        loop = make()
+        return lambda: [next(loop) for _ in range(count)]
+
+    return start
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def _training(name: str) -> dict[str, Arm]:
+    """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
+    from repro.ddpm.config import profile
+    from repro.ddpm.experiments import build_network, schedule_of
+    from repro.ddpm.schedules import to_diffusers
+    from repro.ddpm.tasks import DenoisingTask
+    from repro.engine.train import train
+
+    config = profile(name)
+    config = replace(config, network={**config.network, "out_channels": config.channels})
+    shape = (config.channels, config.size, config.size)
+    images = KeyedNoise(0, range(IMAGES), "bench/pictures").uniform(shape).mul_(2).sub_(1)
+
+    def ours(precision: str) -> Iterator[Any]:
+        task = DenoisingTask(images, [str(i) for i in range(IMAGES)], schedule_of(config), learned_variance=False)
+        recipe = replace(config.recipe, images=10**9, precision=precision, threads=torch.get_num_threads())
+        return iter(train(_seeded(lambda: build_network(config)), task, recipe, seed=0))
+
+    def diffusers() -> Iterator[float]:
+        """The unconditional example in fp32: loader, scheduler's noise, AdamW, clipping, EMAModel."""
+        from accelerate import Accelerator
+        from diffusers.optimization import get_scheduler
+        from diffusers.training_utils import EMAModel
+        from torch.utils.data import DataLoader, TensorDataset
+
+        accelerator = Accelerator(mixed_precision="no")
+        model = _seeded(lambda: build_network(config)).train()
+        average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(model))
+        noiser = to_diffusers(schedule_of(config))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+        rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=1_000_000)
+        loader = DataLoader(TensorDataset(images), batch_size=config.recipe.batch, shuffle=True, drop_last=True)
+        model, optimizer, loader, rate = accelerator.prepare(model, optimizer, loader, rate)
+        average.to(accelerator.device)
+        while True:
+            for (clean,) in loader:
+                noise = torch.randn_like(clean)
+                t = torch.randint(0, noiser.config.num_train_timesteps, (len(clean),), device=clean.device)
+                loss = F.mse_loss(model(noiser.add_noise(clean, noise, t), t).sample.float(), noise)
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+                optimizer.zero_grad()
+                average.step(model.parameters())
+                yield loss.detach().item()  # logged at every step, as in ours
+
+    made = {"ours, fp32": partial(ours, "fp32"), "ours, defaults": partial(ours, "bf16"), "diffusers": diffusers}
+    return {arm: _steps(make) for arm, make in made.items()}
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+
+def _passes(network: nn.Module, count: int, *inputs: Any) -> Arm:
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(count):
+            network(*inputs)
+
+    return lambda: run
+
+
+def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
+    """DDIM on one network and one start: bare passes, our sampler, diffusers' pipeline."""
+    from diffusers import DDIMPipeline
+
+    from repro.ddpm.config import profile
+    from repro.ddpm.experiments import build_network, schedule_of
+    from repro.ddpm.process import model_fn
+    from repro.ddpm.samplers import ddim, sample
+    from repro.ddpm.schedules import to_diffusers
+
+    config = profile(name)
+    config, schedule = replace(config, network={**config.network, "out_channels": config.channels}), schedule_of(config)
+    network = _seeded(lambda: build_network(config)).eval().requires_grad_(False)
+    network = network.to(_device(), memory_format=torch.channels_last)
+    x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(_device())
+    pipe = DDIMPipeline(network, to_diffusers(schedule, "ddim", set_alpha_to_one=True))
+    pipe.set_progress_bar_config(disable=True)
+    given = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
+    return {
+        "bare passes": _passes(network, DDIM_STEPS, x, torch.full((batch,), 500, device=_device())),
+        "ours": lambda: lambda: sample(ddim(model_fn(network), x, schedule, DDIM_STEPS)),
+        "diffusers": lambda: lambda: pipe(batch, **given),
+    }
+
+
+def _restoration(name: str) -> dict[str, Arm]:
+    """One image restored by SM-Res: bare passes, our sampler, the diffusers pipeline."""
+    from repro.rddm.config import profile
+    from repro.rddm.experiments import build_network, learning_of
+    from repro.rddm.pipeline import RDDMPipeline
+    from repro.rddm.sampling import restore
+    from repro.rddm.scheduler import RDDMScheduler
+
+    task = profile(name if name == "smoke" else "small").tasks["raindrop"]
+    network = _seeded(lambda: build_network(task, "smres")).eval().requires_grad_(False)
+    network = network.to(_device(), memory_format=torch.channels_last)
+    image, config = _image(task.side)[0].to(_device())[None], dict(task.schedule)
+    I_in, learning = 2 * image - 1, learning_of(task, "smres")
+    pipe = RDDMPipeline(network, RDDMScheduler(config.pop("T"), objective="res", **config))
+    pipe.set_progress_bar_config(disable=True)
+    return {
+        "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=_device()), I_in),
+        "ours": lambda: lambda: restore(network, I_in, ["bench"], learning, task.steps),
+        "RDDMPipeline": lambda: lambda: pipe(image, num_inference_steps=task.steps, output_type="pt"),
+    }
+
+
+def _edit(name: str) -> dict[str, Arm]:
+    """Four effects on one image: bare passes, one joint edit, four edits in sequence, the diffusers pipeline."""
+    from repro.ddpm.schedules import by_name
+    from repro.ddpm.steps import spaced
+    from repro.editing.autoencoder import Autoencoder
+    from repro.editing.benchmark import BENCH
+    from repro.editing.config import profile
+    from repro.editing.model import EditingNet
+    from repro.editing.pipeline import EditingPipeline, scheduler_of
+    from repro.editing.sampling import Editor, in_sequence, late_times
+    from repro.editing.vector import EditingVector
+
+    config = profile(name if name == "smoke" else "small")
+    network, autoencoder = (
+        _seeded(partial(kind, **settings)).eval().requires_grad_(False)
+        for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
+    )
+    editor = Editor(network, autoencoder, by_name(**config.schedule), "v_prediction")
+    vector = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
+    image, editors = _image(config.bench.crop[2]), dict.fromkeys(vector.active, editor)
+    count = config.steps + len(late_times(spaced(editor.schedule.T, config.steps, "trailing")[-1], editor.late))
+
+    @torch.no_grad()
+    def bare() -> Tensor:
+        latent = autoencoder.encode(image * 2 - 1)
+        reference = torch.zeros(1, 3, *latent.shape[2:])
+        for _ in range(count):
+            network(latent, torch.full((1,), 500), latent, reference, vector.tensor()[None])
+        return autoencoder.decode(latent)
+
+    pipe = EditingPipeline(network, autoencoder, scheduler_of(editor.schedule, editor.prediction))
+    pipe.set_progress_bar_config(disable=True)
+    asked: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02)}
+    shared: dict[str, Any] = {"reference": image, "steps": config.steps}
+    return {
+        "bare passes": lambda: bare,
+        "joint": lambda: lambda: editor.edit(image, [vector], ["bench"], **shared),
+        "in sequence": lambda: lambda: in_sequence(editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
+        "EditingPipeline": lambda: lambda: pipe(image, **asked, num_inference_steps=config.steps, output_type="pt"),
+    }
+
+
+def _grain(name: str) -> dict[str, Arm]:
+    from repro.editing.grain import film_grain
+    from repro.editing.grain_law import gaussian_grain
+
+    image = _image(32 if name == "smoke" else 256)
+    return {
+        "grains": lambda: lambda: film_grain(image, RADIUS, seed=0, n_samples=100),
+        "field": lambda: lambda: gaussian_grain(image, RADIUS, seed=0),
+    }
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One comparison: `ratios` are (of, over, least that is asked for or None: only shown)."""
+
+    summary: str
+    arms: Callable[[str], dict[str, Arm]]
+    ratios: tuple[tuple[str, str, float | None], ...]
+
+
+_OVERHEAD = 1 / 1.05
+BENCHES = {
+    "training": Benchmark(
+        "training steps, ours against diffusers' example loop",
+        _training,
+        (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)),
+    ),
+    "sampler": Benchmark(
+        f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
+        _sampling,
+        (("ours", "bare passes", _OVERHEAD), ("diffusers", "bare passes", None)),
+    ),
+    "edit": Benchmark(
+        "four effects in one joint edit, over its bare passes and over four edits in sequence",
+        _edit,
+        (("joint", "bare passes", _OVERHEAD), ("joint", "in sequence", None), ("EditingPipeline", "joint", None)),
+    ),
+    "grain": Benchmark(
+        f"film grain of radius {RADIUS} on 256 x 256: grains with 100 samples, and their Gaussian field",
+        _grain,
+        (("field", "grains", None),),
+    ),
+    "restoration": Benchmark(
+        "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes",
+        _restoration,
+        (("ours", "bare passes", _OVERHEAD), ("RDDMPipeline", "bare passes", None)),
+    ),
+}
+
+
+def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a block of each arm, round by round, the first block of each (a warm-up) left out."""
+    running = {name: start() for name, start in arms.items()}
+    names, found = list(running), {name: [] for name in running}
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.perf_counter()
+            running[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            found[name].append(time.perf_counter() - start)
+    return {name: seconds[1:] for name, seconds in found.items()}
+
+
+def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
+    """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
+    from repro.engine.environment import environment
+
+    bench = BENCHES[name]
+    seconds = interleave(bench.arms(profile), rounds)
+    ratios = {}
+    for of, over, least in bench.ratios:
+        values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
+        low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
+        verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
+        ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
+    medians = {arm: statistics.median(found) for arm, found in seconds.items()}
+    about = environment() | {"threads": torch.get_num_threads()}
+    return {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds, "seconds a block": medians,
+            "ratios": ratios, "environment": about}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed against a peer in the same run; exit status 1 where a target is missed."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """benches to run; none: list them"""
+    rounds: int = 15
+    """turns of every arm; medians over them are compared"""
+    profile: str = "small"
+    """whose network is measured: smoke, small or (training and sampler) paper"""
+    keep: bool = False
+    """write figures/bench/<name>.json too, the copy that is committed"""
+
+    def run(self) -> int:
+        from repro.engine.atomic import write_text
+
+        if self.rounds < 1:
+            raise ReproError(f"bench needs --rounds >= 1: got {self.rounds}")
+        for name in self.names:
+            if name not in BENCHES:
+                raise ReproError(f"unknown bench {name!r}: there are {', '.join(BENCHES)}")
+        if not self.names:
+            print("\n".join(f"{name:<16} {bench.summary}" for name, bench in BENCHES.items()))
+        missed = 0
+        for name in self.names:
+            result = measure(name, self.profile, self.rounds)
+            for folder in [paths.runs() / "bench"] + [paths.figures() / "bench"] * self.keep:
+                write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
+            print(f"{name}: {result['summary']}")
+            for words, r in result["ratios"].items():
+                print(f"  {words}: {r['median']:.3f} [{r['q1']:.3f}, {r['q3']:.3f}], {r['verdict']}")
+                missed += r["verdict"] == "MISSED"
+        return 1 if missed else 0
