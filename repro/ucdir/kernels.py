@@ -1,0 +1,126 @@
+"""How conditions enter a block: adaptive kernels (Eq. 2), and the four other ways that the paper compares with.
+
+Each class takes a feature map, the embedding of the scalars and the guide, and ends in the block's second convolution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.errors import ReproError
+
+BASES = 8  # N, as published (the paper's figure draws 3)
+
+
+class Integration(nn.Module):
+    """Conditional integration module: G (B, c_out, H, W) from the guide, S (B, c_out, 1, 1) from the scalars.
+
+    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear. Without a guide
+    (`c_guide` = 0) G is None.
+    """
+
+    def __init__(self, c_guide: int, c_emb: int, c_out: int, centre: float = 0.0) -> None:
+        super().__init__()
+        self.c_guide = c_guide
+        if c_guide:
+            self.mix = nn.Conv2d(c_guide, 2 * BASES, 1)
+            self.spread = nn.Conv2d(BASES, c_out, 3, padding=1)
+            nn.init.constant_(self.spread.bias, centre)
+        self.scalars = nn.Sequential(nn.Linear(c_emb, BASES), nn.SiLU(), nn.Linear(BASES, c_out))
+        nn.init.constant_(self.scalars[2].bias, centre)
+
+    def forward(self, emb: Tensor, guide: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        S = self.scalars(emb)[:, :, None, None]
+        if not self.c_guide:
+            return None, S
+        a, b = self.mix(guide).chunk(2, dim=1)
+        return self.spread(a * b), S
+
+
+class AdaptiveKernels(nn.Module):
+    """A convolution with a kernel of its own at every position: F = sum_b M[b] W_b, M = G S (Eq. 2).
+
+    The bases W_b are grouped kernels with N groups, so all N of them cost as much as one full convolution: one grouped
+    convolution C -> C N, basis fastest, then the sum over the bases weighted by M. In channels-last memory that sum is a
+    product of matrices, which is what makes it fast (`repro bench ucdir-kernels`). M starts near 1 in every basis, where
+    the layer is an ordinary grouped convolution.
+    """
+
+    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
+        super().__init__()
+        if channels % BASES:
+            raise ReproError(f"adaptive kernels need channels divisible by the {BASES} bases: got {channels}")
+        self.condition = Integration(c_guide, c_emb, BASES, centre=1.0)
+        self.bases = nn.Conv2d(channels, channels * BASES, 3, padding=1, groups=BASES)
+        with torch.no_grad():
+            self.bases.weight.mul_(BASES**-0.5)  # N of them are added
+            self.bases.bias.zero_()
+
+    def maps(self, emb: Tensor, guide: Tensor | None) -> Tensor:
+        """M (B, N, H, W), or (B, N, 1, 1) without a guide."""
+        G, S = self.condition(emb, guide)
+        return S if G is None else G * S
+
+    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
+        return mix_bases(self.bases(h), self.maps(emb, guide))
+
+
+def mix_bases(h: Tensor, M: Tensor) -> Tensor:
+    """(B, C N, H, W) outputs of all bases, basis fastest, and M (B, N, H or 1, W or 1) -> (B, C, H, W)."""
+    n = M.shape[1]
+    h = h.permute(0, 2, 3, 1).unflatten(-1, (-1, n))  # (B, H, W, C, N)
+    M = M.permute(0, 2, 3, 1)[..., None].expand(*h.shape[:3], n, 1)  # (B, H, W, N, 1)
+    return torch.matmul(h, M.to(h.dtype)).squeeze(-1).permute(0, 3, 1, 2)
+
+
+class Addition(nn.Module):
+    """G and S are added to the features. Without a guide this is DvSR's block: only the scalars enter."""
+
+    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
+        super().__init__()
+        self.condition = Integration(c_guide, c_emb, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
+        G, S = self.condition(emb, guide)
+        return self.conv(h + S if G is None else h + S + G)
+
+
+class Concatenation(nn.Module):
+    """M = G S of as many channels as the features, behind the features: the convolution has twice the inputs."""
+
+    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
+        super().__init__()
+        self.condition = Integration(c_guide, c_emb, channels, centre=1.0)
+        self.conv = nn.Conv2d(2 * channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
+        G, S = self.condition(emb, guide)
+        M = S.expand_as(h) if G is None else G * S
+        return self.conv(torch.cat([h, M], dim=1))
+
+
+class AdaIN(nn.Module):
+    """G + S scales and shifts the normalised features, at every position."""
+
+    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
+        super().__init__()
+        self.condition = Integration(c_guide, c_emb, 2 * channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
+        G, S = self.condition(emb, guide)
+        scale, shift = (S if G is None else G + S).chunk(2, dim=1)
+        return self.conv(h * (1 + scale) + shift)
+
+
+CONDITIONING = {"kernels": AdaptiveKernels, "addition": Addition, "concatenation": Concatenation, "adain": AdaIN}
+
+
+def resized(guide: Tensor, like: Tensor) -> Tensor:
+    """The guide at a feature map's size, bilinear."""
+    if guide.shape[-2:] == like.shape[-2:]:
+        return guide
+    return F.interpolate(guide, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,106 @@
+"""Predictor and diffusion network together: what is trained jointly and kept in one checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from repro.errors import ReproError
+from repro.ucdir.network import DiffusionUNet
+from repro.ucdir.predictor import Predictor
+
+
+class UCDIR(ModelMixin, ConfigMixin):
+    """Initial predictor u and noise predictor f.
+
+    The defaults are the published network (97,354,699 + 7,760,163 parameters).
+
+    Args:
+        residual_scale: the diffusion runs on this many times the residual y - u(x) (published: 1).
+        told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
+        predictor_channels, predictor_levels, predictor_residual: see `Predictor`.
+        The rest: see `DiffusionUNet`; `patch` is of both.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        residual_scale: float = 1.0,
+        told: str = "sqrt_gamma",
+        predictor_channels: int = 32,
+        predictor_levels: int = 5,
+        predictor_residual: bool = False,
+        base_channels: int = 64,
+        channel_mults: tuple[int, ...] = (1, 2, 4, 8, 8),
+        blocks: int = 2,
+        light: bool = False,
+        attention_levels: tuple[int, ...] = (3,),
+        mid_attention: bool = True,
+        norm: str = "one-group",
+        activation: str = "swish",
+        guidance: str = "predictor",
+        conditioning: str = "kernels",
+        patch: int = 1,
+        input_skip: bool = False,
+        tasks: tuple[str, ...] = (),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if told not in ("sqrt_gamma", "gamma"):
+            raise ReproError(f"told {told!r} is unknown: choose sqrt_gamma or gamma")
+        if not residual_scale > 0:
+            raise ReproError(f"residual_scale must be positive: got {residual_scale}")
+        self.predictor = Predictor(predictor_channels, predictor_levels, patch, predictor_residual)
+        self.unet = DiffusionUNet(
+            base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm, activation,
+            guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
+        )  # fmt: skip
+
+    def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
+        """What guides the blocks: the initial estimate as published, or what the ablation puts in its place."""
+        return {"predictor": initial, "degraded": degraded}.get(self.config.guidance)
+
+    def denoise(
+        self,
+        degraded: Tensor,
+        noisy: Tensor,
+        sqrt_gamma: Tensor,
+        guide: Tensor | None,
+        task: Tensor | None = None,
+        strength: Tensor | None = None,
+    ) -> Tensor:
+        """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,)."""
+        level = sqrt_gamma if self.config.told == "sqrt_gamma" else sqrt_gamma**2
+        return self.unet(degraded, noisy, level, guide, task, strength)
+
+    def forward(
+        self,
+        degraded: Tensor,
+        clean: Tensor | None = None,
+        sqrt_gamma: Tensor | None = None,
+        eps: Tensor | None = None,
+        task: Tensor | None = None,
+        strength: Tensor | None = None,
+        detach: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """One training pass (Eq. 1): (predicted noise, initial estimate), gradients reaching the predictor through both
+        target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean image
+        it is the pass of the regression baseline: (estimate, initial estimate)."""
+        if clean is None or sqrt_gamma is None or eps is None:
+            return self.regress(degraded, task, strength)
+        initial = self.predictor(degraded)
+        used = initial.detach() if detach else initial
+        s = sqrt_gamma[:, None, None, None]
+        noisy = s * self.config.residual_scale * (clean - used) + (1 - s**2).clamp(min=0).sqrt() * eps
+        return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), task, strength), initial
+
+    def regress(
+        self, degraded: Tensor, task: Tensor | None = None, strength: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The regression baseline of the same architecture: no noise anywhere; (estimate, initial estimate)."""
+        initial = self.predictor(degraded)
+        level = torch.zeros(len(degraded), device=degraded.device)
+        zero = torch.zeros_like(degraded)
+        return initial + self.denoise(degraded, zero, level, self.guide(degraded, initial), task, strength), initial

@@ -1,0 +1,56 @@
+"""The initial predictor: a plain U-Net (of "Learning to see in the dark") that makes the first estimate of the clean image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.nn.padding import pad_to_multiple, unpad
+
+
+class Pair(nn.Sequential):
+    """Two 3x3 convolutions, each with LeakyReLU 0.2."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(c_in, c_out, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(c_out, c_out, 3, padding=1),
+            nn.LeakyReLU(0.2),
+        )
+
+
+class Predictor(nn.Module):
+    """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size.
+
+    Args:
+        base_channels, levels: width of the first level, doubled at each of the following (published: 32 and 5).
+        patch: side of the square of pixels that becomes one position.
+        residual: whether the degraded image is added to the output, which starts at zero then (not as published).
+    """
+
+    def __init__(self, base_channels: int = 32, levels: int = 5, patch: int = 1, residual: bool = False) -> None:
+        super().__init__()
+        self.patch, self.residual = patch, residual
+        widths = [base_channels * 2**i for i in range(levels)]
+        self.down = nn.ModuleList(Pair(a, b) for a, b in zip([3 * patch**2, *widths], widths, strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(Pair(2 * c, c) for c in reversed(widths[:-1]))
+        self.out = nn.Conv2d(base_channels, 3 * patch**2, 1)
+        if residual:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded, box = pad_to_multiple(x, self.patch * 2 ** (len(self.down) - 1))
+        h = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
+        skips: list[Tensor] = []
+        for i, pair in enumerate(self.down):
+            h = pair(F.max_pool2d(h, 2) if i else h)
+            skips.append(h)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            h = merge(torch.cat([up(h), skips.pop()], dim=1))
+        out = unpad(F.pixel_shuffle(self.out(h), self.patch), box)
+        return x + out if self.residual else out
