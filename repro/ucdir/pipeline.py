@@ -1,0 +1,202 @@
+"""A degraded image in, a restored one out: the plain function, and the same as a diffusers pipeline."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from torch import Tensor
+
+from repro.data.images import ImageSource, read_image, to_model, to_unit
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.ucdir.model import UCDIR
+from repro.ucdir.noise import inference_levels
+from repro.ucdir.patches import Tiles, by_tiles
+from repro.ucdir.sampler import SAMPLERS, Noise, Step
+
+SHIPPED = "ucdir-all-main-s0"
+WHOLE = 640  # pixels a side up to which the pipeline does not split
+CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
+
+
+def trajectory(
+    model: UCDIR,
+    degraded: Tensor,
+    noise: Noise,
+    *,
+    steps: int = 50,
+    sampler: str = "ancestral",
+    levels: tuple[float, ...] | None = None,
+    clip: float | None = CLIP,
+    task: Tensor | None = None,
+    strength: Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> Iterator[tuple[Step, Tensor]]:
+    """Every step of the sampler and the image it stands for, (B, 3, H, W) in [-1, 1]: initial estimate plus residual.
+
+    Args:
+        degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
+        noise: (step, like) -> standard normals; step 0 is the start.
+        levels: gamma, rising to 1; None: `inference_levels(steps)`.
+        clip: largest absolute residual predicted; None: unlimited.
+        task, strength: (B,) for a network told several tasks.
+        tiles: split inside every step; None: in one piece.
+    """
+    if sampler not in SAMPLERS:
+        raise ReproError(f"sampler {sampler!r} is unknown: choose {', '.join(SAMPLERS)}")
+    scale, stride = model.config.residual_scale, model.unet.stride
+    initial = by_tiles(model.predictor, [degraded], tiles, stride)
+    guide = model.guide(degraded, initial)
+
+    def denoise(noisy: Tensor, level: Tensor) -> Tensor:
+        def call(x: Tensor, r: Tensor, g: Tensor | None) -> Tensor:
+            return model.denoise(x, r, level, g, task, strength)
+
+        return by_tiles(call, [degraded, noisy, guide], tiles, stride)
+
+    run = SAMPLERS[sampler](
+        denoise, noise(0, degraded), levels or inference_levels(steps), noise, None if clip is None else clip * scale
+    )
+    for step in run:
+        yield step, initial + step.residual / scale
+
+
+@torch.no_grad()
+def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | None = None, **settings: Any) -> Tensor:
+    """The last image of `trajectory`, clipped to [-1, 1].
+
+    `outside`: tiles restored one by one from beginning to end and then joined, the common practice that leaves a grid;
+    each has the noise of its own place.
+    """
+    if outside is None:
+        image = degraded
+        for _, image in trajectory(model, degraded, noise, **settings):
+            pass
+        return image.clamp(-1, 1)
+    made = iter(range(1_000_000))
+
+    def whole(part: Tensor) -> Tensor:
+        first = next(made) * 1000
+        return restore(model, part, lambda step, like: noise(first + step, like), **settings)
+
+    return by_tiles(whole, [degraded], outside, model.unet.stride)
+
+
+@torch.no_grad()
+def regress(model: UCDIR, degraded: Tensor, task: Tensor | None = None, strength: Tensor | None = None) -> Tensor:
+    """The regression baseline's output, clipped to [-1, 1]."""
+    return model.regress(degraded, task, strength)[0].clamp(-1, 1)
+
+
+class UCDIRPipeline(DiffusionPipeline):
+    """Restores pictures: `UCDIRPipeline.shipped("lowlight")(image).images[0]`.
+
+    Args:
+        model: predictor and diffusion network.
+        task: what the pictures suffer from where the call does not say; a network of one task needs none.
+    """
+
+    def __init__(self, model: UCDIR, task: str | None = None) -> None:
+        super().__init__()
+        self.register_modules(model=model)
+        self.register_to_config(task=task)
+        self._index(task)
+
+    @classmethod
+    def shipped(cls, task: str = "lowlight") -> UCDIRPipeline:
+        """With the weights for use: one network for low light, motion blur and JPEG."""
+        from repro.engine.checkpoint import load_checkpoint
+
+        return cls(copy.deepcopy(load_checkpoint(SHIPPED)), task)
+
+    def _index(self, task: str | None) -> int | None:
+        tasks = self.model.unet.tasks
+        if not tasks:
+            return None
+        if task not in tasks:
+            raise ReproError(f"task {task!r} is unknown to this network: choose {', '.join(tasks)}")
+        return tasks.index(task)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageSource | list[ImageSource],
+        *,
+        task: str | None = None,
+        strength: float = 0.5,
+        num_inference_steps: int = 50,
+        sampler: str = "ancestral",
+        clip: float | None = CLIP,
+        tiles: Tiles | None | str = "auto",
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Restored pictures, `.images`.
+
+        Args:
+            image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
+            task, strength: for a network of several tasks; strength in [0, 1], from weak to strong degradation.
+            num_inference_steps, sampler, clip: see `trajectory`.
+            tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
+            generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
+            output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
+            callback: called with step number and the image so far, (1, 3, H, W) in [0, 1].
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
+        if not 0 <= strength <= 1:
+            raise ReproError(f"strength must lie in [0, 1]: got {strength}")
+        index = self._index(task or self.config.task)
+        device = self._execution_device
+        images = []
+        for i, picture in enumerate(image if isinstance(image, list) else [image]):
+            x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
+            chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
+            if chosen is None:
+                _check_memory(self.model, x)
+            scalars: dict[str, Any] = {}
+            if index is not None:
+                scalars = {
+                    "task": torch.tensor([index], device=device),
+                    "strength": torch.tensor([strength], device=device),
+                }
+            run = trajectory(
+                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, sampler=sampler, clip=clip,
+                tiles=chosen, **scalars,
+            )  # fmt: skip
+            made = x
+            for number, (_, made) in enumerate(self.progress_bar(run)):
+                if callback is not None:
+                    callback(number, to_unit(made).clamp(0, 1))
+            images.append(to_unit(made).clamp(0, 1)[0].cpu())
+        if output_type != "pt":
+            arrays = [m.permute(1, 2, 0).numpy() for m in images]
+            images = [p for a in arrays for p in self.numpy_to_pil(a)] if output_type == "pil" else arrays
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _noise(generator: torch.Generator | None, seed: int, i: int, device: torch.device) -> Noise:
+    if generator is None:
+        return KeyedNoise(seed, [i], "sample", device)
+    return lambda step, like: torch.randn(like.shape, generator=generator, device=generator.device).to(like)
+
+
+def _check_memory(model: UCDIR, x: Tensor) -> None:
+    """Refuse a picture whose widest layer alone would not fit: C N channels at the first level, twice."""
+    if x.device.type != "cpu":
+        return
+    need = 2 * 4 * 8 * model.config.base_channels * x.shape[-2] * x.shape[-1] / model.config.patch**2
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have / 2:
+        raise ReproError(
+            f"a picture of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need / 1e9:.0f} GB, this machine has "
+            f"{have / 1e9:.0f}: use tiles"
+        )

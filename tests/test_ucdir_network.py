@@ -1,0 +1,177 @@
+"""Kernels, network and predictor: fused kernels written out, published parameter counts, every switch."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.ucdir.kernels import BASES, CONDITIONING, AdaptiveKernels
+from repro.ucdir.model import UCDIR
+from repro.ucdir.network import GUIDANCE, NORMS
+
+TINY = dict(
+    predictor_channels=8, predictor_levels=2, base_channels=8, channel_mults=(1, 2), blocks=1, light=True,
+    attention_levels=(), mid_attention=False, norm="layer", patch=2, input_skip=True, dropout=0.0,
+)  # fmt: skip
+
+
+def tiny(seed=0, **changes):
+    torch.manual_seed(seed)
+    model = UCDIR(**{**TINY, **changes}).eval()
+    with torch.no_grad():  # the last layer starts at zero
+        model.unet.head[3].weight.normal_(std=0.1)
+    return model
+
+
+def pair(size=(16, 24), count=2):
+    noise = KeyedNoise(0, range(count), "pair")
+    return [noise.uniform((3, *size), step=s) * 2 - 1 for s in (0, 1)]
+
+
+def fused(x, M, weight, bias):
+    """Eq. 2 to the letter: at every position the kernel sum_b M[b] W_b is built, then applied to the patch there."""
+    B, C, H, W = x.shape
+    group = C // BASES
+    kernels = weight.view(C, BASES, group, 3, 3)  # basis fastest
+    padded = F.pad(x, (1, 1, 1, 1))
+    rows = []
+    for i in range(H):
+        row = []
+        for j in range(W):
+            F_ij = torch.einsum("bn,cngkl->bcgkl", M[:, :, i, j], kernels)  # (B, C, group, 3, 3)
+            offset = torch.einsum("bn,cn->bc", M[:, :, i, j], bias.view(C, BASES))
+            patch = padded[:, :, i : i + 3, j : j + 3].view(B, BASES, group, 3, 3)
+            patch = patch.repeat_interleave(C // BASES, dim=1)  # channel c reads the group c // (C / N)
+            row.append((F_ij * patch).sum(dim=(2, 3, 4)) + offset)
+        rows.append(torch.stack(row, dim=-1))
+    return torch.stack(rows, dim=-2)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 32])
+def test_grouped_bases_equal_the_fused_kernel_of_every_position_value_and_gradient(channels):
+    torch.manual_seed(1)
+    layer = AdaptiveKernels(channels, 4, 3).double()
+    torch.nn.init.normal_(layer.bases.bias)
+    x, guide, emb = (torch.randn(2, c, 5, 6, dtype=torch.float64) for c in (channels, 3, 1))
+    emb = emb[:, 0, 0, :4].contiguous().requires_grad_()
+    x.requires_grad_(), guide.requires_grad_()
+    leaves = [x, guide, emb, *layer.parameters()]
+    ours = layer(x, emb, guide)
+    theirs = fused(x, layer.maps(emb, guide), layer.bases.weight, layer.bases.bias)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    toward = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, leaves, toward), torch.autograd.grad(theirs, leaves, toward), strict=True):
+        assert torch.allclose(a, b, atol=1e-11)
+
+
+def test_without_a_guide_the_kernels_are_the_same_at_every_position():
+    layer = AdaptiveKernels(8, 4, 0)
+    assert layer.maps(torch.randn(3, 4), None).shape == (3, BASES, 1, 1)
+
+
+def test_published_parameter_counts():
+    with torch.device("meta"):
+        model = UCDIR()
+    assert sum(p.numel() for p in model.unet.parameters()) == 97_354_699
+    assert sum(p.numel() for p in model.predictor.parameters()) == 7_760_163
+    attended = [n for n, m in model.unet.named_modules() if n.endswith("attention.qkv")]
+    assert len(attended) == 6  # two down, three up, one in the middle
+
+
+def test_channels_that_the_bases_do_not_divide_are_refused():
+    with pytest.raises(ReproError, match="divisible by the 8 bases: got 12"):
+        UCDIR(**{**TINY, "base_channels": 12})
+
+
+@pytest.mark.parametrize("conditioning", list(CONDITIONING))
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_guide_and_level_reach_the_output_in_every_way_of_conditioning(conditioning, guidance):
+    model = tiny(conditioning=conditioning, guidance=guidance)
+    degraded, noisy = pair()
+    level = torch.tensor([0.3, 0.8])
+    initial = degraded * 0.5
+    out = model.denoise(degraded, noisy, level, model.guide(degraded, initial))
+    assert out.shape == noisy.shape
+    assert not torch.allclose(out, model.denoise(degraded, noisy, level * 0.5, model.guide(degraded, initial)))
+    other = model.denoise(degraded, noisy, level, model.guide(degraded, initial * 0.5))
+    assert torch.equal(out, other) == (guidance != "predictor")
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+@pytest.mark.parametrize("activation", ["swish", "relu"])
+def test_norms_and_activations_run_at_any_size(norm, activation):
+    model = tiny(norm=norm, activation=activation)
+    degraded, noisy = pair((13, 22))
+    assert model.denoise(degraded, noisy, torch.ones(2), degraded).shape == (2, 3, 13, 22)
+
+
+def test_layer_norm_is_per_position_and_the_public_one_is_over_the_picture():
+    """Changing a far corner changes the other one only through statistics over the whole picture."""
+    for norm, reaches in (("layer", False), ("one-group", True), ("group", True)):
+        model = tiny(norm=norm)
+        degraded, noisy = pair((96, 96))
+        changed = degraded.clone()
+        changed[..., -8:, -8:] = 1
+        a, b = (model.denoise(d, noisy, torch.ones(2), d)[..., :8, :8] for d in (degraded, changed))
+        assert torch.allclose(a, b, atol=1e-6) != reaches
+
+
+def test_every_scalar_is_used_and_none_is_ignored_silently():
+    model = tiny(tasks=("lowlight", "jpeg"))
+    degraded, noisy = pair()
+    level, task, strength = torch.ones(2) * 0.5, torch.tensor([0, 1]), torch.tensor([0.2, 0.9])
+    out = model.denoise(degraded, noisy, level, degraded, task, strength)
+    assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, 1 - task, strength))
+    assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, task, 1 - strength))
+    with pytest.raises(ReproError, match="takes noise level, task and strength: of task and strength it was given task"):
+        model.denoise(degraded, noisy, level, degraded, task)
+    with pytest.raises(ReproError, match="takes the noise level alone"):
+        tiny().denoise(degraded, noisy, level, degraded, strength=strength)
+
+
+def test_gamma_or_its_root():
+    degraded, noisy = pair()
+    root, square = tiny(), tiny(told="gamma")
+    square.load_state_dict(root.state_dict())
+    level = torch.tensor([0.36, 0.81])
+    a, b = square.denoise(degraded, noisy, level, degraded), root.denoise(degraded, noisy, level**2, degraded)
+    assert torch.equal(a, b)
+
+
+def test_a_guide_of_another_size_is_refused():
+    degraded, noisy = pair()
+    with pytest.raises(ReproError, match=r"the guide must have the degraded image's shape \(2, 3, 16, 24\)"):
+        tiny().denoise(degraded, noisy, torch.ones(2), degraded[..., :8])
+    with pytest.raises(ReproError, match="got none"):
+        tiny().denoise(degraded, noisy, torch.ones(2), None)
+
+
+def test_the_predictor_learns_through_target_and_guide_unless_it_is_cut_off():
+    clean, degraded = pair()
+    eps, level = torch.randn(2, 3, 16, 24), torch.full((2,), 0.9)
+    for guidance, detach, learns in (("predictor", False, True), ("none", False, True), ("predictor", True, False)):
+        model = tiny(guidance=guidance)
+        out, initial = model(degraded, clean, level, eps, detach=detach)
+        out.sum().backward()
+        grads = [p.grad for p in model.predictor.parameters()]
+        assert all(g is not None for g in grads) == learns
+        assert initial.shape == clean.shape
+
+
+def test_the_training_pass_is_eq_1():
+    clean, degraded = pair()
+    model = tiny(residual_scale=4.0)
+    eps, level = torch.randn(2, 3, 16, 24), torch.tensor([0.9, 0.2])
+    u = model.predictor(degraded)
+    a = level[:, None, None, None]
+    noisy = a * 4 * (clean - u) + (1 - a**2).sqrt() * eps
+    assert torch.allclose(model(degraded, clean, level, eps)[0], model.denoise(degraded, noisy, level, u), atol=1e-6)
+
+
+def test_a_checkpoint_comes_back_the_same(tmp_path):
+    model = tiny(tasks=("lowlight",), residual_scale=3.0)
+    model.save_pretrained(tmp_path)
+    again = UCDIR.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.config.residual_scale == 3.0 and again.unet.tasks == ("lowlight",)

@@ -1,0 +1,121 @@
+"""Tiles and the pipeline: a picture of any size, split or not."""
+
+import pytest
+import torch
+from test_ucdir_network import tiny
+
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.ucdir import pipeline
+from repro.ucdir.patches import Tiles, by_tiles, seam_energy
+from repro.ucdir.pipeline import UCDIRPipeline, restore, trajectory
+
+
+def picture(height=40, width=56, name="p"):
+    return KeyedNoise(0, [name], "picture").uniform((3, height, width))[0]
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 31, 64, 100])
+def test_what_tiles_keep_covers_every_pixel_once_and_lies_inside_them(length):
+    tiles = Tiles(16, 4)
+    seen = torch.zeros(length, dtype=torch.int)
+    for start, first, last in tiles.along(length):
+        assert start <= first < last <= start + 16
+        assert first - start >= 4 or first == 0
+        assert start + 16 - last >= 4 or last == length
+        seen[first:last] += 1
+    assert (seen == 1).all()
+
+
+def test_a_pointwise_function_is_reproduced_exactly():
+    x = picture(50, 70)[None]
+    assert torch.equal(by_tiles(lambda a, b: a * 2 + b, [x, x], Tiles(16, 4), 4), x * 2 + x)
+    assert torch.equal(by_tiles(lambda a, b: a * 2, [x, None], Tiles(16, 4), 4), x * 2)
+
+
+@pytest.mark.parametrize("size", [(144, 168), (131, 175)])
+def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size):
+    """Pure convolutions with per-position norms: beyond the receptive field nothing else is seen."""
+    model = tiny()
+    x, noise = picture(*size)[None] * 2 - 1, KeyedNoise(0, [0], "z")
+    whole = restore(model, x, noise, steps=3)
+    split = restore(model, x, noise, steps=3, tiles=Tiles(140, 64))
+    assert (whole - split).abs().max() < 2e-5
+
+
+def test_statistics_over_the_picture_do_depend_on_the_tile():
+    model = tiny(norm="one-group")
+    x, noise = picture(80, 96)[None] * 2 - 1, KeyedNoise(0, [0], "z")
+    assert (restore(model, x, noise, steps=3) - restore(model, x, noise, steps=3, tiles=Tiles(72, 32))).abs().max() > 1e-4
+
+
+def test_outside_the_step_tiles_have_noise_of_their_own():
+    model = tiny()
+    x, noise = picture(40, 40)[None] * 2 - 1, KeyedNoise(0, [0], "z")
+    joined = restore(model, x, noise, steps=3, outside=Tiles(32, 8))
+    assert not torch.allclose(joined, restore(model, x, noise, steps=3, tiles=Tiles(32, 8)), atol=1e-2)
+    assert torch.equal(restore(model, x[..., :32, :32], noise, steps=3, outside=Tiles(32, 8)),
+                       restore(model, x[..., :32, :32], lambda s, like: noise(s, like), steps=3))  # fmt: skip
+
+
+def test_seam_energy_sees_a_step_at_the_lines_and_nothing_else():
+    truth = picture(64, 64)[None]
+    error = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    tiles = Tiles(32, 8)
+    assert seam_energy(truth + error, truth, tiles) == pytest.approx(1, abs=0.15)
+    stepped = error.clone()
+    stepped[..., tiles.along(64)[1][1] :] += 0.5
+    assert seam_energy(truth + stepped, truth, tiles) > 1.5
+    with pytest.raises(ReproError, match="has none in tiles of 64"):
+        seam_energy(truth, truth, Tiles(64, 8))
+
+
+def test_tiles_that_cannot_work_are_refused():
+    with pytest.raises(ReproError, match="a margin of 16 and a tile of 32"):
+        Tiles(32, 16)
+    with pytest.raises(ReproError, match="multiples of the network's stride of 4 pixels"):
+        restore(tiny(), picture(64, 64)[None], KeyedNoise(0, [0], "z"), steps=1, tiles=Tiles(30, 4))
+
+
+def test_pipeline_is_the_plain_function_and_survives_saving(tmp_path):
+    pipe = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg")), "jpeg")
+    pipe.set_progress_bar_config(disable=True)
+    image = picture()
+    made = pipe(image, num_inference_steps=3, strength=0.25, seed=5, output_type="pt").images[0]
+    scalars = {"task": torch.tensor([1]), "strength": torch.tensor([0.25])}
+    *_, (_, plain) = trajectory(pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, **scalars)
+    assert torch.equal(made, ((plain[0] + 1) / 2).clamp(0, 1))
+    pipe.save_pretrained(tmp_path)
+    again = UCDIRPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(again(image, num_inference_steps=3, strength=0.25, seed=5, output_type="pt").images[0], made)
+    assert not torch.equal(again(image, task="lowlight", num_inference_steps=3, seed=5, output_type="pt").images[0], made)
+
+
+def test_pipeline_takes_sizes_generators_and_lists():
+    pipe = UCDIRPipeline(tiny())
+    pipe.set_progress_bar_config(disable=True)
+    images = [picture(17, 30), picture(33, 9, "q")]
+    made = pipe(images, num_inference_steps=2, sampler="ddim", output_type="np").images
+    assert [m.shape for m in made] == [(17, 30, 3), (33, 9, 3)]
+    with_torch = [
+        pipe(images[0], num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="pil").images[0]
+        for _ in range(2)
+    ]
+    assert with_torch[0].tobytes() == with_torch[1].tobytes() and with_torch[0].size == (30, 17)
+
+
+def test_bad_input_is_one_sentence(monkeypatch):
+    pipe = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg")), "jpeg")
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ReproError, match="3x40 is too small; both sides must be at least 4"):
+        pipe(picture(40, 3))
+    with pytest.raises(ReproError, match="task 'rain' is unknown to this network: choose lowlight, jpeg"):
+        pipe(picture(), task="rain")
+    with pytest.raises(ReproError, match=r"strength must lie in \[0, 1\]: got 2"):
+        pipe(picture(), strength=2)
+    with pytest.raises(ReproError, match="sampler 'euler' is unknown"):
+        pipe(picture(), sampler="euler")
+    monkeypatch.setattr(pipeline.os, "sysconf", lambda name: 1000)
+    with pytest.raises(ReproError, match="in one piece needs about .* use tiles"):
+        pipe(picture(200, 200), tiles=None)
