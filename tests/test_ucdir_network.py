@@ -61,7 +61,9 @@ def test_grouped_bases_equal_the_fused_kernel_of_every_position_value_and_gradie
     theirs = fused(x, layer.maps(emb, guide), layer.bases.weight, layer.bases.bias)
     assert torch.allclose(ours, theirs, atol=1e-12)
     toward = torch.randn_like(ours)
-    for a, b in zip(torch.autograd.grad(ours, leaves, toward), torch.autograd.grad(theirs, leaves, toward), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves, toward), torch.autograd.grad(theirs, leaves, toward), strict=True
+    ):
         assert torch.allclose(a, b, atol=1e-11)
 
 
@@ -124,7 +126,9 @@ def test_every_scalar_is_used_and_none_is_ignored_silently():
     out = model.denoise(degraded, noisy, level, degraded, task, strength)
     assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, 1 - task, strength))
     assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, task, 1 - strength))
-    with pytest.raises(ReproError, match="takes noise level, task and strength: of task and strength it was given task"):
+    with pytest.raises(
+        ReproError, match="takes noise level, task and strength: of task and strength it was given task"
+    ):
         model.denoise(degraded, noisy, level, degraded, task)
     with pytest.raises(ReproError, match="takes the noise level alone"):
         tiny().denoise(degraded, noisy, level, degraded, strength=strength)

@@ -1,5 +1,7 @@
 """UCDIR's noise levels against the constants of the published training and inference."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -15,8 +17,14 @@ def test_schedules_end_where_the_published_ones_do():
 
 
 def test_levels_rise_to_one_and_the_part_belongs_to_the_schedule():
-    for levels in (linear_levels(), TRAINING.levels(7), TRAINING.levels(2000), inference_levels(50), inference_levels(3)):
-        assert levels[-1] == 1 and all(a < b for a, b in zip(levels, levels[1:], strict=False))
+    for levels in (
+        linear_levels(),
+        TRAINING.levels(7),
+        TRAINING.levels(2000),
+        inference_levels(50),
+        inference_levels(3),
+    ):
+        assert levels[-1] == 1 and all(a < b for a, b in itertools.pairwise(levels))
     assert set(TRAINING.levels(7)) <= set(TRAINING.gamma.tolist())
     assert inference_levels(50) == linear_levels()
 

@@ -106,7 +106,9 @@ def test_ddim_is_diffusers_ddim():
 def test_dpm_solver_is_diffusers_multistep():
     levels = TRAINING.levels(10)
     start, made = run("dpm", levels)
-    theirs = _diffusers("dpm", levels, algorithm_type="dpmsolver++", final_sigmas_type="zero", timestep_spacing="leading")
+    theirs = _diffusers(
+        "dpm", levels, algorithm_type="dpmsolver++", final_sigmas_type="zero", timestep_spacing="leading"
+    )
     theirs.set_timesteps(timesteps=list(range(9, -1, -1)))
     x = start
     for i, t in enumerate(theirs.timesteps):

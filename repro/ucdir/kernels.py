@@ -17,8 +17,8 @@ BASES = 8  # N, as published (the paper's figure draws 3)
 class Integration(nn.Module):
     """Conditional integration module: G (B, c_out, H, W) from the guide, S (B, c_out, 1, 1) from the scalars.
 
-    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear. Without a guide
-    (`c_guide` = 0) G is None.
+    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear. Without a
+    guide (`c_guide` = 0) G is None.
     """
 
     def __init__(self, c_guide: int, c_emb: int, c_out: int, centre: float = 0.0) -> None:
@@ -43,9 +43,8 @@ class AdaptiveKernels(nn.Module):
     """A convolution with a kernel of its own at every position: F = sum_b M[b] W_b, M = G S (Eq. 2).
 
     The bases W_b are grouped kernels with N groups, so all N of them cost as much as one full convolution: one grouped
-    convolution C -> C N, basis fastest, then the sum over the bases weighted by M. In channels-last memory that sum is a
-    product of matrices, which is what makes it fast (`repro bench ucdir-kernels`). M starts near 1 in every basis, where
-    the layer is an ordinary grouped convolution.
+    convolution C -> C N, basis fastest, then the sum over the bases weighted by M. In channels-last memory that sum is
+    a product of matrices, which makes it fast. M starts near 1 in every basis: an ordinary grouped convolution.
     """
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:

@@ -91,7 +91,10 @@ class RestorationTask:
     ) -> None:
         self.pictures, self.ids, self.size = list(pictures), list(ids), len(pictures)
         self.degradations, self.crop, self.learning, self.tasks = degradations, crop, learning, list(tasks)
-        self.settings: dict[str, Any] = dataclasses.asdict(learning) | {"crop": crop, "degradations": list(degradations)}
+        self.settings: dict[str, Any] = dataclasses.asdict(learning) | {
+            "crop": crop,
+            "degradations": list(degradations),
+        }
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]

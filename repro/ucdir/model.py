@@ -54,8 +54,8 @@ class UCDIR(ModelMixin, ConfigMixin):
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
         self.predictor = Predictor(predictor_channels, predictor_levels, patch, predictor_residual)
         self.unet = DiffusionUNet(
-            base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm, activation,
-            guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
+            base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm,
+            activation, guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
         )  # fmt: skip
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
@@ -86,8 +86,8 @@ class UCDIR(ModelMixin, ConfigMixin):
         detach: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One training pass (Eq. 1): (predicted noise, initial estimate), gradients reaching the predictor through both
-        target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean image
-        it is the pass of the regression baseline: (estimate, initial estimate)."""
+        target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean
+        image it is the pass of the regression baseline: (estimate, initial estimate)."""
         if clean is None or sqrt_gamma is None or eps is None:
             return self.regress(degraded, task, strength)
         initial = self.predictor(degraded)

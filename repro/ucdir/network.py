@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One head over all positions, added to its input; the public code has it though the paper calls itself convolutional."""
+    """One head over all positions, added to its input: in the public code, though the paper speaks of convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DiffusionUNet(nn.Module):
         norm, activation, guidance, conditioning: names of NORMS, ACTIVATIONS, GUIDANCE, `kernels.CONDITIONING`.
         patch: side of the square of pixels that becomes one position.
         input_skip: whether the input is also added to the output, mixed per position and scaled by the scalars.
-        tasks: names of the tasks a network tells apart; empty: it takes the noise level alone, else task and strength too.
+        tasks: names of the tasks a network tells apart: it takes task and strength too. Empty: it takes neither.
         dropout: before the last convolution.
     """
 
@@ -193,7 +193,7 @@ class DiffusionUNet(nn.Module):
         task: Tensor | None = None,
         strength: Tensor | None = None,
     ) -> Tensor:
-        """Images (B, 3, H, W) of any size; `level` (B,), `task` (B,) indices, `strength` (B,) in [0, 1] -> (B, 3, H, W)."""
+        """(B, 3, H, W) of images of any size; `level` (B,), `task` (B,) indices, `strength` (B,) in [0, 1]."""
         emb = self.embed(level, task, strength)
         x, box = pad_to_multiple(torch.cat([degraded, noisy], dim=1), self.stride)
         x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)

@@ -60,7 +60,7 @@ TRAINING = NoiseSchedule()
 
 
 def linear_levels(steps: int = 50, end: float = 0.4) -> tuple[float, ...]:
-    """The public code's inference: new betas from 1e-6 to `end`; `steps` + 1 values of gamma, from the noise up to 1."""
+    """The public code's inference: new betas from 1e-6 to `end`; `steps` + 1 gammas, from the noise up to 1."""
     return NoiseSchedule(steps, 1e-6, end).levels(steps)
 
 

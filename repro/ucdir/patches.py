@@ -26,7 +26,7 @@ class Tiles:
     def __post_init__(self) -> None:
         if self.margin < 0 or self.size <= 2 * self.margin:
             raise ReproError(
-                f"tiles: a margin lies between 0 and half the tile: got a margin of {self.margin} and a tile of {self.size}"
+                f"tiles: a margin lies between 0 and half the tile: got margin {self.margin}, tile {self.size}"
             )
 
     def check(self, stride: int) -> None:
@@ -38,7 +38,7 @@ class Tiles:
             )
 
     def along(self, length: int) -> list[tuple[int, int, int]]:
-        """(first pixel of the tile, first and last + 1 of the pixels kept) along an axis; what is kept covers it once."""
+        """(first pixel of the tile, first and last + 1 of those kept) along an axis; what is kept covers it once."""
         if length <= self.size:
             return [(0, 0, length)]
         step = self.size - 2 * self.margin
@@ -53,9 +53,7 @@ class Tiles:
                 yield slice(top, top + self.size), slice(left, left + self.size), slice(r0, r1), slice(c0, c1)
 
 
-def by_tiles(
-    fn: Callable[..., Tensor], images: Sequence[Tensor | None], tiles: Tiles | None, stride: int
-) -> Tensor:
+def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor | None], tiles: Tiles | None, stride: int) -> Tensor:
     """`fn(*images)` (B, 3, H, W), computed tile by tile; None computes it in one piece.
 
     The picture is first padded to the network's stride. With a margin as wide as the network's receptive field (and no

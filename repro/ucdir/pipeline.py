@@ -21,6 +21,7 @@ from repro.ucdir.sampler import SAMPLERS, Noise, Step
 
 SHIPPED = "ucdir-all-main-s0"
 WHOLE = 640  # pixels a side up to which the pipeline does not split
+STRENGTHS = {"lowlight": 0.5, "deblur": 0.5, "jpeg": 0.9}  # where nobody knows better: 3 stops, 10 pixels, quality 10
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 
 
@@ -74,9 +75,7 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
     each has the noise of its own place.
     """
     if outside is None:
-        image = degraded
-        for _, image in trajectory(model, degraded, noise, **settings):
-            pass
+        *_, (_, image) = trajectory(model, degraded, noise, **settings)
         return image.clamp(-1, 1)
     made = iter(range(1_000_000))
 
@@ -128,11 +127,11 @@ class UCDIRPipeline(DiffusionPipeline):
         image: ImageSource | list[ImageSource],
         *,
         task: str | None = None,
-        strength: float = 0.5,
+        strength: float | None = None,
         num_inference_steps: int = 50,
         sampler: str = "ancestral",
         clip: float | None = CLIP,
-        tiles: Tiles | None | str = "auto",
+        tiles: Tiles | str | None = "auto",
         generator: torch.Generator | None = None,
         seed: int = 0,
         output_type: str = "pil",
@@ -143,7 +142,8 @@ class UCDIRPipeline(DiffusionPipeline):
 
         Args:
             image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
-            task, strength: for a network of several tasks; strength in [0, 1], from weak to strong degradation.
+            task, strength: for a network of several tasks; strength in [0, 1] as `repro.data.degradations` says;
+                None: STRENGTHS.
             num_inference_steps, sampler, clip: see `trajectory`.
             tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
             generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
@@ -152,9 +152,11 @@ class UCDIRPipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
+        task = task or self.config.task
+        strength = STRENGTHS.get(task or "", 0.5) if strength is None else strength
         if not 0 <= strength <= 1:
             raise ReproError(f"strength must lie in [0, 1]: got {strength}")
-        index = self._index(task or self.config.task)
+        index = self._index(task)
         device = self._execution_device
         images = []
         for i, picture in enumerate(image if isinstance(image, list) else [image]):
@@ -169,8 +171,8 @@ class UCDIRPipeline(DiffusionPipeline):
                     "strength": torch.tensor([strength], device=device),
                 }
             run = trajectory(
-                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, sampler=sampler, clip=clip,
-                tiles=chosen, **scalars,
+                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, sampler=sampler,
+                clip=clip, tiles=chosen, **scalars,
             )  # fmt: skip
             made = x
             for number, (_, made) in enumerate(self.progress_bar(run)):

@@ -1,4 +1,4 @@
-"""The initial predictor: a plain U-Net (of "Learning to see in the dark") that makes the first estimate of the clean image."""
+"""The initial predictor: the plain U-Net of "Learning to see in the dark" makes a first estimate of the clean image."""
 
 from __future__ import annotations
 

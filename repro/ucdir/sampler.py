@@ -7,6 +7,7 @@ residual, with `clip` in the same units.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def _predict(denoise: Denoise, r: Tensor, gamma: float, clip: float | None) -> t
 
 
 def _check(levels: Sequence[float]) -> None:
-    rising = all(0 < a < b for a, b in zip(levels, levels[1:], strict=False))
+    rising = all(0 < a < b for a, b in itertools.pairwise(levels))
     if len(levels) < 2 or levels[-1] != 1 or not rising:
         raise ReproError(f"levels must rise from above 0 to 1, at least two: got {list(levels)[:4]}… {levels[-1:]}")
 
@@ -53,9 +54,9 @@ def _check(levels: Sequence[float]) -> None:
 def ancestral(
     denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
 ) -> Iterator[Step]:
-    """DDPM's posterior at every step, variance (1 - g') / (1 - g) beta; the last step adds none. `r` starts as N(0, I)."""
+    """DDPM's posterior at every step, variance (1 - g') / (1 - g) beta, none at the last. `r` starts as N(0, I)."""
     _check(levels)
-    for i, (g, g_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         eps, clean = _predict(denoise, r, g, clip)
         beta = 1 - g / g_next
         mean = clean * (math.sqrt(g_next) * beta / (1 - g)) + r * (math.sqrt(1 - beta) * (1 - g_next) / (1 - g))
@@ -71,7 +72,7 @@ def ddim(
 ) -> Iterator[Step]:
     """Song et al., deterministic (eta = 0): `noise` is not used after the start."""
     _check(levels)
-    for i, (g, g_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         eps, clean = _predict(denoise, r, g, clip)
         new = math.sqrt(g_next) * clean + math.sqrt(1 - g_next) * eps
         yield Step(i, g, r, eps, clean, new)
@@ -82,11 +83,11 @@ def ddim(
 def dpm_solver(
     denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M) of Lu et al.: second order from the last two predictions, first order in the first and last step."""
+    """DPM-Solver++(2M) of Lu et al.: second order from the last two predictions, first order at both ends."""
     _check(levels)
     before: Tensor | None = None
     h_before = 0.0
-    for i, (g, g_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         eps, clean = _predict(denoise, r, g, clip)
         if g_next == 1:
             yield Step(i, g, r, eps, clean, clean)
