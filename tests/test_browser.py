@@ -215,6 +215,18 @@ class Reader:
         handle.focus()
         self.page.keyboard.press(key)
 
+    def sees_controls_beside_the_picture(self) -> None:
+        """All controls left of the whole picture, both on the screen at once."""
+        self.page.locator(PICTURE).first.scroll_into_view_if_needed()
+        picture, *handles = (
+            place.bounding_box() for place in (self.page.locator(PICTURE).first, *self.page.locator(HANDLE).all())
+        )
+        screen = self.page.viewport_size
+        assert picture["y"] >= 0 and picture["y"] + picture["height"] <= screen["height"]
+        assert picture["x"] + picture["width"] <= screen["width"]
+        for handle in handles:
+            assert handle["x"] + handle["width"] <= picture["x"] and 0 <= handle["y"] <= screen["height"]
+
     def shot(self, name: str) -> None:
         folder = os.environ.get("REPRO_BROWSER_SHOTS")
         if folder:
@@ -230,7 +242,7 @@ def reader(chromium, lab) -> Iterator[tuple[Reader, Path]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         try:
-            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
             yield Reader(page, address, token), folder
         finally:
             browser.close()
@@ -249,6 +261,7 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
     person.menu("Run", "Run All Cells")
     person.wait_for(headless.picture(), "the default picture")
     person.shot("1-default")
+    person.sees_controls_beside_the_picture()
     person.press("ArrowRight")
     person.wait_for(headless.picture(radius=7), "one step to the right")
     for _ in range(3):
@@ -258,7 +271,7 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
     person.wait_for(headless.picture(radius=20, soft=False), "a preset")
     assert person.page.locator(PICTURE).count() == 1
     command = person.page.locator(".jp-OutputArea textarea").input_value()
-    assert command == "papermill notebooks/rings.ipynb build/rings.ipynb -p radius 20 -p soft False"
+    assert command == "mkdir -p build && papermill notebooks/rings.ipynb build/rings.ipynb -p radius 20 -p soft False"
     # the plain default below is what the saved notebook keeps
     assert person.page.locator(".jp-OutputArea .jp-RenderedImage img").count() == 1
     person.shot("2-moved")
@@ -280,7 +293,8 @@ import gc
 from repro.ui.explore import Explorer, show_png
 from repro.ui.live import LiveExplorer
 for moved in [o for o in gc.get_objects() if type(o) is LiveExplorer and o.params != o.defaults]:
-    show_png(Explorer(moved.fn, moved.controls, scale=moved.scale).png(**moved.params))
+    alike = {name: getattr(moved, name) for name in ("scale", "view", "display")}
+    show_png(Explorer(moved.fn, moved.controls, **alike).png(**moved.params))
 """
 
 

@@ -13,28 +13,39 @@ from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("control", "value", "said"),
     [
-        (lambda: Slider(0, 10, 1, 11, "t"), "'t': 11 found, 0 to 10 is accepted"),
-        (lambda: Slider(0, 1, 0.25, 0.3), "off the grid"),
-        (lambda: Slider(0, 10, 3, 0), "does not divide the range"),
-        (lambda: Slider(5, 5, 1, 5), "min < max"),
-        (lambda: Slider(0, 1, 0, 0), "step > 0"),
-        (lambda: Slider(0, 1, float("nan"), 0), "step is nan"),
-        (lambda: Slider(0, 1, 1, True), "default is True"),
-        (lambda: Choice(("a", "b"), "c"), "'c' found, accepted are 'a', 'b'"),
-        (lambda: Choice(()), "one or more different"),
-        (lambda: Choice(("a", "a")), "one or more different"),
-        (lambda: Toggle(1), "True or False"),
-        (lambda: Seed(-1), "whole number from 0"),
-        (lambda: Seed(2**31), "whole number from 0"),
-        (lambda: Upload().parse("photo.jpg"), "str found, an UploadedFile or None"),
+        (Slider(0, 10, 1, 3), 11, "11 found, 0 to 10 in steps of 1 accepted"),
+        (Slider(0, 1, 0.25, 0.5), 0.3, "0.3 found, 0 to 1 in steps of 0.25 accepted"),
+        (Slider(0, 1, 1, 0), True, "True found"),
+        (Slider(0, 1, 1, 0), "1", "'1' found"),
+        (Slider(0, 1, 0.5, 0), float("nan"), "nan found"),
+        (Choice(("a", "b")), "c", "'c' found, accepted are 'a', 'b'"),
+        (Toggle(), 1, "1 found, True or False accepted"),
+        (Seed(), -1, "a whole number from 0"),
+        (Seed(), 2**31, "a whole number from 0"),
+        (Upload(), "photo.jpg", "str found, an UploadedFile or None accepted"),
     ],
 )
-def test_a_bad_description_is_one_sentence(build, said):
-    with pytest.raises(ReproError, match=r"^[^\n]+$") as caught:
-        build()
+def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name(control, value, said):
+    with pytest.raises(ReproError, match=r"^parameter beta: [^\n]+$") as caught:
+        parse_all({"beta": control}, {"beta": value})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Slider(0, 10, 3, 0), "a step that divides the range"),
+        (lambda: Slider(5, 5, 1, 5), "min < max"),
+        (lambda: Slider(0, 1, 0, 0), "needs"),
+        (lambda: Choice(()), "one or more different"),
+        (lambda: Choice(("a", "a")), "one or more different"),
+    ],
+)
+def test_a_control_that_cannot_be_drawn_is_refused(build, said):
+    with pytest.raises(ReproError, match=said):
+        build()
 
 
 @given(

@@ -8,9 +8,12 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
-import ipywidgets
 import nbformat
 import numpy as np
 import pytest
@@ -128,39 +131,79 @@ def test_a_preset_button_moves_several_controls_and_draws_once():
 
     counted.__signature__ = inspect.signature(draw)
     live = LiveExplorer(counted, CONTROLS, PRESETS)
+    live.widgets["step"].set_state({"value": 5})  # what the preset does not name stays
     calls.clear()
-    buttons = live.box.children[0].children
-    assert [button.description for button in buttons] == list(PRESETS)
-    buttons[1].click()
-    assert calls == [{"step": 3, "eta": 0.3, "sampler": "ddim", "clip": False, "seed": 7, "photo": None}]
+    assert [button.description for button in live.preset_buttons] == list(PRESETS)
+    live.preset_buttons[1].click()
+    assert calls == [{"step": 5, "eta": 0.3, "sampler": "ddim", "clip": False, "seed": 7, "photo": None}]
     assert (live.widgets["eta"].value, live.widgets["clip"].value) == (0.3, False)
 
 
 def test_the_next_seed_is_one_click(live):
-    row = next(r for r in live.box.children if live.widgets["seed"] in getattr(r, "children", ()))
-    row.children[1].click()
+    live.next_seed.click()
     assert live.params["seed"] == 8
 
 
-def test_one_image_is_updated_and_nothing_piles_up(live):
-    image, children = live.image, live.box.children
+def test_controls_stand_left_of_the_one_image_that_is_updated_in_place(live):
+    image, (left, right) = live.image, live.box.children[0].children
     for step in range(11):
         live.widgets["step"].set_state({"value": step})
-    assert live.image is image and live.box.children == children
-    assert sum(isinstance(child, ipywidgets.Image) for child in live.box.children) == 1
-    assert not any(isinstance(child, ipywidgets.Output) for child in live.box.children)
+    assert live.image is image and right.children == (live.message, image)
+    assert live.widgets["step"] in left.children and live.save_button in left.children
+    assert int(left.layout.width.removesuffix("px")) < 400  # room for a picture of 500 pixels on a screen of 1280
 
 
-def test_an_error_is_one_sentence_and_the_next_picture_takes_it_away(live):
-    before = bytes(live.image.value)
+def test_a_switch_stands_in_the_line_of_its_slider():
+    controls = {"on": Toggle(), "much": Slider(0, 1, 0.5, 0.5)}
+    live = LiveExplorer(lambda on, much: np.zeros((2, 2, 3), np.uint8), controls)
+    (row, _save) = live.box.children[0].children[0].children
+    assert row.children == (live.widgets["on"], live.widgets["much"])
+
+
+def test_an_error_is_one_sentence_in_the_pictures_place_and_the_next_picture_takes_it_away(live):
     live.widgets["sampler"].set_state({"index": 2})
     assert "sampler &lt;broken&gt; does not work, ddim is accepted" in live.message.value
-    assert bytes(live.image.value) == before
+    assert live.image.layout.display == "none"  # no outdated picture above or below it
     live.widgets["sampler"].set_state({"index": 3})
     assert "ZeroDivisionError: division by zero" in live.message.value and "second" not in live.message.value
     assert isinstance(live.error, ZeroDivisionError)
     live.widgets["sampler"].set_state({"index": 0})
-    assert live.message.value == "" and live.error is None
+    assert live.message.value == "" and live.error is None and live.image.layout.display == ""
+
+
+def test_a_display_control_computes_nothing_anew_and_draws_what_the_headless_function_draws():
+    made = []
+
+    def compute(level):
+        made.append(level)
+        return np.full((4, 8, 3), level, np.uint8)
+
+    def view(found, split):
+        return np.where(np.arange(8)[None, :, None] < 8 * split, 0, found).astype(np.uint8)
+
+    controls = {"level": Slider(0, 255, 5, 60), "split": Slider(0.0, 1.0, 0.25, 0.5)}
+    live = LiveExplorer(compute, controls, view=view, display=["split"])
+    live.widgets["split"].set_state({"value": 0.25})
+    assert made == [60]
+    assert bytes(live.image.value) == Explorer(compute, controls, view=view, display=["split"]).png(split=0.25)
+    live.widgets["level"].set_state({"value": 80})
+    assert made[-1] == 80
+
+
+def test_the_save_button_writes_what_is_shown_or_the_full_picture(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND)
+    live.widgets["step"].set_state({"value": 8})
+    live.save_button.click()
+    live.save_button.click()  # another file
+    first, second = sorted((tmp_path / "build/saved").iterdir())
+    assert first.read_bytes() == second.read_bytes() == bytes(live.image.value)
+    assert str(second) in live.message.value
+    full = LiveExplorer(draw, CONTROLS, save=lambda **params: np.zeros((40, 50, 3), np.uint8))
+    full.save_button.click()
+    assert pixels((tmp_path / "build/saved/picture-1.png").read_bytes()).shape == (40, 50, 3)
 
 
 def test_sliders_wait_until_they_rest(live):
@@ -168,17 +211,18 @@ def test_sliders_wait_until_they_rest(live):
 
 
 def test_the_command_follows_the_controls(live):
-    start = "papermill notebooks/01_ddpm_basics.ipynb build/01_ddpm_basics.ipynb"
+    start = "mkdir -p build && papermill notebooks/01_ddpm_basics.ipynb build/01_ddpm_basics.ipynb"
     assert live.command_box.value == f"{start} -p t 3 -p eta 0.0 -p sampler_name ddim -p clip True -p seed 7"
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
     assert "-p eta 0.7 " in live.command_box.value
+    assert Command("a.ipynb", {}, "smoke").text({}).endswith("a.ipynb build/a.ipynb -p profile smoke")
 
 
 def test_the_command_is_what_papermill_reads_back():
     from papermill.cli import _resolve_type
 
     values = {"text": "007", "word": "ddim v2", "flag": False, "rate": 1e-05, "n": 12, "yes": "True"}
-    words = shlex.split(Command("a.ipynb", {k: k for k in values}).text(values))[3:]
+    words = shlex.split(Command("a.ipynb", {k: k for k in values}).text(values))[7:]
     read = {}
     for option, name, value in zip(words[::3], words[1::3], words[2::3], strict=True):
         read[name] = _resolve_type(value) if option == "-p" else value
@@ -193,9 +237,8 @@ def test_the_python_follows_the_controls_and_is_printed(capsys):
     live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, 1, python)
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
     assert live.python_box.value == Explorer(draw, CONTROLS, python=python).python_text(eta=0.7)
-    assert live.python_box in live.box.children and live.command_box in live.box.children
-    bare = LiveExplorer(draw, CONTROLS)
-    assert bare.python_box not in bare.box.children and bare.command_box not in bare.box.children
+    assert live.box.children[1].children == (live.command_box, live.python_box)
+    assert len(LiveExplorer(draw, CONTROLS).box.children) == 2
     explore(draw, CONTROLS, command=COMMAND, python=python, live=False)
     command, _, written = capsys.readouterr().out.partition("papermill ")[2].partition("\n")
     assert command.endswith("-p seed 7") and written.startswith("draw(\n") and "'seed': 7" in written
@@ -204,12 +247,9 @@ def test_the_python_follows_the_controls_and_is_printed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"controls": {"step": Slider(0, 1, 1, 0)}}, "missing a required argument: 'eta'"),
-        ({"controls": {**CONTROLS, "steps": Slider(0, 1, 1, 0)}}, "unexpected keyword argument 'steps'"),
-        ({"presets": {"x": {"step": 99}}}, "99 found, 0 to 10 is accepted"),
+        ({"controls": {**CONTROLS, "step": Slider(0, 10, 1, 11)}}, "parameter step: 11 found, 0 to 10"),
+        ({"presets": {"x": {"step": 99}}}, "parameter step: 99 found, 0 to 10"),
         ({"presets": {"x": {"stepp": 9}}}, "unknown parameter 'stepp'"),
-        ({"command": Command("a.ipynb", {"stepp": "t"})}, "command names ['stepp']"),
-        ({"scale": 0}, "scale is 0"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_shown(arguments, said):
@@ -253,8 +293,27 @@ def test_in_a_headless_kernel_two_plain_pictures_and_the_command(tmp_path, monke
     default = pixels(base64.b64decode(shown[0].data["image/png"]))
     assert default.shape == (8, 8, 3) and (default == 60).all()
     assert [o.text.strip() for o in outputs if o.output_type == "stream"] == [
-        "papermill n.ipynb build/n.ipynb -p level 60"
+        "mkdir -p build && papermill n.ipynb build/n.ipynb -p level 60"
     ]
+
+
+def test_the_printed_command_draws_the_picture_in_a_fresh_clone(tmp_path, monkeypatch):
+    """As it is printed, in a folder that holds the notebook and nothing else."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("level: int = 60", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(CELL.replace("5, 60", "5, level")),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    command = LiveExplorer(lambda level: np.zeros((2, 2, 3), np.uint8), {"level": Slider(0, 255, 5, 85)},
+                           command=Command("n.ipynb", {"level": "level"})).command_box.value  # fmt: skip
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("REPRO_HEADLESS", "1")
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    outputs = nbformat.read(tmp_path / "build/n.ipynb", as_version=4).cells[-1].outputs
+    assert (pixels(base64.b64decode(outputs[0].data["image/png"])) == 85).all()
 
 
 def test_in_a_live_kernel_the_widget_and_the_same_default_beside_it(tmp_path, monkeypatch):

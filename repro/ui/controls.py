@@ -1,14 +1,13 @@
-"""What a reader may turn: plain, validated descriptions of controls, without any widget library.
+"""What a reader may turn: plain descriptions of controls, without any widget library.
 
-A control knows its default, which values it accepts and how to bring a value that a browser sent (0.30000000000000004)
-back to the value a programmer would write (0.3), so that live and headless pictures see the very same number.
+A control accepts values or refuses them (`parse`), and brings what a browser sent (0.30000000000000004) back to what a
+programmer would write (`snap`, 0.3), so that live and headless pictures are made from the very same number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
@@ -16,10 +15,6 @@ from repro.errors import ReproError
 
 Number = int | float
 SEED_MAX = 2**31 - 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 @dataclass(frozen=True)
@@ -37,20 +32,12 @@ class Slider:
     unit: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("min", "max", "step", "default"):
-            if not _is_number(getattr(self, field)):
-                raise ReproError(f"Slider {self.label!r}: {field} is {getattr(self, field)!r}, a number is accepted")
-        if not (self.min < self.max and self.step > 0):
+        steps = (self.max - self.min) / self.step if self.step > 0 else 0.0
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
             raise ReproError(
-                f"Slider {self.label!r}: min {self.min}, max {self.max}, step {self.step}: needs min < max and step > 0"
+                f"Slider from {self.min} to {self.max} in steps of {self.step}: needs min < max and a step that "
+                "divides the range"
             )
-        # A range that step does not divide would let the browser rest on a value off the grid.
-        if (_decimal(self.max) - _decimal(self.min)) % _decimal(self.step) != 0:
-            raise ReproError(
-                f"Slider {self.label!r}: step {self.step} does not divide the range {self.min} to {self.max}, "
-                "the maximum must lie on the grid"
-            )
-        self.parse(self.default)
 
     @property
     def integer(self) -> bool:
@@ -58,28 +45,18 @@ class Slider:
         return all(isinstance(v, int) for v in (self.min, self.max, self.step, self.default))
 
     def parse(self, value: Any) -> Number:
-        """`value` as the grid's own number; raises `ReproError` outside the range or off the grid."""
-        slack = 1e-6 * self.step  # 41 * 0.01 is a little more than 0.41
-        if not _is_number(value) or not self.min - slack <= value <= self.max + slack:
-            raise ReproError(f"Slider {self.label!r}: {value!r} found, {self.min} to {self.max} is accepted")
-        nearest = self.snap(value)
-        if abs(nearest - value) > slack:
-            raise ReproError(
-                f"Slider {self.label!r}: {value} lies off the grid, {self.min} to {self.max} in steps of {self.step} "
-                "is accepted"
-            )
-        return nearest
+        """`value` as the grid's own number; raises `ReproError` outside the range or between two steps."""
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(self.snap(value) - value) <= 1e-6:
+            raise ReproError(f"{value!r} found, {self.min} to {self.max} in steps of {self.step} accepted")
+        return self.snap(value)
 
     def snap(self, value: Number) -> Number:
         """The grid's number nearest to `value`, which a front end may send off the grid by rounding or typing."""
-        low, step = _decimal(self.min), _decimal(self.step)
-        index = round((_decimal(min(max(value, self.min), self.max)) - low) / step)
-        exact = low + index * step
+        if value != value:
+            return self.min
+        index = round((min(max(value, self.min), self.max) - self.min) / self.step)
+        exact = round(self.min + index * self.step, 9)
         return int(exact) if self.integer else float(exact)
-
-
-def _decimal(value: Number) -> Decimal:
-    return Decimal(repr(value))
 
 
 @dataclass(frozen=True)
@@ -93,17 +70,14 @@ class Choice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
         if not self.options or len(set(self.options)) < len(self.options):
-            raise ReproError(f"Choice {self.label!r}: options {self.options} found, one or more different ones needed")
+            raise ReproError(f"Choice among {self.options}: one or more different options needed")
         if self.default is None:
             object.__setattr__(self, "default", self.options[0])
-        self.parse(self.default)
 
     def parse(self, value: Any) -> str | Number:
         """`value` when it is an option; raises `ReproError` naming the options otherwise."""
         if value not in self.options:
-            raise ReproError(
-                f"Choice {self.label!r}: {value!r} found, accepted are {', '.join(repr(o) for o in self.options)}"
-            )
+            raise ReproError(f"{value!r} found, accepted are {', '.join(repr(o) for o in self.options)}")
         return value
 
     snap = parse
@@ -116,13 +90,10 @@ class Toggle:
     default: bool = False
     label: str = ""
 
-    def __post_init__(self) -> None:
-        self.parse(self.default)
-
     def parse(self, value: Any) -> bool:
         """`value` when it is a bool; raises `ReproError` otherwise."""
         if not isinstance(value, bool):
-            raise ReproError(f"Toggle {self.label!r}: {value!r} found, True or False is accepted")
+            raise ReproError(f"{value!r} found, True or False accepted")
         return value
 
     snap = parse
@@ -135,13 +106,10 @@ class Seed:
     default: int = 0
     label: str = "seed"
 
-    def __post_init__(self) -> None:
-        self.parse(self.default)
-
     def parse(self, value: Any) -> int:
         """`value` when it is a seed; raises `ReproError` otherwise."""
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= SEED_MAX:
-            raise ReproError(f"Seed {self.label!r}: {value!r} found, a whole number from 0 to {SEED_MAX} is accepted")
+            raise ReproError(f"{value!r} found, a whole number from 0 to {SEED_MAX} accepted")
         return value
 
     snap = parse
@@ -174,9 +142,7 @@ class Upload:
     def parse(self, value: Any) -> UploadedFile | None:
         """`value` when it is an `UploadedFile` or None; raises `ReproError` otherwise."""
         if value is not None and not isinstance(value, UploadedFile):
-            raise ReproError(
-                f"Upload {self.label!r}: {type(value).__name__} found, an UploadedFile or None is accepted"
-            )
+            raise ReproError(f"{type(value).__name__} found, an UploadedFile or None accepted")
         return value
 
     snap = parse
@@ -201,9 +167,20 @@ def uploaded(value: Any) -> UploadedFile | None:
     return UploadedFile(name=str(name), content=bytes(entry["content"]))
 
 
+def parse_some(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params`, each checked by its control; raises `ReproError` with the parameter's name."""
+    found = {}
+    for name, value in params.items():
+        if name not in controls:
+            raise ReproError(f"unknown parameter {name!r}, accepted are {', '.join(controls) or 'none'}")
+        try:
+            found[name] = controls[name].parse(value)
+        except ReproError as error:
+            raise ReproError(f"parameter {name}: {error}") from None
+    return found
+
+
 def parse_all(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults overridden by `params`, each checked by its control; an unknown name is an error that names them all."""
-    unknown = [name for name in params if name not in controls]
-    if unknown:
-        raise ReproError(f"unknown parameter {unknown[0]!r}, accepted are {', '.join(controls) or 'none'}")
-    return {name: control.parse(params.get(name, control.default)) for name, control in controls.items()}
+    """Every control's default, overridden by `params`, each checked by its control."""
+    found = parse_some(controls, {**{name: control.default for name, control in controls.items()}, **params})
+    return {name: found[name] for name in controls}

@@ -1,20 +1,19 @@
-"""`explore`: a pure function to a picture, plus controls, shown live with sliders or headless as plain PNG.
+"""`explore`: a pure function to a picture, plus controls, shown live with sliders or headless as plain pictures.
 
-Both faces call the same `Explorer.png`: the picture under a slider is the headless one at that value, byte for byte.
+Both ways call the same `Explorer.picture`: what a slider shows is what the headless function draws at that value.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from repro.errors import ReproError
-from repro.ui.controls import Control, UploadedFile, parse_all
-from repro.ui.pictures import enlarge, few_colours, png, to_uint8
+from repro.ui.controls import Control, UploadedFile, parse_all, parse_some
+from repro.ui.pictures import enlarge, png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 STRIP = 10.0  # inches: the widest strip of presets
@@ -25,24 +24,25 @@ class Command:
     """How papermill would draw this picture: the notebook and which of its parameters each control sets.
 
     `parameters` maps control name -> notebook parameter name; controls left out are not in the command.
+    `profile`: the notebook's, said in the command where it is not the default.
     """
 
     notebook: str
     parameters: Mapping[str, str] = field(default_factory=dict)
+    profile: str = "small"
 
     def text(self, params: Mapping[str, Any]) -> str:
-        """The command line at `params`, quoted for a POSIX shell."""
-        output = "build/" + os.path.basename(self.notebook)
-        words = ["papermill", self.notebook, output]
-        for control, parameter in self.parameters.items():
-            value = params[control]
+        """The command line at `params`, quoted for a POSIX shell; it makes the folder that it writes to."""
+        words = ["papermill", self.notebook, "build/" + os.path.basename(self.notebook)]
+        values = {parameter: params[control] for control, parameter in self.parameters.items()}
+        for parameter, value in {**values, **({"profile": self.profile} if self.profile != "small" else {})}.items():
             if value is None:  # nothing uploaded: the notebook's own default stands
                 continue
             if isinstance(value, UploadedFile):
                 value = value.name
             # papermill reads -p values as numbers or booleans where it can; -r keeps text that looks like one as text
             words += ["-r" if isinstance(value, str) and _looks_typed(value) else "-p", parameter, str(value)]
-        return shlex.join(words)
+        return f"mkdir -p build && {shlex.join(words)}"
 
 
 def _looks_typed(text: str) -> bool:
@@ -56,7 +56,10 @@ def _looks_typed(text: str) -> bool:
 
 
 class Explorer:
-    """The pure part: parameters in, picture out. Shown headless when displayed by `explore`."""
+    """The pure part: parameters in, picture out. Shown headless when displayed by `explore`. See there for arguments.
+
+    Raises `ReproError` with the parameter's name for a default or a preset that its control does not accept.
+    """
 
     live = False
 
@@ -68,36 +71,32 @@ class Explorer:
         command: Command | None = None,
         scale: int = 1,
         python: Callable[..., str] | None = None,
+        view: Callable[..., Any] | None = None,
+        display: Sequence[str] = (),
+        save: Callable[..., Any] | None = None,
     ) -> None:
         self.fn, self.controls, self.command, self.scale = fn, dict(controls), command, scale
-        self.python = python
-        self._check()
+        self.python, self.view, self.display, self.save = python, view, tuple(display), save
         self.defaults = parse_all(self.controls, {})
-        self.presets = {title: parse_all(self.controls, preset) for title, preset in (presets or {}).items()}
-
-    def _check(self) -> None:
-        """The controls, the function's parameters and the command's must fit together."""
-        if not isinstance(self.scale, int) or self.scale < 1:
-            raise ReproError(f"explore: scale is {self.scale!r}, a whole number from 1 up is accepted")
-        name = getattr(self.fn, "__name__", "the function")
-        try:
-            inspect.signature(self.fn).bind(**self.controls)
-        except TypeError as error:
-            expected = ", ".join(inspect.signature(self.fn).parameters)
-            raise ReproError(
-                f"explore: {error}: {name} takes ({expected}), controls are {sorted(self.controls)}"
-            ) from None
-        unknown = set(self.command.parameters) - set(self.controls) if self.command else set()
-        if unknown:
-            raise ReproError(f"explore: command names {sorted(unknown)}, controls are {sorted(self.controls)}")
+        self.presets = {title: parse_some(self.controls, preset) for title, preset in (presets or {}).items()}
+        self._last: tuple[Any, Any] = (None, None)  # what `fn` gave last, and for which parameters
 
     def picture(self, **params: Any) -> Any:
-        """uint8 (H, W, 3) of `fn` at `params` over the defaults."""
-        return enlarge(to_uint8(self.fn(**parse_all(self.controls, params))), self.scale)
+        """uint8 (H, W, 3) at `params` over the defaults; `fn` is not called again where only `display` differs."""
+        values = parse_all(self.controls, params)
+        shown = {name: values.pop(name) for name in self.display}
+        if self._last[0] != values:
+            self._last = (values, self.fn(**values))
+        made = self._last[1]
+        return enlarge(to_uint8(self.view(made, **shown) if self.view else made), self.scale)
 
     def png(self, **params: Any) -> bytes:
-        """PNG bytes of `picture(**params)`."""
+        """PNG bytes of `picture(**params)`, in full colour."""
         return png(self.picture(**params))
+
+    def saved(self, **params: Any) -> Any:
+        """What the save button keeps: `save(**params)` where there is one, else the picture."""
+        return to_uint8(self.save(**parse_all(self.controls, params))) if self.save else self.picture(**params)
 
     def command_text(self, **params: Any) -> str:
         """The papermill command at `params`; empty without a command."""
@@ -107,23 +106,21 @@ class Explorer:
         """The Python that draws the picture at `params`; empty without `python`."""
         return self.python(**parse_all(self.controls, params)) if self.python else ""
 
-    def strip_png(self) -> bytes | None:
-        """All presets side by side as PNG of few colours, since notebooks keep it; None without presets."""
+    def strip(self) -> Any:
+        """The presets beside each other, each over the defaults, uint8 (H, W, 3); None without presets."""
         if not self.presets:
             return None
         from repro.ui.plots import strip
 
         pictures = [self.picture(**preset) for preset in self.presets.values()]
         wide = sum(picture.shape[1] / picture.shape[0] for picture in pictures)
-        drawn = strip(pictures, list(self.presets), size=min(1.4, STRIP / wide))
-        return png(few_colours(to_uint8(drawn)))
+        return to_uint8(strip(pictures, list(self.presets), size=min(2.4, STRIP / wide)))
 
     def show(self) -> None:
-        """Display the default picture, the strip of presets, the command and the Python as PNG and text."""
-        show_png(self.png())
-        strip = self.strip_png()
-        if strip is not None:
-            show_png(strip)
+        """Display the default picture, the strip of presets, the command and the Python, as a notebook keeps them."""
+        show_small(self.picture())
+        if (strip := self.strip()) is not None:
+            show_small(strip)
         for text in (self.command_text(), self.python_text()):
             if text:
                 print(text)
@@ -137,6 +134,14 @@ def show_png(data: bytes) -> None:
     from IPython.display import Image, display
 
     display(Image(data=data, format="png"))
+
+
+def show_small(pixels: Any) -> None:
+    """Show a picture in the few bytes that a saved notebook can keep: PNG, or JPEG where it has many colours."""
+    from repro.ui.photos import Photos
+
+    data = png(pixels)
+    show_png(data) if len(data) < 30_000 else Photos(pixels)._ipython_display_()
 
 
 def is_live() -> bool:
@@ -160,24 +165,30 @@ def explore(
     scale: int = 1,
     live: bool | None = None,
     python: Callable[..., str] | None = None,
+    view: Callable[..., Any] | None = None,
+    display: Sequence[str] = (),
+    save: Callable[..., Any] | None = None,
 ) -> Explorer:
     """Show `fn(**params)` with one control per parameter.
 
     fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
-    presets: title -> some parameters, buttons when live, a strip of pictures when headless.
+    presets: title -> some parameters: a button each when live, a strip of pictures when headless.
     command: what "copy as papermill command" says. scale: whole-number enlargement of small pictures.
     python: the controls' values -> what "copy as Python" says, a text.
+    view, display: `view(fn(**others), **display)` draws the picture; the controls named in `display` go to it alone,
+    so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
+    not the picture shown.
     live: forced one way or the other; by default, see `is_live`. A live explorer also leaves the default picture as
-    plain PNG below the widget, which is what the saved notebook shows.
-    Raises `ReproError` where controls, function, presets or command do not fit; errors of `fn` at the defaults are
-    raised, later ones are shown as one sentence under the picture.
+    a plain picture below the widget, which is what the saved notebook shows.
+    Errors at the defaults are raised, later ones are shown as one sentence in the picture's place.
     """
+    arguments = (fn, controls, presets, command, scale, python, view, display, save)
     if live if live is not None else is_live():
         from repro.ui.live import LiveExplorer
 
-        explorer: Explorer = LiveExplorer(fn, controls, presets, command, scale, python)
+        explorer: Explorer = LiveExplorer(*arguments)
     else:
-        explorer = Explorer(fn, controls, presets, command, scale, python)
+        explorer = Explorer(*arguments)
     explorer.show()
     return explorer
