@@ -1,66 +1,141 @@
-"""README.md: its results are those of figures/, its links lead somewhere, and it never names a stranger's package."""
+"""README.md: short, its numbers are those of figures/, its links lead somewhere, its snippets run."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from repro.engine import readme
+from repro.cli import main
+from repro.data import pack
+from repro.engine import front, ledger, readme
+from repro.engine.provenance import whence
 from repro.errors import ReproError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-BEGIN = "<!-- results:begin -->"
+TEXT = README.read_text(encoding="utf-8")
+
+
+def block(text: str, name: str) -> str:
+    return re.search(rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->", text, flags=re.DOTALL)[1]
+
+
+def test_one_page_without_wide_tables():
+    assert len(TEXT.splitlines()) <= 130
+    for line in TEXT.splitlines():
+        assert line.count(" | ") <= 6, line
 
 
 def test_results_are_those_of_figures():
-    text = README.read_text(encoding="utf-8")
-    assert readme.rendered(text, ROOT / "figures") == text, "run `make reproduce`: README.md is behind figures/"
+    wanted = readme.rendered(TEXT, ROOT, ROOT / "figures")
+    assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.readme` brings it up to date"
+    links = re.compile(r"\]\((\S+)\)")
+    assert links.findall(block(TEXT, "notebooks")) == links.findall(block(wanted, "notebooks"))
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README.read_text(encoding="utf-8")):
-        target = "".join(target)
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "figures/README.md", "repro/README.md"])
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_every_notebook_has_a_row_and_a_badge_from_the_one_address():
+    rows = block(TEXT, "notebooks")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        assert f"](notebooks/{path.name}) | " in rows
+        assert f"github/OWNER/repro-diffusion/blob/v0.1.0/notebooks/{path.name})" in rows
+
+
+def test_snippets_run_as_printed(tmp_path, monkeypatch):
+    photo = next(p for p in pack.photos("test"))
+    Image.open(photo.path).resize((160, 120)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    section = TEXT.split("## Use it")[1].split("## Where")[0]
+    made = []
+    for kind, code in re.findall(r"```(sh|python)\n(.*?)```", section, flags=re.DOTALL):
+        if kind == "sh":
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line, comments=True)
+                assert program == ".venv/bin/repro" and main(arguments) == 0
+        else:
+            exec(compile(code, "README.md", "exec"), {})
+        (new,) = [p for p in tmp_path.iterdir() if p.name != "photo.jpg"]
+        assert Image.open(new).size == (160, 120)
+        made.append((kind, new.name))
+        shutil.move(new, tmp_path.parent / f"{len(made)}-{new.name}")
+    assert len(made) >= 2
+
+
+def test_the_picture_has_a_row_for_every_method_whose_weights_are_here(monkeypatch, tmp_path):
+    assert whence(ROOT / "figures/pictures/overview.jpg").command == "repro reproduce"
+
+    class Fake:
+        TITLE, NEEDS = "a title", ("rddm-lowlight-smres-s0",)
+
+        @staticmethod
+        def tiles():
+            return {name: pack_grey() for name in ("input", "result")}
+
+    class Absent(Fake):
+        NEEDS = ("no-such-checkpoint",)
+
+    def pack_grey():
+        import torch
+
+        return torch.full((3, 32, 40), 0.5)
+
+    found = {"rddm": Fake, "editing": Absent}
+    monkeypatch.setattr(front, "study_module", lambda room, name: found.get(room))
+    pixels = front.picture()
+    assert pixels.shape == (2 * 15 + 32, 4 * 262 - 6, 3)
+    assert (pixels[-1, :40] == 128).all() and (pixels[-1, 262:302] == 128).all() and (pixels[-1, 524:] == 255).all()
 
 
 @pytest.fixture
 def figures(tmp_path: Path) -> Path:
     (tmp_path / "tables").mkdir()
-    (tmp_path / "tables/b.md").write_text(
-        "<!-- made by\nx -->\n\n**B**\n\n| a |\n|---|\n| 1 |\n\n- ours: psnr\n- a note\n"
-    )
-    (tmp_path / "tables/a.md").write_text("**A**\n\n| a |\n|---|\n| 2 |\n")
-    (tmp_path / "claims.csv").write_text("id,verdict\nx,reproduced\ny,weaker\nz,reproduced\n")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "tables/rddm_b.md").write_text("<!-- made by\nx -->\n\n**B**\n\n| a |\n|---|\n| 1 |\n")
+    (tmp_path / "pictures/rddm_some_steps.png").write_bytes(b"")
+    head = "id,part,room,text,verdict,estimate,low,high\n"
+    part = ledger.headline("rddm")
+    rows = f'{part.claim},"{part.part}",rddm,x,reproduced,-10.5,-11.5,-9.5\n{part.claim},other,rddm,x,weaker,1,,\n'
+    (tmp_path / "claims.csv").write_text(head + rows + 'A1,p,adir,"a | b",not reproduced,0.1234,0.11,0.14\n')
     return tmp_path
 
 
-def test_update_writes_tables_and_counts_once(figures):
-    path = figures / "README.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{readme.END}\nafter\n")
-    assert readme.update(path, figures) and not readme.update(path, figures)
-    text = path.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert "old" not in text and "made by" not in text
-    assert text.index("**A**") < text.index("**B**") < text.index("- ours: psnr\n- a note\n\n</details>")
-    assert "3 comparisons, 2 reproduced, 1 weaker" in text
+def test_a_line_a_method_with_the_papers_difference_and_ours(figures):
+    rddm, adir = readme.results(figures).splitlines()[2:]
+    # the report's Table 1: 15.56 - 23.14 dB
+    assert "| −7.6 dB | −10.5 ± 1.0 dB | reproduced; R2: 1 of 2 | 1 reproduced, 1 weaker |" in rddm
+    # a ledger without a headline, or a method without a ledger yet: its first comparison
+    assert adir.startswith("| adir | a \\| b (A1) | — | +0.123 ± 0.015 | not reproduced |")
 
 
-def test_the_marker_names_the_tables_to_show_and_the_rest_is_linked(figures):
-    text = readme.rendered(f"<!-- results:begin b -->{readme.END}", figures)
-    assert "| 1 |" in text and "| 2 |" not in text and "- [A](figures/tables/a.md)" in text
-    assert readme.rendered(text, figures) == text
-    with pytest.raises(ReproError, match="names the table 'c': figures/tables has a, b"):
-        readme.rendered(f"<!-- results:begin c -->{readme.END}", figures)
+def test_the_index_lists_tables_and_pictures(figures):
+    text = readme.index(figures)
+    assert "- [B](tables/rddm_b.md)" in text and "[some steps](pictures/rddm_some_steps.png)" in text
 
 
-@pytest.mark.parametrize("text", ["", BEGIN, readme.END + BEGIN, 2 * (BEGIN + readme.END)])
+def test_before_the_first_verdict(tmp_path):
+    assert readme.results(tmp_path).startswith("No verdict")
+
+
+@pytest.mark.parametrize("text", ["", "<!-- results:begin -->", TEXT + TEXT])
 def test_damaged_markers_are_refused(text, figures):
-    with pytest.raises(ReproError, match="README"):
-        readme.rendered(text, figures)
+    with pytest.raises(ReproError, match=r"README\.md: one <!-- notebooks:begin"):
+        readme.rendered(text, ROOT, figures)
 
 
-def test_before_the_first_table(tmp_path):
-    assert readme.results(tmp_path) == readme.NONE_YET
+def test_a_headline_that_names_no_claim_is_refused(tmp_path):
+    path = tmp_path / "claims.toml"
+    source = ledger.path_of("rddm").read_text(encoding="utf-8")
+    path.write_text(source.replace('claim = "R2"', 'claim = "R99"', 1), encoding="utf-8")
+    with pytest.raises(ReproError, match="no claim 'R99' with a part"):
+        ledger.headline("rddm", path)

@@ -66,6 +66,18 @@ class Claim:
     parts: tuple[Comparison, ...]
 
 
+@dataclass(frozen=True)
+class Headline:
+    """The comparison that stands for the paper in the README: which, in words, and the paper's own two numbers."""
+
+    name: str
+    text: str
+    claim: str
+    part: str
+    unit: str = ""
+    paper: tuple[tuple[str, ...], ...] = ()
+
+
 def path_of(room: str) -> Path:
     """The room's `claims.toml`, beside the study that it judges."""
     return paths.room_file(room, "claims.toml")
@@ -85,8 +97,10 @@ def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
         raise ReproError(f"room {room!r} has no claim ledger ({path}); rooms with one: {', '.join(rooms())}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ReproError(f"{path}: not TOML ({error})") from None
-    if set(content) != {"claim"} or not isinstance(content["claim"], list):
-        raise ReproError(f"{path}: a ledger holds [[claim]] tables and nothing else, found {sorted(content)}")
+    if set(content) - {"headline"} != {"claim"} or not isinstance(content["claim"], list):
+        raise ReproError(
+            f"{path}: a ledger holds [[claim]] tables, one [headline] and nothing else, found {sorted(content)}"
+        )
     claims: list[Claim] = []
     for number, entry in enumerate(content["claim"], start=1):
         where = f"{path}, claim {entry.get('id', f'number {number}')}"
@@ -95,6 +109,23 @@ def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
             raise ReproError(f"{where}: the id stands twice")
         claims.append(claim)
     return tuple(claims)
+
+
+def headline(room: str, path: Path | None = None) -> Headline | None:
+    """The ledger's `[headline]`, None where it has none. Raises `ReproError` where it lacks a key or names no claim."""
+    path = path or path_of(room)
+    claims = load_ledger(room, path)
+    entry = tomllib.loads(path.read_text(encoding="utf-8")).get("headline")
+    if entry is None:
+        return None
+    where = f"{path}, headline"
+    texts = {key: _text(entry, key, where) for key in ("name", "text", "claim", "part")}
+    if (texts["claim"], texts["part"]) not in {(claim.id, part.name) for claim in claims for part in claim.parts}:
+        raise ReproError(f"{where}: no claim {texts['claim']!r} with a part {texts['part']!r} in this ledger")
+    unit, paper = entry.get("unit", ""), tuple(map(tuple, entry.get("paper", ())))
+    if len(paper) not in (0, 2) or any(len(cell) != 3 for cell in paper):
+        raise ReproError(f"{where}: paper is two cells [table, row, column] of paper_numbers.csv, left and right")
+    return Headline(**texts, unit=unit, paper=paper)
 
 
 def _claim(entry: dict[str, Any], where: str) -> Claim:

@@ -232,11 +232,12 @@ class Reproduce:
 
     @staticmethod
     def _conclude() -> None:
-        """What stands on all notebooks together: the verdicts on the claims, and the README's results."""
-        from repro.engine import claims, readme
+        """What stands on all notebooks together: verdicts, the README's picture and tables, the index of figures/."""
+        from repro.engine import claims, front, readme
 
         claims.write(claims.all_verdicts(), "repro claims")
-        print("README.md: results updated" if readme.update() else "README.md: results unchanged", flush=True)
+        front.draw()
+        print("README.md and figures/README.md:", "updated" if readme.update() else "unchanged", flush=True)
 
     def _values(self) -> dict[str, Any]:
         """`steps=50` as typed -> a value of the type that the chosen notebooks declare."""

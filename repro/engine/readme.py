@@ -1,80 +1,161 @@
-"""The README's results, between its markers, from figures/: tables with their legends folded, verdicts counted.
+"""The generated parts of README.md, between their markers, and the index of figures/ (`figures/README.md`).
 
-The opening marker names the tables to show, `<!-- results:begin ddpm_fid rddm_report -->`; the others are linked.
-Without names all are shown.
+    <!-- notebooks:begin --> … <!-- notebooks:end -->   a row for every notebook: what it teaches, minutes, Colab
+    <!-- results:begin --> … <!-- results:end -->       a row for every method: its ledger's headline, and counts
+
+Both are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv and the ledgers.
+`make reproduce` brings them up to date, as does `python -m repro.engine.readme`.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
+import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro import paths
+from repro.engine import ledger
 from repro.engine.atomic import write_text
+from repro.engine.records import ROOMS
+from repro.engine.tables import paper_numbers
 from repro.errors import ReproError
 
-BEGIN, END = re.compile(r"<!-- results:begin((?: \w+)*) -->"), "<!-- results:end -->"
-NONE_YET = "No table has been generated yet: `make reproduce` writes them."
+VERDICTS = ("reproduced", "weaker", "not reproduced", "not measured at this scale")
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
-def results(figures: Path, shown: Sequence[str] = ()) -> str:
-    """Markdown of the tables in `figures`/tables named in `shown` (none: of all, by name), links to the others, and how
-    many comparisons got which verdict."""
-    found = {path.stem: path for path in sorted((figures / "tables").glob("*.md"))}
-    missing = [name for name in shown if name not in found]
-    if missing and found:
-        raise ReproError(f"README.md names the table {missing[0]!r}: figures/tables has {', '.join(found)}")
-    chosen = [found[name] for name in shown] if found and shown else list(found.values())
-    parts = [_table(path) for path in chosen] or [NONE_YET]
-    rest = [path for path in found.values() if path not in chosen]
-    if rest:
-        links = [f"- [{_caption(path)}](figures/tables/{path.name})" for path in rest]
-        parts.append("More tables:\n\n" + "\n".join(links))
-    ledger = figures / "claims.csv"
-    if ledger.exists():
-        with open(ledger, encoding="utf-8", newline="") as stream:
-            counts = Counter(row["verdict"] for row in csv.DictReader(stream))
-        told = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items()))
-        parts.append(
-            f"The papers' claims, judged by rule on these numbers: {sum(counts.values())} comparisons, {told}. "
-            "Each with its interval: [figures/claims.md](figures/claims.md)."
+def notebooks(root: Path) -> str:
+    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["repro"]
+    address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
+    lines = ["| notebook | what you learn | runs in | |", "|---|---|---|---|"]
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
+        taught = settings.get("notebooks", {}).get(path.stem, "")
+        name, _, text = taught.partition(": ")
+        lines.append(
+            f"| [{path.stem[:2]} {name or path.stem}](notebooks/{path.name}) | {text} | {_duration(path)} | "
+            f"[![open in Colab]({BADGE})]({colab}) |"
         )
-    return "\n\n".join(parts)
+    return "\n".join(lines)
 
 
-def _text(path: Path) -> str:
-    return re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+def _duration(path: Path) -> str:
+    """What the notebook's own first output says of its duration, "—" where it was not executed."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = ["".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ())]
+    found = next(filter(None, (re.search(rf"{path.stem} · .* · about (.+)", text) for text in outputs)), None)
+    return found[1] if found else "—"
+
+
+def results(figures: Path) -> str:
+    """A line a method: the headline comparison, the paper's difference and ours, its verdict and that of its claim,
+    all verdicts counted."""
+    file = figures / "claims.csv"
+    rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
+    if not rows:
+        return "No verdict has been generated yet: `make reproduce` writes them."
+    lines = ["| paper | claim | paper's | ours ± 95 % | verdict | all its comparisons |", "|---|---|--:|--:|---|---|"]
+    for room in ROOMS:
+        here = [row for row in rows if row["room"] == room]
+        if here:
+            lines.append(_headline(room, here))
+    return "\n".join(lines)
+
+
+def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
+    chosen = ledger.headline(room) if room in ledger.rooms() else None
+    if chosen is None:  # a ledger without one is shown by its first comparison that was measured
+        row = next((r for r in rows if r["estimate"]), rows[0])
+        chosen = ledger.Headline(room, row["text"], row["id"], row["part"])
+    row = next((r for r in rows if (r["id"], r["part"]) == (chosen.claim, chosen.part)), None)
+    if row is None:
+        raise ReproError(f"figures/claims.csv has no {chosen.claim}, {chosen.part!r}: `repro claims` writes it anew")
+    numbers = paper_numbers(room)
+    theirs = "—"
+    if chosen.paper:
+        missing = [cell for cell in chosen.paper if cell not in numbers]
+        if missing:
+            raise ReproError(f"the headline of {room} names {missing[0]}, which paper_numbers.csv does not have")
+        left, right = (numbers[cell].value for cell in chosen.paper)
+        theirs = _number(left - right, chosen.unit)
+    ours = "—"
+    if row["estimate"]:
+        half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
+        ours = _number(float(row["estimate"]), chosen.unit, half)
+    parts = [r["verdict"] for r in rows if r["id"] == chosen.claim]
+    verdict = row["verdict"] + (
+        f"; {chosen.claim}: {parts.count(VERDICTS[0])} of {len(parts)}" if len(parts) > 1 else ""
+    )
+    counts = Counter(r["verdict"] for r in rows)
+    told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    cells = (chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, verdict, told)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _number(value: float, unit: str, half: float | None = None) -> str:
+    """Two significant digits of the interval decide how many are shown."""
+    size = abs(value) if half is None else half
+    decimals = 3 if size < 0.1 else 2 if size < 1 else 1
+    text = f"{value:+.{decimals}f}" + ("" if half is None else f" ± {half:.{decimals}f}")
+    return f"{text} {unit}".rstrip().replace("-", "−")
+
+
+def index(figures: Path) -> str:
+    """figures/README.md: everything that is generated, by method."""
+    parts = [
+        "# Generated results",
+        "Everything here is made by `make reproduce`; `repro whence FILE` prints the records and the command behind a "
+        "file. Records: [records/](records). What was measured again from the shipped weights: [checks/](checks). "
+        "Speed: [bench/](bench).",
+        "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
+    ]
+    tables = {p.stem: p for p in sorted((figures / "tables").glob("*.md"))}
+    pictures = {p.stem: p for p in sorted((figures / "pictures").glob("*.[pj][np]g"))}
+    for room in ROOMS:
+        mine = [f"- [{_caption(p)}](tables/{p.name})" for stem, p in tables.items() if stem.startswith(f"{room}_")]
+        seen = [
+            f"[{stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})"
+            for stem, p in pictures.items()
+            if stem.startswith(f"{room}_")
+        ]
+        if mine or seen:
+            parts.append(f"## {room}\n\n" + "\n".join(mine + ([f"- Pictures: {' · '.join(seen)}"] if seen else [])))
+    return "\n\n".join(parts) + "\n"
 
 
 def _caption(path: Path) -> str:
-    return _text(path).split("\n", 1)[0].strip("*")
+    text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return text.strip().split("\n", 1)[0].strip("*")
 
 
-def _table(path: Path) -> str:
-    """A table's caption and rows as they are; protocols, marks and reasons folded below."""
-    caption, rows, *legend = _text(path).split("\n\n", 2)
-    notes = f"\n\n<details><summary>protocols and marks</summary>\n\n{legend[0]}\n\n</details>" if legend else ""
-    return f"{caption}\n\n{rows}{notes}"
+def rendered(text: str, root: Path, figures: Path) -> str:
+    """The README `text` with its two generated parts replaced. Each pair of markers must stand there once, in order."""
+    for name, new in (("notebooks", notebooks(root)), ("results", results(figures))):
+        found = re.findall(rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", text, flags=re.DOTALL)
+        if len(found) != 1 or text.count(f"<!-- {name}:") != 2:
+            raise ReproError(f"README.md: one <!-- {name}:begin --> and one <!-- {name}:end --> after it are needed")
+        text = text.replace(found[0], f"<!-- {name}:begin -->\n{new}\n<!-- {name}:end -->")
+    return text
 
 
-def rendered(text: str, figures: Path) -> str:
-    """The README `text` with its results replaced. Each marker must stand there once, in order."""
-    begins = list(BEGIN.finditer(text))
-    if len(begins) != 1 or text.count(END) != 1 or begins[0].start() > text.index(END):
-        raise ReproError(f"README.md: one <!-- results:begin --> and one {END} after it are needed")
-    begin = begins[0]
-    after = text.split(END)[1]
-    return f"{text[: begin.end()]}\n{results(figures, begin[1].split())}\n{END}{after}"
+def update(root: Path | None = None) -> bool:
+    """Bring README.md and figures/README.md up to date; True where that changed one."""
+    root = root or paths.root()
+    figures, readme = root / "figures", root / "README.md"
+    wanted = {
+        readme: rendered(readme.read_text(encoding="utf-8"), root, figures),
+        figures / "README.md": index(figures),
+    }
+    stale = [p for p, text in wanted.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    for path in stale:
+        write_text(path, wanted[path])
+    return bool(stale)
 
 
-def update(readme: Path | None = None, figures: Path | None = None) -> bool:
-    """Bring the README's results in line with figures/; True where that changed the file."""
-    readme = readme or paths.root() / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = rendered(old, figures or paths.figures())
-    if new != old:
-        write_text(readme, new)
-    return new != old
+if __name__ == "__main__":
+    print("README.md and figures/README.md:", "updated" if update() else "unchanged")

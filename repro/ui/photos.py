@@ -68,19 +68,20 @@ def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
     return tile(panels, cols, gap=4)
 
 
-def line(words: str, width: int) -> np.ndarray:
-    """Words on white, uint8 (BAR, width, 3), cut off where they are too long."""
+def line(words: str, width: int, *, bold: bool = False) -> np.ndarray:
+    """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
-    ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(), anchor="la")
+    ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(bold), anchor="la")
     return np.asarray(image)
 
 
-@lru_cache(maxsize=1)
-def _font() -> Any:
+@lru_cache(maxsize=2)
+def _font(bold: bool = False) -> Any:
     import matplotlib
     from PIL import ImageFont
 
     # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), 11)

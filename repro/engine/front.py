@@ -1,0 +1,54 @@
+"""The README's picture: every method at work on one row, input to result, drawn from the weights that ship.
+
+A method takes part with a module `overview` (in `repro/<room>/study` or beside the method): `TITLE`, `NEEDS` (names of
+its checkpoints) and `tiles()`, caption -> picture, four of one size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from repro import paths
+from repro.engine.checkpoint import CONFIG
+from repro.engine.provenance import save_figure
+from repro.engine.records import ROOMS
+from repro.engine.registry import study_module
+
+NAME, COLUMNS, WIDTH, GAP = "overview", 4, 256, 6
+COMMAND = "repro reproduce"
+
+
+def picture() -> np.ndarray:
+    """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
+    from repro.ui.photos import line
+    from repro.ui.pictures import to_uint8
+
+    width = COLUMNS * (WIDTH + GAP) - GAP
+    rows = []
+    for room in ROOMS:
+        module = study_module(room, "overview")
+        if module is None or not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
+            continue
+        panels = []
+        for words, tile in module.tiles().items():
+            pixels = to_uint8(tile)
+            panels.append(_wide(np.concatenate([line(words, pixels.shape[1]), pixels]), WIDTH))
+        row = np.concatenate([_wide(panel, WIDTH + GAP) for panel in panels], axis=1)
+        rows += [
+            line(module.TITLE, width, bold=True),
+            _wide(row[:, :width], width),
+            np.full((GAP, width, 3), 255, np.uint8),
+        ]
+    return np.concatenate(rows[:-1])
+
+
+def _wide(pixels: np.ndarray, width: int) -> np.ndarray:
+    """White to the right, up to `width`."""
+    return np.pad(pixels, ((0, 0), (0, max(0, width - pixels.shape[1])), (0, 0)), constant_values=255)
+
+
+def draw(folder: Path | None = None) -> Path:
+    """Write figures/pictures/overview.jpg with its provenance."""
+    return save_figure(picture(), NAME, (), COMMAND, photograph=True, folder=folder)
