@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from repro.data.images import read_image
 from repro.ddpm import process as ddpm_process
+from repro.ddpm.process import model_fn
+from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.unet import UNet
 from repro.rddm import process
+from repro.rddm.experiments import learning_of
 from repro.rddm.model import RDDMNet
 from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.samplers import Clip, reverse
 from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.schedules import by_config
+from repro.rddm.use import USE
 
 SMALL = dict(base_channels=8, channel_mults=(1, 2), norm_groups=4)
 NOISE = KeyedNoise(0, range(2), "noise")
@@ -289,3 +294,31 @@ def test_generation_needs_a_size():
     with pytest.raises(ReproError, match="needs batch_size, height and width"):
         pipe()
     assert pipe(batch_size=2, height=8, width=6, num_inference_steps=1, output_type="pt").images.shape == (2, 3, 8, 6)
+
+
+# -- what ships --------------------------------------------------------------------------------------------------------
+
+
+def test_the_network_for_use_by_its_task(tmp_path, monkeypatch):
+    """Its own schedule and objective: the pipeline goes the plain sampler's way."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    with pytest.raises(ReproError, match=r"rddm-raindrop-use-s0: no weights here; `repro train rddm-raindrop-use-s0`"):
+        RDDMPipeline.shipped("raindrop")
+    net = shaken(RDDMNet("res", **SMALL), 0.05)
+    save_checkpoint(tmp_path / "checkpoints" / "rddm-raindrop-use-s0", net, {})
+    pipe = RDDMPipeline.shipped("raindrop")
+    pipe.set_progress_bar_config(disable=True)
+    z = randn_tensor(IMAGE.shape, generator=seeded(3))
+    learning = learning_of(USE["raindrop"], "use")
+    x_T = process.start(2 * IMAGE - 1, z, learning.schedule)
+    run = reverse(model_fn(pipe.unet, cond=2 * IMAGE - 1), x_T, 2 * IMAGE - 1, learning.schedule, 2, objective="res")
+    *_, last = run
+    found = pipe(IMAGE, num_inference_steps=2, generator=seeded(3), output_type="pt").images
+    torch.testing.assert_close(found, ((last.x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-5)
+    for task, variant in (("fashion", "use"), ("raindrop", "nope"), ("blur", "smres")):
+        with pytest.raises(ReproError, match=f"no '{variant}' for '{task}'; accepted tasks: lowlight|fashion"):
+            RDDMPipeline.shipped(task, variant)
+    with pytest.raises(ReproError, match="'regression' does not start from the degraded picture"):
+        RDDMPipeline.shipped("raindrop", "regression")

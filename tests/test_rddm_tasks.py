@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from repro.data import pack
+from repro.data.degradations import TASKS
 from repro.data.images import to_model
 from repro.engine.recipe import Recipe
 from repro.engine.registry import find
@@ -33,6 +34,7 @@ from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import target
 from repro.rddm.schedules import by_config
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, darken, restoration_loss, wet
+from repro.rddm.use import USE
 
 PLACES = torch.tensor([3, 40, 7, 21])
 
@@ -185,6 +187,18 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path):
     end(tmp_path / "b", until=16)
     resumed = end(tmp_path / "b")
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+@pytest.mark.parametrize(("name", "shared"), [("lowlight", "lowlight"), ("raindrop", "raindrops")])
+def test_networks_for_use_learn_the_wide_degradations(name, shared):
+    config = USE[name]
+    learned, indices = task(DEGRADATIONS[config.degradation], learning=learning_of(config, "use")), torch.tensor([4, 0])
+    I_0, I_in = learned.pair(indices, noise_at(PLACES[:2]))
+    wanted = TASKS[shared].degrade((I_0 + 1) / 2, noise_at(PLACES[:2]))[0]
+    torch.testing.assert_close(I_in, to_model(wanted), rtol=0, atol=1e-4)
+    assert learned.settings["degradation"] == TASKS[shared].law, "a run is not continued under another law"
+    network = find(name_of(name, "use")).build()
+    assert 1_000_000 <= sum(p.numel() for p in network.parameters()) <= 1_500_000
 
 
 # -- the list ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from repro.errors import ReproError
 RESTORATION: dict[str, Any] = {"T": 1000, "alpha": "decreased", "beta2": "increased", "sum_scale": 1.0}
 # The same with the report's example of a restoration's noise. The released RainDrop configuration has 1, as low light
 # has here; networks of this size then leave so much noise behind that every further step lost quality on drops.
-_QUIET = {**RESTORATION, "sum_scale": 0.01}
+QUIET = {**RESTORATION, "sum_scale": 0.01}
 LINEAR_DDPM: dict[str, Any] = {"name": "linear", "T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
 
 
@@ -115,7 +115,7 @@ SMALL = RDDMConfig(
             norm="l2",
             steps=5,
             sweep=(1, 2, 5, 10),
-            schedule=_QUIET,
+            schedule=QUIET,
         ),
     },
 )

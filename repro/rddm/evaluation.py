@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import lowlight, pack, raindrops
+from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
 from repro.ddpm.experiments import CLASSIFIER
 from repro.ddpm.process import Model
@@ -25,7 +26,7 @@ from repro.engine.evaluation import Row, folders, trained
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
-from repro.rddm import baselines, oracles, paper, switches, transfer
+from repro.rddm import baselines, oracles, paper, switches, transfer, use
 from repro.rddm.config import RDDMConfig, TaskConfig, profile
 from repro.rddm.experiments import (
     EXPERIMENTS,
@@ -51,6 +52,8 @@ FULL_SIZE = 8  # photographs measured as they come
 LAWS = {
     "lowlight": (lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ),
     "raindrop": (raindrops.RADIUS, raindrops.COVERAGE),
+    "lowlight-wide": TASKS["lowlight"].law,
+    "raindrop-wide": TASKS["raindrops"].law,
 }
 _USUAL = Tolerance(absolute=2e-3, relative=5e-3)
 # Where two samplers are said to agree, or the number is small, the usual tolerance would let it be anything.
@@ -100,7 +103,7 @@ def rows(profile_name: str = "small") -> list[Row]:
     found = []
     for task in config.tasks.values():
         found += _generation(config, task) if task.degradation == "none" else _restoration(config, task)
-    return [*found, _indi(config), *transfer.rows(config)]
+    return [*found, *_for_use(config), _indi(config), *transfer.rows(config)]
 
 
 def _indi(config: RDDMConfig) -> Row:
@@ -202,6 +205,34 @@ def _restoration(config: RDDMConfig, task: TaskConfig) -> list[Row]:
         found += _diversity(config, task, variant, name, network, more)
         found += _full_size(config, task, variant, name, network, more)
     return found
+
+
+def _for_use(config: RDDMConfig) -> Iterator[Row]:
+    """The networks for use on test photographs under their own, wider degradations, beside classical methods."""
+    for task in use.USE.values() if config.name == "small" else ():
+        name = name_of(task.name, use.VARIANT)
+        if not trained(name):
+            continue
+        folder = next(f for f in folders(name) if (f / "config.json").exists())
+        network, learning = load_checkpoint(folder), learning_of(task, use.VARIANT)
+        methods: dict[str, Callable[[Tensor, str], Tensor]] = {
+            f"baseline-{method}": lambda x, _, run=run: run(x)
+            for method, run in baselines.BASELINES[task.name].items()
+            if method in ("input", "equalised", "median")
+        }
+        for experiment, method in {**methods, name: partial(_restored, network, learning, task.steps, {})}.items():
+            more = {"weights": weights_hash(folder), "ships": True} if experiment == name else {}
+            yield Row(
+                "rddm",
+                experiment,
+                {"task": task.degradation, **({"steps": task.steps} if more else {})},
+                lambda k, task=task, method=method: scored(test_pairs(task.degradation, task.side, k or 0), method),
+                n=len(pack.photos("test")),
+                data=_photo_hash(task.degradation, task.side, 0),
+                k=task.k,
+                profile=config.name,
+                **more,
+            )
 
 
 def _steps(task: TaskConfig, variant: str) -> tuple[int, ...]:

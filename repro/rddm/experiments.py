@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from repro.data.images import resize
 from repro.ddpm.schedules import by_name
 from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
-from repro.rddm import paper
+from repro.rddm import paper, use
 from repro.rddm.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.objectives import Objective
@@ -56,6 +56,7 @@ VARIANTS: dict[str, Variant] = {
     # Is it for want of training that SM-Res stays behind regression in LPIPS? Both, three times as long:
     "long": Variant("SM-Res, trained three times as long", "res", times=3),
     "regression-long": Variant("regression, trained three times as long", "res", start="none", times=3),
+    use.VARIANT: Variant("SM-Res for use", "res"),
 }
 STRATEGIES = ("smres", "smn", "smresn")
 BASELINES = ("regression", "sr3")
@@ -135,11 +136,13 @@ def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool,
         ships=ships,
         build=lambda: build_network(task, variant),
         task=lambda: training_task(task, variant),
+        score=partial(use.score, task, learning_of(task, variant)) if variant == use.VARIANT else None,
     )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
+    *(_experiment(SMALL, task, use.VARIANT, True) for task in use.USE.values()),
     *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
     *(paper.experiment(setting) for setting in paper.measured()),
 )

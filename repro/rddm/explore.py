@@ -18,9 +18,10 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.rddm import use
 from repro.rddm.experiments import BASELINES, name_of
 from repro.rddm.figures import captioned
-from repro.rddm.lesson import NAMES, OWN, PHOTO, Lesson, Net, held_out, psnr
+from repro.rddm.lesson import FOR_USE, NAMES, OWN, PHOTO, Lesson, Net, held_out, psnr
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.switches import STARTS
 from repro.rddm.tasks import DEGRADATIONS
@@ -31,6 +32,7 @@ from repro.ui.plots import tile
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
 LAST = 999
+RESTORERS = {FOR_USE: use.VARIANT, **STRATEGIES}  # for a photograph of one's own
 STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
 # Schedules at test time: the network is still told the t of its own.
 SCHEDULES: dict[str, Callable[[RDDMSchedule], RDDMSchedule]] = {
@@ -98,7 +100,7 @@ def own_photo(
     if isinstance(net, str):
         return plaque(net)
     clean, said = prepared(photo, net.task.side)
-    given = _degraded(photo, task, net.task.side, seed) if degrade else clean
+    given = _degraded(photo, net.task.degradation, net.task.side, seed) if degrade else clean
     restored = net.restore(to_model(given)[None], ["own photo"], None if net.learning.start == "none" else steps, seed)
     height, width = given.shape[-2:]
     words = [f"{said}, shown at {width} × {height}", f"{strategy}, {steps} step{'s' * (steps > 1)}"]
@@ -124,16 +126,16 @@ def prepared(photo: UploadedFile | None, side: int) -> tuple[Tensor, str]:
 
 
 @lru_cache(maxsize=4)
-def _degraded(photo: UploadedFile | None, task: str, side: int, seed: int) -> Tensor:
+def _degraded(photo: UploadedFile | None, degradation: str, side: int, seed: int) -> Tensor:
     """The photograph darkened or rained on, (3, H, W) in [0, 1]; kept, so that other steps need no new rain."""
     clean, _ = prepared(photo, side)
-    return DEGRADATIONS[task](clean[None], lambda purpose: KeyedNoise(seed, ["own photo"], purpose))[0]
+    return DEGRADATIONS[degradation](clean[None], lambda purpose: KeyedNoise(seed, ["own photo"], purpose))[0]
 
 
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:
     """The network, or the sentence that says why there is none."""
-    variant = STRATEGIES[strategy]
-    if task == "fashion" and variant in BASELINES:
+    variant = RESTORERS[strategy]
+    if task == "fashion" and variant in (*BASELINES, use.VARIANT):
         raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
     net = now.net(task, variant)
     return net or f"no weights of {name_of(task, variant, 0, now.live.name)} here: repro train makes them"

@@ -18,7 +18,7 @@ from repro.data.images import center_crop, resize, to_model
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.evaluation import folders
 from repro.errors import ReproError
-from repro.rddm import sampling
+from repro.rddm import sampling, use
 from repro.rddm.config import SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.evaluation import degraded
 from repro.rddm.experiments import BASELINES, STRATEGIES, learning_of, name_of, schedule_of
@@ -28,6 +28,7 @@ from repro.rddm.tasks import Learning
 
 # What figures and menus call the variants; tables have longer words.
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
+FOR_USE = "the network for use"
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 OWN = "photos/monuments_mountRushmore"  # held out too; stands in until a reader uploads one
 
@@ -107,12 +108,14 @@ class Lesson:
 
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
-        config = self.live.tasks[task]
+        config = use.USE[task] if variant == use.VARIANT else self.live.tasks[task]
         name = name_of(task, variant, 0, self.live.name)
         found = next((f for f in folders(name) if (f / "config.json").exists()), None)
         if found is None:
             return None
-        return Net(name, NAMES[variant], config, load_checkpoint(found), learning_of(config, variant), found)
+        return Net(
+            name, NAMES.get(variant, FOR_USE), config, load_checkpoint(found), learning_of(config, variant), found
+        )
 
     def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
         """label -> network of what is here; what is missing is said, unless `quiet`, with the command that makes it."""

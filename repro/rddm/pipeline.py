@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,31 @@ class RDDMPipeline(DiffusionPipeline):
         As it comes it draws what `DDIMPipeline` draws; `changes` are settings of `RDDMScheduler`, e.g. rule="eq12".
         """
         return cls(ddpm.unet, RDDMScheduler.from_ddpm(ddpm.scheduler, **changes))
+
+    @classmethod
+    def shipped(cls, task: str, variant: str = "use") -> RDDMPipeline:
+        """The pipeline of weights that ship: of `task` "lowlight" or "raindrop" by default the network for use.
+
+        Raises `ReproError` for another task or variant, and where the weights are not here.
+        """
+        from repro.engine.checkpoint import load_checkpoint
+        from repro.engine.evaluation import folders
+        from repro.rddm import experiments, use
+
+        tasks = use.USE if variant == use.VARIANT else experiments.SMALL.tasks
+        if task not in tasks or variant not in (use.VARIANT, *(v for v, _ in experiments.TRAINED[task])):
+            raise ReproError(f"RDDMPipeline: no {variant!r} for {task!r}; accepted tasks: {', '.join(tasks)}")
+        learning = experiments.learning_of(tasks[task], variant)
+        if learning.start != "degraded":
+            raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded picture")
+        name = experiments.name_of(task, variant)
+        folder = next((f for f in folders(name) if (f / "config.json").exists()), None)
+        if folder is None:
+            raise ReproError(f"{name}: no weights here; `repro train {name}` makes them")
+        changes = {**tasks[task].schedule, **experiments.VARIANTS[variant].schedule}
+        settings = {"num_train_timesteps" if key == "T" else key: value for key, value in changes.items()}
+        # A copy: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
+        return cls(copy.deepcopy(load_checkpoint(folder)), RDDMScheduler(objective=learning.objective, **settings))
 
     @torch.no_grad()
     def __call__(

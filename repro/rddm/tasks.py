@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import crops
+from repro.data.degradations import TASKS
 from repro.data.images import to_model
 from repro.data.lowlight import draw_low_light, low_light
 from repro.data.raindrops import draw_drops, rain
@@ -38,7 +39,26 @@ def wet(images: Tensor, noise: Noises) -> Tensor:
     return rain(images, draw_drops(noise("degrade/drops"), (images.shape[-2], images.shape[-1])))[0]
 
 
-DEGRADATIONS: dict[str, Degradation] = {"lowlight": darken, "raindrop": wet}
+@dataclass(frozen=True)
+class Wide:
+    """One of `repro.data.degradations`, made like real ones, without its strength."""
+
+    name: str
+
+    @property
+    def law(self) -> str:
+        return TASKS[self.name].law
+
+    def __call__(self, images: Tensor, noise: Noises) -> Tensor:
+        return TASKS[self.name].degrade(images, noise)[0]
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "lowlight": darken,
+    "raindrop": wet,
+    "lowlight-wide": Wide("lowlight"),
+    "raindrop-wide": Wide("raindrops"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +113,7 @@ class RestorationTask:
         self.settings = {
             **learning.settings,
             "crop": crop,
-            "degradation": getattr(degrade, "__name__", type(degrade).__name__),
+            "degradation": getattr(degrade, "law", getattr(degrade, "__name__", type(degrade).__name__)),
         }
 
     def names(self, indices: Tensor) -> list[str]:
