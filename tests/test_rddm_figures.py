@@ -20,9 +20,9 @@ from repro.errors import ReproError
 from repro.nn.unet import UNet
 from repro.rddm import curves, explore, figures, probes, process, samplers
 from repro.rddm.config import SMOKE
+from repro.rddm.curves import LPIPS, PSNR
 from repro.rddm.exercises import EXERCISES, check
 from repro.rddm.experiments import TRAINED, build_network, name_of
-from repro.rddm.labels import LPIPS, PSNR
 from repro.rddm.lesson import LESSONS, PHOTO, lesson, psnr
 from repro.rddm.schedules import by_config
 from repro.ui.controls import UploadedFile

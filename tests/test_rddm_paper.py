@@ -26,8 +26,7 @@ from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth, imresize
 from repro.metrics.pixel import luma_uint8
 from repro.metrics.protocols import protocol, score
-from repro.rddm import curves, evaluation, labels, paper, paper_tables, readers, tables
-from repro.rddm.lesson import lesson
+from repro.rddm import paper, readers
 from repro.rddm.readers import PictureTask, holed, read, task
 from repro.rddm.settings import SETTINGS, PaperSetting, build_network, schedule, setting, strategies
 
@@ -528,59 +527,6 @@ def test_generation_from_files_to_numbers(home, faces):
     assert set(record.metrics) == {"fid/quarters", "kid/quarters", "is/quarters"} and record.n == 3
     assert all(math.isfinite(v) for v in record.metrics.values())
     assert record.cell == {"task": "celeba64", "size": 64, "steps": 2}
-
-
-def test_records_of_published_experiments_fill_the_reports_table(home, faces, monkeypatch):
-    """Two strategies of LOL, one of RainDrop, one of CelebA are trained; the rest of the table says what is missing."""
-    metrics = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb")
-    for name in ("lol", "raindrop"):
-        monkeypatch.setitem(SETTINGS, name, tiny(name, metrics=metrics, steps=1, sampling=1))
-    monkeypatch.setitem(SETTINGS, "celeba64", tiny("celeba64", size=64, samples=3, batch=2, steps=1, sampling=2))
-    lol, drops, generator = (strategies(SETTINGS[name]) for name in ("lol", "raindrop", "celeba64"))
-    for chosen in (lol["SM-Res"], lol["SM-N"], drops["SM-Res-N"]):
-        list(run(trained_like(chosen)))
-    rows = evaluation.rows("paper")
-    assert [(r.experiment, r.cell["task"], r.cell["size"]) for r in rows if r.experiment == "baseline-input"] == [
-        ("baseline-input", task, size) for task in ("raindrop", "lol") for size in (16, "full")
-    ]  # one degraded input for all strategies
-    list(run(trained_like(generator["SM-N"], faces)))
-
-    def pooled(x):
-        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-    net = FeatureNet("inception", 12, 3, "stands in for Inception", pooled, pooled)
-    rows += paper.rows(generator["SM-N"], faces, net=lambda: net)
-    records = [row.record() for row in rows]
-    made = {t.name: t for t in tables.every(records, now=lesson("paper"))}
-    assert set(made) == {t.name for t in tables.every([])}
-
-    found, by = made["rddm_report"], {(r.experiment, r.cell["task"], r.cell["size"]): r for r in records}
-    for row, column, experiment, size, metric in (
-        ("SM-Res", "low light PSNR", "rddm-lol-paper-smres-s0", 16, "psnr/y-uint8"),
-        ("SM-N, full size", "low light SSIM", "rddm-lol-paper-smn-s0", "full", "ssim/y-uint8-wang"),
-        ("SM-Res-N", "raindrops PSNR", "rddm-raindrop-paper-smresn-s0", 16, "psnr/y-uint8"),
-        ("degraded input, full size", "raindrops SSIM", "baseline-input", "full", "ssim/y-uint8-wang"),
-        ("SM-N", "FID", "rddm-celeba64-paper-smn-s0", 64, "fid/inception"),
-    ):
-        cell = found.rows[row][column]
-        task = {"low": "lol", "rai": "raindrop", "FID": "celeba64"}[column[:3]]
-        record = by[experiment, task, size]
-        values = record.values(metric)
-        assert cell.records == (record.id,) and cell.value == pytest.approx(sum(values) / len(values), rel=1e-5)
-    for row in ("SM-Res", "SM-N", "SM-Res-N"):
-        assert all(cell.paper is not None for cell in found.rows[row].values())
-        assert all(cell.paper is None for cell in found.rows[f"{row}, full size"].values())
-    missing = {(row, c.name) for row, c, cell in found if cell.dash == paper_tables.NOT_YET}
-    assert ("SM-Res-N", "low light PSNR") in missing and ("SM-Res", "raindrops PSNR") in missing
-    assert len([cell for _, _, cell in found if cell.value is not None]) == 8 + 4 + 8 + 2  # LOL, drops, inputs, faces
-    assert made["rddm_lowlight"].rows["SM-Res"]["PSNR"].value is not None
-    assert made["rddm_generation"].rows["SM-N"]["KID"].value is not None
-    # The small profile's records share a task's name with these, and are not mistaken for them.
-    filled = ("rddm_report", "rddm_lowlight", "rddm_raindrop", "rddm_generation")
-    rest = [cell for name, table in made.items() if name not in filled for _, _, cell in table]
-    assert all(cell.value is None and cell.dash != labels.NOT_YET for cell in rest)
-    assert curves.restoration_records("raindrop", records) == []
-    assert "Three strategies" in found.to_markdown()
 
 
 def test_every_strategy_of_the_reports_table_can_be_trained_by_name():

@@ -23,8 +23,16 @@
     for = { steps = [5, 10, 20] }
 
 `for` repeats a row, column or `also` for every combination of the values listed: they become part of its `cell`, and
-`{steps}` in `name` and `experiment` is replaced; `each` does the same and leaves the cell alone. A row's `skip` lists
-columns that it does not have, with `dash` as the reason.
+`{steps}` in its texts is replaced; `each` does the same and leaves the cell alone. In place of values may stand a name
+of a `[list]`; where values are tables themselves, "{way[name]}" is a field of one. A row's `skip` lists columns that it
+does not have, with `dash` as the reason, or is a table column -> reason; `without` names what its cells do not have of
+the table's and the column's. Of a column:
+
+    with = { task = "lowlight", steps = 2 }  # replaces {task} and {steps} in the rows' experiments and cells
+    only = { edit = ["blur", "colour"] }     # rows with another cell have `dash` there
+    scale = 1000                             # ours is shown times this
+    mean = { edit = ["blur", "colour"] }     # the mean over these cells, image by image and at all training seeds
+    less = { task = "one crop" }, by = "edit"  # less the mean over the parts of a cell's "blur+colour", so changed
 """
 
 from __future__ import annotations
@@ -32,11 +40,24 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from repro import paths
-from repro.engine.records import Record, select
-from repro.engine.tables import Cell, Column, Table, Verified, dash, finder, paper_numbers
+from repro.engine import stats
+from repro.engine.records import Record, rounded, select
+from repro.engine.tables import (
+    IMAGES,
+    RE_EVALUATED,
+    RECORDED,
+    Cell,
+    Column,
+    Table,
+    Verified,
+    dash,
+    finder,
+    paper_numbers,
+)
 from repro.errors import ReproError
 
 Spec = Mapping[str, Any]
@@ -44,8 +65,8 @@ NOT_YET = "no record: its network is not trained yet"
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
 _KNOWN = {
     "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows"},
-    "row": {"name", "experiment", "cell", "dash", "skip"},
-    "column": {*_COLUMN, "metric", "cell"},
+    "row": {"name", "experiment", "cell", "without", "dash", "skip"},
+    "column": {*_COLUMN, "metric", "cell", "with", "only", "dash", "scale", "mean", "less", "by"},
     "also": {"experiment", "cell"},
 }
 
@@ -61,32 +82,47 @@ def load(room: str) -> Spec:
         raise ReproError(f"{path}: not TOML ({error})") from None
     for table in spec.get("table", ()):
         _refuse(table, "table", f"{path}, table {table.get('name')!r}")
-        for row in rows(table):
+        for row in rows(spec, table):
             _refuse(row, "row", f"{path}, table {table['name']}, row {row.get('name')!r}")
         for column in columns(spec, table):
             _refuse(column, "column", f"{path}, table {table['name']}, column {column.get('name')!r}")
-    for entry in expanded(spec.get("also", ())):
+    for entry in expanded(spec.get("also", ()), spec):
         _refuse(entry, "also", f"{path}, also {entry.get('experiment')!r}")
     return spec
 
 
-def expanded(entries: Iterable[Spec]) -> Iterator[dict[str, Any]]:
+class _Open(dict):
+    """Names of a text that are not known yet stay in it."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def _filled(value: Any, names: Spec) -> Any:
+    """`value` with {name} replaced in its texts; a text that is nothing else becomes the value itself."""
+    if isinstance(value, str):
+        return names[value[1:-1]] if value[:1] == "{" and value[1:-1] in names else value.format_map(_Open(names))
+    if isinstance(value, Mapping):
+        return {key: _filled(each, names) for key, each in value.items()}
+    return [_filled(each, names) for each in value] if isinstance(value, list) else value
+
+
+def expanded(entries: Iterable[Spec], spec: Spec | None = None) -> Iterator[dict[str, Any]]:
     """Every entry, repeated for the values of its `for` and `each`."""
+    lists = (spec or {}).get("list", {})
     for entry in entries:
         inside, outside = entry.get("for", {}), entry.get("each", {})
-        for values in itertools.product(*inside.values(), *outside.values()):
-            named = dict(zip([*inside, *outside], values, strict=True))
-            made = {k: v for k, v in entry.items() if k not in ("for", "each")}
-            for key in ("name", "experiment"):
-                if key in made and named:
-                    made[key] = made[key].format(**named)
+        values = [lists[v] if isinstance(v, str) else v for v in (*inside.values(), *outside.values())]
+        for chosen in itertools.product(*values):
+            named = dict(zip([*inside, *outside], chosen, strict=True))
+            made = {k: _filled(v, named) for k, v in entry.items() if k not in ("for", "each")}
             cell = {**made.get("cell", {}), **{k: named[k] for k in inside}}
-            yield made | ({"cell": cell} if cell else {})
+            yield made | ({"cell": cell} if cell else {}) | ({"name": str(made["name"])} if "name" in made else {})
 
 
-def rows(table: Spec) -> list[dict[str, Any]]:
+def rows(spec: Spec, table: Spec) -> list[dict[str, Any]]:
     """The rows of a table, written out."""
-    return list(expanded(table["rows"]))
+    return list(expanded(table["rows"], spec))
 
 
 def columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
@@ -99,17 +135,20 @@ def columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
         ]
     except KeyError as error:
         raise ReproError(f"table {table['name']}: there is no column {error}, there are {', '.join(shared)}") from None
-    return list(expanded(merged))
+    return list(expanded(merged, spec))
 
 
-def cells(spec: Spec) -> list[tuple[str, dict[str, Any]]]:
+Place = tuple[str, dict[str, Any]]  # experiment and cell
+
+
+def cells(spec: Spec) -> list[Place]:
     """(experiment, cell) of everything that the tables and `also` need, each once; experiments may end in "-s*"."""
-    found: dict[tuple, tuple[str, dict[str, Any]]] = {}
-    entries = [(e["experiment"], e.get("cell", {})) for e in expanded(spec.get("also", ()))]
+    found: dict[tuple, Place] = {}
+    entries = [(e["experiment"], e.get("cell", {})) for e in expanded(spec.get("also", ()), spec)]
     for table in spec.get("table", ()):
-        for row, column in itertools.product(rows(table), columns(spec, table)):
-            if "experiment" in row and column["name"] not in row.get("skip", ()):
-                entries.append((row["experiment"], _cell(table, column, row)))
+        for row, column in itertools.product(rows(spec, table), columns(spec, table)):
+            if not _absent(table, column, row):
+                entries += itertools.chain(*_places(table, column, row))
     for experiment, cell in entries:
         found.setdefault((experiment, *sorted(cell.items())), (experiment, cell))
     return list(found.values())
@@ -127,23 +166,87 @@ def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verifi
 
     def cell(row: Spec, column: Spec) -> Cell:
         where = row["name"], column["name"]
-        if "experiment" not in row or column["name"] in row.get("skip", ()):
-            return dash(row.get("dash", "not measured"), theirs.get((name, *where)))
-        reason = row.get("dash", NOT_YET)
-        return find(*where, column["metric"], row["experiment"], _cell(table, column, row), reason)
+        if reason := _absent(table, column, row):
+            return dash(reason, theirs.get((name, *where)))
+        reason, metric, (places, less) = row.get("dash", NOT_YET), column["metric"], _places(table, column, row)
+        pool = "mean" in column or less
+        found = (
+            pooled(records, metric, places, less, verified, reason)
+            if pool
+            else find(*where, metric, *places[0], reason)
+        )
+        if "scale" not in column or found.value is None:
+            return found
+        bounds = found.interval and tuple(rounded(column["scale"] * bound) for bound in found.interval)
+        return replace(found, value=rounded(column["scale"] * found.value), interval=bounds)
 
+    shown = {row["name"]: {column["name"]: cell(row, column) for column in made} for row in rows(spec, table)}
+    n = max((found.n for line in shown.values() for found in line.values()), default=0)
     return Table(
         name,
-        table["caption"],
+        _filled(table["caption"], {"n": n}),
         tuple(Column(**{key: column[key] for key in _COLUMN if key in column}) for column in made),
-        {row["name"]: {column["name"]: cell(row, column) for column in made} for row in rows(table)},
+        shown,
         tuple(table.get("notes", ())),
         corner=table.get("corner", ""),
     )
 
 
 def _cell(table: Spec, column: Spec, row: Spec) -> dict[str, Any]:
-    return {**table.get("cell", {}), **column.get("cell", {}), **row.get("cell", {})}
+    cell = {**table.get("cell", {}), **column.get("cell", {}), **row.get("cell", {})}
+    return _filled({k: v for k, v in cell.items() if k not in row.get("without", ())}, column.get("with", {}))
+
+
+def _absent(table: Spec, column: Spec, row: Spec) -> str:
+    """Why nothing is measured for this cell; "" where it is."""
+    skipped = row.get("skip", {})
+    if "experiment" not in row or column["name"] in skipped:
+        why = row.get("dash", "not measured")
+        return skipped.get(column["name"], why) if isinstance(skipped, Mapping) else why
+    cell = _cell(table, column, row)
+    apart = any(cell.get(key) not in accepted for key, accepted in column.get("only", {}).items())
+    return column.get("dash", "not measured") if apart else ""
+
+
+def _places(table: Spec, column: Spec, row: Spec) -> tuple[list[Place], list[Place]]:
+    """Where a cell's number comes from: the one place, or those of its mean; and those whose mean is taken off."""
+    cell, over = _cell(table, column, row), column.get("mean", {})
+    name = _filled(row["experiment"], column.get("with", {}))
+    named = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    parts = cell[column["by"]].split("+") if "less" in column else ()
+    less = [(name, {**cell, **column["less"], column["by"]: part}) for part in parts]
+    return [(_filled(name, each), {**cell, **each}) for each in named], less
+
+
+def pooled(
+    records: Sequence[Record],
+    metric: str,
+    places: Sequence[Place],
+    less: Sequence[Place],
+    verified: Verified,
+    reason: str,
+) -> Cell:
+    """Mean over several places, image by image, less the mean over others, at the training seeds that all have."""
+    sides = [
+        [sorted(select(records, experiment=e, cell=c), key=lambda r: r.seed) for e, c in side]
+        for side in (places, less)
+    ]
+    common = set.intersection(*({r.seed for r in found} for side in sides for found in side))
+    sides = [[[r for r in found if r.seed in common] for found in side] for side in sides]
+    used = [record for side in sides for found in side for record in found]
+    if not all(found for side in sides for found in side) or any(metric not in r.metrics for r in used):
+        return dash(reason)
+    if len({r.n for r in used}) > 1 or any(len(found) != len(common) for side in sides for found in side):
+        raise ReproError(f"{metric}: different images, or several cells of a place, cannot be pooled: {used[0].label}")
+    means = [
+        [[sum(v) / len(v) for v in zip(*(f[s].values(metric) for f in side), strict=True)] for s in range(len(common))]
+        for side in sides
+    ]
+    found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
+    ids = tuple(sorted({record.id for record in used}))
+    mark = RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
+    bounds = (rounded(found.low), rounded(found.high))
+    return Cell(rounded(found.estimate), bounds, IMAGES, used[0].n, found.seeds[0], mark=mark, records=ids)
 
 
 def missing(spec: Spec, records: Sequence[Record]) -> list[str]:

@@ -4,7 +4,8 @@ A method's folder `repro/<room>/study` holds `experiments.py` (`EXPERIMENTS`), `
 `paper_numbers.csv`, and `measure.py` with
 
     measure(experiment, cell, k, profile) -> {metric: value or one value per image}   # k None: everything; else first k
-    sample(experiment, cell, profile) -> Sample(n, k, data)                           # how many images, their hash
+    sample(experiment, cell, profile) -> Sample(n, k, data) or None: not measured in this profile
+    ALIASES = {"fid/inception": "fid/fashion-classifier"}         # metrics of other profiles -> what tables look for
     TOLERANCE                                                                         # by metric, for the first-k check
 
 `experiment` is a name of the registry in that profile, or a baseline's name. Everything else (rows, records, checks,
@@ -33,11 +34,17 @@ UPDATE = "REPRO_UPDATE"  # set by `repro reproduce`: only then does a notebook w
 
 @dataclass(frozen=True)
 class Sample:
-    """What a measurement runs over: `n` images, the first `k` of which the check repeats (0: none), their hash."""
+    """What a measurement runs over: `n` images, the first `k` of which the check repeats (0: none), their hash.
+
+    `weights`, `ships`: where they are not those of the experiment of the cell's name (a sequence of several networks; a
+    cell that takes too long to be repeated).
+    """
 
     n: int
     k: int
     data: str
+    weights: str | None = None
+    ships: bool = True
 
 
 class Study:
@@ -55,25 +62,28 @@ class Study:
         from repro.engine.checkpoint import weights_hash
         from repro.engine.evaluation import Row, folders, trained
 
-        known = {e.name: e for e in experiments(self.room)}
+        known = {e.name: e for e in experiments()}  # another room's network may be measured here
         found = []
         for name, cell in grid.cells(grid.load(self.room)):
             for small in self._seeds(name, list(known)):
                 own = in_profile(small, profile)
                 network = known.get(own)
-                if network is None and small.startswith(f"{self.room}-"):
-                    raise ReproError(f"the tables of room {self.room!r} name {small!r}, which is no experiment")
-                if network is not None and (network.profile != profile or not trained(own)):
+                if network is not None and not (network.profile == profile or network.room != self.room):
                     continue
-                about: dict[str, Any] = {}
+                if network is not None and not trained(own):
+                    continue
+                sample = self.module.sample(own, cell, profile)
+                if sample is None:
+                    continue
+                weights, ships, seed = sample.weights, sample.ships, 0
                 if network is not None:
                     folder = next(f for f in folders(own) if (f / "config.json").exists())
-                    about = {"weights": weights_hash(folder), "ships": network.ships, "seed": network.seed}
-                sample = self.module.sample(own, cell, profile)
+                    weights, ships, seed = weights_hash(folder), ships and network.ships, network.seed
+                elif weights is None and small.startswith(f"{self.room}-"):
+                    raise ReproError(f"the tables of room {self.room!r} name {small!r}, which is no experiment")
                 measure = partial(self._measure, own, cell, profile)
-                found.append(
-                    Row(self.room, own, cell, measure, sample.n, sample.data, sample.k, profile=profile, **about)
-                )
+                about: dict[str, Any] = {"profile": profile, "weights": weights, "ships": ships, "seed": seed}
+                found.append(Row(self.room, own, cell, measure, sample.n, sample.data, sample.k, **about))
         return found
 
     def looked_up(self, found: Sequence[Record]) -> list[Record]:
@@ -81,7 +91,8 @@ class Study:
         small = {e.name for e in experiments(self.room) if e.profile == "small"}
         profiles = {r.profile for r in found} - {"small"}
         names = {in_profile(name, profile): name for profile in profiles for name in small}
-        return [r.under(names[r.experiment]) if r.experiment in names and r.profile in profiles else r for r in found]
+        metrics = getattr(self.module, "ALIASES", {})
+        return [r if r.profile == "small" else r.under(names.get(r.experiment, r.experiment), metrics) for r in found]
 
     def _measure(self, experiment: str, cell: Mapping[str, Any], profile: str, k: int | None) -> Any:
         return self.module.measure(experiment, cell, k, profile)

@@ -9,11 +9,12 @@ from typing import Any
 from repro.engine.records import Record, select
 from repro.rddm.experiments import name_of
 from repro.rddm.figures import nothing
-from repro.rddm.labels import LABELS, LPIPS, PSNR
 from repro.rddm.lesson import NAMES
 from repro.rddm.transfer import RULES
 from repro.ui.plots import MARKERS, PALETTE, Plate, style
 
+LABELS = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N"}
+PSNR, LPIPS = "psnr/rgb", "lpips/alex-v0.1"
 NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
 
 
