@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import sys
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 # command: (module, dataclass, help). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -21,6 +26,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts"),
     "data build": ("repro.data.commands", "DataBuild", "make a data set of this repository's own: editing-bench"),
     "data flist": ("repro.data.commands", "DataFlist", "write the list of a folder's images"),
+}
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "doctor": ("",),
+    "list": ("", "editing"),
+    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000"),
+    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full"),
+    "reproduce": ("", "01 --update", "03 --parameters seed=5"),
+    "claims": ("",),
+    "whence": ("figures/tables/editing_single.md",),
+    "compare": ("old/figures figures",),
+    "bench": ("training",),
+    "edit": (
+        "photo.jpg --blur 0.6 --seed 1",
+        "photo.jpg --reference sunset.jpg -o warm.png",
+        "photo.jpg --mask hole.png",
+        "photo.jpg --grain 0.08 --sharpen 2 0.02",
+    ),
+    "data check": ("lol --root ~/data/LOL",),
+    "data build": ("editing-bench --profile smoke",),
+    "data flist": ("photos --out photos.flist",),
 }
 
 
@@ -48,6 +73,10 @@ def _split(argv: list[str]) -> _Parsed | None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns the exit status: 0 done, 1 something measured disagrees or failed, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
+    codecs.register_error("repro-printable", _printable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="repro-printable")
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage(), end="")
         return 0 if argv else 2
@@ -75,12 +104,14 @@ def _run(parsed: _Parsed) -> int:
     from repro.errors import ReproError
 
     module, name, text = COMMANDS[parsed.command]
+    examples = "\n".join(f"  repro {parsed.command} {example}".rstrip() for example in EXAMPLES[parsed.command])
     try:
         command = tyro.cli(
-            getattr(importlib.import_module(module), name),
+            _plain(getattr(importlib.import_module(module), name)),
             prog=f"repro {parsed.command}",
-            description=text,
+            description=f"{text}\n\nexamples:\n{examples}",
             args=parsed.arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
         return int(command.run() or 0)
     except ReproError as error:
@@ -91,3 +122,48 @@ def _run(parsed: _Parsed) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a clone or a disk that cannot be written, a name that is too long
+        if error.filename is None:
+            raise
+        print(f"repro {parsed.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+@cache
+def _plain(command: type) -> type:
+    """The dataclass with help in words: what an option takes by its name, and no default where that says nothing."""
+    import tyro
+
+    for name, kind in get_type_hints(command, include_extras=True).items():
+        bare, *own = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        optional = type(None) in get_args(bare)
+        inner = next(part for part in get_args(bare) if part is not type(None)) if optional else bare
+        parts = get_args(inner) if get_origin(inner) is tuple else (inner,)
+        words = " ".join(_KINDS.get(part, "...") for part in parts)
+        if tyro.conf.Positional[int].__metadata__[0] in own:
+            words = name.upper() + (" ..." if parts[-1] is ... else "")
+            words = f"[{words}]" if optional or parts[-1] is ... else words
+        given = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
+        metavar = None if bare is bool else given or words
+        told = tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
+        command.__annotations__[name] = Annotated[(bare, *own, told)]
+    return command
+
+
+_KINDS = {int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PATH"}
+
+
+def _default(value: str) -> str:
+    return "" if value in ("None", "True", "False", "''", "") else f"(default: {value})"
+
+
+def _printable(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal writes for signs that it does not have: the nearest plain ones, else their number."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    return "".join(_NEAREST.get(sign, sign.encode("ascii", "backslashreplace").decode()) for sign in found), error.end
+
+
+_NEAREST = dict(
+    zip("─━│┃╭╮╰╯├┤…–—−×·≤≥→“”‘’✓±", [*"--||++++++", "...", *"---x*", "<=", ">=", "->", *"\"\"''v", "+-"], strict=True)
+)

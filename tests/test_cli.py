@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro import __version__
-from repro.cli import COMMANDS, main
+from repro.cli import COMMANDS, EXAMPLES, main
 
 
 def tell(argv: list[str], capsys) -> tuple[int, str, str]:
@@ -26,6 +28,39 @@ def test_every_command_explains_itself(command, capsys):
     code, out, err = tell([*command.split(), "--help"], capsys)
     assert code == 0 and not err
     assert f"repro {command}" in out and COMMANDS[command][2][:20] in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_speaks_in_words_and_shows_examples(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = tell([*command.split(), "--help"], capsys)
+    for sign in ("{", "None", "STR", "FLOAT", "(default: )", "(default: False)"):
+        assert sign not in out, sign
+    assert EXAMPLES[command] and all(f"  repro {command} {example}".rstrip() in out for example in EXAMPLES[command])
+
+
+@pytest.mark.parametrize(("command", "example"), [(c, e) for c in COMMANDS for e in EXAMPLES[c]])
+def test_examples_are_understood(command, example, monkeypatch):
+    module, name, _ = COMMANDS[command]
+    ran = []
+    monkeypatch.setattr(getattr(importlib.import_module(module), name), "run", lambda self: ran.append(self))
+    assert main([*command.split(), *example.split()]) == 0 and len(ran) == 1
+
+
+@pytest.mark.parametrize("argv", [["edit", "--help"], ["claims", "--no-write"], ["list"], ["whence", "caf\udce9.png"]])
+def test_a_terminal_without_the_signs_gets_the_nearest_ones(argv):
+    """Not even Latin-1's, and names that are no text at all: nothing ends in UnicodeEncodeError."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "repro", *argv], capture_output=True, env=environment)
+    assert done.returncode == (2 if argv[0] == "whence" else 0), done.stderr
+    assert b"Traceback" not in done.stderr and (done.stdout + done.stderr).isascii()
+
+
+def test_a_file_system_that_refuses_is_one_sentence(tmp_path, capsys):
+    long = "n" * 255 + ".png"
+    for argv in (["edit", long, "--blur", "0.5"], ["whence", long], ["data", "flist", long]):
+        code, _, err = tell(argv, capsys)
+        assert code == 2 and err.count("\n") == 1 and "File name too long" in err
 
 
 def test_usage_and_version(capsys):

@@ -19,9 +19,9 @@ from repro.data.images import (
     resize,
     to_model,
     to_unit,
-    write_image,
 )
 from repro.data.metadata import pixels_alone
+from repro.data.writing import check_writable, write_image
 from repro.errors import ReproError
 
 
@@ -386,9 +386,18 @@ def test_write_rounds_and_refuses_what_it_cannot_hold(tmp_path):
     with pytest.raises(ReproError, match="cannot write"):
         write_image(tmp_path / "bad.xyz", torch.zeros(3, 2, 2))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReproError, match="cannot be written"):
+    with pytest.raises(ReproError, match="could not be written"):
         write_image(tmp_path / "file" / "bad.png", torch.zeros(3, 2, 2))
+    with pytest.raises(ReproError, match=r"16384x1 is more than the 16,383 pixels a side of \.webp"):
+        write_image(tmp_path / "bad.webp", torch.zeros(3, 1, 16384))
     assert not list(tmp_path.glob("*bad*"))
+
+
+def test_what_can_be_known_is_known_before_the_work(tmp_path):
+    name = "n" * 251 + ".png"  # as long as may be
+    check_writable(tmp_path / "new" / name, (5, 5))
+    write_image(tmp_path / "new" / name, torch.zeros(3, 5, 5))
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]  # looking leaves nothing behind
 
 
 def test_model_range_round_trip():

@@ -18,8 +18,9 @@ from tiny_editing import tiny_autoencoder
 
 from repro.cli import main
 from repro.data import pack
-from repro.data.images import read_image, write_image
+from repro.data.images import read_image
 from repro.data.known import check as known_check
+from repro.data.writing import write_image
 from repro.editing import bank, build, manifest
 from repro.editing.benchmark import (
     BENCH,

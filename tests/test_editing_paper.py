@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, VQModel
 
-from repro.data.images import resize, write_image
+from repro.data.images import resize
 from repro.data.layouts import LAYOUTS
+from repro.data.writing import write_image
 from repro.editing import bank, build, config, evaluation, experiments, paper, paper_rows, weights
 from repro.editing.benchmark import levels
 from repro.editing.blur import motion_blur

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +30,7 @@ from repro.editing.pipeline import EditingPipeline, scheduler_of
 from repro.editing.pix2pix import Pix2PixGenerator
 from repro.editing.sampling import STEPS
 from repro.editing.vector import EditingVector
+from repro.engine import atomic
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.provenance import whence
 from repro.errors import ReproError
@@ -316,6 +319,9 @@ def photo(tmp_path, shipping, monkeypatch):
     return tmp_path
 
 
+LONG = "n" * 250 + ".png"
+
+
 def tell(capsys, *argv):
     try:
         code = cli.main(["edit", *argv])
@@ -342,34 +348,76 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     assert (photo / "a b.png").read_bytes() == before
     code, out, _ = tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke")
     assert code == 0 and "edited-photo.png" in out and whence("edited-photo.png")
-    options = "--seed 0 --steps 1 --profile smoke --variant mult"
+    options = "--blur 0.5 --seed 0 --steps 1 --profile smoke --variant mult"
     assert tell(capsys, "photo.png", *options.split(), "-o", "mult.png")[0] == 0
     assert whence("mult.png").command == f"repro edit photo.png {options} -o mult.png"
-    other = EditingPipeline.shipped("smoke", "mult")("photo.png", seed=0, num_inference_steps=1).images[0]
+    other = EditingPipeline.shipped("smoke", "mult")("photo.png", blur=0.5, seed=0, num_inference_steps=1).images[0]
     assert np.array_equal(np.asarray(Image.open("mult.png")), np.asarray(other))
-    assert tell(capsys, "photo.png", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
+    assert tell(capsys, "photo.png", "--blur", "1", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
     assert Image.open("x/y.jpg").size == (24, 19)
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["none.jpg"], "none.jpg: no such file"),
+        (["photo.png"], "nothing to do; accepted: at least one of --blur, --grain, --reference, --mask, --sharpen"),
+        (["none.jpg", "--blur", "1"], "none.jpg: no such file"),
+        (["none.jpg", "--blur", "1", "-o", "other.jpg"], "none.jpg: no such file"),
+        (["photo.png", "--reference", "none.jpg", "-o", "other.jpg"], "none.jpg: no such file"),
+        (["photo.png", "--mask", "none.jpg", "-o", "other.jpg"], "none.jpg: no such file"),
         (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
         (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
         (["photo.png", "--reference", "none.jpg"], "none.jpg: no such file"),
-        (["photo.png", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
-        (["photo.png", "-o", "photo.png"], "photo.png: is one of the pictures that were given"),
-        (["photo.png", "--profile", "large"], "unknown profile 'large'"),
-        (["photo.png", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
+        (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
+        (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the pictures that were given"),
+        (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
+        (["photo.png", "--blur", "1", "-o", "other.jpg/x.png"], "other.jpg/x.png: cannot be written (Not a directory)"),
+        (["photo.png", "--blur", "1", "-o", "/proc/x.png"], "/proc/x.png: cannot be written"),
+        (["photo.png", "--blur", "1", "-o", "n" * 252 + ".png"], "cannot be written (File name too long)"),
+        ([LONG, "--blur", "1"], f"edited-{LONG}: cannot be written (File name too long); choose another place"),
+        (["wide.png", "--blur", "1", "-o", "wide.webp"], "wide.webp: 16400x16 is more than the 16,383 pixels a side"),
+        (["photo.png", "--blur", "1", "--profile", "large"], "unknown profile 'large'"),
+        (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
+        (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
     ],
 )
 def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
+    (photo / "folder.png").mkdir()
+    Image.new("RGB", (16400, 16)).save("wide.png")
+    shutil.copy("photo.png", LONG)
     code, _, err = tell(capsys, "--profile", "smoke", *argv)
     assert code == 2 and words in err and err.startswith("repro edit: ") and len(err.splitlines()) == 1
 
 
+def test_a_result_that_cannot_be_written_after_all_is_kept_elsewhere(photo, capsys, monkeypatch):
+    def full(path, data):
+        if path.name == "late.png":
+            raise ReproError(f"{path} could not be written (No space left on device)")
+        atomic.write_bytes(path, data)
+
+    monkeypatch.setattr("repro.engine.provenance.write_bytes", full)
+    monkeypatch.setattr("tempfile.tempdir", str(photo))
+    options = "--blur 0.5 --seed 0 --steps 1 --profile smoke"
+    code, _, err = tell(capsys, "photo.png", *options.split(), "-o", "late.png")
+    other = err.strip().removesuffix("\n").rsplit("written instead: ")[1]
+    assert code == 1 and "No space left on device" in err and not (photo / "late.png").exists()
+    assert whence(other).command == f"repro edit photo.png {options} -o {other}"
+
+
+def test_a_name_that_is_no_text(photo, capsys):
+    """Its bytes stand in the provenance as a shell reads them."""
+    name = os.fsdecode(b"caf\xe9 'x'.png")
+    shutil.copy("photo.png", name)
+    code, out, _ = tell(capsys, name, "--blur", "0.5", "--steps", "1", "--profile", "smoke", "-o", "out.png")
+    assert code == 0 and "written: out.png" in out
+    word = r"$'caf\xe9 \x27x\x27.png'"
+    assert whence("out.png").command.startswith(f"repro edit {word} --blur 0.5")
+    assert subprocess.run(["bash", "-c", f"ls {word}"], capture_output=True).returncode == 0
+    assert tell(capsys, name, "--blur", "0.5", "--steps", "1", "--profile", "smoke")[0] == 0
+    assert (photo / f"edited-{name}").is_file()
+
+
 def test_without_weights_it_says_how_to_make_them(photo, capsys):
     shutil.rmtree(paths.checkpoints())
-    code, _, err = tell(capsys, "photo.png", "--profile", "smoke")
+    code, _, err = tell(capsys, "photo.png", "--blur", "1", "--profile", "smoke")
     assert code == 2 and "repro train editing-smoke-taught-long-s0" in err

@@ -11,9 +11,10 @@ import torch
 from repro.data import pack
 from repro.data.crops import crop_places
 from repro.data.flist import Entry, Pair
-from repro.data.images import read_image, resize, write_image
+from repro.data.images import read_image, resize
 from repro.data.known import check as known_check
 from repro.data.layouts import LAYOUTS
+from repro.data.writing import write_image
 from repro.editing import build, readers
 from repro.editing.benchmark import COMPOSITES, SPLITS, TINY, VERSION, levels, parameters, split
 from repro.editing.blur import motion_blur

@@ -17,7 +17,7 @@ IDS = st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(max_size=8)),
 
 
 @settings(max_examples=40)
-@given(ids=IDS, seed=st.integers(0, 2**64), step=st.integers(0, 2**40), data=st.data())
+@given(ids=IDS, seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**40), data=st.data())
 def test_a_draw_depends_on_seed_id_purpose_and_step_alone(ids, seed, step, data):
     order = data.draw(st.permutations(range(len(ids))))
     together = KeyedNoise(seed, ids, "p")
@@ -118,3 +118,18 @@ def test_the_device_does_not_matter():
     assert torch.equal(here.integers(0, 2**62, (100,)), there.integers(0, 2**62, (100,)).cpu())
     assert torch.equal(here.uniform((100,)), there.uniform((100,)).cpu())
     assert torch.allclose(here.normal((100,)), there.normal((100,)).cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [(2**64, "64 bits"), (-(2**63) - 1, "64 bits"), (1.5, "whole number: got 1.5"), ("1", "whole number: got '1'")],
+)
+def test_a_seed_that_would_be_another_one_is_refused(seed, message):
+    with pytest.raises(ReproError, match=message):
+        KeyedNoise(seed, [0], "noise")
+
+
+def test_the_largest_seeds_are_seeds():
+    drawn = [KeyedNoise(seed, [0], "noise").normal((4,)) for seed in (0, 2**64 - 1, 2**63, torch.tensor(7), 7)]
+    assert torch.equal(drawn[3], drawn[4])
+    assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4

@@ -1,4 +1,4 @@
-"""Reading and writing pictures. Everywhere outside a network a picture is float32 (3, H, W), RGB, in [0, 1].
+"""Reading pictures. Everywhere outside a network a picture is float32 (3, H, W), RGB, in [0, 1].
 
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -35,13 +34,6 @@ MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_WRITERS = {
-    ".png": {"compress_level": 6},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
-}
-WRITABLE = tuple(_WRITERS)  # suffixes that `write_image` takes
 
 
 def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:
@@ -100,9 +92,9 @@ def read_channels(source: ImageSource, *, min_side: int = 1, max_pixels: int = M
 def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: str = "") -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
     path, name = Path(path), name or str(path)
-    if not path.is_file():
-        raise ReproError(f"{name}: no such file")
     try:
+        if not path.is_file():
+            raise ReproError(f"{name}: no such file")
         with path.open("rb") as file:
             try:
                 image = _open(file, name, max_pixels)
@@ -135,9 +127,9 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 
 def _file_bytes(path: Path, name: str) -> bytes:
-    if path.is_dir():
-        raise ReproError(f"{name}: is a folder; an image file was expected")
     try:
+        if path.is_dir():
+            raise ReproError(f"{name}: is a folder; an image file was expected")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ReproError(f"{name}: no such file") from error
@@ -227,39 +219,6 @@ def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     if not (low >= 0.0 and high <= 1.0):  # also true of NaN
         raise ReproError(f"{name}: values range from {low:.4g} to {high:.4g}; accepted: {accepted}")
     return image.contiguous()
-
-
-def to_uint8(image: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) of float (3, H, W) in [0, 1], rounded to nearest. Raises `ReproError` outside the range."""
-    image = read_image(image, name="image", max_pixels=image.numel())
-    return (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def write_image(path: str | os.PathLike, image: Tensor) -> Path:
-    """Write float (3, H, W) in [0, 1] as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically.
-
-    Raises `ReproError` for values outside [0, 1], which a caller clamps where that is meant, and for other suffixes.
-    """
-    path = Path(path)
-    options = _WRITERS.get(path.suffix.lower())
-    if options is None:
-        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
-    picture = Image.fromarray(to_uint8(image))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise ReproError(f"{path}: cannot be written ({error.strerror or error})") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format=Image.registered_extensions()[path.suffix.lower()], **options)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ReproError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
 
 
 def to_model(image: Tensor) -> Tensor:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from repro.errors import ReproError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EFFECTS = ("blur", "grain", "reference", "mask", "sharpen")
 
 
 @dataclass
@@ -44,17 +50,20 @@ class Edit:
 
     def run(self) -> int:
         from repro.data import inputs
-        from repro.data.images import WRITABLE, read_image, write_image
-        from repro.engine.provenance import Provenance, save_png
+        from repro.data.images import read_image
+        from repro.data.writing import check_writable
 
-        out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
-        if out.suffix.lower() not in WRITABLE:  # before the work, not after it
-            raise ReproError(f"{out}: cannot write {out.suffix or 'a file without suffix'}; use {', '.join(WRITABLE)}")
-        if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
-            raise ReproError(f"{out}: is one of the pictures that were given; accepted: another place")
+        asked = {name: getattr(self, name) for name in EFFECTS}
+        if all(value is None for value in asked.values()):
+            raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
         photo = read_image(self.photo)
         reference = None if self.reference is None else read_image(self.reference)
         mask = None if self.mask is None else inputs.masks(self.mask)
+        # What can be known of the result's place is known before the work.
+        out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
+        check_writable(out, (photo.shape[2], photo.shape[1]))
+        if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
+            raise ReproError(f"{out}: is one of the pictures that were given; accepted: another place")
 
         from repro.editing.pipeline import EditingPipeline
 
@@ -72,17 +81,33 @@ class Edit:
             seed=self.seed,
             output_type="pt",
         ).images[0]
-        if out.suffix.lower() == ".png":
-            save_png(edited, out, Provenance((), self.command(out)))
-        else:
-            write_image(out, edited)
+        return self._write(edited, out)
+
+    def _write(self, edited: Tensor, out: Path) -> int:
+        """Write the result; where that fails after all, elsewhere, and say so. Returns the exit status."""
+        from repro.data.writing import write_image
+        from repro.engine.provenance import Provenance, save_png
+
+        try:
+            if out.suffix.lower() == ".png":
+                save_png(edited, out, Provenance((), self.command(out)))
+            else:
+                write_image(out, edited)
+        except ReproError as error:
+            handle, other = tempfile.mkstemp(prefix="edited-", suffix=".png")
+            os.close(handle)
+            save_png(edited, Path(other), Provenance((), self.command(Path(other))))
+            print(f"repro edit: {error}; written instead: {other}", file=sys.stderr)
+            return 1
         print(f"written: {out}")
         return 0
 
     def command(self, out: Path) -> str:
         """What makes this picture again."""
+        from repro.engine.provenance import shell
+
         words = ["repro", "edit", str(self.photo)]
-        for name in ("blur", "grain", "reference", "mask", "sharpen"):
+        for name in EFFECTS:
             value = getattr(self, name)
             if value is not None:
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -90,4 +115,4 @@ class Edit:
         words += ["--eta", str(self.eta)] if self.eta else []
         words += ["--profile", self.profile] if self.profile != "small" else []
         words += ["--variant", self.variant] if self.variant is not None else []
-        return shlex.join([*words, "-o", str(out)])
+        return shell([*words, "-o", str(out)])

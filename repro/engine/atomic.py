@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     A full disk, a kill or a crash leaves what was there before. Raises `ReproError` with the system's reason.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".repro-{os.getpid()}-{threading.get_ident()}.tmp")  # short, whatever the name's length
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as stream:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,21 @@ class Provenance:
         # A comment may not contain "--"; JSON may spell the hyphen.
         body = body.replace("--", "-\\u002d")
         return f"<!-- repro {body} -->"
+
+
+def shell(words: Iterable[str]) -> str:
+    """A command line of these words, in UTF-8 whatever bytes a file name has: `$'...'` spells them."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    raw = os.fsencode(word)
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
+        return f"$'{''.join(signs)}'"
+    return shlex.quote(word)
 
 
 def provenance(records: Iterable[Record | str], command: str) -> Provenance:

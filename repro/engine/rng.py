@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -53,8 +54,14 @@ def sample_key(seed: int, sample_id: int | str, purpose: str) -> int:
 
 
 def _purpose_key(seed: int, purpose: str) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise ReproError(f"a seed is a whole number: got {seed!r}") from None
+    if not -(1 << 63) <= number < 1 << 64:  # beyond, two seeds would be one
+        raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {number}")
     tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
-    return _mix_int(_mix_int(int(seed) & _MASK) ^ tag)
+    return _mix_int(_mix_int(number & _MASK) ^ tag)
 
 
 def _number(sample_id: int | str) -> int:

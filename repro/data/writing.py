@@ -1,0 +1,73 @@
+"""Writing pictures, and what can be known before the work that makes them."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from repro.data.images import read_image
+from repro.engine.atomic import write_bytes
+from repro.errors import ReproError
+
+_WRITERS = {
+    ".png": {"compress_level": 6},
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
+_LARGEST = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # pixels a side that a format holds
+WRITABLE = tuple(_WRITERS)  # suffixes that `write_image` takes
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """uint8 (H, W, 3) of float (3, H, W) in [0, 1], rounded to nearest. Raises `ReproError` outside the range."""
+    image = read_image(image, name="image", max_pixels=image.numel())
+    return (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def write_image(path: str | os.PathLike, image: Tensor) -> Path:
+    """Write float (3, H, W) in [0, 1] as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically.
+
+    Raises `ReproError` for values outside [0, 1], which a caller clamps where that is meant, for other suffixes, and
+    where the file cannot be written.
+    """
+    path, stream = Path(path), io.BytesIO()
+    pixels = to_uint8(image)
+    _check_format(path, (pixels.shape[1], pixels.shape[0]))
+    kind = path.suffix.lower()
+    Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[kind], **_WRITERS[kind])
+    write_bytes(path, stream.getvalue())
+    return path
+
+
+def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
+    """Refuse, before any work, a place where a picture of (width, height) cannot be written. Raises `ReproError`."""
+    path = Path(path)
+    _check_format(path, size)
+    folder = path.parent
+    try:
+        if path.is_dir():  # fails where the name is too long
+            raise ReproError(f"{path}: is a folder; the name of a picture was expected")
+        while not folder.exists():  # it will be made
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _check_format(path: Path, size: tuple[int, int]) -> None:
+    kind = path.suffix.lower()
+    if kind not in _WRITERS:
+        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
+    if max(size) > _LARGEST.get(kind, max(size)):
+        raise ReproError(
+            f"{path}: {size[0]}x{size[1]} is more than the {_LARGEST[kind]:,} pixels a side of {kind}; use .png"
+        )
