@@ -24,10 +24,10 @@ from repro.errors import ReproError
 
 RADIUS = (3.0, 22.0)  # pixels of a picture of about 256: a picture's usual radius, log-uniform
 SPREAD = 0.35  # natural logarithm: how far a drop's radius is from the usual one, standard deviation
-COVERAGE = (0.02, 0.5)  # share of the pane under drops, before they overlap
+COVERAGE = (0.05, 0.6)  # share of the pane under drops, before they overlap
 ROOM = 320.0  # pixels per drop at least: limits the smallest ones
 SOFT = (0.15, 1.6)  # width of the blurred outline in radii, log-uniform, at least 1.2 pixels
-OPACITY = (0.25, 1.0)
+OPACITY = (0.35, 1.0)
 POWER = (2.0, 7.0)  # angle that a drop shows, against the pane behind it
 GAIN = (0.65, 2.0)  # of the light through a drop, log-uniform
 BEND = 5.0  # pixels by which outlines are bent, at most
