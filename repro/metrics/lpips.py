@@ -73,14 +73,14 @@ def load(folder: Path | None = None) -> LpipsAlex:
 
 
 @lru_cache(maxsize=2)
-def _shared(device: str) -> LpipsAlex:
+def shared(device: str) -> LpipsAlex:
     return load().to(device)
 
 
 @torch.no_grad()
 def lpips(image: Tensor, reference: Tensor, batch: int = 16) -> Tensor:
     """LPIPS of (B, 3, H, W) images in [0, 1] (mapped to [-1, 1] here) -> (B,) float64. Lower is better."""
-    model = _shared(str(image.device))
+    model = shared(str(image.device))
     parts = [
         model(2 * a.float() - 1, 2 * b.float() - 1)
         for a, b in zip(image.split(batch), reference.split(batch), strict=True)

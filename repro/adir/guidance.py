@@ -1,0 +1,147 @@
+"""Guidance by a measurement: ADIR's Algorithm 1 and what it could have been instead.
+
+Each reverse step of a plain diffusion network is moved towards images that explain y: x_{t-1} ~ N(mu + s Sigma g, Sigma)
+with g = -2 A^T (A mu - y_t), y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (eqs. 10, 16, 17). The network is
+never differentiated. The step itself is `repro.ddpm.samplers.ancestral`; this module is its guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from repro.adir.operators import TRANSPOSES, Operator, Transpose
+from repro.ddpm.process import Model
+from repro.ddpm.samplers import Variance, ancestral
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.steps import Guide, Spacing, Step
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+Gradient = Literal["surrogate", "exact", "unsquared", "naive"]
+GRADIENTS: tuple[Gradient, ...] = ("surrogate", "exact", "unsquared", "naive")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the measurement moves a step. The defaults are Algorithm 1.
+
+    Args:
+        scale: s; 0 samples the prior alone. The paper has 10, at 1000 steps.
+        transpose: A's adjoint, or the upsampling that the paper describes: 16 times stronger for x4, 64 times for x8.
+        gradient: "surrogate": eq. 17. "exact": eq. 15, through the network. "unsquared": eq. 15 with the norm in the
+            place of its square, as the code of DPS has it. "naive": x0_hat(x_t) = x_t.
+        at: where the gradient is taken: "mean", mu of the step; or "x_t", as guided-diffusion does.
+        level: alpha_bar of y_t: of the step's own "t", or of the "previous" step that mu belongs to.
+        clip: whether mu is made of the clean estimate cut to [-1, 1] (guided-diffusion does, eq. 5 does not).
+        limit: largest s Sigma lambda, with lambda the largest eigenvalue of transpose times A. A step multiplies the
+            residual A mu - y_t by 1 - 2 s Sigma lambda: below 0 from 1/2 on, divergent from 1 on. With fewer steps
+            Sigma grows, so s is scaled down where it would exceed the limit. None: never.
+    """
+
+    scale: float = 10.0
+    transpose: Transpose = "upsampling"
+    gradient: Gradient = "surrogate"
+    at: Literal["mean", "x_t"] = "mean"
+    level: Literal["t", "previous"] = "t"
+    clip: bool = True
+    limit: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        choices = {"transpose": TRANSPOSES, "gradient": GRADIENTS, "at": ("mean", "x_t"), "level": ("t", "previous")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ReproError(f"guidance {name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
+        if not self.scale >= 0:
+            raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
+        if self.limit is not None and not 0 < self.limit < 1:
+            raise ReproError(
+                f"s Sigma lambda must stay below 1, where guidance diverges: the limit must lie in (0, 1), got {self.limit}"
+            )
+
+
+def guide(model: Model, y: Tensor, operator: Operator, schedule: Schedule, settings: Guidance) -> Guide:
+    """s g for a step's mean, scaled down where s Sigma lambda would exceed the limit."""
+    strongest = operator.eigenvalue(settings.transpose)
+
+    def move(x: Tensor, t: Tensor, step: Step) -> Tensor:
+        a, s = step.a, step.s
+        if settings.level == "previous":
+            ab = float(schedule.alpha_bar[step.t_prev]) if step.t_prev >= 0 else 1.0
+            a, s = ab**0.5, (1 - ab) ** 0.5
+        if settings.gradient == "surrogate":
+            y_t = a * y + s * operator.A(step.output)  # eq. 16; step.output is eps
+            g = -2 * operator.transpose(operator.A(x) - y_t, settings.transpose)  # eq. 17
+        elif settings.gradient == "naive":
+            g = -2 * operator.transpose(operator.A(x) - y, settings.transpose)
+        else:
+            g = through_network(model, x, t, y, operator, a, s, squared=settings.gradient == "exact")
+        return scale_at(step.variance, strongest, settings) * g
+
+    return move
+
+
+def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) -> Tensor | float:
+    """s of a step, (B, 1, 1, 1) for a variance (B, C, H, W): scaled down to keep s Sigma lambda within the limit."""
+    largest = variance.amax(dim=(1, 2, 3), keepdim=True) if torch.is_tensor(variance) else variance
+    if settings.limit is None:
+        return settings.scale
+    allowed = settings.limit / (largest * eigenvalue)
+    return allowed.clamp(max=settings.scale) if torch.is_tensor(allowed) else min(allowed, settings.scale)
+
+
+def through_network(
+    model: Model, x: Tensor, t: Tensor, y: Tensor, operator: Operator, a: float, s: float, squared: bool
+) -> Tensor:
+    """-grad of ||A x0_hat(x) - y||^2, or of the norm itself, by automatic differentiation (eq. 15)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        eps = model(x, t)[:, : x.shape[1]]
+        error = (operator.A((x - s * eps) / a) - y).square().flatten(1).sum(dim=1)  # (B,)
+        return -torch.autograd.grad((error if squared else error.sqrt()).sum(), x)[0]
+
+
+def reconstruct(
+    model: Model,
+    y: Tensor,
+    operator: Operator,
+    schedule: Schedule,
+    noise: KeyedNoise,
+    settings: Guidance | None = None,
+    steps: int | None = 250,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    spacing: Spacing = "linspace",
+    variance: Variance = "learned_range",
+    extra: Guide | None = None,
+) -> Iterator[Step]:
+    """Algorithm 1: the steps of a reconstruction of x from y, the last one holding it in `.x` (B, 3, H, W).
+
+    Args:
+        model: (x, t) -> noise and variance, (B, 6, H, W).
+        y: measurements, one of each image.
+        noise: one key an image: the start and every step are drawn from it.
+        steps: of the schedule's T; None: all.
+        shape: of an image; needed where the operator does not know it.
+        extra: another guide, added (baselines).
+    """
+    settings = settings or Guidance()
+    shape = shape or getattr(operator, "image", None) or tuple(y.shape[1:])
+    x_T = noise.normal(shape, step=schedule.T).to(y)
+    chosen = extra or guide(model, y, operator, schedule, settings)
+    return ancestral(
+        model,
+        x_T,
+        schedule,
+        noise,
+        steps,
+        spacing=spacing,
+        variance=variance,
+        clip=settings.clip,
+        guide=chosen,
+        guide_at=settings.at,
+    )

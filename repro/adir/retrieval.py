@@ -1,0 +1,150 @@
+"""Neighbours: the K images of an external set whose embeddings lie nearest to the measurement's (ADIR, eq. 19).
+
+The paper embeds with CLIP and prints the distance 2 arcsin(||a - b||^2 / 2). On unit vectors ||a - b||^2 / 2 is 1 - cos,
+so it grows with falling cosine, and is not defined beyond 90 degrees, where 1 - cos exceeds 1. Cosine gives the same
+order and always exists: that is what is used here, on EfficientNet-Lite0, which comes with the dependencies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro import paths
+from repro.adir.operators import Separable
+from repro.data import pack
+from repro.data.images import read_image, to_unit
+from repro.errors import ReproError
+
+Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def efficientnet(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, 1280)."""
+    from repro.metrics.features import efficientnet_lite0, extract
+
+    return extract(efficientnet_lite0(), images)
+
+
+def clip(name: str = "ViT-B-32", pretrained: str = "openai") -> Embedding:
+    """CLIP's image encoder by the optional package open_clip_torch, whose weights it downloads."""
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ReproError("CLIP embeddings need the optional package open_clip_torch: pip install it") from error
+    model = open_clip.create_model(name, pretrained=pretrained).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+
+    @torch.no_grad()
+    def embed(images: Tensor) -> Tensor:
+        small = F.interpolate(images, size=model.visual.image_size, mode="bicubic", antialias=True).clamp(0, 1)
+        return model.encode_image((small - mean) / std).float()
+
+    return embed
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The answer to one query: names and cosine similarities, nearest first."""
+
+    names: tuple[str, ...]
+    similarity: tuple[float, ...]
+    images: tuple[Tensor, ...]  # (3, H, W) in [0, 1], at their own sizes
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Embedded images: names, vectors (N, d) of length 1, and where each image is read from."""
+
+    names: tuple[str, ...]
+    vectors: Tensor
+    read: Callable[[str], Tensor]
+    embedding: Embedding = efficientnet
+    skipped: tuple[str, ...] = ()
+
+    def nearest(self, query: Tensor, k: int, exclude: Sequence[str] = ()) -> Neighbours:
+        """The K images nearest to an image (3, H, W) in [0, 1]; fewer where the set is smaller."""
+        if k < 1:
+            raise ReproError(f"K must be 1 or more: got {k}")
+        cosine = F.normalize(self.embedding(query[None]), dim=1)[0] @ self.vectors.T
+        order = [i for i in cosine.argsort(descending=True, stable=True).tolist() if self.names[i] not in exclude][:k]
+        return Neighbours(
+            tuple(self.names[i] for i in order),
+            tuple(float(cosine[i]) for i in order),
+            tuple(self.read(self.names[i]) for i in order),
+        )
+
+
+def index_images(names: Sequence[str], images: Sequence[Tensor], embedding: Embedding = efficientnet) -> Index:
+    """An index of images (3, H, W) in [0, 1] in memory."""
+    if not names:
+        raise ReproError("an index of neighbours needs at least one image: got none")
+    known = dict(zip(names, images, strict=True))
+    vectors = torch.cat([F.normalize(embedding(x[None]), dim=1) for x in images])
+    return Index(tuple(names), vectors, known.__getitem__, embedding)
+
+
+def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cache: Path | None = None) -> Index:
+    """An index of image files; unreadable ones are skipped and named in `.skipped`.
+
+    Vectors are kept in `cache` (runs/embeddings.safetensors) under each file's SHA-256 and the embedding's name.
+    """
+    cache = cache or paths.runs() / "embeddings.safetensors"
+    known = load_file(cache) if cache.exists() else {}
+    names, vectors, skipped, fresh = [], [], [], False
+    for file in files:
+        key = f"{getattr(embedding, '__name__', 'embedding')}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        if key not in known:
+            try:
+                known[key] = F.normalize(embedding(read_image(file)[None]), dim=1)[0]
+            except ReproError:
+                skipped.append(str(file))
+                continue
+            fresh = True
+        names.append(str(file))
+        vectors.append(known[key])
+    if not names:
+        raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")
+    if fresh:
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            save_file(known, cache)
+        except OSError as error:
+            raise ReproError(f"{cache}: the embeddings cannot be kept ({error.strerror or error})") from error
+    return Index(tuple(names), torch.stack(vectors), lambda name: read_image(name), embedding, tuple(skipped))
+
+
+def index_folder(folder: Path, embedding: Embedding = efficientnet, cache: Path | None = None) -> Index:
+    """An index over the images of a folder and its subfolders."""
+    if not folder.is_dir():
+        raise ReproError(f"{folder}: no such folder of neighbours")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ReproError(f"{folder}: no images in this folder of neighbours; accepted: {', '.join(SUFFIXES)}")
+    return index_files(files, embedding, cache)
+
+
+def gallery(embedding: Embedding = efficientnet) -> Index:
+    """The pack's gallery: photographs and thumbnails that share no subject with training, validation or test."""
+    return index_files([p.path for p in pack.photos("gallery", kind=None)], embedding)
+
+
+def as_image(y: Tensor, operator: Separable) -> Tensor:
+    """What is embedded of a measurement (B, …): y at the image's size, (B, 3, H, W) in [0, 1]."""
+    return to_unit(operator.transpose(y, "upsampling") if operator.back is not None else y)
+
+
+def spherical(a: Tensor, b: Tensor) -> Tensor:
+    """The paper's distance of unit vectors (…, d), NaN where it is not defined (cosine below 0)."""
+    return 2 * torch.arcsin(0.5 * (a - b).square().sum(dim=-1))
