@@ -113,9 +113,12 @@ def adapt(
     optimizer = torch.optim.Adam(parameters, lr=settings.lr)
     identity = digest({"settings": asdict(settings), "seed": seed, "images": [float(x.sum()) for x in images]})
     done = _resume(state, identity, parameters, optimizer) if state else 0
-    return _iterations(network, pictures, schedule, settings, seed, side, state, (parameters, optimizer, identity, done))
+    return _iterations(
+        network, pictures, schedule, settings, seed, side, state, (parameters, optimizer, identity, done)
+    )
 
 
+@torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
 def _iterations(network, pictures, schedule, settings, seed, side, state, begun) -> Iterator[AdaptStep]:
     parameters, optimizer, identity, done = begun
     model = process.model_fn(network)
@@ -162,7 +165,7 @@ def loss(
         return simple, torch.zeros(())
     a, s = schedule.at(t, x0)
     estimate = ((x_t - s * output[:, :3]) / a).clamp(-1, 1)  # eq. 14
-    small = lpips.SMALLEST > min(x0.shape[-2:])
+    small = min(x0.shape[-2:]) < lpips.SMALLEST
     pair = [F.interpolate(x, scale_factor=4, mode="bicubic") if small else x for x in (estimate, x0)]
     similar = lpips.shared(str(x0.device))(*pair)  # (B,)
     weight = schedule.gather("alpha_bar", t, similar).flatten() if settings.weighting == "signal" else 1.0
@@ -181,20 +184,19 @@ def adapted_to(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(factors, {"seconds", "iterations", "simple"}) of a whole adaptation; the network is left as it was."""
     settings = settings or Adaptation()
-    begun, last = time.perf_counter(), None
+    begun, simple = time.perf_counter(), float("nan")
     steps = adapt(network, images, schedule, settings, seed, **options)  # type: ignore[arg-type]
     if progress:
         from tqdm.auto import tqdm
 
         steps = tqdm(steps, total=settings.iterations, desc="adapting", leave=False)
     try:
-        for last in steps:
-            pass
+        for step in steps:
+            simple = step.simple
         found = lora.state(network)
     finally:
         lora.detach(network)
     seconds = time.perf_counter() - begun
-    simple = last.simple if last else float("nan")
     return found, {"seconds": seconds, "iterations": settings.iterations, "simple": simple}
 
 
@@ -221,7 +223,9 @@ def _resume(path: Path, identity: str, parameters: list[nn.Parameter], optimizer
     with safe_open(path, framework="pt") as file:
         kept = file.metadata() or {}
         if kept.get("identity") != identity:
-            raise ReproError(f"{path} is the state of another adaptation: delete it, or give this one a file of its own")
+            raise ReproError(
+                f"{path} is the state of another adaptation: delete it, or give this one a file of its own"
+            )
         done = int(kept["done"])
         for i, p in enumerate(parameters):
             p.data.copy_(file.get_tensor(f"{i}.p"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from repro.adir.guidance import Guidance, through_network, reconstruct
+from repro.adir.guidance import Guidance, reconstruct, through_network
 from repro.adir.operators import Operator, Separable
 from repro.ddpm.process import Model
 from repro.ddpm.schedules import Schedule

@@ -1,8 +1,8 @@
 """Guidance by a measurement: ADIR's Algorithm 1 and what it could have been instead.
 
-Each reverse step of a plain diffusion network is moved towards images that explain y: x_{t-1} ~ N(mu + s Sigma g, Sigma)
-with g = -2 A^T (A mu - y_t), y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (eqs. 10, 16, 17). The network is
-never differentiated. The step itself is `repro.ddpm.samplers.ancestral`; this module is its guide.
+Each reverse step of a plain diffusion network is moved towards images that explain y: x_{t-1} is drawn from
+N(mu + s Sigma g, Sigma) with g = -2 A^T (A mu - y_t), y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (eqs. 10,
+16, 17). The network is never differentiated. The step itself is `repro.ddpm.samplers.ancestral`; this is its guide.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Guidance:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
         if self.limit is not None and not 0 < self.limit < 1:
             raise ReproError(
-                f"s Sigma lambda must stay below 1, where guidance diverges: the limit must lie in (0, 1), got {self.limit}"
+                f"from s Sigma lambda = 1 on guidance diverges: its limit must lie in (0, 1), got {self.limit}"
             )
 
 
@@ -90,8 +90,9 @@ def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) ->
     largest = variance.amax(dim=(1, 2, 3), keepdim=True) if torch.is_tensor(variance) else variance
     if settings.limit is None:
         return settings.scale
-    allowed = settings.limit / (largest * eigenvalue)
-    return allowed.clamp(max=settings.scale) if torch.is_tensor(allowed) else min(allowed, settings.scale)
+    if torch.is_tensor(largest):
+        return (settings.limit / (largest * eigenvalue)).clamp(max=settings.scale)
+    return settings.scale if largest == 0 else min(settings.limit / (largest * eigenvalue), settings.scale)
 
 
 def through_network(

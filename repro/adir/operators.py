@@ -117,9 +117,7 @@ class Separable(_Measured):
     @cached_property
     def singular_values(self) -> Tensor:
         """(*image) of A; 0 where A sees nothing."""
-        c, h, w = (
-            F.pad(s, (0, n - len(s))) for (_, s, _), n in zip(self._svd, self.image, strict=True)
-        )
+        c, h, w = (F.pad(s, (0, n - len(s))) for (_, s, _), n in zip(self._svd, self.image, strict=True))
         return (c[:, None, None] * h[:, None] * w).float()
 
     def Vt(self, x: Tensor) -> Tensor:
@@ -263,6 +261,4 @@ def _apply(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
 
 def _check(x: Tensor, shape: tuple[int, ...], what: str) -> None:
     if x.ndim != 4 or tuple(x.shape[1:]) != tuple(shape):
-        raise ReproError(
-            f"the operator takes {what} of (B, {', '.join(map(str, shape))}): got {tuple(x.shape)}"
-        )
+        raise ReproError(f"the operator takes {what} of (B, {', '.join(map(str, shape))}): got {tuple(x.shape)}")

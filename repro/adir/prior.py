@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from repro.data import crops, pack
@@ -75,7 +74,9 @@ class PriorTask:
     def batch(self, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         """(B, 3, size, size) crops in [-1, 1]."""
         scale = noise("scale").uniform().tolist()
-        chosen = [self.pictures[i][int(u * len(self.pictures[i]))] for i, u in zip(indices.tolist(), scale, strict=True)]
+        chosen = [
+            self.pictures[i][int(u * len(self.pictures[i]))] for i, u in zip(indices.tolist(), scale, strict=True)
+        ]
         return to_model(crops.cut(chosen, self.crop, noise("crop").uniform((3,)).cpu()))
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:

@@ -1,8 +1,8 @@
 """Neighbours: the K images of an external set whose embeddings lie nearest to the measurement's (ADIR, eq. 19).
 
-The paper embeds with CLIP and prints the distance 2 arcsin(||a - b||^2 / 2). On unit vectors ||a - b||^2 / 2 is 1 - cos,
-so it grows with falling cosine, and is not defined beyond 90 degrees, where 1 - cos exceeds 1. Cosine gives the same
-order and always exists: that is what is used here, on EfficientNet-Lite0, which comes with the dependencies.
+The paper embeds with CLIP and prints the distance 2 arcsin(||a - b||^2 / 2). On unit vectors ||a - b||^2 / 2 is
+1 - cos, so it grows with falling cosine, and is not defined beyond 90 degrees, where 1 - cos exceeds 1. Cosine gives
+the same order and always exists: that is what is used here, on EfficientNet-Lite0, which comes with the dependencies.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def clip(name: str = "ViT-B-32", pretrained: str = "openai") -> Embedding:
     except ImportError as error:
         raise ReproError("CLIP embeddings need the optional package open_clip_torch: pip install it") from error
     model = open_clip.create_model(name, pretrained=pretrained).eval()
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
 
     @torch.no_grad()
     def embed(images: Tensor) -> Tensor:

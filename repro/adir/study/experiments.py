@@ -17,7 +17,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         data="photos",
         profile="small",
         seed=0,
-        recipe=Recipe(images=320_000, batch=32, lr=1e-3, warmup=10_000, ema=15_000, threads=1, save_every=16_000),
+        recipe=Recipe(
+            images=400_000, batch=16, lr=6e-4, warmup=5_000, decay="constant", ema=20_000, threads=1, save_every=8_000
+        ),
         summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
         ships=True,
         build=prior.build,

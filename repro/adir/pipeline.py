@@ -1,0 +1,133 @@
+"""From a measurement to an image: retrieve, adapt, guide. What `repro restore --method adir` runs."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repro.adir import lora, prior
+from repro.adir.adapt import Adaptation, adapted_to
+from repro.adir.guidance import Guidance, reconstruct
+from repro.adir.operators import TASKS, Separable, operator
+from repro.adir.retrieval import Index, Neighbours, as_image, gallery
+from repro.data.images import to_model, to_unit
+from repro.ddpm.process import model_fn
+from repro.ddpm.steps import Step
+from repro.engine.checkpoint import load_checkpoint
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+PRIOR = "adir-prior-main-s0"
+ADAPT = ("neighbours", "itself", "none")
+LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
+K = 20
+FACTORS = {"sr4": 4, "sr8": 8}
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A reconstruction (3, H, W) in [0, 1], the neighbours it was adapted to, and the seconds of both parts."""
+
+    image: Tensor
+    neighbours: Neighbours | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ADIR:
+    """A prior with what it takes to reconstruct images from measurements.
+
+    Args:
+        network: predicts noise and variance, 6 channels from 3; a private copy is kept, since adaptation writes on it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.schedule = prior.schedule()
+
+    @classmethod
+    def shipped(cls) -> ADIR:
+        """The prior that this repository trains and ships."""
+        return cls(load_checkpoint(PRIOR))
+
+    def __call__(
+        self,
+        measurement: Tensor,
+        task: str,
+        adapt: Literal["neighbours", "itself", "none"] = "neighbours",
+        *,
+        steps: int = 100,
+        guidance: Guidance | None = None,
+        adaptation: Adaptation | None = None,
+        neighbours: Index | None = None,
+        k: int = K,
+        seed: int = 0,
+        progress: bool = False,
+        watch: Callable[[Step], None] | None = None,
+    ) -> Restored:
+        """Reconstruct one image.
+
+        Args:
+            measurement: (3, h, w) in [0, 1]: the small image, the blurred one, or, for "colour", a grey one.
+            task: one of `repro.adir.operators.TASKS`.
+            adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
+            watch: called with every step of the sampler.
+        """
+        op = task_operator(task, measurement)
+        if adapt not in ADAPT:
+            raise ReproError(f"adapt is {adapt!r}: choose one of {', '.join(ADAPT)}")
+        y = to_model(measurement[None])
+        y = y.mean(dim=1, keepdim=True) if task == "colour" else y
+        found, factors, seconds = None, {}, {}
+        settings = adaptation or Adaptation(iterations=100)
+        if adapt != "none":
+            begun, seen = time.perf_counter(), as_image(y, op)[0]
+            if adapt == "neighbours":
+                found = (neighbours or gallery()).nearest(seen, k)
+            images = found.images if found else (seen,)
+            seconds["retrieval"] = time.perf_counter() - begun
+            factors, spent = adapted_to(self.network, images, self.schedule, settings, seed, progress=progress)
+            seconds["adaptation"] = spent["seconds"]
+        begun = time.perf_counter()
+        noise = KeyedNoise(seed, [task], "adir/sample")
+        with lora.adapted(self.network, factors, settings.alpha) if factors else nullcontext():
+            run = reconstruct(model_fn(self.network), y, op, self.schedule, noise, guidance, steps)
+            if progress:
+                from tqdm.auto import tqdm
+
+                run = tqdm(run, total=steps, desc="sampling", leave=False)
+            for step in run:
+                if watch is not None:
+                    watch(step)
+        seconds["sampling"] = time.perf_counter() - begun
+        return Restored(to_unit(step.x)[0], found, seconds, factors)
+
+
+def task_operator(task: str, measurement: Tensor) -> Separable:
+    """The operator whose measurement has that size. Refuses what cannot be worked on."""
+    if task not in TASKS:
+        raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
+    if measurement.ndim != 3 or measurement.shape[0] != 3:
+        raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
+    height, width = (n * FACTORS.get(task, 1) for n in measurement.shape[1:])
+    if height * width > LARGEST or min(height, width) < 32:
+        raise ReproError(
+            f"{TASKS[task][0]} would make an image of {width} x {height} pixels; accepted: at least 32 a side and at "
+            f"most {LARGEST:,} in all"
+        )
+    return operator(task, height, width)
+
+
+@torch.no_grad()
+def degrade(image: Tensor, task: str, seed: int = 0, name: str = "image") -> Tensor:
+    """The measurement of a clean image (3, H, W) in [0, 1] as `ADIR` takes it: (3, h, w) in [0, 1], noise clipped."""
+    op = operator(task, *image.shape[1:])
+    y = op.measure(to_model(image[None]), KeyedNoise(seed, [name], "adir/measure"))
+    return to_unit(y)[0].expand(3, -1, -1)

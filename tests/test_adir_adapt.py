@@ -1,0 +1,240 @@
+"""ADIR's adaptation: LoRA's formula, its removal, its files, the loss, resuming; retrieval; the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repro.adir import lora, prior, retrieval
+from repro.adir.adapt import Adaptation, adapt, adapted_to, loss, sizes
+from repro.adir.guidance import Guidance
+from repro.adir.pipeline import ADIR, degrade
+from repro.data import pack
+from repro.data.images import write_image
+from repro.ddpm import process
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.metrics.lpips import lpips
+from repro.nn.unet import UNet
+
+SCHEDULE = prior.schedule()
+FAST = Adaptation(iterations=4, rank=2, batch=2)
+IMAGES = [KeyedNoise(0, [i], "image").uniform((3, 40, 48))[0] for i in range(3)]
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = UNet(
+            **{**prior.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention_levels": (1,), "heads": 2}
+        )
+        for p in net.parameters():  # nothing zero, so that every factor matters
+            nn.init.normal_(p, std=0.1)
+    return net.eval()
+
+
+def weights(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.Conv2d(6, 9, 1), nn.Conv1d(6, 9, 1)])
+def test_lora_is_pefts_formula(conv):
+    """conv(x) + alpha / r * B(A(x)), A a convolution to r channels of conv's kernel, stride and padding, B 1 x 1."""
+    x = KeyedNoise(0, range(2), "x").normal((6, 10) if isinstance(conv, nn.Conv1d) else (6, 10, 12))
+    plain, call = conv(x), F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
+    net = nn.Sequential(conv)
+    trained = lora.attach(net, rank=4, alpha=8)
+    torch.testing.assert_close(net(x), plain)  # up starts at zero
+    low = lora.factors(net)["0"]
+    nn.init.normal_(low.up)
+    through = call(x, low.down, stride=conv.stride, padding=conv.padding)
+    expected = plain + 2 * call(through, low.up.view(*low.up.shape, *[1] * (x.ndim - 2)))
+    torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-4)
+    assert {id(p) for p in trained} == {id(p) for p in net.parameters() if p.requires_grad}
+    bound = 1 / (6 * conv.kernel_size[0] ** (x.ndim - 2)) ** 0.5
+    assert float(low.down.detach().abs().max()) <= bound
+
+
+def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
+    net, before = network(), weights(network())
+    factors, spent = adapted_to(net, IMAGES, SCHEDULE, FAST)
+    assert same(weights(net), before)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert spent["iterations"] == 4
+    x, t = KeyedNoise(0, [0], "x").normal((3, 32, 32)), torch.tensor([300])
+    plain = net(x, t).sample
+    with lora.adapted(net, factors):
+        inside = net(x, t).sample
+    assert same(weights(net), before)
+    assert torch.equal(net(x, t).sample, plain)
+    assert float((inside - plain).detach().abs().max()) > 1e-5
+    attached = network()
+    lora.attach(attached, 2, 8)
+    for name, low in lora.factors(attached).items():
+        low.up.data, low.down.data = factors[f"{name}.up"], factors[f"{name}.down"]
+    torch.testing.assert_close(attached(x, t).sample, inside, atol=1e-5, rtol=1e-4)
+
+
+def test_factors_live_in_a_small_file_and_fit_one_network_only(tmp_path):
+    net = prior.build()
+    lora.attach(net)
+    path = lora.save(tmp_path / "a.safetensors", lora.state(net), 8, "main")
+    assert path.stat().st_size < 700_000
+    lora.detach(net)
+    found, about = lora.load(path)
+    assert about == {"alpha": "8", "base": "main"}
+    with lora.adapted(net, found):
+        pass
+    with pytest.raises(ReproError, match="LoRA of another network"), lora.adapted(network(), found):
+        pass
+    with pytest.raises(ReproError, match="no LoRA file"):
+        lora.load(Path(__file__))
+
+
+def test_the_loss_is_the_simple_one_and_lpips_of_the_clean_estimate():
+    net = network()
+    x0 = torch.stack([x[:, :32, :32] for x in IMAGES[:2]]) * 2 - 1
+    eps, t = KeyedNoise(0, range(2), "e").normal((3, 32, 32)), torch.tensor([100, 700])
+    simple, similar = loss(process.model_fn(net), x0, t, eps, SCHEDULE, Adaptation())
+    a, s = SCHEDULE.at(t, x0)
+    output = net(a * x0 + s * eps, t).sample[:, :3]
+    torch.testing.assert_close(simple, F.mse_loss(output, eps))
+    estimate = ((a * x0 + s * eps - s * output) / a).clamp(-1, 1)
+    expected = lpips((estimate + 1) / 2, (x0 + 1) / 2)
+    assert float(similar) == pytest.approx(float(expected.mean()), abs=1e-5)
+    _, weighted = loss(process.model_fn(net), x0, t, eps, SCHEDULE, Adaptation(weighting="signal"))
+    assert float(weighted) == pytest.approx(float((expected * SCHEDULE.alpha_bar[t]).mean()), abs=1e-5)
+
+
+def test_the_variance_is_left_alone_unless_it_is_wanted():
+    for variance in (False, True):
+        factors, _ = adapted_to(network(), IMAGES, SCHEDULE, Adaptation(iterations=2, rank=2, variance=variance))
+        up = factors["conv_out.up"]  # noise first, then variance
+        assert float(up[: len(up) // 2].abs().max()) > 0
+        assert (float(up[len(up) // 2 :].abs().max()) > 0) == variance
+
+
+def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path):
+    settings = Adaptation(iterations=60, rank=1, batch=1, perceptual=0)
+    whole, _ = adapted_to(network(), IMAGES, SCHEDULE, settings)
+    state, net = tmp_path / "state.safetensors", network()
+    for step in adapt(net, IMAGES, SCHEDULE, settings, state=state):
+        if step.iteration == 55:
+            break
+    found, _ = adapted_to(network(), IMAGES, SCHEDULE, settings, state=state)
+    assert same(found, whole)
+    with pytest.raises(ReproError, match="another adaptation"):
+        adapted_to(network(), IMAGES, SCHEDULE, settings, seed=1, state=state)
+
+
+def test_adaptation_learns_what_it_is_shown():
+    """After a hundred steps on one image, its noise is predicted better, and another image's not much worse."""
+    net = network()
+    settings = Adaptation(iterations=100, rank=4, batch=2, perceptual=0, lr=3e-3)
+    model, eps, t = process.model_fn(net), KeyedNoise(5, range(8), "e").normal((3, 32, 32)), torch.full((8,), 200)
+    x0 = IMAGES[0][None, :, :32, :32].expand(8, -1, -1, -1) * 2 - 1
+    with torch.no_grad():
+        before = loss(model, x0, t, eps, SCHEDULE, settings, False)[0]
+        factors, _ = adapted_to(net, IMAGES[:1], SCHEDULE, settings)
+        with lora.adapted(net, factors):
+            after = loss(model, x0, t, eps, SCHEDULE, settings, False)[0]
+    assert float(after) < 0.9 * float(before)
+
+
+def test_crops_come_from_sizes_that_are_not_enlarged():
+    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 100, 130))] == [64, 80, 96, 100]
+    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 300, 400))] == [64, 80, 96, 128, 160, 192]
+    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 40, 48))] == [40]
+
+
+# -- retrieval
+
+
+def plain(images):
+    """A tiny embedding: mean colour and spread."""
+    return torch.cat([images.mean(dim=(2, 3)) - 0.5, images.std(dim=(2, 3))], dim=1)
+
+
+def test_nearest_is_by_cosine_which_orders_as_the_spherical_distance_does():
+    index = retrieval.index_images(
+        [str(i) for i in range(40)], [torch.rand(3, 8, 8) ** (i / 10) for i in range(40)], plain
+    )
+    query = torch.rand(3, 8, 8)
+    found = index.nearest(query, 12, exclude=["3"])
+    vector = F.normalize(plain(query[None]), dim=1)
+    cosine = (index.vectors @ vector[0]).tolist()
+    expected = sorted((i for i in range(40) if i != 3), key=lambda i: -cosine[i])[:12]
+    assert found.names == tuple(str(i) for i in expected)
+    distance = retrieval.spherical(index.vectors, vector)
+    assert torch.isnan(distance).equal(torch.tensor(cosine) < -1e-6)
+    defined = [i for i in range(40) if cosine[i] > 0]
+    assert sorted(defined, key=lambda i: float(distance[i])) == sorted(defined, key=lambda i: -cosine[i])
+    assert len(index.nearest(query, 100)) == 40
+
+
+def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", torch.full((3, 16, 16), i / 4))
+    (tmp_path / "bad.jpg").write_text("no image")
+    calls = []
+
+    def counting(images):
+        calls.append(len(images))
+        return plain(images)
+
+    cache = tmp_path / "cache" / "e.safetensors"
+    first = retrieval.index_folder(tmp_path, counting, cache)
+    assert len(first.names) == 3
+    assert [Path(p).name for p in first.skipped] == ["bad.jpg"]
+    second = retrieval.index_folder(tmp_path, counting, cache)
+    assert calls == [1, 1, 1]
+    assert torch.equal(first.vectors, second.vectors)
+    with pytest.raises(ReproError, match="no images in this folder"):
+        (tmp_path / "empty").mkdir()
+        retrieval.index_folder(tmp_path / "empty", plain, cache)
+
+
+def test_the_gallery_shares_no_subject_with_training_or_test():
+    chosen = pack.photos("gallery", kind=None)
+    others = {p.subject for split in ("train", "validation", "test") for p in pack.photos(split, kind=None)}
+    assert len(chosen) >= 60
+    assert not {p.subject for p in chosen} & others
+    assert not {i for i, _ in zip(*prior.training_pictures(), strict=True)} & {p.id for p in chosen}
+
+
+# -- the pipeline
+
+
+@pytest.mark.parametrize("task", ["sr4", "sr8", "box", "gauss", "colour"])
+def test_the_pipeline_reconstructs_at_the_right_size_and_leaves_the_prior_alone(task):
+    image = torch.rand(3, 32, 40)
+    adir, before = ADIR(network()), weights(network())
+    index = retrieval.index_images(["a", "b"], IMAGES[:2], plain)
+    run = {"steps": 3, "adaptation": FAST, "neighbours": index, "guidance": Guidance()}
+    found = adir(degrade(image, task), task, **run)
+    assert found.image.shape == image.shape
+    assert len(found.neighbours) == 2  # fewer than K = 20
+    assert same(weights(adir.network), before)
+    again = adir(degrade(image, task), task, **run)
+    assert torch.equal(found.image, again.image)
+    free = adir(degrade(image, task), task, "none", steps=3)
+    assert not torch.equal(found.image, free.image)
+    assert adir(degrade(image, task), task, "itself", steps=3, adaptation=FAST).neighbours is None
+
+
+def test_the_pipeline_refuses_what_it_cannot_work_on():
+    adir = ADIR(network())
+    with pytest.raises(ReproError, match="unknown task 'sr3'"):
+        adir(torch.rand(3, 8, 8), "sr3")
+    with pytest.raises(ReproError, match="8192 x 8192 pixels"):
+        adir(torch.rand(3, 1024, 1024), "sr8")
+    with pytest.raises(ReproError, match="adapt is 'me'"):
+        adir(torch.rand(3, 8, 8), "sr4", "me")

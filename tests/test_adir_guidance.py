@@ -1,0 +1,202 @@
+"""ADIR's guidance against the exact posterior of a Gaussian prior, and the baselines against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from repro.adir import baselines, guidance
+from repro.adir import operators as ops
+from repro.adir.guidance import Guidance
+from repro.ddpm.oracles import GaussianData, sampler_moments
+from repro.ddpm.samplers import ancestral
+from repro.ddpm.schedules import linear
+from repro.ddpm.steps import sample
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+SCHEDULE = linear()
+SHAPE = (3, 4, 4)
+D = 48
+
+
+def drawn(shape, step=0):
+    return KeyedNoise(0, range(shape[0]), "test").normal(tuple(shape[1:]), step)
+
+
+def gaussian():
+    """A prior whose neighbouring pixels go together."""
+    where = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in SHAPE), indexing="ij"), -1).reshape(-1, 3)
+    covariance = 0.2 * torch.exp(-torch.cdist(where, where) / 2).double()
+    return GaussianData(torch.zeros(SHAPE), (covariance + covariance.T) / 2, SCHEDULE)
+
+
+def written_out(op):
+    return op.A(torch.eye(D).reshape(D, *SHAPE)).reshape(D, -1).T.double()
+
+
+def exact(data, op, y, sigma):
+    """Mean and covariance of x given y = A x + e."""
+    A, C = written_out(op), data.covariance
+    gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + sigma**2 * torch.eye(len(A)).double())
+    return gain @ y.flatten().double(), C - gain @ A @ C
+
+
+def moments(data, op, y, settings, steps):
+    """The exact Gaussian that guided sampling produces for a Gaussian prior."""
+
+    def run(x_T, noise):
+        guide = guidance.guide(data.model(), y.double(), op, SCHEDULE, settings)
+        return ancestral(
+            data.model(),
+            x_T,
+            SCHEDULE,
+            noise,
+            steps,
+            spacing="linspace",
+            variance="fixed_small",
+            clip=False,
+            guide=guide,
+            guide_at=settings.at,
+        )
+
+    return sampler_moments(run, SHAPE, steps)[-1][1:]
+
+
+def operator():
+    """x2 downsampling and a mean over colours' worth of ambiguity: half of the pixels are not seen."""
+    half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    return ops.Separable(torch.eye(3), half, half)
+
+
+def test_the_step_of_algorithm_1_is_the_packages():
+    op, y, x = operator(), drawn((2, 3, 2, 2)), drawn((2, *SHAPE), 1)
+    eps, v, t, s = drawn((2, *SHAPE), 2), drawn((2, *SHAPE), 3).tanh(), 500, 7.0
+    model = lambda x, t: torch.cat([eps, v], dim=1)  # noqa: E731
+    steps = ancestral(
+        model,
+        x,
+        SCHEDULE,
+        KeyedNoise(0, range(2), "n"),
+        timesteps=[t, t - 1],
+        variance="learned_range",
+        clip=False,
+        guide=guidance.guide(model, y, op, SCHEDULE, Guidance(scale=s, transpose="adjoint", limit=None)),
+    )
+    found = next(steps).mean
+    beta, ab, ab_prev = SCHEDULE.betas[t], SCHEDULE.alpha_bar[t], SCHEDULE.alpha_bar[t - 1]
+    tilde = (1 - ab_prev) / (1 - ab) * beta
+    sigma = torch.exp((v + 1) / 2 * beta.log() + (1 - v) / 2 * tilde.log())
+    mu = (x - beta / (1 - ab).sqrt() * eps) / (1 - beta).sqrt()  # eq. 5
+    y_t = ab.sqrt() * y + (1 - ab).sqrt() * op.A(eps)
+    g = -2 * op.transpose(op.A(mu.float()) - y_t.float())  # eq. 17
+    torch.testing.assert_close(found, (mu + s * sigma * g).float(), atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_comes_near_the_exact_posterior_and_further_with_more_steps():
+    data, op = gaussian(), operator()
+    y = op.A(drawn((1, *SHAPE), 5) * 0.4)
+    mean, _ = exact(data, op, y, 0.0)
+    away = {}
+    for steps in (5, 20):
+        found, _ = moments(data, op, y, Guidance(transpose="adjoint"), steps)
+        away[steps] = float((found - mean).norm() / mean.norm())
+    assert away[20] < away[5] < 1
+    assert away[20] < 0.25
+    nothing, _ = moments(data, op, y, Guidance(scale=0), 20)
+    assert float(nothing.abs().max()) < 1e-6  # the prior's mean
+
+
+def test_without_the_limit_few_steps_diverge():
+    data, op = gaussian(), ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
+    y = drawn((1, *SHAPE), 6) * 0.4
+    held, _ = moments(data, op, y, Guidance(), 10)
+    wild, _ = moments(data, op, y, Guidance(limit=None), 10)
+    assert float((held - y.flatten()).abs().max()) < 0.5
+    assert float(wild.abs().max()) > 100
+
+
+@pytest.mark.parametrize("eigenvalue", [1 / 64, 1.0, 3.0])
+def test_the_factor_of_the_residual_never_turns_negative(eigenvalue):
+    for variance in (0.001, 0.02, 0.5, torch.tensor([0.01, 0.4]).view(2, 1, 1, 1)):
+        s = guidance.scale_at(variance, eigenvalue, Guidance(scale=10))
+        factor = 1 - 2 * torch.as_tensor(s) * torch.as_tensor(variance).reshape(-1, *[1] * 3) * eigenvalue
+        assert float(factor.min()) >= -1e-6
+
+
+def test_each_gradient_is_what_it_is_called():
+    op, y, x = operator(), drawn((1, 3, 2, 2)), drawn((1, *SHAPE), 1)
+    data = gaussian()
+    step = next(ancestral(data.model(), x, SCHEDULE, KeyedNoise(0, [0], "n"), timesteps=[300, 200], clip=False))
+    a, s, t = step.a, step.s, torch.tensor([300])
+
+    def g(gradient):
+        settings = Guidance(scale=1, gradient=gradient, transpose="adjoint", limit=None)
+        return guidance.guide(data.model(), y, op, SCHEDULE, settings)(x, t, step)
+
+    x_ = x.clone().requires_grad_()
+    error = (op.A((x_ - s * data.eps(x_, t)) / a) - y).square().sum()
+    exact_gradient = -torch.autograd.grad(error, x_)[0]
+    torch.testing.assert_close(g("exact"), exact_gradient, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(g("unsquared"), exact_gradient / (2 * error.sqrt()), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(g("naive"), -2 * op.transpose(op.A(x) - y), atol=1e-5, rtol=1e-4)
+    # with the noise held constant, eq. 15 times alpha_bar is eq. 17
+    constant = -2 * op.transpose(op.A((x - s * step.output) / a) - y) * a
+    torch.testing.assert_close(g("surrogate"), constant, atol=1e-4, rtol=1e-3)
+
+
+def test_reconstruction_depends_on_its_key_not_on_its_batch():
+    data, op = gaussian(), operator()
+    y = drawn((2, 3, 2, 2))
+
+    def run(ids, y):
+        noise = KeyedNoise(3, ids, "n")
+        return sample(guidance.reconstruct(data.model(), y, op, SCHEDULE, noise, steps=5, variance="fixed_small"))
+
+    torch.testing.assert_close(run([8, 9], y)[1:], run([9], y[1:]), atol=1e-6, rtol=1e-5)
+
+
+def test_ddrm_without_noise_keeps_the_measurement_and_fills_the_rest_from_the_prior():
+    data, op = gaussian(), operator()
+    x = drawn((1, *SHAPE), 5) * 0.3
+    y = op.A(x).expand(256, -1, -1, -1)
+    *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(256), "n"), steps=50)
+    torch.testing.assert_close(op.A(found), y, atol=1e-4, rtol=1e-3)
+    mean, _ = exact(data, op, y[:1], 0.0)
+    prior_error = float((x.flatten() - 0).norm())
+    assert float((found.mean(dim=0).flatten() - mean).norm()) < 0.35 * prior_error
+
+
+def test_ddrm_of_a_plain_noisy_image_is_a_denoiser():
+    """A = 1: every coordinate is seen with the same noise, so DDRM starts where the diffusion has that noise."""
+    data = gaussian()
+    op = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4), noise=0.3)
+    x = drawn((1, *SHAPE), 5) * 0.4
+    y = (x + 0.3 * drawn((1, *SHAPE), 7)).expand(128, -1, -1, -1)
+    *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(128), "n"), steps=50)
+    mean, _ = exact(data, op, y[:1], 0.3)
+    away = float((found.mean(dim=0).flatten() - mean).norm() / mean.norm())
+    assert away < 0.25
+    assert away < float((y[0].flatten() - mean).norm() / mean.norm())
+
+
+def test_dps_lowers_the_residual():
+    data, op = gaussian(), operator()
+    y = op.A(drawn((4, *SHAPE), 5) * 0.3)
+
+    def both(x, t):
+        return torch.cat([data.eps(x, t), torch.zeros_like(x)], dim=1)
+
+    noise = KeyedNoise(0, range(4), "n")
+    free = sample(guidance.reconstruct(both, y, op, SCHEDULE, noise, Guidance(scale=0), 100))
+    found = sample(baselines.dps(both, y, op, SCHEDULE, noise, 100, scale=0.3))
+    assert float((op.A(found) - y).norm()) < 0.3 * float((op.A(free) - y).norm())
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ReproError, match="diverges"):
+        Guidance(limit=1.0)
+    with pytest.raises(ReproError, match="gradient 'dps' is unknown"):
+        Guidance(gradient="dps")
+    with pytest.raises(ReproError, match="0 or more"):
+        Guidance(scale=float("nan"))
