@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    UNet2DModel,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
@@ -240,6 +247,46 @@ def test_a_pretrained_DDPM_draws_what_DDIM_draws(tiny_ddpm, tmp_path):
         ).max()
         > 0.01
     )
+
+
+@pytest.mark.parametrize("steps", [7, 10, 33])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timestep_spacing": "linspace"},
+        {"timestep_spacing": "trailing"},
+        {"timestep_spacing": "trailing", "steps_offset": 1},
+        {"steps_offset": 1},
+        {"clip_sample": False},
+        {"beta_schedule": "scaled_linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+    ],
+)
+def test_every_setting_of_a_foreign_scheduler_counts(settings, steps, tiny_ddpm):
+    for kind in (DDPMScheduler, DDIMScheduler):
+        scheduler = kind(num_train_timesteps=100, **settings)
+        theirs = DDIMPipeline(tiny_ddpm.unet, scheduler)
+        ours = RDDMPipeline.from_ddpm(theirs)
+        for pipe in (theirs, ours):
+            pipe.set_progress_bar_config(disable=True)
+        common = dict(num_inference_steps=steps, eta=0.3, output_type="np")
+        wanted, found = (pipe(generator=seeded(), **common).images for pipe in (theirs, ours))
+        assert np.abs(found - wanted).max() < 2e-3 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (DDPMScheduler(thresholding=True), "dynamic thresholding"),
+        (DDPMScheduler(clip_sample_range=2.0), "clip_sample_range 2.0"),
+        (DDIMScheduler(set_alpha_to_one=False), "set_alpha_to_one=False"),
+        (EulerDiscreteScheduler(use_karras_sigmas=True), "use_karras_sigmas=True has no counterpart"),
+        (DDPMScheduler(beta_schedule="sigmoid"), "'sigmoid' is unknown"),
+    ],
+)
+def test_settings_without_counterpart_are_refused(scheduler, message):
+    with pytest.raises(ReproError, match=message):
+        RDDMScheduler.from_ddpm(scheduler)
 
 
 def test_a_UNet2DModel_can_restore():

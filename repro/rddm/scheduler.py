@@ -5,11 +5,13 @@ A step is made by the same functions as in `samplers`; only the bookkeeping is h
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -44,6 +46,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         residual_range: predicted residuals are cut to ± this; null leaves them.
         variance: see `repro.rddm.process.sigma2`.
         timestep_spacing, steps_offset: see `repro.rddm.steps.times`.
+        ddim_steps: a step leads T // steps below its timestep, as diffusers' DDIM has it, and not to the next timestep
+            visited; the two part where the timesteps are unevenly spaced.
         unit_start: start from noise of variance 1 whatever the coefficients end with, as DDPM pipelines do.
     """
 
@@ -69,6 +73,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         at_end: AtEnd = "refuse",
         timestep_spacing: Spacing = "rddm",
         steps_offset: int = 0,
+        ddim_steps: bool = False,
         unit_start: bool = False,
     ) -> None:
         self.schedule = schedules.by_config(
@@ -92,30 +97,35 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     def from_ddpm(cls, scheduler: Any, **changes: Any) -> RDDMScheduler:
         """The scheduler for a noise network trained with a diffusers scheduler (DDPM, DDIM, …), without retraining.
 
-        Defaults make RDDM's rule draw what diffusers' `DDIMPipeline` draws from the network (rule "compose", spacing
-        "leading", unit start, DDIM's variance); `changes` go over them. diffusers' tables are float32, these float64.
+        Defaults make RDDM's rule draw what diffusers' `DDIMPipeline` draws from the network (rule "compose", the
+        scheduler's own timesteps and DDIM's steps between them, unit start, DDIM's variance); `changes` go over them.
+        diffusers' tables are float32, these float64. Raises `ReproError` for a setting that has no counterpart here.
         """
-        config = scheduler.config
-        if config.get("prediction_type", "epsilon") != "epsilon":
+        config = DDIMScheduler.from_config(scheduler.config).config  # as `DDIMPipeline` reads it
+        if config.prediction_type != "epsilon":
             raise ReproError(f"only networks that predict 'epsilon' plug in: got {config.prediction_type!r}")
-        if config.get("thresholding"):
+        if config.thresholding:
             raise ReproError("dynamic thresholding has no counterpart in RDDM: got a scheduler with thresholding=True")
+        if config.clip_sample and config.clip_sample_range != 1.0:
+            raise ReproError(f"pictures are clipped to [-1, 1]: got clip_sample_range {config.clip_sample_range}")
+        if not config.set_alpha_to_one:
+            raise ReproError("RDDM's last step ends at the picture itself: got a scheduler with set_alpha_to_one=False")
+        _refuse_unknown(scheduler)
         settings = {
             "num_train_timesteps": config.num_train_timesteps,
             "alpha": "ddpm",
             "beta2": "ddpm",
             "ddpm": _ddpm_config(config),
             "objective": "noise",
-            "clip_sample": config.get("clip_sample", False),
+            "clip_sample": config.clip_sample,
             "residual_range": None,
             "rule": "compose",
             "variance": "preserving",
-            "timestep_spacing": config.get("timestep_spacing", "leading"),
-            "steps_offset": config.get("steps_offset", 0),
+            "timestep_spacing": config.timestep_spacing,
+            "steps_offset": config.steps_offset if config.timestep_spacing == "leading" else 0,
+            "ddim_steps": True,
             "unit_start": True,
         }
-        if settings["clip_sample"] and config.get("clip_sample_range", 1.0) != 1.0:
-            raise ReproError(f"pictures are clipped to [-1, 1]: got clip_sample_range {config.clip_sample_range}")
         return cls(**{**settings, **changes})
 
     @property
@@ -140,7 +150,10 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         check_reading(self.schedule, ts, c.sample_as or c.objective, self.clip, c.rule, c.at_end)
         self.num_inference_steps = len(ts)
         self.timesteps = torch.tensor(ts, device=device)
-        self._next, self._moves = dict(zip(ts, [*ts[1:], -1], strict=True)), {}
+        after = [*ts[1:], -1]
+        if c.ddim_steps and timesteps is None:
+            after = [max(t - self.schedule.T // len(ts), -1) for t in ts]
+        self._next, self._moves = dict(zip(ts, after, strict=True)), {}
 
     def start(self, condition: Tensor, noise: Tensor) -> Tensor:
         """The state at the first timestep: I_in + init_noise_sigma * noise; I_in (B, C, H, W) zeros for generation."""
@@ -194,6 +207,15 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.schedule.T
+
+
+def _refuse_unknown(scheduler: Any) -> None:
+    """Refuse what a scheduler of another class was set to and DDIM has no word for; its variance is DDIM's here."""
+    own, ddim = (inspect.signature(kind.__init__).parameters for kind in (type(scheduler), DDIMScheduler))
+    for name, value in scheduler.config.items():
+        known = name in ddim or name not in own or name == "variance_type"
+        if not known and value != own[name].default:
+            raise ReproError(f"{type(scheduler).__name__}'s {name}={value!r} has no counterpart in RDDM's sampler")
 
 
 def _ddpm_config(config: Any) -> dict[str, Any]:
