@@ -101,6 +101,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         scheduler's own timesteps and DDIM's steps between them, unit start, DDIM's variance); `changes` go over them.
         diffusers' tables are float32, these float64. Raises `ReproError` for a setting that has no counterpart here.
         """
+        ddpm = _ddpm_config(scheduler.config)
         config = DDIMScheduler.from_config(scheduler.config).config  # as `DDIMPipeline` reads it
         if config.prediction_type != "epsilon":
             raise ReproError(f"only networks that predict 'epsilon' plug in: got {config.prediction_type!r}")
@@ -115,7 +116,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             "num_train_timesteps": config.num_train_timesteps,
             "alpha": "ddpm",
             "beta2": "ddpm",
-            "ddpm": _ddpm_config(config),
+            "ddpm": ddpm,
             "objective": "noise",
             "clip_sample": config.clip_sample,
             "residual_range": None,
