@@ -189,6 +189,18 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path):
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
 
 
+def test_a_share_of_the_samples_is_trained_at_the_last_time():
+    places = torch.arange(4_000)
+    I_0, I_in = (KeyedNoise(0, places, name).uniform((3, 2, 2)) for name in ("clean", "degraded"))
+    learning = Learning("res", by_config(), "l2", last=0.25)
+    knowing = Knowing(I_0, I_in, learning)
+    restoration_loss(knowing, I_0, I_in, noise_at(places), learning)
+    ((_, t, _),) = knowing.asked
+    uniform = noise_at(places)("time").integers(0, 1000)
+    assert (t[t != uniform] == 999).all() and (t == 999).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert "last" not in Learning("res", by_config(), "l2").settings and learning.settings["last"] == 0.25
+
+
 @pytest.mark.parametrize(("name", "shared"), [("lowlight", "lowlight"), ("raindrop", "raindrops")])
 def test_networks_for_use_learn_the_wide_degradations(name, shared):
     config = USE[name]

@@ -30,6 +30,7 @@ class Variant:
     `schedule`  settings that replace the task's: of `repro.rddm.schedules.by_config`, or {"ddpm": …} for a plain DDPM.
     `halves`    tasks whose two pictures come from two networks, and the base channels of each.
     `times`     as many images as the task's recipe says.
+    `last`      share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Variant:
     schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     halves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     times: int = 1
+    last: float = 0.0
 
 
 # On raindrops SM-Res-N has two networks, as published: in one, the loss of the noise drowns that of the residual, which
@@ -56,7 +58,7 @@ VARIANTS: dict[str, Variant] = {
     # Is it for want of training that SM-Res stays behind regression in LPIPS? Both, three times as long:
     "long": Variant("SM-Res, trained three times as long", "res", times=3),
     "regression-long": Variant("regression, trained three times as long", "res", start="none", times=3),
-    use.VARIANT: Variant("SM-Res for use", "res"),
+    use.VARIANT: Variant("SM-Res for use", "res", last=0.5),
 }
 STRATEGIES = ("smres", "smn", "smresn")
 BASELINES = ("regression", "sr3")
@@ -90,7 +92,7 @@ def recipe_of(task: TaskConfig, variant: str) -> Recipe:
 def learning_of(task: TaskConfig, variant: str) -> Learning:
     """What a variant of a task learns."""
     chosen = VARIANTS[variant]
-    return Learning(chosen.objective, schedule_of(task, variant), task.norm, chosen.start)  # type: ignore[arg-type]
+    return Learning(chosen.objective, schedule_of(task, variant), task.norm, chosen.start, chosen.last)  # type: ignore[arg-type]
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet:

@@ -63,18 +63,24 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 @dataclass(frozen=True)
 class Learning:
-    """What a variant learns, and from where its diffusion starts."""
+    """What a variant learns, and from where its diffusion starts.
+
+    `last` is the share of samples that are trained at the last timestep, where sampling begins; the other times are
+    uniform. In one or two steps hardly any other is visited.
+    """
 
     objective: Objective
     schedule: RDDMSchedule
     norm: Literal["l1", "l2"]
     start: Start = "degraded"
+    last: float = 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a saved training must not be continued without."""
         schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
-        return {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
+        found = {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
+        return {**found, "last": self.last} if self.last else found
 
 
 class GenerationTask:
@@ -150,8 +156,10 @@ def diffusion_loss(
     times: KeyedNoise,
     learning: Learning,
 ) -> Tensor:
-    """(B,) loss at a uniform timestep of each sample's own (report Eq. 14 and 15)."""
+    """(B,) loss at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last one."""
     t = times.integers(0, learning.schedule.T)  # (B,) 0 .. T-1
+    if learning.last:
+        t = torch.where(times.uniform((), step=1) < learning.last, learning.schedule.T - 1, t)
     eps = drawn.normal(tuple(I_0.shape[1:])).to(I_0)
     predict = model_fn(model) if cond is None else model_fn(model, cond=cond)
     return objectives.training_losses(
