@@ -77,6 +77,52 @@ def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, va
     assert not (tmp_path / "ran").exists() and not books["build"].exists()
 
 
+SAID = """\
+seed: int = 0  # of everything random
+eta: float = 0.0  # randomness, 0 to 1
+steps: int = 20  # network calls, 2 to 50
+sampler: str = "ddim"  # what is drawn with: ddim, ddpm or ddpm-large
+start: int = 999  # where it begins: 999, 900 or 800
+class_name: str = "none"  # of a menu: none, shirt, … bag
+profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "accepted", "good"),
+    [
+        ("eta", 1.5, "0 to 1", 1),
+        ("eta", float("nan"), "0 to 1", 0.5),
+        ("steps", 1, "2 to 50", 50),
+        ("seed", -1, "0 to 2^64 - 1", 2**64 - 1),
+        ("seed", 2**64, "0 to 2^64 - 1", 7),
+        ("sampler", "euler", "ddim, ddpm, ddpm-large", "ddpm-large"),
+        ("start", 998, "999, 900, 800", 900),
+        ("profile", "huge", "smoke, small, paper", "paper"),
+        ("class_name", 3, "str", "boot"),
+    ],
+)
+def test_ranges_and_choices_are_what_the_comment_says(books, name, bad, accepted, good):
+    nb = notebook_files.read(write(books["folder"], "00_first", parameters=SAID))
+    notebook_files.check(nb, "00_first", {name: good})
+    with pytest.raises(ReproError) as caught:
+        notebook_files.check(nb, "00_first", {name: bad})
+    assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
+
+
+def test_other_parameters_write_elsewhere_and_stand_in_the_provenance(books):
+    code = """\
+from repro.engine.study import Lesson
+lesson = Lesson("rddm", "03_rddm_sampling", "small", 1.0)
+print(lesson.command, lesson.figures.parts[-2:])"""
+    write(books["folder"], "00_first", code)
+    (plain,) = reproduce(profile="small", **books)
+    assert outputs(plain.path).startswith("repro reproduce 03 (") and "'figures'" in outputs(plain.path)
+    (other,) = reproduce(profile="small", parameters={"steps": 7, "title": "a b"}, **books)
+    told = "repro reproduce 03 --parameters steps=7 'title=a b' ('build', 'small')"
+    assert outputs(other.path).strip() == told
+
+
 def test_parameters_seen_are_those_papermill_injects(books):
     path = write(books["folder"], "00_first", parameters="steps: int = 50  # sampler steps\ntitle: str = 'x'")
     ours = notebook_files.declared(notebook_files.read(path), path.stem)

@@ -1,13 +1,16 @@
 """Notebooks as files: which typed parameters one declares, and what of an executed one is worth keeping.
 
-A parameter is an annotated assignment in the cell tagged `parameters`, `steps: int = 50  # sampler steps`. Read with
-`ast`, since papermill's own inspection misses `int | None` and takes a misspelt name with a log line.
+A parameter is an annotated assignment in the cell tagged `parameters`, `steps: int = 50  # sampler steps, 2 to 100`.
+Read with `ast`, since papermill's own inspection misses `int | None` and takes a misspelt name with a log line. What
+its comment says holds: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim, ddpm or ancestral").
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +19,51 @@ from typing import Any
 from repro.errors import ReproError
 
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
+PROFILES = ("smoke", "small", "paper")
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter: its name, annotation as written, and default value."""
+    """A declared parameter: its name, annotation as written, default value, and the comment beside it."""
 
     name: str
     annotation: str
     default: Any
+    comment: str = ""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value has the annotated type; an int passes for a float, a bool for nothing but bool."""
         return _accepts(ast.parse(self.annotation, mode="eval").body, value)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """What the comment lists after its last colon, where the default is among it and no "…" leaves any out."""
+        if self.name == "profile":
+            return PROFILES
+        listed = re.split(r", | or ", self.comment.rpartition(": ")[2])
+        found = tuple(self.parse(word.strip()) for word in listed)
+        return found if len(found) > 1 and self.default in found and "…" not in self.comment else ()
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The least and the largest number that the comment allows."""
+        if self.name == "seed":
+            return 0, 2**64 - 1
+        said = re.search(rf"({_NUMBER}) to ({_NUMBER})", self.comment)
+        numbers = isinstance(self.default, int | float) and not isinstance(self.default, bool)
+        return (float(said[1]), float(said[2])) if said and numbers else None
+
+    def refusal(self, value: Any) -> str:
+        """What is accepted instead of a value; "" where it is."""
+        if not self.accepts(value):
+            return self.annotation
+        if self.choices and value not in self.choices:
+            return ", ".join(map(str, self.choices))
+        if value is not None and self.range and not self.range[0] <= value <= self.range[1]:
+            return "{:g} to {:g}".format(*self.range) if self.name != "seed" else "0 to 2^64 - 1"
+        return ""
 
     def parse(self, text: str) -> Any:
         """A value typed on the command line: `50`, `0.5`, `true`, `[10, 50]`, or plain text where a str is accepted."""
@@ -98,6 +132,7 @@ def declared(nb: Any, name: str) -> dict[str, Parameter]:
     except SyntaxError as error:
         raise ReproError(f"notebook {name}: the cell tagged 'parameters' does not parse: {error.msg}") from None
     found = {}
+    said = _comments(cells[0].source)
     for line in body:
         if isinstance(line, ast.ImportFrom | ast.Import):
             continue  # `from typing import Literal`
@@ -106,11 +141,19 @@ def declared(nb: Any, name: str) -> dict[str, Parameter]:
                 f"notebook {name}: the cell tagged 'parameters' holds {ast.unparse(line)!r}, "
                 "annotated assignments such as 'steps: int = 50' are accepted"
             )
-        parameter = Parameter(line.target.id, ast.unparse(line.annotation), _literal(line.value, name))
+        parameter = Parameter(
+            line.target.id, ast.unparse(line.annotation), _literal(line.value, name), said.get(line.end_lineno, "")
+        )
         if not parameter.accepts(parameter.default):
             raise ReproError(f"notebook {name}: {ast.unparse(line)!r} has a default of another type")
         found[parameter.name] = parameter
     return found
+
+
+def _comments(source: str) -> dict[int | None, str]:
+    """The comment of each line that has one, lines counted from 1."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
 def _literal(node: ast.expr, name: str) -> Any:
@@ -123,15 +166,14 @@ def _literal(node: ast.expr, name: str) -> Any:
 
 
 def check(nb: Any, name: str, values: Mapping[str, Any]) -> None:
-    """Refuse a parameter that the notebook does not declare, or a value of another type than declared."""
+    """Refuse a parameter that the notebook does not declare, or a value of another type, range or choice."""
     known = declared(nb, name)
     for key, value in values.items():
         if key not in known:
             raise ReproError(f"notebook {name} has no parameter {key!r}: it takes {', '.join(sorted(known)) or 'none'}")
-        if not known[key].accepts(value):
+        if accepted := known[key].refusal(value):
             raise ReproError(
-                f"notebook {name}: parameter {key} is {value!r} ({type(value).__name__}), "
-                f"{known[key].annotation} is accepted"
+                f"notebook {name}: parameter {key} is {value!r} ({type(value).__name__}), {accepted} is accepted"
             )
 
 

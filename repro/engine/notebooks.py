@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ import tyro
 from repro import paths
 from repro.engine import notebook_files
 from repro.engine.atomic import write_text
-from repro.engine.study import UPDATE
+from repro.engine.study import PARAMETERS, UPDATE
 from repro.errors import ReproError
 
 KERNEL = "repro-this-python"
@@ -66,12 +67,12 @@ def chosen(names: Sequence[str], folder: Path | None = None) -> list[Path]:
 
 
 @contextmanager
-def this_kernel(update: bool = False) -> Iterator[str]:
+def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
     """The name of a kernel that runs this interpreter, whatever kernels, profiles and backends the user has set up.
 
-    `update`: whether notebooks write into figures/ (`repro.engine.study.Lesson`). For the time of the block
-    JUPYTER_PATH and IPYTHONDIR point into a temporary folder, REPRO_HEADLESS=1 asks widgets for plain pictures, and
-    matplotlib draws inline.
+    `update`: whether notebooks write into figures/; `parameters`: what provenance says beside notebook and profile
+    (both for `repro.engine.study.Lesson`). For the time of the block JUPYTER_PATH and IPYTHONDIR point into a temporary
+    folder, REPRO_HEADLESS=1 asks widgets for plain pictures, and matplotlib draws inline.
     """
     with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
         spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
@@ -83,6 +84,7 @@ def this_kernel(update: bool = False) -> Iterator[str]:
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "REPRO_HEADLESS": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            PARAMETERS: parameters,
         } | ({UPDATE: "1"} if update else {})
         before = {name: os.environ.get(name) for name in ours}
         logger = logging.getLogger("papermill")  # warns of `Literal[...]` parameters; what fails is told by `reproduce`
@@ -128,8 +130,10 @@ def reproduce(
                 f"committed outputs are those of its own default, {known[other[0]].default!r}"
             )
     runs = []
-    plain = not set(values) - {"profile"}  # other parameters draw other pictures than those that ship
-    with this_kernel(update=plain) as kernel:
+    # Other parameters draw other pictures than those that ship.
+    others = [shlex.quote(f"{key}={value}") for key, value in sorted(values.items()) if key != "profile"]
+    said = " ".join([" --parameters", *others]) if others else ""
+    with this_kernel(update=not others, parameters=said) as kernel:
         for number, path in enumerate(sources, start=1):
             count = sum(cell.cell_type == "code" for cell in nodes[path].cells)
             print(f"[{number}/{len(sources)}] {path.stem}: {count} code cells", flush=True)
@@ -212,7 +216,8 @@ class Reproduce:
     profile: str = "small"
     """The notebooks' `profile` parameter: smoke, small or paper."""
     parameters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
-    """Other parameters, handed to every notebook chosen and checked by name and type."""
+    """Other parameters, handed to every notebook chosen, checked by name, type, range and choice before any runs. What
+    they draw goes to build/, with them in its provenance."""
     update: bool = False
     """Copy the executed notebooks back into notebooks/, without papermill's cell."""
 

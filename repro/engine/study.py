@@ -29,6 +29,7 @@ from repro.engine.registry import experiments, in_profile
 from repro.engine.tables import Table, Verified
 from repro.errors import ReproError
 
+PARAMETERS = "REPRO_PARAMETERS"  # set by `repro reproduce`: how it was called beside the profile
 UPDATE = "REPRO_UPDATE"  # set by `repro reproduce`: only then does a notebook write into figures/
 
 
@@ -129,7 +130,7 @@ class Lesson:
         """What draws the notebook's pictures and tables again."""
         from repro.engine.evaluation import of_profile
 
-        return f"repro reproduce {self.notebook[:2]}{of_profile(self.profile)}"
+        return f"repro reproduce {self.notebook[:2]}{of_profile(self.profile)}{os.environ.get(PARAMETERS, '')}"
 
     @property
     def figures(self) -> Path:
