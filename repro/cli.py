@@ -15,8 +15,16 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("repro.engine.doctor", "Doctor", "check this installation: versions, hardware, weights, images"),
     "list": ("repro.engine.commands_train", "List", "list experiments, with their state"),
-    "train": ("repro.engine.commands_train", "Train", "train an experiment, or go on with a killed one"),
-    "evaluate": ("repro.engine.commands_train", "Evaluate", "make the records of an experiment"),
+    "train": (
+        "repro.engine.commands_train",
+        "Train",
+        "train an experiment, or on own pairs (my.toml); or go on with a killed run",
+    ),
+    "evaluate": (
+        "repro.engine.commands_train",
+        "Evaluate",
+        "make the records of an experiment, or measure on own pairs (my.toml)",
+    ),
     "reproduce": ("repro.engine.notebooks", "Reproduce", "execute the notebooks: regenerate every table and figure"),
     "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts"),
     "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file"),
@@ -30,8 +38,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("",),
     "list": ("", "editing"),
-    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000"),
-    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full"),
+    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000", "my.toml"),
+    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full", "my.toml"),
     "reproduce": ("", "01 --update", "03 --parameters seed=5"),
     "claims": ("",),
     "whence": ("figures/tables/editing_single.md",),
@@ -46,6 +54,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data check": ("lol --root ~/data/LOL",),
     "data build": ("editing-bench --profile smoke",),
     "data flist": ("photos --out photos.flist",),
+}
+
+# The same commands given a TOML file of own pairs (see `repro/use/rddm.toml`) in place of names.
+PAIRS: dict[str, tuple[str, str, str]] = {
+    "train": ("repro.use.training", "TrainPairs", "train on own pairs, as one TOML file says"),
+    "evaluate": ("repro.use.training", "EvaluatePairs", "measure a network on the held-out pairs of its TOML file"),
 }
 
 
@@ -103,7 +117,8 @@ def _run(parsed: _Parsed) -> int:
 
     from repro.errors import ReproError
 
-    module, name, text = COMMANDS[parsed.command]
+    of_pairs = any(argument.endswith(".toml") for argument in parsed.arguments)
+    module, name, text = (PAIRS if of_pairs and parsed.command in PAIRS else COMMANDS)[parsed.command]
     examples = "\n".join(f"  repro {parsed.command} {example}".rstrip() for example in EXAMPLES[parsed.command])
     try:
         command = tyro.cli(

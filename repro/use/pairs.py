@@ -1,0 +1,239 @@
+"""One TOML file that says everything about training on own pairs; read strictly, checked before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro.data import crops
+from repro.data.filesets import PictureSet
+from repro.data.flist import Pair, pair_folders, read_pairs
+from repro.data.images import image_size, to_model, to_unit, write_image
+from repro.engine.recipe import Recipe
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.use.methods import LEARNERS, Learner, Noises
+
+EXAMPLES = Path(__file__).parent
+SHOWN = 6  # pairs of the first batch that are drawn
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """What the file says. Paths are relative to the file; `crop`, `width`, `batch`, `lr` default to the method's."""
+
+    method: str
+    inputs: Path
+    targets: Path
+    out: Path
+    any_names: bool = False
+    images: int = 100_000
+    batch: int = 0
+    crop: int = 0
+    width: int = 0
+    lr: float = 0.0
+    seed: int = 0
+    threads: int = 0
+    held_out: float = 0.1
+    test_inputs: Path | None = None
+    test_targets: Path | None = None
+    steps: int = 0
+
+    @property
+    def learner(self) -> Learner:
+        """How the method learns from pairs."""
+        return LEARNERS[self.method]()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the training goes; a state is saved twenty times on the way."""
+        threads = self.threads or os.cpu_count() or 1
+        every = max(self.batch, self.images // 20)
+        return Recipe(
+            images=self.images, batch=self.batch, lr=self.lr, warmup=self.images // 20, ema=max(self.images / 12, 1),
+            threads=threads, save_every=every,
+        )  # fmt: skip
+
+    @property
+    def network_folder(self) -> Path:
+        """Where the finished network goes: a diffusers pipeline."""
+        return self.out / "network"
+
+
+# The file's tables and keys -> the field; the type follows from the dataclass.
+_KEYS = {
+    "": ("method", "inputs", "targets", "out", "any_names"),
+    "train": ("images", "batch", "crop", "width", "lr", "seed", "threads"),
+    "evaluate": ("held_out", "test_inputs", "test_targets", "steps"),
+}
+_PATHS = {"inputs", "targets", "out", "test_inputs", "test_targets"}
+_NUMBERS = {  # key -> smallest and largest value
+    "images": (1, math.inf),
+    "batch": (1, 4096),
+    "crop": (16, 4096),
+    "width": (8, 1024),
+    "lr": (1e-7, 1.0),
+    "seed": (0, 2**63 - 1),
+    "threads": (1, 4096),
+    "held_out": (0, 0.9),
+    "steps": (1, 1000),
+}
+
+
+def read(path: Path) -> PairsFile:
+    """The file, with the method's defaults filled in. Raises `ReproError` naming file and key for anything wrong."""
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        examples = ", ".join(str(p) for p in sorted(EXAMPLES.glob("*.toml")))
+        raise ReproError(f"{path}: no such file; examples to copy: {examples}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ReproError(f"{path}: not a TOML file ({error})") from None
+    values: dict[str, Any] = {}
+    for table, keys in _KEYS.items():
+        found = content if not table else content.get(table, {})
+        if not isinstance(found, Mapping):
+            raise ReproError(f"{path}: {table} is {found!r}; a table [{table}] is accepted")
+        known = {*keys, *(_KEYS if not table else ())}
+        if unknown := sorted(set(found) - known):
+            raise ReproError(f"{path}: {unknown[0]!r} is unknown; accepted here: {', '.join(keys)}")
+        values |= {key: _value(path, key, found[key]) for key in keys if key in found}
+    for key in ("method", "inputs", "targets", "out"):
+        if key not in values:
+            raise ReproError(f"{path}: {key} is missing; method, inputs, targets and out are needed")
+    if values["method"] not in LEARNERS:
+        raise ReproError(f"{path}: method {values['method']!r} is unknown; accepted: {', '.join(LEARNERS)}")
+    if ("test_inputs" in values) != ("test_targets" in values):
+        raise ReproError(f"{path}: test_inputs and test_targets are needed together")
+    learner = LEARNERS[values["method"]]()
+    chosen = PairsFile(**{**learner.defaults, **values})
+    if chosen.crop % learner.multiple or chosen.width % 8:
+        raise ReproError(
+            f"{path}: crop {chosen.crop} and width {chosen.width}; accepted: a crop that is a multiple of "
+            f"{learner.multiple}, a width that is a multiple of 8"
+        )
+    return chosen
+
+
+def _value(path: Path, key: str, value: Any) -> Any:
+    if key in _NUMBERS:
+        low, high = _NUMBERS[key]
+        whole = key not in ("lr", "held_out")
+        kind = int if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            limits = f"from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+            raise ReproError(f"{path}: {key} is {value!r}; accepted: a {'whole ' * whole}number {limits}")
+        return value
+    if key == "any_names":
+        if not isinstance(value, bool):
+            raise ReproError(f"{path}: any_names is {value!r}; accepted: true or false")
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise ReproError(f"{path}: {key} is {value!r}; accepted: a text")
+    return path.absolute().parent / value if key in _PATHS else value
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Pairs that can be trained on: `train` and `test`, which share none."""
+
+    train: PictureSet
+    test: list[Pair]
+    summary: str
+
+
+def check(file: PairsFile) -> Checked:
+    """Read every header: counts, names, sizes. Raises `ReproError` for the first pair that cannot be trained on."""
+    pairs = _pairs(file.inputs, file.targets, file.any_names)
+    if file.test_inputs is not None and file.test_targets is not None:
+        train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
+        both = {p.input.path.resolve() for p in train} & {p.input.path.resolve() for p in test}
+        if both:
+            raise ReproError(f"{min(both)}: stands among the pairs of training and of test; accepted: one of the two")
+    else:
+        train, test = _split(pairs, file.held_out)
+    if not train:
+        raise ReproError(f"{file.inputs}: no pair is left for training ({len(pairs)} in all)")
+    sizes = {}
+    for pair in pairs:
+        size = image_size(pair.input.path)
+        sizes[size] = pair
+        if min(size) < file.crop:
+            raise ReproError(
+                f"{pair.input.path}: {size[0]}x{size[1]} is smaller than the crop; accepted: at least {file.crop} "
+                "pixels a side, or a smaller crop"
+            )
+    if all(p.input.path.resolve() == p.target.path.resolve() for p in pairs):
+        raise ReproError(f"{file.inputs}: inputs and targets are the same files; there is nothing to learn")
+    small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
+    summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
+    return Checked(PictureSet.of_pairs(train), test, summary)
+
+
+def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
+    if inputs.is_dir() != targets.is_dir():
+        folder, other = (inputs, targets) if inputs.is_dir() else (targets, inputs)
+        raise ReproError(f"{folder} is a folder and {other} is none; accepted: two folders, or two file lists")
+    if inputs.is_dir():
+        return pair_folders(inputs, targets)
+    return read_pairs(inputs, targets, any_names=any_names)
+
+
+def _split(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
+    """Evenly spaced pairs are held out: one at least of five, where a share is asked for."""
+    count = round(len(pairs) * share)
+    if share and len(pairs) >= 5:
+        count = max(count, 1)
+    held = {(2 * i + 1) * len(pairs) // (2 * count) for i in range(count)}
+    return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]
+
+
+class PairTask:
+    """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
+
+    def __init__(self, pictures: PictureSet, file: PairsFile, learner: Learner) -> None:
+        self.pictures, self.crop, self.learner, self.size = pictures, file.crop, learner, pictures.size
+        self.settings = {"method": file.method, "crop": file.crop, "data": pictures.names(torch.arange(pictures.size))}
+
+    def names(self, indices: Tensor) -> list[str]:
+        return self.pictures.names(indices)
+
+    def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+        """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
+        drawn = noise("crop")
+        place, names = drawn.uniform((3,)).cpu(), self.names(indices)
+        parts = (self.pictures.targets, self.pictures.inputs)
+        cut = [crops.cut(part.several(indices), self.crop, place, names=names) for part in parts if part is not None]
+        target, given = (to_model(x.to(drawn.device)) for x in cut)
+        return target, given
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        return self.learner.loss(model, *self.pair(indices, noise), noise)
+
+
+def first_batch(task: PairTask, file: PairsFile) -> Path:
+    """A picture of the first pairs as they are trained on, inputs above their targets: `first_batch.png` in `out`."""
+    from repro.engine.train import places_to_indices
+    from repro.ui.plots import tile
+
+    places = torch.arange(min(SHOWN, file.batch))
+    indices = places_to_indices(places, task.size, file.seed)
+    target, given = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
+    pixels = tile([*to_unit(given), *to_unit(target)], len(places), gap=4)
+    return write_image(file.out / "first_batch.png", torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+
+
+def as_dict(file: PairsFile) -> dict[str, Any]:
+    """The file's content as plain values, for the card."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(file).items()}

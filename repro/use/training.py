@@ -1,0 +1,140 @@
+"""`repro train my.toml` and `repro evaluate my.toml`: own pairs, from the first check to numbers on held-out ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tyro.conf import Positional
+
+from repro.engine.atomic import write_text
+from repro.errors import ReproError
+from repro.use.pairs import Checked, PairsFile, PairTask, as_dict, check, first_batch, read
+
+METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
+
+
+@dataclass
+class TrainPairs:
+    """Train on own pairs, as one TOML file says; the same command goes on after a kill.
+
+    Args:
+        file: the TOML file; `repro/use/rddm.toml` is a commented example.
+        until: stop, with the state saved, once this many images are seen.
+        check_only: check the pairs and draw the first batch, without training.
+    """
+
+    file: Positional[Path]
+    until: int | None = None
+    check_only: bool = False
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from repro.engine.train import train
+
+        if self.until is not None and self.until < 1:
+            raise ReproError(f"--until counts images and must be positive: got {self.until}")
+        file, found, task = _prepared(self.file)
+        if self.check_only:
+            return 0
+        recipe, learner, last = file.recipe, file.learner, None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(file.seed)
+            network = learner.build(file.width)
+        start = time.perf_counter()
+        with tqdm(total=recipe.images, unit="img", desc=file.method, mininterval=2, file=sys.stdout) as bar:
+            for last in train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until):
+                bar.update(last.images - bar.n)
+                bar.set_postfix(loss=f"{last.loss:.4f}", refresh=False)
+        if last is None or last.images < recipe.images:
+            print(f"stopped at {last.images if last else 0:,} images; the same command goes on")
+            return 0
+        learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
+        seconds = round(time.perf_counter() - start)
+        card = {**as_dict(file), "pairs": found.summary, "seconds of this run": seconds, "threads": recipe.threads}
+        write_text(file.network_folder / "card.json", json.dumps(card, indent=2) + "\n")
+        print(f"written: {file.network_folder}")
+        print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
+        return 0
+
+
+def _prepared(path: Path) -> tuple[PairsFile, Checked, PairTask]:
+    """Read and check, say what was found, draw the first batch."""
+    file = read(path)
+    found = check(file)
+    print(f"{path}: {file.method}, {found.summary}")
+    task = PairTask(found.train, file, file.learner)
+    print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
+    return file, found, task
+
+
+@dataclass
+class EvaluatePairs:
+    """Restore the held-out pairs; print PSNR, SSIM and LPIPS of input and result, write results.csv and results.png.
+
+    Args:
+        file: the TOML file that the network was trained by.
+        limit: pairs measured at most.
+    """
+
+    file: Positional[Path]
+    limit: int | None = None
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from repro.metrics import protocols
+        from repro.use.methods import load, restore_image
+
+        file = read(self.file)
+        if not (file.network_folder / "model_index.json").exists():
+            raise ReproError(f"{file.network_folder}: no trained network; `repro train {self.file}` makes it")
+        pairs = check(file).test[: self.limit]
+        if not pairs:
+            raise ReproError(
+                f"{self.file}: no pair is held out; accepted: held_out above 0, or test_inputs and …targets"
+            )
+        pipe, rows, shown = load(file.network_folder), [], []
+        for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
+            given, target = pair.load()
+            result = restore_image(pipe, given, steps=file.steps, seed=file.seed)
+            for what, image in (("input", given), ("result", result)):
+                scores = {name: protocols.score(name, image[None], target[None]).item() for name in METRICS}
+                rows.append({"image": pair.id, "what": what, **scores})
+            shown += [given, result, target] if len(shown) < 12 else []
+        _report(file.out, rows, shown)
+        return 0
+
+
+def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) -> None:
+    from repro.data.images import center_crop, write_image
+    from repro.engine.stats import MIN_UNITS, mean_interval
+    from repro.ui.plots import tile
+
+    with (out / "results.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    count = len(rows) // 2
+    print(f"{count} held-out pairs" + ("" if count >= MIN_UNITS else f", an interval needs {MIN_UNITS}"))
+    for name in METRICS:
+        told = []
+        for what in ("input", "result"):
+            values = [row[name] for row in rows if row["what"] == what]
+            text = f"{what} {sum(values) / len(values):.3f}"
+            if count >= MIN_UNITS:
+                found = mean_interval(values)
+                text += f" ± {(found.high - found.low) / 2:.3f}"
+            told.append(text)
+        print(f"{name:>16}: {', '.join(told)}")
+    side = min(min(image.shape[1:]) for image in shown)
+    pixels = tile([center_crop(image, min(side, 256)) for image in shown], 3, gap=4)
+    write_image(out / "results.png", torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+    print(f"written: {out / 'results.csv'}, {out / 'results.png'} (input, result, target)")
