@@ -38,8 +38,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("",),
     "list": ("", "editing"),
-    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000", "my.toml"),
-    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full", "my.toml"),
+    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000"),
+    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full"),
     "reproduce": ("", "01 --update", "03 --parameters seed=5"),
     "claims": ("",),
     "whence": ("figures/tables/editing_single.md",),
@@ -117,9 +117,10 @@ def _run(parsed: _Parsed) -> int:
 
     from repro.errors import ReproError
 
-    of_pairs = any(argument.endswith(".toml") for argument in parsed.arguments)
-    module, name, text = (PAIRS if of_pairs and parsed.command in PAIRS else COMMANDS)[parsed.command]
-    examples = "\n".join(f"  repro {parsed.command} {example}".rstrip() for example in EXAMPLES[parsed.command])
+    of_pairs = parsed.command in PAIRS and any(argument.endswith(".toml") for argument in parsed.arguments)
+    module, name, text = (PAIRS if of_pairs else COMMANDS)[parsed.command]
+    shown = ("my.toml",) if of_pairs else EXAMPLES[parsed.command]
+    examples = "\n".join(f"  repro {parsed.command} {example}".rstrip() for example in shown)
     try:
         command = tyro.cli(
             _plain(getattr(importlib.import_module(module), name)),
