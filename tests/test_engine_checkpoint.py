@@ -146,7 +146,7 @@ def test_an_absent_file_is_named(folder, name):
 
 
 def test_an_unknown_name_lists_those_there_are(saved):
-    with pytest.raises(ReproError, match=r"no checkpoint nett .*there are net"):
+    with pytest.raises(ReproError, match=r"no checkpoint nett .*did you mean net"):
         load_checkpoint(saved.parent / "nett")
 
 

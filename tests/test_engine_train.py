@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny import RECIPE, TinyTask, same_weights, tiny_net
 
+from repro.cli import main
+from repro.engine.atomic import locked
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.recipe import Recipe
 from repro.engine.registry import find
 from repro.engine.run import precision_note
 from repro.engine.state import load_state, save_state
-from repro.engine.train import TrainingStopped, places_to_indices, train
+from repro.engine.train import TrainingStopped, make_accelerator, places_to_indices, train
 from repro.errors import ReproError
 from repro.nn.ema import EMA
 
@@ -81,6 +86,85 @@ def test_killed_by_sigkill_and_resumed_is_bit_identical(tmp_path: Path) -> None:
     assert same_weights(last.ema, run().ema)
 
 
+def seen_by(state: Path) -> int:
+    with safe_open(state, framework="pt") as file:
+        return json.loads(file.metadata()["run"])["images"]
+
+
+def test_the_state_is_kept_where_the_caller_stops_and_by_time(tmp_path: Path, monkeypatch) -> None:
+    recipe = dataclasses.replace(RECIPE, save_every=10_000)
+    state = tmp_path / "state.safetensors"
+    steps = train(tiny_net(), TinyTask(), recipe, 3, state)
+    for _ in range(3):
+        step = next(steps)
+    assert not state.exists()
+    steps.close()
+    assert seen_by(state) == step.images == 3 * recipe.batch
+    monkeypatch.setattr("repro.engine.train.SAVE_SECONDS", 0)
+    steps = train(tiny_net(), TinyTask(), recipe, 3, state)
+    assert next(steps).images == seen_by(state) == 4 * recipe.batch
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_step_and_keeps_it(tmp_path: Path, number: int) -> None:
+    """The signal comes in the middle of a step, of the second one: the state holds it whole."""
+    state = tmp_path / "state.safetensors"
+
+    class Interrupted(TinyTask):
+        def loss(self, model, indices, noise):
+            if steps_begun.append(1) or len(steps_begun) == 2:
+                signal.raise_signal(number)
+            return super().loss(model, indices, noise)
+
+    steps_begun: list[None] = []
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(tiny_net(), Interrupted(), dataclasses.replace(RECIPE, save_every=10_000), 3, state))
+    assert seen_by(state) == 2 * RECIPE.batch and signal.getsignal(number) is before
+    last = run(state, recipe=dataclasses.replace(RECIPE, save_every=10_000))
+    assert same_weights(last.ema, run(recipe=dataclasses.replace(RECIPE, save_every=10_000)).ema)
+
+
+@pytest.fixture
+def smoke(tmp_path: Path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    return find("ddpm-fashion-smoke-s0")
+
+
+def test_a_run_goes_on_over_a_torn_log_and_says_where_its_weights_are(smoke, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "runs" / smoke.name
+    half = smoke.recipe.images // 2
+    assert main(["train", smoke.name, "--until", str(half)]) == 0
+    assert f"state: {folder / 'state.safetensors'}" in capsys.readouterr().out
+    (folder / "log.jsonl").write_text('{"images": 100, "loss": 1.0, "seconds": 7.0}\n{"images": 2')
+    assert main(["train", smoke.name]) == 0
+    assert f"weights: {folder / 'checkpoint'}" in capsys.readouterr().out
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["seconds"] > 7 and json.loads(lines[-1])["images"] == smoke.recipe.images
+    assert load_checkpoint(smoke.name).config.base_channels == 8  # by its name, though it does not ship
+    assert main(["list", "ddpm"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(smoke.name)]
+    assert " trained " in line
+
+
+def test_a_run_has_one_process(smoke, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "runs" / smoke.name
+    with locked(folder):
+        assert main(["train", smoke.name]) == 2
+    assert f"{folder} is held by another process" in capsys.readouterr().err
+    assert not (folder / "state.safetensors").exists()
+
+
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch) -> None:
+    make_accelerator()  # alone, from now on
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(ReproError, match="2 processes were started and Accelerate joins 1"):
+        make_accelerator()
+
+
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     """torchrun with gloo: two processes share each batch; in fp32 only the order of summation differs."""
     script = tmp_path / "two.py"
@@ -106,14 +190,12 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
         str(script),
         str(out),
     ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):  # torchrun picks a free port and binds it later: another test's server may have come between
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         if "address already in use" not in done.stderr.lower() and "EADDRINUSE" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr[-4000:]
-    from safetensors import safe_open
-
     with safe_open(out, framework="pt") as file:
         assert file.metadata()["processes"] == "2"  # `accelerate launch --cpu` was seen to start one
         two = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -50,15 +50,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold the folder for this process: read-change-write cycles inside do not lose each other's lines.
 
-    The lock sits on the folder itself (flock), so it leaves no file behind and dies with its process.
+    The lock sits on the folder itself (flock), so it leaves no file behind and dies with its process. Without `wait` a
+    folder that another process holds is refused. Raises `ReproError`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ReproError(f"{folder} could not be opened ({error.strerror})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
+    try:
         yield
     finally:
         os.close(descriptor)

@@ -8,6 +8,7 @@ checkpoints/<room>-<task>-<variant>-s<seed>/
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import importlib
@@ -159,13 +160,19 @@ def card_text(card: dict[str, Any]) -> str:
 
 
 def _folder(name: str | Path) -> Path:
+    """A folder as given, a name in checkpoints/, or the finished network of a run that does not ship."""
     folder = Path(name)
-    if not folder.is_absolute() and not (folder / CONFIG).exists():
-        folder = paths.checkpoints() / name
-    if not folder.is_dir():
-        have = ", ".join(sorted(p.name for p in folder.parent.glob("*") if p.is_dir())) or "none"
-        raise ReproError(f"no checkpoint {folder.name} in {folder.parent}: there are {have}")
-    return folder
+    if folder.is_absolute() or (folder / CONFIG).exists():
+        places = [folder]
+    else:
+        places = [paths.checkpoints() / name, paths.runs() / name / "checkpoint"]
+    for place in places:
+        if place.is_dir():
+            return place
+    have = [p.name for p in places[0].parent.glob("*") if p.is_dir()]
+    near = difflib.get_close_matches(folder.name, have, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(have)} others"
+    raise ReproError(f"no checkpoint {folder.name} in {places[0].parent}: {hint}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import closing
 
 from tyro.conf import Positional
 
@@ -21,13 +22,12 @@ class List:
     room: Positional[str | None] = None
 
     def run(self) -> int:
-        from repro import paths
+        from repro.engine.evaluation import trained
         from repro.engine.registry import experiments
         from repro.engine.run import state_path
 
         for e in experiments(self.room):
-            shipped = (paths.checkpoints() / e.name).is_dir()
-            state = "trained" if shipped else "begun" if state_path(e).exists() else "untrained"
+            state = "trained" if trained(e.name) else "begun" if state_path(e).exists() else "untrained"
             ships = "weights ship" if e.ships else "records only"
             print(f"{e.name:<36} {e.profile:<6} {state:<10} {ships:<13} {e.recipe.images:>9,} images  {e.summary}")
         return 0
@@ -50,25 +50,39 @@ class Train:
     def run(self) -> int:
         from tqdm import tqdm
 
-        from repro import paths
+        from repro.engine.evaluation import trained
         from repro.engine.registry import experiments, find
-        from repro.engine.run import precision_note, run
+        from repro.engine.run import precision_note, run, state_path, weights_path
 
         if bool(self.names) == self.all:
             raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
         chosen = [find(name) for name in self.names] or [
-            e for e in experiments() if e.profile == "small" and not (paths.checkpoints() / e.name).is_dir()
+            e for e in experiments() if e.profile == "small" and not trained(e.name)
         ]
         for experiment in chosen:
             if note := precision_note(experiment):
                 print(note, flush=True)
-            total = experiment.recipe.images
-            with tqdm(total=total, unit="img", desc=experiment.name, mininterval=5, file=sys.stdout) as bar:
-                for step in run(experiment, self.until):
-                    bar.update(step.images - bar.n)
-                    bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            total, seen = experiment.recipe.images, 0
+            try:
+                with (
+                    closing(run(experiment, self.until)) as steps,
+                    tqdm(total=total, unit="img", desc=experiment.name, mininterval=5, file=sys.stdout) as bar,
+                ):
+                    for step in steps:
+                        seen = step.images
+                        bar.update(seen - bar.n)
+                        bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            except KeyboardInterrupt:
+                state = state_path(experiment)
+                kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
+                print(f"repro train: {experiment.name} is stopped; {kept}", file=sys.stderr)
+                return 130
+            where = weights_path(experiment) if seen >= total else state_path(experiment)
+            print(
+                f"{experiment.name}: {seen:,} of {total:,} images; {'weights' if seen >= total else 'state'}: {where}"
+            )
         return 0
 
 

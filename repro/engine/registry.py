@@ -98,5 +98,6 @@ def find(name: str) -> Experiment:
     known = {e.name: e for e in experiments()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
-    raise ReproError(f"unknown experiment {name!r}: did you mean {', '.join(near)}? `repro list` shows all")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}? `repro list` shows all" if near else "`repro list` shows all"
+    raise ReproError(f"unknown experiment {name!r}: {hint}")

@@ -6,11 +6,14 @@ import json
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from repro import paths
+from repro.engine.atomic import locked
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.environment import commit
 from repro.engine.registry import Experiment
@@ -39,35 +42,51 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
 
     main = make_accelerator().is_main_process
     folder = paths.runs() / experiment.name
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds = _seconds_before(folder)
-    start, losses, last, mark = time.perf_counter(), [], None, None
-    for step in train(
-        build(experiment), experiment.task(), experiment.recipe, experiment.seed, state_path(experiment), until
-    ):
-        last = step
-        losses.append(step.loss)
-        mark = step.images // 10_000 if mark is None else mark
-        if main and (step.images // 10_000 > mark or step.images >= experiment.recipe.images):
-            mark = step.images // 10_000
-            spent = seconds + time.perf_counter() - start
-            line = {"images": step.images, "loss": sum(losses) / len(losses), "lr": step.lr, "seconds": round(spent, 1)}
-            with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            losses = []
-        yield step
-    if main and last is not None and last.images >= experiment.recipe.images:
-        _finish(experiment, last, folder)
+    with locked(folder, wait=False) if main else nullcontext():
+        seconds = sum(line["seconds"] for line in _log(folder)[-1:])
+        start, losses, last, mark = time.perf_counter(), [], None, None
+        steps = train(
+            build(experiment), experiment.task(), experiment.recipe, experiment.seed, state_path(experiment), until
+        )
+        with closing(steps):  # where the caller stops, the state is kept now
+            for step in steps:
+                last = step
+                losses.append(step.loss)
+                mark = step.images // 10_000 if mark is None else mark
+                if main and (step.images // 10_000 > mark or step.images >= experiment.recipe.images):
+                    mark = step.images // 10_000
+                    spent = round(seconds + time.perf_counter() - start, 1)
+                    mean = sum(losses) / len(losses)
+                    _append(folder, {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent})
+                    losses = []
+                yield step
+        if main and last is not None and last.images >= experiment.recipe.images:
+            _finish(experiment, last, folder)
 
 
-def _seconds_before(folder: Path) -> float:
+def weights_path(experiment: Experiment) -> Path:
+    """Where the finished network goes: what ships into checkpoints/, the rest into its run's folder."""
+    return paths.checkpoints() / experiment.name if experiment.ships else paths.runs() / experiment.name / "checkpoint"
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """The run's log; a line that a kill tore is left out."""
+    log, lines = folder / "log.jsonl", []
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and {"loss", "seconds"} <= line.keys()]
+
+
+def _append(folder: Path, line: dict[str, Any]) -> None:
     log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return json.loads(lines[-1])["seconds"] if lines else 0.0
+    torn = log.exists() and not log.read_bytes().endswith(b"\n") and log.stat().st_size > 0
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.write("\n" * torn + json.dumps(line) + "\n")
 
 
 def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = _log(folder)
     recipe = experiment.recipe
     card = {
         "summary": experiment.summary,
@@ -90,8 +109,7 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
     network = shipped(last.ema)
     if experiment.score:
         card |= experiment.score(network)
-    target = paths.checkpoints() / experiment.name if experiment.ships else folder / "checkpoint"
-    save_checkpoint(target, network, card)
+    save_checkpoint(weights_path(experiment), network, card)
 
 
 def shipped(model: torch.nn.Module) -> torch.nn.Module:

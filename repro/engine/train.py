@@ -13,10 +13,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import platform
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +31,8 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.state import load_state, save_state
 from repro.errors import ReproError
 from repro.nn.ema import EMA
+
+SAVE_SECONDS = 300  # at most this much work is lost to a kill
 
 
 class TrainingStopped(ReproError):
@@ -62,10 +69,23 @@ def _permutation(epoch: int, size: int, seed: int) -> Tensor:
 
 
 def make_accelerator():
-    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one process."""
+    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one process.
+
+    Raises `ReproError` where a launcher started several processes and they do not find each other: each would train
+    the whole run and write over the others.
+    """
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision="no")
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else Accelerate sees no devices, and one process each
+    accelerator = Accelerator(mixed_precision="no")
+    if accelerator.num_processes != started:
+        raise ReproError(
+            f"{started} processes were started, Accelerate joins {accelerator.num_processes}: launch with `torchrun` "
+            "or `accelerate launch`, one GPU a process or none"
+        )
+    return accelerator
 
 
 def train(
@@ -80,7 +100,8 @@ def train(
     """Train `model` on `task`.
 
     Args:
-        state: file that the run's state is kept in and taken up from; None keeps nothing.
+        state: file that the run's state is kept in and taken up from; None keeps nothing. It is written every
+            `recipe.save_every` images, every SAVE_SECONDS, at the end, and where the caller or Ctrl-C stops the run.
         until: stop (with the state saved) once this many images are seen.
         compile: `torch.compile` the network; None: on a GPU only (measured slower on CPUs).
 
@@ -115,29 +136,67 @@ def train(
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision_here(recipe, device) == "bf16")
         local = recipe.batch // ranks
         end = recipe.images if until is None else min(until, recipe.images)
-        saved = images
-        while images < end:
-            places = torch.arange(images + rank * local, images + (rank + 1) * local)  # (b,)
-            indices = places_to_indices(places, task.size, seed)
-            lr = recipe.lr_at(images)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with autocast:
-                loss = task.loss(wrapped, indices, _noise_of(seed, places, device)).float().mean()
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
-            mean_loss = accelerator.reduce(loss.detach(), "mean").item() if ranks > 1 else loss.item()
-            _refuse_nan(mean_loss, norm.item(), images, task, indices, state, saved)
-            optimizer.step()
-            images += recipe.batch
-            ema.update(model, images, recipe.batch)
-            if state and accelerator.is_main_process and (images - saved >= recipe.save_every or images >= end):
+        saved, saved_at = images, time.monotonic()
+
+        def keep() -> None:
+            nonlocal saved, saved_at
+            if state and accelerator.is_main_process and images > saved:
                 save_state(state, identity, images, model, ema.model, optimizer)
-                saved = images
-            yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model, resumed_at)
+            saved, saved_at = images, time.monotonic()
+
+        while images < end:
+            with _whole_step() as interrupted:
+                places = torch.arange(images + rank * local, images + (rank + 1) * local)  # (b,)
+                indices = places_to_indices(places, task.size, seed)
+                lr = recipe.lr_at(images)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                with autocast:
+                    loss = task.loss(wrapped, indices, _noise_of(seed, places, device)).float().mean()
+                optimizer.zero_grad(set_to_none=True)
+                accelerator.backward(loss)
+                norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
+                mean_loss = accelerator.reduce(loss.detach(), "mean").item() if ranks > 1 else loss.item()
+                _refuse_nan(mean_loss, norm.item(), images, task, indices, state, saved)
+                optimizer.step()
+                images += recipe.batch
+                ema.update(model, images, recipe.batch)
+                due = images - saved >= recipe.save_every or time.monotonic() - saved_at >= SAVE_SECONDS
+                if due or images >= end or interrupted:
+                    keep()
+            try:
+                yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model, resumed_at)
+            except GeneratorExit:  # the caller stops here
+                keep()
+                raise
         if images >= end and images == resumed_at:  # nothing left to do: the caller still gets the networks
             yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model, resumed_at)
+
+
+@contextlib.contextmanager
+def _whole_step() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM wait for the end of the block, so that no step is kept half done; a second Ctrl-C does not.
+
+    Yields a list that is empty until then. Outside the main thread, where no signal arrives, it does nothing.
+    """
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+
+    def wait(number: int, frame: Any) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(number)
+
+    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
 
 
 def precision_here(recipe: Recipe, device: torch.device | str) -> str:
