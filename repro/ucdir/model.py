@@ -19,6 +19,8 @@ class UCDIR(ModelMixin, ConfigMixin):
 
     Args:
         residual_scale: the diffusion runs on this many times the residual y - u(x) (published: 1).
+        residual_std: standard deviation of the scaled residual, from which the best linear estimate of the noise follows;
+            the U-Net then predicts what is missing to it, at one scale for all levels (0, as published: all of it).
         told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
         predictor_channels, predictor_levels, predictor_residual: see `Predictor`.
         The rest: see `DiffusionUNet`; `patch` is of both.
@@ -28,6 +30,7 @@ class UCDIR(ModelMixin, ConfigMixin):
     def __init__(
         self,
         residual_scale: float = 1.0,
+        residual_std: float = 0.0,
         told: str = "sqrt_gamma",
         predictor_channels: int = 32,
         predictor_levels: int = 5,
@@ -73,7 +76,13 @@ class UCDIR(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,)."""
         level = sqrt_gamma if self.config.told == "sqrt_gamma" else sqrt_gamma**2
-        return self.unet(degraded, noisy, level, guide, task, strength)
+        out = self.unet(degraded, noisy, level, guide, task, strength)
+        if not self.config.residual_std:
+            return out
+        a = sqrt_gamma[:, None, None, None]
+        s, signal = (1 - a**2).clamp(min=0).sqrt(), a * self.config.residual_std
+        total = s**2 + signal**2  # variance of the noisy residual
+        return noisy * (s / total) + out * (signal / total.sqrt())
 
     def forward(
         self,

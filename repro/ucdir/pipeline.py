@@ -22,6 +22,7 @@ from repro.ucdir.sampler import SAMPLERS, Noise, Step
 SHIPPED = "ucdir-all-main-s0"
 WHOLE = 640  # pixels a side up to which the pipeline does not split
 STRENGTHS = {"lowlight": 0.5, "deblur": 0.5, "jpeg": 0.9}  # where nobody knows better: 3 stops, 10 pixels, quality 10
+SAMPLER = "ancestral"
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 
 
@@ -31,7 +32,7 @@ def trajectory(
     noise: Noise,
     *,
     steps: int = 50,
-    sampler: str = "ancestral",
+    sampler: str = SAMPLER,
     levels: tuple[float, ...] | None = None,
     clip: float | None = CLIP,
     task: Tensor | None = None,
@@ -129,7 +130,7 @@ class UCDIRPipeline(DiffusionPipeline):
         task: str | None = None,
         strength: float | None = None,
         num_inference_steps: int = 50,
-        sampler: str = "ancestral",
+        sampler: str = SAMPLER,
         clip: float | None = CLIP,
         tiles: Tiles | str | None = "auto",
         generator: torch.Generator | None = None,

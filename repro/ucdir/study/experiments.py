@@ -1,0 +1,98 @@
+"""Every network of notebook 04, read from `experiments.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from repro.data import pack
+from repro.data.degradations import TASKS
+from repro.data.images import resize
+from repro.engine.recipe import Recipe
+from repro.engine.registry import Experiment
+from repro.errors import ReproError
+from repro.ucdir.loss import Learning, RestorationTask
+from repro.ucdir.model import UCDIR
+
+SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
+TRAINED = ("lowlight", "deblur", "jpeg")  # the tasks, in the order that a network of all three counts them
+LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "three tasks in one network"}
+
+
+def profile(name: str) -> Mapping[str, Any]:
+    """The settings of that profile. Raises `ReproError` naming those there are."""
+    if name not in SPEC["profile"]:
+        raise ReproError(f"profile is {name!r}: accepted are {', '.join(SPEC['profile'])}")
+    return SPEC["profile"][name]
+
+
+def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
+    """Arguments of `UCDIR`."""
+    found = {**profile(chosen)["network"], **SPEC["variant"][variant].get("network", {})}
+    return found | ({"tasks": list(TRAINED)} if task == "all" else {})
+
+
+def learning_of(variant: str, chosen: str = "small") -> Learning:
+    """The switches of a variant's loss."""
+    return Learning(**{**profile(chosen)["learning"], **SPEC["variant"][variant].get("learning", {})})
+
+
+@lru_cache(maxsize=8)
+def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
+    chosen = pack.photos(split)[: limit or None]
+    images = [pack.load(p) for p in chosen]
+    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
+
+
+def training_task(task: str, variant: str, chosen: str = "small") -> Any:
+    """Training set and loss."""
+    if chosen == "paper":
+        from repro.ucdir.study.paper import training_task as published
+
+        return published(task, learning_of(variant, chosen), profile(chosen)["crop"])
+    settings = profile(chosen)
+    ids, images = photographs("train", settings["side"], settings.get("limit", 0))
+    tasks = TRAINED if task == "all" else (task,)
+    degradations = {name: TASKS[name].degrade for name in tasks}
+    names = TRAINED if task == "all" else ()
+    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), names)
+
+
+def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) -> Experiment:
+    task, small = entry["task"], chosen == "small"
+    images = {} if "images" in profile(chosen)["recipe"] else {"images": entry["images"]}
+    return Experiment(
+        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
+        room="ucdir",
+        task_name=task,
+        variant=variant,
+        data="photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task],
+        profile=chosen,
+        seed=seed,
+        recipe=Recipe(**{**profile(chosen)["recipe"], **images}),
+        summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
+        ships=small and entry.get("ships", False) and seed == 0,
+        build=lambda: UCDIR(**network_of(task, variant, chosen)),
+        task=lambda: training_task(task, variant, chosen),
+    )
+
+
+def _listed() -> list[Experiment]:
+    found = []
+    for chosen in SPEC["profile"]:
+        for entry in SPEC["experiment"]:
+            for variant in entry.get("variants", [entry.get("variant")]):
+                if chosen == "paper" and (entry["task"] == "all" or variant not in ("main", "regression")):
+                    continue
+                for seed in entry.get("seeds", [0]) if chosen == "small" else [0]:
+                    found.append(_experiment(entry, variant, seed, chosen))
+    return found
+
+
+EXPERIMENTS: tuple[Experiment, ...] = tuple(_listed())
