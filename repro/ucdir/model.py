@@ -112,4 +112,4 @@ class UCDIR(ModelMixin, ConfigMixin):
         initial = self.predictor(degraded)
         level = torch.zeros(len(degraded), device=degraded.device)
         zero = torch.zeros_like(degraded)
-        return initial + self.denoise(degraded, zero, level, self.guide(degraded, initial), task, strength), initial
+        return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), task, strength), initial
