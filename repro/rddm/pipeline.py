@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from repro.data.images import ImageSource
 from repro.data.inputs import pictures
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.padding import pad_to_multiple, tiled, unpad
 from repro.nn.unet import UNet
 from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import check_objective, heads
 from repro.rddm.published import PublishedNet
 from repro.rddm.scheduler import RDDMScheduler
+
+WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which a picture goes in one piece, of its tiles otherwise
 
 
 class RDDMPipeline(DiffusionPipeline):
@@ -91,6 +93,7 @@ class RDDMPipeline(DiffusionPipeline):
         timesteps: list[int] | None = None,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        tile: int | Literal["auto"] | None = "auto",
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
@@ -103,6 +106,8 @@ class RDDMPipeline(DiffusionPipeline):
             num_inference_steps, start, timesteps: see `RDDMScheduler.set_timesteps`; `timesteps` go over the number.
             eta: 0 deterministic, 1 the posterior's variance.
             generator: one, or one a picture, so that a picture does not depend on its batch.
+            tile: side of the overlapping tiles that the network sees in every step, the noise being of the whole
+                picture; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
             output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the last two float in [0, 1].
         """
         if output_type not in ("pil", "np", "pt"):
@@ -118,12 +123,16 @@ class RDDMPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != len(I_in):
             raise ReproError(f"give one generator a picture: got {len(generator)} generators for {len(I_in)} pictures")
 
+        if tile == "auto":
+            tile = TILE if image is not None and max(I_in.shape[2:]) > WHOLE else None
+        if tile is not None and tile <= OVERLAP:
+            raise ReproError(f"tile is {tile}: accepted are more than the {OVERLAP} pixels that tiles overlap, or None")
         steps = num_inference_steps if timesteps is None else None
         self.scheduler.set_timesteps(steps, device=device, timesteps=timesteps, start=start)
         z = randn_tensor(I_in.shape, generator=generator, device=device, dtype=dtype)
         x = self.scheduler.start(I_in, z)
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            output = self._predict(x, t, I_in)
+            output = self._predict(x, t, I_in) if tile is None else self._by_tiles(x, t, I_in, tile)
             x = self.scheduler.step(output, t, x, I_in, eta=eta, generator=generator).prev_sample
 
         images: Any = ((x + 1) / 2).clamp(0, 1)
@@ -133,6 +142,14 @@ class RDDMPipeline(DiffusionPipeline):
                 images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _by_tiles(self, x: Tensor, t: int, I_in: Tensor, tile: int) -> Tensor:
+        """The network's answer tile by tile, blended where tiles overlap; memory is that of one."""
+
+        def one(part: Tensor) -> Tensor:
+            return self._predict(part[:, : self.channels], t, part[:, self.channels :])
+
+        return torch.cat([tiled(one, both, tile, OVERLAP) for both in torch.cat([x, I_in], dim=1).split(1)])
 
     def _predict(self, x: Tensor, t: int, I_in: Tensor) -> Tensor:
         """The network's answer; pictures of any size are padded for it and the answer is cropped, so that neither

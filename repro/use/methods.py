@@ -1,4 +1,7 @@
-"""What each method offers to a user's own images: a line a method in `LEARNERS`. Imports happen when one is chosen."""
+"""What each method offers to a user's own images: a line a method in `RESTORERS` and `LEARNERS`.
+
+Methods are imported when one is chosen.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repro.engine.checkpoint import CONFIG, read_card
+from repro.engine.evaluation import folders
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -64,6 +69,90 @@ LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm}
 PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline"}  # class -> where it is
 
 
+@dataclass(frozen=True)
+class Restorer:
+    """A method's networks for use.
+
+    `tasks`    what `--task` accepts -> the pipeline's own word.   `steps`  of sampling.
+    `shipped`  the pipeline's word -> the pipeline, and the name of its checkpoint.
+    """
+
+    tasks: Mapping[str, str]
+    shipped: Callable[[str], tuple[Any, str]]
+    steps: int
+
+
+def _shipped_rddm(task: str) -> tuple[Any, str]:
+    from repro.rddm.experiments import name_of
+    from repro.rddm.pipeline import RDDMPipeline
+
+    here = any((f / CONFIG).exists() for f in folders(name_of(task, "use")))
+    variant = "use" if here else "smres"  # the network of the comparisons, until one for use is trained
+    return RDDMPipeline.shipped(task, variant), name_of(task, variant)
+
+
+def _shipped_ucdir(task: str) -> tuple[Any, str]:
+    from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
+
+    return UCDIRPipeline.shipped(task), SHIPPED
+
+
+RESTORERS: dict[str, Restorer] = {
+    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
+    "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 50),
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A pipeline ready for use, its sampling steps, and a line that names its network."""
+
+    pipe: Any
+    steps: int
+    about: str
+
+
+def chosen(method: str | None, task: str | None, checkpoint: Path | None) -> Chosen:
+    """The network that a user asks for, on this machine's device. Raises `ReproError` naming what there is."""
+    if checkpoint is not None:
+        if method or task:
+            raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
+        pipe, card = load(checkpoint), _own_card(checkpoint)
+        trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
+        return Chosen(pipe, card.get("steps") or 2, f"{checkpoint}: {trained}")
+    if task is None:
+        known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in RESTORERS.items())
+        raise ReproError(f"--task is missing: say what the picture suffers from ({known}), or give --checkpoint")
+    able = [name for name, restorer in RESTORERS.items() if task in restorer.tasks]
+    if method is not None and method not in RESTORERS:
+        raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
+    if not able or (method is not None and method not in able):
+        tasks = RESTORERS[method].tasks if method else dict.fromkeys(t for r in RESTORERS.values() for t in r.tasks)
+        raise ReproError(f"--task {task!r} is unknown{f' to {method}' if method else ''}; accepted: {', '.join(tasks)}")
+    restorer = RESTORERS[method or able[0]]
+    pipe, name = restorer.shipped(restorer.tasks[task])
+    card = read_card(_folder(name))
+    about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
+    return Chosen(_ready(pipe), restorer.steps, about)
+
+
+def _folder(name: str) -> Path:
+    """Of weights that ship or were trained here."""
+    return next(f for f in folders(name) if (f / CONFIG).exists())
+
+
+def _own_card(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _ready(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
 def load(folder: Path) -> Any:
     """The pipeline that a folder holds, as `repro train my.toml` or `save_pretrained` wrote it.
 
@@ -86,8 +175,7 @@ def load(folder: Path) -> Any:
         raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
     finally:
         diffusers_logging.enable_progress_bar()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+    return _ready(pipe)
 
 
 def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:

@@ -1,0 +1,117 @@
+"""`repro restore`: photographs of any size restored by the network for use of a method, or by one of your own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from repro.errors import ReproError
+
+
+@dataclass
+class Restore:
+    """Restore a photo, or every photo of a folder, with a shipped network or one trained on own pairs."""
+
+    photo: Annotated[Path, tyro.conf.Positional]
+    """the picture, or a folder of pictures; of any size (large ones go through in tiles)"""
+    task: str | None = None
+    """what the picture suffers from: lowlight, raindrops, deblur, jpeg, as far as the method has it"""
+    method: str | None = None
+    """rddm, ucdir, …; the first that has the task where none is named"""
+    checkpoint: Path | None = None
+    """instead of a method and a task: a network that `repro train my.toml` wrote"""
+    steps: int | None = None
+    """sampling steps; the method's own number where none is named"""
+    seed: int = 0
+    """of the noise: the same command gives the same picture"""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp; a folder for a folder
+    (default: restored-PHOTO.png, or restored-FOLDER)"""
+
+    def run(self) -> int:
+        from tqdm import tqdm
+
+        from repro.use.methods import chosen
+
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
+        places = list(self._places())  # everything that can be known before the work
+        network = chosen(self.method, self.task, self.checkpoint)
+        print(f"network: {network.about}", flush=True)
+        bar = tqdm(places, unit="img", desc="restore", file=sys.stdout, disable=len(places) == 1)
+        failed = [message for photo, out in bar if (message := self._one(network, photo, out))]
+        for message in failed:
+            print(f"repro restore: {message}", file=sys.stderr)
+        done = len(places) - len(failed)
+        print(f"written: {self._target()}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
+        return 1 if failed else 0
+
+    def _one(self, network, photo: Path, out: Path) -> str:
+        """Restore one photo; in a folder, what is wrong with it is handed back, and the others go on."""
+        from tqdm import tqdm
+
+        from repro.data.profiles import read_srgb
+        from repro.data.writing import check_writable, write_image
+        from repro.engine.provenance import Provenance, save_png
+        from repro.use.methods import restore_image
+
+        try:
+            image, note = read_srgb(photo)
+            check_writable(out, (image.shape[2], image.shape[1]))
+            if note:
+                tqdm.write(note, file=sys.stdout)
+            result = restore_image(network.pipe, image, self.steps or network.steps, self.seed)
+            if out.suffix.lower() == ".png":
+                save_png(result, out, Provenance((), self.command(photo, out)))
+            else:
+                write_image(out, result)
+        except ReproError as error:
+            if not self.photo.is_dir():
+                raise
+            return str(error)
+        return ""
+
+    def _target(self) -> Path:
+        if self.out is not None:
+            return self.out
+        name = f"restored-{self.photo.name}" if self.photo.is_dir() else f"restored-{self.photo.stem}.png"
+        return self.photo.absolute().with_name(name)
+
+    def _places(self) -> Iterator[tuple[Path, Path]]:
+        """Every photo and where its result goes. Raises `ReproError` where that cannot be."""
+        from repro.data.flist import list_images
+
+        target = self._target()
+        if not self.photo.is_dir():
+            if target.exists() and self.photo.exists() and target.samefile(self.photo):
+                raise ReproError(f"{target}: is the picture that was given; accepted: another place")
+            yield self.photo, target
+            return
+        if target.suffix or target.is_file():
+            raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
+        if target.absolute() == self.photo.absolute():
+            raise ReproError(f"{target}: is the folder that was given; accepted: another one")
+        seen: dict[Path, Path] = {}
+        for photo in list_images(self.photo):
+            if target.absolute() in photo.absolute().parents:
+                continue  # results of an earlier run, in a folder inside this one
+            out = target / photo.relative_to(self.photo).with_suffix(".png")
+            if out in seen:
+                raise ReproError(f"{photo}: its result would overwrite that of {seen[out].name}; rename one of the two")
+            seen[out] = photo
+            yield photo, out
+
+    def command(self, photo: Path, out: Path) -> str:
+        """What makes this picture again."""
+        from repro.engine.provenance import shell
+
+        words = ["repro", "restore", str(photo)]
+        for name in ("task", "method", "checkpoint", "steps"):
+            value = getattr(self, name)
+            words += [] if value is None else [f"--{name}", str(value)]
+        return shell([*words, "--seed", str(self.seed), "-o", str(out)])

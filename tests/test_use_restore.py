@@ -1,0 +1,168 @@
+"""`repro restore`: every shipped network on a photograph; folders, orientation, colour profiles, tiles; refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from repro.cli import main
+from repro.data import pack
+from repro.data.images import read_image
+from repro.data.profiles import read_srgb
+from repro.engine.checkpoint import CONFIG
+from repro.engine.evaluation import folders
+from repro.engine.provenance import whence
+from repro.rddm.model import RDDMNet
+from repro.rddm.pipeline import RDDMPipeline
+from repro.rddm.scheduler import RDDMScheduler
+from repro.use import methods
+from repro.use.methods import RESTORERS, restore_image
+
+PAIRS = [(name, task) for name, restorer in RESTORERS.items() for task in restorer.tasks]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    """An untrained network of a few weights, saved as a pipeline."""
+    torch.manual_seed(0)
+    net = RDDMNet(objective="res", base_channels=8, channel_mults=(1, 1), attention_levels=(), input_skip=True)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    folder = tmp_path_factory.mktemp("own") / "network"
+    RDDMPipeline(net.eval(), RDDMScheduler(objective="res", sum_scale=0.01)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    found = next(p for p in pack.photos("test"))
+    path = tmp_path / "photo.jpg"
+    Image.open(found.path).resize((150, 101)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("method", "task"), PAIRS)
+def test_every_shipped_network_restores_a_photo(method, task, photo, capsys):
+    restorer = RESTORERS[method]
+    try:
+        name = restorer.shipped(restorer.tasks[task])[1]
+    except methods.ReproError as error:
+        pytest.skip(f"no weights here: {error}")
+    assert any((f / CONFIG).exists() for f in folders(name))
+    out = photo.with_name("out.png")
+    argv = ["restore", str(photo), "--task", task, "--method", method, "--steps", "2", "-o", str(out)]
+    assert main(argv) == 0
+    assert f"network: {name}: " in capsys.readouterr().out
+    assert Image.open(out).size == (150, 101) and "--task" in whence(out).command
+    first = out.read_bytes()
+    assert main(argv) == 0 and out.read_bytes() == first
+
+
+def test_a_folder_goes_in_and_out_and_one_bad_file_stops_no_other(network, tmp_path, photo, capsys):
+    source = tmp_path / "photos"
+    (source / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "deep/b.png"):
+        Image.open(photo).save(source / name)
+    (source / "bad.png").write_bytes(b"no picture")
+    assert main(["restore", str(source), "--checkpoint", str(network), "--steps", "1"]) == 1
+    made = tmp_path / "restored-photos"
+    assert sorted(p.relative_to(made).as_posix() for p in made.rglob("*.png")) == ["a.png", "deep/b.png"]
+    said = capsys.readouterr()
+    assert "bad.png: not an image" in said.err and "2 of 3 images" in said.out
+
+
+def test_orientation_is_kept(network, photo):
+    turned, out = photo.with_name("turned.jpg"), photo.with_name("out.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photo).save(turned, exif=exif, quality=95)
+    assert main(["restore", str(turned), "--checkpoint", str(network), "-o", str(out)]) == 0
+    assert Image.open(out).size == (101, 150) and Image.open(out).getexif().get(0x0112) is None
+
+
+def test_profiles_are_converted_to_srgb_and_said(tmp_path):
+    pixels = np.full((20, 30, 3), (200, 90, 60), dtype=np.uint8)
+    for name, profile, note in (
+        ("plain.png", None, ""),
+        ("srgb.png", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), ""),
+        ("broken.png", b"nonsense", "broken.png: its colour profile cannot be applied, values are taken as sRGB"),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name, icc_profile=profile)
+        image, said = read_srgb(tmp_path / name)
+        assert said == note and torch.equal(image, read_image(pixels))
+
+
+def swapped() -> bytes:
+    """sRGB with the primaries red and green exchanged, under another name."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    at = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, green = at[b"rXYZ"], at[b"gXYZ"]
+    data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_values_of_another_profile_are_converted(tmp_path, mode):
+    image = Image.new("RGB", (30, 20), (200, 90, 60)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", icc_profile=swapped(), exif=exif)
+    found, said = read_srgb(tmp_path / "a.png")
+    wanted = torch.tensor([90, 200, 60]).reshape(3, 1, 1).expand(3, 30, 20) / 255  # turned, too
+    assert (found - wanted).abs().max() < 1.01 / 255
+    assert said.startswith("a.png: converted from swap") and said.endswith(" to sRGB")
+
+
+def test_tiles_of_one_piece_are_the_one_piece_and_more_leave_no_seam(network):
+    pipe = methods.load(network)
+    image = torch.rand(3, 180, 220, generator=torch.Generator().manual_seed(0))
+
+    def run(tile):
+        made = torch.Generator().manual_seed(0)
+        return pipe(image, num_inference_steps=2, generator=made, tile=tile, output_type="pt").images[0]
+
+    whole = run(None)
+    assert torch.allclose(run(512), whole, atol=1e-6)
+    # group normalisation sees a tile's statistics, so tiles may differ a little everywhere, but no line may stand out
+    error = (run(128) - whole).abs().mean(dim=(0, 1))
+    assert error.max() < 0.05 and (error[1:] - error[:-1]).abs().max() < 0.02
+    with pytest.raises(methods.ReproError, match="tile is 64: accepted are more than the 64"):
+        run(64)
+    assert restore_image(pipe, image, 1).shape == image.shape
+
+
+MISTAKES = {
+    "no task": ([], "--task is missing: say what the picture suffers from (rddm: lowlight, raindrops; ucdir:"),
+    "unknown task": (["--task", "snow"], "--task 'snow' is unknown; accepted: lowlight, raindrops"),
+    "task of another method": (["--task", "jpeg", "--method", "rddm"], "'jpeg' is unknown to rddm; accepted: lowlight"),
+    "unknown method": (["--task", "jpeg", "--method", "x"], "--method 'x' is unknown; accepted: rddm, ucdir"),
+    "both": (["--task", "jpeg", "--checkpoint", "x"], "it alone, without --method and --task"),
+    "no checkpoint": (["--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
+    "no steps": (["--task", "jpeg", "--steps", "0"], "--steps is 0; accepted: 1 to 1000"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake, photo, capsys):
+    argv, sentence = MISTAKES[mistake]
+    assert main(["restore", str(photo), *argv]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1
+
+
+def test_results_do_not_overwrite_what_was_given(network, photo, capsys):
+    for argv, sentence in (
+        ([str(photo), "-o", str(photo)], "is the picture that was given"),
+        ([str(photo.parent), "-o", str(photo.parent)], "is the folder that was given"),
+        ([str(photo.parent), "-o", str(photo.with_name("x.png"))], "accepted: a folder for the results"),
+        (["nothing.png"], "nothing.png: no such file"),
+        ([str(photo), "-o", str(photo.with_suffix(".tga"))], "cannot write .tga"),
+    ):
+        assert main(["restore", *argv, "--checkpoint", str(network)]) == 2
+        assert sentence in capsys.readouterr().err
