@@ -7,6 +7,7 @@ are measured on. These are larger and trained longer, on degradations made to lo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -19,23 +20,24 @@ from repro.rddm.config import QUIET, TaskConfig
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
 VARIANT = "use"
+# Narrow where positions are many: in equal time as good on validation photographs as 32 channels of multiples 1, 1, 2, 2.
 _NETWORK: dict[str, Any] = {
     "channels": 3,
-    "base_channels": 32,
-    "channel_mults": (1, 1, 2, 2),
+    "base_channels": 16,
+    "channel_mults": (1, 2, 4, 5),
     "blocks": 1,
     "attention_levels": (3,),
     "heads": 4,
     "patch": 2,
     "input_skip": True,
 }
-_RECIPE = Recipe(images=300_000, batch=16, lr=1e-3, warmup=4_000, ema=8_000, threads=1, save_every=8_000)
+_RECIPE = Recipe(images=128_000, batch=16, lr=1e-3, warmup=2_000, ema=4_000, threads=1, save_every=8_000)
 USE: dict[str, TaskConfig] = {
     "lowlight": TaskConfig(
         name="lowlight",
         degradation="lowlight-wide",
         network=_NETWORK,
-        recipe=_RECIPE,
+        recipe=replace(_RECIPE, images=96_000),
         norm="l2",
         steps=2,
         sweep=(1, 2, 5),
