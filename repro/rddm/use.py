@@ -20,7 +20,7 @@ from repro.rddm.config import QUIET, TaskConfig
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
 VARIANT = "use"
-# Narrow where positions are many: in equal time as good on validation photographs as 32 channels of multiples 1, 1, 2, 2.
+# Narrow where positions are many: as good on validation photographs as 32 channels of multiples 1, 1, 2, 2, and faster.
 _NETWORK: dict[str, Any] = {
     "channels": 3,
     "base_channels": 16,
