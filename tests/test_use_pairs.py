@@ -41,7 +41,9 @@ QUICK = "[train]\nimages = 240\nbatch = 8\ncrop = 32\nwidth = 8\nlr = 2e-3\nthre
 
 @pytest.mark.parametrize("method", METHODS)
 def test_from_a_folder_of_pairs_to_a_restored_image(tmp_path, capsys, method):
-    file = toml(folder(tmp_path), QUICK, method)
+    # the predictor of UCDIR learns by the diffusion's loss alone, and more slowly
+    body = QUICK if method == "rddm" else QUICK.replace("240", "480").replace("2e-3", "3e-3") + "steps = 4\n"
+    file = toml(folder(tmp_path), body, method)
     assert main(["train", str(file)]) == 0
     said = capsys.readouterr().out
     assert "6 pairs for training, 2 held out" in said and "crops of 32" in said
@@ -55,11 +57,9 @@ def test_from_a_folder_of_pairs_to_a_restored_image(tmp_path, capsys, method):
     assert psnr["result"] > psnr["input"] + 2  # dB, summed over two: it learned to brighten
 
     pipe = methods.load(tmp_path / "run/network")
-    out = methods.restore_image(pipe, read_image(tmp_path / "low/0.png"), steps=2)
-    assert (
-        out.shape == read_image(tmp_path / "low/0.png").shape
-        and out.mean() > 1.3 * read_image(tmp_path / "low/0.png").mean()
-    )
+    given = read_image(tmp_path / "low/0.png")
+    out = methods.restore_image(pipe, given, steps=2)
+    assert out.shape == given.shape and out.mean() > 1.3 * given.mean()
 
 
 def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path):

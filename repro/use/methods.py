@@ -5,6 +5,7 @@ Methods are imported when one is chosen.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 Noises = Callable[[str], KeyedNoise]
+Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,33 @@ def _rddm() -> Learner:
     )
 
 
-LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm}
-PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline"}  # class -> where it is
+def _ucdir() -> Learner:
+    """The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength."""
+    from repro.ucdir.loss import Learning, training_loss
+    from repro.ucdir.model import UCDIR
+    from repro.ucdir.pipeline import UCDIRPipeline
+
+    learning = Learning(norm="l1")
+
+    def build(width: int) -> nn.Module:
+        return UCDIR(
+            residual_scale=8.0, residual_std=0.9, predictor_channels=max(8, width // 2), predictor_levels=3,
+            predictor_residual=True, base_channels=width, channel_mults=(1, 1, 2), blocks=1, light=True,
+            attention_levels=(), mid_attention=False, norm="layer", patch=2, dropout=0.0,
+        )  # fmt: skip
+
+    return Learner(
+        build=build,
+        loss=lambda model, target, given, noise: training_loss(model, given, target, noise, learning),
+        pipeline=UCDIRPipeline,
+        defaults={"batch": 8, "crop": 64, "width": 32, "lr": 1.5e-3, "steps": 20},
+        multiple=16,
+    )
+
+
+LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm, "ucdir": _ucdir}
+# class -> where it is
+PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdir.pipeline"}
 
 
 @dataclass(frozen=True)
@@ -74,40 +101,52 @@ class Restorer:
     """A method's networks for use.
 
     `tasks`    what `--task` accepts -> the pipeline's own word.   `steps`  of sampling.
-    `shipped`  the pipeline's word -> the pipeline, and the name of its checkpoint.
+    `shipped`  the pipeline's word -> what restores with it, and the name of its checkpoint.
     """
 
     tasks: Mapping[str, str]
-    shipped: Callable[[str], tuple[Any, str]]
+    shipped: Callable[[str], tuple[Run, str]]
     steps: int
 
 
-def _shipped_rddm(task: str) -> tuple[Any, str]:
+def _shipped_rddm(task: str) -> tuple[Run, str]:
     from repro.rddm.experiments import name_of
     from repro.rddm.pipeline import RDDMPipeline
 
     here = any((f / CONFIG).exists() for f in folders(name_of(task, "use")))
     variant = "use" if here else "smres"  # the network of the comparisons, until one for use is trained
-    return RDDMPipeline.shipped(task, variant), name_of(task, variant)
+    return _run(RDDMPipeline.shipped(task, variant)), name_of(task, variant)
 
 
-def _shipped_ucdir(task: str) -> tuple[Any, str]:
+def _shipped_ucdir(task: str) -> tuple[Run, str]:
     from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
-    return UCDIRPipeline.shipped(task), SHIPPED
+    return _run(UCDIRPipeline.shipped(task)), SHIPPED
+
+
+def _shipped_adir(task: str) -> tuple[Run, str]:
+    from repro.adir.pipeline import ADIR, PRIOR
+
+    pipe = ADIR.shipped()
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed).image.clamp(0, 1), PRIOR
+
+
+def _run(pipe: Any) -> Run:
+    return functools.partial(restore_image, _ready(pipe))
 
 
 RESTORERS: dict[str, Restorer] = {
     "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
     "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 50),
+    "adir": Restorer({name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100),
 }
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A pipeline ready for use, its sampling steps, and a line that names its network."""
+    """What restores an image, its sampling steps, and a line that names its network."""
 
-    pipe: Any
+    run: Run
     steps: int
     about: str
 
@@ -119,7 +158,7 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None) -> Cho
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
         pipe, card = load(checkpoint), _own_card(checkpoint)
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
-        return Chosen(pipe, card.get("steps") or 2, f"{checkpoint}: {trained}")
+        return Chosen(_run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}")
     if task is None:
         known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in RESTORERS.items())
         raise ReproError(f"--task is missing: say what the picture suffers from ({known}), or give --checkpoint")
@@ -130,10 +169,10 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None) -> Cho
         tasks = RESTORERS[method].tasks if method else dict.fromkeys(t for r in RESTORERS.values() for t in r.tasks)
         raise ReproError(f"--task {task!r} is unknown{f' to {method}' if method else ''}; accepted: {', '.join(tasks)}")
     restorer = RESTORERS[method or able[0]]
-    pipe, name = restorer.shipped(restorer.tasks[task])
+    run, name = restorer.shipped(restorer.tasks[task])
     card = read_card(_folder(name))
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
-    return Chosen(_ready(pipe), restorer.steps, about)
+    return Chosen(run, restorer.steps, about)
 
 
 def _folder(name: str) -> Path:

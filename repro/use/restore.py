@@ -6,11 +6,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from repro.errors import ReproError
+
+if TYPE_CHECKING:
+    from repro.use.methods import Chosen
 
 
 @dataclass
@@ -20,7 +23,7 @@ class Restore:
     photo: Annotated[Path, tyro.conf.Positional]
     """the picture, or a folder of pictures; of any size (large ones go through in tiles)"""
     task: str | None = None
-    """what the picture suffers from: lowlight, raindrops, deblur, jpeg, as far as the method has it"""
+    """what the picture suffers from: lowlight, raindrops, deblur, jpeg; of adir sr4, sr8, box, gauss, colour"""
     method: str | None = None
     """rddm, ucdir, …; the first that has the task where none is named"""
     checkpoint: Path | None = None
@@ -51,21 +54,20 @@ class Restore:
         print(f"written: {self._target()}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
         return 1 if failed else 0
 
-    def _one(self, network, photo: Path, out: Path) -> str:
+    def _one(self, network: Chosen, photo: Path, out: Path) -> str:
         """Restore one photo; in a folder, what is wrong with it is handed back, and the others go on."""
         from tqdm import tqdm
 
         from repro.data.profiles import read_srgb
         from repro.data.writing import check_writable, write_image
         from repro.engine.provenance import Provenance, save_png
-        from repro.use.methods import restore_image
 
         try:
             image, note = read_srgb(photo)
             check_writable(out, (image.shape[2], image.shape[1]))
             if note:
                 tqdm.write(note, file=sys.stdout)
-            result = restore_image(network.pipe, image, self.steps or network.steps, self.seed)
+            result = network.run(image, self.steps or network.steps, self.seed)
             if out.suffix.lower() == ".png":
                 save_png(result, out, Provenance((), self.command(photo, out)))
             else:
