@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repro.adir import baselines, guidance
+from repro.adir import baselines, guidance, oracle
 from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
-from repro.ddpm.oracles import GaussianData, sampler_moments
 from repro.ddpm.samplers import ancestral
 from repro.ddpm.schedules import linear
 from repro.ddpm.steps import sample
@@ -16,57 +15,12 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 SCHEDULE = linear()
-SHAPE = (3, 4, 4)
-D = 48
+SHAPE = oracle.SHAPE
+gaussian, operator, exact, moments = oracle.prior, oracle.halved, oracle.posterior, oracle.guided
 
 
 def drawn(shape, step=0):
     return KeyedNoise(0, range(shape[0]), "test").normal(tuple(shape[1:]), step)
-
-
-def gaussian():
-    """A prior whose neighbouring pixels go together."""
-    where = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in SHAPE), indexing="ij"), -1).reshape(-1, 3)
-    covariance = 0.2 * torch.exp(-torch.cdist(where, where) / 2).double()
-    return GaussianData(torch.zeros(SHAPE), (covariance + covariance.T) / 2, SCHEDULE)
-
-
-def written_out(op):
-    return op.A(torch.eye(D).reshape(D, *SHAPE)).reshape(D, -1).T.double()
-
-
-def exact(data, op, y, sigma):
-    """Mean and covariance of x given y = A x + e."""
-    A, C = written_out(op), data.covariance
-    gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + sigma**2 * torch.eye(len(A)).double())
-    return gain @ y.flatten().double(), C - gain @ A @ C
-
-
-def moments(data, op, y, settings, steps):
-    """The exact Gaussian that guided sampling produces for a Gaussian prior."""
-
-    def run(x_T, noise):
-        guide = guidance.guide(data.model(), y.double(), op, SCHEDULE, settings)
-        return ancestral(
-            data.model(),
-            x_T,
-            SCHEDULE,
-            noise,
-            steps,
-            spacing="linspace",
-            variance="fixed_small",
-            clip=False,
-            guide=guide,
-            guide_at=settings.at,
-        )
-
-    return sampler_moments(run, SHAPE, steps)[-1][1:]
-
-
-def operator():
-    """x2 downsampling and a mean over colours' worth of ambiguity: half of the pixels are not seen."""
-    half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
-    return ops.Separable(torch.eye(3), half, half)
 
 
 def test_the_step_of_algorithm_1_is_the_packages():
@@ -96,7 +50,7 @@ def test_the_step_of_algorithm_1_is_the_packages():
 def test_guidance_comes_near_the_exact_posterior_and_further_with_more_steps():
     data, op = gaussian(), operator()
     y = op.A(drawn((1, *SHAPE), 5) * 0.4)
-    mean, _ = exact(data, op, y, 0.0)
+    mean, _ = exact(data, op, y)
     away = {}
     for steps in (5, 20):
         found, _ = moments(data, op, y, Guidance(transpose="adjoint"), steps)
@@ -162,7 +116,7 @@ def test_ddrm_without_noise_keeps_the_measurement_and_fills_the_rest_from_the_pr
     y = op.A(x).expand(256, -1, -1, -1)
     *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(256), "n"), steps=50)
     torch.testing.assert_close(op.A(found), y, atol=1e-4, rtol=1e-3)
-    mean, _ = exact(data, op, y[:1], 0.0)
+    mean, _ = exact(data, op, y[:1])
     prior_error = float((x.flatten() - 0).norm())
     assert float((found.mean(dim=0).flatten() - mean).norm()) < 0.35 * prior_error
 
@@ -174,7 +128,7 @@ def test_ddrm_of_a_plain_noisy_image_is_a_denoiser():
     x = drawn((1, *SHAPE), 5) * 0.4
     y = (x + 0.3 * drawn((1, *SHAPE), 7)).expand(128, -1, -1, -1)
     *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(128), "n"), steps=50)
-    mean, _ = exact(data, op, y[:1], 0.3)
+    mean, _ = exact(data, op, y[:1])
     away = float((found.mean(dim=0).flatten() - mean).norm() / mean.norm())
     assert away < 0.25
     assert away < float((y[0].flatten() - mean).norm() / mean.norm())

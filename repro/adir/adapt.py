@@ -142,7 +142,7 @@ def _iterations(network, pictures, schedule, settings, seed, side, state, begun)
         optimizer.step()
         if state and ((i + 1) % 50 == 0 or i + 1 == settings.iterations):
             _save(state, identity, parameters, optimizer, i + 1)
-        yield AdaptStep(i + 1, simple.item(), float(similar), int(t[0]), network)
+        yield AdaptStep(i + 1, simple.item(), similar.item(), int(t[0]), network)
 
 
 def loss(
@@ -162,7 +162,7 @@ def loss(
     else:
         simple = losses.simple(output[:, :3], eps).mean()
     if not with_lpips:
-        return simple, torch.zeros(())
+        return simple, simple.new_zeros(())
     a, s = schedule.at(t, x0)
     estimate = ((x_t - s * output[:, :3]) / a).clamp(-1, 1)  # eq. 14
     small = min(x0.shape[-2:]) < lpips.SMALLEST

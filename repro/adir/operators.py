@@ -181,16 +181,18 @@ def bicubic_matrix(n: int, factor: int) -> Tensor:
     border and normalised there (Pillow's, and torch's `interpolate(antialias=True)`)."""
     if factor < 1 or n % factor:
         raise ReproError(f"downsampling by {factor} needs a side that is a multiple of it: got {n} pixels")
-    centres = (torch.arange(n // factor, dtype=torch.float64)[:, None] + 0.5) * factor - 0.5
-    d = (torch.arange(n, dtype=torch.float64)[None] - centres).abs() / factor
-    weight = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2).where(d < 2, 0.0)
-    return (weight / weight.sum(dim=1, keepdim=True)).float()
+    centres = (torch.arange(n // factor, dtype=torch.float64) + 0.5) * factor - 0.5
+    return _cubic((centres[:, None] - torch.arange(n)) / factor)
 
 
 def upsampling_matrix(n: int, factor: int) -> Tensor:
     """(n, n / factor) bicubic interpolation, a = -0.5."""
-    fine = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / factor - 0.5
-    d = (torch.arange(n // factor, dtype=torch.float64)[None] - fine).abs()
+    fine = (torch.arange(n, dtype=torch.float64) + 0.5) / factor - 0.5
+    return _cubic(fine[:, None] - torch.arange(n // factor))
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    d = distance.abs()
     weight = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2).where(d < 2, 0.0)
     return (weight / weight.sum(dim=1, keepdim=True)).float()
 

@@ -6,7 +6,8 @@ Ho et al., "Denoising Diffusion Probabilistic Models", algorithm 1, with the hyb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,9 +39,9 @@ def schedule() -> Schedule:
     return by_name("linear", T=1000, beta_1=1e-4, beta_T=0.02)
 
 
-def build() -> UNet:
+def build(network: Mapping[str, Any] = NETWORK) -> UNet:
     """The untrained network."""
-    return UNet(**NETWORK)
+    return UNet(**network)
 
 
 def training_pictures() -> tuple[list[str], list[list[Tensor]]]:

@@ -101,12 +101,14 @@ class Restorer:
     """A method's networks for use.
 
     `tasks`    what `--task` accepts -> the pipeline's own word.   `steps`  of sampling.
-    `shipped`  the pipeline's word -> what restores with it, and the name of its checkpoint.
+    `shipped`  the pipeline's word (and options) -> what restores with it, and the name of its checkpoint.
+    `options`  of `repro restore` that this method has beside the others'.
     """
 
     tasks: Mapping[str, str]
-    shipped: Callable[[str], tuple[Run, str]]
+    shipped: Callable[..., tuple[Run, str]]
     steps: int
+    options: tuple[str, ...] = ()
 
 
 def _shipped_rddm(task: str) -> tuple[Run, str]:
@@ -124,11 +126,17 @@ def _shipped_ucdir(task: str) -> tuple[Run, str]:
     return _run(UCDIRPipeline.shipped(task)), SHIPPED
 
 
-def _shipped_adir(task: str) -> tuple[Run, str]:
-    from repro.adir.pipeline import ADIR, PRIOR
+def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
+    from repro.adir.pipeline import ADAPT, ADIR, PRIOR
+    from repro.adir.retrieval import index_folder
 
-    pipe = ADIR.shipped()
-    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed).image.clamp(0, 1), PRIOR
+    if adapt not in ADAPT:
+        raise ReproError(f"--adapt is {adapt!r}; accepted: {', '.join(ADAPT)}")
+    pipe, index = ADIR.shipped(), None if neighbours is None else index_folder(neighbours)
+    for name in index.skipped if index else ():
+        print(f"{name}: is no readable image, left out of the neighbours")
+    options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True}
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options).image.clamp(0, 1), PRIOR
 
 
 def _run(pipe: Any) -> Run:
@@ -138,7 +146,9 @@ def _run(pipe: Any) -> Run:
 RESTORERS: dict[str, Restorer] = {
     "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
     "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 50),
-    "adir": Restorer({name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100),
+    "adir": Restorer(
+        {name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100, ("adapt", "neighbours")
+    ),
 }
 
 
@@ -151,7 +161,7 @@ class Chosen:
     about: str
 
 
-def chosen(method: str | None, task: str | None, checkpoint: Path | None) -> Chosen:
+def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> Chosen:
     """The network that a user asks for, on this machine's device. Raises `ReproError` naming what there is."""
     if checkpoint is not None:
         if method or task:
@@ -169,7 +179,10 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None) -> Cho
         tasks = RESTORERS[method].tasks if method else dict.fromkeys(t for r in RESTORERS.values() for t in r.tasks)
         raise ReproError(f"--task {task!r} is unknown{f' to {method}' if method else ''}; accepted: {', '.join(tasks)}")
     restorer = RESTORERS[method or able[0]]
-    run, name = restorer.shipped(restorer.tasks[task])
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := [name for name in given if name not in restorer.options]:
+        raise ReproError(f"--{unknown[0]} is no option of {method or able[0]}: leave it out")
+    run, name = restorer.shipped(restorer.tasks[task], **given)
     card = read_card(_folder(name))
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
     return Chosen(run, restorer.steps, about)

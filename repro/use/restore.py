@@ -30,6 +30,10 @@ class Restore:
     """instead of a method and a task: a network that `repro train my.toml` wrote"""
     steps: int | None = None
     """sampling steps; the method's own number where none is named"""
+    adapt: str | None = None
+    """adir alone: to neighbours (the default), to the picture itself, or none"""
+    neighbours: Path | None = None
+    """adir alone: a folder of images to retrieve neighbours from, instead of the gallery that ships"""
     seed: int = 0
     """of the noise: the same command gives the same picture"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -44,7 +48,7 @@ class Restore:
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
         places = list(self._places())  # everything that can be known before the work
-        network = chosen(self.method, self.task, self.checkpoint)
+        network = chosen(self.method, self.task, self.checkpoint, adapt=self.adapt, neighbours=self.neighbours)
         print(f"network: {network.about}", flush=True)
         bar = tqdm(places, unit="img", desc="restore", file=sys.stdout, disable=len(places) == 1)
         failed = [message for photo, out in bar if (message := self._one(network, photo, out))]
@@ -113,7 +117,7 @@ class Restore:
         from repro.engine.provenance import shell
 
         words = ["repro", "restore", str(photo)]
-        for name in ("task", "method", "checkpoint", "steps"):
+        for name in ("task", "method", "checkpoint", "steps", "adapt", "neighbours"):
             value = getattr(self, name)
             words += [] if value is None else [f"--{name}", str(value)]
         return shell([*words, "--seed", str(self.seed), "-o", str(out)])

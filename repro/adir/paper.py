@@ -1,0 +1,180 @@
+"""Paper scale: guided-diffusion's unconditional network, and adaptation of latent networks (Stable Diffusion).
+
+Nothing is downloaded here. `256x256_diffusion_uncond.pt` comes from openai/guided-diffusion, Stable Diffusion's
+upscaler and inpainting pipelines from `from_pretrained` of diffusers ("stabilityai/stable-diffusion-x4-upscaler").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.adir import lora
+from repro.adir.adapt import Adaptation
+from repro.adir.operators import Separable
+from repro.data import crops
+from repro.data.images import to_model
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+ADM: dict[str, Any] = {
+    "sample_size": 256,
+    "in_channels": 3,
+    "out_channels": 6,
+    "layers_per_block": 2,
+    "block_out_channels": (256, 256, 512, 512, 1024, 1024),
+    "down_block_types": ("ResnetDownsampleBlock2D",) * 3 + ("AttnDownBlock2D",) * 3,
+    "up_block_types": ("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",) * 3,
+    "resnet_time_scale_shift": "scale_shift",
+    "attn_norm_num_groups": 32,  # else the middle attention would have no norm
+    "attention_head_dim": 64,
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def build(config: Mapping[str, Any] = ADM) -> nn.Module:
+    """guided-diffusion's 256 x 256 unconditional network as a diffusers `UNet2DModel`: 552,814,086 parameters."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(**config)
+
+
+def modules(config: Mapping[str, Any] = ADM) -> dict[str, str]:
+    """Residual and attention blocks: name in the `UNet2DModel` -> name in guided-diffusion's file."""
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
+    found, at = {}, 1
+    for i in range(levels):
+        for j in range(layers):
+            found[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{at}.0"
+            if "Attn" in config["down_block_types"][i]:
+                found[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{at}.1"
+            at += 1
+        if i < levels - 1:
+            found[f"down_blocks.{i}.downsamplers.0"] = f"input_blocks.{at}.0"
+            at += 1
+    found |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"}
+    found |= {"mid_block.resnets.1": "middle_block.2"}
+    at = 0
+    for i in range(levels):
+        attends = "Attn" in config["up_block_types"][i]
+        for j in range(layers + 1):
+            found[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{at}.0"
+            if attends:
+                found[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{at}.1"
+            if j == layers and i < levels - 1:
+                found[f"up_blocks.{i}.upsamplers.0"] = f"output_blocks.{at}.{2 if attends else 1}"
+            at += 1
+    return found
+
+
+def converted(state: Mapping[str, Tensor], config: Mapping[str, Any] = ADM) -> dict[str, Tensor]:
+    """guided-diffusion's weights under the names of `build(config)`.
+
+    Its attention keeps query, key and value of each head together (the "legacy" order), diffusers' each in one matrix.
+    """
+    plain = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+    plain |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    out: dict[str, Tensor] = {}
+    try:
+        for ours, theirs in modules(config).items():
+            if "attentions" not in ours:
+                plain |= {f"{ours}.{a}": f"{theirs}.{b}" for a, b in _RESNET.items() if f"{theirs}.{b}.weight" in state}
+                continue
+            plain[f"{ours}.group_norm"] = f"{theirs}.norm"
+            for part in ("weight", "bias"):
+                qkv = state[f"{theirs}.qkv.{part}"]
+                qkv = qkv.squeeze(-1) if part == "weight" else qkv
+                heads = qkv.view(-1, 3, config["attention_head_dim"], *qkv.shape[1:])
+                for i, name in enumerate("qkv"):
+                    out[f"{ours}.to_{name}.{part}"] = heads[:, i].flatten(0, 1)
+                proj = state[f"{theirs}.proj_out.{part}"]
+                out[f"{ours}.to_out.0.{part}"] = proj.squeeze(-1) if part == "weight" else proj
+        out |= {f"{a}.{p}": state[f"{b}.{p}"] for a, b in plain.items() for p in ("weight", "bias")}
+    except KeyError as error:
+        raise ReproError(f"this is not guided-diffusion's network of that size: it lacks {error}") from None
+    return out
+
+
+def from_file(path: Path, config: Mapping[str, Any] = ADM) -> nn.Module:
+    """The network with the weights of a file of guided-diffusion, read without unpickling code."""
+    network = build(config)
+    network.load_state_dict(converted(torch.load(path, map_location="cpu", weights_only=True), config))
+    return network.eval().requires_grad_(False)
+
+
+# -- latent networks ---------------------------------------------------------------------------------------------------
+
+
+def adapt_latent(
+    pipe: Any,
+    images: Sequence[Tensor],
+    embeddings: Tensor,
+    settings: Adaptation,
+    crop: int,
+    operator: Separable | None = None,
+    empty: Tensor | None = None,
+    noise_level: int = 20,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Adapt the U-Net of a diffusers pipeline to images (3, H, W) in [0, 1]; yields the loss of each iteration.
+
+    With an `operator` the pipeline is `StableDiffusionUpscalePipeline`, conditioned on A of each crop with noise of
+    `noise_level` (ADIR, 4.1); without, `StableDiffusionInpaintPipeline`, conditioned on random masks and the masked
+    crops (4.4). The prompt's `embeddings` (1, n, d) give way to the `empty` prompt's one time in ten. The U-Net keeps
+    its factors: `lora.state` and `lora.detach` as for pixels.
+    """
+    optimizer = torch.optim.Adam(lora.attach(pipe.unet, settings.rank, settings.alpha, seed=seed), lr=settings.lr)
+    scheduler, factor = pipe.scheduler, pipe.vae.config.scaling_factor
+    for i in range(settings.iterations):
+        places = range(i * settings.batch, (i + 1) * settings.batch)
+        draw = {
+            p: KeyedNoise(seed, places, f"adir/latent/{p}") for p in ("image", "crop", "vae", "eps", "t", "low", "mask")
+        }
+        chosen = [images[k] for k in draw["image"].integers(0, len(images)).tolist()]
+        x = to_model(crops.cut(chosen, crop, draw["crop"].uniform((3,))))  # (B, 3, crop, crop)
+        with torch.no_grad():
+            latent = pipe.vae.encode(x).latent_dist.mean * factor
+            t = draw["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
+            eps = draw["eps"].normal(tuple(latent.shape[1:]))
+            noisy, labels = scheduler.add_noise(latent, eps, t), {}
+            if operator is not None:
+                low = operator.A(x)
+                level = torch.full((len(x),), noise_level)
+                low = pipe.low_res_scheduler.add_noise(low, draw["low"].normal(tuple(low.shape[1:])), level)
+                given, labels = torch.cat([noisy, low], dim=1), {"class_labels": level}
+            else:
+                mask = _boxes(draw["mask"].uniform((4,)), crop)  # (B, 1, crop, crop), 1 where the image is missing
+                kept = pipe.vae.encode(x * (1 - mask)).latent_dist.mean * factor
+                given = torch.cat([noisy, F.interpolate(mask, size=latent.shape[2:]), kept], dim=1)
+        dropped = empty is not None and float(draw["mask"].uniform((5,))[0, 4]) < 0.1
+        prompt = (empty if dropped else embeddings).expand(len(x), -1, -1)
+        output = pipe.unet(given, t, encoder_hidden_states=prompt, **labels).sample
+        velocity = scheduler.config.prediction_type == "v_prediction"
+        loss = (output - (scheduler.get_velocity(latent, eps, t) if velocity else eps)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        yield loss.item()
+
+
+def _boxes(uniform: Tensor, side: int) -> Tensor:
+    """(B, 4) numbers in [0, 1) -> (B, 1, side, side) masks of one box each, between a quarter and all of a side."""
+    size = (0.25 + 0.75 * uniform[:, :2]) * side
+    start = uniform[:, 2:] * (side - size)
+    at = torch.arange(side).float()
+    rows, columns = ((at >= start[:, i, None]) & (at < (start + size)[:, i, None]) for i in (0, 1))
+    return (rows[:, :, None] & columns[:, None]).float()[:, None]

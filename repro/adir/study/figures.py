@@ -1,0 +1,130 @@
+"""The drawings of notebook 05."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repro.adir import retrieval
+from repro.adir.study import measure as m
+from repro.data.images import center_crop, resize, to_unit
+from repro.engine import stats
+from repro.engine.records import Record, select
+from repro.metrics import protocols
+from repro.ui import plots
+from repro.ui.photos import Photos, captioned, nothing
+from repro.ui.pictures import to_uint8
+from repro.ui.plots import Plate
+from repro.ui.schematic import Schematic
+
+ZOOM = 3
+NETWORK = "adir-prior-main-s0"
+
+
+def schematic() -> Schematic:
+    """The method in one drawing (the paper's Fig. 2)."""
+    drawing = Schematic(7.6, 3.0)
+    drawing.box("y", (0.8, 1.5), "$y$", size=(0.8, 0.6)).box("set", (2.5, 2.5), "external\nimages", size=(1.1, 0.7))
+    drawing.box("near", (4.2, 2.5), "$K$ neighbours", size=(1.3, 0.6))
+    drawing.box("prior", (4.2, 1.5), "network", kind="network", size=(1.2, 0.6))
+    drawing.box("A", (2.5, 0.5), "$g = -2A^T(A\\mu - y_t)$", kind="loss", size=(2.0, 0.6))
+    drawing.box("step", (5.8, 0.9), "reverse\nstep", kind="operation", size=(1.0, 1.0))
+    drawing.box("x", (7.0, 1.5), "$x$", size=(0.7, 0.6))
+    drawing.arrow("y", "set", "embed").arrow("set", "near", "").arrow("near", "prior", "LoRA")
+    drawing.arrow("y", "A", "").arrow("A", "step", "").arrow("prior", "step", "").arrow("step", "x", "")
+    return drawing
+
+
+def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: int = ZOOM) -> Photos:
+    """Rows of images (3, H, W) in [-1, 1], each under its name; `scores` adds LPIPS to the estimates."""
+    cells: dict[str, Any] = {}
+    for name, row in rows.items():
+        for i, (what, image) in enumerate(row.items()):
+            words = f"{name}: {what}" if i == 0 else what
+            if scores and what not in ("clean", "measurement"):
+                pair = to_unit(image)[None], to_unit(row["clean"])[None]
+                words += f" {protocols.score(m.LPIPS, *pair).item():.2f}"
+            # trailing blanks keep the names apart
+            cells[words + " " * len(cells)] = enlarged(image, row["clean"].shape[-1] * zoom)
+    return Photos(captioned(cells, max(len(row) for row in rows.values())), 82)
+
+
+def enlarged(image: Tensor, side: int) -> Any:
+    """(3, h, w) or (1, h, w) in [-1, 1], small or not, as a square of `side` pixels with hard pixels."""
+    unit = to_unit(image).expand(3, -1, -1)
+    return to_uint8(F.interpolate(unit[None], size=(side, side), mode="nearest")[0])
+
+
+def neighbours(rows: Mapping[str, tuple[Tensor, retrieval.Neighbours]], shown: int = 6, side: int = 112) -> Photos:
+    """What was embedded, (3, H, W) in [0, 1], and its nearest images with their cosine."""
+    cells: dict[str, Any] = {}
+    for name, (seen, found) in rows.items():
+        cells[name] = _square(seen, side)
+        for image, cosine in list(zip(found.images, found.similarity, strict=True))[:shown]:
+            cells[f"{cosine:.2f}" + " " * len(cells)] = _square(image, side)
+    return Photos(captioned(cells, shown + 1), 80)
+
+
+def _square(image: Tensor, side: int) -> Any:
+    return to_uint8(center_crop(resize(image, side), side))
+
+
+def lines(
+    records: Sequence[Record],
+    metric: str,
+    x: str,
+    values: Sequence[int],
+    series: Mapping[str, Mapping[str, Any]],
+    **axes: Any,
+) -> Plate:
+    """A metric's mean with its interval over `x`, for named selections {"experiment": …, "cell": {…}}."""
+    drawn = {}
+    for name, where in series.items():
+        found = [_interval(records, metric, where["experiment"], {**where.get("cell", {}), x: v}) for v in values]
+        if all(f is not None for f in found):
+            drawn[name] = tuple([f[i] for f in found] for i in range(3))  # type: ignore[index]
+    return plots.curve(values, drawn, **axes) if drawn else nothing("no records of this profile")
+
+
+def gains(
+    records: Sequence[Record],
+    rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
+    metric: str = m.LPIPS,
+    **axes: Any,
+) -> Plate:
+    """Differences of two cells of the network, paired over images: name -> (cell, what it is compared with)."""
+    drawn = {}
+    for name, (left, right) in rows.items():
+        a, b = (select(records, experiment=NETWORK, cell=c) for c in (left, right))
+        if a and b and len(a[0].values(metric)) >= stats.MIN_UNITS:
+            found = stats.paired_difference([a[0].values(metric)], [b[0].values(metric)])
+            drawn[name] = (found.estimate, found.low, found.high)
+    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing("no records of this profile")
+
+
+def _interval(
+    records: Sequence[Record], metric: str, experiment: str, cell: Mapping[str, Any]
+) -> tuple[float, float, float] | None:
+    found = select(records, experiment=experiment, cell=cell)
+    if not found:
+        return None
+    values = found[0].values(metric)
+    if len(values) < stats.MIN_UNITS:
+        mean = sum(values) / len(values)
+        return mean, mean, mean
+    interval = stats.mean_interval([values])
+    return interval.estimate, interval.low, interval.high
+
+
+def losses(steps: Sequence[tuple[int, float]], window: int = 10) -> Plate:
+    """The simple loss of an adaptation, averaged over a window of iterations."""
+    values = torch.tensor([loss for _, loss in steps])
+    smooth = values.unfold(0, min(window, len(values)), 1).mean(dim=1)
+    at = [i for i, _ in steps][-len(smooth) :]
+    return plots.curve(
+        at, {"loss": smooth.tolist()}, xlabel="iteration", ylabel="simple loss", markers=False, size=(5.2, 2.4)
+    )

@@ -1,0 +1,305 @@
+"""What notebook 05 measures: one cell, one list of values per image. The cells stand in grid.toml, their settings in
+settings.toml. Everything runs in fp32; noise is keyed by (seed, image), so a row does not depend on its batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repro import paths
+from repro.adir import baselines, lora, operators, oracle, prior, retrieval
+from repro.adir.adapt import Adaptation, adapt
+from repro.adir.guidance import Guidance, reconstruct
+from repro.data import pack
+from repro.data.images import center_crop, resize, to_model, to_unit
+from repro.ddpm.process import model_fn
+from repro.ddpm.steps import sample as last_of
+from repro.engine.check import Tolerance
+from repro.engine.checkpoint import load_checkpoint, weights_hash
+from repro.engine.evaluation import folders
+from repro.engine.recipe import digest
+from repro.engine.records import Values
+from repro.engine.rng import KeyedNoise
+from repro.engine.study import Sample
+from repro.errors import ReproError
+from repro.metrics import protocols
+
+LPIPS, PSNR, KID = "lpips/alex-v0.1", "psnr/rgb", "kid-paired/efficientnet-lite0"
+RESIDUAL, OVERLAP = "residual/rms01", "overlap/top20"
+MEAN_ERROR, SPREAD_ERROR = "posterior/mean-error", "posterior/spread-error"
+MEASURE_SEED, BLURS = 11, (3, 5, 7, 9, 11)
+TOLERANCE = {
+    **dict.fromkeys((LPIPS, PSNR, KID, RESIDUAL), Tolerance(absolute=2e-3, relative=1e-2)),
+    OVERLAP: Tolerance(absolute=0.051, relative=0),  # one neighbour of twenty may change places
+    **dict.fromkeys((MEAN_ERROR, SPREAD_ERROR), Tolerance(absolute=1e-6, relative=1e-3)),
+}
+SHIPPED_LORA = "lora"  # folder of the prior's checkpoint: the factors that the first-k check runs with
+CHECKED = ("sr4", "box")  # tasks whose first adaptation ships
+TEXTURES = ("brick", "grass", "gravel")
+
+
+@lru_cache(maxsize=1)
+def settings() -> dict[str, Any]:
+    """settings.toml."""
+    return tomllib.loads((Path(__file__).parent / "settings.toml").read_text(encoding="utf-8"))
+
+
+def profile_of(name: str) -> dict[str, Any]:
+    """A profile's numbers."""
+    return settings()["profile"][name]
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def images(which: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor]:
+    """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "adapted" (the first of them), "large" (the same at
+    twice the size), "validation", "unseen" (textures that no network here was trained on)."""
+    now = profile_of(profile)
+    size, side = now["size"], now["side"]
+    if which == "unseen":
+        names, crops = zip(*((n, x) for n, x in _textures(size, test=True)), strict=True)
+        keep = now["adapted"] + 1 if profile == "smoke" else len(names)
+        return names[:keep], to_model(torch.stack(crops[:keep]))
+    if which == "large":
+        size, side = 2 * size, 2 * side
+    chosen = pack.photos("validation" if which == "validation" else "test")
+    chosen = chosen[: now["test"] if which == "photos" else now["adapted"] if which in ("adapted", "large") else None]
+    return tuple(p.id for p in chosen), to_model(
+        torch.stack([center_crop(resize(pack.load(p), side), size) for p in chosen])
+    )
+
+
+def _textures(size: int, test: bool) -> Iterator[tuple[str, Tensor]]:
+    """Squares of scikit-image's textures at half size: from the right half two test images each, from the left half
+    eight neighbours each; no pixel is in both."""
+    import skimage.data
+
+    for name in TEXTURES:
+        grey = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, name)())).float() / 255
+        whole = resize(grey.expand(3, -1, -1), 4 * size)
+        for i, top in enumerate(range(0, 4 * size, size)):
+            if test and i < 2:
+                yield f"{name}-{i}", whole[:, top : top + size, 3 * size :]
+            for j in range(2 if not test else 0):
+                yield f"{name}-near-{i}{j}", whole[:, top : top + size, j * size : (j + 1) * size]
+
+
+@lru_cache(maxsize=2)
+def index(which: str, profile: str = "small") -> retrieval.Index:
+    """What neighbours are retrieved from: the gallery, and for textures also squares of their other half."""
+    gallery = retrieval.gallery()
+    if which != "unseen":
+        return gallery
+    names, squares = zip(*_textures(profile_of(profile)["size"], test=False), strict=True)
+    near = retrieval.index_images(names, squares, gallery.embedding)
+    read = lambda n: near.read(n) if n in names else gallery.read(n)  # noqa: E731
+    vectors = torch.cat([near.vectors, gallery.vectors])
+    return retrieval.Index((*names, *gallery.names), vectors, read, gallery.embedding)
+
+
+@lru_cache(maxsize=16)
+def _data_hash(which: str, profile: str) -> str:
+    names, _ = images(which, profile)
+    total = hashlib.sha256(f"adir {which} {profile} {MEASURE_SEED}".encode())
+    for name in names:
+        total.update(name.encode())
+        if which != "unseen":
+            total.update(pack.file_hash(pack.picture(name).path).encode())
+    return total.hexdigest()
+
+
+def task_operator(task: str, size: int) -> operators.Separable:
+    """A task's operator; "box9" is a 9 x 9 box."""
+    if task.startswith("box") and task != "box":
+        return operators.deblurring(size, size, operators.box_taps(int(task[3:])))
+    return operators.operator(task, size, size)
+
+
+def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """(names, x, y) of a set under a task, its noise keyed by the image's name."""
+    names, x = images(which, profile)
+    op = task_operator(task, x.shape[-1])
+    return names, x, op.measure(x, KeyedNoise(MEASURE_SEED, list(names), f"adir/measure/{task}"))
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+def guidance_of(setting: str) -> tuple[Guidance, dict[str, Any]]:
+    """(guidance, what else a setting changes: steps, seed, the operator assumed)."""
+    changes = dict(settings()["guidance"].get(setting, {}))
+    other = {k: changes.pop(k) for k in ("steps", "seed", "assumed") if k in changes}
+    if changes.get("limit") is False:
+        changes["limit"] = None
+    return Guidance(**changes), other
+
+
+def adaptation_of(setting: str, profile: str) -> tuple[Adaptation, dict[str, Any]]:
+    """(adaptation, what else a setting changes: k, after)."""
+    now, changes = profile_of(profile), dict(settings()["adaptation"].get(setting, {}))
+    other = {k: changes.pop(k) for k in ("k", "after") if k in changes}
+    return Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **changes}), other
+
+
+def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str, after: int = 0) -> str:
+    """The name under which an image's LoRA factors are kept: a hash of all that they follow from."""
+    chosen, other = adaptation_of(cell["setting"], profile)
+    names, x = images(cell["set"], profile)
+    now = profile_of(profile)
+    about = {
+        "adaptation": dataclasses.asdict(chosen),
+        "to": cell["adapt"],
+        "k": other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"]),
+        "task": [cell["task"], guidance_of(cell["setting"])[1].get("assumed", cell["task"])],
+        "image": [cell["set"], names[i], x.shape[-1]],
+        "weights": weights_hash(_folder(experiment)),
+    }
+    return f"{digest(about)}{f'-{after}' if after else ''}.safetensors"
+
+
+def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
+    """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept)."""
+    chosen, other = adaptation_of(cell["setting"], profile)
+    now, kept = profile_of(profile), paths.runs() / "adir" / "lora"
+    wanted = factors_file(experiment, cell, i, profile, other.get("after", 0))
+    for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
+        if (folder / wanted).exists():
+            return lora.load(folder / wanted)[0]
+    _, x, y = measured(cell["set"], cell["task"], profile)
+    assumed = guidance_of(cell["setting"])[1].get("assumed", cell["task"])
+    seen = retrieval.as_image(y[i : i + 1], task_operator(assumed, x.shape[-1]))[0]
+    k = other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"])
+    found = index("unseen" if cell["set"] == "unseen" else "gallery", profile)
+    near = [seen] if cell["adapt"] == "itself" else found.nearest(seen, k).images
+    try:
+        for step in adapt(network, near, prior.schedule(), chosen, crop=now["size"]):
+            if (last := step.iteration == chosen.iterations) or step.iteration in (15, 30):
+                file = factors_file(experiment, cell, i, profile, 0 if last else step.iteration)
+                lora.save(kept / file, lora.state(network), chosen.alpha, experiment)
+    finally:
+        lora.detach(network)
+    return lora.load(kept / wanted)[0]
+
+
+def reconstruction(
+    network: nn.Module, cell: Mapping[str, Any], names: list[str], y: Tensor, profile: str, size: int
+) -> Tensor:
+    """(N, 3, size, size) of a cell's method, settings and seed for measurements y (N, …)."""
+    guidance, other = guidance_of(cell["setting"])
+    op, schedule, model = task_operator(other.get("assumed", cell["task"]), size), prior.schedule(), model_fn(network)
+    noise = KeyedNoise(other.get("seed", 0), names, "adir/sample")
+    steps = other.get("steps", profile_of(profile)["steps"])
+    if cell["method"] == "ddrm":
+        *_, (x, _) = baselines.ddrm(model, y, op, schedule, noise, min(baselines.STEPS, steps))
+        return x
+    if cell["method"] == "dps":
+        return last_of(baselines.dps(model, y, op, schedule, noise, steps))
+    return last_of(reconstruct(model, y, op, schedule, noise, guidance, steps))
+
+
+def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, y, estimate) of a cell, x and the estimate (N, 3, H, W) in [-1, 1]."""
+    names, x, y = measured(cell["set"], cell["task"], profile)
+    names, x, y = list(names[:k]), x[:k], y[:k]
+    op = task_operator(cell["task"], x.shape[-1])
+    if experiment == "baseline-input":
+        return x, y, op.transpose(y, "upsampling") if op.back is not None else y
+    if experiment == "baseline-pseudo-inverse":
+        return x, y, op.pseudo_inverse(y)
+    network = private(experiment)
+    run = partial(reconstruction, network, cell, profile=profile, size=x.shape[-1])
+    if cell["adapt"] == "none":
+        return x, y, run(names=names, y=y)
+    if cell["adapt"] == "foreign":  # ordinary photographs under the factors of the first texture: forgetting
+        texture = {**cell, "set": "unseen", "adapt": "neighbours"}
+        with lora.adapted(network, factors_of(network, experiment, texture, 0, profile)):
+            return x, y, run(names=names, y=y)
+    found = []
+    for i, name in enumerate(names):
+        with lora.adapted(network, factors_of(network, experiment, cell, i, profile)):
+            found.append(run(names=[name], y=y[i : i + 1]))
+    return x, y, torch.cat(found)
+
+
+@lru_cache(maxsize=2)
+def private(experiment: str) -> nn.Module:
+    """A copy of a checkpoint's network that adaptation may write on."""
+    import copy
+
+    return copy.deepcopy(load_checkpoint(_folder(experiment))).requires_grad_(False)
+
+
+def _folder(experiment: str) -> Path:
+    found = [f for f in folders(experiment) if (f / "config.json").exists()]
+    if not found:
+        raise ReproError(f"no weights of {experiment} here: `repro train {experiment}` makes them")
+    return found[0]
+
+
+# -- the study's two functions -----------------------------------------------------------------------------------------
+
+
+def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> Mapping[str, Values]:
+    """metric -> values of a cell, one an image."""
+    if experiment == "oracle-posterior":
+        guidance, _ = guidance_of(cell["setting"])
+        errors = [oracle.distance(guidance, cell["steps"], seed) for seed in range(5)[:k]]
+        return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
+    if experiment == "retrieval-efficientnet":
+        return {OVERLAP: overlaps(cell["blur"], k, profile)}
+    x, y, estimate = outputs(experiment, cell, k, profile)
+    op = task_operator(cell["task"], x.shape[-1])
+    unit, truth = to_unit(estimate), to_unit(x)
+    error = (op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2
+    found: dict[str, Values] = {
+        LPIPS: protocols.score(LPIPS, unit, truth).tolist(),
+        PSNR: protocols.score(PSNR, unit, truth).tolist(),
+        RESIDUAL: error.tolist(),
+    }
+    if k is None and len(x) > 2:
+        from repro.metrics.distribution import paired_kid
+
+        found[KID] = paired_kid(retrieval.efficientnet(unit), retrieval.efficientnet(truth)).tolist()
+    return found
+
+
+def overlaps(blur: int, k: int | None, profile: str) -> list[float]:
+    """Share of the 20 neighbours of x that are also among the 20 of its box-blurred, noisy measurement (A6)."""
+    names, x = images("photos", profile)
+    y = measured("photos", f"box{blur}" if blur > 0 else f"sr{-blur}", profile)[2]
+    op = task_operator(f"box{blur}" if blur > 0 else f"sr{-blur}", x.shape[-1])
+    gallery, count = index("gallery", profile), 20
+    share = []
+    for i in range(len(names[:k])):
+        of_x = gallery.nearest(to_unit(x[i]), count).names
+        of_y = gallery.nearest(retrieval.as_image(y[i : i + 1], op)[0], count).names
+        share.append(len(set(of_x) & set(of_y)) / count)
+    return share
+
+
+def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
+    """How many images a cell has, how many of them the check repeats, and the data's hash."""
+    if profile == "paper":  # other data and weights: see `repro.adir.paper`
+        return None
+    if experiment == "oracle-posterior":
+        return Sample(5, 1, hashlib.sha256(b"gaussian").hexdigest())
+    if experiment == "retrieval-efficientnet":
+        return Sample(len(images("photos", profile)[0]), 1, _data_hash("photos", profile))
+    n, data = len(images(cell["set"], profile)[0]), _data_hash(cell["set"], profile)
+    if experiment.startswith("baseline"):
+        return Sample(n, 2, data)
+    adapted = cell["adapt"] != "none"
+    quick = cell["setting"] == "default" and cell["set"] != "large" and cell["method"] != "dps"
+    k = int(quick and (not adapted or (cell["adapt"] == "neighbours" and cell["task"] in CHECKED)))
+    return Sample(n, k, data, ships=k > 0)

@@ -1,0 +1,238 @@
+"""What notebook 05 does live: its profiles, its widgets, its exercises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.adir import baselines, lora, operators, prior
+from repro.adir.adapt import AdaptStep, adapt
+from repro.adir.guidance import Guidance, reconstruct, scale_at
+from repro.adir.pipeline import ADIR, degrade
+from repro.adir.study import figures
+from repro.adir.study import measure as m
+from repro.adir.study.experiments import PRIOR, SMOKE
+from repro.data import pack
+from repro.data.images import center_crop, read_image, resize, to_model
+from repro.ddpm.process import model_fn
+from repro.ddpm.steps import sample
+from repro.engine.evaluation import trained
+from repro.engine.rng import KeyedNoise
+from repro.engine.study import Lesson
+from repro.errors import ReproError
+from repro.ui.controls import UploadedFile
+from repro.ui.photos import captioned
+
+NETWORKS = {"smoke": SMOKE, "small": PRIOR, "paper": PRIOR}
+LESSONS = {
+    name: Lesson("adir", "05_adir", name, minutes, {"live": live, "steps": steps, "iterations": iterations})
+    for name, minutes, live, steps, iterations in (
+        ("smoke", 0.4, "smoke", 3, 2),
+        ("small", 2.0, "small", 50, 50),
+        ("paper", 2.0, "small", 50, 50),  # the live cells are the small ones
+    )
+}
+TASKS = {text: name for name, (text, _) in operators.TASKS.items()}
+OWN = ("the measurement itself", *(f"clean: {text}" for text in TASKS))
+PHOTOS = ("photos/erase_kitten", "photos/monuments_brandenburgGate")
+
+
+def ready(now: Lesson) -> bool:
+    """Whether the network of this profile is here."""
+    return trained(NETWORKS[now["live"]])
+
+
+def network(now: Lesson) -> torch.nn.Module:
+    """The prior that the live cells run."""
+    return m.private(NETWORKS[now["live"]])
+
+
+@lru_cache(maxsize=16)
+def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:
+    """(x, y), (1, …) each, of a held-out photograph or an unseen texture, as measured."""
+    names, x, y = m.measured(which, task, live)
+    if name not in names:
+        raise ReproError(f"no image {name!r} in the set {which!r}: there are {', '.join(names)}")
+    i = names.index(name)
+    return x[i : i + 1], y[i : i + 1]
+
+
+def names(now: Lesson, which: str) -> tuple[str, ...]:
+    """The images of a set."""
+    return m.images(which, now["live"])[0]
+
+
+def shipped_factors(now: Lesson, which: str, task: str) -> dict[str, Tensor]:
+    """Of the first image of a set, adapted to its neighbours; they ship for x4, box and the textures' x4."""
+    cell = {"set": which, "task": task, "method": "gd", "adapt": "neighbours", "setting": "default"}
+    return m.factors_of(network(now), NETWORKS[now["live"]], cell, 0, now["live"])
+
+
+def guided(
+    now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, settings: Guidance | None = None, steps: int = 0
+) -> Tensor:
+    """(1, 3, H, W) of Algorithm 1 with the live network as it is."""
+    op = m.task_operator(task, m.profile_of(now["live"])["size"])
+    noise = KeyedNoise(seed, [name], "adir/sample")
+    run = reconstruct(model_fn(network(now)), y, op, prior.schedule(), noise, settings, steps or now["steps"])
+    return sample(run)
+
+
+def gallery(now: Lesson, name: str, which: str = "photos", seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Task -> clean, measurement, DDRM, GD of one image."""
+    rows = {}
+    size = m.profile_of(now["live"])["size"]
+    for task, (text, _) in operators.TASKS.items():
+        x, y = scene(now["live"], which, name, task)
+        noise = KeyedNoise(seed, [name], "adir/sample")
+        model = model_fn(network(now))
+        *_, (ddrm, _) = baselines.ddrm(model, y, m.task_operator(task, size), prior.schedule(), noise)
+        found = {"DDRM": ddrm, "GD": guided(now, y, task, name, seed)}
+        rows[text] = {"clean": x[0], "measurement": y[0], **{k: v[0] for k, v in found.items()}}
+    return rows
+
+
+def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Clean, measurement, GD and ADIR where factors ship: the first photograph and the first texture."""
+    rows = {}
+    for which, task in (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4")):
+        name = names(now, which)[0]
+        x, y = scene(now["live"], which, name, task)
+        free = guided(now, y, task, name, seed)
+        with lora.adapted(network(now), shipped_factors(now, which, task)):
+            better = guided(now, y, task, name, seed)
+        row = {"clean": x[0], "measurement": y[0], "GD": free[0], "ADIR": better[0]}
+        rows[f"{name.rsplit('/', 1)[-1]}, {operators.TASKS[task][0]}"] = row
+    return rows
+
+
+def adapting(
+    now: Lesson, images: list[Tensor] | tuple[Tensor, ...]
+) -> tuple[list[AdaptStep], dict[str, Tensor], float]:
+    """(steps, factors, seconds) of a short adaptation, with a bar; the network is left as it was."""
+    from tqdm.auto import tqdm
+
+    chosen, _ = m.adaptation_of("default", now["live"])
+    chosen = type(chosen)(iterations=now["iterations"], lr=chosen.lr)
+    net, begun, steps = network(now), time.perf_counter(), []
+    size = m.profile_of(now["live"])["size"]
+    try:
+        for step in tqdm(adapt(net, images, prior.schedule(), chosen, crop=size), total=chosen.iterations, leave=False):
+            steps.append(step)
+        found = lora.state(net)
+    finally:
+        lora.detach(net)
+    return steps, found, time.perf_counter() - begun
+
+
+# -- widgets -----------------------------------------------------------------------------------------------------------
+
+
+def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: str, seed: int) -> np.ndarray:
+    """Clean, measurement, the clean estimate halfway, and the reconstruction of one image."""
+    which = "unseen" if image in names(now, "unseen") else "photos"
+    name = TASKS[task]
+    x, y = scene(now["live"], which, image, name)
+    op = m.task_operator(name, x.shape[-1])
+    factors, first = {}, names(now, "unseen" if which == "unseen" else "adapted")[0]
+    if adapted == "neighbours":
+        shipped = {("unseen", "sr4"), ("photos", "sr4"), ("photos", "box")}
+        if image != first or (which, name) not in shipped:
+            raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
+        factors = shipped_factors(now, "unseen" if which == "unseen" else "adapted", name)
+    noise, halfway = KeyedNoise(seed, [image], "adir/sample"), x
+    with lora.adapted(network(now), factors):
+        for step in reconstruct(model_fn(network(now)), y, op, prior.schedule(), noise, Guidance(scale=scale), steps):
+            halfway = step.x0 if step.i == steps // 2 else halfway
+    panels = {"clean": x, "measurement": y, "estimate halfway": halfway, "reconstruction": step.x}
+    return captioned({k: figures.enlarged(v[0], 4 * x.shape[-1]) for k, v in panels.items()}, 2)
+
+
+def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: int) -> np.ndarray:
+    """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
+    size = m.profile_of(now["live"])["size"]
+    image = read_image(photo.open(), name=photo.name) if photo else pack.load(pack.picture(PHOTOS[1]))
+    task = "sr4" if what == OWN[0] else TASKS[what.removeprefix("clean: ")]
+    if what == OWN[0]:
+        small = center_crop(resize(image, size // 2), size // 2)
+    else:
+        small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
+    adir = ADIR(network(now))
+    found = adir(small, task, "none", steps=steps, seed=seed).image
+    side = 320
+    panels = {f"given, {small.shape[2]} px": small, f"reconstruction, {found.shape[2]} px": found}
+    return captioned({k: figures.enlarged(to_model(v), side) for k, v in panels.items()}, 2)
+
+
+# -- exercises ---------------------------------------------------------------------------------------------------------
+
+
+def _tensors(count: int) -> list[Tensor]:
+    noise = KeyedNoise(0, range(2), "exercise/adir")
+    return [noise.normal((3, 8, 8), step=i) for i in range(count)]
+
+
+def _same(found: Any, expected: Tensor) -> bool:
+    return torch.is_tensor(found) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+
+
+def _gradient() -> Callable[[Any], bool]:
+    op = operators.super_resolution(8, 8, 4)
+    x, eps = _tensors(2)
+    y, a, s = op.A(x), 0.6, 0.8
+    expected = -2 * op.transpose(op.A(x) - (a * y + s * op.A(eps)))
+    return lambda f: _same(f(op, x, y, eps, a, s), expected)
+
+
+def _factor() -> Callable[[Any], bool]:
+    return lambda f: all(abs(f(s, v, e) - (1 - 2 * s * v * e)) < 1e-9 for s, v, e in ((10, 0.02, 1.0), (3, 0.1, 0.5)))
+
+
+def _limit() -> Callable[[Any], bool]:
+    largest = scale_at(0.2, 1.0, Guidance(scale=1000.0, limit=0.5))
+    return lambda answer: abs(answer - largest) < 1e-9
+
+
+def _adjoint() -> Callable[[Any], bool]:
+    ratio = 1 / operators.colorization(4, 4).eigenvalue("adjoint")
+    return lambda answer: abs(answer - ratio) < 1e-4
+
+
+def _low_rank() -> Callable[[Any], bool]:
+    return lambda f: all(f(c, o, k, r) == r * (c * k * k + o) for c, o, k, r in ((32, 64, 3, 16), (64, 192, 1, 4)))
+
+
+def _spherical() -> Callable[[Any], bool]:
+    return lambda answer: answer in (90, 90.0)
+
+
+EXERCISES: dict[str, tuple[Callable[[], Callable[[Any], bool]], str]] = {
+    "gradient": (_gradient, "eq. 17 needs y_t, and y_t needs A of the noise: op.A and op.transpose are all it takes"),
+    "factor": (_factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
+    "limit": (_limit, "the factor of the exercise before must not be negative"),
+    "adjoint": (_adjoint, "replication is three times the adjoint of the mean"),
+    "low rank": (_low_rank, "A is a k x k convolution to r channels, B a 1 x 1 one to the outputs"),
+    "spherical": (_spherical, "the arcsine needs an argument of at most 1: 1 - cos"),
+}
+
+
+def check(name: str, answer: Any) -> None:
+    """Say whether `answer` holds; None means that it was not answered yet."""
+    if name not in EXERCISES:
+        raise ReproError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
+    make, hint = EXERCISES[name]
+    if answer is None:
+        print(f"{name}: waiting for your answer")
+        return
+    try:
+        right = bool(make()(answer))
+    except Exception as error:  # a reader's function may do anything
+        print(f"{name}: your answer raised {type(error).__name__}: {error}")
+        return
+    print(f"{name}: {'right' if right else 'not yet. ' + hint}")

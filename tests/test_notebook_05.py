@@ -1,0 +1,36 @@
+"""Notebook 05: its smoke profile executed in a scratch clone with a small untrained network."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from notebook_kit import execute
+
+from repro.adir import prior
+from repro.adir.study.experiments import SMOKE, TINY
+from repro.engine.checkpoint import save_checkpoint
+
+pytestmark = pytest.mark.notebook
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    def fill(home):
+        save_checkpoint(home / "checkpoints" / SMOKE, prior.build(TINY), {"images": 0})
+
+    return execute("05", tmp_path_factory.mktemp("clone"), fill)
+
+
+def test_the_smoke_profile_runs_top_to_bottom(run):
+    assert run.error is None, run.error
+    assert run.pictures >= 12
+    assert run.text.count(": right") == 6
+    assert run.text.count("waiting for your answer") == 6
+    assert float(re.search(r"in the open against the package: largest difference (\S+)", run.text)[1]) < 1e-4
+    assert "552,814,086 parameters" in run.text
+
+
+def test_a_profile_that_is_not_the_default_leaves_the_shipped_figures_alone(run):
+    command = "repro reproduce 05 --profile smoke"
+    assert len(run.leaves_the_shipped_figures_alone(command, pictures=8, tables="adir_*.md")) == 8
