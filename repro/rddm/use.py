@@ -31,13 +31,13 @@ _NETWORK: dict[str, Any] = {
     "patch": 2,
     "input_skip": True,
 }
-_RECIPE = Recipe(images=128_000, batch=16, lr=1e-3, warmup=2_000, ema=4_000, threads=1, save_every=8_000)
+_RECIPE = Recipe(images=56_000, batch=16, lr=1e-3, warmup=1_000, ema=2_500, threads=1, save_every=4_000)
 USE: dict[str, TaskConfig] = {
     "lowlight": TaskConfig(
         name="lowlight",
         degradation="lowlight-wide",
         network=_NETWORK,
-        recipe=replace(_RECIPE, images=96_000),
+        recipe=replace(_RECIPE, images=40_000),
         norm="l2",
         steps=2,
         sweep=(1, 2, 5),
