@@ -168,11 +168,11 @@ def _edit(name: str) -> dict[str, Arm]:
     from repro.ddpm.schedules import by_name
     from repro.ddpm.steps import spaced
     from repro.editing.autoencoder import Autoencoder
-    from repro.editing.benchmark import BENCH
-    from repro.editing.config import profile
     from repro.editing.model import EditingNet
     from repro.editing.pipeline import EditingPipeline, scheduler_of
     from repro.editing.sampling import Editor, in_sequence, late_times
+    from repro.editing.study.benchmark import BENCH
+    from repro.editing.study.config import profile
     from repro.editing.vector import EditingVector
 
     config = profile(name if name == "smoke" else "small")
@@ -206,8 +206,8 @@ def _edit(name: str) -> dict[str, Arm]:
 
 
 def _grain(name: str) -> dict[str, Arm]:
-    from repro.editing.grain import film_grain
-    from repro.editing.grain_law import gaussian_grain
+    from repro.editing.effects.grain import film_grain
+    from repro.editing.effects.grain_law import gaussian_grain
 
     image = _image(32 if name == "smoke" else 256)
     return {

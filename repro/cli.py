@@ -33,7 +33,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening"),
     "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG"),
     "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts"),
-    "data build": ("repro.data.commands", "DataBuild", "make a data set of this repository's own: editing-bench"),
     "data flist": ("repro.data.commands", "DataFlist", "write the list of a folder's images"),
 }
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -58,7 +57,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "photo.jpg --checkpoint my-run/network",
     ),
     "data check": ("lol --root ~/data/LOL",),
-    "data build": ("editing-bench --profile smoke",),
     "data flist": ("photos --out photos.flist",),
 }
 

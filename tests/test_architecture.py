@@ -68,6 +68,7 @@ def test_the_import_rule_bites(tmp_path, module, line):
         "paths",
         "errors",
         "cli",
+        "benchmarks",
     )
     for room in {"", *rooms, module}:
         (tmp_path / "repro" / room).mkdir(parents=True, exist_ok=True)

@@ -1,28 +1,24 @@
-"""The benchmark: who is in which split, by what laws it draws, what it must never change into, and its frozen build."""
+"""The benchmark: who is in which split, by what laws it draws, what it must never change into, its composites."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-import shutil
-import subprocess
-import sys
-import warnings
+import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tiny_editing import tiny_autoencoder
 
-from repro.cli import main
 from repro.data import pack
-from repro.data.images import read_image
-from repro.data.known import check as known_check
-from repro.data.writing import write_image
-from repro.editing import bank, build, manifest
-from repro.editing.benchmark import (
+from repro.editing.effects.blur import motion_blur
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects.compose import Recipe, compose
+from repro.editing.effects.grain import RADII, SIGMA_FILTER
+from repro.editing.effects.grain_law import gaussian_grain, grain_variance, rendered_covariance
+from repro.editing.study import bank
+from repro.editing.study.benchmark import (
     BENCH,
     COMPOSITES,
     SINGLES,
@@ -32,17 +28,10 @@ from repro.editing.benchmark import (
     crop_ids,
     levels,
     parameters,
+    reference_rows,
     split,
 )
-from repro.editing.blur import motion_blur
-from repro.editing.build import KINDS, check, definition, load, parameters_of, rows_of, stem_of, write
-from repro.editing.colour import colour_transfer
-from repro.editing.compose import Recipe, compose
-from repro.editing.grain import RADII, SIGMA_FILTER
-from repro.editing.grain_law import gaussian_grain, grain_variance, rendered_covariance
-from repro.editing.readers import Pack
 from repro.editing.vector import SCALARS, EditingVector
-from repro.errors import ReproError
 
 # Version 1 of the small profile's test split. Where one of these changes, the benchmark is another one: VERSION goes up
 # with them. What is asked of which crop is the same on every machine, hence a hash; crops and holes are pinned by a
@@ -75,19 +64,6 @@ def real():
     return split("test")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench") / "tiny"
-    return folder, write(folder, TINY, profile="smoke")
-
-
-@pytest.fixture
-def copy(built, tmp_path):
-    """A build to damage."""
-    shutil.copytree(built[0], tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 # -- what it is -------------------------------------------------------------------------------------------------------
 
 
@@ -97,16 +73,26 @@ def moments(pictures: torch.Tensor, unit: float) -> list[float]:
     return ((pictures.double() * (1 + 2 * ramp[:, None] + ramp)).sum(dim=(1, 2, 3)) / unit).tolist()
 
 
+def definition(part, version: int) -> str:
+    """SHA-256 of what is asked of which crop: the same on every machine."""
+    train, lines = crop_ids("train"), []
+    rows = reference_rows(part.name, part.ids, len(train), version).tolist()
+    for id, v, row in zip(part.ids, part.vectors, rows, strict=True):
+        numbers = (v.blur, v.grain, *v.sharpen)
+        lines.append(",".join([id, re.sub(r"[^A-Za-z0-9_]", "-", id), *map(repr, numbers), train[row]]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def test_it_is_the_pinned_version(real):
     assert VERSION == BENCH.version == PINNED_VERSION
-    assert definition(rows_of(Pack(BENCH), real)) == DEFINITION
+    assert definition(real, BENCH.version) == DEFINITION
     assert moments((real.sharp * 255).round(), 1e4) == pytest.approx(SHARP, abs=1)
     assert moments(real.hole, 100) == pytest.approx(HOLES, abs=1)
 
 
 def test_the_pin_bites(real):
     """Another version, a crop one pixel aside, a mirrored one: none of them passes."""
-    assert definition(rows_of(Pack(replace(BENCH, version=2)), real)) != DEFINITION
+    assert definition(real, 2) != DEFINITION
     one = real.sharp[:1] * 255
     for other in (one.roll(1, dims=3), one.roll(1, dims=2), one.flip(3)):
         assert abs(moments(other, 1e4)[0] - SHARP[0]) > 3
@@ -127,7 +113,7 @@ def test_ids_are_unique_and_no_subject_of_test_or_validation_is_in_train(real):
     ids = {name: crop_ids(name) for name in SPLITS}
     assert all(crop_ids(name, TINY) == split(name, TINY).ids for name in SPLITS)
     every = [id for name in SPLITS for id in ids[name]]
-    assert len(set(every)) == len(every) and len({stem_of(id) for id in every}) == len(every)
+    assert len(set(every)) == len(every) and len({re.sub(r"[^A-Za-z0-9_]", "-", id) for id in every}) == len(every)
     assert ids["test"] == real.ids
     subjects = {name: {pack.picture(id.split("@")[0]).subject for id in ids[name]} for name in SPLITS}
     assert [len(subjects[name]) > 5 for name in SPLITS] == [True] * 3
@@ -138,16 +124,14 @@ def test_ids_are_unique_and_no_subject_of_test_or_validation_is_in_train(real):
 @pytest.mark.parametrize("name", SPLITS)
 def test_references_are_crops_of_the_training_split_and_never_the_crop_itself(name):
     whole, train = split(name, TINY), split("train", TINY)  # all crops of TINY have one size
-    lines = rows_of(Pack(TINY), whole)
-    at = [train.ids.index(line[6]) for line in lines]
+    at = reference_rows(name, whole.ids, len(train)).tolist()
     assert torch.equal(whole.reference, train.sharp[at])
-    assert all(line[6] != line[0] for line in lines)
-    assert all(pack.picture(line[6].split("@")[0]).split == "train" for line in lines)
+    assert all(train.ids[row] != id for row, id in zip(at, whole.ids, strict=True))
 
 
 def test_references_differ_from_crop_to_crop(real):
-    lines = rows_of(Pack(BENCH), real)
-    assert len({line[6] for line in lines}) > 0.9 * len(lines)
+    rows = reference_rows("test", real.ids, len(crop_ids("train"))).tolist()
+    assert len(set(rows)) > 0.9 * len(rows)
 
 
 def test_parameters_follow_their_laws():
@@ -218,235 +202,6 @@ def test_the_grain_field_stands_for_the_film(radius):
     film, field = film.var().item(), field.var().item()
     assert field == pytest.approx(exact, rel=slack) and film == pytest.approx(with_noise, rel=slack)
     assert film - (with_noise - exact) == pytest.approx(field, abs=slack * with_noise)
-
-
-# -- the build --------------------------------------------------------------------------------------------------------
-
-
-def test_a_build_round_trips(built):
-    folder, made = built
-    report = check(folder)
-    assert report.ok and len(report.found) == 4 and made.total in report.found[0]
-    assert manifest.read(folder) == made and made.digest == TINY.digest()
-    for name in SPLITS:
-        whole, lines = split(name, TINY), parameters_of(folder, name)
-        ((ids, pictures),) = load(folder, name)
-        assert tuple(ids) == whole.ids and tuple(pictures) == KINDS
-        targets = {task: whole.edit(task).target for task in SINGLES if task != "inpaint"}
-        targets |= {"inpaint": whole.edit("inpaint").source, "mask": whole.hole}
-        targets |= {"sharp": whole.sharp, "reference": whole.reference}
-        for kind, wanted in targets.items():
-            assert torch.equal(pictures[kind].float() / 255, wanted), (name, kind)
-        for line, vector, hole in zip(lines, whole.vectors, whole.hole, strict=True):
-            asked = EditingVector(float(line[2]), float(line[3]), True, True, (float(line[4]), float(line[5])))
-            assert asked == vector and float(line[7]) == pytest.approx(hole.mean().item())
-    for tasks in COMPOSITES:
-        files = [folder / "test" / "+".join(tasks) / f"{stem_of(id)}.png" for id in split("test", TINY).ids]
-        wanted = split("test", TINY).edit(*tasks).target
-        assert torch.equal(torch.stack([read_image(file) for file in files]), wanted)
-
-
-def test_it_says_what_it_is(built):
-    folder, made = built
-    said = (folder / "README.md").read_text()
-    for photo in Pack(TINY).photos():
-        assert f"| {photo.id} | {photo.author} | {photo.licence} | {photo.source} |" in said
-    assert "blur, grain, colour, sharpen" in said and "0.1 u^2" in said and made.digest in said and "8 pixels" in said
-    held = json.loads((folder / "manifest.json").read_text())
-    assert held["version"] == VERSION and held["total"] == made.total
-    assert held["files"].keys() == {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {
-        "manifest.json"
-    }
-
-
-def test_it_is_the_same_twice_and_as_pictures(built, tmp_path):
-    folder, made = built
-    again = write(tmp_path / "again", TINY, profile="smoke", png=True)
-    pictures = {name: digest for name, digest in again.files.items() if not name.startswith(("train/", "README"))}
-    assert pictures == {n: d for n, d in made.files.items() if not n.startswith(("train/", "README"))}
-    assert again.splits == made.splits and again.total != made.total
-    ((_, as_png),), ((_, as_tensors),) = load(tmp_path / "again", "train"), load(folder, "train")
-    assert all(torch.equal(as_png[kind], as_tensors[kind]) for kind in KINDS)
-    assert check(tmp_path / "again").ok and "safetensors" not in (tmp_path / "again/README.md").read_text()
-
-
-def test_it_is_the_same_in_many_blocks(built, tmp_path, monkeypatch):
-    """A build of 25,000 crops is edited a few at a time, into several files."""
-    monkeypatch.setattr(build, "_BLOCK", 3 * len(KINDS) * 32**2 * 3)  # three crops
-    made = write(tmp_path / "many", TINY, profile="smoke")
-    assert made.block == 3 and made.splits == built[1].splits
-    assert [name for name in made.files if name.endswith(".safetensors")] == [
-        "train/00000.safetensors",
-        "train/00001.safetensors",
-    ]
-    blocks, ((ids, whole),) = list(load(tmp_path / "many", "train")), load(built[0], "train")
-    assert [len(own) for own, _ in blocks] == [3, 1] and [id for own, _ in blocks for id in own] == ids
-    assert all(torch.equal(torch.cat([part[kind] for _, part in blocks]), whole[kind]) for kind in KINDS)
-    assert made.files["test/grain/photos-erase_butterfly-96-0.png"] in built[1].files.values()
-    assert check(tmp_path / "many").ok
-    table = tmp_path / "many" / "train" / "parameters.csv"
-    head, *lines = table.read_text().splitlines()
-    table.write_text("\n".join([head, *lines[:3], lines[3].replace(",", ",x", 1)]) + "\n")  # in the second block
-    forge(tmp_path / "many")
-    assert check(tmp_path / "many").problems == [
-        f"{tmp_path / 'many' / 'train'}: parameters of photos/erase_bee@96#1: not what pack gives"
-    ]
-
-
-def some(folder: Path, kind: str = "sharp") -> Path:
-    return sorted((folder / "test" / kind).iterdir())[0]
-
-
-def test_a_changed_missing_or_extra_file_is_named(copy):
-    assert check(copy).ok
-    (copy / ".DS_Store").touch()
-    assert check(copy).ok
-    file = some(copy, "blur+grain")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(bytes(data))
-    some(copy, "grain").unlink()
-    (copy / "train" / "notes.txt").write_text("x")
-    report = check(copy)
-    assert not report.ok and report.present and len(report.problems) == 3
-    told = "\n".join(report.problems)
-    assert f"{file}: changed (SHA-256" in told
-    assert "test/grain/photos-erase_butterfly-96-0.png: missing" in told
-    assert "train/notes.txt: not part of the build" in told
-    assert [line.split(":")[0] for line in report.found] == ["validation"]  # nothing wrong there
-
-
-def forge(folder: Path, **changes) -> None:
-    """Make the manifest agree with the files as they are."""
-    made = manifest.read(folder)
-    files = {name: build.hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in made.files}
-    (folder / "manifest.json").write_text(replace(made, files=files, **changes).text())
-
-
-def test_a_forged_manifest_does_not_help(copy):
-    """Crops, holes and parameters are made again: files that agree with a manifest of their own are not enough."""
-    file = some(copy)
-    write_image(file, (read_image(file) + 3 / 255).clamp(0, 1))
-    mask = some(copy, "mask")
-    write_image(mask, 1 - read_image(mask))
-    table = copy / "validation" / "parameters.csv"
-    table.write_text(table.read_text().replace(",0.05,", ",0.075,"))
-    shard = copy / "train" / "00000.safetensors"
-    tensors = load_file(shard)
-    tensors["reference"] = tensors["reference"].flip(-1)
-    save_file(tensors, shard)
-    forge(copy)
-    report = check(copy)
-    told = "\n".join(report.problems)
-    assert "test: sharp of photos/erase_butterfly@96#0: not what pack gives" in told
-    assert "test: mask of photos/erase_butterfly@96#0: not what pack gives" in told
-    assert "validation: parameters of photos/erase_squirrel@96#0: not what pack gives" in told
-    assert "train: reference of photos/erase_alpaca@96#0 and 3 more: not what pack gives" in told
-    assert len(report.problems) == 4
-
-
-def test_one_level_aside_is_another_machine(copy):
-    file = some(copy)
-    picture = (read_image(file) * 255).round()
-    picture[0, 5, 5] += 1 if picture[0, 5, 5] < 255 else -1
-    write_image(file, picture / 255)
-    forge(copy)
-    assert check(copy).ok
-
-
-def test_another_manifest_version_or_definition_is_told(copy, tmp_path):
-    file = copy / "manifest.json"
-    text = file.read_text()
-    file.write_text(text.replace('"block"', '"block "', 1))
-    assert "not a manifest of the benchmark" in check(copy).problems[0]
-    file.write_text(text.replace('"profile": "smoke"', '"profile": "small"'))
-    assert "manifest.json: changed" in check(copy).problems[0]
-    file.write_text(text)
-    forge(copy, version=VERSION + 1)
-    assert f"version {VERSION + 1}; this code makes version {VERSION}" in check(copy).problems[0]
-    forge(copy, version=VERSION, digest="0" * 16)
-    assert "another definition or other data" in check(copy).problems[0]
-    file.unlink()
-    report = check(copy)
-    assert report.present and "manifest.json: missing" in report.problems[0]
-    report = check(tmp_path / "nowhere")
-    assert not report.present and "repro data build editing-bench" in report.text()
-
-
-def test_a_stopped_build_leaves_no_folder_and_none_is_overwritten(built, tmp_path, monkeypatch):
-    left, real = [3], build._png
-
-    def full(value):
-        left[0] -= 1
-        if not left[0]:
-            raise OSError(28, "No space left on device")
-        return real(value)
-
-    monkeypatch.setattr(build, "_png", full)
-    with pytest.raises(ReproError, match=r"cannot be written \(No space left"):
-        write(tmp_path / "out", TINY)
-    assert not (tmp_path / "out").exists()
-    monkeypatch.undo()
-    (tmp_path / "out").mkdir()
-    made = write(tmp_path / "out", TINY, profile="smoke")
-    assert made == built[1] and [p.name for p in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(ReproError, match="is there already"):
-        write(tmp_path / "out", TINY)
-
-
-def test_flat_pictures_are_counted_and_nothing_else_is_swallowed():
-    part = replace(split("test", TINY), sharp=split("test", TINY).sharp.clone())
-    part.sharp[1] = 0.5
-    flat = dict.fromkeys(("colour", *("+".join(tasks) for tasks in COMPOSITES)), 0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        build._pictures(part, flat)
-    assert flat == {"colour": 1} | dict.fromkeys(("+".join(tasks) for tasks in COMPOSITES), 0)  # grain is not flat
-
-    class Noisy(type(part)):
-        def edit(self, *tasks):
-            warnings.warn("something else", stacklevel=1)
-            return super().edit(*tasks)
-
-    noisy = Noisy(**{name: getattr(part, name) for name in part.__dataclass_fields__})
-    with pytest.warns(UserWarning, match="something else"):
-        build._pictures(noisy, flat)
-
-
-# -- the command ------------------------------------------------------------------------------------------------------
-
-
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
-    monkeypatch.setattr(build, "BENCH", TINY)
-    assert main(["data", "build", "editing-bench"]) == 0
-    folder = tmp_path / "editing-bench" / f"v{VERSION}-small"
-    assert f"{folder}: train 4, validation 2, test 2 crops" in capsys.readouterr().out
-    assert main(["data", "check", "editing-bench"]) == 0
-    assert "complete" in capsys.readouterr().out
-    some(folder).unlink()
-    assert main(["data", "check", "editing-bench", "--root", str(folder)]) == 1
-    assert "missing" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["editing-benhc"], "no data set 'editing-benhc' is made here; accepted: editing-bench"),
-        (["editing-bench", "--profile", "large"], "no profile 'large'; accepted: smoke, small, paper"),
-        (["editing-bench", "--root", "x"], "made from the embedded pack and takes no --root"),
-    ],
-)
-def test_a_mistake_is_one_sentence(arguments, message, capsys):
-    assert main(["data", "build", *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_data_sets_load_the_room_only_when_asked(built):
-    code = "import sys, repro.data.known as k; k.names(); print([m for m in sys.modules if 'editing' in m])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "[]"
-    assert known_check("editing-bench", built[0]).ok
 
 
 def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch):

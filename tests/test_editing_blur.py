@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from repro.data import pack
 from repro.data.images import center_crop, resize
-from repro.editing.blur import (
+from repro.editing.effects.blur import (
     KNOTS,
     line_kernels,
     motion_blur,

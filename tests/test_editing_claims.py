@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
 
-from repro.editing import evaluation
-from repro.editing.experiments import ABLATIONS, VARIANTS, name_of
-from repro.engine import claims, ledger, records
+from repro.editing.study.experiments import ABLATIONS, name_of
+from repro.engine import claims, grid, ledger
 from repro.engine.judge import NOT_MEASURED
 from repro.engine.ledger import Comparison, Selector
 from repro.engine.records import Record
@@ -99,7 +97,7 @@ def test_one_training_seed_is_said_and_two_are_not():
 
 def test_the_papers_own_table_satisfies_what_is_asked():
     """The paper's means, in the claims' metrics, meet every part that its tables can decide."""
-    from repro.editing.measure import KID, L1, LPIPS, SSIM
+    from repro.editing.study.scores import KID, L1, LPIPS, SSIM
     from repro.engine.tables import paper_numbers
 
     names = {L1: "l1", SSIM: "SSIM", LPIPS: "LPIPS", KID: "KID × 1000"}
@@ -129,48 +127,14 @@ def test_the_papers_own_table_satisfies_what_is_asked():
     assert decided == 38 + 16 + 16 + 29
 
 
-@dataclasses.dataclass(frozen=True)
-class FakeEditor:
-    quantize: bool = False
-    fill: float = 0.0
-    late: tuple[int, ...] = ()
-
-
-def test_every_side_is_a_row_that_is_measured(monkeypatch):
-    """Each selector meets exactly one row per training seed of what `repro evaluate editing` measures."""
-    monkeypatch.setattr(evaluation, "trained", lambda name: True)
-    monkeypatch.setattr(evaluation, "weights_hash", lambda folder: "w")
-    monkeypatch.setattr(evaluation, "folder_of", lambda name: name)
-    monkeypatch.setattr(evaluation, "load_autoencoder", lambda profile: None)
-    monkeypatch.setattr(evaluation, "load_checkpoint", lambda folder: None)
-    monkeypatch.setattr(evaluation, "editor_of", lambda *a, **k: FakeEditor())
-    monkeypatch.setattr(evaluation.unseen, "pictures", lambda bench: [None] * 6)
-    rows = [
-        Record(
-            "editing",
-            row.experiment,
-            row.cell,
-            {"x": [0.0]},
-            n=row.n,
-            seed=row.seed,
-            profile="small",
-            checkpoint=row.weights,
-            data=row.data,
-            command="repro evaluate",
-        )
-        for row in evaluation.rows("small")
-    ]
+def test_every_side_is_a_cell_of_the_grid():
+    """Each selector meets exactly one cell that `repro evaluate editing` measures."""
+    cells = grid.cells(grid.load("editing"))
+    cells += [c for c in [(re.sub(r"-s\d+$", "-s*", e), c) for e, c in cells if e.endswith("-s0")] if c not in cells]
     for id, part in PARTS:
-        for selector in (part.left, part.right):
-            if isinstance(selector, Selector):
-                found = records.select(rows, experiment=selector.experiment, cell=selector.cell)
-                wanted = len(VARIANTS["mult"].seeds) if selector.experiment.endswith("*") else 1
-                assert len(found) == wanted, (id, part.name, str(selector))
-        if isinstance(part.right, Selector):
-            lengths = {
-                r.n for s in (part.left, part.right) for r in records.select(rows, experiment=s.experiment, cell=s.cell)
-            }
-            assert len(lengths) == 1, (id, part.name)
+        for selector in (s for s in (part.left, part.right) if isinstance(s, Selector)):
+            found = [c for e, c in cells if e == selector.experiment and selector.cell.items() <= c.items()]
+            assert len(found) == 1, (id, part.name, str(selector))
 
 
 def test_ablations_are_compared_with_their_own_reference():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from repro.data import pack
 from repro.data.images import center_crop, resize
-from repro.editing import colour
-from repro.editing.colour import (
+from repro.editing.effects import colour
+from repro.editing.effects.colour import (
     colour_transfer,
     lab8_to_rgb,
     lab_to_rgb,

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.editing import compose as room
-from repro.editing.blur import motion_blur
-from repro.editing.colour import colour_transfer
-from repro.editing.compose import BLACK, GREY, ORDER, Recipe, compose
-from repro.editing.grain import film_grain
-from repro.editing.masks import free_form_mask
-from repro.editing.sharpen import unsharp_mask
+from repro.editing.effects import compose as room
+from repro.editing.effects.blur import motion_blur
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects.compose import BLACK, GREY, ORDER, Recipe, compose
+from repro.editing.effects.grain import film_grain
+from repro.editing.effects.masks import free_form_mask
+from repro.editing.effects.sharpen import unsharp_mask
 from repro.editing.vector import TASKS, EditingVector
 from repro.errors import ReproError
 

@@ -16,20 +16,18 @@ from tiny_editing import tiny_editor, tiny_network
 
 from repro import paths
 from repro.ddpm.schedules import scaled_linear
-from repro.editing import curves, evaluation, explore, figures, inner, probes
-from repro.editing.benchmark import COMPOSITES
-from repro.editing.colour import colour_transfer
-from repro.editing.config import SMOKE
-from repro.editing.evaluation import COMBINATIONS
-from repro.editing.exercises import EXERCISES, check, samples_needed
-from repro.editing.experiments import name_of, network_of
-from repro.editing.lesson import LESSONS, METHODS, Lesson, lesson
-from repro.editing.measure import L1, LPIPS, STRENGTH, crops, edited
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
-from repro.editing.sharpen import gaussian_3x3, unsharp_mask
-from repro.editing.sliders import SLIDERS
+from repro.editing.study import curves, explore, figures, probes
+from repro.editing.study.benchmark import COMBINATIONS, COMPOSITES
+from repro.editing.study.config import SMOKE
+from repro.editing.study.exercises import EXERCISES, check, samples_needed
+from repro.editing.study.experiments import name_of, network_of
+from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, Lesson, lesson
+from repro.editing.study.measure import ATTENDED, SLIDERS, _attention, edited
+from repro.editing.study.scores import L1, LPIPS, STRENGTH, crops
 from repro.editing.vector import NAMES, TASKS, EditingVector
-from repro.editing.words import MULT, PALETTE, PIX2PIX, SINGLE
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -59,7 +57,7 @@ def test_crops_are_chosen_by_a_rule_that_looks_at_no_result(monkeypatch):
     data = crops(LESSONS["smoke"].live.bench, 1)
     flat = data.at([0, 1, 0, 1])
     amounts = torch.tensor([0.1, 1.0, 0.5, 0.7])[:, None, None, None]
-    monkeypatch.setattr("repro.editing.lesson.crops", lambda bench, each: flat_of(flat, amounts))
+    monkeypatch.setattr("repro.editing.study.lesson.crops", lambda bench, each: flat_of(flat, amounts))
     wanted = flat_of(flat, amounts)
     energy = wanted.sharp.diff(dim=2).square().mean((1, 2, 3)) + wanted.sharp.diff(dim=3).square().mean((1, 2, 3))
     expected = [i for i in range(4) if energy[i] >= energy.sort().values[1]]
@@ -73,7 +71,7 @@ def flat_of(data, amounts):
 
 
 def test_a_lesson_refuses_what_it_has_not(now):
-    with pytest.raises(ReproError, match="unknown profile 'huge': there are smoke, small, paper"):
+    with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
         lesson("huge")
     with pytest.raises(ReproError, match=f"repro train {name_of(MISSING, 0, 'smoke')}"):
         now.editor(MISSING)
@@ -83,8 +81,7 @@ def test_a_lesson_refuses_what_it_has_not(now):
     )
     assert f"— {name_of(MISSING, 0, 'smoke')}: no weights here" in now.cards()
     assert now.cards().count("parameters") == 8
-    assert lesson("paper").config.name == "paper" and lesson("paper").live.name == "small"
-    assert [name for name, each in LESSONS.items() if each.home == "figures"] == ["small"]
+    assert lesson("paper").live.name == "small"
 
 
 def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
@@ -249,12 +246,15 @@ def record(experiment: str, cell: dict, **metrics) -> Record:
 def test_attention_is_read_back_from_records_as_it_was_measured(now):
     """Its weights do not ship: the drawing is made of what was recorded."""
     editor = tiny_editor(tiny_network(**network_of(SMOKE, "entry")))
-    made = evaluation._Maker(SMOKE)
-    rows = list(inner.attended(made, name_of("entry"), editor, "w", False, 0))
-    assert [row.cell["edit"] for row in rows] == list(inner.ATTENDED)
-    found = curves.attended([record(row.experiment, dict(row.cell), **row.measure(1)) for row in rows])
-    for edit, vector in inner.ATTENDED.items():
-        measured = probes.attention(editor, made.data(1, 1), vector)
+    data = now.data(1)
+    found = curves.attended(
+        [
+            record(name_of("entry"), {"task": "attention", "edit": e}, **_attention(e.split("+"), editor, data))
+            for e in ATTENDED
+        ]
+    )
+    for edit, vector in ATTENDED.items():
+        measured = probes.attention(editor, data, EditingVector(**vector, colour="colour" in edit))
         assert set(found[edit]) == set(measured)
         for layer, weights in measured.items():
             torch.testing.assert_close(found[edit][layer], weights, rtol=0, atol=1e-5)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-import repro.editing.grain as grain
-from repro.editing.grain import HEADROOM, RADII, film_grain, sample_offsets
-from repro.editing.grain_law import (
+import repro.editing.effects.grain as grain
+from repro.editing.effects.grain import HEADROOM, RADII, film_grain, sample_offsets
+from repro.editing.effects.grain_law import (
     GAUSSIAN_LIMIT,
     coverage_covariance,
     gaussian_error,
@@ -19,7 +19,7 @@ from repro.editing.grain_law import (
     grain_variance,
     rendered_covariance,
 )
-from repro.editing.lattice import axis_keys, cell_bits, further_bits, plane_keys
+from repro.editing.effects.lattice import axis_keys, cell_bits, further_bits, plane_keys
 from repro.errors import ReproError
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import repro.editing.masks as masks
-from repro.editing.masks import box_mask, cut_hole, free_form_mask
+import repro.editing.effects.masks as masks
+from repro.editing.effects.masks import box_mask, cut_hole, free_form_mask
 from repro.errors import ReproError
 
 SMALL = (64, 64)

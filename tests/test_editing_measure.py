@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from repro.editing import features, strength, unseen
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.benchmark import TINY, split
-from repro.editing.blur import motion_blur
-from repro.editing.evaluation import COMBINATIONS
-from repro.editing.grain import SIGMA_FILTER
-from repro.editing.grain_law import gaussian_grain, grain_variance
-from repro.editing.measure import (
+from repro.editing.effects.blur import motion_blur
+from repro.editing.effects.grain import SIGMA_FILTER
+from repro.editing.effects.grain_law import gaussian_grain, grain_variance
+from repro.editing.effects.sharpen import unsharp_mask
+from repro.editing.study import features, strength, unseen
+from repro.editing.study.benchmark import COMBINATIONS, TINY, split
+from repro.editing.study.measure import BESIDE, SLIDERS, floored, source_of
+from repro.editing.study.scores import (
     CRISP,
     DRIFT,
     EXCESS,
@@ -27,13 +28,10 @@ from repro.editing.measure import (
     STRENGTH,
     by_photo,
     crops,
-    floored,
     kept,
     scored,
-    untouched,
+    target_of,
 )
-from repro.editing.sharpen import unsharp_mask
-from repro.editing.sliders import BESIDE, SLIDERS, aimed_at
 from repro.editing.vector import EditingVector
 
 BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
@@ -88,7 +86,7 @@ def test_the_targets_own_sliders_are_read_inside_a_composite():
         found = []
         for place in places:
             asked = replace(first, vectors=(EditingVector(**place, **BESIDE[task]),) * len(first))
-            found.append(strength.MEASURES[task](aimed_at(asked, asked.vectors[0].active), first.sharp))
+            found.append(strength.MEASURES[task](target_of(asked, asked.vectors[0].active), first.sharp))
         assert strength.rank_correlation(torch.stack(found)).min() > 0.95, task
 
 
@@ -130,7 +128,7 @@ def test_colour_is_the_distance_of_mean_colours():
 
 
 def test_scores_of_doing_nothing_and_of_the_floor(data):
-    found = scored(data, 2, ("inpaint",), untouched, kid=False)
+    found = scored(data, 2, ("inpaint",), source_of, kid=False)
     target = data.edit("inpaint").target
     share = data.hole.mean(dim=(1, 2, 3))
     source = data.edit("inpaint").source
@@ -138,7 +136,7 @@ def test_scores_of_doing_nothing_and_of_the_floor(data):
     assert found[HOLE] == pytest.approx(by_photo(inside, 2), rel=1e-4)
     assert found[L1] == pytest.approx(by_photo((inside * share), 2), rel=1e-4)
     assert all(len(found[p]) == 2 for p in PROTOCOLS) and KID not in found
-    assert STRENGTH["blur"] in scored(data, 2, ("blur", "grain"), untouched, kid=False)
+    assert STRENGTH["blur"] in scored(data, 2, ("blur", "grain"), source_of, kid=False)
     torch.manual_seed(0)
     autoencoder = Autoencoder(width=16, channels=4, codes=8).eval()
     made = floored(autoencoder, False, data, ("blur",))
@@ -211,9 +209,9 @@ def test_gaps_crispness_and_excess_of_known_pictures(data):
     perfect = scored(data, 2, ("blur", "inpaint"), lambda part, tasks: part.edit(*tasks).target, kid=False)
     assert max(perfect[GAP["blur"]]) < 1e-6 and max(map(abs, perfect[CRISP])) < 1e-6
     assert max(map(abs, perfect[EXCESS])) < 1e-7
-    lazy = scored(data, 2, ("blur",), untouched, kid=False)
+    lazy = scored(data, 2, ("blur",), source_of, kid=False)
     target = strength.blur(data.edit("blur").target, data.sharp)
     assert lazy[GAP["blur"]] == pytest.approx(by_photo(target, 2), rel=1e-4)
     assert min(lazy[CRISP]) > 0  # the sharp source is crisper than the blurred target
-    hole = scored(data, 2, ("inpaint",), untouched, kid=False)
+    hole = scored(data, 2, ("inpaint",), source_of, kid=False)
     assert hole[EXCESS] == pytest.approx(hole[HOLE], rel=1e-4)  # outside the hole nothing is wrong

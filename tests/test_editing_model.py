@@ -7,9 +7,9 @@ import torch
 from tiny_editing import tiny_network
 from torch import Tensor
 
-from repro.editing.config import SMALL
-from repro.editing.experiments import build_network
 from repro.editing.model import EditingNet
+from repro.editing.study.config import SMALL
+from repro.editing.study.experiments import build_network
 from repro.editing.vector import HIGHS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import ddim
 from repro.ddpm.steps import last
-from repro.editing.compose import Recipe
+from repro.editing.effects.compose import Recipe
 from repro.editing.sampling import in_sequence
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.data import pack
-from repro.editing import sharpen
-from repro.editing.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.effects import sharpen
+from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.errors import ReproError
 
 

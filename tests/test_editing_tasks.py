@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repro.ddpm.schedules import by_name
 from repro.editing import labels
-from repro.editing.config import SMOKE
+from repro.editing.study.config import SMOKE
 from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss
 from repro.editing.vector import NAMES, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise

@@ -7,9 +7,9 @@ import torch
 from test_editing_pipeline import close, make, seeded
 from tiny_editing import pictures, pointwise_network, tiny_autoencoder, tiny_editor, tiny_network
 
-from repro.editing.colour import colour_transfer
-from repro.editing.experiments import load_autoencoder
+from repro.editing.effects.colour import colour_transfer
 from repro.editing.pipeline import WHOLE
+from repro.editing.study.experiments import load_autoencoder
 from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise

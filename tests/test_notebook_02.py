@@ -9,9 +9,9 @@ import pytest
 from notebook_kit import NOTEBOOKS, execute
 from smoke_editing import fill
 
-from repro.editing.config import PROFILES
-from repro.editing.experiments import name_of
-from repro.editing.lesson import LESSONS
+from repro.editing.study.config import PROFILES
+from repro.editing.study.experiments import name_of
+from repro.editing.study.lesson import LESSONS
 
 MISSING = "single-sharpen"  # left out of the scratch clone: the notebook has to say so and go on
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from repro.editing.benchmark import COMPOSITES
-from repro.editing.config import SMALL
-from repro.editing.experiments import LONGER, LOW, MASKED, TAUGHT, VARIANTS, learning_of, name_of
+import inspect
+
+from repro.editing.pipeline import EditingPipeline
+from repro.editing.study.benchmark import COMPOSITES
+from repro.editing.study.config import SMALL
+from repro.editing.study.experiments import LONGER, LOW, MASKED, TAUGHT, VARIANTS, learning_of, name_of
 from repro.engine.records import load, select
 from repro.rddm.experiments import name_of as rddm_name
 
@@ -83,7 +86,7 @@ def test_trained_longer_every_slider_ranks_and_composites_come_nearer():
     """Notebook 02, sections 6 and 9: three times the images, more low times; what users are given, and its seeds."""
     long, control = learning_of(LONGER, SMALL), learning_of(TAUGHT, SMALL)
     assert VARIANTS[LONGER].share == 3 * VARIANTS[TAUGHT].share == 3 * VARIANTS["mult"].share and long.low > control.low
-    assert SMALL.default == LONGER
+    assert inspect.signature(EditingPipeline.shipped).parameters["variant"].default == LONGER
     for seed in (0, 1):
         for edit in (*COMPOSITES, *(("grain",), ("colour",), ("inpaint",), ("sharpen",))):
             assert composite(LONGER, edit, seed) < composite(TAUGHT, edit, seed), edit

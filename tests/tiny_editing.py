@@ -8,9 +8,9 @@ import torch
 
 from repro.ddpm.schedules import by_name
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.config import SMOKE
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
+from repro.editing.study.config import SMOKE
 from repro.engine.rng import KeyedNoise
 
 PREDICTION = "v_prediction"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import paths
-from repro.data.builders import BUILDERS, builder
 from repro.data.images import image_size
 from repro.data.layouts import LAYOUTS, Layout, Part
 from repro.errors import ReproError
@@ -57,7 +56,7 @@ class Report:
 
 def names() -> list[str]:
     """Every name that `check` accepts."""
-    return ["pack", *sorted([*LAYOUTS, *BUILDERS])]
+    return ["pack", *sorted(LAYOUTS)]
 
 
 def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> Report:
@@ -66,15 +65,13 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     Args:
         name: one of `names()`.
         root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
-        headers: also open every image's header (minutes for the large sets); what this repository built is always read.
+        headers: also open every image's header (minutes for the large sets).
 
     Raises:
         ReproError: for an unknown name.
     """
     if name == "pack":
         return _check_pack(root)
-    if name in BUILDERS:
-        return builder(name).check(root)
     layout = LAYOUTS.get(name)
     if layout is None:
         raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(names())}")

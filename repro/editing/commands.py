@@ -42,9 +42,9 @@ class Edit:
     eta: float = 0.0
     """noise added at each step: 0 none, 1 as much as DDPM"""
     profile: str = "small"
-    """whose weights"""
-    variant: str | None = None
-    """which network: taught-long (where none is named), mult (so in profile paper), palette, …"""
+    """whose weights: small, which ship, or smoke"""
+    variant: str = "taught-long"
+    """which network: taught-long, mult, palette, …"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
@@ -114,5 +114,5 @@ class Edit:
         words += ["--seed", str(self.seed), "--steps", str(self.steps)]
         words += ["--eta", str(self.eta)] if self.eta else []
         words += ["--profile", self.profile] if self.profile != "small" else []
-        words += ["--variant", self.variant] if self.variant is not None else []
+        words += ["--variant", self.variant] if self.variant != "taught-long" else []
         return shell([*words, "-o", str(out)])

@@ -45,7 +45,7 @@ def only(vectors: Tensor, label: Tensor) -> Tensor:
 def pair(held: Mapping[str, Tensor], indices: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """(source, target) of the pictures `indices` (B,) under their labels, each (B, ...) as `held` stores them.
 
-    `held` has "sharp", "masked" and one entry per effect, pixels and latents alike (`repro.editing.bank`). The source
+    `held` has "sharp", "masked" and one entry per effect, pixels and latents alike. The source
     is "masked" for inpainting, else "sharp"; the target is the effect's picture, "sharp" for none and inpainting.
     """
     label = label.to(indices.device)

@@ -17,13 +17,15 @@ from torch import Tensor
 from repro.data import inputs
 from repro.data.images import ImageSource
 from repro.ddpm.process import Kind, model_fn
-from repro.ddpm.schedules import Schedule, to_diffusers
+from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.masks import cut_hole
+from repro.editing.effects.masks import cut_hole
 from repro.editing.model import EditingNet
-from repro.editing.sampling import STEPS, Editor, seen_again
+from repro.editing.sampling import SCHEDULE, STEPS, Editor, seen_again
 from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
+from repro.engine.checkpoint import load_checkpoint
+from repro.engine.evaluation import folders
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple
@@ -77,26 +79,22 @@ class EditingPipeline(DiffusionPipeline):
         self.register_to_config(fill=fill, quantize=quantize)
 
     @classmethod
-    def shipped(cls, profile: str = "small", variant: str | None = None) -> EditingPipeline:
-        """The pipeline of the weights that ship, by default those of the profile's `default` variant.
+    def shipped(cls, profile: str = "small", variant: str = "taught-long") -> EditingPipeline:
+        """The pipeline of weights that ship, by default of the network for use; of profile "smoke", of those in runs/.
 
         Raises `ReproError` where they are not here.
         """
-        from repro.editing import config, experiments
-        from repro.engine.checkpoint import load_checkpoint
-
-        found = config.profile(profile)
-        variant = found.default if variant is None else variant
-        if variant not in experiments.VARIANTS:
-            raise ReproError(
-                f"EditingPipeline: no variant {variant!r}; accepted: {', '.join(experiments.VARIANTS)} (their own "
-                "weights must be here)"
-            )
-        network = load_checkpoint(experiments.folder_of(experiments.name_of(variant, profile=profile)))
-        prediction = experiments.learning_of(variant, found).prediction
-        scheduler = scheduler_of(experiments.schedule_of(found, variant), prediction)
+        if profile not in ("small", "smoke"):
+            raise ReproError(f"unknown profile {profile!r} of networks for use; accepted: small, smoke")
+        edits = "edits" if profile == "small" else profile
+        names = (f"editing-{edits}-{variant}-s0", f"editing-{edits}-autoencoder-vq-s0".replace("-edits-", "-"))
+        found = [next((f for f in folders(name) if (f / "config.json").exists()), None) for name in names]
+        for name, folder in zip(names, found, strict=True):
+            if folder is None:
+                raise ReproError(f"{name}: no weights here; `repro train {name}` makes them (see `repro list editing`)")
         # Copies: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
-        return cls(copy.deepcopy(network), copy.deepcopy(experiments.load_autoencoder(profile)), scheduler)
+        network, autoencoder = (copy.deepcopy(load_checkpoint(folder)) for folder in found)
+        return cls(network, autoencoder, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
 
     @property
     def editor(self) -> Editor:

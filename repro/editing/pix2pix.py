@@ -175,7 +175,7 @@ class Pix2PixTask:
     """Single edits of crops: a label of six is drawn at every visit, and what belongs to the others is zero.
 
     Args:
-        held: `repro.editing.bank.pixels`.
+        held: `repro.editing.study.bank.pixels`.
         ids: names of the crops, by default their numbers.
     """
 

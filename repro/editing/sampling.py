@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from repro.ddpm.samplers import ddim, ddim_invert
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Step, sample
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.compose import Recipe
-from repro.editing.masks import cut_hole
+from repro.editing.effects.compose import Recipe
+from repro.editing.effects.masks import cut_hole
 from repro.editing.model import EditingNet
 from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -27,6 +28,8 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.padding import Box, pad_to_multiple, unpad
 
+# Of latent diffusion models; its last alpha_bar is 0.0047, not 0.
+SCHEDULE: dict[str, Any] = {"name": "scaled_linear", "T": 1000, "beta_1": 0.00085, "beta_T": 0.012}
 STEPS = 5
 # Timesteps of 1000 at which a picture with grain is looked at again. The last of a few steps looks through noise far
 # stronger than grain, and a network that cannot tell the two apart answers with the mean, which has none. Every effect
@@ -51,6 +54,11 @@ class Editor:
     late: tuple[int, ...] = LATE
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are; images are brought there."""
+        return self.network.device
+
+    @property
     def multiple(self) -> int:
         """Pixels that a picture is padded to multiples of."""
         return self.network.multiple * self.autoencoder.factor
@@ -71,6 +79,7 @@ class Editor:
             ReproError: a reference or a hole that is needed and missing, or does not fit.
         """
         check_request(image, vectors, reference, hole)
+        image, reference, hole = (p if p is None else p.to(self.device) for p in (image, reference, hole))
         count, device = len(image), image.device
         on = {
             task: torch.tensor([getattr(v, task) for v in vectors], device=device)[:, None, None, None]

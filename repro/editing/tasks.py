@@ -58,7 +58,7 @@ class EditTask:
     """Latents of the training split, one label a visit.
 
     Args:
-        held: of `repro.editing.bank.latents`; with `learning.composites` those of `repro.editing.bank.composites` too.
+        held: latents of the training split; with `learning.composites` those of composites too.
         schedule: of the diffusion.
         learning: how.
         latent_reference, mask: inputs that the network was built for.

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.colour import colour_transfer
+from repro.editing.effects.colour import colour_transfer
 from repro.editing.model import EditingNet
 from repro.errors import ReproError
 from repro.nn.padding import tile_starts, tiled
@@ -87,6 +87,10 @@ class TiledNetwork:
 
     whole: EditingNet
     tiling: Tiling
+
+    @property
+    def device(self) -> Any:
+        return self.whole.device
 
     @property
     def config(self) -> Any:

@@ -115,7 +115,9 @@ def expanded(entries: Iterable[Spec], spec: Spec | None = None) -> Iterator[dict
         values = [lists[v] if isinstance(v, str) else v for v in (*inside.values(), *outside.values())]
         for chosen in itertools.product(*values):
             named = dict(zip([*inside, *outside], chosen, strict=True))
-            made = {k: _filled(v, named) for k, v in entry.items() if k not in ("for", "each")}
+            made = {k: v for k, v in entry.items() if k not in ("for", "each")}
+            for _ in range(3):  # what stands in a list may hold names itself
+                made = _filled(made, named)
             cell = {**made.get("cell", {}), **{k: named[k] for k in inside}}
             yield made | ({"cell": cell} if cell else {}) | ({"name": str(made["name"])} if "name" in made else {})
 
@@ -135,7 +137,11 @@ def columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
         ]
     except KeyError as error:
         raise ReproError(f"table {table['name']}: there is no column {error}, there are {', '.join(shared)}") from None
-    return list(expanded(merged, spec))
+    lists, made = spec.get("list", {}), list(expanded(merged, spec))
+    for column, key in itertools.product(made, ("mean", "only")):
+        if key in column:
+            column[key] = {name: lists[v] if isinstance(v, str) else v for name, v in column[key].items()}
+    return made
 
 
 Place = tuple[str, dict[str, Any]]  # experiment and cell

@@ -64,7 +64,7 @@ class Study:
         from repro.engine.evaluation import Row, folders, trained
 
         known = {e.name: e for e in experiments()}  # another room's network may be measured here
-        found = []
+        found: dict[tuple, Any] = {}
         for name, cell in grid.cells(grid.load(self.room)):
             for small in self._seeds(name, list(known)):
                 own = in_profile(small, profile)
@@ -84,8 +84,9 @@ class Study:
                     raise ReproError(f"the tables of room {self.room!r} name {small!r}, which is no experiment")
                 measure = partial(self._measure, own, cell, profile)
                 about: dict[str, Any] = {"profile": profile, "weights": weights, "ships": ships, "seed": seed}
-                found.append(Row(self.room, own, cell, measure, sample.n, sample.data, sample.k, **about))
-        return found
+                row = Row(self.room, own, cell, measure, sample.n, sample.data, sample.k, **about)
+                found.setdefault((own, *sorted(cell.items())), row)
+        return list(found.values())
 
     def looked_up(self, found: Sequence[Record]) -> list[Record]:
         """Records of any profile under the small profile's names, which tables and claims look for."""

@@ -1,0 +1,208 @@
+"""The benchmark set: sharp crops, their five edits, masks, references and split; frozen, versioned, made from the pack.
+
+"Multi-task image-to-image diffusion models with fine-grained control" calls such a set its fourth contribution, built
+from REDS, and leaves out what it draws its parameters from. Written down here, the same law in training and test:
+
+    beta     uniform in [0, 1]              sigma   one of the five radii 0.010 … 0.100
+    lambda   uniform in [1, 3]              mu      0.1 u^2, u uniform: most thresholds bite, none hides the effect
+    hole     free-form strokes              reference   another crop, of the training split, in every split
+
+A picture's own parameters are those of all five effects at once: single edits and composites switch some of them on
+(`EditingVector.only`), so a composite has the same blur, grain and reference as the single edits of the same picture.
+Every draw is keyed by (VERSION, id): a change of anything below is a new version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from repro.data import pack
+from repro.data.crops import crops
+from repro.data.images import resize
+from repro.editing.effects.compose import Composite, Recipe, compose
+from repro.editing.effects.grain import RADII
+from repro.editing.effects.masks import free_form_mask
+from repro.editing.vector import TASKS, EditingVector
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+SINGLES = TASKS
+COMPOSITES = (("blur", "grain"), ("blur", "grain", "colour"), ("grain", "colour"), ("grain", "colour", "sharpen"))
+COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # of two and more, 26
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a build is made of.
+
+    crop: side of the crops of each split. sides: shorter sides that the photographs are brought to. each: crops a
+    photograph and side. recipe: what the paper leaves open about the targets; its grain is the field of the true law.
+    limit: photographs a split at most (0: all).
+    """
+
+    crop: tuple[int, int, int] = (64, 128, 128)
+    sides: tuple[tuple[int, ...], ...] = ((256, 384), (256,), (256,))
+    each: tuple[int, int, int] = (32, 4, 4)
+    recipe: Recipe = field(default_factory=lambda: Recipe(longest=20.0, grain="field"))
+    limit: int = 0
+    version: int = VERSION
+
+    def digest(self) -> str:
+        """Short hash of everything above and of the pictures it is made from."""
+        text = json.dumps({**asdict(self), "pack": pack.pack_hash()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+BENCH = Bench()
+TINY = replace(
+    BENCH,
+    crop=(32, 32, 32),
+    sides=((96,), (96,), (96,)),
+    each=(2, 1, 1),
+    limit=2,
+    recipe=Recipe(longest=8.0, grain="field"),
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The crops of a split, and what is asked of each.
+
+    ids (N), `sharp` (N, 3, S, S) in [0, 1] with 256 levels, `reference` of the same shape, `hole` (N, 1, S, S) with 1
+    in the hole, `vectors` (N) with all five effects on. `version` keys the effects' own draws.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    sharp: Tensor
+    reference: Tensor
+    hole: Tensor
+    vectors: tuple[EditingVector, ...]
+    bench: Bench
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def at(self, places: Sequence[int]) -> Split:
+        """The crops at these places."""
+        chosen = list(places)
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in chosen),
+            sharp=self.sharp[chosen],
+            reference=self.reference[chosen],
+            hole=self.hole[chosen],
+            vectors=tuple(self.vectors[i] for i in chosen),
+        )
+
+    def first(self, k: int | None) -> Split:
+        """The first k crops (None: all)."""
+        return self if k is None else self.at(range(min(k, len(self))))
+
+    def edit(self, *tasks: str) -> Composite:
+        """Source and target with these tasks on, in 256 levels."""
+        unknown = [t for t in tasks if t not in TASKS]
+        if unknown:
+            raise ReproError(f"benchmark: no effect {unknown[0]!r}; accepted: {', '.join(TASKS)}")
+        out = compose(
+            self.sharp,
+            [vector.only(*tasks) for vector in self.vectors],
+            seed=self.bench.version,
+            ids=self.ids,
+            reference=self.reference,
+            hole=self.hole,
+            recipe=self.bench.recipe,
+        )
+        return out._replace(source=levels(out.source), target=levels(out.target))
+
+
+def levels(image: Tensor) -> Tensor:
+    """Rounded to 256 levels, as a file would store it."""
+    return (image * 255).round() / 255
+
+
+def parameters(ids: Sequence[str], version: int = VERSION) -> list[EditingVector]:
+    """What is asked of each id: all five effects, drawn from the laws above."""
+    u = KeyedNoise(version, list(ids), "bench/parameters").uniform((4,)).double()
+    radius = torch.tensor(RADII, dtype=torch.float64)[(u[:, 1] * len(RADII)).long()]
+    rows = zip(
+        u[:, 0].tolist(), radius.tolist(), (1 + 2 * u[:, 2]).tolist(), (0.1 * u[:, 3] ** 2).tolist(), strict=True
+    )
+    return [
+        EditingVector(blur=beta, grain=sigma, colour=True, inpaint=True, sharpen=(amount, threshold))
+        for beta, sigma, amount, threshold in rows
+    ]
+
+
+def reference_rows(name: str, ids: Sequence[str], pool: int, version: int = VERSION) -> Tensor:
+    """int64 (N,): which of the `pool` crops of the training split each id of split `name` takes its colours from.
+
+    The ids of "train" are those of the pool, in its order: none of them is its own reference.
+    """
+    same = name == "train"
+    drawn = KeyedNoise(version, list(ids), "bench/reference").integers(0, pool - same)
+    return drawn + (drawn >= torch.arange(len(ids))) if same else drawn
+
+
+@lru_cache(maxsize=6)
+def split(name: str, bench: Bench = BENCH) -> Split:
+    """One split of the benchmark, made from the pack."""
+    if name not in SPLITS:
+        raise ReproError(f"benchmark: no split {name!r}; accepted: {', '.join(SPLITS)}")
+    at = SPLITS.index(name)
+    ids, sharp = _sharp(name, bench, bench.crop[at])
+    if name == "train":  # the pool itself
+        reference = sharp[reference_rows(name, ids, len(ids), bench.version)]
+    else:
+        reference = references(name, ids, bench, bench.crop[at])
+    size = (bench.crop[at], bench.crop[at])
+    hole = torch.cat([free_form_mask(bench.version, ids[i : i + 256], size) for i in range(0, len(ids), 256)])
+    return Split(name, ids, sharp, reference, hole, tuple(parameters(ids, bench.version)), bench)
+
+
+def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
+    """The ids of a split, without its pictures: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    at = SPLITS.index(name)
+    chosen = [(picture, side) for picture in pack.photos(name)[: bench.limit or None] for side in bench.sides[at]]
+    return tuple(id for picture, side in chosen for id in _named(picture, side, bench.each[at]))
+
+
+def _named(picture: pack.Picture, side: int, count: int) -> list[str]:
+    return [f"{picture.id}@{side}#{i}" for i in range(count)]
+
+
+def references(name: str, ids: Sequence[str], bench: Bench, crop: int) -> Tensor:
+    """(N, 3, crop, crop): the training crops that these ids of split `name` take their colours from."""
+    pool = crop_ids("train", bench)
+    rows = reference_rows(name, ids, len(pool), bench.version).tolist()
+    found, cut = _sharp("train", bench, crop, {pool[row] for row in rows})
+    place = {id: i for i, id in enumerate(found)}
+    return cut[[place[pool[row]] for row in rows]]
+
+
+def _sharp(name: str, bench: Bench, crop: int, wanted: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
+    """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only.
+
+    `wanted`: the ids to cut, where not all are.
+    """
+    at, ids, parts = SPLITS.index(name), [], []
+    for picture in pack.photos(name)[: bench.limit or None]:
+        named = {side: _named(picture, side, bench.each[at]) for side in bench.sides[at]}
+        if wanted is not None:
+            named = {side: kept for side, own in named.items() if (kept := [id for id in own if id in wanted])}
+        image = pack.load(picture) if named else None
+        for side, own in named.items():
+            shown = levels(resize(image, side).clamp(0, 1))
+            parts.append(crops([shown] * len(own), crop, own, bench.version, flip=name == "train"))
+            ids += own
+    return tuple(ids), torch.cat(parts)

@@ -1,0 +1,259 @@
+"""The pictures of notebook 02. Pictures come in as (B, 3, H, W) in [0, 1].
+
+`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.data.images import center_crop
+from repro.ddpm.figures import sheet
+from repro.ddpm.process import q_sample
+from repro.editing.effects.masks import free_form_mask
+from repro.editing.sampling import Editor
+from repro.editing.study.benchmark import Split
+from repro.editing.study.lesson import MULT, Method
+from repro.editing.study.measure import BESIDE, SLIDERS, label
+from repro.editing.vector import TASKS, EditingVector
+from repro.engine.rng import KeyedNoise
+from repro.ui.photos import Photos, captioned
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
+from repro.ui.schematic import Schematic
+
+QUALITY = 36  # of JPEG: many small pictures
+TILES = 48  # of JPEG: a few, with words
+MASKS = (0.05, 0.1, 0.2, 0.35, 0.5)  # shares of hole, from small to large
+
+Row = Sequence["Tensor | None"]
+
+
+def photographs(
+    rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = (), detail: int = 0
+) -> Photos:
+    """Rows of pictures (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap.
+
+    `detail`: the middle square of that side is shown, 0 the whole.
+    """
+    shown = [None if x is None else (center_crop(x[0], detail) if detail else x[0]) for row in rows for x in row]
+    return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
+
+
+def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
+    """Pictures (1, 3, H, W), each under its name."""
+    return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols), TILES)
+
+
+def amplified(difference: Tensor, gain: float) -> Tensor:
+    """A signed difference about middle grey, `gain` times as large, in [0, 1]."""
+    return (0.5 + gain * difference).clamp(0, 1)
+
+
+# -- method and effects -----------------------------------------------------------------------------------------------
+
+
+def schematic(data: Split, editor: Editor | None) -> Photos:
+    """Fig. 1 of the paper with pictures of one crop: what is concatenated, what is attended to."""
+    edit = data.edit("blur", "colour")
+    drawing = Schematic(10.4, 4.5)
+    drawing.image("A", (0.75, 3.7), data.sharp[0], height=1.0, text="source $I_A$")
+    drawing.image("ref", (0.75, 2.15), data.reference[0], height=1.0, text="reference $I_{ref}$")
+    drawing.image("B", (9.6, 2.75), edit.target[0], height=1.0, text="target $I_B$")
+    drawing.box("encoder", (2.25, 3.7), "VQ\nencoder", kind="frozen", size=(0.95, 0.65))
+    drawing.box("small", (2.25, 2.15), "1/4 of\nthe size", size=(0.95, 0.65))
+    drawing.box("zA", (3.6, 3.7), "$z_0^A$", size=(0.75, 0.55))
+    if editor is not None:
+        z = editor.autoencoder.encode(edit.target * 2 - 1)
+        eps = KeyedNoise(0, ["schematic"], "schematic").normal(tuple(z.shape[1:]))
+        noisy = q_sample(z, 400, eps, editor.schedule)[0, :3]
+        drawing.image("zt", (3.6, 2.9), (noisy / 6 + 0.5).clamp(0, 1), height=0.6)
+    else:
+        drawing.box("zt", (3.6, 2.9), size=(0.6, 0.6))
+    drawing.note((3.0, 2.9), "$z_t^B$", size=10)
+    drawing.box("cat", (4.9, 2.75), "concat", kind="operation", size=(0.8, 0.8))
+    drawing.box("net", (6.3, 2.75), "U-Net\n$v_\\theta$ or $\\epsilon_\\theta$", kind="network", size=(1.15, 1.1))
+    drawing.box("z", (7.5, 2.75), "$z_{s}^B$", size=(0.75, 0.55))
+    drawing.box("decoder", (8.5, 2.75), "VQ\ndecoder", kind="frozen", size=(0.85, 0.65))
+    c = "$C = [\\,\\beta,\\ \\sigma,\\ \\lambda,\\ \\mu\\ |\\ e_1,\\ e_2,\\ e_3,\\ e_4,\\ e_5\\,]$"
+    drawing.box("C", (2.0, 0.75), c, size=(3.0, 0.6))
+    drawing.box("map", (4.9, 0.75), "$f_\\theta$", kind="network", size=(0.9, 0.6))
+    several = editor is not None and editor.network.config.tokens == "entry"
+    drawing.box("tokens", (6.3, 0.75), "9 tokens" if several else "1 token", size=(1.0, 0.5))
+    for start, end in (("A", "encoder"), ("encoder", "zA"), ("zA", "cat"), ("ref", "small"), ("small", "cat")):
+        drawing.arrow(start, end)
+    for start, end in (("zt", "cat"), ("cat", "net"), ("net", "z"), ("z", "decoder"), ("decoder", "B")):
+        drawing.arrow(start, end)
+    drawing.arrow("C", "map").arrow("map", "tokens").arrow("tokens", "net")
+    drawing.arrow("z", "zt", "next step", bend=0.62, dashed=True)
+    drawing.note((7.15, 1.5), "keys and values of\ncross-attention")
+    drawing.note((2.0, 0.25), "amounts of the effects, and which of the five are on")
+    drawing.note(
+        (8.5, 0.75), "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
+    )
+    return Photos(drawing.plate(), TILES)
+
+
+def effects(data: Split) -> Photos:
+    """One crop, its five effects with their parameters, and the grain magnified, since it is faint."""
+    edit, (v,) = {task: data.edit(task) for task in TASKS}, data.vectors
+    amount, threshold = v.sharpen
+    grain = edit["grain"].target
+    pictures = {
+        "sharp": data.sharp,
+        f"blur: β = {v.blur:.2f}": edit["blur"].target,
+        f"grain: σ = {v.grain:.3f}": grain,
+        "grain − sharp, × 8": amplified(grain - data.sharp, 8),
+        "colour transfer …": edit["colour"].target,
+        "… from this picture": data.reference,
+        "inpainting: the input": edit["inpaint"].source,
+        f"λ = {amount:.1f}, μ = {threshold:.3f}": edit["sharpen"].target,
+    }
+    return tiles(pictures)
+
+
+def through(data: Split, editor: Editor) -> Photos:
+    """A crop, and what the autoencoder makes of it with and without its codebook."""
+    plain, coded = editor.floor(data.sharp), replace(editor, quantize=True).floor(data.sharp)
+    pictures = {
+        "picture": data.sharp,
+        "through": plain,
+        "through, quantised": coded,
+        "through − picture, × 8": amplified(plain - data.sharp, 8),
+    }
+    return tiles(pictures)
+
+
+# -- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method], detail: int = 0) -> Photos:
+    """Figs 2, 3 and 5 of the paper: a row per edit and crop, columns input, target and the methods.
+
+    A method whose weights are not here leaves a gap. `detail` as of `photographs`, but that an inpainted crop is shown
+    about the middle of its hole.
+    """
+    rows, labels = [], []
+    for tasks in edits:
+        pair = data.edit(*tasks)
+        made = [method(data, tasks) for method in methods.values()]
+        for i in range(len(data)):
+            columns = [None if x is None else x[i : i + 1] for x in (pair.source, pair.target, *made)]
+            if detail and "inpaint" in tasks:
+                columns = [None if x is None else _about(x, pair.hole[i, 0], detail) for x in columns]
+            rows.append(columns)
+            labels.append("\n+ ".join(tasks) if i == 0 else "")
+    return photographs(rows, labels, ["input", "target", *methods], detail)
+
+
+def _about(x: Tensor, hole: Tensor, side: int) -> Tensor:
+    """The square of that side around the hole's mean place, inside the picture."""
+    where = [axis.float().mean() if len(axis) else n / 2 for axis, n in zip(hole.nonzero().T, hole.shape, strict=True)]
+    top, left = (min(max(0, round(float(p)) - side // 2), n - side) for p, n in zip(where, hole.shape, strict=True))
+    return x[..., top : top + side, left : left + side]
+
+
+def sliders(editor: Editor, data: Split, steps: int, detail: int = 0) -> Photos:
+    """Fig. 4 and the supplement's Figs 1 and 2: five places of each slider, alone and inside a composite."""
+    rows, labels = [], []
+    for task, places in SLIDERS.items():
+        for inside in (False, True):
+            vectors = [EditingVector(**place, **(BESIDE[task] if inside else {})) for place in places]
+            batch = data.at([0] * len(places))
+            reference = batch.reference if inside else None
+            out = editor.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps)
+            rows.append([out[i : i + 1] for i in range(len(out))])
+            beside = label([t for t in vectors[0].active if t != task])
+            labels.append(f"{task}\nbeside\n{beside.replace('+', ', ')}" if inside else f"{task}\nalone")
+    return photographs(rows, labels, ["least", "", "half", "", "most"], detail)
+
+
+def references(editor: Editor, data: Split, steps: int, detail: int = 0) -> Photos:
+    """One crop in the colours of others' references, alone and with grain: the colour slider has no end, it has
+    pictures."""
+    count = min(5, len(data))
+    batch, reference = data.at([0] * count), data.reference[:count]
+    rows = [[reference[i : i + 1] for i in range(count)]]
+    for vector in (EditingVector(colour=True), EditingVector(colour=True, grain=0.05)):
+        out = editor.edit(batch.sharp, [vector] * count, batch.ids, reference=reference, steps=steps)
+        rows.append([out[i : i + 1] for i in range(count)])
+    return photographs(rows, ["reference", "colour", "colour\n+ grain"], (), detail)
+
+
+def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any], detail: int = 0) -> Photos:
+    """Masks from small to large on one crop: what is given, and what is made, alone and inside a composite."""
+    batch = data.at([0] * len(MASKS))
+    hole = free_form_mask(1, ["mask"] * len(MASKS), tuple(batch.sharp.shape[2:]), fraction=torch.tensor(MASKS))
+    rows = [[x[None] for x in torch.where(hole.bool(), editor.fill, batch.sharp)]]
+    for more in ({}, beside):
+        vectors = [EditingVector(inpaint=True, **more)] * len(MASKS)
+        reference = batch.reference if more.get("colour") else None
+        out = editor.edit(batch.sharp, vectors, batch.ids, reference=reference, hole=hole, steps=steps)
+        rows.append([x[None] for x in out])
+    words = ["input", "filled", "filled,\n" + "\n".join(f"+ {task}" for task in beside)]
+    return photographs(rows, words, [f"{share:.0%} hole" for share in MASKS], detail)
+
+
+def inversion(
+    editor: Editor, data: Split, steps: int, detail: int = 0
+) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """The supplement's Fig. 5, and (target, from noise, from the inverted source) of each single edit."""
+    rows, found = [], {}
+    for task in TASKS:
+        pair = data.edit(task)
+        asked: dict[str, Any] = {
+            "vectors": [v.only(task) for v in data.vectors],
+            "ids": data.ids,
+            "reference": data.reference if task == "colour" else None,
+            "hole": data.hole if task == "inpaint" else None,
+            "steps": steps,
+        }
+        drawn, inverted = (editor.edit(data.sharp, **asked, inversion=way) for way in (False, True))
+        found[task] = (pair.target, drawn, inverted)
+        rows.append([x[:1] for x in (pair.target, drawn, inverted)])
+    heads = ["target", "from\nnew noise", "from DDIM\ninversion"]
+    return photographs(rows, TASKS, heads, detail), found
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
+    """t-SNE maps (N, 2) by title, points marked by their task (N,)."""
+    with style():
+        plate = Plate(figsize=(4.1 * len(maps) + 1.1, 3.3), layout="constrained")
+        for axis, (title, points) in zip(plate.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+            for i, name in enumerate(TASKS):
+                at = points[task == i]
+                axis.scatter(at[:, 0], at[:, 1], s=16, color=PALETTE[i], marker=MARKERS[i], label=name, linewidths=0)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(title, loc="left", color=INK)
+            axis.spines[:].set_visible(False)
+            axis.grid(False)
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> Plate:
+    """Mean attention weights: for each request (its words), a row per layer and a column per token."""
+    with style():
+        plate = Plate(figsize=(9.4, 2.5), layout="constrained")
+        for axis, (title, layers) in zip(plate.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+            table = torch.stack(list(layers.values()))
+            axis.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            axis.grid(False)
+            axis.spines[:].set_visible(False)
+            axis.tick_params(length=0)
+            axis.set_xticks(range(len(names)), names, rotation=90)
+            axis.set_yticks(range(len(table)), list(layers) if axis is plate.axes[0] else [""] * len(table))
+            axis.set_title(title, loc="left")
+    return plate
+
+
+def only(methods: Mapping[str, Method], *names: str) -> dict[str, Method]:
+    """Those methods, Ours-mult always last."""
+    return {name: methods[name] for name in (*names, MULT)}

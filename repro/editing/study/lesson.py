@@ -1,0 +1,155 @@
+"""What notebook 02 does live in each profile, as data, and the networks and photographs that its cells work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from torch import Tensor
+
+from repro.data import pack
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.pix2pix import Pix2PixGenerator
+from repro.editing.sampling import Editor
+from repro.editing.study import unseen
+from repro.editing.study.benchmark import Split
+from repro.editing.study.config import SMALL, SMOKE, EditingConfig
+from repro.editing.study.experiments import LONGER, editor_of, folder_of, load_autoencoder, name_of
+from repro.editing.study.experiments import VARIANTS as TRAINED
+from repro.editing.study.measure import by_pix2pix, edited, sequenced
+from repro.editing.study.scores import crops
+from repro.editing.vector import TASKS
+from repro.engine import study
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.evaluation import trained
+
+Method = Callable[[Split, Sequence[str]], "Tensor | None"]
+PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
+GIVEN = TRAINED[LONGER].label  # to users
+METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
+VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", GIVEN: LONGER}
+ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
+
+
+@dataclass(frozen=True)
+class Lesson(study.Lesson):
+    """One profile of the notebook; the live cells of the paper profile are the small one's.
+
+    `rows`      crops of each comparison, one a photograph: the first of the test split.
+    `detail`    side of the square that is shown of a crop, pixel for pixel.
+    `foreign`   images of the other domain.   `points` crops of the map of features.
+    """
+
+    rows: int = 2
+    detail: int = 76
+    foreign: int = 2
+    points: int = 20
+
+    @property
+    def live(self) -> EditingConfig:
+        """The profile whose networks the cells run."""
+        return LIVE["smoke" if self.profile == "smoke" else "small"]
+
+    def data(self, count: int | None = None) -> Split:
+        """The first crop of each test photograph, in order, with what is asked of it; the first `count` (None: all)."""
+        return crops(self.live.source, 1).first(count)
+
+    def shown(self, count: int) -> Split:
+        """The first `count` of those crops that have detail, gradient energy of at least the median: chosen by a rule
+        that looks at no result."""
+        data = crops(self.live.source, 1)
+        energy = sum(data.sharp.diff(dim=axis).square().mean(dim=(1, 2, 3)) for axis in (2, 3))
+        return data.at((energy >= energy.median()).nonzero().flatten().tolist()).first(count)
+
+    def unseen(self) -> Split:
+        """Pictures of another domain."""
+        return unseen.pictures(self.live.bench).first(self.foreign)
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The trained autoencoder. Raises `ReproError` where it is not here."""
+        return load_autoencoder(self.live.name)
+
+    def has(self, variant: str) -> bool:
+        """Whether the weights of a variant (or of "pix2pix") are here."""
+        return trained(name_of(variant, 0, self.live.name))
+
+    def editor(self, variant: str = "mult") -> Editor:
+        """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
+        return _editor(folder_of(name_of(variant, 0, self.live.name)), self.live.name, variant)
+
+    def singles(self) -> dict[str, Editor]:
+        """task -> its own network, of those that are here."""
+        return {task: self.editor(v) for task, v in zip(TASKS, ONE_BY_ONE, strict=True) if self.has(v)}
+
+    def methods(self, names: Sequence[str] = METHODS) -> dict[str, Method]:
+        """Words of a method -> what edits a split by it; a result is None where the weights are not here."""
+        return {name: partial(self._made, name) for name in names}
+
+    def _made(self, name: str, data: Split, tasks: Sequence[str]) -> Tensor | None:
+        steps = self.live.steps
+        if name == SINGLE:
+            editors = self.singles()
+            return sequenced(editors, data, tasks, steps) if set(tasks) <= set(editors) else None
+        if not self.has(VARIANTS[name]):
+            return None
+        if name == PIX2PIX:
+            return by_pix2pix(self.generator(), data, tasks)
+        return edited(self.editor(VARIANTS[name]), data, tasks, steps=steps)
+
+    def generator(self) -> Pix2PixGenerator:
+        """The trained generator of pix2pix. Raises `ReproError` where it is not here."""
+        return load_checkpoint(folder_of(name_of("pix2pix", 0, self.live.name)))  # type: ignore[return-value]
+
+    def cards(self) -> str:
+        """A line for every network of the main tables: what it learned from, or the command that makes it."""
+        lines = []
+        for variant in ("mult", LONGER, "palette", "pix2pix", *ONE_BY_ONE):
+            name = name_of(variant, 0, self.live.name)
+            if self.has(variant):
+                card = read_card(folder_of(name))
+                words = [f"{card.get(key, '—')} {key}" for key in ("parameters", "images", "duration")]
+                lines.append(" · ".join([f"{name:<32}", *words]))
+            else:
+                lines.append(f"— {name}: no weights here; `repro train {name}` makes them")
+        return "\n".join(lines)
+
+    def needs(self, *variants: str) -> str:
+        """ "" where these variants are all here, or one sentence that names what is missing and how to make it."""
+        missing = [name_of(v, 0, self.live.name) for v in variants if not self.has(v)]
+        return f"— no weights of {', '.join(missing)} here: `repro train {missing[0]}` makes them" if missing else ""
+
+
+@lru_cache(maxsize=16)
+def _editor(folder: Path, profile: str, variant: str) -> Editor:
+    # `load_checkpoint` keeps eight networks; the page works with nine.
+    config = LIVE[profile]
+    return editor_of(config, variant)
+
+
+LIVE: Mapping[str, EditingConfig] = {config.name: config for config in (SMOKE, SMALL)}
+
+
+def credits(data: Split) -> str:
+    """Who took the photographs of these crops."""
+    return "\n".join(f"{(name := id.split('@')[0])}: {pack.picture(name).credit}" for id in data.ids)
+
+
+def short(id: str) -> str:
+    """ "photos/erase_butterfly@256#0" -> "butterfly"."""
+    return id.split("/")[-1].split("@")[0].split("_")[-1]
+
+
+_NOTEBOOK = "02_editing_vector_ldm"
+LESSONS = {
+    "smoke": Lesson("editing", _NOTEBOOK, "smoke", 0.4, check=False, rows=1, detail=32, foreign=1, points=2),
+    "small": Lesson("editing", _NOTEBOOK, "small", 2.2),
+    "paper": Lesson("editing", _NOTEBOOK, "paper", 2.2, check=False),
+}
+
+
+def lesson(profile: str) -> Lesson:
+    """The lesson of that profile."""
+    return study.lesson(LESSONS, profile)  # type: ignore[return-value]

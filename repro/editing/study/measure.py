@@ -1,0 +1,288 @@
+"""What notebook 02 measures: crops of held-out photographs, ways of editing them, scores per photograph.
+
+The unit is the photograph: several crops of one are averaged, so that intervals count images that are independent of
+each other; at paper scale it is a sequence of REDS. What is measured stands in `grid.toml`. Everything runs in fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.editing import pix2pix
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.sampling import Editor, in_sequence
+from repro.editing.study import features, probes, strength, unseen
+from repro.editing.study.benchmark import COMPOSITES, Bench, Split, crop_ids
+from repro.editing.study.config import EditingConfig
+from repro.editing.study.config import profile as config_of
+from repro.editing.study.experiments import (
+    ABLATIONS,
+    LONGER,
+    LOW,
+    MASKED,
+    TAUGHT,
+    autoencoder_name,
+    editor_of,
+    folder_of,
+    load_autoencoder,
+    name_of,
+)
+from repro.editing.study.scores import (
+    CRISP,
+    DRIFT,
+    EXCESS,
+    GAP,
+    HOLE,
+    HUE,
+    KID,
+    PROTOCOLS,
+    RANK,
+    SILHOUETTE,
+    SPAN,
+    SPREAD,
+    STRENGTH,
+    Method,
+    Metrics,
+    by_photo,
+    crops,
+    kept,
+    scored,
+    target_of,
+)
+from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.engine.check import Tolerance
+from repro.engine.checkpoint import load_checkpoint, weights_hash
+from repro.engine.evaluation import trained
+from repro.engine.registry import find
+from repro.engine.study import Sample
+
+ALIASES = {"paired-kid/inception": KID}
+_SMALL = Tolerance(absolute=2e-2, relative=1e-2)
+TOLERANCE = {
+    **dict.fromkeys((*PROTOCOLS, HOLE, EXCESS, KID), Tolerance(absolute=2e-3, relative=5e-3)),
+    SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
+    **dict.fromkeys((HUE, CRISP, *STRENGTH.values(), *GAP.values(), *DRIFT.values()), _SMALL),
+    **dict.fromkeys((*RANK.values(), *SPAN.values(), *SILHOUETTE.values()), _SMALL),
+}
+LONG = 50  # steps with which the sliders of single-task networks are measured once more
+SEQUENCE = "editing-edits-singles-s0"  # each task's own network, one after another
+SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "blur": tuple({"blur": b} for b in (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "grain": tuple({"grain": s} for s in (0.01, 0.025, 0.05, 0.075, 0.1)),
+    "sharpen": tuple({"sharpen": (a, 0.0)} for a in (1.0, 1.5, 2.0, 2.5, 3.0)),
+}
+BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves inside a composite (supplement, Fig. 2)
+    "blur": {"grain": 0.05, "colour": True},
+    "grain": {"blur": 0.5, "colour": True},
+    "sharpen": {"grain": 0.05, "colour": True},
+}
+ATTENDED = {"blur": {"blur": 1.0}, "grain": {"grain": 0.1}, "+".join(COMPOSITES[1]): {"blur": 1.0, "grain": 0.1}}
+_BATCH = 18  # crops edited at once
+
+
+# --- what the engine asks for ---------------------------------------------------------------------------------------
+
+
+def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
+    """How many photographs a cell is measured on; None where it is not measured in this profile."""
+    config, task = config_of(profile), cell["task"]
+    name = autoencoder_name(profile)
+    if not (config.pretrained or trained(name)) or (config.steps >= LONG and "slider, " in task):
+        return None
+    if config.pretrained and not any(trained(name_of(v, 0, profile)) for v in config.variants):
+        return None
+    weights = None
+    if experiment.startswith("baseline-floor"):
+        if config.pretrained:
+            from repro.editing.study import pretrained
+
+            if "quantised" in experiment:
+                return None  # its autoencoder has no codebook
+            weights = pretrained.autoencoder_hash(config.pretrained)
+        else:
+            weights = weights_hash(folder_of(name))
+    if experiment == SEQUENCE:
+        names = [name_of(f"single-{each}", 0, profile) for each in TASKS]
+        if not all(map(trained, names)):
+            return None
+        weights = hashlib.sha256("".join(weights_hash(folder_of(each)) for each in names).encode()).hexdigest()
+    # Measured again of these networks: the main tables and the sliders.
+    long = experiment in (name_of(TAUGHT), name_of(LONGER)) and task in ("one crop", "combination")
+    n, k = (
+        len(unseen.NAMES) if task == "unseen" else _count(config),
+        0 if task in ("clusters", "attention") else config.k,
+    )
+    return Sample(n, k, data_hash(config), weights, ships=not (long or config.pretrained))
+
+
+def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
+    """One cell of the grid on the first `k` photographs (None: all)."""
+    config, task = config_of(profile), cell["task"]
+    tasks = tuple(cell.get("edit", "").split("+"))
+    if task in ("clusters", "attention", "spread"):
+        found = find(experiment)
+        editor, data = editor_of(config, found.variant, found.seed), crops_of(config, 1, k)
+        return {"clusters": _clusters, "attention": partial(_attention, tasks), "spread": partial(_spread, config)}[
+            task
+        ](editor, data)
+    method = _method(experiment, cell, config)
+    if task == "unseen":
+        return scored(unseen.pictures(config.bench).first(k), 1, tasks, method, kid=False)
+    if task == "kept":
+        return kept(crops_of(config, 1, k), tasks, method)
+    if task.startswith("slider"):
+        return _slid(crops_of(config, 1, k), tasks[0], cell["inside"], method)
+    variant = find(experiment).variant if experiment.startswith("editing-") and experiment != SEQUENCE else ""
+    each = 2 if task == "edit" and variant not in (*ABLATIONS, MASKED, LOW) else 1
+    each = min(each, config.bench.each[2])
+    return scored(crops_of(config, each, k), each, tasks, method, real=config.pretrained)
+
+
+def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> Method:
+    task, switch, steps = cell["task"], cell.get("switch"), cell.get("steps", config.steps)
+    if experiment == "baseline-input":
+        return source_of
+    if experiment == "baseline-target":  # the targets themselves, of parameters that no main table shares
+        return lambda data, tasks: data.edit(*tasks).target
+    if experiment.startswith("baseline-floor"):
+        return partial(floored, load_autoencoder(config.name), experiment.endswith("quantised"))
+    if experiment == SEQUENCE:
+        return partial(sequenced, {each: editor_of(config, f"single-{each}") for each in TASKS}, steps=steps)
+    found = find(experiment)
+    if found.variant == "pix2pix":
+        return partial(by_pix2pix, load_checkpoint(folder_of(experiment)))
+    editor, settings = editor_of(config, found.variant, found.seed), {}
+    if switch == "quantised":
+        editor = replace(editor, quantize=True)
+    elif switch == "hole filled with grey":
+        editor = replace(editor, fill=0.5)
+    elif switch == "even steps" or task in ("steps", "slider, even steps"):
+        editor = replace(editor, late=())
+    settings |= {"eta": 1.0} if switch == "eta 1" else {}
+    settings |= {"inversion": True} if task == "inversion" else {}
+    return partial(edited, editor, steps=steps, **settings)
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------
+
+
+def data_hash(config: EditingConfig) -> str:
+    """SHA-256 that names the test split."""
+    return hashlib.sha256(config.source.digest().encode()).hexdigest()
+
+
+def _count(config: EditingConfig) -> int:
+    if isinstance(config.source, Bench):
+        return len(crop_ids("test", config.bench)) // config.bench.each[2]
+    return len(crops(config.source, 1))
+
+
+def crops_of(config: EditingConfig, each: int, k: int | None) -> Split:
+    """The crops of the first `k` photographs (None: all)."""
+    whole = crops(config.source, each)
+    return whole if k is None else whole.first(k * each)
+
+
+def label(tasks: Sequence[str]) -> str:
+    """A cell's name of an edit, "blur+grain"."""
+    return "+".join(tasks)
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
+
+
+def in_batches(data: Split, run: Callable[[Split], Tensor]) -> Tensor:
+    """Images of a split made a few at a time."""
+    return torch.cat([run(data.at(range(i, min(i + _BATCH, len(data))))) for i in range(0, len(data), _BATCH)])
+
+
+def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `Editor.edit` for a split's own parameters."""
+    return {
+        "vectors": [vector.only(*tasks) for vector in data.vectors],
+        "ids": data.ids,
+        "reference": data.reference if "colour" in tasks else None,
+        "hole": data.hole if "inpaint" in tasks else None,
+    }
+
+
+def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
+    """One joint pass."""
+    return in_batches(data, lambda part: editor.edit(part.sharp, **request(part, tasks), **settings))
+
+
+def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], steps: int) -> Tensor:
+    """Single-task networks one after another."""
+    recipe = data.bench.recipe
+    return in_batches(
+        data, lambda part: in_sequence(editors, part.sharp, recipe=recipe, steps=steps, **request(part, tasks))
+    )
+
+
+def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
+    """What an edit starts from, hole and all: what doing nothing scores."""
+    return data.edit(*(task for task in tasks if task == "inpaint")).source
+
+
+def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
+    """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
+    parts = (part.to(autoencoder.device) * 2 - 1 for part in target_of(data, tasks).split(_BATCH))
+    return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
+
+
+def by_pix2pix(generator: pix2pix.Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
+    """The GAN baseline, holes cut as for the others."""
+
+    def run(part: Split) -> Tensor:
+        asked = request(part, tasks)
+        return pix2pix.generate(generator, source_of(part, tasks), asked["vectors"], asked["reference"])
+
+    return in_batches(data, run)
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+def _slid(data: Split, task: str, inside: bool, method: Method) -> Metrics:
+    """Measured effect at five places of a slider, alone or inside a composite (claim E13)."""
+    rows = []
+    for place in SLIDERS[task]:
+        vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
+        asked = replace(data, vectors=(vector,) * len(data))
+        rows.append(strength.MEASURES[task](method(asked, vector.active), data.sharp).double())
+    table = torch.stack(rows)  # (5, N)
+    at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
+    return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist(), **at}
+
+
+def _clusters(editor: Editor, data: Split) -> Metrics:
+    """How well features tell the tasks apart (claim E7): per photograph, its five edits' silhouettes averaged."""
+    *points, task = features.of(editor, data)
+    return {
+        name: features.silhouette(found, task).view(len(TASKS), -1).mean(dim=0).tolist()
+        for name, found in zip(SILHOUETTE.values(), points, strict=True)
+    }
+
+
+def _spread(config: EditingConfig, editor: Editor, data: Split) -> Metrics:
+    """How far edits of one image under different noise lie apart (claim E8)."""
+    asked = request(data, ("inpaint",))
+    runs = torch.stack([editor.edit(data.sharp, **asked, seed=seed, steps=config.steps) for seed in range(4)])
+    return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
+
+
+def _attention(tasks: Sequence[str], editor: Editor, data: Split) -> Metrics:
+    """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
+    vector = EditingVector(**ATTENDED[label(tasks)], colour="colour" in tasks)
+    return {
+        f"attention/{layer}/{entry}": weight
+        for layer, row in probes.attention(editor, data, vector).items()
+        for entry, weight in zip(NAMES, row.tolist(), strict=True)
+    }

@@ -1,0 +1,36 @@
+"""This method's row of the README's picture: one photograph, three edits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from repro.data import pack
+from repro.data.images import center_crop, resize
+from repro.editing.pipeline import EditingPipeline
+from repro.editing.study.experiments import name_of
+
+TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of nine numbers"
+NEEDS = (name_of("taught-long"),)
+PHOTO, REFERENCE = "photos/monuments_brandenburgGate", "photos/monuments_petra"  # held out from every training
+
+
+def tiles() -> dict[str, Tensor]:
+    """Caption -> picture (3, H, W) in [0, 1], the input first."""
+    photo, reference = (_small(name) for name in (PHOTO, REFERENCE))
+    pipe = EditingPipeline.shipped()
+    pipe.set_progress_bar_config(disable=True)
+
+    def edit(**effects: object) -> Tensor:
+        return pipe(photo, **effects, seed=0, output_type="pt").images[0]
+
+    return {
+        "input": photo,
+        "motion blur 0.6": edit(blur=0.6),
+        "another photograph's colours": edit(reference=reference),
+        "blur, grain and colours in one pass": edit(blur=0.4, grain=0.1, reference=reference),
+    }
+
+
+def _small(name: str) -> Tensor:
+    found = next(p for p in pack.photos("test") if p.id == name)
+    return center_crop(resize(pack.load(found), 192), (192, 256))

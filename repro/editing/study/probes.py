@@ -1,0 +1,150 @@
+"""Small measurements of notebook 02: where attention looks, what one token does to it, and what the paper leaves open
+about its targets, done both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects.grain import N_SAMPLES, RADII
+from repro.editing.effects.grain_law import grain_variance
+from repro.editing.effects.masks import cut_hole
+from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.model import EditingNet
+from repro.editing.sampling import Editor
+from repro.editing.study.benchmark import Split
+from repro.editing.vector import EditingVector
+from repro.engine.rng import KeyedNoise
+
+LEVEL = 500  # timestep at which attention is looked at
+
+
+@torch.no_grad()
+def attention(editor: Editor, data: Split, vector: EditingVector, level: int = LEVEL) -> dict[str, Tensor]:
+    """layer -> (tokens,): the mean weight of each token in every cross-attention, of these crops' edits noised to
+    `level`. {} for a network that has no tokens."""
+    if editor.network.mapping is None:
+        return {}
+    seen: dict[str, tuple[Any, Tensor]] = {}
+    reference = data.reference if vector.colour else None
+    shown, _ = editor.conditions(data.sharp, [vector] * len(data), reference, data.hole if vector.inpaint else None)
+    named = [(name, m) for name, m in editor.network.unet.named_modules() if name.endswith("attn2")]
+    layers = dict(sorted(named, key=lambda pair: ("down", "mid_", "up_b").index(pair[0][:4])))  # as they run
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: seen.__setitem__(name, given[0]))
+        for name, module in layers.items()
+    ]
+    try:
+        z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(shown["source"].shape[1:]))
+        editor.network(z_t, level, **shown)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens, found = editor.network.mapping(shown["vector"]), {}
+    for name, module in layers.items():
+        query, key = (module.head_to_batch_dim(part) for part in (module.to_q(seen[name]), module.to_k(tokens)))
+        weights = torch.softmax(query @ key.transpose(1, 2) * module.scale, dim=-1)  # (B heads, positions, tokens)
+        found[name.split(".transformer")[0].replace("attentions.", "")] = weights.mean(dim=(0, 1))
+    return found
+
+
+def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[str, float]:
+    """Largest absolute gradient that a loss leaves in the queries, keys and values of all cross-attention layers of a
+    small untrained network, whose context has one token per entry, or a single one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = EditingNet(channels=4, widths=(16, 16), attention_levels=(1,), context=16, tokens=tokens)
+    noise = KeyedNoise(seed, [0, 1], "probes/tokens")
+    z_t, source, wanted = (noise.normal((4, 8, 8), step=i) for i in range(3))
+    vector = torch.stack([EditingVector(blur=0.3).tensor(), EditingVector(sharpen=(2.0, 0.05)).tensor()])
+    said = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
+    (said - wanted).abs().mean().backward()
+    found = dict.fromkeys(("to_q", "to_k", "to_v"), 0.0)
+    for name, parameter in network.unet.named_parameters():
+        part = name.split(".")[-2]
+        if ".attn2." in name and part in found and parameter.grad is not None:
+            found[part] = max(found[part], parameter.grad.abs().max().item())
+    return found
+
+
+def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
+    """level -> l1 of pictures (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
+    z = autoencoder.encode(image * 2 - 1)
+    noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
+    made = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
+    return {level: (picture - image).abs().mean().item() for level, picture in made.items()}
+
+
+def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:
+    """A line per radius: deviation of the grain, and of Monte-Carlo noise, in grey levels of 255."""
+    noise = 255 * (u * (1 - u) / samples) ** 0.5
+    lines = [f"Monte-Carlo noise of {samples} samples a pixel: {noise:.2f} grey levels at u = {u:g}"]
+    for radius in RADII:
+        own = 255 * float(grain_variance(u, radius)) ** 0.5
+        verdict = "drowned" if own < noise else f"{own / noise:.1f} times the noise"
+        lines.append(f"σ = {radius:.3f}: the grain itself {own:.2f} grey levels, {verdict}")
+    return lines
+
+
+def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
+    """Colour transfer of the first crop by Reinhard's ratio and by its inverse, and the mean l1 between the two."""
+    reinhard, inverse = (colour_transfer(data.sharp, data.reference, ratio=way) for way in ("reinhard", "inverse"))
+    pictures = {
+        "picture": data.sharp,
+        "reference": data.reference,
+        "Reinhard's ratio": reinhard,
+        "its inverse": inverse,
+    }
+    return _first(pictures), (reinhard - inverse).abs().mean().item()
+
+
+def fills(data: Split) -> dict[str, Tensor]:
+    """The first crop's hole in black, in grey, and with the mask the wrong way round."""
+    pictures = {
+        "in [0, 1]: black": cut_hole(data.sharp, data.hole, 0.0),
+        "in [−1, 1]: grey": cut_hole(data.sharp, data.hole, 0.5),
+        "mask inverted": cut_hole(data.sharp, 1 - data.hole, 0.0),
+    }
+    return _first(pictures)
+
+
+def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
+    """Unsharp masking as the supplement's Algorithm 1 prints it: sharpened where the difference is *small*."""
+    detail = image - gaussian_3x3(image)
+    return torch.where(detail.abs() <= threshold, (image + amount * detail).clamp(0, 1), image)
+
+
+def thresholds(data: Split, amount: float = 3.0, threshold: float = 0.03) -> dict[str, Tensor]:
+    """The first crop sharpened as meant and as printed, and what changed, four times as large."""
+    meant, printed = unsharp_mask(data.sharp, amount, threshold), as_printed(data.sharp, amount, threshold)
+    pictures = {
+        "as meant": meant,
+        "what it changed, × 4": (0.5 + 4 * (meant - data.sharp)).clamp(0, 1),
+        "as printed": printed,
+        "what it changed, × 4 ": (0.5 + 4 * (printed - data.sharp)).clamp(0, 1),
+    }
+    return _first(pictures)
+
+
+def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen")) -> tuple[dict[str, Tensor], float]:
+    """The target of one composite by the order of the benchmark and by its reverse, and the mean l1 between the two."""
+    recipe = data.bench.recipe
+    turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
+    one, other = data.edit(*tasks).target, turned.edit(*tasks).target
+    pictures = {
+        "picture": data.sharp,
+        "grain first": one,
+        "sharpening first": other,
+        "difference × 4": (4 * (one - other).abs()).clamp(0, 1),
+    }
+    return _first(pictures), (one - other).abs().mean().item()
+
+
+def _first(pictures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {words: x[:1] for words, x in pictures.items()}

@@ -1,0 +1,125 @@
+"""Scores of notebook 02's edits per photograph: protocols against the target, strengths of effects, shares of KID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.editing.study import strength
+from repro.editing.study.benchmark import Bench, Split, split
+from repro.engine.records import Values
+from repro.metrics import distribution, protocols
+from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
+
+Metrics = Mapping[str, Values]
+Method = Callable[[Split, Sequence[str]], Tensor]  # (crops, tasks) -> edited images
+L1, SSIM, LPIPS = "l1/rgb01", "ssim/rgb-wang", "lpips/alex-v0.1"
+PROTOCOLS = (L1, SSIM, LPIPS)
+KID = "kid/efficientnet-lite0-paired"  # `repro.metrics.distribution.paired_kid`
+HOLE = "l1/rgb01-hole"  # inside the hole alone
+EXCESS = "l1/rgb01-hole-excess"  # l1 inside the hole less l1 outside
+HUE = "lab-distance/mean"  # between the mean colours of result and target
+CRISP = "gradient-log-ratio/target"  # ln of the gradient energy over the target's; 0 is as crisp as it should be
+SPREAD = "std/rgb01"  # of a pixel over noise seeds, mean over the image
+STRENGTH = {task: f"strength/{task}" for task in strength.MEASURES}
+GAP = {task: f"strength-gap/{task}" for task in strength.MEASURES}  # to the target's, absolute
+DRIFT = {task: f"drift/{task}" for task in (*strength.MEASURES, "colour")}  # see `kept`
+RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
+SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
+SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
+LEAST = 8  # photographs for a KID
+
+
+@lru_cache(maxsize=4)
+def crops(source: Any, each: int) -> Split:
+    """The first `each` crops of every held-out photograph, photograph by photograph; of REDS, frames of a sequence."""
+    if not isinstance(source, Bench):
+        return source.first("test", each)
+    whole = split("test", source)
+    return whole.at([i for i in range(len(whole)) if i % source.each[2] < each])
+
+
+def by_photo(values: Tensor, each: int) -> list[float]:
+    """(N,) values of crops -> one per photograph."""
+    return values.double().view(-1, each).mean(dim=1).tolist()
+
+
+@lru_cache(maxsize=2)
+def _net(real: bool = False) -> FeatureNet:
+    return inception(device="cuda" if torch.cuda.is_available() else "cpu") if real else efficientnet_lite0()
+
+
+@lru_cache(maxsize=64)
+def _wanted(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Targets of an edit and their features."""
+    target = crops(bench, each).edit(*tasks).target
+    return target, extract(_net(), target)
+
+
+def _kept_whole(data: Split) -> int:
+    """How many crops a photograph of a whole test split of the pack, whose targets are kept; 0 for any other."""
+    several = range(1, data.bench.each[2] + 1) if isinstance(data.bench, Bench) else ()
+    return next((each for each in several if data is crops(data.bench, each)), 0)
+
+
+def target_of(data: Split, tasks: Sequence[str]) -> Tensor:
+    """What an edit should make. Those of all crops are kept: grain costs more than the edits themselves."""
+    each = _kept_whole(data)
+    return _wanted(data.bench, each, tuple(tasks))[0] if each else data.edit(*tasks).target
+
+
+def scored(
+    data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: object = False
+) -> Metrics:
+    """Every protocol, per photograph, KID's shares too (`real`: of Inception); strengths where they are defined."""
+    output, target = method(data, tasks).clamp(0, 1), target_of(data, tasks)
+    found: dict[str, Values] = {p: by_photo(protocols.score(p, output, target), each) for p in PROTOCOLS}
+    for task, measure in strength.MEASURES.items():
+        if task in tasks:
+            own, wanted = measure(output, data.sharp), measure(target, data.sharp)
+            found[STRENGTH[task]] = by_photo(own, each)
+            found[GAP[task]] = by_photo((own - wanted).abs(), each)
+    found[CRISP] = by_photo(strength.sharpen(output, target), each)
+    if "colour" in tasks:
+        found[HUE] = by_photo(strength.colour(output, target), each)
+    if "inpaint" in tasks:
+        share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
+        error = (output - target).abs()
+        inside = (error * data.hole).mean(dim=(1, 2, 3)) / share
+        outside = (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
+        found[HOLE] = by_photo(inside, each)
+        found[EXCESS] = by_photo(inside - outside, each)
+    if kid and real and len(data) > 1:
+        a, b = (extract(_net(True), images) for images in (output, target))
+        found["paired-kid/inception"] = by_photo(distribution.paired_kid(a, b), each)
+        found["kid/inception"] = distribution.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
+    elif kid and _kept_whole(data) == each and len(data) // each >= LEAST:
+        features_of_target = _wanted(data.bench, each, tuple(tasks))[1]
+        found[KID] = by_photo(distribution.paired_kid(extract(_net(), output), features_of_target), each)
+    return found
+
+
+def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
+    """How far a composite leaves the strength that each of its edits has alone, per crop (claim E14).
+
+    |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.strength`; of colour the distance
+    in CIE Lab of the two changes of the mean colour.
+    """
+    made, wanted = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
+    found: dict[str, Values] = {}
+    for task in tasks:
+        alone, target = method(data, [task]).clamp(0, 1), data.edit(task).target
+        if task == "colour":
+            change = strength.mean_lab(made) - strength.mean_lab(alone)
+            found[DRIFT[task]] = (change - strength.mean_lab(wanted) + strength.mean_lab(target)).norm(dim=1).tolist()
+        elif task in strength.MEASURES:
+            own, theirs = (
+                strength.MEASURES[task](together, data.sharp) - strength.MEASURES[task](single, data.sharp)
+                for together, single in ((made, alone), (wanted, target))
+            )
+            found[DRIFT[task]] = (own - theirs).abs().double().tolist()
+    return found
