@@ -1,0 +1,36 @@
+"""This method's row of the README's picture: a dark and a shaken photograph, restored by one network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from repro.data import pack
+from repro.data.degradations import TASKS
+from repro.data.images import center_crop, resize
+from repro.engine.rng import KeyedNoise
+from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
+
+TITLE = "04 UCDIR: one network for three tasks, an initial estimate and the residual that diffusion adds to it"
+NEEDS = (SHIPPED,)
+SHOWN = (
+    ("lowlight", "photos/erase_red_panda", {"stops": 3.0}, "three stops too dark"),
+    ("deblur", "photos/farm_animals_sheep", {"length": 10.0}, "shaken"),
+)
+
+
+def tiles() -> dict[str, Tensor]:
+    """Caption -> picture (3, H, W) in [0, 1], inputs before their results."""
+    shown = {}
+    for task, photo, fixed, words in SHOWN:
+        found = next(p for p in pack.photos("test") if p.id == photo)
+        clean = resize(pack.load(found), 256)[None]
+        given = TASKS[task].degrade(clean, lambda purpose, name=photo: KeyedNoise(7, [name], purpose), **fixed)[0][0]
+        pipe = UCDIRPipeline.shipped(task)
+        pipe.set_progress_bar_config(disable=True)
+        shown[f"input: {words}"] = _tile(given)
+        shown["restored" + " " * len(shown)] = _tile(pipe(given, output_type="pt").images[0])
+    return shown
+
+
+def _tile(image: Tensor) -> Tensor:
+    return center_crop(resize(image, 192), (192, 256))
