@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from smoke_editing import fill
 from tiny_editing import tiny_editor, tiny_network
 
 from repro import paths
+from repro.data import pack
+from repro.data.images import center_crop, resize
 from repro.ddpm.schedules import scaled_linear
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
@@ -24,14 +27,13 @@ from repro.editing.study.benchmark import COMBINATIONS, COMPOSITES
 from repro.editing.study.config import SMOKE
 from repro.editing.study.exercises import EXERCISES, check, samples_needed
 from repro.editing.study.experiments import name_of, network_of
-from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, Lesson, lesson
+from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson
 from repro.editing.study.measure import ATTENDED, SLIDERS, _attention, edited
-from repro.editing.study.scores import L1, LPIPS, STRENGTH, crops
+from repro.editing.study.scores import L1, LPIPS, STRENGTH
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.ui import Choice, Seed, Slider, Toggle
 from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
 
@@ -53,21 +55,12 @@ def now(tmp_path_factory):
 # -- lesson -----------------------------------------------------------------------------------------------------------
 
 
-def test_crops_are_chosen_by_a_rule_that_looks_at_no_result(monkeypatch):
-    data = crops(LESSONS["smoke"].live.bench, 1)
-    flat = data.at([0, 1, 0, 1])
-    amounts = torch.tensor([0.1, 1.0, 0.5, 0.7])[:, None, None, None]
-    monkeypatch.setattr("repro.editing.study.lesson.crops", lambda bench, each: flat_of(flat, amounts))
-    wanted = flat_of(flat, amounts)
-    energy = wanted.sharp.diff(dim=2).square().mean((1, 2, 3)) + wanted.sharp.diff(dim=3).square().mean((1, 2, 3))
-    expected = [i for i in range(4) if energy[i] >= energy.sort().values[1]]
-    found = LESSONS["smoke"].shown(2)
-    assert torch.equal(found.sharp, wanted.sharp[expected[:2]]) and len(LESSONS["smoke"].shown(9)) == 3
-
-
-def flat_of(data, amounts):
-    """The crops with less contrast."""
-    return dataclasses.replace(data, sharp=0.5 + amounts * (data.sharp - 0.5))
+def test_figures_show_whole_photographs_of_two_subjects(now):
+    found = now.photographs()
+    assert found.sharp.shape == (2, 3, 48, 48) == found.reference.shape and found.hole.shape == (2, 1, 48, 48)
+    whole = center_crop(resize(pack.load(pack.picture(found.ids[1])), 48).clamp(0, 1), 48)
+    assert (found.sharp[1] - whole).abs().max() <= 0.5 / 255 + 1e-6
+    assert now.unseen().sharp.shape == (2, 3, 48, 48)
 
 
 def test_a_lesson_refuses_what_it_has_not(now):
@@ -104,7 +97,7 @@ def rows(monkeypatch):
     """The rows that `figures.photographs` was given last, with their labels."""
     seen: dict = {}
 
-    def kept(rows, row_labels=(), col_labels=(), detail=0):
+    def kept(rows, row_labels=(), col_labels=()):
         seen.update(rows=rows, rows_said=list(row_labels), cols_said=list(col_labels))
         return "drawn"
 
@@ -112,53 +105,43 @@ def rows(monkeypatch):
     return seen
 
 
-def test_a_comparison_is_source_target_and_every_method(now, rows):
-    data, edits = now.data(2), [("inpaint",), ("grain", "colour", "sharpen")]
+def test_a_comparison_is_source_target_and_every_method_and_the_pictures_take_turns(now, rows):
+    data, edits = now.photographs(), [("inpaint",), ("grain", "colour", "sharpen")]
     figures.comparison(data, edits, now.methods())
     assert rows["cols_said"] == ["input", "target", *METHODS]
-    assert rows["rows_said"] == ["inpaint", "", "grain\n+ colour\n+ sharpen", ""]
-    pair = data.edit("inpaint")
-    assert torch.equal(rows["rows"][1][0], pair.source[1:]) and torch.equal(rows["rows"][1][1], pair.target[1:])
-    assert rows["rows"][2][4] is None and rows["rows"][0][4] is not None  # Ours-single lacks a network for sharpening
-    assert isinstance(figures.comparison(data, edits[1:], now.methods()), str)
+    assert rows["rows_said"] == ["inpaint", "grain\n+ colour\n+ sharpen"]
+    first, second = data.edit("inpaint"), data.edit("grain", "colour", "sharpen")
+    assert torch.equal(rows["rows"][0][0], first.source[:1]) and torch.equal(rows["rows"][1][1], second.target[1:])
+    assert rows["rows"][1][4] is None and rows["rows"][0][4] is not None  # Ours-single lacks a network for sharpening
 
 
-def test_an_inpainted_crop_is_shown_about_its_hole():
-    hole = torch.zeros(32, 32)
-    hole[20:30, 2:10] = 1
-    x = torch.arange(32 * 32).view(1, 1, 32, 32).float()
-    found = figures._about(x, hole, 12)
-    assert torch.equal(found, x[..., 18:30, 0:12])  # centre (24.5, 5.5), kept inside on the left
-    assert figures._about(x, torch.zeros(32, 32), 12).shape == (1, 1, 12, 12)
-
-
-def test_a_row_moves_one_slider(now, rows):
-    editor, data = now.editor(), now.data(1)
-    figures.sliders(editor, data, 2)
+def test_a_row_moves_one_slider_from_end_to_end(now, rows):
+    editor, data = now.editor(), now.photographs()
+    figures.sliders({"ours": editor}, data, 2)
     assert len(rows["rows"]) == 6 and rows["rows_said"][1] == "blur\nbeside\ngrain, colour"
-    vector = EditingVector(blur=0.75, grain=0.05, colour=True)
-    wanted = editor.edit(data.sharp, [vector], data.ids, reference=data.reference, steps=2)
-    assert torch.allclose(rows["rows"][1][3], wanted, atol=1e-5)
+    assert rows["cols_said"] == ["picture", "ours:\nleast", "ours:\nmost"]
+    vector, other = EditingVector(blur=1.0, grain=0.05, colour=True), data.at([1])
+    wanted = editor.edit(other.sharp, [vector], other.ids, reference=other.reference, steps=2)
+    assert torch.allclose(rows["rows"][1][2], wanted, atol=1e-5)
 
 
 def test_holes_grow_and_references_change(now, rows):
-    editor, data = now.editor(), now.data(2)
-    figures.holes(editor, data.first(1), 2, {"blur": 0.5})
+    editor, data = now.editor(), now.photographs()
+    figures.holes(editor, data, 2, {"blur": 0.5})
     black = [(x == 0).all(dim=1).float().mean().item() for x in rows["rows"][0]]
-    assert black == pytest.approx(figures.MASKS, abs=2e-3)
+    assert black == pytest.approx(figures.MASKS, abs=5e-3)
     assert rows["rows_said"][2] == "filled,\n+ blur" and rows["cols_said"][0] == "5% hole"
-    data = dataclasses.replace(data, reference=torch.cat([data.reference[:1], 1 - data.reference[:1]]))
-    figures.references(editor, data, 2)
-    shown, drawn, _ = rows["rows"]
-    assert torch.equal(torch.cat(list(shown)), data.reference) and not torch.equal(drawn[0], drawn[1])
+    figures.references(editor, data, torch.cat([data.reference[:1], 1 - data.reference[:1]]), 2)
+    (_, *shown), (_, *drawn), _ = rows["rows"]
+    assert torch.equal(shown[0], data.reference[:1]) and not torch.equal(drawn[0], drawn[1])
 
 
 def test_inversion_hands_out_what_it_draws(now, rows):
-    _, found = figures.inversion(now.editor(), now.data(2), 2)
-    assert list(found) == list(TASKS) and len(rows["rows"]) == 5
-    for row, (wanted, drawn, inverted) in zip(rows["rows"], found.values(), strict=True):
-        assert torch.equal(row[0], wanted[:1]) and torch.equal(row[2], inverted[:1])
-        assert not torch.equal(drawn, inverted)
+    _, found = figures.inversion(now.editor(), now.photographs(), 2)
+    assert list(found) == list(TASKS) and [len(row) for row in rows["rows"]] == [5, 5, 5]
+    wanted, drawn, inverted = found["grain"]  # the second column, of the second picture
+    assert torch.equal(rows["rows"][0][1], wanted[1:]) and torch.equal(rows["rows"][2][1], inverted[1:])
+    assert not torch.equal(drawn, inverted)
 
 
 def test_drawings_are_made_with_and_without_weights(now):
@@ -274,9 +257,9 @@ def test_slider_curves_are_medians_over_photographs():
     ]
     _, middle, last = curves.slider_curves(made).axes
     places = [place["grain"] for place in SLIDERS["grain"]]
-    lines = [(line.get_label(), line.get_linestyle()) for line in middle.get_lines()]
-    assert lines == [(MULT, "-"), ("_inside", "--")]
-    for line in middle.get_lines():
+    full, dashed = ([line for line in middle.get_lines() if line.get_linestyle() == dash] for dash in ("-", "--"))
+    assert len(full) == len(dashed) == 1 and middle.get_legend_handles_labels()[1] == [MULT]
+    for line in (*full, *dashed):
         assert list(line.get_xdata()) == places and list(line.get_ydata()) == [0, 1, 2, 3, 4]
     assert [line.get_label() for line in last.get_lines()] == ["dashed: inside a composite"]
 
@@ -287,7 +270,7 @@ def test_step_curves_are_of_the_swept_records_alone():
     made = [record(name_of("mult"), {"task": "steps", "edit": edit, "steps": n}, **scores) for n in (50, 1, 5)]
     made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
     left, _ = curves.step_curves(made).axes
-    (line,) = left.get_lines()
+    (line,) = [line for line in left.get_lines() if line.get_linestyle() == "-"]
     assert list(line.get_xdata()) == [1, 5, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
 
 
@@ -299,31 +282,36 @@ def test_combinations_are_told_apart_by_the_hole():
     made.append(record(name_of("mult"), {"task": "clusters"}, **{L1: [0.1, 0.1]}))  # says nothing of one edit
     made.append(record(name_of("mult"), {"task": "one crop", "edit": "+".join(COMPOSITES[0])}, **{L1: [0.9, 0.9]}))
     (axis,) = curves.combinations(made).axes
-    counts = {line.get_label(): len(line.get_xdata()) for line in axis.get_lines()}
-    assert counts == {"without inpainting": 12, "with inpainting": 15}
+    words = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert len(words) == 27 and words[0] == "blur" and words[-1] == " + ".join(TASKS)
+    assert axis.get_legend_handles_labels()[1] == ["without inpainting", "with inpainting"]
 
 
 # -- explorers --------------------------------------------------------------------------------------------------------
 
-PLAY = {
-    "picture": "butterfly", "method": MULT, "blur": True, "beta": 0.5, "grain": True, "sigma": 0.1, "sharpen": False,
-    "amount": 2.0, "mu": 0.02, "reference": "none", "mask": "none", "steps": 2, "seed": 0, "split": 0.0,
+GIVEN = {
+    "picture": "kingfisher", "method": MULT, "blur": True, "beta": 0.5, "grain": True, "sigma": 0.1, "sharpen": False,
+    "amount": 2.0, "mu": 0.02, "reference": "none", "mask": "none", "steps": 2, "seed": 0, "split": 0.5,
 }  # fmt: skip
+PLAY = {name: value for name, value in GIVEN.items() if name != "split"}
 
 
-def play(now: Lesson, **changes) -> np.ndarray:
-    return explore.edit(now, **{**PLAY, "picture": explore.pictures(now)[0], **changes})
+@pytest.fixture(scope="module")
+def player(now):
+    return Explorer(
+        partial(explore.edit, now), explore.controls(GIVEN), explore.PRESETS, view=explore.view, display=["split"]
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
     [
+        {"picture": "Colosseum"},
         {"beta": 1.0},
         {"grain": False},
         {"sharpen": True},
-        {"reference": "its own"},
+        {"reference": "hedgehog"},
         {"mask": "box"},
-        {"mask": "its own"},
         {"mask": "40 %"},
         {"steps": 3},
         {"seed": 1},
@@ -333,15 +321,13 @@ def play(now: Lesson, **changes) -> np.ndarray:
         {"method": SINGLE},
     ],
 )
-def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, changes):
-    found = play(now, **changes)
-    assert np.array_equal(found, play(now, **changes)) and found.dtype == np.uint8
-    assert len(np.unique(found.reshape(-1, 3), axis=0)) <= explore.COLOURS
-    assert not np.array_equal(found, play(now))
+def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, player, changes):
+    found, plain = player.picture(**changes), player.picture()
+    assert np.array_equal(found, player.picture(**changes)) and not np.array_equal(found, plain)
 
 
-def test_a_switch_that_is_off_makes_its_slider_nothing(now):
-    assert np.array_equal(play(now, blur=False), play(now, blur=False, beta=1.0))
+def test_a_switch_that_is_off_makes_its_slider_nothing(player):
+    assert np.array_equal(player.picture(blur=False), player.picture(blur=False, beta=1.0))
     assert explore.request(False, 0.5, True, 0.1, "none", "box", False, 2.0, 0.0) == EditingVector(
         grain=0.1, inpaint=True
     )
@@ -350,53 +336,26 @@ def test_a_switch_that_is_off_makes_its_slider_nothing(now):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"reference": "of the 2nd", "mask": "20 %", "seed": 3},
-        {"sharpen": True, "mask": "its own", "method": PALETTE, "grain": False},
+        {"reference": "red panda", "mask": "20 %", "seed": 3},
+        {"sharpen": True, "method": PALETTE, "grain": False},
         {"blur": False, "grain": False, "mask": "box"},
     ],
 )
 def test_the_python_to_copy_draws_the_same_picture(now, changes):
-    asked = {**PLAY, "picture": explore.pictures(now)[0], **changes}
-    text = explore.python(now, **asked)
+    text = explore.python(now, **{**GIVEN, **changes})
     scope: dict = {}
     exec(text.replace("\npipe(\n", "\nout = pipe(\n"), scope)
-    vector = explore.request(
-        **{k: asked[k] for k in ("blur", "beta", "grain", "sigma", "reference", "mask", "sharpen", "amount", "mu")}
-    )
-    data = now.shown(explore.PICTURES)
-    reference = data.reference[1 % len(data)][None] if vector.colour else None
-    hole = explore._hole(asked["mask"], data, 0) if vector.inpaint else None
-    drawn = explore.made(now, asked["method"], data.sharp[:1], vector, reference, hole, 2, asked["seed"])
-    wanted = (drawn[0] * 255).round().permute(1, 2, 0).numpy()
+    wanted = explore.edit(now, **{**PLAY, **changes}).found
+    wanted = (wanted * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(np.asarray(scope["out"]).astype(float) - wanted).max() <= 1  # the pipeline rounds once more
     assert "seed=3" in text or changes.get("seed") is None
 
 
-def test_the_python_of_what_has_no_pipeline_says_so(now):
-    assert "in_sequence" in explore.python(now, **{**PLAY, "picture": explore.pictures(now)[0], "method": SINGLE})
-
-
-def test_missing_weights_are_a_plaque_and_a_wrong_picture_is_refused(now):
-    plaque = play(now, method=SINGLE, sharpen=True)
-    assert plaque.shape[1] == 524 and (plaque[-1] == 255).all()
-    assert np.array_equal(play(now, method=SINGLE, sharpen=True, seed=5), plaque)
-    with pytest.raises(ReproError, match="no picture 'unicorn' here: there are"):
-        play(now, picture="unicorn")
-
-
-def test_the_presets_fit_the_controls(now):
-    controls = {"picture": Choice(explore.pictures(now)), "method": Choice(explore.METHOD_NAMES)}
-    controls |= {name: Toggle(PLAY[name]) for name in ("blur", "grain", "sharpen")}
-    controls |= {"beta": Slider(0.0, 1.0, 0.05, 0.5), "sigma": Slider(0.0, 0.1, 0.005, 0.05)}
-    controls |= {"amount": Slider(1.0, 3.0, 0.1, 2.0), "mu": Slider(0.0, 0.1, 0.005, 0.02)}
-    controls |= {"reference": Choice(explore.REFERENCES), "mask": Choice(explore.MASKS), "seed": Seed()}
-    controls |= {"steps": Slider(1, 50, 1, 2), "split": Slider(0.0, 1.0, 0.05, 0.5)}
-
-    def edit(picture, method, blur, beta, grain, sigma, sharpen, amount, mu, reference, mask, steps, seed, split):
-        return explore.edit(now, **{k: v for k, v in locals().items() if k != "now"})
-
-    explorer = Explorer(edit, controls, explore.PRESETS)
-    assert all(explorer.picture(**preset).ndim == 3 for preset in explore.PRESETS.values())
+def test_what_a_method_cannot_do_is_said_in_words(now, player):
+    assert "in_sequence" in explore.python(now, **{**GIVEN, "method": SINGLE})
+    assert "repro train" in explore.edit(now, **{**PLAY, "method": SINGLE, "sharpen": True})
+    assert (player.picture(method=SINGLE, sharpen=True)[-1] == 255).all()  # drawn as a sentence
+    assert all(player.picture(**preset).ndim == 3 for preset in explore.PRESETS.values())
 
 
 def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
@@ -406,23 +365,27 @@ def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
     return UploadedFile(name, buffer.getvalue())
 
 
-def test_an_uploaded_photo_is_brought_to_size_and_that_is_said(now):
-    data = now.data(1)
-    image, said = explore.prepared(photo(90, 60), data)
-    assert image.shape == (3, 144, 216) and said == "mine.png, 90 × 60"
-    image, said = explore.prepared(photo(400, 50), data)
-    assert image.shape == (3, 144, 216) and said.endswith("400 × 50, its middle")
+def test_an_uploaded_photo_is_brought_to_size_and_that_is_said():
+    image, said = explore.prepared(photo(90, 60), "", 64)
+    assert image.shape == (3, 64, 96) and said == "mine.png, 90 × 60"
+    image, said = explore.prepared(photo(400, 50), "", 64)
+    assert image.shape == (3, 64, 128) and said.endswith("400 × 50, its middle")
     assert image.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle of a ramp
     with pytest.raises(ReproError, match=r"mine\.png"):
-        explore.prepared(photo(8, 8), data)
+        explore.prepared(photo(8, 8), "", 64)
     with pytest.raises(ReproError, match=r"cat\.txt"):
-        explore.prepared(UploadedFile("cat.txt", b"meow"), data)
-    assert torch.equal(explore.prepared(None, data)[0], data.sharp[-1])
+        explore.prepared(UploadedFile("cat.txt", b"meow"), "", 64)
 
 
-def test_a_photo_of_ones_own_is_edited(now):
-    drawn = [explore.own_photo(now, None, beta, 0.0, "none", False, 0) for beta in (0.0, 0.6)]
-    assert drawn[0].shape == drawn[1].shape and not np.array_equal(*drawn)
+def test_a_photo_of_ones_own_is_edited_shown_large_and_saved_at_its_own_size(now):
+    own = Explorer(
+        partial(explore.own_photo, now), explore.own_controls(0), explore.OWN_PRESETS,
+        view=explore.own_view, display=["split"], save=partial(explore.own_full, now),
+    )  # fmt: skip
+    assert own.picture().shape[1] == explore.WIDE
+    assert not np.array_equal(own.picture(beta=0.0, sigma=0.1), own.picture())
+    assert own.picture(photo=photo(60, 90)).shape == (480 + 15, 320, 3)
+    assert own.saved(photo=photo(90, 60)).shape == (60, 90, 3)
 
 
 # -- exercises --------------------------------------------------------------------------------------------------------

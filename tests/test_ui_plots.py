@@ -176,3 +176,16 @@ def test_importing_the_room_loads_no_plot_or_widget_library():
     code = f"import sys, repro.ui; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_several_dots_stand_in_one_line_each_group_in_its_colour():
+    plate = dots({"blur": {"a": (1.0, 0.5, 1.5), "b": 2.0}, "grain": {"b": 3.0}}, xlabel="error")
+    (axis,) = plate.axes
+    marks = {
+        line.get_xdata()[0]: line for line in axis.get_lines() if line.get_marker() != "None" and len(line.get_xdata())
+    }
+    assert set(marks) == {1.0, 2.0, 3.0} and marks[2.0].get_color() == marks[3.0].get_color() != marks[1.0].get_color()
+    assert -0.5 < marks[1.0].get_ydata()[0] < 0 < marks[2.0].get_ydata()[0] < 0.5 and marks[3.0].get_ydata()[
+        0
+    ] == pytest.approx(1)
+    assert [text.get_text() for text in plate.legends[0].get_texts()] == ["a", "b"]

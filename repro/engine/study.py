@@ -166,15 +166,8 @@ class Lesson:
         return {table.name: table for table in made}
 
     def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
-        """The paper's claims as one coloured figure; `words`: claim -> a few words beside its bar, in order."""
-        from repro.engine import claims
-        from repro.ui.plots import verdict_bars
-
-        found = {v.claim.id: v for v in claims.verdicts(self.room, profile=self.profile, verified=verified)}
-        if set(words) != set(found):
-            raise ReproError(f"claims {sorted(found)} stand in the ledger, words were given for {sorted(words)}")
-        bars = {f"{name} · {text}": [f.verdict for f in found[name].findings] for name, text in words.items()}
-        return verdict_bars(bars)
+        """`verdict_figure` of this room and profile."""
+        return verdict_figure(self.room, words, self.profile, verified)
 
     def keep(self, drawing: Any, name: str, shown: Sequence[Record] = ()) -> Any:
         """Save a drawing as <name>.png, photographs as .jpg, with its provenance, and hand it on to be shown."""
@@ -185,6 +178,19 @@ class Lesson:
         photograph = isinstance(drawn, Photos)
         save_figure(drawn.pixels, name, shown, self.command, photograph=photograph, folder=self.figures / "pictures")
         return drawn
+
+
+def verdict_figure(
+    room: str, words: Mapping[str, str], profile: str = "small", verified: Verified | None = None
+) -> Any:
+    """A paper's claims as one coloured figure; `words`: claim -> a few words beside its bar, in order."""
+    from repro.engine import claims
+    from repro.ui.plots import verdict_bars
+
+    found = {v.claim.id: v for v in claims.verdicts(room, profile=profile, verified=verified)}
+    if set(words) != set(found):
+        raise ReproError(f"claims {sorted(found)} stand in the ledger, words were given for {sorted(words)}")
+    return verdict_bars({f"{name} · {text}": [f.verdict for f in found[name].findings] for name, text in words.items()})
 
 
 def lesson(lessons: Mapping[str, Lesson], profile: str) -> Lesson:

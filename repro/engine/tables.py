@@ -189,6 +189,16 @@ class Table:
             [f"**{_escape(self.caption)}**", "", *lines, "", f"<small>{_escape(' · '.join(said))}</small>"]
         )
 
+    def points(self, column: str, groups: Sequence[str] = ()) -> dict[str, Any]:
+        """One column for `repro.ui.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
+        found: dict[str, Any] = {}
+        for row, cells in self.rows.items():
+            edit, _, group = row.partition(", ")
+            if (cell := cells[column]).value is not None and (not groups or group in groups):
+                point = (cell.value, *(cell.interval or (cell.value, cell.value)))
+                found |= {edit: {**found.get(edit, {}), group: point}} if groups else {row: point}
+        return found
+
     def _legend(self, reasons: list[str]) -> list[str]:
         cells = [cell for _, _, cell in self]
         theirs = " · *paper*" if any(cell.paper for cell in cells) else ""

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.rddm.experiments import name_of
 from repro.rddm.figures import nothing
 from repro.rddm.lesson import NAMES
 from repro.rddm.transfer import RULES
-from repro.ui.plots import MARKERS, PALETTE, Plate, style
+from repro.ui.plots import MARKERS, PALETTE, Plate, dots, style, whiskers
 
 LABELS = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N"}
 PSNR, LPIPS = "psnr/rgb", "lpips/alex-v0.1"
 NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
 
 
-def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> float:
+Point = tuple[float, float, float]  # value, and its 95 % interval
+
+
+def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> Point:
     found = select(records, experiment=experiment, cell=cell)
     values = found[0].values(metric) if found and metric in found[0].metrics else []
-    return sum(values) / len(values) if values else math.nan
+    if len(values) < stats.MIN_UNITS:
+        return (sum(values) / len(values) if values else math.nan,) * 3
+    interval = stats.mean_interval([values])
+    return interval.estimate, interval.low, interval.high
+
+
+def compared(
+    rows: Mapping[str, Any],
+    xlabel: str,
+    groups: Sequence[str] | None = None,
+    size: tuple[float, float] | None = None,
+) -> Plate:
+    """`repro.ui.dots` of a table's points."""
+    if not rows:
+        return nothing(NO_RECORDS)
+    return dots(rows, xlabel=f"{xlabel}, mean with 95 % interval", groups=groups, size=size)
 
 
 def steps_curves(task: str, records: Sequence[Record]) -> Plate:
@@ -40,14 +59,14 @@ def steps_curves(task: str, records: Sequence[Record]) -> Plate:
         ):
             for i, (variant, label) in enumerate(ways.items()):
                 values = [_mean(records, name_of(task, variant), metric, task=task, steps=n) for n in counts]
-                here = [(n, v) for n, v in zip(counts, values, strict=True) if math.isfinite(v)]
+                here = [(n, v) for n, v in zip(counts, values, strict=True) if math.isfinite(v[0])]
                 if here:
-                    axis.plot(*zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label)
+                    whiskers(axis, *zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label)
             levels = {
                 "regression, one pass": _mean(records, name_of(task, "regression"), metric, task=task, steps=1),
                 "degraded input": _mean(records, "baseline-input", metric, task=task),
             }
-            for j, (label, level) in enumerate(levels.items()):
+            for j, (label, (level, *_)) in enumerate(levels.items()):
                 if math.isfinite(level):
                     axis.axhline(level, color=PALETTE[len(ways) + j], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
             axis.set_xscale("log")
@@ -81,10 +100,10 @@ def transfer_curve(records: Sequence[Record], metric: str) -> Plate:
         for i, (rule, label) in enumerate(RULE_NAMES.items()):
             for axis, clip in ((left, True), (right, False)):
                 values = [_mean(chosen, experiment, metric, rule=rule, clip=clip, steps=n) for n in counts]
-                if any(map(math.isfinite, values)):
+                if any(math.isfinite(value) for value, *_ in values):
                     # those that should agree lie upon each other: a broad pale line under a thin one
                     look = {"linewidth": 4, "alpha": 0.35} if rule.startswith("ddim") else {"linewidth": 1.3}
-                    axis.plot(counts, values, color=PALETTE[i], marker=MARKERS[i], label=label, **look)
+                    whiskers(axis, counts, values, color=PALETTE[i], marker=MARKERS[i], label=label, **look)
         for axis, title in ((left, "clipped"), (right, "not clipped")):
             axis.set_xscale("log")
             axis.set_xticks(counts, [str(n) for n in counts])

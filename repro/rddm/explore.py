@@ -1,17 +1,13 @@
-"""The playgrounds of notebook 03: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them.
-
-Pictures have at most 255 colours and their words are drawn by Pillow: a slider has to be answered in half a second.
-"""
+"""The widgets of notebook 03: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from repro.data import pack
@@ -20,14 +16,13 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import use
 from repro.rddm.experiments import BASELINES, name_of
-from repro.rddm.figures import captioned
-from repro.rddm.lesson import FOR_USE, NAMES, OWN, PHOTO, Lesson, Net, held_out, psnr
+from repro.rddm.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.switches import STARTS
 from repro.rddm.tasks import DEGRADATIONS
-from repro.ui.controls import UploadedFile
-from repro.ui.pictures import few_colours
-from repro.ui.plots import tile
+from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
+from repro.ui.photos import plaque, resized, stage
+from repro.ui.plots import split_view, tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
@@ -53,16 +48,59 @@ PRESETS = {
     "SM-N from 900": {"strategy": "SM-N", "start": 900},
     "SM-Res, 20 steps, η = 1": {"steps": 20, "eta": 1.0},
 }
-LONGEST = 2  # longer side of an uploaded picture, in shorter sides: beyond it the middle is taken
+# Held-out photographs to choose from.
+PHOTOS = {
+    "kitten": "photos/erase_kitten",
+    "red panda": "photos/erase_red_panda",
+    "kingfisher": "photos/erase_kingfisher",
+    "Brandenburg gate": "photos/monuments_brandenburgGate",
+    "Colosseum": "photos/monuments_colosseum",
+    "Mount Rushmore": "photos/monuments_mountRushmore",
+}
+WIDE = 480  # pixels that a picture of the reader's own is shown at
+
+
+def controls(given: Mapping[str, Any]) -> dict[str, Control]:
+    """The controls, at the values `given` by a notebook's parameters of the same names."""
+    return {
+        "task": Choice(tuple(TASKS), given["task"]),
+        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "strategy": Choice(tuple(STRATEGIES), given["strategy"]),
+        "steps": Slider(1, 20, 1, given["steps"]),
+        "eta": Slider(0.0, 1.0, 0.1, given["eta"], "η"),
+        "start": Choice(STARTING, given["start"], "start at t"),
+        "schedule": Choice(tuple(SCHEDULES), given["schedule"]),
+        "seed": Seed(given["seed"]),
+        "split": Slider(0.0, 1.0, 0.05, given["split"], "input | result"),
+    }
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What `walk` found, pictures (1, C, H, W) in [-1, 1], by name: the input, the result, and what stands between; or
+    pictures that were generated, `result` alone (N, 1, 28, 28)."""
+
+    result: Tensor
+    given: Tensor | None = None
+    between: Mapping[str, Tensor] = field(default_factory=dict)
+    words: str = ""
 
 
 def walk(
-    now: Lesson, task: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
-) -> np.ndarray:
-    """One restoration with its way there, or six generated pictures, at these settings; uint8 (H, W, 3)."""
+    now: Lesson,
+    task: str,
+    picture: str,
+    strategy: str,
+    steps: int,
+    eta: float,
+    start: int,
+    schedule: str,
+    seed: int,
+) -> Walked | str:
+    """One restoration with its way there, or nine generated pictures. A sentence where the weights are not here."""
     net = _net(now, TASKS[task], strategy)
     if isinstance(net, str):
-        return plaque(net)
+        return net
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start == "degraded":
         learning = dataclasses.replace(net.learning, schedule=SCHEDULES[schedule](net.learning.schedule))
@@ -70,66 +108,95 @@ def walk(
     elif schedule != "as trained" or start != LAST or eta > 0:
         raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
     if net.task.degradation == "none":
-        return few_colours(tile(list(to_unit(net.generate(range(6), steps, seed, **settings))), cols=3, scale=4))
-    I_in, I_0 = now.pair(TASKS[task], crop=now.play)
+        return Walked(net.generate(range(9), steps, seed, **settings))
+    I_in, I_0 = now.pair(TASKS[task], PHOTOS[picture], crop=now.play)
     if net.learning.start == "none":
-        found = first = net.restore(I_in, [PHOTO])
-        state, when = I_in, "no state: one pass"
+        result = net.restore(I_in, [picture])
+        between = {}
     else:
-        run = list(net.trajectory(I_in, [PHOTO], steps, seed, **settings))
-        found, first, middle = run[-1].x.clamp(-1, 1), run[0].x0, run[len(run) // 2]
-        state, when = middle.x_t, f"state at t = {middle.t}"
-    error = ((found - I_0).abs() * 4 - 1).clamp(-1, 1)  # difference of values in [0, 1], four times as bright
-    shown = {
-        f"input, {psnr(I_in, I_0):.1f} dB": I_in,
-        when: state,
-        f"first guess, {psnr(first, I_0):.1f} dB": first,
-        f"result, {psnr(found, I_0):.1f} dB": found,
-        "truth": I_0,
-        "error × 4": error,
+        run = list(net.trajectory(I_in, [picture], steps, seed, **settings))
+        result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
+        between = {f"first guess, {psnr(run[0].x0, I_0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
+    words = f"PSNR {psnr(I_in, I_0):.1f} dB → {psnr(result, I_0):.1f} dB"
+    return Walked(result, I_in, {**between, "truth": I_0}, words)
+
+
+def view(made: Walked | str, split: float) -> np.ndarray:
+    """Input and result in one large picture, `split` in [0, 1] being how much is input; beside it what stands between.
+    uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
+    if made.given is None:
+        return tile(list(to_unit(made.result)), cols=3, scale=4)
+    before, after = (resized(to_unit(x)[0], 376) for x in (made.given, made.result))
+    small = {words: to_unit(x)[0] for words, x in made.between.items()}
+    return stage(split_view(before, after, split), small, made.words)
+
+
+# -- a reader's own photograph ----------------------------------------------------------------------------------------
+
+
+def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
+    """The controls of `own_photo` and `own_view`; the network for use first, where it is here."""
+    first = FOR_USE if now.net("raindrop", use.VARIANT) else NAMES["smres"]
+    return {
+        "photo": Upload(),
+        "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
+        "weather": Choice(tuple(WEATHER)),
+        "strategy": Choice(tuple(RESTORERS), first),
+        "steps": Slider(1, 10, 1, 2),
+        "seed": Seed(seed),
+        "split": Slider(0.0, 1.0, 0.05, 0.5, "input | result"),
     }
-    return few_colours(captioned(shown, cols=3))
+
+
+OWN_PRESETS = {"in the dark": {"weather": "darken it"}, "in the rain": {"weather": "rain on it"}}
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, weather: str, strategy: str, steps: int, seed: int
-) -> np.ndarray:
-    """A reader's photograph (or one of ours), degraded unless it is already, and restored; uint8 (H, W, 3)."""
+    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int
+) -> tuple[Tensor, Tensor, str] | str:
+    """(input, result, words) of a reader's photograph, or of ours, (3, H, W) in [0, 1]: degraded unless it is already,
+    and restored. A sentence where the weights are not here."""
     task, degrade = WEATHER[weather]
     net = _net(now, task, strategy)
     if isinstance(net, str):
-        return plaque(net)
-    clean, said = prepared(photo, net.task.side)
-    given = _degraded(photo, net.task.degradation, net.task.side, seed) if degrade else clean
-    restored = net.restore(to_model(given)[None], ["own photo"], None if net.learning.start == "none" else steps, seed)
-    height, width = given.shape[-2:]
-    words = [f"{said}, shown at {width} × {height}", f"{strategy}, {steps} step{'s' * (steps > 1)}"]
-    if net.learning.start == "none":
-        words[1] = f"{strategy}, one pass"
-    return few_colours(captioned(dict(zip(words, (to_model(given)[None], restored), strict=True)), cols=2))
+        return net
+    image, said = prepared(photo, picture, net.task.side)
+    given = _degraded(image, net.task.degradation, seed) if degrade else image
+    count = None if net.learning.start == "none" else steps
+    restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
+    how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
+    return given, to_unit(restored)[0], f"{said} · {strategy}, {how}"
 
 
-def prepared(photo: UploadedFile | None, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and what was found; None stands for one of our photographs.
+def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray:
+    """Input and result, large; uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
+    given, restored, words = made
+    wide = WIDE if given.shape[2] >= given.shape[1] else WIDE * given.shape[2] // given.shape[1]
+    return stage(split_view(resized(given, wide), resized(restored, wide), split), {}, words)
+
+
+def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
+    """(3, H, W) in [0, 1] with `side` as its shorter side, and what was found; None stands for our `picture`.
 
     Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
     """
     if photo is None:
-        return center_crop(resize(pack.load(held_out(OWN)), side), side), "a held-out photo"
+        return resize(pack.load(held_out(PHOTOS[picture])), side).clamp(0, 1), picture
     image = read_image(photo.content, min_side=16, name=photo.name)
     height, width = image.shape[-2:]
-    said, most = f"{photo.name}, {width} × {height}", LONGEST * min(height, width)
+    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
     if max(height, width) > most:
-        top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
-        image, said = image[:, top : top + most, left : left + most], said + ", its middle"
-    return resize(image, side), said
+        image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
+    return resize(image, side).clamp(0, 1), said
 
 
-@lru_cache(maxsize=4)
-def _degraded(photo: UploadedFile | None, degradation: str, side: int, seed: int) -> Tensor:
-    """The photograph darkened or rained on, (3, H, W) in [0, 1]; kept, so that other steps need no new rain."""
-    clean, _ = prepared(photo, side)
-    return DEGRADATIONS[degradation](clean[None], lambda purpose: KeyedNoise(seed, ["own photo"], purpose))[0]
+def _degraded(image: Tensor, degradation: str, seed: int) -> Tensor:
+    """The photograph (3, H, W) in [0, 1] darkened or rained on."""
+    return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, ["own photo"], purpose))[0]
 
 
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:
@@ -139,10 +206,3 @@ def _net(now: Lesson, task: str, strategy: str) -> Net | str:
         raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
     net = now.net(task, variant)
     return net or f"no weights of {name_of(task, variant, 0, now.live.name)} here: repro train makes them"
-
-
-def plaque(text: str) -> np.ndarray:
-    """A sentence in a picture's place, and of a picture's shape."""
-    canvas = torch.ones(1, 3, 280, 390)
-    first, *more = textwrap.wrap(f"— {text}", 56)
-    return np.concatenate([captioned({first: canvas[..., :2, :]}, 1), captioned({" ".join(more): canvas}, 1)])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.images import center_crop, resize, to_model, to_unit
+from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.figures import sheet
 from repro.engine.evaluation import of_profile
 from repro.engine.provenance import save_figure
@@ -42,6 +42,7 @@ def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()
     return drawn
 
 
+QUALITY = 44  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
 
 
@@ -50,26 +51,22 @@ def captioned(pictures: Mapping[str, Tensor], cols: int) -> np.ndarray:
     return photos.captioned({words: to_unit(picture)[0] for words, picture in pictures.items()}, cols)
 
 
-def gallery(shown: Mapping[str, Tensor], I_0: Tensor, crop: int = 0, cols: int = 4) -> Photos:
-    """Results (1, 3, H, W) beside each other, with their PSNR against I_0 over the whole picture.
-
-    `crop` shows the middle square of that side, pixel for pixel; 0 the whole picture at half its size.
-    """
-
-    def view(x: Tensor) -> Tensor:
-        if crop:
-            return center_crop(x, min(crop, *x.shape[-2:]))
-        return to_model(resize(to_unit(x), min(x.shape[-2:]) // 2))
-
-    named = {name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": view(x) for name, x in shown.items()}
-    return Photos(captioned(named, cols))
+def gallery(shown: Mapping[str, Tensor], I_0: Tensor, side: int = 160, cols: int = 4) -> Photos:
+    """Results (1, 3, H, W) beside each other, whole, with `side` pixels as the shorter side, and their PSNR at full
+    size."""
+    named = {
+        name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": to_model(resize(to_unit(x), side).clamp(0, 1))
+        for name, x in shown.items()
+    }
+    return Photos(captioned(named, cols), QUALITY)
 
 
 def photographs(
     rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()
 ) -> Photos:
     """Rows of pictures (1, C, H, W) of one size, pixel for pixel, with labels."""
-    return Photos(sheet([to_unit(x)[0] for row in rows for x in row], len(rows[0]), row_labels, col_labels, zoom=1))
+    shown = [to_unit(x)[0] for row in rows for x in row]
+    return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
 # -- the process ------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Lesson:
     `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
     `recheck`   whether the first k of every record are measured again (the tables then say so).
     `minutes`   measured duration on two cores.
-    `crop`, `detail`, `play`   sides of the square cut out of a photograph: for drawings, for results, for the explorer.
+    `side`, `play`   sides of the whole photographs, cut to squares, of the figures and of the explorer.
     `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
     `many`      steps of diffusion from pure noise, beside the strategies' own number.
     """
@@ -93,9 +93,8 @@ class Lesson:
     home: str
     recheck: bool
     minutes: float
-    crop: int = 80
-    detail: int = 160
-    play: int = 104
+    side: int = 160
+    play: int = 256
     drawn: int = 12
     few: int = 8
     calls: int = 50
@@ -147,6 +146,11 @@ class Lesson:
         """The coefficients of a task's strategies."""
         return schedule_of(self.live.tasks[task], STRATEGIES[0])
 
+    def square(self, task: str, photo: str = PHOTO) -> tuple[Tensor, Tensor]:
+        """The same of a whole photograph brought to a square of `side` pixels before it is degraded: for figures."""
+        given, clean = _pair(self.live.tasks[task].degradation, photo, self.side)
+        return tuple(to_model(center_crop(x, self.side))[None] for x in (given, clean))  # type: ignore[return-value]
+
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
         """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
 
@@ -192,8 +196,7 @@ LESSONS = {
         home="build/smoke",
         recheck=False,
         minutes=0.4,
-        crop=32,
-        detail=48,
+        side=48,
         play=32,
         drawn=4,
         few=2,

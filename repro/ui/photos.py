@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
@@ -75,6 +76,32 @@ def line(words: str, width: int, *, bold: bool = False) -> np.ndarray:
     image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
     ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(bold), anchor="la")
     return np.asarray(image)
+
+
+def resized(picture: Any, width: int) -> np.ndarray:
+    """`picture` brought to that width by cubic interpolation, uint8 (H, W, 3): large enough for a live widget."""
+    from PIL import Image
+
+    image = Image.fromarray(to_uint8(picture))
+    return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC))
+
+
+def stage(large: Any, small: Mapping[str, Any], words: str = "") -> np.ndarray:
+    """What a widget shows: a line of words over a large picture, and right of it square ones in a column as high,
+    each under its name. uint8 (H, W, 3)."""
+    rows = [large := to_uint8(large)]
+    if small:
+        side = (large.shape[0] - 4 * (len(small) - 1)) // len(small) - BAR
+        column = captioned({name: resized(picture, side) for name, picture in small.items()}, 1)
+        column = np.pad(column, ((0, large.shape[0] - column.shape[0]), (4, 0), (0, 0)), constant_values=255)
+        rows = [np.concatenate([large, column], axis=1)]
+    return np.concatenate([line(words, rows[0].shape[1]), *rows]) if words else rows[0]
+
+
+def plaque(text: str) -> np.ndarray:
+    """A sentence in a picture's place, uint8 (H, W, 3)."""
+    lines = [line(part, 480) for part in textwrap.wrap(text, 72)]
+    return np.concatenate([*lines, np.full((300, 480, 3), 255, np.uint8)])
 
 
 @lru_cache(maxsize=2)

@@ -220,6 +220,12 @@ def _band(name: str, values: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return arrays[0], arrays[1], arrays[2]
 
 
+def whiskers(axis: Any, x: Sequence[float], found: Sequence[tuple[float, float, float]], **look: Any) -> None:
+    """A line with error bars through found (value, low, high) at x on a matplotlib axis; NaN leaves a gap."""
+    value, low, high = (np.array(part, dtype=float) for part in zip(*found, strict=True))
+    axis.errorbar(x, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)], capsize=2, **look)
+
+
 def dots(
     rows: Mapping[str, Any],
     *,
@@ -227,39 +233,48 @@ def dots(
     title: str = "",
     zero: float | None = None,
     groups: Sequence[str] | None = None,
+    log_x: bool = False,
     size: tuple[float, float] | None = None,
 ) -> Plate:
     """One line a row, from the top: a dot at its value with its interval; many comparisons at a glance.
 
-    rows: name -> value, or (value, low, high), or None (left empty). zero: where a vertical line is drawn (no
-    difference). groups: one word a row, coloured alike and named in the legend. `size` in inches.
+    rows: name -> value, or (value, low, high), or None (left empty), or a mapping group -> one of these, drawn under
+    each other in one line. zero: where a vertical line is drawn (no difference). groups: one word a row, coloured
+    alike and named in the legend. `size` in inches.
     """
     if not rows or (groups is not None and len(groups) != len(rows)):
         raise ReproError(f"dots: {len(rows)} rows and {len(groups or ())} groups found, one or more rows, a group each")
-    words = list(dict.fromkeys(groups or ()))
+    points, tall = [], 1  # (y, value with interval, group)
+    for y, (found, group) in enumerate(zip(rows.values(), groups or [""] * len(rows), strict=True)):
+        several = found if isinstance(found, Mapping) else {group: found}
+        tall = max(tall, len(several))
+        points += [(y + (i + 0.5) / len(several) * 0.8 - 0.4, v, word) for i, (word, v) in enumerate(several.items())]
+    words = [word for word in dict.fromkeys(word for *_, word in points) if word]
     with style():
-        plate = Plate(figsize=size or (6.4, 0.7 + 0.26 * len(rows)), layout="constrained")
+        high = 0.7 + max(0.26, 0.11 * tall) * len(rows)
+        plate = Plate(figsize=size or (7.2 if words else 6.4, high), layout="constrained")
         axis = plate.subplots()
-        for index, found in enumerate(rows.values()):
+        looks = [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(PALETTE))]
+        for y, found, word in points:
             if found is None:
                 continue
             value, low, high = found if isinstance(found, tuple) else (found, None, None)
-            kind = words.index(groups[index]) if groups else 0
-            colour, marker = PALETTE[kind % len(PALETTE)], MARKERS[kind % len(MARKERS)]
+            look = looks[words.index(word) % len(looks) if word else 0]
             if low is not None:
-                axis.plot([low, high], [index, index], color=colour, linewidth=1.6, solid_capstyle="round")
-            axis.plot([value], [index], color=colour, marker=marker, markersize=5, linestyle="")
-        for kind, word in enumerate(words):
-            style_of = {"color": PALETTE[kind % len(PALETTE)], "marker": MARKERS[kind % len(MARKERS)]}
-            axis.plot([], [], linestyle="", label=word, **style_of)
+                axis.plot([low, high], [y, y], color=look["color"], linewidth=1.6, solid_capstyle="round")
+            axis.plot([value], [y], **look, markersize=5, linestyle="")
+        for i, word in enumerate(words):
+            axis.plot([], [], linestyle="", label=word, **looks[i % len(looks)])
         if zero is not None:
             axis.axvline(zero, color=INK, linewidth=0.8)
+        if log_x:
+            axis.set_xscale("log")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel=xlabel)
         axis.set_title(title, loc="left")
         if words:
-            axis.legend(loc="best")
+            plate.legend(loc="outside right upper")
     return plate
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -15,9 +15,10 @@ from repro.editing.study.lesson import MULT, PALETTE
 from repro.editing.study.measure import SLIDERS
 from repro.editing.study.scores import L1, LPIPS, STRENGTH
 from repro.editing.vector import NAMES, TASKS
+from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.ui.photos import nothing
-from repro.ui.plots import MARKERS, Plate, style
+from repro.ui.plots import MARKERS, Plate, dots, style, whiskers
 from repro.ui.plots import PALETTE as COLOURS
 
 ATTENTION = "attention"
@@ -36,10 +37,15 @@ AXES = {
 }
 
 
-def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> float:
+def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> tuple[float, float, float]:
+    """Median over photographs, and its 95 % interval by order statistics."""
     found = select(records, experiment=experiment, cell=cell)
-    values = found[0].values(metric) if found and metric in found[0].metrics else []
-    return median(values) if values else math.nan
+    values = sorted(found[0].values(metric)) if found and metric in found[0].metrics else []
+    if not values:
+        return math.nan, math.nan, math.nan
+    n = len(values)
+    low, high = math.floor((n - 1.96 * n**0.5) / 2), math.ceil((n + 1.96 * n**0.5) / 2)
+    return median(values), values[max(0, low)], values[min(n, high) - 1]
 
 
 def slider_records(records: Sequence[Record]) -> list[Record]:
@@ -65,9 +71,9 @@ def slider_curves(records: Sequence[Record]) -> Plate:
                         _median(chosen, experiment, f"{STRENGTH[task]}@{n}", edit=task, inside=inside)
                         for n in range(len(at))
                     ]
-                    if any(map(math.isfinite, values)):
+                    if any(math.isfinite(value) for value, *_ in values):
                         look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
-                        axis.plot(at, values, **look, label="_inside" if inside else words)
+                        whiskers(axis, at, values, **look, label="_inside" if inside else words)
             axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
         axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
@@ -95,6 +101,18 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def edit_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind the tables of single edits, composites and ablations."""
+    return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
+
+
+def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None) -> Plate:
+    """`repro.ui.dots` of a table's points."""
+    if not rows:
+        return nothing(NO_RECORDS)
+    return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size)
+
+
 def step_records(records: Sequence[Record]) -> list[Record]:
     """The records behind `step_curves`."""
     return select(records, cell={"task": "steps"})
@@ -110,13 +128,9 @@ def step_curves(records: Sequence[Record]) -> Plate:
         plate = Plate(figsize=(8.4, 2.8), layout="constrained")
         for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
             for i, edit in enumerate(edits):
-                found = {
-                    r.cell["steps"]: sum(r.values(metric)) / len(r.values(metric))
-                    for r in select(chosen, cell={"edit": edit})
-                }
-                axis.plot(
-                    sorted(found), [found[n] for n in sorted(found)], color=COLOURS[i], marker=MARKERS[i], label=edit
-                )
+                swept = sorted(select(chosen, cell={"edit": edit}), key=lambda r: r.cell["steps"])
+                found = [_mean(r, metric) for r in swept]
+                whiskers(axis, [r.cell["steps"] for r in swept], found, color=COLOURS[i], marker=MARKERS[i], label=edit)
             counts = sorted({r.cell["steps"] for r in chosen})
             axis.set_xscale("log")
             axis.set_xticks(counts, [str(n) for n in counts])
@@ -133,22 +147,20 @@ def combination_records(records: Sequence[Record]) -> list[Record]:
     return [*ones, *select(mine, cell={"task": "combination"})]
 
 
+def _mean(record: Record, metric: str) -> tuple[float, float, float]:
+    """Mean over photographs with its 95 % interval."""
+    values = record.values(metric)
+    if len(values) < stats.MIN_UNITS:
+        return (sum(values) / len(values),) * 3
+    found = stats.mean_interval([values])
+    return found.estimate, found.low, found.high
+
+
 def combinations(records: Sequence[Record]) -> Plate:
-    """Error of Ours-mult against how many effects are asked for at once, one point an edit (claims E11, E15)."""
-    chosen = combination_records(records)
+    """Error of Ours-mult for every request, from one effect to all five (claims E11, E15)."""
+    chosen = sorted(combination_records(records), key=lambda r: len(r.cell["edit"].split("+")))
     if not chosen:
         return nothing(NO_RECORDS)
-    with style():
-        plate = Plate(figsize=(7.4, 3.1), layout="constrained")
-        axis = plate.subplots()
-        for i, (inside, words) in enumerate(((False, "without inpainting"), (True, "with inpainting"))):
-            points = [
-                (len(r.cell["edit"].split("+")) + (0.12 if inside else -0.12), sum(r.values(L1)) / r.n)
-                for r in chosen
-                if ("inpaint" in r.cell["edit"]) == inside
-            ]
-            if points:
-                axis.plot(*zip(*points, strict=True), MARKERS[i], color=COLOURS[i], label=words, linestyle="")
-        axis.set(xlabel="effects asked for at once", ylabel="l1 (lower is better)", xticks=range(1, 6))
-        axis.legend()
-    return plate
+    rows = {r.cell["edit"].replace("+", " + "): _mean(r, L1) for r in chosen}
+    groups = ["with inpainting" if "inpaint" in words else "without inpainting" for words in rows]
+    return dots(rows, xlabel="l1 (lower is better), mean with 95 % interval", groups=groups, size=(7.6, 6.6))

@@ -1,61 +1,93 @@
-"""The playgrounds of notebook 02: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them.
-
-Pictures have few colours and their words are drawn by Pillow: a slider has to be answered in half a second.
-"""
+"""The widgets of notebook 02: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
 from repro.editing import pix2pix
-from repro.editing.effects.compose import Composite, compose
+from repro.editing.effects.compose import compose
 from repro.editing.effects.masks import box_mask, free_form_mask
 from repro.editing.sampling import in_sequence
-from repro.editing.study.benchmark import Split, levels
+from repro.editing.study.benchmark import levels
 from repro.editing.study.experiments import LONGER
-from repro.editing.study.lesson import (
-    GIVEN,
-    METHODS,
-    MULT,
-    ONE_BY_ONE,
-    PIX2PIX,
-    SINGLE,
-    VARIANTS,
-    Lesson,
-    short,
-)
+from repro.editing.study.lesson import GIVEN, METHODS, MULT, ONE_BY_ONE, PIX2PIX, SINGLE, VARIANTS, Lesson
 from repro.editing.vector import TASKS, EditingVector
-from repro.errors import ReproError
-from repro.ui.controls import UploadedFile
-from repro.ui.photos import captioned, line
-from repro.ui.pictures import few_colours, to_uint8
+from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
+from repro.ui.photos import plaque, resized, stage
 from repro.ui.plots import split_view
 
+# Held-out photographs to choose from, for the picture and for the colours.
+PHOTOS = {
+    "kingfisher": "photos/erase_kingfisher",
+    "red panda": "photos/erase_red_panda",
+    "hedgehog": "photos/world_animals_hedgehog",
+    "Berlin cathedral": "photos/monuments_berlinCathedral",
+    "Brandenburg gate": "photos/monuments_brandenburgGate",
+    "Colosseum": "photos/monuments_colosseum",
+}
 METHOD_NAMES = (GIVEN, MULT, *(name for name in METHODS if name != MULT))
-PICTURES = 6  # of the test split, that can be chosen
-REFERENCES = ("none", "its own", "of the 2nd", "of the 3rd", "of the 4th", "of the 5th", "of the 6th")
+REFERENCES = ("none", *PHOTOS)
 SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
-MASKS = ("none", "its own", "box", *SHARES)
+MASKS = ("none", "box", *SHARES)
 PRESETS = {
-    "blur, grain, colour": {"blur": True, "grain": True, "reference": "its own"},
-    "the same, one by one": {"blur": True, "grain": True, "reference": "its own", "method": SINGLE},
+    "blur, grain, colour": {"blur": True, "grain": True, "reference": "Brandenburg gate"},
+    "one by one": {"method": SINGLE},
     "a hole inside blur": {"blur": True, "mask": "20 %"},
 }
-OWN_SIDE, LONGEST = 144, 1.5  # of an uploaded picture: its shorter side, and the longer one in shorter ones
-COLOURS = 128  # of a picture with several photographs in it
+OWN_PRESETS = {"evening colours": {"reference": "Brandenburg gate", "beta": 0.0}, "much blur": {"beta": 1.0}}
+WIDE = 480  # pixels that a picture of the reader's own is shown at
 ID = 0  # keys the noise: what `EditingPipeline` calls the first picture of a batch
 
 
-def pictures(now: Lesson) -> tuple[str, ...]:
-    """Names of the pictures that can be chosen."""
-    return tuple(short(id) for id in now.shown(PICTURES).ids)
+def controls(given: Mapping[str, Any]) -> dict[str, Control]:
+    """The controls, at the values `given` by a notebook's parameters of the same names."""
+    return {
+        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "method": Choice(METHOD_NAMES, given["method"]),
+        "blur": Toggle(given["blur"]),
+        "beta": Slider(0.0, 1.0, 0.05, given["beta"], "β"),
+        "grain": Toggle(given["grain"]),
+        "sigma": Slider(0.0, 0.1, 0.005, given["sigma"], "σ"),
+        "sharpen": Toggle(given["sharpen"]),
+        "amount": Slider(1.0, 3.0, 0.1, given["amount"], "λ"),
+        "mu": Slider(0.0, 0.1, 0.005, given["mu"], "threshold μ"),
+        "reference": Choice(REFERENCES, given["reference"], "colours of"),
+        "mask": Choice(MASKS, given["mask"], "hole"),
+        "steps": Slider(1, 50, 1, given["steps"]),
+        "seed": Seed(given["seed"]),
+        "split": Slider(0.0, 1.0, 0.05, given["split"], "before | after"),
+    }
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `edit` found, pictures (3, S, S) in [0, 1]; `target` is what the formulas make, `words` say the request."""
+
+    source: Tensor
+    found: Tensor
+    target: Tensor
+    reference: Tensor | None
+    words: str
+
+
+def example(now: Lesson, name: str, side: int = 0) -> Tensor:
+    """(3, S, S) in [0, 1]: the middle square of a whole photograph of `PHOTOS`; S is `side`, or 1.5 crops of the
+    benchmark."""
+    return _photo(PHOTOS[name], side or now.live.bench.crop[2] * 3 // 2)
+
+
+@lru_cache(maxsize=16)
+def _photo(id: str, side: int) -> Tensor:
+    return center_crop(resize(pack.load(pack.picture(id)), side).clamp(0, 1), side)
 
 
 def request(
@@ -80,41 +112,41 @@ def request(
 
 
 def edit(
-    now: Lesson,
-    picture: str,
-    method: str,
-    blur: bool,
-    beta: float,
-    grain: bool,
-    sigma: float,
-    sharpen: bool,
-    amount: float,
-    mu: float,
-    reference: str,
-    mask: str,
-    steps: int,
-    seed: int,
-    split: float,
-) -> np.ndarray:
-    """Before and after, what the formulas make of it, how far the two are apart, the reference; uint8 (H, W, 3).
-
-    `split` in [0, 1]: how much is before.
-    """
-    vector = request(blur, beta, grain, sigma, reference, mask, sharpen, amount, mu)
+    now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **effects: Any
+) -> Edited | str:
+    """One request by one method; `effects` as of `request`. A sentence where its weights are not here."""
+    vector = request(reference=reference, mask=mask, **effects)
     if words := _missing(now, method, vector):
-        return plaque(words)
-    data, at = _chosen(now, picture)
-    shown = data.reference[_reference_row(reference, at, len(data))][None] if vector.colour else None
-    hole = _hole(mask, data, at) if vector.inpaint else None
-    pair = wanted(now, data.at([at]), vector, shown, hole)
-    found = made(now, method, data.sharp[[at]], vector, shown, hole, steps, seed)
+        return words
+    sharp = example(now, picture)[None]
+    colours = example(now, reference)[None] if vector.colour else None
+    hole = _hole(mask, tuple(sharp.shape[2:])) if vector.inpaint else None
+    recipe = now.live.bench.recipe
+    pair = compose(
+        sharp, vector, seed=now.live.bench.version, ids=[picture], reference=colours, hole=hole, recipe=recipe
+    )
+    found = made(now, method, sharp, vector, colours, hole, steps, seed)
+    return Edited(
+        levels(pair.source[0]),
+        found[0],
+        levels(pair.target[0]),
+        None if colours is None else colours[0],
+        _written(vector),
+    )
+
+
+def view(made: Edited | str, split: float) -> np.ndarray:
+    """Before and after, `split` in [0, 1] being how much is before; beside them what the formulas make of the picture,
+    the difference, the reference. uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
     tiles = {
-        "before | after": split_view(pair.source[0], found[0], split),
-        "by the formulas": pair.target[0],
-        "difference × 2": (2 * (found - pair.target)[0].abs()).clamp(0, 1),
-        "reference": torch.full_like(found[0], 0.9) if shown is None else shown[0],
+        "by the formulas": made.target,
+        "difference × 2": (2 * (made.found - made.target).abs()).clamp(0, 1),
+        "colours of": torch.full_like(made.found, 0.93) if made.reference is None else made.reference,
     }
-    return few_colours(_with_words([_written(vector)], captioned(tiles, cols=4)), COLOURS)
+    before, after = (resized(x, 376) for x in (made.source, made.found))
+    return stage(split_view(before, after, split), tiles, made.words)
 
 
 def made(
@@ -138,142 +170,151 @@ def made(
     return now.editor(VARIANTS.get(method, LONGER)).edit(sharp, **asked)
 
 
-def wanted(now: Lesson, data: Split, vector: EditingVector, reference: Tensor | None, hole: Tensor | None) -> Composite:
-    """What the classical algorithms make of one crop, with the shake and the grains that the benchmark gives it."""
-    out = compose(
-        data.sharp,
-        vector,
-        seed=now.live.bench.version,
-        ids=data.ids,
-        reference=reference,
-        hole=hole,
-        recipe=now.live.bench.recipe,
-    )
-    return out._replace(source=levels(out.source), target=levels(out.target))
-
-
-def python(
-    now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, split: float, **c: Any
-) -> str:
+def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
     """Python that makes the edited picture with `EditingPipeline`, for "copy as Python"; `c` as of `request`."""
+    c.pop("split", None)
     vector = request(reference=reference, mask=mask, **c)
     if method in (PIX2PIX, SINGLE):
         return f"# {method} has no pipeline: see repro.editing.pix2pix and repro.editing.sampling.in_sequence"
-    data, at = _chosen(now, picture)
     profile = "" if now.live.name == "small" else f'"{now.live.name}"'
     variant = "" if VARIANTS[method] == LONGER else f'variant="{VARIANTS[method]}"'
     asked = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
-    if vector.colour:
-        other = data.ids[_reference_row(reference, at, len(data))]
-        asked.append(f'reference=data.reference[data.ids.index("{other}")]')
-    drawn = ""
+    asked += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
+    drawn, side = "", now.live.bench.crop[2] * 3 // 2
     if vector.inpaint:
-        drawn, code = _hole_code(mask)
-        asked.append(f"mask={code}")
+        drawn = "box_mask" if mask == "box" else "free_form_mask"
+        share = "" if mask == "box" else f", fraction={SHARES[mask]}"
+        asked.append(f'mask={drawn}(1, ["mask"], ({side}, {side}){share})')
     lines = [
-        "from repro.editing.study.benchmark import split",
-        "from repro.editing.study.config import profile",
+        "from repro.data import pack",
+        "from repro.data.images import center_crop, resize",
         *([f"from repro.editing.effects.masks import {drawn}"] if drawn else []),
         "from repro.editing.pipeline import EditingPipeline",
         "",
-        f'data = split("test", profile("{now.live.name}").bench)',
-        f'photo = data.ids.index("{data.ids[at]}")',
+        "def photo(name):",
+        f"    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})",
+        "",
         f"pipe = EditingPipeline.shipped({', '.join(filter(None, (profile, variant)))})",
         "pipe(",
-        *(f"    {each}," for each in ("data.sharp[photo]", *asked, f"num_inference_steps={steps}", f"seed={seed}")),
+        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *asked, f"num_inference_steps={steps}", f"seed={seed}")),
         ").images[0]",
     ]
     return "\n".join(lines)
 
 
+# -- a reader's own photograph ----------------------------------------------------------------------------------------
+
+
+def own_controls(seed: int) -> dict[str, Control]:
+    """The controls of `own_photo` and `own_view`."""
+    return {
+        "photo": Upload(),
+        "picture": Choice(tuple(PHOTOS), "Colosseum", "or one of ours"),
+        "beta": Slider(0.0, 1.0, 0.05, 0.6, "blur β"),
+        "sigma": Slider(0.0, 0.1, 0.005, 0.0, "grain σ"),
+        "reference": Choice(REFERENCES, label="colours of"),
+        "sharpen": Toggle(False),
+        "amount": Slider(1.0, 3.0, 0.1, 2.0, "λ"),
+        "seed": Seed(seed),
+        "split": Slider(0.0, 1.0, 0.05, 0.5, "before | after"),
+    }
+
+
 def own_photo(
     now: Lesson,
     photo: UploadedFile | None,
+    picture: str,
     beta: float,
     sigma: float,
     reference: str,
     sharpen: bool,
+    amount: float,
     seed: int,
-) -> np.ndarray:
-    """A reader's photograph (or one of ours), edited by the default network; a slider at 0 is off. uint8 (H, W, 3)."""
-    vector = request(beta > 0, beta, sigma > 0, sigma, reference, "none", sharpen, 2.0, 0.0)
+) -> tuple[Tensor, Tensor, str] | str:
+    """(before, after, words) of a reader's photograph, or of ours, by the default network; a slider at 0 is off.
+
+    The shorter side is brought to two crops of the benchmark. A sentence where weights are not here.
+    """
+    vector = request(beta > 0, beta, sigma > 0, sigma, reference, "none", sharpen, amount, 0.0)
     if words := _missing(now, GIVEN, vector):
-        return plaque(words)
-    data = now.shown(PICTURES)
-    shown = data.reference[_reference_row(reference, 0, len(data))][None] if vector.colour else None
-    image, said = prepared(photo, data)
-    found = made(now, GIVEN, image[None], vector, shown, None, now.live.steps, seed)
-    pair = captioned({"before": image, "after": found[0]}, cols=2)
-    return few_colours(_with_words([said, _written(vector)], pair), COLOURS)
+        return words
+    image, said = prepared(photo, picture, 2 * now.live.bench.crop[2])
+    colours = None if reference == "none" else example(now, reference)[None]
+    found = made(now, GIVEN, image[None], vector, colours, None, now.live.steps, seed)
+    return image, found[0], f"{said}   {_written(vector)}"
 
 
-def prepared(photo: UploadedFile | None, data: Split) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with OWN_SIDE as its shorter side, and what was found; None stands for one of our crops.
+def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray:
+    """Before and after, large; uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
+    before, after, words = made
+    wide = WIDE if before.shape[2] >= before.shape[1] else WIDE * before.shape[2] // before.shape[1]
+    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
+
+
+def own_full(
+    now: Lesson,
+    photo: UploadedFile | None,
+    picture: str,
+    beta: float,
+    sigma: float,
+    reference: str,
+    sharpen: bool,
+    amount: float,
+    seed: int,
+    split: float,
+) -> Tensor:
+    """The same edit at full size, by `EditingPipeline`, tile by tile: what the save button keeps. (3, H, W)."""
+    from repro.editing.pipeline import EditingPipeline
+
+    pipe = EditingPipeline.shipped(now.live.name)
+    pipe.set_progress_bar_config(disable=True)
+    image = (
+        read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(pack.picture(PHOTOS[picture]))
+    )
+    return pipe(
+        image,
+        blur=beta or None,
+        grain=sigma or None,
+        reference=None if reference == "none" else example(now, reference),
+        sharpen=(amount, 0.0) if sharpen else None,
+        num_inference_steps=now.live.steps,
+        seed=seed,
+        output_type="pt",
+    ).images[0]
+
+
+def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
+    """(3, H, W) in [0, 1] with `side` as its shorter side, and what was found; None stands for our `picture`.
 
     Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
     """
     if photo is None:
-        return data.sharp[-1], "no photo yet: a held-out crop"
+        return resize(pack.load(pack.picture(PHOTOS[picture])), side).clamp(0, 1), picture
     image = read_image(photo.content, min_side=16, name=photo.name)
     height, width = image.shape[-2:]
-    most = int(LONGEST * min(height, width))
-    said = f"{photo.name}, {width} × {height}"
+    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
     if max(height, width) > most:
         image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
-    return resize(image, OWN_SIDE).clamp(0, 1), said
+    return resize(image, side).clamp(0, 1), said
 
 
-def _chosen(now: Lesson, picture: str) -> tuple[Split, int]:
-    data = now.shown(PICTURES)
-    names = [short(id) for id in data.ids]
-    if picture not in names:
-        raise ReproError(f"no picture {picture!r} here: there are {', '.join(names)}")
-    return data, names.index(picture)
-
-
-def _reference_row(reference: str, own: int, count: int) -> int:
-    """Whose reference it is; a profile of fewer pictures goes round."""
-    return own if reference == "its own" else (REFERENCES.index(reference) - 1) % count
-
-
-def _hole(mask: str, data: Split, at: int) -> Tensor:
+def _hole(mask: str, size: tuple[int, ...]) -> Tensor:
     """(1, 1, H, W), 1 in the hole."""
-    size = tuple(data.sharp.shape[2:])
-    if mask == "its own":
-        return data.hole[[at]]
     if mask == "box":
         return box_mask(1, ["mask"], size)
     return free_form_mask(1, ["mask"], size, fraction=SHARES[mask])
-
-
-def _hole_code(mask: str) -> tuple[str, str]:
-    """What to import for a mask, and the Python that makes it."""
-    size = "tuple(data.sharp.shape[2:])"
-    if mask == "its own":
-        return "", "data.hole[photo][None]"
-    if mask == "box":
-        return "box_mask", f'box_mask(1, ["mask"], {size})'
-    return "free_form_mask", f'free_form_mask(1, ["mask"], {size}, fraction={SHARES[mask]})'
 
 
 def _missing(now: Lesson, method: str, vector: EditingVector) -> str:
     """A sentence that says which weights this edit lacks; "" where it lacks none."""
     if method == SINGLE and vector.active:
         return now.needs(*(v for v, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active))
-    return now.needs(VARIANTS[method])
+    return now.needs(VARIANTS.get(method, LONGER))
 
 
 def _written(vector: EditingVector) -> str:
     *scalars, b, g, c, i, s = vector.tensor().tolist()
     numbers = ", ".join(f"{v:.3f}".rstrip("0").rstrip(".") for v in scalars)
     return f"C = [{numbers} | {', '.join(f'{v:.0f}' for v in (b, g, c, i, s))}]"
-
-
-def _with_words(words: Sequence[str], picture: np.ndarray) -> np.ndarray:
-    return np.concatenate([*(line(text, picture.shape[1]) for text in words), picture])
-
-
-def plaque(text: str) -> np.ndarray:
-    """A sentence in a picture's place."""
-    words = [line(part, 524) for part in textwrap.wrap(text, 80)]
-    return np.concatenate([*words, to_uint8(torch.ones(3, 128, 524))])

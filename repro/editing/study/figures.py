@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from repro.data.images import center_crop
 from repro.ddpm.figures import sheet
 from repro.ddpm.process import q_sample
 from repro.editing.effects.masks import free_form_mask
@@ -26,21 +25,34 @@ from repro.ui.photos import Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
-QUALITY = 36  # of JPEG: many small pictures
-TILES = 48  # of JPEG: a few, with words
-MASKS = (0.05, 0.1, 0.2, 0.35, 0.5)  # shares of hole, from small to large
+QUALITY = 28  # of JPEG: many small pictures
+TILES = 40  # of JPEG: a few, with words
+MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 
 Row = Sequence["Tensor | None"]
+# The claims of the ledger in a few words, as the figure of verdicts has them.
+CLAIMS = {
+    "E1": "single edits: as good as Palette++ and Ours-single",
+    "E2": "composites: better than Palette++",
+    "E3": "one pass better than five networks in sequence",
+    "E4": "pix2pix falls behind",
+    "E5": "binary labels drive the composition",
+    "E6": "two linear layers are the best trade",
+    "E7": "N-pair loss separates features, no gain in quality",
+    "E8": "l1 reconstructs better, l2 is more diverse",
+    "E9": "colour reference: a small picture beats its latent",
+    "E10": "inversion: crisper, follows the edit worse",
+    "E11": "inpainting fails inside composites",
+    "E12": "edits carry over to other pictures",
+    "E13": "sliders are monotone",
+    "E14": "composites keep the strength of single edits",
+    "E15": "composites and more steps: larger errors",
+}
 
 
-def photographs(
-    rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = (), detail: int = 0
-) -> Photos:
-    """Rows of pictures (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap.
-
-    `detail`: the middle square of that side is shown, 0 the whole.
-    """
-    shown = [None if x is None else (center_crop(x[0], detail) if detail else x[0]) for row in rows for x in row]
+def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()) -> Photos:
+    """Rows of pictures (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap."""
+    shown = [None if x is None else x[0] for row in rows for x in row]
     return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
@@ -131,78 +143,61 @@ def through(data: Split, editor: Editor) -> Photos:
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method], detail: int = 0) -> Photos:
-    """Figs 2, 3 and 5 of the paper: a row per edit and crop, columns input, target and the methods.
-
-    A method whose weights are not here leaves a gap. `detail` as of `photographs`, but that an inpainted crop is shown
-    about the middle of its hole.
-    """
-    rows, labels = [], []
-    for tasks in edits:
-        pair = data.edit(*tasks)
-        made = [method(data, tasks) for method in methods.values()]
-        for i in range(len(data)):
-            columns = [None if x is None else x[i : i + 1] for x in (pair.source, pair.target, *made)]
-            if detail and "inpaint" in tasks:
-                columns = [None if x is None else _about(x, pair.hole[i, 0], detail) for x in columns]
-            rows.append(columns)
-            labels.append("\n+ ".join(tasks) if i == 0 else "")
-    return photographs(rows, labels, ["input", "target", *methods], detail)
+def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method]) -> Photos:
+    """Figs 2, 3 and 5 of the paper: a row per edit, columns input, target and the methods; the pictures of `data` take
+    turns. A method whose weights are not here leaves a gap."""
+    rows = []
+    for i, tasks in enumerate(edits):
+        one = data.at([i % len(data)])
+        pair = one.edit(*tasks)
+        rows.append([pair.source, pair.target, *(method(one, tasks) for method in methods.values())])
+    return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], ["input", "target", *methods])
 
 
-def _about(x: Tensor, hole: Tensor, side: int) -> Tensor:
-    """The square of that side around the hole's mean place, inside the picture."""
-    where = [axis.float().mean() if len(axis) else n / 2 for axis, n in zip(hole.nonzero().T, hole.shape, strict=True)]
-    top, left = (min(max(0, round(float(p)) - side // 2), n - side) for p, n in zip(where, hole.shape, strict=True))
-    return x[..., top : top + side, left : left + side]
-
-
-def sliders(editor: Editor, data: Split, steps: int, detail: int = 0) -> Photos:
-    """Fig. 4 and the supplement's Figs 1 and 2: five places of each slider, alone and inside a composite."""
+def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
+    """Fig. 4 and the supplement's Figs 1 and 2: each slider at its two ends, alone on the first picture, inside a
+    composite on the second, by each editor."""
     rows, labels = [], []
     for task, places in SLIDERS.items():
         for inside in (False, True):
-            vectors = [EditingVector(**place, **(BESIDE[task] if inside else {})) for place in places]
-            batch = data.at([0] * len(places))
+            vectors = [EditingVector(**at, **(BESIDE[task] if inside else {})) for at in (places[0], places[-1])]
+            batch = data.at([inside % len(data)] * 2)
             reference = batch.reference if inside else None
-            out = editor.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps)
-            rows.append([out[i : i + 1] for i in range(len(out))])
+            out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
+            rows.append([batch.sharp[:1], *(found[i : i + 1] for found in out for i in range(2))])
             beside = label([t for t in vectors[0].active if t != task])
             labels.append(f"{task}\nbeside\n{beside.replace('+', ', ')}" if inside else f"{task}\nalone")
-    return photographs(rows, labels, ["least", "", "half", "", "most"], detail)
+    heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
+    return photographs(rows, labels, ["picture", *heads])
 
 
-def references(editor: Editor, data: Split, steps: int, detail: int = 0) -> Photos:
-    """One crop in the colours of others' references, alone and with grain: the colour slider has no end, it has
-    pictures."""
-    count = min(5, len(data))
-    batch, reference = data.at([0] * count), data.reference[:count]
-    rows = [[reference[i : i + 1] for i in range(count)]]
-    for vector in (EditingVector(colour=True), EditingVector(colour=True, grain=0.05)):
-        out = editor.edit(batch.sharp, [vector] * count, batch.ids, reference=reference, steps=steps)
-        rows.append([out[i : i + 1] for i in range(count)])
-    return photographs(rows, ["reference", "colour", "colour\n+ grain"], (), detail)
+def references(editor: Editor, data: Split, others: Tensor, steps: int) -> Photos:
+    """The pictures of `data` in the colours of `others` (N, 3, h, w): this slider has no end, it has pictures."""
+    rows = [[None, *others.split(1)]]
+    for i in range(len(data)):
+        batch = data.at([i] * len(others))
+        vectors = [EditingVector(colour=True)] * len(others)
+        out = editor.edit(batch.sharp, vectors, batch.ids, reference=others, steps=steps)
+        rows.append([batch.sharp[:1], *out.split(1)])
+    return photographs(rows, ["reference", *["colour"] * len(data)], ["picture", *[""] * len(others)])
 
 
-def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any], detail: int = 0) -> Photos:
-    """Masks from small to large on one crop: what is given, and what is made, alone and inside a composite."""
+def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) -> Photos:
+    """Masks from small to large: what is given, and what is made, alone and inside a composite."""
     batch = data.at([0] * len(MASKS))
     hole = free_form_mask(1, ["mask"] * len(MASKS), tuple(batch.sharp.shape[2:]), fraction=torch.tensor(MASKS))
     rows = [[x[None] for x in torch.where(hole.bool(), editor.fill, batch.sharp)]]
     for more in ({}, beside):
         vectors = [EditingVector(inpaint=True, **more)] * len(MASKS)
-        reference = batch.reference if more.get("colour") else None
-        out = editor.edit(batch.sharp, vectors, batch.ids, reference=reference, hole=hole, steps=steps)
+        out = editor.edit(batch.sharp, vectors, batch.ids, hole=hole, steps=steps)
         rows.append([x[None] for x in out])
     words = ["input", "filled", "filled,\n" + "\n".join(f"+ {task}" for task in beside)]
-    return photographs(rows, words, [f"{share:.0%} hole" for share in MASKS], detail)
+    return photographs(rows, words, [f"{share:.0%} hole" for share in MASKS])
 
 
-def inversion(
-    editor: Editor, data: Split, steps: int, detail: int = 0
-) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:
-    """The supplement's Fig. 5, and (target, from noise, from the inverted source) of each single edit."""
-    rows, found = [], {}
+def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """The supplement's Fig. 5, a column a single edit, and (target, from noise, from the inverted source) of each."""
+    found = {}
     for task in TASKS:
         pair = data.edit(task)
         asked: dict[str, Any] = {
@@ -212,11 +207,9 @@ def inversion(
             "hole": data.hole if task == "inpaint" else None,
             "steps": steps,
         }
-        drawn, inverted = (editor.edit(data.sharp, **asked, inversion=way) for way in (False, True))
-        found[task] = (pair.target, drawn, inverted)
-        rows.append([x[:1] for x in (pair.target, drawn, inverted)])
-    heads = ["target", "from\nnew noise", "from DDIM\ninversion"]
-    return photographs(rows, TASKS, heads, detail), found
+        found[task] = (pair.target, *(editor.edit(data.sharp, **asked, inversion=way) for way in (False, True)))
+    rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
+    return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -249,9 +242,20 @@ def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -
             axis.spines[:].set_visible(False)
             axis.tick_params(length=0)
             axis.set_xticks(range(len(names)), names, rotation=90)
-            axis.set_yticks(range(len(table)), list(layers) if axis is plate.axes[0] else [""] * len(table))
+            axis.set_yticks(range(len(table)), _layers(layers) if axis is plate.axes[0] else [""] * len(table))
             axis.set_title(title, loc="left")
     return plate
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    """ "up_blocks.0.1" -> "up, level 3 b": where a layer of cross-attention sits; level 1 is the largest."""
+    parts = [name.split(".") for name in names]
+    levels = sum(part[0] == "down_blocks" for part in parts)
+    words = []
+    for kind, *place in parts:
+        level = {"down_blocks": int(place[0]) + 1, "up_blocks": levels - int(place[0])}.get(kind)
+        words.append("middle" if level is None else f"{kind.split('_')[0]}, level {level} {'ab'[int(place[-1])]}")
+    return words
 
 
 def only(methods: Mapping[str, Method], *names: str) -> dict[str, Method]:

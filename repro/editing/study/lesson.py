@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from repro.data import pack
+from repro.data.images import center_crop, resize
 from repro.editing.autoencoder import Autoencoder
+from repro.editing.effects.masks import free_form_mask
 from repro.editing.pix2pix import Pix2PixGenerator
 from repro.editing.sampling import Editor
 from repro.editing.study import unseen
-from repro.editing.study.benchmark import Split
+from repro.editing.study.benchmark import Bench, Split, levels, parameters, references
 from repro.editing.study.config import SMALL, SMOKE, EditingConfig
 from repro.editing.study.experiments import LONGER, editor_of, folder_of, load_autoencoder, name_of
 from repro.editing.study.experiments import VARIANTS as TRAINED
@@ -30,6 +33,8 @@ PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mu
 GIVEN = TRAINED[LONGER].label  # to users
 METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
 VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", GIVEN: LONGER}
+# One animal and one building that fill a square, chosen before anything was made of them.
+SUBJECTS = ("photos/erase_kingfisher", "photos/monuments_berlinCathedral")
 ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
 
 
@@ -37,14 +42,10 @@ ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
 class Lesson(study.Lesson):
     """One profile of the notebook; the live cells of the paper profile are the small one's.
 
-    `rows`      crops of each comparison, one a photograph: the first of the test split.
-    `detail`    side of the square that is shown of a crop, pixel for pixel.
-    `foreign`   images of the other domain.   `points` crops of the map of features.
+    `side`      of the whole photographs that figures show, pixel for pixel.   `points` crops of the map of features.
     """
 
-    rows: int = 2
-    detail: int = 76
-    foreign: int = 2
+    side: int = 160
     points: int = 20
 
     @property
@@ -56,16 +57,14 @@ class Lesson(study.Lesson):
         """The first crop of each test photograph, in order, with what is asked of it; the first `count` (None: all)."""
         return crops(self.live.source, 1).first(count)
 
-    def shown(self, count: int) -> Split:
-        """The first `count` of those crops that have detail, gradient energy of at least the median: chosen by a rule
-        that looks at no result."""
-        data = crops(self.live.source, 1)
-        energy = sum(data.sharp.diff(dim=axis).square().mean(dim=(1, 2, 3)) for axis in (2, 3))
-        return data.at((energy >= energy.median()).nonzero().flatten().tolist()).first(count)
+    def photographs(self) -> Split:
+        """The photographs of `SUBJECTS`, cut to squares, with what is asked of each drawn as the benchmark draws it."""
+        return _whole("test", {id: pack.load(pack.picture(id)) for id in SUBJECTS}, self.side, self.live.bench)
 
     def unseen(self) -> Split:
-        """Pictures of another domain."""
-        return unseen.pictures(self.live.bench).first(self.foreign)
+        """Whole pictures of another domain: a portrait and a motorcycle."""
+        pictures = {f"skimage/{name}": unseen.load(name) for name in unseen.NAMES[:2]}
+        return _whole("unseen", pictures, self.side, self.live.bench)
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -122,6 +121,14 @@ class Lesson(study.Lesson):
         return f"— no weights of {', '.join(missing)} here: `repro train {missing[0]}` makes them" if missing else ""
 
 
+def _whole(name: str, pictures: Mapping[str, Tensor], side: int, bench: Bench) -> Split:
+    """Pictures (3, H, W) in [0, 1] by id, brought to squares of that side, as a split of the benchmark."""
+    ids = tuple(pictures)
+    sharp = torch.stack([levels(center_crop(resize(x, side).clamp(0, 1), side)) for x in pictures.values()])
+    hole, asked = free_form_mask(bench.version, ids, (side, side)), tuple(parameters(ids, bench.version))
+    return Split(name, ids, sharp, references(name, ids, bench, side), hole, asked, bench)
+
+
 @lru_cache(maxsize=16)
 def _editor(folder: Path, profile: str, variant: str) -> Editor:
     # `load_checkpoint` keeps eight networks; the page works with nine.
@@ -137,14 +144,9 @@ def credits(data: Split) -> str:
     return "\n".join(f"{(name := id.split('@')[0])}: {pack.picture(name).credit}" for id in data.ids)
 
 
-def short(id: str) -> str:
-    """ "photos/erase_butterfly@256#0" -> "butterfly"."""
-    return id.split("/")[-1].split("@")[0].split("_")[-1]
-
-
 _NOTEBOOK = "02_editing_vector_ldm"
 LESSONS = {
-    "smoke": Lesson("editing", _NOTEBOOK, "smoke", 0.4, check=False, rows=1, detail=32, foreign=1, points=2),
+    "smoke": Lesson("editing", _NOTEBOOK, "smoke", 0.4, check=False, side=48, points=2),
     "small": Lesson("editing", _NOTEBOOK, "small", 2.2),
     "paper": Lesson("editing", _NOTEBOOK, "paper", 2.2, check=False),
 }

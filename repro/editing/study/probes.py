@@ -18,8 +18,9 @@ from repro.editing.effects.masks import cut_hole
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
+from repro.editing.study import bank
 from repro.editing.study.benchmark import Split
-from repro.editing.vector import EditingVector
+from repro.editing.vector import EditingVector, batch
 from repro.engine.rng import KeyedNoise
 
 LEVEL = 500  # timestep at which attention is looked at
@@ -79,6 +80,15 @@ def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float]
     noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
     made = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
     return {level: (picture - image).abs().mean().item() for level, picture in made.items()}
+
+
+def held(editor: Editor, data: Split) -> dict[str, Tensor]:
+    """Pictures with their edits as the training keeps them, latents and vectors: see `repro.editing.bank.encoded`."""
+    parts = {"sharp": data.sharp, "masked": data.edit("inpaint").source, "reference": data.reference}
+    parts |= {task: data.edit(task).target for task in bank.TARGETS}
+    block = {name: (part * 255).round().to(torch.uint8) for name, part in parts.items()}
+    found = bank.encoded(editor.autoencoder, [{**block, "hole": data.hole}])
+    return {**{name: part.float() for name, part in found.items()}, "vector": batch(data.vectors)}
 
 
 def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from repro.data.crops import crops
 from repro.data.images import resize
@@ -19,12 +19,13 @@ from repro.editing.study.benchmark import Bench, Split, levels, parameters, refe
 NAMES = ("astronaut", "motorcycle", "coffee", "rocket", "retina", "tissue")
 
 
-def _load(name: str) -> np.ndarray:
+def load(name: str) -> Tensor:
+    """(3, H, W) in [0, 1], whole."""
     from skimage import data
 
-    if name == "motorcycle":
-        return data.stereo_motorcycle()[0]
-    return {"tissue": data.immunohistochemistry}.get(name, getattr(data, name, None))()
+    found = {"tissue": data.immunohistochemistry, "motorcycle": lambda: data.stereo_motorcycle()[0]}
+    pixels = found.get(name, getattr(data, name, None))()
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 @lru_cache(maxsize=2)
@@ -32,9 +33,8 @@ def pictures(bench: Bench) -> Split:
     """One crop of each, with parameters, references (of the training split) and holes as the test split draws them."""
     size = bench.crop[2]
     ids = tuple(f"skimage/{name}" for name in NAMES)
-    whole = [torch.from_numpy(_load(name)).permute(2, 0, 1).float() / 255 for name in NAMES]
     side = bench.sides[2][0]
-    shown = [levels(resize(image, side).clamp(0, 1)) for image in whole]
+    shown = [levels(resize(image, side).clamp(0, 1)) for image in map(load, NAMES)]
     return Split(
         "unseen",
         ids,
