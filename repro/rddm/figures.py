@@ -42,7 +42,7 @@ def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()
     return drawn
 
 
-QUALITY = 44  # of the JPEG that the notebook keeps: noise takes many bytes
+QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
 
 

@@ -17,6 +17,7 @@ from repro.ui.pictures import enlarge, png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 STRIP = 10.0  # inches: the widest strip of presets
+STATIC = 60  # quality of the JPEG that a saved notebook keeps of a widget
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def show_small(pixels: Any) -> None:
     from repro.ui.photos import Photos
 
     data = png(pixels)
-    show_png(data) if len(data) < 30_000 else Photos(pixels)._ipython_display_()
+    show_png(data) if len(data) < 30_000 else Photos(pixels, STATIC)._ipython_display_()
 
 
 def is_live() -> bool:

@@ -25,8 +25,8 @@ from repro.ui.photos import Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
 
-QUALITY = 28  # of JPEG: many small pictures
-TILES = 40  # of JPEG: a few, with words
+QUALITY = 24  # of JPEG: many small pictures
+TILES = 36  # of JPEG: a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 
 Row = Sequence["Tensor | None"]
