@@ -32,24 +32,27 @@ def notebooks(root: Path) -> str:
     """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml."""
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["repro"]
     address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
-    lines = ["| notebook | what you learn | runs in | |", "|---|---|---|---|"]
+    lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
         taught = settings.get("notebooks", {}).get(path.stem, "")
         name, _, text = taught.partition(": ")
+        read, run = _minutes(path)
         lines.append(
-            f"| [{path.stem[:2]} {name or path.stem}](notebooks/{path.name}) | {text} | {_duration(path)} | "
+            f"| [{path.stem[:2]} {name or path.stem}](notebooks/{path.name}) | {text} | {read} | {run} | "
             f"[![open in Colab]({BADGE})]({colab}) |"
         )
     return "\n".join(lines)
 
 
-def _duration(path: Path) -> str:
-    """What the notebook's own first output says of its duration, "—" where it was not executed."""
+def _minutes(path: Path) -> tuple[str, str]:
+    """How long reading and running take, as the notebook says: its line at the top, and its own first output."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    outputs = ["".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ())]
-    found = next(filter(None, (re.search(rf"{path.stem} · .* · about (.+)", text) for text in outputs)), None)
-    return found[1] if found else "—"
+    top = "".join("".join(cells[0]["source"]).splitlines()[:4])
+    outputs = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
+    read = re.search(r"Reading: ([\d.]+ min)", top)
+    run = re.search(rf"{path.stem} · profile small .* · about (.+)", outputs) or re.search(r"about ([\d.]+ min)", top)
+    return (read[1] if read else "—", run[1] if run else "—")
 
 
 def results(figures: Path) -> str:
