@@ -19,8 +19,9 @@ class UCDIR(ModelMixin, ConfigMixin):
 
     Args:
         residual_scale: the diffusion runs on this many times the residual y - u(x) (published: 1).
-        residual_std: standard deviation of the scaled residual, from which the best linear estimate of the noise follows;
-            the U-Net then predicts what is missing to it, at one scale for all levels (0, as published: all of it).
+        residual_std: standard deviation of the scaled residual; where it is given, the U-Net predicts that residual
+            where there is much noise and the noise where there is little (published: 0, the noise everywhere).
+        fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
         told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
         predictor_channels, predictor_levels, predictor_residual: see `Predictor`.
         The rest: see `DiffusionUNet`; `patch` is of both.
@@ -31,6 +32,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         self,
         residual_scale: float = 1.0,
         residual_std: float = 0.0,
+        fine_std: float = 0.02,
         told: str = "sqrt_gamma",
         predictor_channels: int = 32,
         predictor_levels: int = 5,
@@ -49,6 +51,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         input_skip: bool = False,
         tasks: tuple[str, ...] = (),
         dropout: float = 0.1,
+        level_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if told not in ("sqrt_gamma", "gamma"):
@@ -59,6 +62,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         self.unet = DiffusionUNet(
             base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm,
             activation, guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
+            level_scale,
         )  # fmt: skip
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
@@ -80,9 +84,9 @@ class UCDIR(ModelMixin, ConfigMixin):
         if not self.config.residual_std:
             return out
         a = sqrt_gamma[:, None, None, None]
-        s, signal = (1 - a**2).clamp(min=0).sqrt(), a * self.config.residual_std
-        total = s**2 + signal**2  # variance of the noisy residual
-        return noisy * (s / total) + out * (signal / total.sqrt())
+        s = (1 - a**2).clamp(min=0).sqrt()
+        total = s**2 + (a * self.config.fine_std) ** 2  # variance of a noisy residual of that deviation
+        return noisy * (s / total) + out * (a * self.config.residual_std / total.sqrt())
 
     def forward(
         self,

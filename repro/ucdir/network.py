@@ -104,6 +104,7 @@ class DiffusionUNet(nn.Module):
         input_skip: whether the input is also added to the output, mixed per position and scaled by the scalars.
         tasks: names of the tasks a network tells apart: it takes task and strength too. Empty: it takes neither.
         dropout: before the last convolution.
+        level_scale: factor on the noise level before its sinusoid (published: 1, which hardly tells low levels apart).
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class DiffusionUNet(nn.Module):
         input_skip: bool,
         tasks: tuple[str, ...],
         dropout: float,
+        level_scale: float = 1.0,
     ) -> None:
         super().__init__()
         for what, value, known in (
@@ -131,6 +133,7 @@ class DiffusionUNet(nn.Module):
             if value not in known:
                 raise ReproError(f"{what} {value!r} is unknown: choose {', '.join(known)}")
         self.guidance, self.patch, self.tasks, self.light = guidance, patch, tuple(tasks), light
+        self.level_scale = level_scale
         self.stride = patch * 2 ** (len(channel_mults) - 1)
         c_emb = self.c_emb = base_channels
         self.level = nn.Sequential(nn.Linear(c_emb, 4 * c_emb), nn.SiLU(), nn.Linear(4 * c_emb, c_emb))
@@ -179,7 +182,7 @@ class DiffusionUNet(nn.Module):
             takes = "noise level, task and strength" if self.tasks else "the noise level alone"
             gets = ", ".join(n for n, v in (("task", task), ("strength", strength)) if v is not None) or "neither"
             raise ReproError(f"this network takes {takes}: of task and strength it was given {gets}")
-        emb = self.level(sinusoid(level, self.c_emb))
+        emb = self.level(sinusoid(level, self.c_emb, self.level_scale))
         if task is not None and strength is not None:
             emb = emb + self.task(task) + self.strength(sinusoid(strength, self.c_emb, scale=100.0))
         return emb

@@ -31,10 +31,15 @@ def profile(name: str) -> Mapping[str, Any]:
     return SPEC["profile"][name]
 
 
+def tasks_of(task: str) -> tuple[str, ...]:
+    """What a network tells apart; every network takes task and strength, as the paper's framework has it."""
+    return TRAINED if task == "all" else (task,)
+
+
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
     found = {**profile(chosen)["network"], **SPEC["variant"][variant].get("network", {})}
-    return found | ({"tasks": list(TRAINED)} if task == "all" else {})
+    return found | ({"tasks": list(tasks_of(task))} if chosen != "paper" else {})
 
 
 def learning_of(variant: str, chosen: str = "small") -> Learning:
@@ -58,10 +63,8 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Any:
         return published(task, learning_of(variant, chosen), profile(chosen)["crop"])
     settings = profile(chosen)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
-    tasks = TRAINED if task == "all" else (task,)
-    degradations = {name: TASKS[name].degrade for name in tasks}
-    names = TRAINED if task == "all" else ()
-    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), names)
+    degradations = {name: TASKS[name].degrade for name in tasks_of(task)}
+    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), tasks_of(task))
 
 
 def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) -> Experiment:

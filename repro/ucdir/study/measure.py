@@ -29,7 +29,7 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles, seam_energy
 from repro.ucdir.study import formulas
-from repro.ucdir.study.experiments import SPEC, TRAINED, network_of, photographs, profile
+from repro.ucdir.study.experiments import SPEC, network_of, photographs, profile
 
 TEST_SEED = 7  # of the test pictures' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
@@ -37,7 +37,7 @@ IMAGE = ("lpips/alex-v0.1", "psnr/rgb", "ssim/rgb-wang", "niqe/y-skvideo")
 KID, PATCH, SETS = "kid/efficientnet-lite0-patches64", 64, 3
 COLOUR, SEAM, MOVED = "colour/mean-rgb01", "seam/ratio", "l1/unsplit-rgb01"
 MACS, PARAMETERS = "macs/64x64", "parameters"
-FEW = 9  # photographs of what is varied
+MANY, FEW = 12, 4  # photographs of a main table, and of what is varied
 TOLERANCE = {
     **dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3)),
     **dict.fromkeys((MACS, PARAMETERS), Tolerance()),
@@ -70,7 +70,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
 
         return paper.sample(task)
     settings = profile(chosen)
-    n = min(FEW if varied else 27, settings.get("limit", 27))
+    n = min(FEW if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
     found = hashlib.sha256(text.encode())
     for photo in pack.photos("test")[:n]:
@@ -137,7 +137,7 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Method:
 
 def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell's settings of the sampler, as `pipeline.restore` takes them."""
-    steps = int(cell.get("steps", 50))
+    steps = int(cell.get("steps", 20))
     made: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
     if "clip" in cell:
         made["clip"] = float(cell["clip"]) or None
@@ -159,7 +159,7 @@ def scalars(model: UCDIR, task: str, strength: Tensor) -> dict[str, Tensor]:
     """Task and strength, for a network that takes them."""
     if not model.unet.tasks:
         return {}
-    return {"task": torch.tensor([TRAINED.index(task)]), "strength": strength}
+    return {"task": torch.tensor([model.unet.tasks.index(task)]), "strength": strength}
 
 
 def seams(experiment: str, task: str, cell: Mapping[str, Any], tested: Any) -> dict[str, list[float]]:
@@ -200,7 +200,7 @@ def cost(variant: str) -> dict[str, float]:
         model = UCDIR(**changes).eval()
         x, level = torch.zeros(1, 3, 64, 64), torch.zeros(1)
         with FlopCounterMode(display=False) as counter:
-            model.denoise(x, x, level, x)
+            model.denoise(x, x, level, x, **scalars(model, "lowlight", level))
     return {MACS: counter.get_total_flops() / 2, PARAMETERS: sum(p.numel() for p in model.unet.parameters())}
 
 

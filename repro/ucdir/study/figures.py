@@ -1,0 +1,153 @@
+"""The pictures of notebook 04: schematic, kernel maps, galleries, splitting, the perception-distortion plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data.images import center_crop, to_unit
+from repro.engine.records import Record, select
+from repro.metrics.pixel import psnr
+from repro.ucdir.kernels import AdaptiveKernels, resized
+from repro.ucdir.model import UCDIR
+from repro.ucdir.patches import Tiles
+from repro.ui import photos
+from repro.ui.photos import Photos
+from repro.ui.plots import PALETTE, Plate, style, tile
+from repro.ui.schematic import Schematic
+
+
+def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
+    """Fig. 1: predictor, diffusion of the residual, and a block with its two conditions. Images (1, 3, H, W)."""
+    noise = torch.randn(initial.shape, generator=torch.Generator().manual_seed(0))
+    drawing = Schematic(9.4, 3.9)
+    places = {
+        "x": (degraded, (0.8, 2.9)),
+        "u": (initial, (3.6, 2.9)),
+        "r": (((clean - initial) * 2).clamp(-1, 1), (6.6, 2.9)),
+        "n": ((noise * 0.5).clamp(-1, 1), (6.6, 1.05)),
+        "y": (clean, (8.7, 2.9)),
+    }
+    for name, (image, at) in places.items():
+        drawing.image(name, at, to_unit(image)[0], height=0.95)
+    for at, text in (
+        ((0.8, 3.6), "degraded $x$"),
+        ((3.6, 3.6), "first estimate $u(x)$"),
+        ((6.6, 3.6), "residual $r$"),
+        ((8.7, 3.6), "restored $u + r$"),
+        ((6.6, 0.4), "pure noise"),
+    ):
+        drawing.note(at, text, size=9)
+    drawing.box(
+        "net",
+        (3.6, 1.05),
+        "diffusion network\n$\\epsilon_\\theta(x, r_\\gamma, \\sqrt{\\gamma};\\ u)$",
+        kind="network",
+        size=(2.2, 0.8),
+    )
+    drawing.arrow("x", "u", "predictor").arrow("u", "net", "guides every block").arrow("x", "net")
+    drawing.arrow("n", "r", "50 steps").arrow("net", "n", "noise to remove").arrow("r", "y", "added")
+    return Photos(drawing.plate())
+
+
+@torch.no_grad()
+def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor], which: int = 0) -> Photos:
+    """Fig. 2: the maps M[b] of one block on a photograph, grey = 0, with the guide that they come from."""
+    initial = model.predictor(degraded)
+    blocks = [m for m in model.unet.modules() if isinstance(m, AdaptiveKernels)]
+    emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"))
+    like = degraded[..., :: model.config.patch, :: model.config.patch]
+    M = blocks[which].maps(emb, resized(initial, like))[0]  # (N, h, w)
+    size = tuple(degraded.shape[-2:])
+    shown = {"guide": to_unit(initial).clamp(0, 1)[0]}
+    for b, m in enumerate(M):
+        wide = torch.nn.functional.interpolate(m[None, None], size=size, mode="nearest")[0].expand(3, -1, -1)
+        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = (
+            0.5 + 0.25 * (wide - m.mean()) / m.std().clamp(min=1e-6)
+        ).clamp(0, 1)
+    return Photos(photos.captioned(shown, 3))
+
+
+def gallery(rows: Mapping[str, tuple[Mapping[str, Tensor], Tensor]], crop: int) -> Photos:
+    """Figs 3 to 5: a row a photograph, (results, truth) of (1, 3, H, W); its middle, PSNR of the whole."""
+    lines = []
+    for results, truth in rows.values():
+        named = {}
+        for words, image in {**results, "truth": truth}.items():
+            score = "" if words == "truth" else f", {psnr(to_unit(image), to_unit(truth)).item():.1f} dB"
+            named[words + score] = to_unit(center_crop(image, min(crop, *image.shape[-2:])))[0].clamp(0, 1)
+        lines.append(photos.captioned(named, len(named)))
+    return Photos(tile(lines, 1, gap=4))
+
+
+def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> Photos:
+    """Fig. 6: each image (1, 3, H, W) around a place where four tiles meet, three times as large."""
+    height, width = next(iter(images.values())).shape[-2:]
+    row, col = (
+        ends[1][1] if len(ends) > 1 else n // 2
+        for ends, n in ((tiles.along(height), height), (tiles.along(width), width))
+    )
+    top, left = max(0, row - around // 2), max(0, col - around // 2)
+    cut = {k: to_unit(x)[0, :, top : top + around, left : left + around].clamp(0, 1) for k, x in images.items()}
+    return Photos(
+        photos.captioned({k: x.repeat_interleave(3, 1).repeat_interleave(3, 2) for k, x in cut.items()}, len(cut))
+    )
+
+
+def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:
+    """Where diffusion changes the predictor's estimate, and where that estimate was wrong; brighter = more."""
+
+    def grey(x: Tensor) -> Tensor:
+        return (x.abs().mean(dim=1, keepdim=True) / 2 * gain).clamp(0, 1).expand(-1, 3, -1, -1)[0]
+
+    shown = {
+        "input": to_unit(degraded)[0],
+        "first estimate": to_unit(initial).clamp(0, 1)[0],
+        "restored": to_unit(restored)[0],
+        f"what diffusion changed, × {gain:g}": grey(restored - initial),
+        f"what was wrong before, × {gain:g}": grey(clean - initial),
+        f"what is wrong after, × {gain:g}": grey(clean - restored),
+    }
+    return Photos(photos.captioned(shown, 3))
+
+
+def plane(records: Sequence[Record], tasks: Mapping[str, str], rows: Mapping[str, str]) -> Plate:
+    """Perception against distortion, a panel a task: every row a point; down and to the right is better in both.
+
+    `rows`: words -> experiment, with {task} for the task's name.
+    """
+    with style():
+        plate = Plate(figsize=(9.4, 3.1), layout="constrained")
+        for axis, (task, title) in zip(np.atleast_1d(plate.subplots(1, len(tasks))), tasks.items(), strict=True):
+            for i, (words, pattern) in enumerate(rows.items()):
+                found = select(records, experiment=pattern.format(task=task), cell={"task": task})
+                for record in found[:1]:
+                    x, y = (np.mean(record.values(m)) for m in ("psnr/rgb", "lpips/alex-v0.1"))
+                    axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)
+            axis.set(xlabel="PSNR in dB", ylabel="LPIPS")
+            axis.set_title(title, loc="left")
+        plate.axes[0].legend(fontsize=7)
+    return plate
+
+
+def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
+    """LPIPS over the number of steps, a line a sampler, with the 95% interval over photographs."""
+    from repro.engine import stats
+    from repro.ui.plots import curve
+
+    at = (5, 10, 20)
+    series = {}
+    for name, words in (("ancestral", "ancestral"), ("ddim", "DDIM"), ("dpm", "DPM-Solver++ (2M)")):
+        cells = [
+            select(records, experiment=experiment, cell={"task": f"{task}-sampler", "sampler": name, "steps": s})
+            for s in at
+        ]
+        if all(cells):
+            made = [stats.mean_interval([c[0].values("lpips/alex-v0.1")]) for c in cells]
+            series[words] = ([m.estimate for m in made], [m.low for m in made], [m.high for m in made])
+    if not series:
+        return photos.nothing("— no records of the samplers yet")
+    return curve(at, series, xlabel="steps", ylabel="LPIPS", log_x=True)

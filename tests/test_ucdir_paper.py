@@ -1,0 +1,150 @@
+"""The paper's profile: readers on small fixtures in the real layouts, and the public code's weights by name."""
+
+import pytest
+import torch
+from test_ucdir_network import TINY
+from torch.nn import functional as F
+
+from repro.data.writing import write_image
+from repro.engine.recipe import Recipe
+from repro.engine.rng import KeyedNoise
+from repro.engine.train import train
+from repro.errors import ReproError
+from repro.ucdir.loss import Learning
+from repro.ucdir.model import UCDIR
+from repro.ucdir.study import paper
+
+GOPRO = "GOPR0001_11_00"
+
+
+def image(name, height=40, width=48):
+    return KeyedNoise(0, [name], "fixture").uniform((3, height, width))[0]
+
+
+def filled(root, task, split, count=3):
+    folders = {
+        "lowlight": (f"{split}/input", f"{split}/target"),
+        "jpeg": ({"train": "train/n01440764", "test": "val"}[split],) * 2,
+    }[task]
+    for i in range(count):
+        for folder in folders:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            suffix = ".jpeg" if task == "jpeg" else ".png"
+            write_image(root / folder / f"{i:04d}{suffix}", image(f"{folder} {i}"))
+    return root
+
+
+@pytest.mark.parametrize("task", ["lowlight", "jpeg"])
+def test_a_training_runs_on_files_and_a_test_set_is_read(tmp_path, task):
+    filled(tmp_path, task, "train"), filled(tmp_path, task, "test")
+    made = paper.training_task(task, Learning(), 16, tmp_path)
+    assert made.size == 3
+    (step,) = train(UCDIR(**TINY), made, Recipe(images=4, batch=4, precision="fp32"), seed=0)
+    assert torch.isfinite(torch.tensor(step.loss))
+    tested = paper.pairs(task, 2, tmp_path)
+    assert [name for name, *_ in tested] == ["0000", "0001"]
+    for _, given, strength, clean in tested:
+        assert given.shape == clean.shape and not torch.equal(given, clean)
+        assert strength.item() == pytest.approx(0.9 if task == "jpeg" else 0)
+
+
+def test_crops_of_a_pair_are_cut_alike(tmp_path):
+    for kind in ("input", "target"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        write_image(tmp_path / "train" / kind / "a.png", image("same"))
+    made = paper.training_task("lowlight", Learning(), 16, tmp_path)
+    clean, degraded = made.pair(torch.zeros(4, dtype=torch.long), lambda p: KeyedNoise(0, range(4), p))
+    assert torch.equal(clean, degraded) and len({tuple(c.flatten()[:9].tolist()) for c in clean}) > 1
+
+
+def test_sid_raw_lists_give_pairs_and_ratios(tmp_path):
+    line = "./Sony/short/00001_00_0.04s.ARW ./Sony/long/00001_00_10s.ARW ISO200 F8\n"
+    (tmp_path / "Sony_train_list.txt").write_text(line)
+    ((short, long, ratio),) = paper.raw_pairs(tmp_path, "train")
+    assert short == tmp_path / "Sony/short/00001_00_0.04s.ARW" and long.name == "00001_00_10s.ARW" and ratio == 250
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(ReproError, match="SID as RGB images lies in"):
+        paper.read("lowlight", "train", tmp_path)
+    with pytest.raises(ReproError, match="repro data check imagenet"):
+        paper.read("jpeg", "test", tmp_path)
+
+
+def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):
+    """The names in the public code's state dict, written down from its structure."""
+    names = [
+        f"denoise_fn.{n}" for n in ("noise_level_mlp.1", "noise_level_mlp.3", "downs.0", "final_conv.0", "final_conv.3")
+    ]
+
+    def stage(place, changes_width, attention):
+        parts = ["noise_func.0", "noise_func.2", "norm1", "norm2", "conv1", "conv2.0", "conv2.2", "spdyconv"]
+        names.extend(f"denoise_fn.{place}.res_block.{p}" for p in parts + ["res_conv"] * changes_width)
+        names.extend(f"denoise_fn.{place}.attn.{p}" for p in ("norm", "qkv", "out") if attention)
+
+    place, width = 1, 1
+    for level, mult in enumerate(mults):
+        for _ in range(blocks):
+            stage(f"downs.{place}", width != mult, level == attended)
+            place, width = place + 1, mult
+        if level < len(mults) - 1:
+            names.append(f"denoise_fn.downs.{place}.conv")
+            place += 1
+    stage("mid.0", False, True), stage("mid.1", False, False)
+    place = 0
+    for level in reversed(range(len(mults))):
+        for _ in range(blocks + 1):
+            stage(f"ups.{place}", True, level == attended)  # a skip is always concatenated
+            place += 1
+        if level:
+            names.append(f"denoise_fn.ups.{place}.conv")
+            place += 1
+    names += [f"predictor.conv{k}_{j}" for k in range(1, 10) for j in (1, 2)]
+    names += [f"predictor.upv{k}" for k in range(6, 10)] + ["predictor.conv10_1"]
+    return [f"{n}.{kind}" for n in names for kind in ("weight", "bias") if not (n.endswith("qkv") and kind == "bias")]
+
+
+def test_every_published_weight_has_its_place():
+    with torch.device("meta"):
+        ours = set(UCDIR().state_dict())
+    assert {paper.renamed(name) for name in published_names()} == ours
+    with pytest.raises(ReproError, match="belongs to no published UCDIR network"):
+        paper.renamed("denoise_fn.downs.1.res_block.conv3.weight")
+
+
+def test_a_block_in_the_published_layout_computes_what_its_public_form_says():
+    """Random weights under published names, the block written out with them, against the block that they load into."""
+    torch.manual_seed(0)
+    model = UCDIR(base_channels=8, channel_mults=(1, 2), blocks=1, attention_levels=(), predictor_channels=4).eval()
+    block = model.unet.downs[3].block  # 8 -> 16 channels
+    published = {
+        name: f"denoise_fn.downs.3.res_block.{name}"
+        for name in (
+            "noise_func.0",
+            "noise_func.2",
+            "norm1",
+            "norm2",
+            "conv1",
+            "conv2.0",
+            "conv2.2",
+            "spdyconv",
+            "res_conv",
+        )
+    }
+    state = {}
+    for name in published.values():
+        for kind in ("weight", "bias"):
+            shape = model.state_dict()[paper.renamed(f"{name}.{kind}")].shape
+            state[f"{name}.{kind}"] = torch.randn(shape) * 0.3
+    loaded = paper.from_published(state | {"betas": torch.zeros(3)})
+    assert not model.load_state_dict(loaded, strict=False).unexpected_keys
+    W = lambda name: (state[f"{published[name]}.weight"], state[f"{published[name]}.bias"])  # noqa: E731
+    x, emb, guide = torch.randn(2, 8, 6, 6), torch.randn(2, 8), torch.randn(2, 3, 6, 6)
+    swish = lambda z: z * torch.sigmoid(z)  # noqa: E731
+    h = swish(F.conv2d(F.group_norm(x, 1, *W("norm1")), *W("conv1"), padding=1))
+    h = F.conv2d(F.group_norm(h, 1, *W("norm2")), *W("spdyconv"), padding=1, groups=8)
+    first, second = F.conv2d(guide, *W("conv2.0")).chunk(2, dim=1)
+    G = F.conv2d(first * second, *W("conv2.2"), padding=1)
+    S = F.linear(swish(F.linear(emb, *W("noise_func.0"))), *W("noise_func.2"))
+    h = (h.view(2, 16, 8, 6, 6) * (G * S[:, :, None, None])[:, None]).sum(dim=2)
+    assert torch.allclose(swish(h) + F.conv2d(x, *W("res_conv")), block(x, emb, guide), atol=1e-4)
