@@ -50,7 +50,7 @@ def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: 
                 words += f" {protocols.score(m.LPIPS, *pair).item():.2f}"
             # trailing blanks keep the names apart
             cells[words + " " * len(cells)] = enlarged(image, row["clean"].shape[-1] * zoom)
-    return Photos(captioned(cells, max(len(row) for row in rows.values())), 82)
+    return Photos(captioned(cells, max(len(row) for row in rows.values())), 74)
 
 
 def enlarged(image: Tensor, side: int) -> Any:
@@ -66,7 +66,7 @@ def neighbours(rows: Mapping[str, tuple[Tensor, retrieval.Neighbours]], shown: i
         cells[name] = _square(seen, side)
         for image, cosine in list(zip(found.images, found.similarity, strict=True))[:shown]:
             cells[f"{cosine:.2f}" + " " * len(cells)] = _square(image, side)
-    return Photos(captioned(cells, shown + 1), 80)
+    return Photos(captioned(cells, shown + 1), 74)
 
 
 def _square(image: Tensor, side: int) -> Any:

@@ -40,6 +40,7 @@ LESSONS = {
 }
 TASKS = {text: name for name, (text, _) in operators.TASKS.items()}
 OWN = ("the measurement itself", *(f"clean: {text}" for text in TASKS))
+SHORT = {"sr4": "x4", "sr8": "x8", "box": "box blur", "gauss": "Gaussian", "colour": "colour"}
 PHOTOS = ("photos/erase_kitten", "photos/monuments_brandenburgGate")
 
 
@@ -88,7 +89,7 @@ def gallery(now: Lesson, name: str, which: str = "photos", seed: int = 0) -> dic
     """Task -> clean, measurement, DDRM, GD of one image."""
     rows = {}
     size = m.profile_of(now["live"])["size"]
-    for task, (text, _) in operators.TASKS.items():
+    for task, text in SHORT.items():
         x, y = scene(now["live"], which, name, task)
         noise = KeyedNoise(seed, [name], "adir/sample")
         model = model_fn(network(now))
@@ -108,7 +109,7 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
         with lora.adapted(network(now), shipped_factors(now, which, task)):
             better = guided(now, y, task, name, seed)
         row = {"clean": x[0], "measurement": y[0], "GD": free[0], "ADIR": better[0]}
-        rows[f"{name.rsplit('/', 1)[-1]}, {operators.TASKS[task][0]}"] = row
+        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = row
     return rows
 
 
