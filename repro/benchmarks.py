@@ -55,9 +55,9 @@ def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
 
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
-    from repro.ddpm.config import profile
-    from repro.ddpm.experiments import build_network, schedule_of
     from repro.ddpm.schedules import to_diffusers
+    from repro.ddpm.study.config import profile
+    from repro.ddpm.study.experiments import build_network, schedule_of
     from repro.ddpm.tasks import DenoisingTask
     from repro.engine.train import train
 
@@ -120,11 +120,11 @@ def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
     """DDIM on one network and one start: bare passes, our sampler, diffusers' pipeline."""
     from diffusers import DDIMPipeline
 
-    from repro.ddpm.config import profile
-    from repro.ddpm.experiments import build_network, schedule_of
     from repro.ddpm.process import model_fn
     from repro.ddpm.samplers import ddim, sample
     from repro.ddpm.schedules import to_diffusers
+    from repro.ddpm.study.config import profile
+    from repro.ddpm.study.experiments import build_network, schedule_of
 
     config = profile(name)
     config, schedule = replace(config, network={**config.network, "out_channels": config.channels}), schedule_of(config)
@@ -143,11 +143,11 @@ def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
 
 def _restoration(name: str) -> dict[str, Arm]:
     """One image restored by SM-Res: bare passes, our sampler, the diffusers pipeline."""
-    from repro.rddm.config import profile
-    from repro.rddm.experiments import build_network, learning_of
     from repro.rddm.pipeline import RDDMPipeline
     from repro.rddm.sampling import restore
     from repro.rddm.scheduler import RDDMScheduler
+    from repro.rddm.study.config import profile
+    from repro.rddm.study.experiments import build_network, learning_of
 
     task = profile(name if name == "smoke" else "small").tasks["raindrop"]
     network = _seeded(lambda: build_network(task, "smres")).eval().requires_grad_(False)

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from repro.data.cifar import FILES, load_cifar10
-from repro.ddpm import evaluation, paper
-from repro.ddpm.config import PAPER
-from repro.ddpm.experiments import build_network, generator, schedule_of
-from repro.engine.evaluation import full
+from repro.ddpm.study import measure
+from repro.ddpm.study.config import PAPER, PROFILES
+from repro.ddpm.study.experiments import PAPER_MODEL, build_network, generator, schedule_of
+from repro.engine import evaluation, grid, records
 from repro.engine.registry import find
 from repro.engine.run import run
-from repro.engine.tables import Column, PaperNumber, Table, ours
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 
@@ -62,7 +61,7 @@ def test_schedule_and_recipe_of_ho_et_al():
     assert recipe.images == 800_000 * 128 and recipe.batch == 128 and recipe.lr == 2e-4 and recipe.clip == 1.0
     assert recipe.lr_at(recipe.warmup) == recipe.lr == recipe.lr_at(recipe.images)
     assert 0.5 ** (recipe.batch / recipe.ema) == pytest.approx(0.9999, abs=1e-7)
-    assert recipe.weight_decay == 0 and PAPER.n == 50_000 and 1000 in PAPER.full_steps
+    assert recipe.weight_decay == 0 and PAPER.n == 50_000
 
 
 def test_pixels_lie_where_the_format_puts_them(cifar):
@@ -101,15 +100,13 @@ def few_numbers() -> FeatureNet:
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)  # (B, 12)
 
-    return FeatureNet("quarters", 12, 3, "means of the four quarters", pooled, lambda x: 9 * pooled(x))
+    return FeatureNet("inception", 12, 3, "means of the four quarters", pooled, lambda x: 9 * pooled(x))
 
 
 TINY = dataclasses.replace(
     PAPER,
     network={**PAPER.network, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2},
     recipe=dataclasses.replace(PAPER.recipe, images=16, batch=8, threads=1),
-    steps=(2,),
-    full_steps=(4,),
     n=6,
     k=3,
     batch=4,
@@ -117,38 +114,31 @@ TINY = dataclasses.replace(
 
 
 def test_from_data_to_table(cifar, home, monkeypatch):
-    experiment = generator(TINY, "linear", "ddpm-cifar10-tiny-s0", False, "tiny")
-    assert paper.rows(TINY, experiment.name) == []  # nothing trained yet
+    monkeypatch.setitem(PROFILES, "paper", TINY)
+    assert evaluation.rows("ddpm", "paper") == []  # nothing trained yet
+    experiment = generator(TINY, "linear", PAPER_MODEL, False, "tiny")
     *_, last = run(experiment)
     assert last.images == 16 and type(last.model) is type(build_network(TINY))
 
-    rows = paper.rows(TINY, experiment.name, few_numbers)
-    assert len(rows) == 1 + 3 * 2
-    monkeypatch.setitem(evaluation.ROWS, "cifar10", lambda _: rows)
-    records = list(full(["ddpm"], "paper"))
-    for record in records:
-        assert set(record.metrics) == {"fid/quarters", "kid/quarters", "is/quarters"} and record.profile == "paper"
-        assert bool(record.check) == (record.cell.get("steps") != 4)
-    assert {r.n for r in records} == {6} and len({r.data for r in records}) == 1
-    assert records[1].checkpoint and records[1].source == "recorded" and records[0].checkpoint is None
-    again = rows[1].record()
-    assert again.id == records[1].id  # sampled again, to the digit
-
-    column = Column("FID", "fid/quarters", "lower")
-    theirs = PaperNumber(3.17, "FID, 50,000 samples, 1000 steps", "Ho et al., Table 1")
-    lines = {r.label: {"FID": ours(r, "fid/quarters", paper=theirs)} for r in records}
-    csv, markdown = Table("paper_fid", "FID", (column,), lines).write("repro evaluate ddpm --full", folder=home)
-    assert len(csv.read_text().splitlines()) >= 8 and "3.17" in markdown.read_text()
-
-
-def test_without_inception_it_says_so(cifar, home, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(home / "hub"))
-    experiment = generator(TINY, "linear", find("ddpm-cifar10-paper-s0").name, False, "tiny")
-    assert list(run(experiment))
-    monkeypatch.setitem(evaluation.ROWS, "cifar10", lambda _: paper.rows(TINY))
-    row = evaluation.rows("paper")[0]
+    rows = evaluation.rows("ddpm", "paper")
+    assert len(rows) == 1 + 2 * 6 + 4 and {r.experiment for r in rows} == {PAPER_MODEL, "baseline-real"}
     with pytest.raises(ReproError, match=r"Inception weights .* are missing: download"):
-        row.record()
+        rows[0].record()
+    measure._paper_metrics.cache_clear()
+    monkeypatch.setattr(measure.features, "inception", lambda device: few_numbers())
+    some = [row for row in rows if row.cell.get("steps", 0) in (0, 10)]
+    for record in (row.record() for row in some):
+        assert set(record.metrics) == {"fid/inception", "kid/inception", "is/inception"}
+        assert record.profile == "paper" and record.n == 6 and record.check["k"] == 3
+        assert record.source == ("evaluated" if record.experiment == "baseline-real" else "recorded")
+        records.upsert("ddpm", [record])
+    table = next(t for t in grid.tables("ddpm", evaluation.looked_up("ddpm", "paper")) if t.name == "ddpm_fid")
+    cells = {name: cells["10 steps"] for name, cells in table.rows.items()}
+    assert [name for name, cell in cells.items() if cell.value is not None] == [
+        "DDIM, η = 0", "DDPM, small variance (DDIM, η = 1)", "DDPM, large variance",
+    ]  # fmt: skip
+    measure._paper_metrics.cache_clear()
 
 
 def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tables, figures and probes of notebook 01 on records made here, with planted gaps and planted faults."""
+"""Figures, probes and claims of notebook 01 on records made here, with planted gaps and planted faults."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import math
 import pytest
 import torch
 
-from repro import paths
-from repro.ddpm import evaluation, exercises, figures, lesson, oracles, probes, scores, tables
-from repro.ddpm.config import PROFILES
-from repro.ddpm.experiments import COSINE, MAIN
+from repro.ddpm import oracles
 from repro.ddpm.schedules import linear
-from repro.engine import provenance, records
+from repro.ddpm.study import exercises, figures, lesson, measure, probes, scores
+from repro.ddpm.study.experiments import COSINE, MAIN
+from repro.engine import grid, provenance, records
 from repro.engine.claims import verdicts
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
-from repro.engine.tables import RE_EVALUATED, RECORDED, paper_numbers
 from repro.errors import ReproError
 
 
@@ -38,8 +36,11 @@ def generation(experiment: str, fid: list[float], **cell) -> Record:
     return made(experiment, {"task": "generation", **cell}, found, "w" if cell else None)
 
 
+BASELINES = tuple(f"baseline-{name}" for name in ("real", "gaussian", "noise", "ideal-denoiser"))
+
+
 def some_records() -> list[Record]:
-    found = [generation(name, [2.0, 4.0]) for name in tables.BASELINES.values()]
+    found = [generation(name, [2.0, 4.0]) for name in BASELINES]
     for sampler, eta in (("ddim", 0.0), ("ddpm", 1.0)):
         for steps in (10, 20, 50, 100, 1000):
             found.append(generation(MAIN, [1000 / steps, 1002 / steps], sampler=sampler, steps=steps, eta=eta))
@@ -49,25 +50,8 @@ def some_records() -> list[Record]:
     return found
 
 
-def test_each_cell_shows_its_own_record_and_the_papers_number():
-    known = some_records()
-    wanted = next(r for r in known if r.cell.get("steps") == 50 and r.cell["sampler"] == "ddim")
-    table = tables.fid_table(known, verified={(wanted.id, scores.FID)})
-    cell = table.rows["DDIM, η = 0"]["50 steps"]
-    assert cell.value == pytest.approx((1000 + 1002) / 2 / 50)
-    assert (cell.mark, cell.records, cell.paper.value) == (RE_EVALUATED, (wanted.id,), 4.67)
-    assert table.rows["DDIM, η = 0"]["20 steps"].mark == RECORDED
-    assert table.rows["DDIM, η = 0.5"]["20 steps"].value == 33.0  # neither η = 0 nor η = 1 of the same steps
-    assert table.rows["DDIM, η = 0, cosine schedule"]["10 steps"].value == 7.0
-
-
-def test_what_was_not_measured_is_a_dash_with_its_reason():
-    table = tables.fid_table(some_records())
-    assert table.rows["DDIM, η = 0.5"]["50 steps"].dash == "η = 0.5 was measured at one number of steps"
-    assert table.rows["DDPM, large variance"]["10 steps"].dash == tables.NOT_YET
-    twin = table.rows["DDIM, η = 0, cosine schedule"]
-    assert twin["50 steps"].dash == tables.NOT_YET and "linear schedule only" in twin["1000 steps"].dash
-    assert all(cell.dash == tables.NOT_YET for table in tables.every([]) for _, _, cell in table)
+def fid_table(known):
+    return next(t for t in grid.tables("ddpm", known) if t.name == "ddpm_fid")
 
 
 def test_orders_are_told_apart_from_ties():
@@ -76,81 +60,40 @@ def test_orders_are_told_apart_from_ties():
 
     clear = [row("ddpm", 1.0, [9, 9.1, 9.2, 9, 9]), row("ddim", 0.0, [11, 12, 13, 12, 11])]
     known = [*clear, row("ddpm-large", 1.0, [12, 11, 13, 14, 12])]
-    (line,) = tables.orders(tables.fid_table(known), known, scores.FID)
+    (line,) = figures.orders(fid_table(known), known)
     assert "ours:  DDPM, small variance < DDIM, η = 0 ≈ DDPM, large variance" in line
     assert "paper: DDIM, η = 0 < DDPM, small variance < DDPM, large variance   (another order)" in line
     # two rows make no order worth printing
-    assert tables.orders(tables.fid_table(clear), clear, scores.FID) == []
+    assert figures.orders(fid_table(clear), clear) == []
 
 
-def test_two_records_for_one_cell_are_refused():
-    twice = [*some_records(), generation(MAIN, [5.0], sampler="ddim", steps=50, eta=0.0, extra=1)]
-    with pytest.raises(ReproError, match="ddpm_fid, DDIM, η = 0: 2 cells match"):
-        tables.fid_table(twice)
-
-
-def test_every_paper_number_has_its_cell():
-    table = tables.fid_table([])
-    for name, row, column in paper_numbers("ddpm"):
-        assert name == table.name and column in table.rows[row], (name, row, column)
-
-
-def test_every_row_that_is_measured_stands_in_a_table(monkeypatch):
-    monkeypatch.setattr(evaluation, "trained", lambda name: True)
-    monkeypatch.setattr(evaluation, "load_checkpoint", lambda name: torch.nn.Identity())
-    monkeypatch.setattr(evaluation, "weights_hash", lambda name: "w")
-    monkeypatch.setattr(evaluation, "folders", lambda name: [paths.root()])
-    (paths.root() / "config.json").write_text("{}")
-    names = {
-        "generation": [scores.FID, scores.KID, scores.IS, scores.NEAREST],
-        "noise-prediction": [evaluation.NOISE_ERROR],
-        "inversion": ["l1/grey01", "psnr/grey"],
-        "guidance": ["accuracy/asked", scores.FID],
-        "switches": [scores.FID, scores.KID],
-    }
-    rows = evaluation.rows("small")
-    known = [
-        made(row.experiment, dict(row.cell), dict.fromkeys(names[row.cell["task"]], 1.0), row.weights)
-        for row in rows
-        if row.cell.get("task") in names
-    ]
-    shown = {identity for table in tables.every(known) for identity in table.record_ids()}
-    missing = [r.label for r in known if r.id not in shown]
-    # η = 1 is DDPM by another name; the quality table shows a choice of steps, the FID table all.
-    assert [label for label in missing if "eta=1, sampler=ddim" not in label] == []
-    assert not any(cell.dash == tables.NOT_YET for table in tables.every(known) for _, _, cell in table)
-
-
-def test_profiles_write_apart_and_only_the_default_rechecks():
-    homes = {name: each.home for name, each in lesson.LESSONS.items()}
-    assert homes["small"] == "figures" and len(set(homes.values())) == 3 and set(homes) == set(PROFILES)
-    assert [name for name, each in lesson.LESSONS.items() if each.recheck] == ["small"]
+def test_a_lesson_ends_where_its_demonstration_ends():
     for each in lesson.LESSONS.values():
         assert each.looks[-1] == each.demo.images and all(look % each.demo.batch == 0 for look in each.looks)
-    with pytest.raises(ReproError, match="unknown profile 'tiny': there are smoke, small, paper"):
+    with pytest.raises(ReproError, match="profile is 'tiny': accepted are smoke, small, paper"):
         lesson.lesson("tiny")
 
 
 def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
     record = made(
-        "baseline-zero", {"task": "noise-prediction"}, {evaluation.NOISE_ERROR: [1.0] * 8}, n=8,
-        data=evaluation._data_hash(), check={"k": 4, "metrics": {evaluation.NOISE_ERROR: [5.0] * 4}},
+        "baseline-zero", {"task": "noise-prediction"}, {measure.NOISE_ERROR: [1.0] * 8}, n=8,
+        data=measure._data_hash(), check={"k": 4, "metrics": {measure.NOISE_ERROR: [5.0] * 4}},
     )  # fmt: skip
     records.upsert("ddpm", [record])
-    monkeypatch.setattr(evaluation, "trained", lambda name: False)
+    monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
-        tables.recheck(lesson.lesson("small"))
-    assert tables.recheck(lesson.lesson("smoke")).verified == frozenset()
+        lesson.lesson("small").recheck()
+    assert lesson.lesson("smoke").recheck().verified == frozenset()
 
 
 def test_a_kept_figure_names_its_records():
     known = records.upsert("ddpm", some_records())
-    drawing = figures.fid_curve(known, lesson.lesson("small"))
+    fid, quality = grid.tables("ddpm", known)[:2]
     now = lesson.lesson("smoke")
-    assert figures.keep(drawing, "fid", now, figures.generation_records(known)) is drawing
+    now.keep(figures.fid_curve(fid, quality), "fid", figures.generation_records(known))
     made_by = provenance.whence(now.figures / "pictures" / "fid.png")
-    assert set(made_by.records) == {r.id for r in known} and made_by.command == figures.command(now)
-    assert figures.fid_curve([], now).png()  # no record yet: a sentence instead of curves
+    assert set(made_by.records) == {r.id for r in known} and made_by.command == now.command
+    assert figures.fid_curve(*grid.tables("ddpm", [])[:2]).png()  # no record yet: a sentence instead of curves
 
 
 def test_the_blind_predictor_is_wrong_by_the_variance_of_the_noise():
@@ -254,7 +197,7 @@ def test_exercises_accept_the_solution_and_nothing_else(capsys):
 def test_claim_d1_follows_from_the_records():
     def noise(experiment: str, error: float, weights: str | None) -> Record:
         values = (KeyedNoise(1, range(50), experiment).uniform() * 0.01 + error).tolist()
-        return made(experiment, {"task": "noise-prediction"}, {evaluation.NOISE_ERROR: values}, weights, n=50)
+        return made(experiment, {"task": "noise-prediction"}, {measure.NOISE_ERROR: values}, weights, n=50)
 
     chain = made("oracle-chain-vs-closed-form", {}, {"max_abs_difference": 1e-13}, n=1)
     records.upsert("ddpm", [chain, noise(MAIN, 0.05, "w"), noise("baseline-gaussian", 0.09, None)])

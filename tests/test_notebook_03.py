@@ -7,12 +7,12 @@ import re
 import pytest
 from notebook_kit import execute
 
-from repro.ddpm.config import SMOKE as DDPM_SMOKE
-from repro.ddpm.experiments import MAIN as DDPM
-from repro.ddpm.experiments import build_network as build_ddpm
+from repro.ddpm.study.config import SMOKE as DDPM_SMOKE
+from repro.ddpm.study.experiments import MAIN as DDPM
+from repro.ddpm.study.experiments import build_network as build_ddpm
 from repro.engine.checkpoint import save_checkpoint
-from repro.rddm.config import SMOKE
-from repro.rddm.experiments import TRAINED, build_network, name_of
+from repro.rddm.study.config import SMOKE
+from repro.rddm.study.experiments import TRAINED, build_network, name_of
 
 pytestmark = pytest.mark.notebook
 MISSING = ("raindrop", "sr3")  # left out of the scratch clone: the notebook has to say so and go on

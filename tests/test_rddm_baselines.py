@@ -7,8 +7,8 @@ import torch
 
 from repro.data import pack
 from repro.engine.rng import KeyedNoise
-from repro.rddm import baselines, evaluation
-from repro.rddm.baselines import _grid, find_drops, inpainted, mean_gain, median
+from repro.rddm.study import baselines, measure
+from repro.rddm.study.baselines import _grid, find_drops, inpainted, mean_gain, median
 
 SIDE = 48
 SMOOTH = torch.stack([torch.linspace(0.3, 0.6, SIDE).expand(SIDE, SIDE)] * 3) + torch.linspace(0, 0.1, SIDE)[:, None]
@@ -27,7 +27,7 @@ def fresh():
 @pytest.fixture
 def pairs(monkeypatch):
     clean = KeyedNoise(0, range(3), "test/clean").uniform((3, 40, 40))
-    found = tuple((evaluation.degraded("lowlight", x, f"x{i}"), x) for i, x in enumerate(clean))
+    found = tuple((measure.degraded("lowlight", x, f"x{i}"), x) for i, x in enumerate(clean))
     whole = lambda degradation, side=256, limit=0: found  # noqa: E731
     whole.cache_clear = lambda: None
     monkeypatch.setattr(baselines, "training_pairs", whole)
@@ -120,8 +120,8 @@ def test_the_chosen_detection_is_the_best_of_those_tried(monkeypatch):
 def test_training_pairs_are_degraded_training_pictures(monkeypatch):
     training = {p.id for p in pack.photos("train")}
     asked = []
-    real = evaluation.degraded
-    monkeypatch.setattr(evaluation, "degraded", lambda kind, x, name: asked.append(name) or real(kind, x, name))
+    real = measure.degraded
+    monkeypatch.setattr(measure, "degraded", lambda kind, x, name: asked.append(name) or real(kind, x, name))
     found = baselines.training_pairs("raindrop", side=64, limit=3)
     assert len(found) == len(asked) == 3 and set(asked) <= training
     for wet, clean in found:

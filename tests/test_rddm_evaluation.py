@@ -11,18 +11,19 @@ from repro import paths
 from repro.data import lowlight, pack
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm import schedules as ddpm
-from repro.ddpm.config import SMALL as DDPM
-from repro.ddpm.experiments import CLASSIFIER, MAIN, schedule_of
 from repro.ddpm.process import model_fn
 from repro.ddpm.sampling import start_noise
+from repro.ddpm.study.config import SMALL as DDPM
+from repro.ddpm.study.experiments import CLASSIFIER, MAIN, schedule_of
+from repro.engine import evaluation
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.evaluation import check_room
 from repro.engine.records import Record, load, upsert
 from repro.engine.registry import experiments
-from repro.rddm import baselines, evaluation, transfer
-from repro.rddm.config import PROFILES, SMALL, SMOKE
-from repro.rddm.experiments import LONG, build_network, learning_of, name_of
 from repro.rddm.sampling import restore
+from repro.rddm.study import baselines, measure, transfer
+from repro.rddm.study.config import SMALL, SMOKE
+from repro.rddm.study.experiments import LONG, build_network, learning_of, name_of
 
 PIXELS = ("psnr/rgb", "ssim/rgb-wang", "psnr/y")
 
@@ -65,8 +66,8 @@ def smoke(tmp_path_factory):
 def home(smoke, monkeypatch):
     """A clone with tiny untrained networks; classical baselines fitted on two pictures; no LPIPS, which is slow."""
     monkeypatch.setenv("REPRO_HOME", str(smoke))
-    monkeypatch.setattr(evaluation, "PROTOCOLS", PIXELS)
-    two = tuple((evaluation.degraded("lowlight", x, "two"), x) for x in torch.rand(2, 3, 32, 32).unbind())
+    monkeypatch.setattr(measure, "PROTOCOLS", PIXELS)
+    two = tuple((measure.degraded("lowlight", x, "two"), x) for x in torch.rand(2, 3, 32, 32).unbind())
     monkeypatch.setattr(baselines, "training_pairs", lambda *_, **__: two)
     yield smoke
     baselines.fitted_gain_gamma.cache_clear()
@@ -82,28 +83,28 @@ def key(row):
 
 def test_nothing_trained_leaves_the_baselines(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_HOME", str(a_home(tmp_path)))
-    assert {row.experiment for row in evaluation.rows("smoke")} >= {"baseline-input", "baseline-median"}
-    assert not [row for row in evaluation.rows("smoke") if row.weights]
+    assert {row.experiment for row in evaluation.rows("rddm", "smoke")} >= {"baseline-input", "baseline-median"}
+    assert not [row for row in evaluation.rows("rddm", "smoke") if row.weights]
 
 
 def test_keys_of_the_small_profile_are_unique(tmp_path, monkeypatch):
     home = a_home(tmp_path, CLASSIFIER, MAIN)
     monkeypatch.setenv("REPRO_HOME", str(home))
     save(home, SMALL, "small")
-    rows = evaluation.rows("small")
-    assert len({key(row) for row in rows}) == len(rows) > 150
+    rows = evaluation.rows("rddm", "small")
+    assert len({key(row) for row in rows}) == len(rows) > 165
     measured = {row.experiment for row in rows}
     assert measured >= {e.name for e in experiments("rddm") if e.profile == "small"} | {MAIN, "baseline-input"}
     ships = {e.name: e.ships for e in experiments()}
     assert all(row.ships == ships.get(row.experiment, True) for row in rows)
     assert all(len({row.weights for row in rows if row.experiment == name}) == 1 for name in measured)
     full_size = [row for row in rows if "full-size" in row.cell.get("task", "")]
-    assert len(full_size) == 4 and {(row.n, row.k) for row in full_size} == {(evaluation.FULL_SIZE, 0)}
+    assert len(full_size) == 4 and {(row.n, row.k) for row in full_size} == {(measure.FULL_SIZE, 0)}
     assert all(row.n == len(pack.photos("test")) for row in rows if row.cell.get("task") in ("lowlight", "raindrop"))
 
 
 def test_rows_run_from_checkpoints_to_records_and_are_checked(home):
-    rows = evaluation.rows("smoke")
+    rows = evaluation.rows("rddm", "smoke")
     assert len({key(row) for row in rows}) == len(rows)
     assert {row.experiment for row in rows if row.weights} == {
         e.name for e in experiments("rddm") if e.profile == "smoke"
@@ -137,11 +138,11 @@ def test_rows_run_from_checkpoints_to_records_and_are_checked(home):
 def test_a_row_scores_what_restore_makes(home):
     """Picture by picture: degraded by its name, restored with its name's noise, compared with the clean one."""
     name = "rddm-raindrop-smoke-smresn-s0"
-    row = next(r for r in evaluation.rows("smoke") if r.experiment == name and r.cell["steps"] == 2)
+    row = next(r for r in evaluation.rows("rddm", "smoke") if r.experiment == name and r.cell["steps"] == 2)
     config = SMOKE.tasks["raindrop"]
     network = load_checkpoint(home / "runs" / name / "checkpoint")
     wanted = []
-    for id, given, clean in evaluation.test_pairs("raindrop", 64, 2):
+    for id, given, clean in measure.test_pairs("raindrop", 64, 2):
         found = restore(network, 2 * given[None] - 1, [id], learning_of(config, "smresn"), 2)
         error = ((found + 1) / 2 - clean).clamp(-1, 1).square().mean()
         wanted.append(-10 * error.log10().item())
@@ -150,9 +151,9 @@ def test_a_row_scores_what_restore_makes(home):
 
 def test_lpips_and_luma_are_measured_too(smoke, monkeypatch):
     monkeypatch.setenv("REPRO_HOME", str(smoke))
-    row = next(r for r in evaluation.rows("smoke") if r.experiment == "baseline-input")
+    row = next(r for r in evaluation.rows("rddm", "smoke") if r.experiment == "baseline-input")
     found = row.measure(1)
-    assert set(found) == set(evaluation.PROTOCOLS) and found["psnr/y"] != found["psnr/rgb"]
+    assert set(found) == set(measure.PROTOCOLS) and found["psnr/y"] != found["psnr/rgb"]
     assert 0 < found["lpips/alex-v0.1"][0] < 1.5
 
 
@@ -160,20 +161,20 @@ def test_diversity_is_the_spread_over_seeds(home):
     name = "rddm-lowlight-smoke-smres-s0"
     rows = {
         r.cell["eta"]: r
-        for r in evaluation.rows("smoke")
+        for r in evaluation.rows("rddm", "smoke")
         if r.experiment == name and r.cell["task"] == "lowlight-diversity"
     }
     assert set(rows) == {0.0, 1.0}
     config, network = SMOKE.tasks["lowlight"], load_checkpoint(home / "runs" / name / "checkpoint")
     learning = learning_of(config, "smres")
-    id, given, _ = evaluation.test_pairs("lowlight", 64, 2)[1]
+    id, given, _ = measure.test_pairs("lowlight", 64, 2)[1]
     for eta, row in rows.items():
         runs = [restore(network, 2 * given[None] - 1, [id], learning, 2, seed, eta=eta) for seed in SMOKE.seeds]
         wanted = (torch.cat(runs) / 2).std(dim=0).mean().item()
-        found = row.measure(None)[evaluation.SPREAD]
+        found = row.measure(None)[measure.SPREAD]
         assert len(found) == 2 and found[1] == pytest.approx(wanted, rel=1e-3) and wanted > 0
-        assert row.measure(1)[evaluation.SPREAD] == pytest.approx(found[:1], rel=1e-6)
-    regression = [r for r in evaluation.rows("smoke") if "regression" in r.experiment]
+        assert row.measure(1)[measure.SPREAD] == pytest.approx(found[:1], rel=1e-6)
+    regression = [r for r in evaluation.rows("rddm", "smoke") if "regression" in r.experiment]
     assert regression and not [r for r in regression if "diversity" in r.cell["task"]]
 
 
@@ -182,31 +183,31 @@ def test_diversity_is_the_spread_over_seeds(home):
 
 def test_test_pictures_are_held_out_and_degraded_by_name():
     for kind in ("lowlight", "raindrop"):
-        pairs = evaluation.test_pairs(kind, 64, 3)
+        pairs = measure.test_pairs(kind, 64, 3)
         assert [i for i, _, _ in pairs] == [p.id for p in pack.photos("test")[:3]]
-        assert evaluation.test_pairs(kind, 64, 2)[1][1].equal(pairs[1][1]), "how many are measured changes a picture"
+        assert measure.test_pairs(kind, 64, 2)[1][1].equal(pairs[1][1]), "how many are measured changes a picture"
         for name, given, clean in pairs:
             assert given.shape == clean.shape and min(clean.shape[1:]) == 64 and not given.equal(clean)
-            assert given.equal(evaluation.degraded(kind, clean, name))
-            assert not given.equal(evaluation.degraded(kind, clean, name + "x"))
+            assert given.equal(measure.degraded(kind, clean, name))
+            assert not given.equal(measure.degraded(kind, clean, name + "x"))
 
 
 def test_data_hash_knows_size_law_and_task(monkeypatch):
-    hashes = {evaluation._photo_hash(k, s, n) for k in ("lowlight", "raindrop") for s in (64, 256) for n in (0, 2)}
-    assert len(hashes) == 8 and set(evaluation.LAWS) == set(evaluation.DEGRADATIONS)
-    assert lowlight.STOPS in evaluation.LAWS["lowlight"]
-    before = evaluation._photo_hash("lowlight", 64, 2)
-    monkeypatch.setitem(evaluation.LAWS, "lowlight", ((0.0, 1.0),))
-    evaluation._photo_hash.cache_clear()
-    assert evaluation._photo_hash("lowlight", 64, 2) != before
-    evaluation._photo_hash.cache_clear()
+    hashes = {measure._photo_hash(k, s, n) for k in ("lowlight", "raindrop") for s in (64, 256) for n in (0, 2)}
+    assert len(hashes) == 8 and set(measure.LAWS) == set(measure.DEGRADATIONS)
+    assert lowlight.STOPS in measure.LAWS["lowlight"]
+    before = measure._photo_hash("lowlight", 64, 2)
+    monkeypatch.setitem(measure.LAWS, "lowlight", ((0.0, 1.0),))
+    measure._photo_hash.cache_clear()
+    assert measure._photo_hash("lowlight", 64, 2) != before
+    measure._photo_hash.cache_clear()
 
 
 # -- the transformation, on notebook 01's network ----------------------------------------------------------------------
 
 
 def gap(rule, clip, other, dtype="float64", steps=5, k=2):
-    found = transfer._gap(steps, rule, clip, other, dtype, k)
+    found = transfer.gap(steps, rule, clip, other, dtype, k)
     assert len(found[transfer.DIFFERENCE]) == len(found[transfer.MEAN_DIFFERENCE]) == k
     assert all(m <= d for m, d in zip(found[transfer.MEAN_DIFFERENCE], found[transfer.DIFFERENCE], strict=True))
     return max(found[transfer.DIFFERENCE])
@@ -239,26 +240,16 @@ def test_the_two_DDIMs_are_diffusers():
         assert torch.equal(transfer.draw(model, x_T, 5, rule, True), ddpm_samplers.sample(ours))
 
 
-def test_rows_of_the_transformation(tmp_path, monkeypatch):
-    rows = transfer.rows(SMOKE)
-    assert len({key(r) for r in rows}) == len(rows) and {r.experiment for r in rows} == {MAIN}
-    sets = {(r.cell["rule"], r.cell["clip"]) for r in rows if r.cell["task"] == "transfer"}
-    assert sets == set(transfer.MEASURED) and sets >= {("ddim", True), ("eq12", True)}
-    equality = [r for r in rows if r.cell["task"] == "equality" and r.cell["steps"] == SMOKE.tasks["fashion"].sweep[0]]
-    assert len(equality) == len(transfer.COMPARISONS)
-    row = next(r for r in equality if r.cell["rule"] == "eq12" and r.cell["dtype"] == "float32" and not r.cell["clip"])
-    whole, first = row.measure(None), row.measure(row.k)
-    assert len(whole[transfer.DIFFERENCE]) == row.n == transfer.COMPARED
-    assert 1e-9 < max(whole[transfer.DIFFERENCE]) < 1e-3, "float32 rounds, and no more"
-    assert first[transfer.MEAN_DIFFERENCE] == pytest.approx(whole[transfer.MEAN_DIFFERENCE][: row.k], abs=1e-5)
-    monkeypatch.setenv("REPRO_HOME", str(a_home(tmp_path)))
-    assert transfer.rows(SMOKE) == []
+def test_float32_rounds_and_no_more():
+    found, first = (transfer.gap(5, "eq12", False, "ddim", "float32", k) for k in (None, 2))
+    assert len(found[transfer.DIFFERENCE]) == transfer.COMPARED
+    assert 1e-9 < max(found[transfer.DIFFERENCE]) < 1e-3
+    assert first[transfer.MEAN_DIFFERENCE] == pytest.approx(found[transfer.MEAN_DIFFERENCE][:2], abs=1e-5)
 
 
 def test_samples_are_drawn_by_number():
-    found = transfer._drawn(2, "eq12", True, range(3, 6))
+    found = transfer.drawn(2, "eq12", True, range(3, 6))
     assert found.shape == (3, 1, 28, 28)
-    torch.testing.assert_close(found[1:2], transfer._drawn(2, "eq12", True, range(4, 5)), rtol=0, atol=1e-4)
-    one = transfer._drawn(2, "eq12", False, range(3))
-    torch.testing.assert_close(one, transfer._drawn(2, "ddim", False, range(3)), rtol=0, atol=1e-4)
-    assert set(PROFILES) >= {"smoke", "small"}
+    torch.testing.assert_close(found[1:2], transfer.drawn(2, "eq12", True, range(4, 5)), rtol=0, atol=1e-4)
+    one = transfer.drawn(2, "eq12", False, range(3))
+    torch.testing.assert_close(one, transfer.drawn(2, "ddim", False, range(3)), rtol=0, atol=1e-4)

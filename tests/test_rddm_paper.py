@@ -17,6 +17,8 @@ from repro.data.flist import Entry
 from repro.data.images import read_image, resize
 from repro.data.layouts import LAYOUTS
 from repro.data.paired import SPLITS, parts_of, read_split, read_split_flists
+from repro.engine import evaluation
+from repro.engine.records import upsert
 from repro.engine.registry import Experiment, experiments
 from repro.engine.rng import KeyedNoise
 from repro.engine.run import build, run
@@ -26,9 +28,9 @@ from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth, imresize
 from repro.metrics.pixel import luma_uint8
 from repro.metrics.protocols import protocol, score
-from repro.rddm import paper, readers
-from repro.rddm.readers import PictureTask, holed, read, task
-from repro.rddm.settings import SETTINGS, PaperSetting, build_network, schedule, setting, strategies
+from repro.rddm.study import paper, readers
+from repro.rddm.study.readers import PictureTask, holed, read, task
+from repro.rddm.study.settings import SETTINGS, PaperSetting, build_network, schedule, setting, strategies
 
 TINY = {"dim": 8, "mults": (1, 2)}
 # Read before any is made smaller for these tests.
@@ -469,32 +471,34 @@ def test_y_protocols_equal_scikit_image_on_bytes():
 # -- the whole path ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lol", "raindrop"])
-def test_restoration_from_files_to_numbers(name, home, data):
-    metrics = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb")
-    chosen = tiny(name, metrics=metrics, sampling=2)
+def test_restoration_from_files_to_numbers(home, data, monkeypatch):
+    chosen = tiny("lol", metrics=("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb"))
+    monkeypatch.setitem(SETTINGS, "lol", chosen)
     trains = trained_like(chosen)
-    assert paper.rows(chosen) == []  # nothing trained yet
+    assert evaluation.rows("rddm", "paper") == []  # nothing trained yet
     *_, last = run(trains)
     assert last.images == chosen.images == 6 and type(last.model) is type(build_network(chosen))
 
-    found = paper.rows(chosen)
-    assert [(r.experiment, r.cell["size"]) for r in found] == [
-        ("baseline-input", 16), (trains.name, 16), ("baseline-input", "full"), (trains.name, "full"),
-    ]  # fmt: skip
-    count = {"lol": 15, "raindrop": 9}[name]
-    for row in found[:2] if name == "raindrop" else found:
+    found = {(r.experiment, r.cell["task"]): r for r in evaluation.rows("rddm", "paper")}
+    assert sorted(found) == sorted(
+        [
+            ("baseline-input", "lowlight"),
+            (trains.name, "lowlight"),
+            (trains.name, "lowlight-full-size"),
+        ]
+    )
+    for row in found.values():
         record = row.record()
-        assert record.n == count and record.profile == "paper" and set(record.metrics) == set(metrics)
-        assert all(len(v) == count for v in record.metrics.values()) and len(record.data) == 64
+        assert record.n == 15 and record.profile == "paper" and set(record.metrics) == set(chosen.metrics)
+        assert all(len(v) == 15 for v in record.metrics.values()) and len(record.data) == 64
         assert record.check["metrics"]["psnr/rgb"] == record.metrics["psnr/rgb"][: paper.CHECKED]
         assert record.source == ("evaluated" if row.experiment == "baseline-input" else "recorded")
-        assert ("input" in record.cell) == (name == "lol")
-    baseline = found[0].measure(1)["psnr/y-uint8"]
-    split = read_split(name, "test", data / name)
-    given, clean = split.pairs[0].load()
-    given = equalised(given) if name == "lol" else given
-    small = (resize(given, (16, 16)) * 255).round() / 255
+        upsert("rddm", [record])
+    # The report's table shows them where the small profile's stand.
+    assert {"psnr/y", "psnr/rgb"} <= set(evaluation.looked_up("rddm", "paper")[0].metrics)
+    baseline = found["baseline-input", "lowlight"].measure(1)["psnr/y-uint8"]
+    given, clean = read_split("lol", "test", data / "lol").pairs[0].load()
+    small = (resize(equalised(given), (16, 16)) * 255).round() / 255
     by_hand = score("psnr/y-uint8", small, ground_truth(clean[None], small[None])[0])
     assert baseline == pytest.approx(by_hand.tolist(), abs=1e-6)
 
@@ -514,19 +518,22 @@ def test_each_strategy_learns_and_restores(home, data):
     assert not torch.equal(answers[0], answers[1])
 
 
-def test_generation_from_files_to_numbers(home, faces):
-    chosen = tiny("celeba64", size=64, samples=3, batch=2, steps=1, sampling=2)
-    assert list(run(trained_like(chosen, faces)))[-1].images == 4
+def test_generation_from_files_to_numbers(home, faces, monkeypatch):
+    chosen = tiny("celeba64", size=64, samples=3, batch=2, steps=1)
+    monkeypatch.setitem(SETTINGS, "celeba64", chosen)
+    monkeypatch.setenv("REPRO_DATA", str(faces.parent))
+    faces.rename(faces.parent / "celeba")
+    assert list(run(trained_like(chosen)))[-1].images == 4
 
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
     net = FeatureNet("quarters", 12, 3, "means of the four quarters", pooled, pooled)
-    (row,) = paper.rows(chosen, faces, net=lambda: net)
-    record = row.record()
-    assert set(record.metrics) == {"fid/quarters", "kid/quarters", "is/quarters"} and record.n == 3
-    assert all(math.isfinite(v) for v in record.metrics.values())
-    assert record.cell == {"task": "celeba64", "size": 64, "steps": 2}
+    cell = {"task": "generation", "steps": 10, "eta": 0.0}
+    assert paper.sample(paper.name_of(chosen), cell).n == 3
+    found = paper.measure(paper.name_of(chosen), cell, None, net=lambda: net)
+    assert set(found) == {"fid/quarters", "kid/quarters", "is/quarters"}
+    assert all(math.isfinite(v) for v in found.values())
 
 
 def test_every_strategy_of_the_reports_table_can_be_trained_by_name():

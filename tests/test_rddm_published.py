@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.rddm.pipeline import RDDMPipeline
-from repro.rddm.published import (
+from repro.rddm.study.published import (
     HEAD_WIDTH,
     HEADS,
     ChannelNorm,
@@ -21,9 +20,6 @@ from repro.rddm.published import (
     PublishedNet,
     StandardisedConv,
 )
-from repro.rddm.samplers import reverse, sample
-from repro.rddm.scheduler import RDDMScheduler
-from repro.rddm.schedules import by_config
 
 TINY = dict(dim=8, mults=(1, 2))
 
@@ -176,26 +172,10 @@ def test_what_cannot_work_is_refused():
     net, x = PublishedNet(mask_channels=3, **TINY), random(1, 3, 8, 8)
     with pytest.raises(ReproError, match="condition of 6 channels: got 3"):
         net(x, 0, x)
-    with pytest.raises(ReproError, match="also sees a mask"):
-        RDDMPipeline(net, RDDMScheduler())
 
 
-def test_sampler_and_pipeline_take_it(tmp_path):
-    net = fixed(PublishedNet("res_noise", "shared", **TINY), scale=0.1)
-    pipe = RDDMPipeline(net, RDDMScheduler(objective="res_noise"))
-    pipe.set_progress_bar_config(disable=True)
-    image = KeyedNoise(0, [0], "image").uniform((3, 9, 10))
-    found = pipe(image, num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(3)).images
-    I_in = 2 * image - 1
-    z = torch.randn(I_in.shape, generator=torch.Generator().manual_seed(3))
-    run = reverse(lambda x, t: net(x, t, I_in).sample, I_in + z, I_in, by_config(), 2, objective="res_noise")
-    torch.testing.assert_close(found, (sample(run) + 1).div(2).clamp(0, 1))
-    with pytest.raises(ReproError, match="trained for objective 'res_noise'"):
-        RDDMPipeline(net, RDDMScheduler(objective="res"))
-
-    pipe.save_pretrained(tmp_path / "pipe")
-    again = PublishedNet.from_pretrained(tmp_path / "pipe" / "unet")
-    torch.testing.assert_close(again(I_in, 7, I_in).sample, net(I_in, 7, I_in).sample)
+def test_it_is_kept_and_loaded(tmp_path):
+    net, I_in = fixed(PublishedNet("res_noise", "shared", **TINY), scale=0.1), random(1, 3, 9, 10)
     save_checkpoint(tmp_path / "net", net, {})
     loaded = load_checkpoint(tmp_path / "net")
     torch.testing.assert_close(loaded(I_in, 7, I_in).sample, net(I_in, 7, I_in).sample, rtol=1e-2, atol=1e-2)

@@ -11,15 +11,17 @@ from torch import nn
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm.process import model_fn
 from repro.ddpm.schedules import linear
+from repro.engine import grid
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.rddm import process, switches
-from repro.rddm.config import SMALL
-from repro.rddm.experiments import learning_of
+from repro.rddm import process
 from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import target
 from repro.rddm.samplers import Clip, sample
 from repro.rddm.sampling import generate, restore, start_noise, trajectory
+from repro.rddm.study import measure
+from repro.rddm.study.config import SMALL
+from repro.rddm.study.experiments import learning_of
 from repro.rddm.tasks import Learning
 
 LOWLIGHT, FASHION = SMALL.tasks["lowlight"], SMALL.tasks["fashion"]
@@ -66,7 +68,7 @@ def test_a_perfect_network_restores_exactly(variant, steps):
     assert len(knowing.calls) == steps and all(torch.equal(cond, I_IN) for _, _, cond in knowing.calls)
 
 
-@pytest.mark.parametrize("start", switches.STARTS)
+@pytest.mark.parametrize("start", measure.STARTS)
 def test_perfect_noise_restores_from_an_early_start(start):
     learning = learning_of(LOWLIGHT, "smn")
     knowing = Knowing(learning)
@@ -119,12 +121,13 @@ def test_every_switch_of_the_task_runs_and_changes_the_picture():
     for variant, objective in (("smres", "res"), ("smn", "noise"), ("smresn", "res_noise")):
         learning, network = learning_of(LOWLIGHT, variant), net(objective)
         usual = restore(network, I_IN.float(), IDS, learning, LOWLIGHT.steps)
-        cells = list(switches.of(LOWLIGHT, variant))
-        assert cells and len({tuple(sorted(cell.items())) for cell, _ in cells}) == len(cells)
-        for cell, settings in cells:
+        name = f"rddm-lowlight-{variant}-s0"
+        cells = [c for e, c in grid.cells(grid.load("rddm")) if e == name and c["task"] == "lowlight-switch"]
+        assert len(cells) == {"smres": 2, "smn": 5, "smresn": 5}[variant]
+        for cell in cells:
+            _, _, settings = measure._switched(network, learning, cell)
             found = restore(network, I_IN.float(), IDS, learning, cell["steps"], **settings)
             assert found.isfinite().all() and not torch.equal(found, usual), cell
-    assert not list(switches.of(LOWLIGHT, "sr3"))
 
 
 def test_sr3_is_notebook_01s_DDIM_with_the_picture_shown():

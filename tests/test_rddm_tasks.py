@@ -18,8 +18,11 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.config import PROFILES, SMOKE, profile
-from repro.rddm.experiments import (
+from repro.rddm.model import RDDMNet
+from repro.rddm.objectives import target
+from repro.rddm.schedules import by_config
+from repro.rddm.study.config import PROFILES, SMOKE, profile
+from repro.rddm.study.experiments import (
     TRAINED,
     VARIANTS,
     build_network,
@@ -30,11 +33,8 @@ from repro.rddm.experiments import (
     schedule_of,
     training_task,
 )
-from repro.rddm.model import RDDMNet
-from repro.rddm.objectives import target
-from repro.rddm.schedules import by_config
+from repro.rddm.study.use import USE
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, darken, restoration_loss, wet
-from repro.rddm.use import USE
 
 PLACES = torch.tensor([3, 40, 7, 21])
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from repro import paths
 from repro.engine import grid, records
 from repro.engine.check import CheckReport, Tolerance
 from repro.engine.records import Record
-from repro.engine.registry import experiments, in_profile
+from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import Table, Verified
 from repro.errors import ReproError
 
@@ -161,9 +161,18 @@ class Lesson:
     def tables(self, verified: Verified = ()) -> dict[str, Table]:
         """Every table of the room by name, written to `figures`."""
         made = grid.tables(self.room, self.records(), verified)
+        if self.profile != "small":
+            made = [replace(t, caption=f"{t.caption}; here profile {self.profile}", notes=self._notes(t)) for t in made]
         for table in made:
             table.write(self.command, folder=self.figures / "tables")
         return {table.name: table for table in made}
+
+    def _notes(self, table: Table) -> tuple[str, ...]:
+        """What a table of another profile has to add: its data are other ones, its metrics perhaps, too."""
+        aliases = getattr(study_module(self.room, "measure"), "ALIASES", {}) if self.profile == "paper" else {}
+        instead = "; ".join(f"{own} in the place of {small}" for own, small in aliases.items())
+        said = f"Profile {self.profile}: data and sizes are those of its configuration, not those named here"
+        return (*table.notes, f"{said}; {instead}." if instead else f"{said}.")
 
     def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
         """`verdict_figure` of this room and profile."""

@@ -18,7 +18,6 @@ from repro.nn.padding import pad_to_multiple, tiled, unpad
 from repro.nn.unet import UNet
 from repro.rddm.model import RDDMNet
 from repro.rddm.objectives import check_objective, heads
-from repro.rddm.published import PublishedNet
 from repro.rddm.scheduler import RDDMScheduler
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which a picture goes in one piece, of its tiles otherwise
@@ -28,7 +27,7 @@ class RDDMPipeline(DiffusionPipeline):
     """Restores pictures, or generates them, with one network and one scheduler.
 
     Args:
-        unet: `RDDMNet`, `PublishedNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
+        unet: `RDDMNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
             condition is given I_in; a `UNet2DModel` of twice the picture's input channels gets it behind I_t.
         scheduler: names the objective the network was trained for; another one's network is refused.
     """
@@ -59,26 +58,22 @@ class RDDMPipeline(DiffusionPipeline):
     def shipped(cls, task: str, variant: str = "use") -> RDDMPipeline:
         """The pipeline of weights that ship: of `task` "lowlight" or "raindrop" by default the network for use.
 
-        Raises `ReproError` for another task or variant, and where the weights are not here.
+        Raises `ReproError` where there are no weights, and for networks that do not start from the degraded picture.
         """
         from repro.engine.checkpoint import load_checkpoint
         from repro.engine.evaluation import folders
-        from repro.rddm import experiments, use
 
-        tasks = use.USE if variant == use.VARIANT else experiments.SMALL.tasks
-        if task not in tasks or variant not in (use.VARIANT, *(v for v, _ in experiments.TRAINED[task])):
-            raise ReproError(f"RDDMPipeline: no {variant!r} for {task!r}; accepted tasks: {', '.join(tasks)}")
-        learning = experiments.learning_of(tasks[task], variant)
-        if learning.start != "degraded":
+        if variant in ("regression", "regression-long", "sr3"):
             raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded picture")
-        name = experiments.name_of(task, variant)
+        name = f"rddm-{task}-{variant}-s0"
         folder = next((f for f in folders(name) if (f / "config.json").exists()), None)
         if folder is None:
-            raise ReproError(f"{name}: no weights here; `repro train {name}` makes them")
-        changes = {**tasks[task].schedule, **experiments.VARIANTS[variant].schedule}
-        settings = {"num_train_timesteps" if key == "T" else key: value for key, value in changes.items()}
+            raise ReproError(f"{name}: no weights here; `repro list rddm` names the networks and what trains them")
         # A copy: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
-        return cls(copy.deepcopy(load_checkpoint(folder)), RDDMScheduler(objective=learning.objective, **settings))
+        network = copy.deepcopy(load_checkpoint(folder))
+        quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
+        changes = {"sum_scale": 0.01 if quiet else 1.0}
+        return cls(network, RDDMScheduler(objective=network.config.objective, **changes))
 
     @torch.no_grad()
     def __call__(
@@ -175,17 +170,13 @@ class RDDMPipeline(DiffusionPipeline):
         return count, self.channels, *size
 
 
-_PADS_ITSELF = (UNet, RDDMNet, PublishedNet)
+_PADS_ITSELF = (UNet, RDDMNet)
 
 
 def _channels(unet: nn.Module, answers: int) -> tuple[int, bool]:
     """Channels of a picture, and whether the network takes I_in."""
     config = unet.config
-    if isinstance(unet, RDDMNet | PublishedNet):
-        if config.get("mask_channels"):
-            raise ReproError(
-                "RDDMPipeline hands a network I_in alone: one that also sees a mask is sampled by `reverse`"
-            )
+    if isinstance(unet, RDDMNet):
         return config.channels, config.condition
     if isinstance(unet, UNet):
         if config.cond_channels not in (0, config.in_channels):

@@ -112,12 +112,11 @@ class Restorer:
 
 
 def _shipped_rddm(task: str) -> tuple[Run, str]:
-    from repro.rddm.experiments import name_of
     from repro.rddm.pipeline import RDDMPipeline
 
-    here = any((f / CONFIG).exists() for f in folders(name_of(task, "use")))
+    here = any((f / CONFIG).exists() for f in folders(f"rddm-{task}-use-s0"))
     variant = "use" if here else "smres"  # the network of the comparisons, until one for use is trained
-    return _run(RDDMPipeline.shipped(task, variant)), name_of(task, variant)
+    return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 
 def _shipped_ucdir(task: str) -> tuple[Run, str]:

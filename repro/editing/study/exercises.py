@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm import exercises as shared
 from repro.ddpm.process import x0_from_v
 from repro.ddpm.schedules import scaled_linear
+from repro.ddpm.study import exercises as shared
 from repro.editing.effects.grain import RADII
 from repro.editing.effects.grain_law import grain_variance
 from repro.editing.effects.masks import cut_hole

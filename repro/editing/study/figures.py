@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm.figures import sheet
 from repro.ddpm.process import q_sample
+from repro.ddpm.study.figures import sheet
 from repro.editing.effects.masks import free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm import exercises as shared
 from repro.ddpm.schedules import linear
+from repro.ddpm.study import exercises as shared
 from repro.engine.rng import KeyedNoise
-from repro.rddm import probes, process, samplers, transform
-from repro.rddm.oracles import indi_step
+from repro.rddm import process, samplers, transform
 from repro.rddm.schedules import RDDMSchedule, by_config
 from repro.rddm.steps import NO_CLIP
+from repro.rddm.study import probes
+from repro.rddm.study.oracles import indi_step
 
 Judge = Callable[[Any], bool]
 

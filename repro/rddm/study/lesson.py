@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro import paths
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model
+from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.evaluation import folders
 from repro.errors import ReproError
-from repro.rddm import sampling, use
-from repro.rddm.config import SMALL, SMOKE, RDDMConfig, TaskConfig
-from repro.rddm.evaluation import degraded
-from repro.rddm.experiments import BASELINES, STRATEGIES, learning_of, name_of, schedule_of
+from repro.rddm import sampling
 from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.steps import Step
+from repro.rddm.study import use
+from repro.rddm.study.config import SMALL, SMOKE, RDDMConfig, TaskConfig
+from repro.rddm.study.experiments import BASELINES, STRATEGIES, learning_of, name_of, schedule_of
+from repro.rddm.study.measure import degraded
 from repro.rddm.tasks import Learning
 
 # What figures and menus call the variants; tables have longer words.
@@ -76,23 +76,14 @@ class Net:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One profile of the notebook.
+class Lesson(study.Lesson):
+    """One profile of the notebook; the live cells of the paper profile are the small one's.
 
-    `config`    the profile of the records that the tables show; `live` the profile whose networks the cells run.
-    `home`      where tables and pictures go, under the clone's root; the default profile alone writes what ships.
-    `recheck`   whether the first k of every record are measured again (the tables then say so).
-    `minutes`   measured duration on two cores.
     `side`, `play`   sides of the whole photographs, cut to squares, of the figures and of the explorer.
     `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
     `many`      steps of diffusion from pure noise, beside the strategies' own number.
     """
 
-    config: RDDMConfig
-    live: RDDMConfig
-    home: str
-    recheck: bool
-    minutes: float
     side: int = 160
     play: int = 256
     drawn: int = 12
@@ -101,9 +92,9 @@ class Lesson:
     many: int = 20
 
     @property
-    def figures(self) -> Path:
-        """Where this profile's tables and pictures go."""
-        return paths.root() / self.home
+    def live(self) -> RDDMConfig:
+        """The profile whose networks the cells run."""
+        return SMOKE if self.profile == "smoke" else SMALL
 
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
@@ -187,32 +178,14 @@ def psnr(found: Tensor, wanted: Tensor) -> float:
     return 10 * torch.log10(4 / (found.clamp(-1, 1) - wanted).square().mean()).item()
 
 
-_SMALL = Lesson(config=SMALL, live=SMALL, home="figures", recheck=True, minutes=2.3)
-
+_NOTEBOOK = "03_rddm_sampling"
 LESSONS = {
-    "smoke": Lesson(
-        config=SMOKE,
-        live=SMOKE,
-        home="build/smoke",
-        recheck=False,
-        minutes=0.4,
-        side=48,
-        play=32,
-        drawn=4,
-        few=2,
-        calls=4,
-        many=3,
-    ),
-    "small": _SMALL,
-    # The live cells are the small ones: what paper scale changes is whose records stand in the tables.
-    "paper": dataclasses.replace(
-        _SMALL, config=dataclasses.replace(SMALL, name="paper"), home="build/paper", recheck=False
-    ),
+    "smoke": Lesson("rddm", _NOTEBOOK, "smoke", 0.4, check=False, side=48, play=32, drawn=4, few=2, calls=4, many=3),
+    "small": Lesson("rddm", _NOTEBOOK, "small", 2.3),
+    "paper": Lesson("rddm", _NOTEBOOK, "paper", 2.3, check=False),
 }
 
 
 def lesson(profile: str) -> Lesson:
     """The lesson of that profile."""
-    if profile not in LESSONS:
-        raise ReproError(f"unknown profile {profile!r}: there are {', '.join(LESSONS)}")
-    return LESSONS[profile]
+    return study.lesson(LESSONS, profile)  # type: ignore[return-value]

@@ -5,42 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repro.data.images import resize, to_model, to_unit
-from repro.ddpm.figures import sheet
-from repro.engine.evaluation import of_profile
-from repro.engine.provenance import save_figure
-from repro.engine.records import Record
+from repro.ddpm.study.figures import sheet
 from repro.rddm import process
-from repro.rddm.lesson import Lesson, psnr
 from repro.rddm.sampling import start_noise
 from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.steps import Step
+from repro.rddm.study.lesson import psnr
 from repro.ui import photos
 from repro.ui.photos import BAR as BAR
-from repro.ui.photos import Drawn, Photos, nothing
+from repro.ui.photos import Photos, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
-
-
-def command(lesson: Lesson) -> str:
-    """What draws the lesson's pictures and tables again."""
-    return f"repro reproduce 03{of_profile(lesson.config.name)}"
-
-
-def keep(drawing: Any, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Drawn:
-    """Save a drawing as <name>.png, photographs as .jpg, in the lesson's pictures, and hand it on to be shown."""
-    drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
-    place, photograph = lesson.figures / "pictures", isinstance(drawn, Photos)
-    save_figure(drawn.pixels, name, records, command(lesson), photograph=photograph, folder=place)
-    return drawn
-
 
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
@@ -146,8 +128,8 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
 
 def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
-    """Where sampled states stand in that plane, measured with the truth in hand (`repro.rddm.probes.path`), and what of
-    them lies outside of it."""
+    """Where sampled states stand in that plane, measured with the truth in hand (`probes.path`), and what of them lies
+    outside of it."""
     if not found:
         return nothing(NO_WEIGHTS)
     with style():

@@ -1,44 +1,29 @@
-"""The pictures of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing.
-
-`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
-"""
+"""The pictures of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from repro.ddpm import oracles, process
-from repro.ddpm.lesson import Lesson
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.scores import unit
 from repro.ddpm.steps import Step
-from repro.ddpm.tables import GAUSSIAN, REAL, SAMPLERS, STEPS, experiment_of, fid_of
-from repro.engine.evaluation import of_profile
-from repro.engine.provenance import save_figure
+from repro.ddpm.study.experiments import CLASSIFIER
+from repro.ddpm.study.scores import FID, NET, unit
+from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.ui.pictures import DPI, to_uint8
+from repro.engine.tables import Cell, Table
+from repro.ui.pictures import DPI
 from repro.ui.plots import INK, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
 
 ZOOM = 3  # screen pixels a pixel
-
-
-def command(lesson: Lesson) -> str:
-    """What draws the lesson's pictures and tables again."""
-    return f"repro reproduce 01{of_profile(lesson.config.name)}"
-
-
-def keep(drawing: Plate, name: str, lesson: Lesson, records: Iterable[Record] = ()) -> Plate:
-    """Save a drawing as <name>.png in the lesson's pictures, and hand it on to be shown."""
-    save_figure(to_uint8(drawing), name, records, command(lesson), folder=lesson.figures / "pictures")
-    return drawing
 
 
 def sheet(
@@ -130,23 +115,59 @@ def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int 
     return sheet(unpack(*groups.values()), count, list(groups), titles, zoom)
 
 
-def fid_curve(records: Sequence[Record], now: Lesson) -> Plate:
-    """FID against network calls for every sampler measured, with what needs no learning as levels."""
+def fid_curve(fid: Table, quality: Table) -> Plate:
+    """FID against network calls for every sampler measured, with what needs no learning as levels; of the tables."""
+    steps = [int(column.name.split()[0]) for column in fid.columns]
 
-    def level(row: str, **part: Any) -> float:
-        found = select(records, experiment=experiment_of(row, now), cell={"task": "generation", **part})
-        values = found[0].values(fid_of(now)) if found else [math.nan]
-        return sum(values) / len(values)
+    def value(cell: Cell) -> float:
+        return math.nan if cell.value is None else cell.value
 
-    series = {name: [level(name, steps=steps, **part) for steps in STEPS] for name, part in SAMPLERS.items()}
+    series = {name: [value(cell) for cell in cells.values()] for name, cells in fid.rows.items()}
     series = {name: values for name, values in series.items() if sum(map(math.isfinite, values)) > 1}
     if not series:
         return Schematic(5, 0.8).note((2.5, 0.4), "no records of this profile: `repro evaluate ddpm --full`").plate()
-    levels = {row: level(row) for row in (REAL, GAUSSIAN)}
+    levels = {row: value(quality.rows[row]["FID"]) for row in list(quality.rows)[:2]}
     return curve(
-        STEPS, series, xlabel="network calls", ylabel=f"FID ({now.config.features})", log_x=True, log_y=True,
-        reference={row: value for row, value in levels.items() if math.isfinite(value)}, size=(6.4, 3.8),
+        steps, series, xlabel="network calls", ylabel=f"FID ({NET})", log_x=True, log_y=True,
+        reference={row: level for row, level in levels.items() if math.isfinite(level)}, size=(6.4, 3.8),
     )  # fmt: skip
+
+
+def orders(table: Table, records: Sequence[Record]) -> list[str]:
+    """Per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's.
+
+    `≈` stands between neighbours of ours whose paired difference over replicates (same start noise) may be zero.
+    """
+    measured = {record.id: record for record in records}
+    lines = []
+    for column in table.columns:
+        cells = {row: cells[column.name] for row, cells in table.rows.items()}
+        both = {row: cell for row, cell in cells.items() if cell.value is not None and cell.paper is not None}
+        if len(both) < 3:
+            continue
+        mine = [row for _, row in sorted((cell.value, row) for row, cell in both.items())]
+        theirs = [row for _, row in sorted((cell.paper.value, row) for row, cell in both.items())]
+        values = {row: measured[cell.records[0]].values(FID) for row, cell in both.items()}
+        signs = ["<" if _differ(values[better], values[worse]) else "≈" for better, worse in pairwise(mine)]
+        text = mine[0].split(" (")[0]
+        for sign, row in zip(signs, mine[1:], strict=True):
+            text += f" {sign} {row.split(' (')[0]}"
+        paper = " < ".join(row.split(" (")[0] for row in theirs)
+        agree = "the same order" if mine == theirs else "another order"
+        lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
+    return lines
+
+
+def _differ(a: Sequence[float], b: Sequence[float]) -> bool:
+    if len(a) != len(b) or len(a) < stats.MIN_UNITS:
+        return False
+    return stats.paired_difference(list(a), list(b), same_networks=True).excludes_zero
+
+
+def accuracy(records: Sequence[Record]) -> float | None:
+    """The classifier's recorded test accuracy, None where there is no record."""
+    found = select(records, experiment=CLASSIFIER)
+    return found[0].values("accuracy")[0] if found else None
 
 
 def generation_records(records: Sequence[Record]) -> list[Record]:

@@ -16,7 +16,6 @@ class DDPMConfig:
     `data`      what is learned: "fashion" (embedded) or "cifar10" (downloaded).
     `network`   arguments of the network class `network_class` ("repro.nn.unet.UNet" or diffusers' "UNet2DModel").
     `schedule`  name and arguments of the noise schedule.
-    `steps`     sampling steps of the tables; `full_steps` the further ones of full records only.
     `n`         pictures in one replicate of a row; `replicates` disjoint sets of sampling noise, five at least for an
                 interval.
     `k`         pictures that `make reproduce` samples again for each row.
@@ -30,9 +29,6 @@ class DDPMConfig:
     network: dict[str, Any]
     schedule: dict[str, Any]
     recipe: Recipe
-    features: str
-    steps: tuple[int, ...]
-    full_steps: tuple[int, ...] = ()
     n: int = 500
     replicates: int = 1
     k: int = 16
@@ -61,9 +57,6 @@ SMALL = DDPMConfig(
     },
     schedule=_LINEAR,
     recipe=Recipe(images=384_000, batch=64, lr=1e-3, warmup=10_000, ema=20_000, threads=1, save_every=25_000),
-    features="fashion-classifier",
-    steps=(10, 20, 50, 100),
-    full_steps=(250, 1000),
     n=100,
     replicates=5,
     k=16,
@@ -78,8 +71,6 @@ SMOKE = DDPMConfig(
     network={**SMALL.network, "base_channels": 8, "blocks": 1, "attention_levels": ()},
     schedule=_LINEAR,
     recipe=Recipe(images=512, batch=32, lr=1e-3, ema=200, threads=1, save_every=256),
-    features="fashion-classifier",
-    steps=(2, 5),
     n=8,
     replicates=1,
     k=4,
@@ -121,9 +112,6 @@ PAPER = DDPMConfig(
         threads=16,
         save_every=1_000_000,
     ),
-    features="inception",
-    steps=(10, 20, 50, 100),
-    full_steps=(250, 1000),
     n=50_000,
     replicates=1,
     k=64,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.ddpm.config import PAPER, PROFILES, SMALL, DDPMConfig
 from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.study.config import PAPER, PROFILES, SMALL, DDPMConfig
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment

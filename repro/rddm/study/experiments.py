@@ -15,11 +15,11 @@ from repro.data.images import resize
 from repro.ddpm.schedules import by_name
 from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
-from repro.rddm import paper, use
-from repro.rddm.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.objectives import Objective
 from repro.rddm.schedules import RDDMSchedule, by_config
+from repro.rddm.study import paper, use
+from repro.rddm.study.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
 
 

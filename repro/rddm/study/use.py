@@ -16,7 +16,7 @@ from repro.data.images import to_model, to_unit
 from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
-from repro.rddm.config import QUIET, TaskConfig
+from repro.rddm.study.config import QUIET, TaskConfig
 from repro.rddm.tasks import DEGRADATIONS, Learning
 
 VARIANT = "use"
@@ -60,8 +60,8 @@ USE: dict[str, TaskConfig] = {
 
 def score(task: TaskConfig, learning: Learning, network: nn.Module) -> dict[str, str]:
     """PSNR and LPIPS on the validation photographs, for the card: of the degraded input and of the result."""
-    from repro.rddm.experiments import photographs
     from repro.rddm.sampling import restore
+    from repro.rddm.study.experiments import photographs
 
     found: dict[str, list[float]] = {}
     for name, clean in zip(*photographs("validation", task.side), strict=True):

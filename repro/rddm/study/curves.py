@@ -8,10 +8,10 @@ from typing import Any
 
 from repro.engine import stats
 from repro.engine.records import Record, select
-from repro.rddm.experiments import name_of
-from repro.rddm.figures import nothing
-from repro.rddm.lesson import NAMES
-from repro.rddm.transfer import RULES
+from repro.rddm.study.experiments import name_of
+from repro.rddm.study.figures import nothing
+from repro.rddm.study.lesson import NAMES
+from repro.rddm.study.transfer import RULES
 from repro.ui.plots import MARKERS, PALETTE, Plate, dots, style, whiskers
 
 LABELS = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N"}

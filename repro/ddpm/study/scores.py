@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from repro.ddpm.experiments import CLASSIFIER
+from repro.ddpm.study.experiments import CLASSIFIER
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Values
@@ -65,3 +65,27 @@ def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int 
     blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
     measured = [set_metrics(make(ids)) for ids in blocks]
     return {name: [m[name] for m in measured] for name in measured[0]}
+
+
+class SetMetrics:
+    """FID, KID (x 1000) and IS of pictures (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
+
+    def __init__(self, make_net: Callable[[], features.FeatureNet], reference: Tensor, batch: int) -> None:
+        self.make_net, self.reference, self.batch = make_net, reference, batch
+        self._embedded: tuple[features.FeatureNet, Tensor] | None = None
+
+    def __call__(self, pictures: Tensor) -> dict[str, float]:
+        if self._embedded is None:
+            net = self.make_net()
+            self._embedded = net, features.extract(net, unit(self.reference), batch=self.batch)
+        net, wanted = self._embedded
+        x = unit(pictures)
+        found = features.extract(net, x, batch=self.batch)
+        size = min(len(found), len(wanted), 1000)
+        return {
+            f"fid/{net.name}": distribution.fid(found, wanted),
+            f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
+            f"is/{net.name}": distribution.inception_score(
+                features.extract(net, x, "logits", batch=self.batch), splits=1, seed=0
+            )[0],
+        }

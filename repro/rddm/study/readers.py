@@ -15,7 +15,7 @@ from repro.data.filesets import Pictures, PictureSet, as_is, equalised, squared,
 from repro.data.flist import Entry, Pair, list_images, read_flist
 from repro.data.images import to_model
 from repro.errors import ReproError
-from repro.rddm.settings import PaperSetting, schedule
+from repro.rddm.study.settings import PaperSetting, schedule
 from repro.rddm.tasks import Learning, Noises, diffusion_loss, restoration_loss
 
 FILE = str | os.PathLike

@@ -14,11 +14,11 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.rddm import use
-from repro.rddm.experiments import BASELINES, name_of
-from repro.rddm.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
 from repro.rddm.schedules import RDDMSchedule, indi
-from repro.rddm.switches import STARTS
+from repro.rddm.study import use
+from repro.rddm.study.experiments import BASELINES, name_of
+from repro.rddm.study.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
+from repro.rddm.study.measure import STARTS
 from repro.rddm.tasks import DEGRADATIONS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import plaque, resized, stage

@@ -17,24 +17,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from repro.engine.recipe import Recipe
 from repro.errors import ReproError
-from repro.rddm.config import LINEAR_DDPM, RESTORATION
 from repro.rddm.model import Layout
 from repro.rddm.objectives import Objective, objective_of
-from repro.rddm.published import PublishedNet
 from repro.rddm.schedules import RDDMSchedule, by_config
+from repro.rddm.study.config import LINEAR_DDPM, QUIET, RESTORATION
+from repro.rddm.study.published import PublishedNet
 
 CONVERTED: dict[str, Any] = {"T": 1000, "alpha": "ddpm", "beta2": "ddpm", "ddpm": LINEAR_DDPM}
-# Protocol names; the report's are those on Y, with the ground truth resized to the output (`repro.metrics.matlab`).
-ON_Y = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
-ON_RGB8 = ("psnr/rgb-uint8", "ssim/rgb-uint8-matlab3d", "lpips/alex-v0.1")
-ON_RGB = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
-OF_SETS = ("fid/inception", "kid/inception", "is/inception")
 _HALF_LIFE = 10 * math.log(0.5) / math.log(0.995)  # steps
 
 
@@ -74,7 +71,7 @@ class PaperSetting:
     hole: bool = False
     sampling: int = 5
     samples: int = 0
-    metrics: tuple[str, ...] = ON_Y
+    metrics: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -112,100 +109,18 @@ class PaperSetting:
         )
 
 
-def _generation(name: str, title: str, **changes: Any) -> PaperSetting:
-    common: dict[str, Any] = dict(
-        data="celeba", objective="res_noise", layout="two", size=64, batch=128, steps=100_000, norm="l2", lr=2e-4,
-        optimizer="radam", optimizers=2, condition=False, sampling=10, samples=50_000, metrics=OF_SETS,
-    )  # fmt: skip
-    return PaperSetting(name, title, **{**common, **changes})
+_SPEC = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+METRICS: dict[str, tuple[str, ...]] = {name: tuple(found) for name, found in _SPEC["metrics"].items()}
+_SCHEDULES = {"restoration": RESTORATION, "quiet": QUIET, "converted": CONVERTED}
 
 
-SETTINGS: dict[str, PaperSetting] = {
-    s.name: s
-    for s in (
-        PaperSetting(
-            "raindrop",
-            "raindrop removal, RainDrop: 861 training pairs, test-a",
-            data="raindrop",
-            objective="res_noise",
-            layout="two",
-            steps=120_000,
-            notes=(
-                "one Adam for both networks, on the sum of both losses",
-                "the training script says 120,000 steps, the test script loads step 140,000 in one place and 80,000 "
-                "in another",
-            ),
-        ),
-        PaperSetting(
-            "lol",
-            "low-light enhancement, LOL: 485 training and 15 test pairs",
-            data="lol",
-            objective="res",
-            layout="one",
-            equalise=True,
-            sampling=2,
-            notes=("the report's own table favours SM-Res-N here, by 0.7 dB",),
-        ),
-        PaperSetting(
-            "istd",
-            "shadow removal, ISTD: the mask is a further input",
-            data="istd",
-            objective="res_noise",
-            layout="two",
-            schedule={**RESTORATION, "sum_scale": 0.01},
-            mask=True,
-            metrics=ON_RGB,
-            unknown=("steps", "layout"),
-        ),
-        PaperSetting(
-            "gopro",
-            "deblurring, GoPro: 2,103 training and 1,111 test pairs of the folder blur, not blur_gamma",
-            data="gopro",
-            objective="res_noise",
-            layout="two",
-            optimizers=2,
-            sampling=2,
-            metrics=ON_RGB8,
-            unknown=("batch", "steps", "lr", "norm", "schedule"),
-        ),
-        PaperSetting(
-            "sid-rgb",
-            "low-light enhancement, See-in-the-Dark as RGB pictures",
-            data="",
-            objective="res",
-            layout="one",
-            unknown=("objective", "layout", "steps", "norm", "lr", "schedule", "sampling", "equalise"),
-            notes=("how the raw files become RGB pictures is not described: there is no reader",),
-        ),
-        _generation("celeba64", "generation, CelebA at 64 px, its own schedule"),
-        _generation(
-            "celeba64-two-stage",
-            "generation, CelebA at 64 px, partially path-independent",
-            data="",
-            schedule=CONVERTED,
-            unknown=("sampling",),
-            notes=("each diffusion is undone on its own, its network given its coefficient as time: not sampled here",),
-        ),
-        _generation(
-            "inpainting",
-            "inpainting, CelebA-HQ at 64 px, grey middle, the mask not given",
-            data="celeba-hq",
-            batch=64,
-            hole=True,
-            samples=0,
-            metrics=ON_RGB,
-        ),
-        _generation(
-            "dog-to-cat",
-            "translation of dogs to cats at 64 px, in pairs drawn at random",
-            data="",
-            batch=64,
-            schedule=CONVERTED,
-            samples=0,
-            notes=("the pairs are drawn anew, so that there is no reference to measure against: there is no reader",),
-        ),
-    )
-}
+def _read(spec: Mapping[str, Any]) -> PaperSetting:
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    made["schedule"] = dict(_SCHEDULES[made.get("schedule", "restoration")])
+    return PaperSetting(**made | {"metrics": METRICS[made.get("metrics", "on_y")]})
+
+
+SETTINGS: dict[str, PaperSetting] = {spec["name"]: _read(spec) for spec in _SPEC["setting"]}
 
 
 def setting(name: str) -> PaperSetting:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from repro.data.images import center_crop, resize, to_unit
-from repro.rddm.experiments import name_of
-from repro.rddm.lesson import PHOTO, SECOND, lesson
+from repro.rddm.study.experiments import name_of
+from repro.rddm.study.lesson import PHOTO, SECOND, lesson
 
 TITLE = "03 RDDM: restored in two and in five steps, on photographs degraded by formula"
 NEEDS = (name_of("lowlight", "smres"), name_of("raindrop", "smres"))

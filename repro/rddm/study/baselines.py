@@ -21,8 +21,8 @@ DETECTION = (9, 0.10, 0)
 @lru_cache(maxsize=2)
 def training_pairs(degradation: str, side: int = 256, limit: int = 0) -> tuple[tuple[Tensor, Tensor], ...]:
     """(degraded, clean) training photographs, each (3, H, W) in [0, 1]."""
-    from repro.rddm.evaluation import degraded
-    from repro.rddm.experiments import photographs
+    from repro.rddm.study.experiments import photographs
+    from repro.rddm.study.measure import degraded
 
     ids, pictures = photographs("train", side, limit)
     return tuple((degraded(degradation, x, name), x) for name, x in zip(ids, pictures, strict=True))
