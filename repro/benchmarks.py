@@ -195,7 +195,7 @@ def _edit(name: str) -> dict[str, Arm]:
 
     pipe = EditingPipeline(network, autoencoder, scheduler_of(editor.schedule, editor.prediction))
     pipe.set_progress_bar_config(disable=True)
-    asked: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02)}
+    asked: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02), "exact": False}
     shared: dict[str, Any] = {"reference": image, "steps": config.steps}
     return {
         "bare passes": lambda: bare,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -17,11 +17,15 @@ from torch import Tensor
 from repro.data import inputs
 from repro.data.images import ImageSource
 from repro.ddpm.process import Kind, model_fn
+from repro.ddpm.samplers import ddim
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
+from repro.ddpm.steps import sample
+from repro.editing import refusals
 from repro.editing.autoencoder import Autoencoder
+from repro.editing.carry import DETAIL, ForUse
 from repro.editing.effects.masks import cut_hole
 from repro.editing.model import EditingNet
-from repro.editing.sampling import SCHEDULE, STEPS, Editor, seen_again
+from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request, seen_again
 from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint
@@ -31,7 +35,6 @@ from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which a picture goes through in one piece
-EFFECTS = ("blur", "grain", "colour", "reference", "mask", "sharpen")
 
 Pictures = ImageSource | Sequence[ImageSource]
 
@@ -50,6 +53,27 @@ def scheduler_of(schedule: Schedule, prediction: Kind) -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
     )
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """Where the noise of the pictures `ids` comes from, see `EditingPipeline.__call__`."""
+
+    ids: tuple[int, ...]
+    generator: torch.Generator | list[torch.Generator] | None
+    seed: int | None
+    latents: Tensor | None
+    eta: float
+
+    def of(self, i: int) -> _Chance:
+        """That of one picture."""
+        own = [self.generator[i]] if isinstance(self.generator, list) else self.generator
+        return replace(self, ids=(i,), generator=own, latents=_own(self.latents, i))
+
+
+def _own(batch: Tensor | None, i: int) -> Tensor | None:
+    """Picture i of a batch, or the one that stands for all."""
+    return None if batch is None else batch[[i if len(batch) > 1 else 0]]
 
 
 class EditingPipeline(DiffusionPipeline):
@@ -74,7 +98,7 @@ class EditingPipeline(DiffusionPipeline):
         quantize: bool = False,
     ) -> None:
         super().__init__()
-        _check_parts(network, autoencoder, scheduler)
+        refusals.check_parts(network, autoencoder, scheduler)
         self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
         self.register_to_config(fill=fill, quantize=quantize)
 
@@ -98,7 +122,7 @@ class EditingPipeline(DiffusionPipeline):
 
     @property
     def editor(self) -> Editor:
-        """The same parts for the plain-tensor path, which draws what this pipeline draws."""
+        """The same parts for the plain-tensor path, which draws what this pipeline draws with exact=False."""
         return self._editor(None)
 
     def _editor(self, tiling: Tiling | None) -> Editor:
@@ -127,11 +151,15 @@ class EditingPipeline(DiffusionPipeline):
         seed: int | None = None,
         latents: Tensor | None = None,
         tiling: Tiling | Literal["auto"] | None = "auto",
+        exact: bool = True,
         output_type: str = "pil",
         return_dict: bool = True,
         **unknown: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Edited pictures, `.images`, of the sizes they came in. Without an effect: the identity edit.
+        """Edited pictures, `.images`, of the sizes they came in.
+
+        Amounts are shares of the picture, as in the formulas: a number is the same effect at every resolution. Grain
+        alone has a size in pixels.
 
         Args:
             image: one picture, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
@@ -146,8 +174,13 @@ class EditingPipeline(DiffusionPipeline):
             generator: one, or one a picture.
             seed: instead of a generator the house's noise, keyed by seed and place in the batch: what `Editor.edit`
                 draws with the ids 0, 1, ….
-            latents: instead of either, the start noise (B, channels, h, w).
-            tiling: how large pictures are cut; None does them in one piece, "auto" those up to 192 pixels a side.
+            latents: instead of either, the start noise (B, channels, h, w), of a single pass.
+            tiling: how large pictures are cut; None does them in one piece. "auto" does so up to 192 pixels a side;
+                beyond, the edit is made on a reduced copy and carried over, grain tile by tile.
+            exact: with the last corrections of `repro.editing.carry`, which are not in the records: a colour transfer
+                has the exact mean and deviation of each channel, outside its hole a picture stays as it is, large holes
+                are filled coarse to fine, detail that only the autoencoder lost is given back, and without an effect
+                the picture comes back. False: what the network draws in one pass, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
         Raises:
@@ -155,10 +188,10 @@ class EditingPipeline(DiffusionPipeline):
                 picture of less than one network tile.
         """
         if unknown:
-            raise ReproError(_unknown(next(iter(unknown))))
+            raise ReproError(refusals.unknown(next(iter(unknown))))
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
-        vector = _request(blur, grain, colour, reference, mask, sharpen)
+        vector = refusals.request(blur, grain, colour, reference, mask, sharpen)
         device, dtype = self._execution_device, self.network.dtype
         picture, given, hole = (
             None if source is None else read(source, name).to(device, dtype)
@@ -168,35 +201,82 @@ class EditingPipeline(DiffusionPipeline):
                 (mask, inputs.masks, "mask"),
             )
         )
-        editor = self.editor
-        _check_size(picture, hole, editor.multiple)
-        if tiling == "auto":
-            tiling = Tiling() if max(picture.shape[2:]) > WHOLE * editor.autoencoder.factor else None
-        if tiling is not None:
-            tiling.check(self.network.multiple)
-            editor = self._editor(tiling)
-
-        count = len(picture)
-        shown, box = editor.conditions(picture, [vector] * count, given, hole)
-        if tiling is not None:
-            shown["reference"] = self._references(picture, given, hole, tiling)
+        refusals.check_size(picture, hole, self.editor.multiple)
         self._set_steps(num_inference_steps, device)
-        x, settings = self._noise(shown["source"], generator, seed, latents, eta)
-        predict = model_fn(editor.network, **shown)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            seen = self.scheduler.scale_model_input(x, t)
-            x = self.scheduler.step(predict(seen, t.expand(count)), t, x, **settings(t, x)).prev_sample
-        parts = (shown["vector"], editor.schedule, editor.prediction)
-        for step in seen_again(predict, seen, x, round(float(t)), *parts):
-            x = step.x
+        if isinstance(tiling, Tiling):
+            tiling.check(self.network.multiple)
+        count = len(picture)
+        check_request(picture, [vector] * count, given, hole)
+        chance = _Chance(tuple(range(count)), generator, seed, latents, eta)
+        self._check_chance(self._latent_shape(picture), chance)
 
-        images: Any = editor.picture(x, box)
+        images: Any
+        if exact:
+            images = torch.cat([
+                self._for_use(chance.of(i)).edit(picture[i : i + 1], vector, _own(given, i), _own(hole, i), tiling)
+                for i in range(count)
+            ])  # fmt: skip
+        else:
+            large = max(picture.shape[2:]) > WHOLE * self.autoencoder.factor
+            tiles = (Tiling() if large else None) if tiling == "auto" else tiling
+            images = self._pass(picture, vector, given, hole, tiles, chance)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
             if output_type == "pil":
                 images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _for_use(self, chance: _Chance) -> ForUse:
+        return ForUse(
+            lambda *asked: self._pass(*asked, chance),
+            lambda x, tiling: self._editor(tiling).floor(x),
+            lambda x, hole: self._detailed(x, hole, chance),
+            WHOLE * self.autoencoder.factor,
+        )
+
+    def _pass(
+        self,
+        picture: Tensor,
+        vector: EditingVector,
+        given: Tensor | None,
+        hole: Tensor | None,
+        tiling: Tiling | None,
+        chance: _Chance,
+    ) -> Tensor:
+        """What the network draws in one pass, (B, 3, H, W) in [0, 1]."""
+        editor, count = self._editor(tiling), len(picture)
+        shown, box = editor.conditions(picture, [vector] * count, given, hole)
+        if tiling is not None:
+            shown["reference"] = self._references(picture, given, hole, tiling)
+        x, settings = self._noise(shown["source"], chance)
+        predict = model_fn(editor.network, **shown)
+        self.scheduler.set_timesteps(self.scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
+        for t in self.progress_bar(self.scheduler.timesteps):
+            seen = self.scheduler.scale_model_input(x, t)
+            x = self.scheduler.step(predict(seen, t.expand(count)), t, x, **settings(t, x)).prev_sample
+        parts = (shown["vector"], editor.schedule, editor.prediction)
+        for step in seen_again(predict, seen, x, round(float(t)), *parts):
+            x = step.x
+        return editor.picture(x, box)
+
+    def _detailed(self, picture: Tensor, hole: Tensor, chance: _Chance) -> Tensor:
+        """A smooth filling with the network's detail: its latent, noisy as at timestep DETAIL, denoised by DDIM."""
+        editor = self.editor
+        shown, box = editor.conditions(picture, [EditingVector(inpaint=True)] * len(picture), None, hole)
+        smooth = editor.autoencoder.encode(pad_to_multiple(picture * 2 - 1, editor.multiple)[0])
+        noise, _ = self._noise(smooth, chance)
+        ab = float(editor.schedule.alpha_bar[DETAIL])
+        start = ab**0.5 * smooth + (1 - ab) ** 0.5 * noise / self.scheduler.init_noise_sigma
+        model, times = model_fn(editor.network, **shown), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
+        kind = editor.prediction
+        return editor.picture(
+            sample(ddim(model, start, editor.schedule, timesteps=times, prediction=kind, clip=False)), box
+        )
+
+    def _latent_shape(self, picture: Tensor) -> tuple[int, ...]:
+        height, width = (-(-n // self.editor.multiple) * self.network.multiple for n in picture.shape[2:])
+        return len(picture), self.autoencoder.channels, height, width
 
     def _references(self, picture: Tensor, reference: Tensor | None, hole: Tensor | None, tiling: Tiling) -> Tensor:
         """Per tile; holes are filled with the mean of what is kept, which moves no mean."""
@@ -213,11 +293,14 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError(f"EditingPipeline: got num_inference_steps {steps!r}; accepted: 1 to {most}")
         self.scheduler.set_timesteps(steps, device=device)
 
-    def _noise(
-        self, source: Tensor, generator: Any, seed: int | None, latents: Tensor | None, eta: float
-    ) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Any]]]:
-        """The start, and what `scheduler.step` is given beside its state."""
-        shape, count = tuple(source.shape), len(source)
+    def _check_chance(self, shape: tuple[int, ...], chance: _Chance) -> None:
+        generator, seed, latents, eta, count = (
+            chance.generator,
+            chance.seed,
+            chance.latents,
+            chance.eta,
+            len(chance.ids),
+        )
         if isinstance(generator, list) and len(generator) != count:
             raise ReproError(
                 f"EditingPipeline: got {len(generator)} generators for {count} pictures; accepted: one, or one each"
@@ -226,12 +309,19 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
         if latents is not None and tuple(latents.shape) != shape:
             raise ReproError(f"EditingPipeline: got latents of shape {tuple(latents.shape)}; accepted: {shape}")
-        takes = inspect.signature(self.scheduler.step).parameters
-        if not 0 <= eta <= 1 or (eta > 0 and "eta" not in takes):
-            accepted = "0 to 1" if "eta" in takes else f"0 with {type(self.scheduler).__name__}"
+        takes_eta = "eta" in inspect.signature(self.scheduler.step).parameters
+        if not 0 <= eta <= 1 or (eta > 0 and not takes_eta):
+            accepted = "0 to 1" if takes_eta else f"0 with {type(self.scheduler).__name__}"
             raise ReproError(f"EditingPipeline: got eta {eta}; accepted: {accepted}")
+        if seed is not None:
+            KeyedNoise(seed, chance.ids, "sample/x_T")  # refuses what is no seed
 
-        ids = range(count)
+    def _noise(self, source: Tensor, chance: _Chance) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Any]]]:
+        """The start, and what `scheduler.step` is given beside its state."""
+        ids, generator, seed, latents, eta = (getattr(chance, f.name) for f in fields(chance))
+        shape = tuple(source.shape)
+        self._check_chance(shape, chance)
+        takes = inspect.signature(self.scheduler.step).parameters
         if latents is not None:
             start = latents.to(source)
         elif seed is not None:
@@ -240,7 +330,7 @@ class EditingPipeline(DiffusionPipeline):
             start = randn_tensor(shape, generator=generator, device=source.device, dtype=source.dtype)
         start = start * self.scheduler.init_noise_sigma
         keyed = None if seed is None else KeyedNoise(seed, ids, "sample/noise", source.device)
-        own = generator if seed is None else torch.Generator(source.device).manual_seed(seed)
+        own = generator if seed is None else torch.Generator(source.device).manual_seed((seed + ids[0]) % 2**64)
 
         def settings(t: Tensor, x: Tensor) -> dict[str, Any]:
             out: dict[str, Any] = {"eta": eta} if "eta" in takes else {}
@@ -249,68 +339,3 @@ class EditingPipeline(DiffusionPipeline):
             return {**out, "generator": own} if "generator" in takes else out
 
         return start, settings
-
-
-def _request(
-    blur: float | None,
-    grain: float | None,
-    colour: bool | None,
-    reference: Any,
-    mask: Any,
-    sharpen: tuple[float, float] | None,
-) -> EditingVector:
-    if colour is not None and not isinstance(colour, bool):
-        raise ReproError(f"EditingPipeline: colour is a switch, got {colour!r}; accepted: reference=… beside it")
-    if colour is not None and colour != (reference is not None):
-        found = "colour=True without a reference" if colour else "colour=False and a reference"
-        raise ReproError(
-            f"EditingPipeline: got {found}; accepted: reference=…, which turns colour transfer on, or none"
-        )
-    return EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, EFFECTS, n=1)
-    hint = f", did you mean {near[0]}" if near else ""
-    return f"EditingPipeline: no effect or setting {name!r}{hint}; accepted effects: {', '.join(EFFECTS)}"
-
-
-def _check_size(picture: Tensor, hole: Tensor | None, least: int) -> None:
-    height, width = picture.shape[2:]
-    if min(height, width) < least:
-        raise ReproError(
-            f"EditingPipeline: the picture is {width}x{height}; accepted: at least {least} pixels a side, one tile of "
-            "the network"
-        )
-    if hole is not None and hole.shape[2:] != picture.shape[2:]:
-        raise ReproError(
-            f"EditingPipeline: the mask is {hole.shape[3]}x{hole.shape[2]} and the picture {width}x{height}; accepted: "
-            "a mask of the picture's size"
-        )
-
-
-def _check_parts(network: Any, autoencoder: Any, scheduler: Any) -> None:
-    """Refuse parts that do not belong together. Raises `ReproError`."""
-    for part, kind in ((network, EditingNet), (autoencoder, Autoencoder), (scheduler, SchedulerMixin)):
-        if not isinstance(part, kind):
-            raise ReproError(f"EditingPipeline: got a {type(part).__name__}; accepted here: {kind.__name__}")
-    if network.config.reference != "rgb":
-        raise ReproError(
-            "EditingPipeline: the network was built for a latent colour reference; accepted: RGB reference (the other "
-            "runs in repro.editing.sampling.Editor)"
-        )
-    if network.config.channels != autoencoder.channels:
-        raise ReproError(
-            f"EditingPipeline: the autoencoder's latents have {autoencoder.channels} channels; accepted: "
-            f"{network.config.channels}, those of the network"
-        )
-    config = scheduler.config
-    if "prediction_type" not in config or getattr(scheduler, "betas", None) is None:
-        raise ReproError(
-            f"EditingPipeline: got {type(scheduler).__name__}; accepted: schedulers with betas and a prediction_type"
-        )
-    if config.get("clip_sample") or config.get("thresholding"):
-        raise ReproError(
-            "EditingPipeline: the scheduler clips the sample, and latents have no range; accepted: clip_sample=False, "
-            "thresholding=False (repro.editing.pipeline.scheduler_of makes one)"
-        )

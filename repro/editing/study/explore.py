@@ -185,6 +185,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         drawn = "box_mask" if mask == "box" else "free_form_mask"
         share = "" if mask == "box" else f", fraction={SHARES[mask]}"
         asked.append(f'mask={drawn}(1, ["mask"], ({side}, {side}){share})')
+    asked += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
     lines = [
         "from repro.data import pack",
         "from repro.data.images import center_crop, resize",
@@ -196,7 +197,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         "",
         f"pipe = EditingPipeline.shipped({', '.join(filter(None, (profile, variant)))})",
         "pipe(",
-        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *asked, f"num_inference_steps={steps}", f"seed={seed}")),
+        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *asked)),
         ").images[0]",
     ]
     return "\n".join(lines)
@@ -265,7 +266,7 @@ def own_full(
     seed: int,
     split: float,
 ) -> Tensor:
-    """The same edit at full size, by `EditingPipeline`, tile by tile: what the save button keeps. (3, H, W)."""
+    """The same edit at full size, by `EditingPipeline`: what the save button keeps. (3, H, W)."""
     from repro.editing.pipeline import EditingPipeline
 
     pipe = EditingPipeline.shipped(now.live.name)
