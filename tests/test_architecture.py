@@ -267,3 +267,29 @@ def test_the_rule_lets_pass():
 def test_modules_fit_one_sitting():
     long = {str(p.relative_to(ROOT)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 350}
     assert not long
+
+
+# Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
+LINES = {
+    "adir": 2500,
+    "data": 3000,
+    "ddpm": 2450,
+    "editing": 6700,
+    "engine": 4950,
+    "metrics": 1100,
+    "nn": 400,
+    "rddm": 4500,
+    "ucdir": 2600,
+    "ui": 1650,
+    "use": 1000,
+    "repro": 600,
+    "tests": 20500,
+}
+
+
+def test_no_room_grows_unnoticed():
+    found = dict.fromkeys(LINES, 0)
+    for path in (*MODULES, *(ROOT / "tests").glob("*.py")):
+        room = path.relative_to(ROOT).parts[-2 if path.parent.name in ("repro", "tests") else 1]
+        found[room] += len(path.read_text().splitlines())
+    assert {room: n for room, n in found.items() if n > LINES[room]} == {}

@@ -12,7 +12,7 @@ from repro.metrics import features
 from repro.metrics.distribution import fid, kid, patches
 from repro.metrics.features import as_module, classifier, efficientnet_lite0, extract, inception
 from repro.metrics.protocols import protocol, score
-from repro.metrics.traps import degraded, jpeg, pixel_traps, set_traps
+from repro.metrics.traps import degraded, jpeg, pixel_traps
 
 EGYPTIAN_CAT, TABBY, ESPRESSO = 285, 281, 967
 
@@ -120,15 +120,6 @@ def test_every_trap_costs_something_and_in_the_direction_the_table_says():
     assert cost["ssim/rgb-wang", "MATLAB's ssim on an HxWx3 array"] > 0.02
     assert cost["lpips/alex-v0.1", "fed [0, 1] instead of [-1, 1]"] < -0.01
     assert rows["psnr/rgb", "luma instead of RGB"].right == score("psnr/rgb", degraded(x), x).mean().item()
-
-
-def test_set_traps():
-    x = pictures(128)
-    rows = set_traps(x, efficientnet_lite0(), size=64)
-    assert [row.protocol for row in rows] == ["fid/efficientnet-lite0-patches64"] * 3
-    assert all(row.cost > 1 for row in rows)
-    with pytest.raises(ReproError, match="16 or more"):
-        set_traps(x[:1], efficientnet_lite0(), size=64)
 
 
 def test_the_stand_in_outputs_are_the_same_alone_and_in_a_batch():

@@ -23,7 +23,6 @@ _WRITERS = {
     ".webp": {"lossless": True},
 }
 _LARGEST = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # pixels a side that a format holds
-WRITABLE = tuple(_WRITERS)  # suffixes that `write_image` takes
 
 
 def to_uint8(image: Tensor) -> np.ndarray:

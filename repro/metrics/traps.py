@@ -16,9 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
-from repro.metrics.distribution import fid, patches
-from repro.metrics.features import FeatureNet, extract
 from repro.metrics.lpips import lpips
 from repro.metrics.pixel import quantise
 from repro.metrics.protocols import score
@@ -155,43 +152,3 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
 
 def _half(images: Tensor) -> Tensor:
     return F.interpolate(images, scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def set_traps(references: Tensor, net: FeatureNet, size: int = 64) -> list[Trap]:
-    """The traps of FID, on patches of the references alone: every right value would be 0 for infinitely many patches.
-
-    Raises `ReproError` where the pictures give fewer than 16 patches.
-    """
-    cut, _ = patches(references, size)
-    if len(cut) < 16:
-        raise ReproError(f"{len(references)} pictures give {len(cut)} patches of {size} px; accepted: 16 or more")
-    features = extract(net, cut)
-    name = f"fid/{net.name}-patches{size}"
-    small = size // 2
-    proper = F.interpolate(cut, size=(small, small), mode="bilinear", antialias=True).clamp(0, 1)
-    aliased = F.interpolate(cut, size=(small, small), mode="nearest")
-    even, odd = features[0::2], features[1::2]
-    quarter = max(2, len(even) // 4)
-    return [
-        Trap(
-            "resized without antialiasing",
-            name,
-            0.0,
-            fid(extract(net, proper), extract(net, aliased)),
-            f"the same {len(cut)} patches brought to {small} px by two resizers",
-        ),
-        Trap(
-            "a quarter of the sample",
-            name,
-            fid(even, odd),
-            fid(even[:quarter], odd[:quarter]),
-            f"halves of one set: {len(even)} against {len(odd)}, then {quarter} against {quarter}; the truth is near 0",
-        ),
-        Trap(
-            "saved as JPEG quality 75",
-            name,
-            0.0,
-            fid(features, extract(net, jpeg(cut, 75))),
-            "the file format of one set is measured as if it were the method",
-        ),
-    ]
