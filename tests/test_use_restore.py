@@ -144,6 +144,14 @@ def test_tiles_of_one_piece_are_the_one_piece_and_more_leave_no_seam(network):
     assert restore_image(pipe, image, 1).shape == image.shape
 
 
+def test_a_seed_is_the_generator_that_it_makes(network):
+    pipe, image = methods.load(network), torch.rand(3, 40, 48, generator=torch.Generator().manual_seed(1))
+    made = pipe(image, generator=torch.Generator().manual_seed(7), output_type="pt").images
+    assert torch.equal(pipe(image, seed=7, output_type="pt").images, made)
+    with pytest.raises(methods.ReproError, match="a generator and a seed"):
+        pipe(image, seed=7, generator=torch.Generator())
+
+
 MISTAKES = {
     "no task": ([], "--task is missing: say what the picture suffers from (rddm: lowlight, raindrops; ucdir:"),
     "unknown task": (["--task", "snow"], "--task 'snow' is unknown; accepted: lowlight, raindrops"),

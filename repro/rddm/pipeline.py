@@ -55,7 +55,7 @@ class RDDMPipeline(DiffusionPipeline):
         return cls(ddpm.unet, RDDMScheduler.from_ddpm(ddpm.scheduler, **changes))
 
     @classmethod
-    def shipped(cls, task: str, variant: str = "use") -> RDDMPipeline:
+    def shipped(cls, task: str = "lowlight", variant: str = "use") -> RDDMPipeline:
         """The pipeline of weights that ship: of `task` "lowlight" or "raindrop" by default the network for use.
 
         Raises `ReproError` where there are no weights, and for networks that do not start from the degraded picture.
@@ -88,6 +88,7 @@ class RDDMPipeline(DiffusionPipeline):
         timesteps: list[int] | None = None,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        seed: int | None = None,
         tile: int | Literal["auto"] | None = "auto",
         output_type: str = "pil",
         return_dict: bool = True,
@@ -100,13 +101,18 @@ class RDDMPipeline(DiffusionPipeline):
             batch_size, height, width: of what is generated (1 and the network's own `sample_size` by default).
             num_inference_steps, start, timesteps: see `RDDMScheduler.set_timesteps`; `timesteps` go over the number.
             eta: 0 deterministic, 1 the posterior's variance.
-            generator: one, or one a picture, so that a picture does not depend on its batch.
+            generator: one, or one a picture, so that a picture does not depend on its batch. seed: instead of it, a
+                number that makes one.
             tile: side of the overlapping tiles that the network sees in every step, the noise being of the whole
                 picture; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
             output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the last two float in [0, 1].
         """
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
+        if seed is not None:
+            if generator is not None:
+                raise ReproError("RDDMPipeline: got a generator and a seed; accepted: one of the two")
+            generator = torch.Generator().manual_seed(seed)
         device, dtype = self._execution_device, self.unet.dtype
         if image is None:
             shape = self._shape(1 if batch_size is None else batch_size, height, width)
