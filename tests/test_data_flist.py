@@ -144,7 +144,8 @@ def test_misaligned_pairs_name_the_line(pictures):
     lists = _pair_lists(pictures, ["1.png", "2.png", "3.png"], ["1.png", "3.png", "2.png"])
     with pytest.raises(ReproError, match=r"gt\.flist, line 2: 3\.png stands where the partner of 2\.png .*line 2"):
         read_pairs(*lists)
-    assert len(read_pairs(*lists, any_names=True)) == 3
+    with pytest.raises(ReproError, match=r"3\.png stands beside 2\.png .*numbers differ"):
+        read_pairs(*lists, any_names=True)
 
 
 def test_a_dropped_line_is_named_where_it_is(pictures):
@@ -204,3 +205,49 @@ def test_command_writes_beside_the_folder(tmp_path, capsys):
     assert DataFlist(tmp_path / "set").run() == 0
     assert (tmp_path / "set.flist").read_text() == "set/a.png\n"
     assert "1 image" in capsys.readouterr().out
+
+
+def test_order_is_natural_and_linked_folders_count(tmp_path):
+    for folder, end in (("wet", "rain"), ("dry", "clean")):
+        (tmp_path / folder).mkdir()
+        for n in (1, 2, 10, 100):
+            Image.new("RGB", (4, 4)).save(tmp_path / folder / f"{n}_{end}.png")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "linked").symlink_to(tmp_path / "wet")
+    (tmp_path / "all" / "linked" / "back").symlink_to(tmp_path / "all")  # a circle
+    assert [p.name for p in list_images(tmp_path / "all")] == [f"{n}_rain.png" for n in (1, 2, 10, 100)]
+    (tmp_path / "wet" / "back").unlink()
+    for folder in ("wet", "dry"):
+        write_flist(tmp_path / folder, tmp_path / f"{folder}.flist")
+    pairs = read_pairs(tmp_path / "wet.flist", tmp_path / "dry.flist", any_names=True)
+    assert [(p.input.path.stem, p.target.path.stem) for p in pairs] == [
+        (f"{n}_rain", f"{n}_clean") for n in (1, 2, 10, 100)
+    ]
+    lines = (tmp_path / "dry.flist").read_text().splitlines(keepends=True)
+    (tmp_path / "dry.flist").write_text("".join(sorted(lines)))  # 100, 10, 1, 2: as text
+    with pytest.raises(
+        ReproError, match=r"dry\.flist, line 1: 100_clean\.png stands beside 1_rain\.png .*numbers differ"
+    ):
+        read_pairs(tmp_path / "wet.flist", tmp_path / "dry.flist", any_names=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other"),
+    [
+        ("1", "10_clean", True),
+        ("0_rain", "0_clean", False),
+        ("12", "12x2", False),
+        ("a", "7", False),
+        ("3", "03", False),
+    ],
+)
+def test_numbers_of_a_pair(first, second, other, tmp_path):
+    for name in (first, second):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.flist").write_text(f"{name}.png\n")
+    lists = (tmp_path / f"{first}.flist", tmp_path / f"{second}.flist")
+    if other:
+        with pytest.raises(ReproError, match="numbers differ"):
+            read_pairs(*lists, any_names=True)
+    else:
+        assert len(read_pairs(*lists, any_names=True)) == 1

@@ -3,12 +3,14 @@
 What a list may hold: UTF-8, one path a line, relative paths counted from the list's own folder. Lines that start with
 "#" are comments and do not count in the alignment; blank lines may only end the file, elsewhere they are an empty entry
 and an error. Pairs must agree in their stems ("0012" of "low/0012.png") unless ``any_names=True`` says that the order
-alone decides. Every error names the list and the line.
+decides; numbers must agree even then. Every error names the list and the line.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +106,8 @@ def read_pairs(
     """Pairs of two lists aligned by line.
 
     Args:
-        any_names: accept pairs whose stems differ (RainDrop's "0_rain" and "0_clean"): the order alone decides then.
+        any_names: accept pairs whose stems differ (RainDrop's "0_rain" and "0_clean"): the order decides then, and
+            the numbers in two names must agree where both have some.
         check_sizes: read every file's header now, so that a pair of two sizes is found before the training is.
 
     Raises:
@@ -127,6 +130,12 @@ def read_pairs(
             f"{inputs} has {len(first)} entries and {targets} has {len(second)}: {longer.path.name} "
             f"({longer.where}) has no partner"
         )
+    for pair in pairs:
+        if _other_number(pair.input.path, pair.target.path):
+            raise ReproError(
+                f"{pair.target.where}: {pair.target.path.name} stands beside {pair.input.path.name} "
+                f"({pair.input.where}), and their numbers differ; order the lists alike (`repro data flist` does)"
+            )
     if check_sizes:
         check_pairs(pairs)
     return pairs
@@ -141,22 +150,41 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """Image files under a folder, all levels, hidden ones left out, ordered by path without suffix."""
+    """Image files under a folder, all levels, linked folders too, hidden ones left out, in the natural order of their
+    paths without suffix: 2.png before 10.png."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    files, seen = [], {folder.resolve()}
+    for where, below, names in os.walk(folder, followlinks=True):
+        kept = []
+        for name in below:
+            real = (Path(where) / name).resolve()
+            if not name.startswith(".") and real not in seen:  # a link may lead back to where it lies
+                seen.add(real)
+                kept.append(name)
+        below[:] = kept
+        paths = [Path(where) / name for name in names if not name.startswith(".")]
+        files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise ReproError(f"{folder}: holds no image; accepted: {', '.join(SUFFIXES)}")
     # By parts, without the suffix: two folders of equal stems come in equal order whatever their file formats.
-    return sorted(files, key=lambda p: (p.relative_to(folder).with_suffix("").parts, p.suffix))
+    return sorted(
+        files, key=lambda p: ([_natural(part) for part in p.relative_to(folder).with_suffix("").parts], p.suffix)
+    )
+
+
+def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A key that sorts numbers in names as numbers: 2 before 10."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part], text
+
+
+def _other_number(first: Path, second: Path) -> bool:
+    """Whether two names carry numbers, and neither has all that the other has."""
+    one, two = (Counter(int(n) for n in re.findall(r"[0-9]+", path.stem)) for path in (first, second))
+    return bool(one) and bool(two) and not (one <= two or two <= one)
 
 
 def pair_folders(inputs: str | os.PathLike, targets: str | os.PathLike, *, check_sizes: bool = True) -> list[Pair]:
