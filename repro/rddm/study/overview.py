@@ -4,24 +4,47 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from repro.data.images import center_crop, resize, to_unit
+from repro import paths
+from repro.data import pack
+from repro.data.images import center_crop, resize
+from repro.engine.checkpoint import CONFIG
+from repro.engine.rng import KeyedNoise
+from repro.rddm.pipeline import RDDMPipeline
+from repro.rddm.study.config import SMALL
 from repro.rddm.study.experiments import name_of
-from repro.rddm.study.lesson import PHOTO, SECOND, lesson
+from repro.rddm.study.use import USE
+from repro.rddm.tasks import DEGRADATIONS
 
-TITLE = "03 RDDM: restored in two and in five steps, on photographs degraded by formula"
-NEEDS = (name_of("lowlight", "smres"), name_of("raindrop", "smres"))
+TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
+SHOWN = (
+    ("lowlight", "photos/erase_kitten", "dark"),
+    ("raindrop", "photos/monuments_brandenburgGate", "behind raindrops"),
+)
+
+
+def _variant(task: str) -> str:
+    """The network for use where it is here, else that of the comparisons; each on what it was trained for."""
+    return "use" if (paths.checkpoints() / name_of(task, "use") / CONFIG).exists() else "smres"
+
+
+NEEDS = tuple(name_of(task, _variant(task)) for task, *_ in SHOWN)
 
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> picture (3, H, W) in [0, 1], inputs before their results."""
-    now, shown = lesson("small"), {}
-    for task, photo, words in (("lowlight", PHOTO, "dark"), ("raindrop", SECOND, "behind raindrops")):
-        net = now.net(task, "smres")
-        I_in, _ = now.pair(task, photo)
-        shown[f"input: {words}"] = _tile(I_in)
-        shown[f"restored, {net.steps} steps"] = _tile(net.restore(I_in, [photo]))
+    shown = {}
+    for task, photo, words in SHOWN:
+        variant = _variant(task)
+        config = (USE if variant == "use" else SMALL.tasks)[task]
+        clean = resize(pack.load(next(p for p in pack.photos("test") if p.id == photo)), 256)
+        given = DEGRADATIONS[config.degradation](clean[None], lambda p, name=photo: KeyedNoise(7, [name], p))[0]
+        pipe = RDDMPipeline.shipped(task, variant)
+        pipe.set_progress_bar_config(disable=True)
+        shown[f"input: {words}"] = _tile(given)
+        result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
+        shown[f"restored, {config.steps} steps"] = _tile(result)
     return shown
 
 
-def _tile(x: Tensor) -> Tensor:
-    return center_crop(resize(to_unit(x)[0], 192), (192, 256))
+def _tile(image: Tensor) -> Tensor:
+    return center_crop(resize(image, 192), (192, 256))
