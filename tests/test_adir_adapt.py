@@ -109,9 +109,9 @@ def test_the_loss_is_the_simple_one_and_lpips_of_the_clean_estimate():
     torch.testing.assert_close(simple, F.mse_loss(output, eps))
     estimate = ((a * x0 + s * eps - s * output) / a).clamp(-1, 1)
     expected = lpips((estimate + 1) / 2, (x0 + 1) / 2)
-    assert float(similar) == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert similar.item() == pytest.approx(float(expected.mean()), abs=1e-5)
     _, weighted = loss(process.model_fn(net), x0, t, eps, SCHEDULE, Adaptation(weighting="signal"))
-    assert float(weighted) == pytest.approx(float((expected * SCHEDULE.alpha_bar[t]).mean()), abs=1e-5)
+    assert weighted.item() == pytest.approx(float((expected * SCHEDULE.alpha_bar[t]).mean()), abs=1e-5)
 
 
 def test_the_variance_is_left_alone_unless_it_is_wanted():
