@@ -76,6 +76,12 @@ def test_the_report_is_written_alike_and_read_back(home):  # noqa: F811
     assert path == home / "figures" / "checks" / "ddpm.csv"
     before = path.read_bytes()
     assert report.write("ddpm").read_bytes() == before
+    near = VALUES | {"psnr": [value + 2e-4 for value in VALUES["psnr"]]}  # another processor: within tolerance
+    bad_again = {"psnr": [0.0, 0.0], "fid": 12.0 + 1e-9}
+    assert check.check([good, bad], lambda r, k: near if r is good else bad_again).write("ddpm").read_bytes() == before
+    check.check([good, bad], lambda r, k: VALUES).write("ddpm")
+    assert path.read_bytes() != before  # a verdict changed
+    report.write("ddpm")
     assert check.verified("ddpm", [good, bad]) == report.verified == {(good.id, "psnr"), (good.id, "fid")}
     assert check.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
     assert check.verified("rddm", [good]) == frozenset()

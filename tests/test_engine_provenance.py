@@ -65,6 +65,25 @@ def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):
     assert len(before) < len(save_figure(smooth, "demo", [record], COMMAND).read_bytes())
 
 
+@pytest.mark.parametrize("photograph", [False, True])
+def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):  # noqa: F811
+    """Rounding of another processor leaves the tree clean; another picture or another command does not."""
+    pixels = np.full((24, 24, 3), 100, np.uint8)
+    path = save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
+    before = path.read_bytes()
+    save_figure(pixels + 2, "left", [record], "repro reproduce", photograph=photograph)
+    assert path.read_bytes() == before
+    save_figure(pixels, "left", [record], "repro reproduce --parameters seed=5", photograph=photograph)
+    assert path.read_bytes() != before and whence(path).command.endswith("seed=5")
+    other = pixels.copy()
+    other[8:16, 8:16] = 140
+    save_figure(other, "left", [record], "repro reproduce --parameters seed=5", photograph=photograph)
+    assert np.asarray(Image.open(path))[12, 12, 0] > 130
+    path.write_bytes(b"damaged")
+    save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
+    assert path.read_bytes() == before
+
+
 def test_pixels_survive(record):
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(Image.open(save_figure(array, "a", [record], COMMAND))), array)

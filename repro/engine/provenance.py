@@ -26,6 +26,7 @@ VERSION = "1"  # of these fields; no time, host or package version, so that a se
 _COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
 _DPI = 100
 QUALITY = 90  # of a JPEG of photographs
+ROUNDING = 8  # grey levels that a pixel may differ by where the same was drawn on another processor
 
 
 @dataclass(frozen=True)
@@ -92,30 +93,47 @@ def save_figure(
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ReproError(f"picture name {name!r}: letters, digits, hyphen and underscore are accepted")
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
-    return (save_jpeg if photograph else save_png)(figure, path, provenance(records, command))
+    return (save_jpeg if photograph else save_png)(figure, path, provenance(records, command), keep=True)
 
 
-def save_png(figure: Any, path: Path, made: Provenance) -> Path:
-    """Write a picture, as `save_figure` accepts it, to any place, with what made it."""
+def save_png(figure: Any, path: Path, made: Provenance, *, keep: bool = False) -> Path:
+    """Write a picture, as `save_figure` accepts it, to any place, with what made it; `keep`: see `_agrees`."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_itxt("Repro-Records", " ".join(made.records))
     info.add_itxt("Repro-Command", made.command)
     info.add_itxt("Repro-Version", VERSION)
-    return _save(figure, path, format="PNG", pnginfo=info)
+    return _save(figure, path, keep, format="PNG", pnginfo=info)
 
 
-def save_jpeg(figure: Any, path: Path, made: Provenance) -> Path:
+def save_jpeg(figure: Any, path: Path, made: Provenance, *, keep: bool = False) -> Path:
     """The same with a loss, for photographs."""
-    return _save(figure, path, format="JPEG", quality=QUALITY, progressive=True, comment=made.comment().encode("utf-8"))
+    comment = made.comment().encode("utf-8")
+    return _save(figure, path, keep, format="JPEG", quality=QUALITY, progressive=True, comment=comment)
 
 
-def _save(figure: Any, path: Path, **settings: Any) -> Path:
+def _save(figure: Any, path: Path, keep: bool, **settings: Any) -> Path:
     stream = io.BytesIO()
     _image(figure, path.stem).save(stream, optimize=True, **settings)
-    write_bytes(path, stream.getvalue())
+    if not (keep and path.is_file() and _agrees(path, stream.getvalue())):
+        write_bytes(path, stream.getvalue())
     return path
+
+
+def _agrees(path: Path, data: bytes) -> bool:
+    """Whether a file says that the same made it, and no pixel differs by more than another processor's rounding."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        (old, told), (new, tells) = (
+            (np.asarray(i.convert("RGB"), np.int16), (getattr(i, "text", {}), i.info.get("comment")))
+            for i in (Image.open(path), Image.open(io.BytesIO(data)))
+        )
+    except (OSError, SyntaxError, ValueError):
+        return False  # what lies there is damaged
+    return told == tells and old.shape == new.shape and bool(np.abs(old - new).max() <= ROUNDING)
 
 
 def whence(path: Path | str) -> Provenance:
