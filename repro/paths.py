@@ -22,9 +22,8 @@ def root() -> Path:
 
 
 def room_file(room: str, name: str) -> Path:
-    """A data file of a method: `repro/<room>/study/<name>`, or beside the method where it has no `study` folder."""
-    folder = Path(__file__).parent / room
-    return folder / "study" / name if (folder / "study").is_dir() else folder / name
+    """A data file of a method's study."""
+    return Path(__file__).parent / room / "study" / name
 
 
 def checkpoints() -> Path:

@@ -1,6 +1,6 @@
 """The claim ledger: what the papers claim, as inequalities over measured records, and verdicts that follow by rule.
 
-`repro/<room>/claims.toml` holds one `[[claim]]` per row, with `id`, `paper`, `text`, `evidence`, and either one
+`repro/<room>/study/claims.toml` holds one `[[claim]]` per row, with `id`, `paper`, `text`, `evidence`, and either one
 comparison in the claim itself or several under `[[claim.part]]` (each with a `name`). A comparison is
 
     rule = "greater" | "less" | "equal" | "exact" | "unmeasured"

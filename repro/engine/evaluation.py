@@ -1,8 +1,7 @@
 """From rows to records: the full evaluation that ships, and the first-k check that `make reproduce` repeats.
 
-A room lists what it measures as data (`repro.engine.study`), older ones as `rows(profile)` in
-`repro/<room>/evaluation.py`; a row knows how to measure itself on all its samples or on the first k. Full records and
-checks come from the same function, so they cannot drift apart.
+A room lists what it measures as data (`repro.engine.study`); a row knows how to measure itself on all its samples or on
+the first k. Full records and checks come from the same function, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -87,12 +86,10 @@ def rows(room: str, profile: str = "small") -> list[Row]:
 def looked_up(room: str, profile: str = "small") -> list[Record]:
     """The room's committed records of a profile, under the names that its tables and claims look for.
 
-    Those are the small profile's; a room whose experiments have other names elsewhere says so by a function
-    `looked_up` in its module `evaluation`.
+    Those are the small profile's.
     """
-    found = records.select(records.load(room), profile=profile)
-    rename = getattr(_module(room), "looked_up", None)
-    return rename(found) if rename else found
+    module, found = _module(room), records.select(records.load(room), profile=profile)
+    return module.looked_up(found) if module else found
 
 
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
@@ -165,14 +162,12 @@ def _cell(cell: Mapping[str, Any]) -> tuple:
 
 
 def _module(room: str) -> Any:
-    if room not in ROOMS:
+    measure = study_module(room, "measure") if room in ROOMS else None
+    if measure is None:
         return None
-    found = study_module(room, "evaluation")
-    if found is None and (measure := study_module(room, "measure")):
-        from repro.engine.study import Study
+    from repro.engine.study import Study
 
-        return Study(room, measure)
-    return found
+    return Study(room, measure)
 
 
 def trained(name: str) -> bool:

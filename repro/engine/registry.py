@@ -1,7 +1,7 @@
 """Every experiment of every room, by name.
 
-A room lists its experiments in `repro/<room>/study/experiments.py` (rooms without a `study`: beside the method) as
-`EXPERIMENTS`; this module finds them there lazily, so that the engine never depends on a method.
+A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIMENTS`; this module finds them there
+lazily, so that the engine never depends on a method.
 """
 
 from __future__ import annotations
@@ -66,13 +66,9 @@ def experiments(room: str | None = None) -> list[Experiment]:
 
 
 def study_module(room: str, name: str) -> Any:
-    """`repro.<room>.study.<name>`, or `repro.<room>.<name>` of a method without a `study`; None where neither is."""
-    for package in (f"repro.{room}.study", f"repro.{room}"):
-        parents = package.split(".")
-        spec = all(importlib.util.find_spec(".".join(parents[:n])) for n in range(2, len(parents) + 1))
-        if spec and importlib.util.find_spec(f"{package}.{name}"):
-            return importlib.import_module(f"{package}.{name}")
-    return None
+    """`repro.<room>.study.<name>`, None where there is none."""
+    module = f"repro.{room}.study.{name}"
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
 
 
 @functools.lru_cache(maxsize=16)
