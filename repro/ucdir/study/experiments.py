@@ -64,7 +64,9 @@ def training_task(task: str, variant: str, chosen: str = "small", crop: int = 0)
     settings = profile(chosen)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
     degradations = {name: TASKS[name].degrade for name in tasks_of(task)}
-    return RestorationTask(images, ids, degradations, crop or settings["crop"], learning_of(variant, chosen), tasks_of(task))
+    return RestorationTask(
+        images, ids, degradations, crop or settings["crop"], learning_of(variant, chosen), tasks_of(task)
+    )
 
 
 def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) -> Experiment:

@@ -37,7 +37,7 @@ IMAGE = ("lpips/alex-v0.1", "psnr/rgb", "ssim/rgb-wang", "niqe/y-skvideo")
 KID, PATCH, SETS = "kid/efficientnet-lite0-patches128", 128, 3
 COLOUR, SEAM, MOVED = "colour/mean-rgb01", "seam/ratio", "l1/unsplit-rgb01"
 MACS, PARAMETERS = "macs/64x64", "parameters"
-MANY, FEW = 12, 4  # photographs of a main table, and of what is varied
+MANY, FEW = 12, {"seams": 6}  # photographs of a main table, and of what is varied (4 where not named)
 TOLERANCE = {
     **dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3)),
     **dict.fromkeys((MACS, PARAMETERS), Tolerance()),
@@ -70,7 +70,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
 
         return paper.sample(task)
     settings = profile(chosen)
-    n = min(FEW if varied else MANY, settings.get("limit", MANY))
+    n = min(FEW.get(varied, 4) if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
     found = hashlib.sha256(text.encode())
     for photo in pack.photos("test")[:n]:
