@@ -26,13 +26,13 @@ class Edit:
     photo: Annotated[Path, tyro.conf.Positional]
     """the picture; of any size from 16 pixels a side"""
     blur: float | None = None
-    """degree of motion blur, 0 to 1"""
+    """degree of motion blur, 0 to 1: the same share of the picture at every size"""
     grain: float | None = None
     """radius of the film grain, 0 to 0.1 pixels"""
     reference: Path | None = None
-    """a picture whose colours are wanted"""
+    """a picture whose colours are wanted: its mean and contrast, exactly"""
     mask: Path | None = None
-    """a picture of the photo's size, white where it is to be filled anew"""
+    """a picture of the photo's size, white where it is to be filled anew; the rest stays as it is"""
     sharpen: tuple[float, float] | None = None
     """amount, 1 to 3, and threshold, 0 to 0.1"""
     seed: int = 0
