@@ -143,7 +143,7 @@ def _run(pipe: Any) -> Run:
 
 
 RESTORERS: dict[str, Restorer] = {
-    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 1),
+    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
     "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 50),
     "adir": Restorer(
         {name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100, ("adapt", "neighbours")

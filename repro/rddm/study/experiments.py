@@ -144,7 +144,7 @@ def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool,
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
-    *(_experiment(SMALL, task, use.VARIANT, task.name in use.SHIPS) for task in use.USE.values()),
+    *(_experiment(SMALL, task, use.VARIANT, True) for task in use.USE.values()),
     *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
     *(paper.experiment(setting) for setting in paper.measured()),
 )

@@ -144,16 +144,13 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
         "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
         "weather": Choice(tuple(WEATHER)),
         "strategy": Choice(tuple(RESTORERS), first),
-        "steps": Slider(1, 10, 1, 1),
+        "steps": Slider(1, 10, 1, 2),
         "seed": Seed(seed),
         "split": Slider(0.0, 1.0, 0.05, 0.5, "input | result"),
     }
 
 
-OWN_PRESETS = {
-    "in the dark": {"weather": "darken it", "strategy": NAMES["smres"]},
-    "in the rain": {"weather": "rain on it"},
-}
+OWN_PRESETS = {"in the dark": {"weather": "darken it"}, "in the rain": {"weather": "rain on it"}}
 
 
 def own_photo(
