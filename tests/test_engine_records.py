@@ -122,7 +122,7 @@ def test_a_part_of_a_cell_selects(home):
         (lambda line: "[1, 2]", "line 2: a JSON list, a record is an object"),
         (lambda line: "", "line 2: not a line of JSON"),
         (
-            lambda line: line.replace('"schema": 1', '"schema": 9'),
+            lambda line: line.replace('"schema":1', '"schema":9'),
             "line 2: record schema 9, this version reads schema 1",
         ),
         (lambda line: line.replace("12.3457", "11.0"), "line 2: its content gives the id .* changed after writing"),
@@ -130,7 +130,7 @@ def test_a_part_of_a_cell_selects(home):
             lambda line: line.replace('"seed"', '"seeds"'),
             r"line 2: not a record, missing \['seed'\], unknown \['seeds'\]",
         ),
-        (lambda line: line.replace('"steps": 50', '"steps": 10'), "line 2: .* changed after writing"),
+        (lambda line: line.replace('"steps":50', '"steps":10'), "line 2: .* changed after writing"),
         (lambda line: line.replace("12.3457", "NaN"), "line 2: metric 'fid': a measured value is nan"),
     ],
 )

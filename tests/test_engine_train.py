@@ -161,7 +161,7 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch) -> None:
     make_accelerator()  # alone, from now on
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    with pytest.raises(ReproError, match="2 processes were started and Accelerate joins 1"):
+    with pytest.raises(ReproError, match="2 processes were started, Accelerate joins 1"):
         make_accelerator()
 
 

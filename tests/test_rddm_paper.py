@@ -296,7 +296,9 @@ def test_file_lists_are_held_to_the_data_sets_names(tmp_path, data):
     found = read(setting("raindrop"), "test", flists=flists(tmp_path, rain, clean))
     assert found.size == 9 and found.ids[0] == "0_rain"
     swapped = [clean[1], clean[0], *clean[2:]]
-    with pytest.raises(ReproError, match=r"1\.flist, line 1: .*1_clean\.png stands where the partner of .*0_rain"):
+    with pytest.raises(
+        ReproError, match=r"1\.flist, line 1: .*1_clean\.png stands beside 0_rain\.png .*their numbers differ"
+    ):
         read_split_flists("raindrop", "test", flists(tmp_path, rain, swapped))
     with pytest.raises(ReproError, match=r"has 8 entries: raindrop test has 9 pairs"):
         read_split_flists("raindrop", "test", flists(tmp_path, rain[:-1], clean[:-1]))

@@ -25,7 +25,7 @@ from repro.errors import ReproError
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
 _COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
 _DPI = 100
-QUALITY = 90  # of a JPEG of photographs
+QUALITY = 75  # of a JPEG of photographs
 ROUNDING = 8  # grey levels that a pixel may differ by where the same was drawn on another processor
 
 

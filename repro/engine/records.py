@@ -143,9 +143,8 @@ class Record:
 
     def to_line(self) -> str:
         """The record as its line of JSON, keys in a fixed order."""
-        return json.dumps(
-            {"schema": SCHEMA, "id": self.id, **dataclasses.asdict(self)}, ensure_ascii=False, allow_nan=False
-        )
+        fields = {"schema": SCHEMA, "id": self.id, **dataclasses.asdict(self)}
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def path_of(room: str) -> Path:

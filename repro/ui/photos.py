@@ -16,7 +16,7 @@ from repro.ui.plots import INK, Plate, tile
 from repro.ui.schematic import Schematic
 
 BAR = 15  # pixels for words above a picture
-QUALITY = 76  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
+QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
 
 
 class Drawn:
