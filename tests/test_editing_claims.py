@@ -9,7 +9,7 @@ import pytest
 
 from repro.editing.study.experiments import ABLATIONS, name_of
 from repro.engine import claims, grid, ledger
-from repro.engine.judge import NOT_MEASURED
+from repro.engine.claims import NOT_MEASURED
 from repro.engine.ledger import Comparison, Selector
 from repro.engine.records import Record
 

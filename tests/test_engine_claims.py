@@ -1,4 +1,4 @@
-"""Claims: every verdict of every rule, what is said about seeds and replicates, and a ledger that takes no nonsense."""
+"""Claims: every verdict of every rule, notes on seeds and replicates, and a ledger that takes no nonsense."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from repro.errors import ReproError
 
 HEAD = '[[claim]]\nid = "R3"\npaper = "a paper"\ntext = "left beats right"\nevidence = "Table 1"\n'
 SIDES = 'metric = "psnr"\nleft = { experiment = "left" }\nright = { experiment = "right" }\n'
+GREATER = f'rule = "greater"\n{SIDES}'
 
 
 @pytest.fixture
 def judge(home, tmp_path):  # noqa: F811
-    """Write records and a ledger, return the verdicts."""
+    """Write records and a ledger, return the verdict."""
 
     def run(body: str, measured: list, verified=()):
         records.upsert("rddm", measured)
         path = tmp_path / "claims.toml"
         path.write_text(HEAD + body)
-        return claims.verdicts("rddm", verified=verified, ledger=path)
+        (found,) = claims.verdicts("rddm", verified=verified, ledger=path)
+        return found
 
     return run
 
@@ -35,9 +37,9 @@ def side(name: str, shift: float, seed: int = 0, spread: float = 0.1, n: int = 2
     """Per-image PSNR: what the images share, the side's shift, and a little of its own."""
     shared = np.random.default_rng(0).normal(25, 5, n)
     own = np.random.default_rng([seed, *name.encode()]).normal(0, spread, n)
-    own -= own.mean()
+    values = (shared + shift + own - own.mean()).tolist()
     fields = {"checkpoint": f"{name}-{seed}", "experiment": name, "cell": {}, "seed": seed, "n": n, "room": "rddm"}
-    return make(**{**fields, "metrics": {"psnr": (shared + shift + own).tolist()}, **changes})
+    return make(**{**fields, "metrics": {"psnr": values}, **changes})
 
 
 @pytest.mark.parametrize(
@@ -45,144 +47,118 @@ def side(name: str, shift: float, seed: int = 0, spread: float = 0.1, n: int = 2
     [
         ("greater", 0.5, 0.1, "reproduced"),
         ("greater", 0.1, 5.0, "weaker"),
-        ("greater", -0.5, 0.1, "not reproduced"),
         ("greater", -0.1, 5.0, "not reproduced"),
         ("less", -0.5, 0.1, "reproduced"),
         ("less", -0.1, 5.0, "weaker"),
         ("less", 0.5, 0.1, "not reproduced"),
-        ("equal", 0.1, 0.1, "reproduced"),
         ("equal", -0.1, 0.1, "reproduced"),
         ("equal", 0.1, 5.0, "weaker"),
-        ("equal", 1.5, 0.1, "not reproduced"),
         ("equal", -1.5, 0.1, "not reproduced"),
     ],
 )
 def test_the_verdict_follows_from_the_interval(judge, rule, shift, spread, verdict):
     margin = "margin = 0.5\n" if rule == "equal" else ""
-    (found,) = judge(
-        f'rule = "{rule}"\n{SIDES}{margin}', [side("left", shift, spread=spread), side("right", 0, spread=spread)]
-    )
+    sides = [side("left", shift, spread=spread), side("right", 0, spread=spread)]
+    found = judge(f'rule = "{rule}"\n{SIDES}{margin}', sides)
     (finding,) = found.findings
     assert found.verdict == verdict, finding
-    assert finding.estimate == pytest.approx(shift, abs=1e-4)
-    assert finding.low < shift < finding.high
+    assert finding.estimate == pytest.approx(shift, abs=1e-4) and finding.low < shift < finding.high
     assert finding.notes == ("single seed",)
 
 
-@pytest.mark.parametrize(
-    ("value", "verdict"),
-    [(9e-11, "reproduced"), (-9e-11, "reproduced"), (2e-10, "not reproduced"), (-2e-10, "not reproduced")],
-)
+@pytest.mark.parametrize(("value", "verdict"), [(-9e-11, "reproduced"), (2e-10, "not reproduced")])
 def test_an_exact_claim_has_a_tolerance_and_no_interval(judge, value, verdict):
     oracle = make(room="rddm", experiment="left", cell={}, metrics={"gap": [0.0, value]}, n=2, checkpoint=None)
     body = 'rule = "exact"\nmetric = "gap"\nleft = { experiment = "left" }\nright = 0\ntolerance = 1e-10\n'
-    (found,) = judge(body, [oracle])
-    assert found.verdict == verdict
+    found = judge(body, [oracle])
+    assert (found.verdict, found.findings[0].low) == (verdict, None)
     assert found.findings[0].estimate == pytest.approx(value)
-    assert found.findings[0].low is None
 
 
-def test_training_seeds_are_counted_and_said(judge):
+def test_training_seeds_are_counted(judge):
     both = [side(name, shift, seed) for name, shift in (("left", 0.5), ("right", 0.0)) for seed in range(3)]
-    (found,) = judge(f'rule = "greater"\n{SIDES}', both)
+    found = judge(GREATER, both)
     assert (found.findings[0].seeds, found.notes) == ((3, 3), ())
-    (found,) = judge(f'rule = "greater"\n{SIDES}min_seeds = 5\n', both)
-    assert found.notes == ("3 of 5 training seeds",)
+    assert judge(f"{GREATER}min_seeds = 5\n", both).notes == ("3 of 5 training seeds",)
     records.path_of("rddm").unlink()
     untrained = [record for record in both if record.experiment == "left"] + [side("right", 0.0, checkpoint=None)]
-    (found,) = judge(f'rule = "greater"\n{SIDES}', untrained)
-    assert found.notes == (), "a side without weights has no training seeds to want"
+    assert judge(GREATER, untrained).notes == (), "a side without weights has no training seeds"
 
 
 def test_one_lucky_seed_among_scattered_ones_does_not_reproduce(judge):
     """Twenty images agree inside every seed; the seeds themselves do not agree on the sign."""
     shifts = {0: 3.0, 1: -2.0, 2: 1.0}
     scattered = [side("left", shift, seed) for seed, shift in shifts.items()] + [side("right", 0.0, s) for s in shifts]
-    (found,) = judge(f'rule = "greater"\n{SIDES}', scattered)
-    assert found.verdict == "weaker"
-    body = 'rule = "greater"\nmetric = "psnr"\nleft = { experiment = "one" }\nright = { experiment = "two" }\n'
-    (alone,) = judge(body, [side("one", 3.0), side("two", 0.0)])
-    assert alone.verdict == "reproduced"
+    assert judge(GREATER, scattered).verdict == "weaker"
 
 
-def test_a_set_metric_is_compared_over_its_replicates(judge):
-    fid = {"psnr": [30.0, 31.0, 29.5, 30.5, 30.2]}
-    replicates = [make(room="rddm", experiment=e, cell={}, n=500, metrics={"psnr": [v + s for v in fid["psnr"]]})
+def test_a_set_metric_is_compared_over_its_replicates_and_a_constant_stands_on_the_right(judge):
+    values = [30.0, 31.0, 29.5, 30.5, 30.2]
+    replicates = [make(room="rddm", experiment=e, cell={}, n=500, metrics={"psnr": [v + s for v in values]})
                   for e, s in (("left", 2.0), ("right", 0.0))]  # fmt: skip
-    (found,) = judge(f'rule = "greater"\n{SIDES}unit = "replicate"\n', replicates)
-    assert found.verdict == "reproduced"
-    assert any("over replicates of the set metric" in note for note in found.notes)
+    found = judge(f'{GREATER}unit = "replicate"\n', replicates)
+    assert found.verdict == "reproduced" and any("over replicates of the set metric" in note for note in found.notes)
     with pytest.raises(ReproError, match=r"claim R3: psnr is not one value per image; .* need unit = 'replicate'"):
-        judge(f'rule = "greater"\n{SIDES}', replicates)
-
-
-def test_a_constant_stands_on_the_right(judge):
-    body = 'rule = "greater"\nmetric = "psnr"\nleft = { experiment = "left" }\nright = 10\n'
-    (found,) = judge(body, [side("left", 0.0)])
-    assert found.verdict == "reproduced"
-    assert found.findings[0].estimate == pytest.approx(np.mean(side("left", 0.0).metrics["psnr"]) - 10, rel=1e-4)
+        judge(GREATER, replicates)
+    constant = GREATER.replace('{ experiment = "right" }', "10") + 'unit = "replicate"\n'
+    assert judge(constant, replicates).findings[0].estimate == pytest.approx(np.mean(values) + 2 - 10, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("measured", "note"),
     [
         ([], "no record of left"),
-        ([side("left", 0)], "no record of right"),
         ([side("left", 0), side("right", 0, profile="paper")], "no record of right"),
         ([side("left", 0, n=4), side("right", 0, n=4)], "4 images measured, an interval needs at least 5"),
     ],
 )
 def test_what_has_no_record_is_not_measured_and_says_why(judge, measured, note):
-    (found,) = judge(f'rule = "greater"\n{SIDES}', measured)
-    assert found.verdict == "not measured at this scale"
-    assert found.notes == (note,)
+    found = judge(GREATER, measured)
+    assert (found.verdict, found.notes) == ("not measured at this scale", (note,))
 
 
-def test_an_unmeasured_claim_gives_its_reason_and_the_worst_part_decides(judge):
-    parts = "".join(
-        f'[[claim.part]]\nname = "{name}"\nrule = "{rule}"\n{SIDES}'
-        for name, rule in (("up", "greater"), ("down", "less"))
-    )
+def test_the_worst_part_decides(judge):
+    up, down = (f'[[claim.part]]\nname = "{r}"\nrule = "{r}"\n{SIDES}' for r in ("greater", "less"))
     both = [side("left", 0.5), side("right", 0)]
-    (found,) = judge(parts, both)
+    found = judge(up + down, both)
     assert [f.verdict for f in found.findings] == ["reproduced", "not reproduced"]
     assert found.verdict == "not reproduced"
-    missing = '[[claim.part]]\nname = "sd"\nrule = "unmeasured"\nreason = "needs Stable Diffusion"\n'
-    (found,) = judge(parts.split('[[claim.part]]\nname = "down"')[0] + missing, both)
-    assert found.verdict == "not measured at this scale"
-    assert "needs Stable Diffusion" in found.notes
+    found = judge(up + '[[claim.part]]\nname = "sd"\nrule = "unmeasured"\nreason = "needs Stable Diffusion"\n', both)
+    assert found.verdict == "not measured at this scale" and "needs Stable Diffusion" in found.notes
 
 
 def test_ambiguous_selectors_and_wrong_metrics_are_errors(judge):
     two = [side("left", 0, cell={"steps": s}) for s in (5, 10)]
     with pytest.raises(ReproError, match="claim R3: left matches several cells, name more of the cell"):
-        judge(f'rule = "greater"\n{SIDES}', [*two, side("right", 0)])
+        judge(GREATER, [*two, side("right", 0)])
     with pytest.raises(ReproError, match="claim R3: rddm/right seed 0 has no metric 'ssim', it has psnr"):
         judge('rule = "greater"\nmetric = "ssim"\nleft = { experiment = "right" }\nright = 0\n', [])
-    body = SIDES.replace('"left" }', '"left", cell = { steps = 5 } }')
-    assert judge(f'rule = "greater"\n{body}', [])[0].findings[0].records
+    body = GREATER.replace('"left" }', '"left", cell = { steps = 5 } }')
+    assert judge(body, []).findings[0].records
     with pytest.raises(ReproError, match="measured on different data"):
-        judge(f'rule = "greater"\n{body}', [side("right", 0, data="ff")])
+        judge(body, [side("right", 0, data="ff")])
+
+
+UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
         (f'rule = "equal"\n{SIDES}', "claim R3: rule 'equal' needs margin"),
-        (f'rule = "equal"\n{SIDES}margin = 0\n', "margin is 0, a number above 0"),
-        (f'rule = "greater"\n{SIDES}margin = 1\n', "margin unknown for rule 'greater'"),
-        (f'rule = "greater"\n{SIDES}marign = 1\n', "marign unknown"),
+        (f'rule = "equal"\n{SIDES}margin = 0\n', "margin 0, .* a number above 0"),
+        (f"{GREATER}margin = 1\n", "rule 'greater' takes no margin"),
+        (f"{GREATER}marign = 1\n", r"unknown \['marign'\], accepted are rule, name"),
         (f'rule = "bigger"\n{SIDES}', "rule is 'bigger', accepted are greater, less"),
-        ('rule = "unmeasured"\n', "needs reason"),
-        ('rule = "unmeasured"\nreason = " "\n', "reason is ' '"),
-        (f'rule = "greater"\n{SIDES}min_seeds = 0\n', "min_seeds is 0"),
-        (f'rule = "greater"\n{SIDES}unit = "pixel"\n', "unit is 'pixel'"),
-        ('rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n', "left is 3"),
-        ('rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n', "left is"),
-        ('part = []\nrule = "greater"\n', "a claim has one comparison or"),
-        ('rule = "unmeasured"\nreason = "x"\n' + HEAD + 'rule = "unmeasured"\nreason = "x"\n', "the id stands twice"),
+        ('rule = "unmeasured"\nreason = ""\n', "needs reason"),
+        (f"{GREATER}min_seeds = 0\n", "min_seeds 0"),
+        (f'{GREATER}unit = "pixel"\n', "unit 'pixel'"),
+        ('rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n', "a metric and left = "),
+        ('rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n', "left: .*'steps'"),
+        (f'[[claim.part]]\nname = "a"\n{UNMEASURED}[[claim.part]]\nname = "a"\n{UNMEASURED}', "different names"),
+        (UNMEASURED + HEAD + UNMEASURED, "no id stands twice"),
         ("rule = greater", "not TOML"),
-        ('rule = "unmeasured"\nreason = "x"\n[other]\na = 1\n', "nothing else, found"),
+        (UNMEASURED + "[other]\na = 1\n", "nothing else, found"),
     ],
 )
 def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
@@ -196,45 +172,32 @@ def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
 def test_recorded_and_re_evaluated_findings_are_told_apart(judge):
     both = [side("left", 0.5), side("right", 0)]
     for verified, mark in (
-        ((), "recorded"),
         ({(both[0].id, "psnr")}, "recorded"),
         ({(r.id, "psnr") for r in both}, "re-evaluated"),
     ):
-        found = judge(f'rule = "greater"\n{SIDES}', both, verified)
+        found = [judge(GREATER, both, verified)]
         assert found[0].findings[0].mark == mark
         assert ("†" in claims.to_markdown(found)) == (mark == "recorded")
         assert next(csv.DictReader(io.StringIO(claims.to_csv(found))))["mark"] == mark
 
 
 def test_every_shipped_ledger_is_valid():
-    assert "ddpm" in ledger.rooms()
+    assert ledger.rooms() == records.ROOMS
     ids = [claim.id for room in ledger.rooms() for claim in ledger.load_ledger(room)]
     assert len(ids) == len(set(ids))
 
 
 def test_the_command_writes_the_overview_twice_alike(home, capsys):  # noqa: F811
-    oracle = {"experiment": "oracle-chain-vs-closed-form", "cell": {}, "checkpoint": None, "n": 1}
+    known = make(experiment="oracle-chain-vs-closed-form", cell={}, checkpoint=None, n=1,
+                 metrics={"max_abs_difference": 3e-15})  # fmt: skip
     assert Claims().run() == 0
     assert "no record of oracle-chain-vs-closed-form" in capsys.readouterr().out
-    task = {"cell": {"task": "noise-prediction"}, "n": 20}
-    known = [
-        make(**oracle, metrics={"max_abs_difference": 3e-15}),
-        make(experiment="ddpm-fashion-linear-s0", metrics={"mse/eps": [0.1 + i / 1e3 for i in range(20)]}, **task),
-        make(experiment="baseline-gaussian", metrics={"mse/eps": [0.2 + i / 1e3 for i in range(20)]}, **task),
-    ]
-    records.upsert("ddpm", known)
+    records.upsert("ddpm", [known])
     assert Claims().run() == 0
-    assert "**reproduced**" in capsys.readouterr().out
     written = [home / "figures" / name for name in ("claims.csv", "claims.md")]
     before = [path.read_bytes() for path in written]
     assert Claims().run() == 0
     assert [path.read_bytes() for path in written] == before
-    assert whence(written[1]).command == "repro claims"
-    assert {record.id for record in known} <= set(whence(written[0]).records)
+    assert whence(written[1]).command == "repro claims" and whence(written[0]).records == (known.id,)
     with pytest.raises(ReproError, match="room 'dppm' is unknown, accepted are ddpm"):
         Claims(room="dppm").run()
-
-
-def test_a_room_without_a_ledger_is_named(tmp_path):
-    with pytest.raises(ReproError, match="room 'rddm' has no claim ledger"):
-        ledger.load_ledger("rddm", tmp_path / "claims.toml")

@@ -37,10 +37,10 @@ SPEC = {
 
 def test_a_table_from_data_equals_the_one_written_by_hand():
     columns = tuple(tables.Column(f"PSNR, {n}", "psnr-rgb", "higher", decimals=2) for n in (5, 50))
-    find = tables.finder("ddpm", "dark", RECORDS)
+    here = [record for record in RECORDS if record.cell["steps"] == 5]
     rows = {
         "ours": {
-            "PSNR, 5": find("ours", "PSNR, 5", "psnr", "net-s*", {"task": "dark", "steps": 5}),
+            "PSNR, 5": tables.ours(here, "psnr"),
             "PSNR, 50": tables.dash("too slow"),
         },
         "later": {c.name: tables.dash(grid.NOT_YET) for c in columns},
@@ -62,7 +62,6 @@ def test_what_must_be_measured_is_enumerated_once():
         ("other-s0", {"task": "dark", "steps": 50}),
     ]
     assert Study._seeds("net-s*", ["net-s0", "net-s12", "net-small-s0", "net-sx"]) == ["net-s0", "net-s12"]
-    assert len(grid.missing(SPEC, RECORDS)) == 4
 
 
 @pytest.mark.parametrize(

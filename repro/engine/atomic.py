@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from repro.errors import ReproError
 
@@ -37,6 +39,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8 with `\\n` line ends on every platform."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises `ReproError` where it is missing or damaged."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReproError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ReproError(f"{path}: not TOML ({error})") from None
 
 
 def _sync_folder(folder: Path) -> None:

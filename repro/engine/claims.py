@@ -10,7 +10,7 @@ comparison in the claim itself or several under `[[claim.part]]` (each with a `n
     right = { ... } or a number
     margin = 0.01       # equal: fixed before the measurement
     tolerance = 1e-10   # exact
-    min_seeds = 2       # training seeds wanted of a trained network (default 2); fewer are said in the verdict
+    min_seeds = 2       # training seeds that a trained network should have (default 2); the verdict names fewer
     unit = "image"      # or "replicate": the values are repetitions of a set metric such as FID, not images
     reason = "..."      # unmeasured: why
 
@@ -24,37 +24,46 @@ What has no record is `not measured at this scale`, with the reason. A claim of 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro import paths
+from repro.engine import stats
 from repro.engine.atomic import locked, write_text
 from repro.engine.check import verified as verified_by_check
 from repro.engine.evaluation import looked_up
-from repro.engine.judge import REPRODUCED, WORST_FIRST, Finding, judge
-from repro.engine.ledger import Claim, load_ledger, rooms
+from repro.engine.ledger import Claim, Comparison, Selector, load_ledger, rooms
 from repro.engine.provenance import provenance
-from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text
+from repro.engine.records import Record, rounded, select
+from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text, mark_of, table_line
 from repro.errors import ReproError
 
+REPRODUCED, WEAKER, NOT_REPRODUCED = "reproduced", "weaker", "not reproduced"
+NOT_MEASURED = "not measured at this scale"
+WORST_FIRST = (NOT_REPRODUCED, NOT_MEASURED, WEAKER, REPRODUCED)
 COLUMNS = (
-    *(
-        "id",
-        "part",
-        "room",
-        "paper",
-        "text",
-        "evidence",
-        "rule",
-        "metric",
-        "verdict",
-        "estimate",
-        "low",
-        "high",
-        "bound",
-    ),
-    *("n", "seeds", "mark", "notes", "records"),
+    *("id", "part", "room", "paper", "text", "evidence", "rule", "metric", "verdict"),
+    *("estimate", "low", "high", "bound", "n", "seeds", "mark", "notes", "records"),
 )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison measured: d = left - right with its interval, and what has to be said about it."""
+
+    part: str
+    rule: str
+    metric: str
+    verdict: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: float | None = None  # the ledger's margin or tolerance
+    n: int = 0
+    seeds: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,36 +104,101 @@ def verdicts(
 
 
 def all_verdicts(*, profile: str = "small") -> list[Verdict]:
-    """The verdicts of every room that has a ledger. Raises `ReproError` where two rooms use one id."""
-    found = [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
-    owners: dict[str, str] = {}
-    for verdict in found:
-        if owners.setdefault(verdict.claim.id, verdict.room) != verdict.room:
-            raise ReproError(
-                f"claim {verdict.claim.id} stands in two ledgers: {owners[verdict.claim.id]}, {verdict.room}"
-            )
-    return found
+    """The verdicts of every room that has a ledger."""
+    return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
+
+
+def judge(part: Comparison, records: Sequence[Record], verified: Collection[tuple[str, str]], where: str) -> Finding:
+    """The finding of one comparison on the records of one profile; `where` opens the sentence of an error."""
+    where = f"{where} {part.name}".rstrip()
+    bound = part.margin if part.rule == "equal" else part.tolerance
+    blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)
+    if part.rule == "unmeasured":
+        return replace(blank, notes=(part.reason,))
+    left, right = (_matching(side, records, where) for side in (part.left, part.right))
+    for side, group in ((part.left, left), (part.right, right)):
+        if group == []:
+            return replace(blank, notes=(f"no record of {side}",))
+    ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
+    blank = replace(blank, records=ids, mark=mark_of(ids, part.metric, verified))
+    try:
+        return (_exact if part.rule == "exact" else _statistical)(part, left, right, blank)
+    except ReproError as error:
+        raise ReproError(f"{where}: {error}") from None
+
+
+def _matching(side: Selector | float, records: Sequence[Record], where: str) -> list[Record] | None:
+    """The side's records, one per training seed and all of one cell; None for a constant."""
+    if not isinstance(side, Selector):
+        return None
+    group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
+    if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
+        shown = "; ".join(record.label for record in group[:3])
+        raise ReproError(f"{where}: {side} matches several cells, name more of the cell: {shown}")
+    return group
+
+
+def _exact(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+    a = [value for record in left for value in record.values(part.metric)]
+    b = [float(part.right)] * len(a) if right is None else [v for r in right for v in r.values(part.metric)]
+    if len(a) != len(b):
+        raise ReproError(f"an exact comparison of {len(a)} values with {len(b)}")
+    worst = max((x - y for x, y in zip(a, b, strict=True)), key=abs)
+    verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
+    return replace(blank, verdict=verdict, estimate=rounded(worst), n=len(a), notes=("exact, from an oracle",))
+
+
+def _statistical(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+    used = left + (right or [])
+    a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
+    fewest = min(map(len, [*a, *b]))
+    if fewest < stats.MIN_UNITS:
+        why = f"{fewest} {part.unit}s measured, an interval needs at least {stats.MIN_UNITS}"
+        return replace(blank, notes=(why,))
+    if part.unit == "image" and any(len(row) != record.n for record, row in zip(used, [*a, *b], strict=True)):
+        raise ReproError(
+            f"{part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
+        )
+    if right and part.unit == "image" and len({record.data for record in used}) > 1:
+        raise ReproError("the two sides were measured on different data, a paired comparison needs the same")
+    if right is None:
+        d = stats.mean_interval(a)
+        d = replace(d, **{bound: getattr(d, bound) - part.right for bound in ("estimate", "low", "high")})
+    else:  # the same networks on both sides: their seeds vary together
+        same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
+        d = stats.paired_difference(a, b, same_networks=same)
+    bounds = {"estimate": rounded(d.estimate), "low": rounded(d.low), "high": rounded(d.high)}
+    notes = _notes(part, left, right or [])
+    return replace(blank, verdict=_by_rule(part, d), n=d.n, seeds=d.seeds, notes=notes, **bounds)
+
+
+def _by_rule(part: Comparison, d: stats.Interval) -> str:
+    if part.rule == "equal":
+        inside = -part.margin <= d.low and d.high <= part.margin
+        return REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
+    sign = 1 if part.rule == "greater" else -1
+    if sign * d.estimate <= 0:
+        return NOT_REPRODUCED
+    return REPRODUCED if d.excludes_zero else WEAKER
+
+
+def _notes(part: Comparison, left: list[Record], right: list[Record]) -> tuple[str, ...]:
+    notes = []
+    fewest = min((len(group) for group in (left, right) if any(r.checkpoint for r in group)), default=part.min_seeds)
+    if fewest < part.min_seeds:
+        notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
+    if part.unit == "replicate":
+        notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
+    return tuple(notes)
 
 
 def to_csv(found: Iterable[Verdict]) -> str:
     """One line per comparison."""
     rows = []
-    for v in found:
-        for f in v.findings:
-            head = [
-                v.claim.id,
-                f.part,
-                v.room,
-                v.claim.paper,
-                v.claim.text,
-                v.claim.evidence,
-                f.rule,
-                f.metric,
-                f.verdict,
-            ]
-            seeds = " / ".join(map(str, f.seeds))
-            tail = [f.n or None, seeds, f.mark, "; ".join(f.notes), " ".join(f.records)]
-            rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
+    for v, f in ((verdict, finding) for verdict in found for finding in verdict.findings):
+        head = [v.claim.id, f.part, v.room, v.claim.paper, v.claim.text, v.claim.evidence, f.rule, f.metric, f.verdict]
+        tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
+        rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
     return csv_text(COLUMNS, rows)
 
 
@@ -132,29 +206,21 @@ def to_markdown(found: Sequence[Verdict]) -> str:
     """The table for readers: a line per claim, with a line per part below it where there are several."""
     lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
     for v in found:
-        several = len(v.findings) > 1
-        first = v.findings[0]
-        measured = (
-            f"{sum(f.verdict == REPRODUCED for f in v.findings)} of {len(v.findings)} reproduced"
-            if several
-            else _d(first)
-        )
-        notes = "" if several else _notes(first)
-        lines.append(
-            _line(v.claim.id, v.claim.text, f"{v.claim.paper}; {v.claim.evidence}", f"**{v.verdict}**", measured, notes)
-        )
-        if several:
-            lines += [_line("", f"– {f.part}", "", f.verdict, _d(f), _notes(f)) for f in v.findings]
+        good, several = sum(f.verdict == REPRODUCED for f in v.findings), len(v.findings) > 1
+        shown = (f"{good} of {len(v.findings)} reproduced", "") if several else _shown(v.findings[0])
+        source = f"{v.claim.paper}; {v.claim.evidence}"
+        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *shown]))
+        lines += [table_line(["", f"– {f.part}", "", f.verdict, *_shown(f)]) for f in v.findings * several]
     marks = {f.mark for v in found for f in v.findings}
-    legend = [
-        "Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
-        *(
-            ["re-evaluated: a first-k subset was recomputed from the shipped weights and agreed."]
-            * (RE_EVALUATED in marks)
-        ),
-        *(["† recorded: taken from committed records, not re-evaluated in this run."] * (RECORDED in marks)),
+    lines += [
+        "",
+        "- Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
     ]
-    return "\n".join([*lines, "", *(f"- {line}" for line in legend)]) + "\n"
+    if RE_EVALUATED in marks:
+        lines.append("- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed.")
+    if RECORDED in marks:
+        lines.append("- † recorded: taken from committed records, not re-evaluated in this run.")
+    return "\n".join(lines) + "\n"
 
 
 def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
@@ -167,25 +233,13 @@ def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None)
     return folder / "claims.csv", folder / "claims.md"
 
 
-def _d(finding: Finding) -> str:
-    if finding.estimate is None:
-        return "—"
-    sign = {RECORDED: "†"}.get(finding.mark, "")
-    text = f"{finding.estimate:.3g}{sign}"
-    text += "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
-    limits = (
-        {"equal": f", margin ±{finding.bound:g}", "exact": f", tolerance {finding.bound:g}"}
-        if finding.bound is not None
-        else {}
-    )
-    return text + limits.get(finding.rule, "")
-
-
-def _notes(finding: Finding) -> str:
-    units = "replicates" if any("replicates" in note for note in finding.notes) else "values"
-    count = [f"{finding.metric}, {finding.n} {units}"] if finding.n else []
-    return "; ".join([*count, *([finding.mark] if finding.mark and finding.n else []), *finding.notes])
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+def _shown(f: Finding) -> tuple[str, str]:
+    """The difference with its interval, and the notes."""
+    text = "—"
+    if f.estimate is not None:
+        text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
+        text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
+        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.rule, "")
+    units = "replicates" if any("replicates" in note for note in f.notes) else "values"
+    measured = [f"{f.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
+    return text, "; ".join([*measured, *f.notes])

@@ -24,11 +24,11 @@ class Claims:
     """Write the overview of all rooms; --no-write only prints."""
 
     def run(self) -> int:
-        from repro.engine import claims, ledger
+        from repro.engine import claims, records
         from repro.engine.evaluation import of_profile
 
-        if self.room and self.room not in ledger.ROOMS:
-            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(ledger.ROOMS)}")
+        if self.room and self.room not in records.ROOMS:
+            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(records.ROOMS)}")
         if self.room:
             found = claims.verdicts(self.room, profile=self.profile)
         else:

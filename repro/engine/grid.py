@@ -38,26 +38,15 @@ the table's and the column's. Of a column:
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from repro import paths
 from repro.engine import stats
+from repro.engine.atomic import read_toml
 from repro.engine.records import Record, rounded, select
-from repro.engine.tables import (
-    IMAGES,
-    RE_EVALUATED,
-    RECORDED,
-    Cell,
-    Column,
-    Table,
-    Verified,
-    dash,
-    finder,
-    paper_numbers,
-)
+from repro.engine.tables import IMAGES, Cell, Column, Table, Verified, dash, mark_of, ours, paper_numbers
 from repro.errors import ReproError
 
 Spec = Mapping[str, Any]
@@ -74,20 +63,15 @@ _KNOWN = {
 def load(room: str) -> Spec:
     """The room's `grid.toml`. Raises `ReproError` for a key that means nothing."""
     path = paths.room_file(room, "grid.toml")
-    try:
-        spec = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReproError(f"room {room!r} has no tables: {path} is missing") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ReproError(f"{path}: not TOML ({error})") from None
+    spec = read_toml(path)
+    entries = [("also", entry) for entry in expanded(spec.get("also", ()), spec)]
     for table in spec.get("table", ()):
-        _refuse(table, "table", f"{path}, table {table.get('name')!r}")
-        for row in rows(spec, table):
-            _refuse(row, "row", f"{path}, table {table['name']}, row {row.get('name')!r}")
-        for column in columns(spec, table):
-            _refuse(column, "column", f"{path}, table {table['name']}, column {column.get('name')!r}")
-    for entry in expanded(spec.get("also", ()), spec):
-        _refuse(entry, "also", f"{path}, also {entry.get('experiment')!r}")
+        entries += [("table", table), *(("row", row) for row in rows(spec, table))]
+        entries += [("column", column) for column in columns(spec, table)]
+    for kind, entry in entries:
+        if extra := sorted(set(entry) - _KNOWN[kind]):
+            name, known = entry.get("name", entry.get("experiment")), ", ".join(sorted(_KNOWN[kind]))
+            raise ReproError(f"{path}, {kind} {name!r}: {', '.join(extra)} unknown, accepted are {known}")
     return spec
 
 
@@ -168,23 +152,21 @@ def tables(room: str, records: Sequence[Record], verified: Verified = (), spec: 
 
 def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verified: Verified) -> Table:
     name, made = table["name"], columns(spec, table)
-    find, theirs = finder(room, name, records, verified), paper_numbers(room)
+    theirs = paper_numbers(room)
 
     def cell(row: Spec, column: Spec) -> Cell:
-        where = row["name"], column["name"]
+        paper = theirs.get((name, row["name"], column["name"]))
         if reason := _absent(table, column, row):
-            return dash(reason, theirs.get((name, *where)))
+            return dash(reason, paper)
         reason, metric, (places, less) = row.get("dash", NOT_YET), column["metric"], _places(table, column, row)
-        pool = "mean" in column or less
-        found = (
-            pooled(records, metric, places, less, verified, reason)
-            if pool
-            else find(*where, metric, *places[0], reason)
-        )
-        if "scale" not in column or found.value is None:
-            return found
-        bounds = found.interval and tuple(rounded(column["scale"] * bound) for bound in found.interval)
-        return replace(found, value=rounded(column["scale"] * found.value), interval=bounds)
+        if "mean" in column or less:
+            found = _pooled(records, metric, places, less, verified, reason)
+        else:
+            found = _single(records, metric, places[0], verified, reason)
+        if "scale" in column and found.value is not None:
+            bounds = found.interval and tuple(rounded(column["scale"] * bound) for bound in found.interval)
+            found = replace(found, value=rounded(column["scale"] * found.value), interval=bounds)
+        return replace(found, paper=paper)
 
     shown = {row["name"]: {column["name"]: cell(row, column) for column in made} for row in rows(spec, table)}
     n = max((found.n for line in shown.values() for found in line.values()), default=0)
@@ -224,7 +206,17 @@ def _places(table: Spec, column: Spec, row: Spec) -> tuple[list[Place], list[Pla
     return [(_filled(name, each), {**cell, **each}) for each in named], less
 
 
-def pooled(
+def _single(records: Sequence[Record], metric: str, place: Place, verified: Verified, reason: str) -> Cell:
+    """Ours from the one cell of that place, at all its training seeds."""
+    found = select(records, experiment=place[0], cell=place[1])
+    if not found:
+        return dash(reason)
+    if metric not in found[0].metrics:
+        return dash("this profile does not measure it")
+    return ours(found, metric, verified=verified)
+
+
+def _pooled(
     records: Sequence[Record],
     metric: str,
     places: Sequence[Place],
@@ -250,17 +242,6 @@ def pooled(
     ]
     found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
     ids = tuple(sorted({record.id for record in used}))
-    mark = RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
     bounds = (rounded(found.low), rounded(found.high))
+    mark = mark_of(ids, metric, verified)
     return Cell(rounded(found.estimate), bounds, IMAGES, used[0].n, found.seeds[0], mark=mark, records=ids)
-
-
-def missing(spec: Spec, records: Sequence[Record]) -> list[str]:
-    """What the grid names and no record holds."""
-    return [f"{name} {cell}" for name, cell in cells(spec) if not select(records, experiment=name, cell=cell)]
-
-
-def _refuse(entry: Spec, kind: str, where: str) -> None:
-    extra = sorted(set(entry) - _KNOWN[kind])
-    if extra:
-        raise ReproError(f"{where}: {', '.join(extra)} unknown, accepted are {', '.join(sorted(_KNOWN[kind]))}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import locked, write_text
 from repro.engine.provenance import provenance
-from repro.engine.records import Record, every_seed, rounded, select
+from repro.engine.records import Record, every_seed, rounded
 from repro.errors import ReproError
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
@@ -26,21 +27,8 @@ IMAGES, REPLICATES = "images", "replicates"
 SIGNS = {RE_EVALUATED: "", RECORDED: "†", "": ""}
 PAPER_COLUMNS = ("table", "row", "column", "value", "protocol", "source")
 CSV_COLUMNS = (
-    *(
-        "row",
-        "column",
-        "ours",
-        "low",
-        "high",
-        "over",
-        "n",
-        "seeds",
-        "protocol",
-        "paper",
-        "paper_protocol",
-        "paper_source",
-    ),
-    *("mark", "dash", "records", "atol", "rtol"),
+    *("row", "column", "ours", "low", "high", "over", "n", "seeds", "protocol", "paper"),
+    *("paper_protocol", "paper_source", "mark", "dash", "records", "atol", "rtol"),
 )
 Better = Literal["higher", "lower", ""]
 Verified = Collection[tuple[str, str]]  # (record id, metric) re-evaluated in this run: check.CheckReport.verified
@@ -69,13 +57,6 @@ class Cell:
     mark: str = ""
     records: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if (self.value is None) != bool(self.dash.strip()):
-            found = "neither" if self.value is None else "both"
-            raise ReproError(f"a table cell has a value or a dash with its reason, this one has {found}")
-        if self.value is not None and self.mark not in (RE_EVALUATED, RECORDED):
-            raise ReproError(f"a table cell's mark is {self.mark!r}, accepted are {RE_EVALUATED!r} and {RECORDED!r}")
-
 
 def ours(
     records: Record | Sequence[Record], metric: str, *, verified: Verified = (), paper: PaperNumber | None = None
@@ -98,8 +79,13 @@ def ours(
         over = IMAGES if found.n == group[0].n else REPLICATES
     else:
         value, bounds, over = sum(sum(row) / len(row) for row in rows) / len(rows), None, ""
-    mark = RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
+    mark = mark_of(ids, metric, verified)
     return Cell(rounded(value), bounds, over, group[0].n, len(group), paper=paper, mark=mark, records=ids)
+
+
+def mark_of(ids: Iterable[str], metric: str, verified: Verified) -> str:
+    """Whether this metric of all those records was re-evaluated."""
+    return RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
 
 
 def dash(reason: str, paper: PaperNumber | None = None) -> Cell:
@@ -136,14 +122,10 @@ class Table:
     corner: str = field(default="", kw_only=True)  # heading of the first column
 
     def __post_init__(self) -> None:
-        names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
-            raise ReproError(f"table {self.name}: a column stands twice among {names}")
+        names = sorted(column.name for column in self.columns)
         for row, cells in self.rows.items():
-            if set(cells) != set(names):
-                raise ReproError(
-                    f"table {self.name}, row {row!r}: cells {sorted(cells)}, the columns are {sorted(names)}"
-                )
+            if sorted(cells) != names:
+                raise ReproError(f"table {self.name}, row {row!r}: cells {sorted(cells)}, the columns are {names}")
 
     def __iter__(self) -> Iterator[tuple[str, Column, Cell]]:
         for row, cells in self.rows.items():
@@ -160,11 +142,8 @@ class Table:
     def to_markdown(self) -> str:
         """The table for readers: protocols, marks and reasons below it."""
         reasons: list[str] = []
-        head = [_escape(self.corner), *(_escape(column.heading) for column in self.columns)]
-        lines = [_line(head), _line(["---", *["---:"] * len(self.columns)])]
-        for row, cells in self.rows.items():
-            lines.append(_line([_escape(row), *(_show(cells[c.name], c, reasons) for c in self.columns)]))
-        return "\n".join([f"**{_escape(self.caption)}**", "", *lines, "", *self._legend(reasons)]) + "\n"
+        lines = self._lines(self.columns, list(self.rows), partial(_show, reasons=reasons))
+        return "\n".join([*lines, "", *self._legend(reasons)]) + "\n"
 
     def brief(self, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> str:
         """The table as a notebook shows it: at most five columns and eight rows, ± half the interval, one line of
@@ -175,19 +154,20 @@ class Table:
                 raise ReproError(f"table {self.name}: no {kind} {unknown[0]!r}, there are {', '.join(known)}")
         chosen = [c for name in (columns or names[:5]) for c in self.columns if c.name == name]
         kept = list(rows or list(self.rows)[:8])
-        head = [_escape(self.corner), *(_escape(column.heading) for column in chosen)]
-        lines = [_line(head), _line(["---", *["---:"] * len(chosen)])]
-        lines += [_line([_escape(row), *(_brief(self.rows[row][c.name], c) for c in chosen)]) for row in kept]
         cells = [self.rows[row][c.name] for row in kept for c in chosen]
-        said = ["; ".join(dict.fromkeys(f"{c.name}: {c.protocol}" for c in chosen))]
-        said += ["± 95% interval"] * any(cell.interval for cell in cells) + ["*the paper's*"] * any(
-            c.paper for c in cells
-        )
-        said += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
-        said.append(f"everything: `figures/tables/{self.name}.md`")
-        return "\n".join(
-            [f"**{_escape(self.caption)}**", "", *lines, "", f"<small>{_escape(' · '.join(said))}</small>"]
-        )
+        notes = ["; ".join(dict.fromkeys(f"{c.name}: {c.protocol}" for c in chosen))]
+        notes += ["± 95% interval"] * any(cell.interval for cell in cells)
+        notes += ["*the paper's*"] * any(cell.paper for cell in cells)
+        notes += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
+        notes.append(f"everything: `figures/tables/{self.name}.md`")
+        small = f"<small>{_escape(' · '.join(notes))}</small>"
+        return "\n".join([*self._lines(chosen, kept, _brief), "", small])
+
+    def _lines(self, columns: Sequence[Column], rows: Sequence[str], show: Callable[[Cell, Column], str]) -> list[str]:
+        """Caption, head and rows."""
+        head = [self.corner, *(column.heading for column in columns)]
+        lines = [f"**{_escape(self.caption)}**", "", table_line(head), table_line(["---", *["---:"] * len(columns)])]
+        return lines + [table_line([row, *(show(self.rows[row][c.name], c) for c in columns)]) for row in rows]
 
     def points(self, column: str, groups: Sequence[str] = ()) -> dict[str, Any]:
         """One column for `repro.ui.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
@@ -201,34 +181,30 @@ class Table:
 
     def _legend(self, reasons: list[str]) -> list[str]:
         cells = [cell for _, _, cell in self]
-        theirs = " · *paper*" if any(cell.paper for cell in cells) else ""
-        out = [f"Ours [95% interval]{theirs}. Protocols:"]
+        papers = [cell.paper for cell in cells if cell.paper]
+        out = []
         for column in self.columns:
-            theirs = sorted({row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper})
-            out.append(
-                f"- {_escape(column.name)}: ours {_escape(column.protocol)}"
-                + "".join(f"; paper {_escape(t)}" for t in theirs)
-            )
-        sources = sorted({cell.paper.source for cell in cells if cell.paper})
-        out += [f"- Paper numbers: {_escape('; '.join(sources))}"] if sources else []
+            theirs = {row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper}
+            out.append(f"{column.name}: ours {column.protocol}" + "".join(f"; paper {t}" for t in sorted(theirs)))
+        if papers:
+            out.append(f"Paper numbers: {'; '.join(sorted({paper.source for paper in papers}))}")
         marks = {cell.mark for cell in cells}
         if RE_EVALUATED in marks:
             out.append(
-                "- Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed."
+                "Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed."
             )
         if RECORDED in marks:
-            out.append(f"- {SIGNS[RECORDED]} recorded: taken from the committed record, not re-evaluated in this run.")
-        over = {cell.over for cell in cells} - {""}
+            out.append(f"{SIGNS[RECORDED]} recorded: taken from the committed record, not re-evaluated in this run.")
         seeds = " and training seeds" if any(cell.seeds > 1 for cell in cells) else ""
-        if IMAGES in over:
-            out.append(f"- Intervals: bootstrap over images{seeds}.")
-        if REPLICATES in over:
-            names = sorted({column.name for _, column, cell in self if cell.over == REPLICATES})
-            out.append(f"- {_escape(', '.join(names))}: interval over replicates with disjoint sampling seeds{seeds}.")
+        if any(cell.over == IMAGES for cell in cells):
+            out.append(f"Intervals: bootstrap over images{seeds}.")
+        if sets := sorted({column.name for _, column, cell in self if cell.over == REPLICATES}):
+            out.append(f"{', '.join(sets)}: interval over replicates with disjoint sampling seeds{seeds}.")
         if any(cell.value is not None and cell.interval is None for cell in cells):
-            out.append("- Without brackets: one number for the whole set, no interval.")
-        out += [f"- — ({i}): {_escape(reason)}" for i, reason in enumerate(reasons, start=1)]
-        return out + [f"- {_escape(note)}" for note in self.notes]
+            out.append("Without brackets: one number for the whole set, no interval.")
+        out += [f"— ({i}): {reason}" for i, reason in enumerate(reasons, start=1)]
+        first = f"Ours [95% interval]{' · *paper*' if papers else ''}. Protocols:"
+        return [first, *(f"- {_escape(line)}" for line in (*out, *self.notes))]
 
     def write(self, command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
         """Write `<name>.csv` and `<name>.md` (with its provenance) to `figures/tables`; returns both paths."""
@@ -239,32 +215,6 @@ class Table:
             write_text(csv_path, self.to_csv())
             write_text(md_path, made.comment() + "\n\n" + self.to_markdown())
         return csv_path, md_path
-
-
-def with_paper(cell: Cell, paper: PaperNumber | None) -> Cell:
-    """The cell with the paper's number beside it."""
-    return replace(cell, paper=paper)
-
-
-def finder(room: str, table: str, records: Sequence[Record], verified: Verified = ()) -> Callable[..., Cell]:
-    """cell(row, column, metric, experiment, part, reason): ours from the one record cell that `part` names, with the
-    paper's number beside it; a dash with the reason where there is no record."""
-    theirs = paper_numbers(room)
-
-    def cell(
-        row: str, column: str, metric: str, experiment: str, part: Mapping[str, Any], reason: str = "no record"
-    ) -> Cell:
-        paper = theirs.get((table, row, column))
-        found = select(records, experiment=experiment, cell=part)
-        if not found:
-            return dash(reason, paper)
-        if len({str(r.cell) for r in found}) > 1:
-            raise ReproError(f"table {table}, {row}: {len(found)} cells match, one is needed: {found[0].label}, …")
-        if metric not in found[0].metrics:
-            return dash("this profile does not measure it", paper)
-        return with_paper(ours(found, metric, verified=verified), paper)
-
-    return cell
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -279,7 +229,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, str], PaperNumber]:
     """The papers' own numbers of a room by (table, row, column); an absent file is none.
 
-    Raises `ReproError` naming file and line for a wrong header, a non-number, an empty field, a repetition.
+    Raises `ReproError` naming file and line for anything else.
     """
     path = path or paths.room_file(room, "paper_numbers.csv")
     if not path.exists():
@@ -291,17 +241,14 @@ def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, s
             raise ReproError(f"{path}, line 1: the header must read {','.join(PAPER_COLUMNS)}")
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
-            if len(fields) != len(PAPER_COLUMNS) or not all(text.strip() for text in fields):
-                raise ReproError(
-                    f"{where}: {len(fields)} fields, all {len(PAPER_COLUMNS)} are needed and none may be empty"
-                )
-            table, row, column, value, protocol, source = (text.strip() for text in fields)
+            try:
+                table, row, column, value, protocol, source = filter(None, map(str.strip, fields))
+                number = PaperNumber(rounded(float(value)), protocol, source)
+            except (ValueError, ReproError):
+                raise ReproError(f"{where}: six fields, none empty and the value a number, found {fields}") from None
             if (table, row, column) in numbers:
                 raise ReproError(f"{where}: {table}, {row}, {column} stands twice")
-            try:
-                numbers[table, row, column] = PaperNumber(rounded(float(value)), protocol, source)
-            except (ValueError, ReproError):
-                raise ReproError(f"{where}: the value is {value!r}, a finite number is needed") from None
+            numbers[table, row, column] = number
     return numbers
 
 
@@ -322,27 +269,32 @@ def _csv_row(row: str, column: Column, cell: Cell) -> list[object]:
 
 
 def _show(cell: Cell, column: Column, reasons: list[str]) -> str:
-    decimals = column.decimals
-    if cell.value is None:
-        if cell.dash not in reasons:
-            reasons.append(cell.dash)
-        text = f"— ({reasons.index(cell.dash) + 1})"
-    else:
-        text = f"{shown(cell.value, decimals)}{SIGNS[cell.mark]}"
-        if cell.interval:
-            text += f" [{shown(cell.interval[0], decimals)}, {shown(cell.interval[1], decimals)}]"
-    return text + (f" · *{cell.paper.value:g}*" if cell.paper else "")
+    if cell.value is None and cell.dash not in reasons:
+        reasons.append(cell.dash)
+    text = _value(cell, column) if cell.value is not None else f"— ({reasons.index(cell.dash) + 1})"
+    if cell.interval:
+        text += " [{}, {}]".format(*(shown(bound, column.decimals) for bound in cell.interval))
+    return text + _theirs(cell)
 
 
 def _brief(cell: Cell, column: Column) -> str:
-    text = "—" if cell.value is None else f"{shown(cell.value, column.decimals)}{SIGNS[cell.mark]}"
+    text = "—" if cell.value is None else _value(cell, column)
     if cell.interval:
         text += f" ± {shown((cell.interval[1] - cell.interval[0]) / 2, column.decimals)}"
-    return text + (f" · *{cell.paper.value:g}*" if cell.paper else "")
+    return text + _theirs(cell)
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _value(cell: Cell, column: Column) -> str:
+    return shown(cell.value, column.decimals) + SIGNS[cell.mark]
+
+
+def _theirs(cell: Cell) -> str:
+    return f" · *{cell.paper.value:g}*" if cell.paper else ""
+
+
+def table_line(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(map(_escape, cells)) + " |"
 
 
 def _escape(text: str) -> str:
