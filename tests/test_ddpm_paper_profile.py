@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data.cifar import FILES, load_cifar10
+from repro.data.published import CIFAR, load_cifar10
 from repro.ddpm.study import measure
 from repro.ddpm.study.config import PAPER, PROFILES
 from repro.ddpm.study.experiments import PAPER_MODEL, build_network, generator, schedule_of
@@ -27,7 +27,7 @@ def cifar(tmp_path, monkeypatch):
     folder = tmp_path / "data" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for name in [*FILES["train"], *FILES["test"]]:
+    for name in [*CIFAR["train"], *CIFAR["test"]]:
         label = generator.integers(0, 10, (A_FILE, 1), dtype=np.uint8)
         pixels = generator.integers(0, 256, (A_FILE, 3072), dtype=np.uint8)
         (folder / name).write_bytes(np.concatenate([label, pixels], axis=1).tobytes())
@@ -84,10 +84,10 @@ def test_faults_of_the_data_set(cifar):
     file = cifar / "data_batch_3.bin"
     data = file.read_bytes()
     file.write_bytes(data[:-5])
-    with pytest.raises(ReproError, match=r"data_batch_3\.bin has 18,433 bytes.*cut short"):
+    with pytest.raises(ReproError, match=r"data_batch_3\.bin: 18,433 bytes.*cut short"):
         load_cifar10("train")
     file.write_bytes(b"\x63" + data[1:])
-    with pytest.raises(ReproError, match="label 99"):
+    with pytest.raises(ReproError, match="label from 0 to 9"):
         load_cifar10("train")
     file.unlink()
     with pytest.raises(ReproError, match=r"cifar-10-binary\.tar\.gz .*https://www\.cs\.toronto\.edu"):

@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from repro.data.crops import crop_places
+from repro.data.datasets import LAYOUTS
 from repro.data.flist import Entry, Pair
 from repro.data.images import read_image, resize
-from repro.data.layouts import LAYOUTS
 from repro.data.writing import write_image
 from repro.editing.effects.blur import motion_blur
 from repro.editing.pix2pix import Pix2PixGenerator

@@ -11,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import celeba
+from repro.data import published
+from repro.data.datasets import LAYOUTS
 from repro.data.filesets import Pictures, PictureSet, equalised, squared
-from repro.data.flist import Entry
 from repro.data.images import read_image, resize
-from repro.data.layouts import LAYOUTS
-from repro.data.paired import SPLITS, parts_of, read_split, read_split_flists
+from repro.data.published import read_split
 from repro.engine import evaluation
 from repro.engine.records import upsert
 from repro.engine.registry import Experiment, experiments
@@ -34,7 +33,7 @@ from repro.rddm.study.settings import SETTINGS, PaperSetting, build_network, sch
 
 TINY = {"dim": 8, "mults": (1, 2)}
 # Read before any is made smaller for these tests.
-COUNTS = {(name, split): parts_of(name, split)[0].count for name, splits in SPLITS.items() for split in splits}
+COUNTS = {(name, k): layout.part(v).count for name, layout in LAYOUTS.items() for k, v in layout.splits.items()}
 
 
 def tiny(name: str, **changes) -> PaperSetting:
@@ -90,7 +89,7 @@ def test_published_counts():
         ("raindrop", "test_b"): 249, ("istd", "train"): 1330, ("istd", "test"): 540, ("gopro", "train"): 2103,
         ("gopro", "test"): 1111, ("reds", "train"): 24_000, ("reds", "val"): 3_000,
     }  # fmt: skip
-    assert celeba.COUNTS == {"train": 162_770, "validation": 19_867, "test": 19_962}
+    assert published.CELEBA == {"train": 162_770, "validation": 19_867, "test": 19_962}
 
 
 @pytest.fixture
@@ -160,16 +159,16 @@ def test_lol_is_squeezed_and_equalised(data):
     lol, folder = setting("lol"), data / "lol"
     found = read(lol, "train", folder)
     assert found.size == 485 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 485
-    I_in, I_0 = found.pair(3)
+    I_in, I_0 = found.inputs[3], found.targets[3]
     assert I_in.shape == I_0.shape == (3, 256, 256)
     name = found.inputs.entries[3].path
     assert name.stem == found.targets.entries[3].path.stem == found.ids[3]
     eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
     torch.testing.assert_close(I_in, eight, rtol=0, atol=1e-6)
     assert I_in.mean() > 0.4  # from around 0.1
-    plain = read(dataclasses.replace(lol, equalise=False), "train", folder).pair(3)
-    assert plain[0].mean() < 0.15 and torch.equal(plain[1], I_0)
-    assert read(lol, "test", folder, full=True).pair(0)[0].shape == (3, 20, 24)
+    plain = read(dataclasses.replace(lol, equalise=False), "train", folder)
+    assert plain.inputs[3].mean() < 0.15 and torch.equal(plain.targets[3], I_0)
+    assert read(lol, "test", folder, full=True).inputs[0].shape == (3, 20, 24)
 
 
 def test_histogram_equalisation_by_opencvs_rule():
@@ -243,25 +242,14 @@ def test_crops_and_mirrors_are_those_of_the_pair(data):
 
 def test_kept_pictures_are_those_read_anew(data):
     split = read_split("lol", "test", data / "lol")
-    kept, anew = (PictureSet.of_pairs(split.pairs, squared(16), keep=k, threads=2) for k in (2**20, 0))
+    entries = [pair.input for pair in split.pairs]
+    kept, anew = (Pictures(entries, squared(16), keep=k) for k in (2**20, 0))
     order = torch.tensor([4, 1, 4])
     for _ in range(2):
-        for a, b in zip(kept.batch(order), anew.batch(order), strict=True):
-            assert torch.equal(a, b) and a.shape == (3, 3, 16, 16)
-    assert len(kept.inputs._kept) == 2 and not anew.inputs._kept
-    assert kept.digest() == anew.digest() != PictureSet.of_pairs(split.pairs[:-1]).digest()
-
-
-def test_pictures_of_several_sizes_make_no_batch(tmp_path):
-    for i, width in enumerate((24, 30)):
-        (tmp_path / f"{i}.png").write_bytes(png(0.5, width))
-    pictures = Pictures([Entry(tmp_path / f"{i}.png", tmp_path) for i in range(2)])
-    with pytest.raises(ReproError, match=r"1\.png is 30x20, .*0\.png 24x20; resize or crop"):
-        pictures.batch(torch.tensor([0, 1]))
-    with pytest.raises(ReproError, match="got 1 inputs for 2 targets"):
-        PictureSet(pictures, Pictures(pictures.entries[:1]))
-    with pytest.raises(ReproError, match="it is for generation"):
-        PictureSet(pictures).pair(0)
+        for a, b in zip(kept.several(order), anew.several(order), strict=True):
+            assert torch.equal(a, b) and a.shape == (3, 16, 16)
+    assert len(kept._kept) == 2 and not anew._kept
+    assert PictureSet.of_pairs(split.pairs).digest() != PictureSet.of_pairs(split.pairs[:-1]).digest()
 
 
 def test_what_a_folder_lacks_is_said(tmp_path, data):
@@ -269,10 +257,10 @@ def test_what_a_folder_lacks_is_said(tmp_path, data):
         read_split("lol", "train", tmp_path)
     fill(tmp_path / "eval15" / "low", [f"{i}.png" for i in range(15)], 0.1)
     fill(tmp_path / "eval15" / "high", [f"{i}.png" for i in range(14)], 0.6)
-    with pytest.raises(ReproError, match=r"14 files found, 15 files expected; `repro data check lol --root"):
+    with pytest.raises(ReproError, match=r"14 images found, 15 expected; `repro data check lol --root"):
         read_split("lol", "test", tmp_path)
     (tmp_path / "eval15" / "high" / "fourteen.png").write_bytes(png(0.6))
-    with pytest.raises(ReproError, match=r"14\.png: has no partner in .*high"):
+    with pytest.raises(ReproError, match=r"14\.png: no partner in .*high"):
         read_split("lol", "test", tmp_path)
     (tmp_path / "eval15" / "high" / "fourteen.png").unlink()
     (tmp_path / "eval15" / "high" / "14.png").write_bytes(png(0.6, width=25))
@@ -282,54 +270,18 @@ def test_what_a_folder_lacks_is_said(tmp_path, data):
         read_split("lowlight", "train")
 
 
-def flists(folder, *sides):
-    """A file list of each side's paths."""
-    for i, side in enumerate(sides):
-        (folder / f"{i}.flist").write_text("".join(f"{p}\n" for p in side))
-    return [folder / f"{i}.flist" for i in range(len(sides))]
-
-
-def test_file_lists_are_held_to_the_data_sets_names(tmp_path, data):
-    test = data / "raindrop" / "test_a"
-    rain = [test / "data" / f"{i}_rain.png" for i in range(9)]
-    clean = [test / "gt" / f"{i}_clean.png" for i in range(9)]
-    found = read(setting("raindrop"), "test", flists=flists(tmp_path, rain, clean))
-    assert found.size == 9 and found.ids[0] == "0_rain"
-    swapped = [clean[1], clean[0], *clean[2:]]
-    with pytest.raises(
-        ReproError, match=r"1\.flist, line 1: .*1_clean\.png stands beside 0_rain\.png .*their numbers differ"
-    ):
-        read_split_flists("raindrop", "test", flists(tmp_path, rain, swapped))
-    with pytest.raises(ReproError, match=r"has 8 entries: raindrop test has 9 pairs"):
-        read_split_flists("raindrop", "test", flists(tmp_path, rain[:-1], clean[:-1]))
-    assert len(read_split_flists("raindrop", "test", flists(tmp_path, rain[:5], clean[:5]), any_count=True).pairs) == 5
-    with pytest.raises(ReproError, match=r"9 entries and .* has 8: 8_rain\.png .* has no partner"):
-        read_split_flists("raindrop", "test", flists(tmp_path, rain, clean[:-1]))
-    with pytest.raises(ReproError, match="takes 2 file lists, inputs and targets: got 1"):
-        read_split_flists("raindrop", "test", flists(tmp_path, rain))
-    lol = data / "lol" / "eval15"
-    with pytest.raises(ReproError, match=r"is not a name of this data set; names are expected to match"):
-        read_split_flists("raindrop", "test", flists(tmp_path, [lol / "low" / "1.png"], [lol / "high" / "1.png"]))
-    with pytest.raises(ReproError, match="either a folder or file lists"):
-        read(setting("lol"), "test", lol, flists=["a", "b"])
-    shadow = data / "istd" / "train"
-    three = [[shadow / f"train_{letter}" / f"{i}-1.png" for i in range(5)] for letter in "ACB"]
-    assert len(read_split_flists("istd", "train", flists(tmp_path, *three), any_count=True).masks) == 5
-    three[2].reverse()
-    with pytest.raises(ReproError, match=r"2\.flist, line 1: 4-1\.png stands where"):
-        read_split_flists("istd", "train", flists(tmp_path, *three), any_count=True)
-
-
-def test_gopros_sequences_are_told_apart(tmp_path):
-    """Frame numbers repeat from one sequence to the next: stems alone would let these through."""
+def test_gopros_sequences_are_told_apart(tmp_path, monkeypatch):
+    """Frame numbers repeat from one sequence to the next: they pair within a sequence."""
     for sequence in "ab":
         for kind in ("blur", "sharp"):
             fill(tmp_path / "test" / sequence / kind, ["000001.png"], 0.5)
-    blur, sharp = ([tmp_path / "test" / s / kind / "000001.png" for s in "ab"] for kind in ("blur", "sharp"))
-    assert len(read_split_flists("gopro", "test", flists(tmp_path, blur, sharp), any_count=True).pairs) == 2
-    with pytest.raises(ReproError, match="stands where the partner"):
-        read_split_flists("gopro", "test", flists(tmp_path, blur, sharp[::-1]), any_count=True)
-    with pytest.raises(ReproError, match=r"2 files found, 1,111 files expected"):
+    with pytest.raises(ReproError, match=r"2 images found, 1111 expected"):
+        read_split("gopro", "test", tmp_path)
+    monkeypatch.setitem(LAYOUTS, "gopro", fewer(LAYOUTS["gopro"], {"test blur": 2, "test sharp": 2}))
+    found = read_split("gopro", "test", tmp_path).pairs
+    assert [(p.input.path.parts[-3], p.target.path.parts[-3]) for p in found] == [("a", "a"), ("b", "b")]
+    (tmp_path / "test/b/sharp").rename(tmp_path / "test/c")
+    with pytest.raises(ReproError, match="1 images found"):
         read_split("gopro", "test", tmp_path)
 
 
@@ -346,7 +298,7 @@ def faces(tmp_path, monkeypatch):
     (folder.parent / "list_eval_partition.txt").write_text(
         "".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True))
     )
-    monkeypatch.setattr(celeba, "COUNTS", {"train": 4, "validation": 2, "test": 2})
+    monkeypatch.setattr(published, "CELEBA", {"train": 4, "validation": 2, "test": 2})
     return folder.parent
 
 
@@ -354,38 +306,34 @@ def test_celeba_is_cropped_around_the_face():
     rows, columns = torch.meshgrid(torch.arange(218.0), torch.arange(178.0), indexing="ij")
     place = torch.stack([rows / 217, columns / 177, torch.zeros_like(rows)])
     for side, half in ((64, 64), (256, 89)):
-        crop = celeba.face(side)(place)
+        crop = published.face(side)(place)
         assert crop.shape == (3, side, side)
         middle = crop[:2, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean(dim=(1, 2))
         assert (middle * torch.tensor([217, 177])).tolist() == pytest.approx([120.5, 88.5], abs=0.01)
         step = (crop[0, side // 2 + 1, 0] - crop[0, side // 2, 0]) * 217
         assert step.item() == pytest.approx(2 * half / side, rel=1e-3)
     with pytest.raises(ReproError, match="178x218 px: got 178x178"):
-        celeba.face(64)(place[:, 20:198])
-    with pytest.raises(ReproError, match="cropped for 64, 256 px: got 128"):
-        celeba.face(128)
+        published.face(64)(place[:, 20:198])
 
 
 def test_celebas_own_split(faces, tmp_path):
-    entries = celeba.read_celeba("test", faces)
+    entries = published.read_celeba("test", faces)
     assert [e.path.name for e in entries] == ["000007.jpg", "000008.jpg"] and entries[0].line == 7
     found = read(setting("celeba64"), "train", faces)
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
-    listed = tmp_path / "test.flist"
-    listed.write_text("".join(f"{e.path}\n" for e in entries))
-    assert read(setting("celeba64"), "test", flists=[listed]).names(torch.tensor([1])) == [str(entries[1].path)]
-    with pytest.raises(ReproError, match=r"lists 2 pictures of train: CelebA has 4"):
-        celeba.read_celeba_flist("train", listed)
     (faces / "img_align_celeba" / "000008.jpg").unlink()
-    with pytest.raises(ReproError, match=r"line 8: .*000008\.jpg does not exist"):
-        celeba.read_celeba("test", faces)
+    with pytest.raises(ReproError, match=r"line 8: .000008\.jpg 2. is not a file of"):
+        published.read_celeba("test", faces)
     part = faces / "list_eval_partition.txt"
     part.write_text("000001.jpg 0\n000002.jpg\n")
-    with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file name and 0, 1 or 2"):
-        celeba.read_celeba("train", faces)
+    with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file of .* and 0, 1 or 2"):
+        published.read_celeba("train", faces)
+    part.write_text("000001.jpg 0\n")
+    with pytest.raises(ReproError, match=r"lists 1 pictures of train: CelebA has 4"):
+        published.read_celeba("train", faces)
     part.unlink()
     with pytest.raises(ReproError, match=r"list_eval_partition\.txt: not found; get img_align_celeba\.zip"):
-        celeba.read_celeba("train", faces)
+        published.read_celeba("train", faces)
 
 
 def test_inpainting_hides_the_middle(tmp_path):
@@ -393,7 +341,7 @@ def test_inpainting_hides_the_middle(tmp_path):
     chosen = tiny("inpainting")
     found = read(chosen, "train", tmp_path / "hq")
     assert found.size == 9 and read(chosen, "test", tmp_path / "hq").ids == ["9"]
-    I_in, I_0 = found.pair(0)
+    I_in, I_0 = found.inputs[0], found.targets[0]
     hole = torch.zeros(16, 16, dtype=torch.bool)
     hole[4:12, 4:12] = True
     assert torch.equal(I_in[:, ~hole], I_0[:, ~hole])

@@ -1,4 +1,4 @@
-"""Picture files read on demand: prepared alike, kept in memory as 8-bit pictures while there is room, pairs in step."""
+"""Image files read on demand: prepared alike, kept in memory as 8-bit images while there is room, pairs in step."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from repro.data.flist import Entry, Pair, load_entry
+from repro.data import crops
+from repro.data.flist import Entry, Pair
 from repro.data.images import resize
 from repro.errors import ReproError
 
 Prepare = Callable[[Tensor], Tensor]  # (3, H, W) in [0, 1] -> the same kind, another size or tone
 KEEP = 4 * 2**30  # bytes: GoPro, the largest paired set at 256 px, takes 0.8 GB, CelebA at 64 px 2.5 GB
-
-
-def as_is(image: Tensor) -> Tensor:
-    """The file's own size."""
-    return image
 
 
 def squared(side: int) -> Prepare:
@@ -38,53 +34,27 @@ def equalised(image: Tensor) -> Tensor:
     times 255; a channel of one value stays. Colours shift, since each channel gets a map of its own.
     """
     levels = (image * 255.0).round().long()  # (3, H, W)
-    out = torch.empty_like(levels)
-    for channel, into in zip(levels, out, strict=True):
+    for channel in levels:
         counts = torch.bincount(channel.flatten(), minlength=256)
-        darkest = int(counts.nonzero()[0])
-        others = channel.numel() - int(counts[darkest])
-        if others == 0:
-            into.copy_(channel)
-            continue
-        above = (counts.cumsum(0) - counts[darkest]).clamp(min=0).double()
-        into.copy_((above * (255.0 / others)).round().long()[channel])
-    return out.float() / 255.0
-
-
-def then(*steps: Prepare) -> Prepare:
-    """One after the other."""
-
-    def prepare(image: Tensor) -> Tensor:
-        for step in steps:
-            image = step(image)
-        return image
-
-    return prepare
+        darkest = counts[channel.min()]
+        if others := channel.numel() - int(darkest):
+            above = (counts.cumsum(0) - darkest).clamp(min=0).double()
+            channel.copy_((above * (255.0 / others)).round().long()[channel])
+    return levels.float() / 255.0
 
 
 class Pictures:
     """Files of a list, addressed by index.
 
-    After `prepare` a picture is rounded to 8 bits, as resizing an 8-bit file gives it, whether it is kept or not.
-
-    Args:
-        entries: the files.
-        prepare: what is done to each after reading.
-        keep: bytes of prepared pictures that may stay in memory; 0 reads them anew each time.
-        threads: files decoded at once.
+    After `prepare` (default: nothing) an image is rounded to 8 bits, as resizing an 8-bit file gives it. `keep` bytes
+    of prepared images stay in memory; 0 reads them anew each time.
     """
 
-    def __init__(
-        self, entries: Sequence[Entry], prepare: Prepare = as_is, *, keep: int = KEEP, threads: int | None = None
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
         if not entries:
             raise ReproError("a set of pictures needs at least one file: got none")
-        self.entries, self.prepare, self.size = list(entries), prepare, len(entries)
-        self.room, self.threads = keep, threads or min(8, os.cpu_count() or 1)
+        self.entries, self.prepare, self.size, self.room = list(entries), prepare or (lambda x: x), len(entries), keep
         self._kept: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return self.size
 
     def names(self, indices: Tensor) -> list[str]:
         """Paths of the files."""
@@ -92,19 +62,18 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Tensor:
         """float32 (3, H, W) in [0, 1]."""
-        return self._levels(int(index)).float() / 255.0
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """float32 (B, 3, H, W) in [0, 1]; refused where the sizes differ."""
-        return torch.stack(_of_one_size(self.several(indices), self.names(indices)))
+        levels = self._kept.get(index)
+        if levels is None:
+            levels = (self.prepare(self.entries[index].load()) * 255.0).round().to(torch.uint8)
+            if levels.numel() <= self.room:
+                self.room -= levels.numel()
+                self._kept[index] = levels
+        return levels.float() / 255.0
 
     def several(self, indices: Tensor) -> list[Tensor]:
         """float32 (3, H, W) in [0, 1] each, any sizes."""
-        wanted = indices.tolist()
-        if len(wanted) > 1 and self.threads > 1:
-            with ThreadPoolExecutor(self.threads) as pool:
-                return list(pool.map(self.__getitem__, wanted))
-        return [self[i] for i in wanted]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self.__getitem__, indices.tolist()))
 
     def digest(self) -> str:
         """SHA-256 over the files' bytes, in order."""
@@ -113,14 +82,13 @@ class Pictures:
             total.update(entry.path.read_bytes())
         return total.hexdigest()
 
-    def _levels(self, index: int) -> Tensor:
-        if index in self._kept:
-            return self._kept[index]
-        levels = (self.prepare(load_entry(self.entries[index])) * 255.0).round().to(torch.uint8)
-        if levels.numel() <= self.room:
-            self.room -= levels.numel()
-            self._kept[index] = levels
-        return levels
+
+class Parts(NamedTuple):
+    """Crops of a batch, each (B, 3, side, side) in [0, 1]."""
+
+    target: Tensor
+    input: Tensor | None
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -131,35 +99,27 @@ class PictureSet:
     inputs: Pictures | None = None
     masks: Pictures | None = None
 
-    def __post_init__(self) -> None:
-        for kind, part in (("inputs", self.inputs), ("masks", self.masks)):
-            if part is not None and part.size != self.targets.size:
-                raise ReproError(f"every target needs its own: got {part.size} {kind} for {self.targets.size} targets")
-
     @classmethod
     def of_pairs(
         cls,
         pairs: Sequence[Pair],
-        prepare: Prepare = as_is,
+        prepare: Prepare | None = None,
         *,
         prepare_input: Prepare | None = None,
         masks: Sequence[Entry] | None = None,
-        keep: int = KEEP,
-        threads: int | None = None,
     ) -> PictureSet:
         """A paired data set.
 
         Args:
-            pairs: see `repro.data.flist` and `repro.data.paired`.
             prepare: what is done to input, target and mask alike, e.g. `squared(256)`; default: their own size.
-            prepare_input: what is done to the input instead, e.g. `then(equalised, squared(256))`.
+            prepare_input: what is done to the input instead.
             masks: one a pair.
         """
-        make: dict[str, Any] = {"keep": keep // (2 if masks is None else 3), "threads": threads}
+        keep = KEEP // (2 if masks is None else 3)
         return cls(
-            Pictures([p.target for p in pairs], prepare, **make),
-            Pictures([p.input for p in pairs], prepare_input or prepare, **make),
-            None if masks is None else Pictures(masks, prepare, **make),
+            Pictures([p.target for p in pairs], prepare, keep=keep),
+            Pictures([p.input for p in pairs], prepare_input or prepare, keep=keep),
+            None if masks is None else Pictures(masks, prepare, keep=keep),
         )
 
     @property
@@ -176,31 +136,17 @@ class PictureSet:
         """Paths of the files, the input's where there is one."""
         return (self.inputs or self.targets).names(indices)
 
-    def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        """(I_in, I_0), each float32 (3, H, W) in [0, 1]."""
-        return self._inputs[index], self.targets[index]
+    def crops(self, indices: Tensor, side: int, draw: Tensor) -> Parts:
+        """The same crop of target, input and mask; `draw` (B, 3) in [0, 1) as `repro.data.crops.cut` takes it."""
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """(I_in, I_0), each float32 (B, 3, H, W) in [0, 1]; refused where the sizes differ."""
-        return self._inputs.batch(indices), self.targets.batch(indices)
+        def cut(part: Pictures | None) -> Tensor | None:
+            if part is None:
+                return None
+            return crops.cut(part.several(indices), side, draw.cpu(), names=part.names(indices)).to(draw.device)
+
+        return Parts(*map(cut, (self.targets, self.inputs, self.masks)))  # type: ignore[arg-type]
 
     def digest(self) -> str:
         """SHA-256 over the bytes of all files."""
         parts = [part.digest() for part in (self.inputs, self.targets, self.masks) if part is not None]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-    @property
-    def _inputs(self) -> Pictures:
-        if self.inputs is None:
-            raise ReproError("this set has pictures, no pairs: it is for generation")
-        return self.inputs
-
-
-def _of_one_size(pictures: list[Tensor], names: list[str]) -> list[Tensor]:
-    for picture, name in zip(pictures, names, strict=True):
-        if picture.shape != pictures[0].shape:
-            (h, w), (h0, w0) = picture.shape[1:], pictures[0].shape[1:]
-            raise ReproError(
-                f"pictures of one batch need one size: {name} is {w}x{h}, {names[0]} {w0}x{h0}; resize or crop them"
-            )
-    return pictures

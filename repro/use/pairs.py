@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import crops
 from repro.data.filesets import PictureSet
 from repro.data.flist import Pair, pair_folders, read_pairs
 from repro.data.images import image_size, to_model, to_unit
@@ -212,12 +211,8 @@ class PairTask:
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
-        drawn = noise("crop")
-        place, names = drawn.uniform((3,)).cpu(), self.names(indices)
-        parts = (self.pictures.targets, self.pictures.inputs)
-        cut = [crops.cut(part.several(indices), self.crop, place, names=names) for part in parts if part is not None]
-        target, given = (to_model(x.to(drawn.device)) for x in cut)
-        return target, given
+        target, given, _ = self.pictures.crops(indices, self.crop, noise("crop").uniform((3,)))
+        return to_model(target), to_model(given)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         return self.learner.loss(model, *self.pair(indices, noise), noise)

@@ -37,7 +37,7 @@ def training_pictures(config: DDPMConfig) -> tuple[Tensor, list[str]]:
     if config.data == "fashion":
         pictures, _, ids = fashion_tensor("train")
         return pictures, ids
-    from repro.data.cifar import load_cifar10
+    from repro.data.published import load_cifar10
 
     images, _, ids = load_cifar10("train")
     return images, ids

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import cifar, pack
+from repro.data import pack, published
 from repro.ddpm import oracles, samplers
 from repro.ddpm.guidance import classifier_guide
 from repro.ddpm.process import Model, model_fn
@@ -211,17 +211,17 @@ def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) 
     if cell.get("task") != "generation" or not trained(PAPER_MODEL):
         return None
     if experiment == "baseline-real":
-        return Sample(min(config.n, len(cifar.load_cifar10("test")[0])), config.k, cifar.data_hash("train"))
+        return Sample(min(config.n, len(published.load_cifar10("test")[0])), config.k, published.cifar10_hash("train"))
     eta = {"ddpm": 1, "ddpm-large": 1, "ddim": 0}
     if experiment != PAPER_MODEL or eta.get(cell["sampler"]) != cell["eta"]:
         return None
-    return Sample(config.n, 0 if cell["steps"] > 100 else config.k, cifar.data_hash("train"))
+    return Sample(config.n, 0 if cell["steps"] > 100 else config.k, published.cifar10_hash("train"))
 
 
 @lru_cache(maxsize=1)
 def _paper_metrics(config_name: str) -> SetMetrics:
     config = config_of(config_name)
-    return SetMetrics(lambda: features.inception(device=_device()), cifar.load_cifar10("train")[0], config.batch)
+    return SetMetrics(lambda: features.inception(device=_device()), published.load_cifar10("train")[0], config.batch)
 
 
 def _device() -> str:
@@ -231,7 +231,7 @@ def _device() -> str:
 def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
     score = _paper_metrics(config.name)
     if experiment == "baseline-real":
-        return score(cifar.load_cifar10("test")[0][: k or config.n])
+        return score(published.load_cifar10("test")[0][: k or config.n])
     model, schedule = copy.deepcopy(load_checkpoint(_folder(experiment))).to(_device()), schedule_of(config)
     ids, shape = range(k or config.n), (config.channels, config.size, config.size)
     settings = {"batch": config.batch, "shape": shape, "device": _device()}

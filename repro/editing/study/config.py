@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from repro.data.known import home
+from repro.data.datasets import home
 from repro.ddpm.process import Kind
 from repro.editing.effects.compose import Recipe as Effects
 from repro.editing.sampling import SCHEDULE

@@ -23,7 +23,7 @@ from torch import Tensor
 from repro.data.crops import crop_places
 from repro.data.flist import Pair
 from repro.data.images import read_image
-from repro.data.paired import read_split
+from repro.data.published import read_split
 from repro.editing.effects.compose import Composite, Recipe
 from repro.editing.effects.masks import free_form_mask
 from repro.editing.study.benchmark import SPLITS, VERSION, Split, parameters, reference_rows

@@ -161,7 +161,7 @@ def measure(
         network = copy.deepcopy(load_checkpoint(folder)).to(device)
     given = read(setting, "test", full=full)
     if setting.samples:
-        reference = to_model(given.targets.batch(torch.arange(given.size)))
+        reference = to_model(torch.stack(given.targets.several(torch.arange(given.size))))
         score = SetMetrics(net or (lambda: features.inception(device=device)), reference, BATCH)
         return score(generated(network, setting, range(k or setting.samples), device))  # type: ignore[arg-type]
     clean = read(setting, "test", full=True)

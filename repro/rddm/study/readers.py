@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.data import celeba, crops, paired
-from repro.data.filesets import Pictures, PictureSet, as_is, equalised, squared, then
-from repro.data.flist import Entry, Pair, list_images, read_flist
+from repro.data.datasets import LAYOUTS
+from repro.data.filesets import Pictures, PictureSet, equalised, squared
+from repro.data.flist import FILE, Entry, Pair, list_images
 from repro.data.images import to_model
+from repro.data.published import face, read_celeba, read_split
 from repro.errors import ReproError
 from repro.rddm.study.settings import PaperSetting, schedule
 from repro.rddm.tasks import Learning, Noises, diffusion_loss, restoration_loss
 
-FILE = str | os.PathLike
 GREY = 0.5
 
 
@@ -27,8 +25,6 @@ def read(
     split: str,
     root: FILE | None = None,
     *,
-    flists: Sequence[FILE] | None = None,
-    any_count: bool = False,
     full: bool = False,
 ) -> PictureSet:
     """A split of a setting's data set.
@@ -36,42 +32,29 @@ def read(
     Args:
         split: "train" or "test".
         root: the data set's folder; default: the one of its name in `repro.paths.data()`.
-        flists: file lists in its place: inputs and targets (and masks), or pictures alone.
-        any_count: accept lists of another length than the data set's split.
         full: the files' own size, where the published setting squeezes every picture to a square.
 
     Raises:
         ReproError: no reader for this setting; whatever the files lack.
     """
-    if flists is not None and root is not None:
-        raise ReproError(f"give either a folder or file lists: got {root} and {len(flists)} lists")
-    prepare = as_is if full else squared(setting.size)
-    if setting.data in paired.SPLITS:
-        found = (
-            paired.read_split(setting.data, split, root)
-            if flists is None
-            else paired.read_split_flists(setting.data, split, flists, any_count=any_count)
-        )
-        tone = then(equalised, prepare) if setting.equalise else prepare
+    prepare = (lambda image: image) if full else squared(setting.size)
+    if setting.data in LAYOUTS and LAYOUTS[setting.data].splits:
+        found = read_split(setting.data, split, root)
+        tone = (lambda image: prepare(equalised(image))) if setting.equalise else prepare
         masks = found.masks if setting.mask else None
         return PictureSet.of_pairs(found.pairs, prepare, prepare_input=tone, masks=masks)
     if setting.data not in ("celeba", "celeba-hq"):
         raise ReproError(f"setting {setting.name!r} cannot be read: {' '.join(setting.notes)}")
-    if flists is not None and len(flists) != 1:
-        raise ReproError(f"{setting.data} takes one file list, the pictures: got {len(flists)}")
     if full:
         raise ReproError(f"{setting.data} is read at {setting.size} px only: full size was asked for")
     if setting.data == "celeba":
-        entries = (
-            celeba.read_celeba(split, root)
-            if flists is None
-            else celeba.read_celeba_flist(split, flists[0], any_count=any_count)
-        )
-        return PictureSet(Pictures(entries, celeba.face(setting.size)))
-    entries = read_flist(flists[0]) if flists is not None else _nine_tenths(split, root)
+        return PictureSet(Pictures(read_celeba(split, root), face(setting.size)))
+    entries = _nine_tenths(split, root)
     if not setting.hole:
         return PictureSet(Pictures(entries, prepare))
-    return PictureSet.of_pairs([Pair(e, e) for e in entries], prepare, prepare_input=then(prepare, holed))
+    return PictureSet.of_pairs(
+        [Pair(e, e) for e in entries], prepare, prepare_input=lambda image: holed(prepare(image))
+    )
 
 
 def holed(image: Tensor) -> Tensor:
@@ -116,17 +99,9 @@ class PictureTask:
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor | None]:
         """(I_0, I_in, mask) of a batch, each (B, 3, crop, crop) in [-1, 1]; I_in is zeros for generation."""
-        drawn = noise("crop")
-        place = drawn.uniform((3,)).cpu()
-
-        def part(pictures: Pictures) -> Tensor:
-            cut = crops.cut(pictures.several(indices), self.crop, place, names=pictures.names(indices))
-            return to_model(cut.to(drawn.device))
-
-        r = self.pictures
-        I_0 = part(r.targets)
-        I_in = torch.zeros_like(I_0) if r.inputs is None else part(r.inputs)
-        return I_0, I_in, None if r.masks is None else part(r.masks)
+        target, given, mask = self.pictures.crops(indices, self.crop, noise("crop").uniform((3,)))
+        I_in = torch.zeros_like(target) if given is None else to_model(given)
+        return to_model(target), I_in, None if mask is None else to_model(mask)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         I_0, I_in, mask = self.pair(indices, noise)
@@ -137,18 +112,11 @@ class PictureTask:
         return diffusion_loss(model, I_0, I_in, cond, noise("noise"), noise("time"), learning)
 
 
-def task(
-    setting: PaperSetting,
-    root: FILE | None = None,
-    *,
-    flists: Sequence[FILE] | None = None,
-    any_count: bool = False,
-    full: bool = False,
-) -> PictureTask:
+def task(setting: PaperSetting, root: FILE | None = None, *, full: bool = False) -> PictureTask:
     """What a published experiment learns from its training pictures; arguments as in `read`.
 
     `full` trains on random crops of the setting's size from pictures of their own size.
     """
-    pictures = read(setting, "train", root, flists=flists, any_count=any_count, full=full)
+    pictures = read(setting, "train", root, full=full)
     learning = Learning(setting.objective, schedule(setting), setting.norm)
     return PictureTask(pictures, learning, setting.size, setting.condition)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.data import crops, paired
 from repro.data.degradations import TASKS
 from repro.data.filesets import PictureSet
 from repro.data.flist import Entry, Pair, list_images, pair_folders
 from repro.data.images import center_crop, to_model
+from repro.data.published import read_split
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.errors import ReproError
@@ -37,7 +37,7 @@ def read(task: str, split: str, root: Path | None = None) -> PictureSet:
     data = {"lowlight": "sid-rgb", "deblur": "gopro", "jpeg": "imagenet"}[task]
     folder = paths.data() / data if root is None else Path(root)
     if task == "deblur":
-        return PictureSet.of_pairs(paired.read_split("gopro", split, root).pairs)
+        return PictureSet.of_pairs(read_split("gopro", split, root).pairs)
     if task == "lowlight":
         inputs, targets = (folder / split / kind for kind in ("input", "target"))
         if not inputs.is_dir():
@@ -87,13 +87,9 @@ class FileTask:
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(clean, degraded), each (B, 3, crop, crop) in [-1, 1]."""
         draw = noise("crop")
-        places = draw.uniform((3,)).cpu()
-        clean = crops.cut(self.files.targets.several(indices), self.crop, places).to(draw.device)
+        clean, degraded, _ = self.files.crops(indices, self.crop, draw.uniform((3,)))
         if self.task == "jpeg":
             degraded = TASKS["jpeg"].degrade(clean, noise, quality=10)[0]
-        else:
-            inputs = self.files.inputs or self.files.targets
-            degraded = crops.cut(inputs.several(indices), self.crop, places).to(draw.device)
         return to_model(clean), to_model(degraded)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
@@ -110,7 +106,7 @@ def pairs(task: str, n: int, root: Path | None = None) -> list[tuple[str, Tensor
     """(name, degraded, strength, clean) of the first `n` test pictures, as `measure` takes them."""
     files, found = read(task, "test", root), []
     for i in range(min(n, files.size)):
-        given, clean = files.pair(i)
+        given, clean = files.inputs[i], files.targets[i]
         name, strength = files.ids[i], torch.zeros(1)
         if task == "jpeg":
             clean = center_crop(clean, min(256, *clean.shape[-2:]))

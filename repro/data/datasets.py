@@ -1,0 +1,215 @@
+"""`repro data check`: published data sets compared with the layouts and counts of `datasets.toml`."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro import paths
+from repro.data import pack
+from repro.data.images import SUFFIXES, image_size
+from repro.errors import ReproError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of one kind.
+
+    Attributes:
+        label: what to call them.
+        pattern: glob, relative to the root.
+        count: how many there are; None: any number but none.
+        suffixes: accepted suffixes, lower case.
+        optional: not an error where there is none; where all parts are, one of them is needed.
+        folders: how many folders they lie in, where that is known.
+        partner: label of the part whose files pair with these.
+        key: regular expression on the relative path; its groups name the pair. Empty: the stem.
+    """
+
+    label: str
+    pattern: str
+    count: int | None = None
+    suffixes: tuple[str, ...] = SUFFIXES
+    optional: bool = False
+    folders: int | None = None
+    partner: str = ""
+    key: str = ""
+
+    def files(self, root: Path) -> list[Path]:
+        """Those that are there, in order of their names."""
+        found = (p for p in root.glob(self.pattern) if p.suffix.lower() in self.suffixes and p.name[0] != ".")
+        return sorted(p for p in found if p.is_file())
+
+    def keyed(self, root: Path, files: list[Path]) -> dict[str | None, Path]:
+        """What names the pair of each file; None for one whose name is not of the expected form."""
+        if not self.key:
+            return {file.stem: file for file in files}
+        found = ((re.fullmatch(self.key, file.relative_to(root).as_posix()), file) for file in files)
+        return {"/".join(match.groups()) if match else None: file for match, file in found}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set: title, its project page, what to get there, its parts; `folder` is its own in `repro.paths.data()`,
+    where that is not called by the data set's name; `splits` of paired data: the part that holds the inputs."""
+
+    title: str
+    page: str
+    get: str
+    parts: tuple[Part, ...]
+    folder: str = ""
+    splits: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> tuple[Part, ...]:
+        """The parts that it cannot do without; all, where one of them is enough."""
+        return tuple(part for part in self.parts if not part.optional) or self.parts
+
+    def part(self, label: str) -> Part:
+        """The part of that label."""
+        return next(part for part in self.parts if part.label == label)
+
+
+def _part(suffixes: list[str] | None = None, **fields: Any) -> Part:
+    return Part(suffixes=tuple(suffixes or SUFFIXES), **fields)
+
+
+LAYOUTS: dict[str, Layout] = {
+    name: Layout(**{**each, "parts": tuple(_part(**part) for part in each["parts"])})
+    for name, each in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+}
+
+
+def names() -> list[str]:
+    """Every name that `check` accepts."""
+    return ["pack", *sorted(LAYOUTS)]
+
+
+def home(name: str) -> Path:
+    """Where a known data set lies when nobody says otherwise."""
+    return paths.data() / (LAYOUTS[name].folder or name)
+
+
+def advice(name: str, root: Path) -> str:
+    """What to get from where, and what its folder then holds."""
+    layout = LAYOUTS[name]
+    joint = " or " if all(part.optional for part in layout.parts) else ", "
+    holds = joint.join(part.pattern for part in layout.needed)
+    return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {holds}"
+
+
+@dataclass
+class Report:
+    """What `check` found: a line for each part that is as it should be, a sentence for each problem."""
+
+    heading: str
+    advice: str
+    present: bool = False
+    found: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the data set can be used."""
+        return self.present and not self.problems
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.heading}: {'complete' if self.ok else 'incomplete' if self.present else 'absent'}"]
+        lines += [f"  ok       {line}" for line in self.found] + [f"  problem  {line}" for line in self.problems]
+        return "\n".join(lines + ([] if self.ok else [f"  to do    {self.advice}"]))
+
+
+def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> Report:
+    """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
+
+    Args:
+        name: one of `names()`.
+        root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
+        headers: also open every image's header (minutes for the large sets).
+
+    Raises:
+        ReproError: for an unknown name.
+    """
+    if name == "pack":
+        return _check_pack(root)
+    if name not in LAYOUTS:
+        raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(names())}")
+    layout, root = LAYOUTS[name], home(name) if root is None else Path(root)
+    report = Report(f"{name} ({layout.title}) at {root}", advice(name, root))
+    if not root.is_dir():
+        report.problems = [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
+        return report
+    files = {part.label: part.files(root) for part in layout.parts}
+    report.present = any(files.values())
+    for part in layout.parts:
+        wrong = list(problems(root, part, files[part.label]))
+        if part.partner and files[part.label] and files[part.partner]:
+            wrong += unpaired(root, (part, layout.part(part.partner)), files)
+        if headers and part.suffixes == SUFFIXES:
+            wrong += _unreadable(files[part.label])
+        report.problems += wrong
+        if files[part.label] and not wrong:
+            report.found.append(f"{part.label}: {len(files[part.label]):,} files")
+    if not report.present:
+        below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.needed)]
+        nothing = f"nothing found of {' or '.join(part.pattern for part in layout.needed)}"
+        report.problems = [
+            f"{root}: {f'the data set lies one level deeper; give --root {below[0]}' if below else nothing}"
+        ]
+    return report
+
+
+def problems(root: Path, part: Part, files: list[Path]) -> Iterator[str]:
+    """A sentence for a wrong number of files, one for a wrong number of folders, one for empty files."""
+    folders = len({file.parent for file in files})
+    if not files and part.optional:
+        return
+    if len(files) != part.count if part.count else not files:
+        kind = "images" if part.suffixes == SUFFIXES else f"{'/'.join(part.suffixes)} files"
+        yield f"{root / part.pattern}: {len(files):,} {kind} found, {part.count or 'at least one'} expected"
+    elif part.folders not in (None, folders):
+        yield f"{root / part.pattern}: {folders} folders found, {part.folders} expected"
+    if empty := [file for file in files if file.stat().st_size == 0]:
+        yield f"{_some(empty)}: empty"
+
+
+def unpaired(root: Path, parts: tuple[Part, Part], files: dict[str, list[Path]]) -> Iterator[str]:
+    """A sentence for misnamed files, and one for those of either part that have no partner in the other."""
+    mine, theirs = (part.keyed(root, files[part.label]) for part in parts)
+    if misnamed := mine.pop(None, None) or theirs.pop(None, None):
+        yield f"{misnamed}: misnamed; names are expected to match {parts[0].key}"
+    for here, there, other in ((mine, theirs, parts[1]), (theirs, mine, parts[0])):
+        if alone := [file for key, file in here.items() if key not in there]:
+            yield f"{_some(alone)}: no partner in {root / other.pattern}"
+
+
+def _some(files: list[Path]) -> str:
+    return ", ".join(map(str, files[:3])) + (f" and {len(files) - 3:,} more" if len(files) > 3 else "")
+
+
+def _unreadable(files: list[Path]) -> Iterator[str]:
+    from tqdm import tqdm
+
+    for file in tqdm(files, desc="headers", unit="file", delay=1.0, leave=False):
+        try:
+            image_size(file)
+        except ReproError as error:
+            yield str(error)
+
+
+def _check_pack(root: str | os.PathLike | None) -> Report:
+    if root is not None and Path(root).resolve() != pack.PACK.resolve():
+        raise ReproError(f"the pack lies at {pack.PACK} and takes no --root; got {root}")
+    report = Report(f"pack (embedded photographs and Fashion-MNIST subset) at {pack.PACK}", "", pack.PACK.is_dir())
+    report.advice = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
+    report.problems = pack.verify()
+    if not report.problems:
+        counts = [f"{len(pack.photos(None, kind))} {kind}s" for kind in pack.KINDS]
+        report.found = [f"{', '.join(counts)} and the Fashion-MNIST subset, every SHA-256 as committed"]
+    return report
