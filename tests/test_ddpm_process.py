@@ -1,87 +1,165 @@
-"""Forward process and conversions: algebraic identities, both ends of every schedule, the exact v at zero SNR."""
+"""Schedules, forward process and losses: published constants, diffusers, identities, scipy, refusals."""
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
+import diffusers
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate, stats
 from torch import nn
 
-from repro.ddpm import process, schedules
+from repro.ddpm import losses, oracles, process, schedules
 from repro.errors import ReproError
 
-SCHEDULES = [schedules.linear(), schedules.cosine(), schedules.scaled_linear(), schedules.linear(2000, 1e-6, 1e-2)]
-ZERO = schedules.zero_terminal_snr(schedules.linear())
+LINEAR = schedules.linear()
+ZERO = schedules.zero_terminal_snr(LINEAR)
+ALL = {
+    "linear": LINEAR,
+    "cosine": schedules.cosine(),
+    "scaled_linear": schedules.scaled_linear(),
+    "linear zero": ZERO,
+    "cosine zero": schedules.zero_terminal_snr(schedules.cosine()),
+    "scaled zero": schedules.zero_terminal_snr(schedules.scaled_linear()),
+    "sr3": schedules.linear(2000, 1e-6, 1e-2),
+    "one step": schedules.linear(1, 0.5, 0.5),
+}
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def one(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def test_published_constants():
+    for name, final in {"linear": 4.0358e-5, "scaled_linear": 4.660e-3, "sr3": 4.386e-5}.items():
+        assert ALL[name].alpha_bar[-1].item() == pytest.approx(final, rel=1e-3)
+    f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]
+    expected = torch.tensor([f[t] / f[0] for t in range(1, 1000)], dtype=torch.float64)  # the last beta is cut
+    assert (ALL["cosine"].alpha_bar[:-1] - expected).abs().max() < 1e-14 and ALL["cosine"].betas[-1] == 0.999
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("sr3", "one step")])
+def test_betas_equal_diffusers(name):
+    schedule = ALL[name]
+    for kind in ("ddpm", "ddim", "ddim_inverse"):
+        theirs = schedules.to_diffusers(schedule, kind)
+        # diffusers rounds to float32 on the way (rescaling amplifies it near the end); samplers use alpha_bar
+        assert (theirs.betas.double() - schedule.betas).abs().max() < (3e-4 if "zero" in name else 1e-7)
+        assert (theirs.alphas_cumprod.double() - schedule.alpha_bar).abs().max() < 2e-6
+
+
+def test_diffusers_own_names_and_hand_made_betas(tmp_path):
+    """Against constructors written out here, so that `to_diffusers` cannot hide a wrong name."""
+    own = {
+        "linear": diffusers.DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
+        "cosine": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        "scaled_linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    }
+    for name, theirs in own.items():
+        assert (theirs.betas.double() / ALL[name].betas - 1).abs().max() < 1e-5, name
+    schedule = schedules.Schedule("mine", torch.tensor([0.1, 0.3, 0.2]))
+    schedules.to_diffusers(schedule, "ddim", prediction_type="v_prediction").save_pretrained(tmp_path)
+    again = diffusers.DDIMScheduler.from_pretrained(tmp_path)
+    assert (again.alphas_cumprod.double() - schedule.alpha_bar).abs().max() < 1e-7
+    assert again.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tables_are_consistent_and_equal_the_chain(name):
+    s = ALL[name]
+    for table in (s.betas, s.alpha_bar, s.alpha_bar_prev, s.posterior_variance, s.posterior_log_variance, s.snr):
+        assert table.shape == (s.T,) and table.dtype == torch.float64 and table.isfinite().all()
+    assert (s.posterior_variance <= s.betas).all() and s.posterior_variance[0] == 0
+    # log 0 at t = 0 gives way to its neighbour (Improved DDPM's code); the rest is the logarithm
+    assert torch.equal(s.posterior_log_variance[1:], s.posterior_variance[1:].log())
+    assert s.T == 1 or s.posterior_log_variance[0] == s.posterior_log_variance[1]
+    a, sigma = s.at(torch.tensor([0, s.T - 1]), torch.zeros(2, 3, 4, 4))  # both ends
+    assert a.shape == sigma.shape == (2, 1, 1, 1) and a.dtype == torch.float32 and (sigma > 0).all()
+    assert (a**2 + sigma**2 - 1).abs().max() < 1e-6
+    assert torch.equal(schedules.by_name(**s.config).betas, s.betas)
+    worst = oracles.chain_vs_closed_form(s)
+    assert len(worst) == 5 and max(worst.values()) < 1e-10, worst
+
+
+def test_the_chain_sees_a_wrong_closed_form_and_float32_keeps_small_levels():
+    broken = schedules.linear(100)
+    broken.__dict__["a"] = broken.a * (1 + 1e-6)
+    assert oracles.chain_vs_closed_form(broken)["mean"] > 1e-8
+    _, sigma = ALL["sr3"].at(0, torch.zeros(1, 1))  # 1 - alpha_bar_0 = 1e-6: taken in float32 it would be off by 5 %
+    assert sigma.item() == pytest.approx(1e-3, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "scaled_linear"])
+def test_zero_terminal_snr_is_affine_in_the_signal(name):
+    plain, zero = ALL[name], schedules.zero_terminal_snr(ALL[name])
+    assert zero.zero_terminal and zero.alpha_bar[-1] == 0 and not plain.zero_terminal
+    x, y = plain.alpha_bar.sqrt(), zero.alpha_bar.sqrt()
+    assert y[0].item() == pytest.approx(x[0].item(), abs=1e-15)
+    slope = (y[0] - y[-1]) / (x[0] - x[-1])
+    assert (y - slope * (x - x[-1])).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: schedules.linear(beta_T=1.2), r"betas must lie in \(0, 1\]: got 1.0"),
+        (lambda: schedules.linear(beta_1=0.0), r"betas must lie in \(0, 1\]: got 0 at t=0"),
+        (lambda: schedules.Schedule("x", torch.tensor([0.1, float("nan")])), "got nan at t=1"),
+        (lambda: schedules.Schedule("x", torch.tensor([1.0, 0.1])), "only the last beta may be 1"),
+        (lambda: schedules.Schedule("x", torch.zeros(0)), "at least one number"),
+        (lambda: schedules.linear(T=10.5), "whole number of steps"),
+        (lambda: schedules.by_name("sigmoid"), "'sigmoid' is unknown: choose one of linear, cosine, scaled_linear"),
+        (lambda: schedules.by_name("cosine", beta_1=0.1), "does not take those settings: got beta_1"),
+        (lambda: schedules.to_diffusers(schedules.linear(), "pndm"), "'pndm' is unknown"),
+        (lambda: schedules.linear().at(torch.tensor([0, 1000]), torch.zeros(2, 1)), r"0..999: got 0..1000"),
+        (lambda: schedules.zero_terminal_snr(ALL["one step"]), "at least 2 steps"),
+        (lambda: process.target("noise", one(0), one(0), 0, LINEAR), "'noise' is unknown: choose one of epsilon"),
+        (lambda: losses.simple(torch.zeros(3, 4), torch.zeros(3, 1)), r"\(3, 4\) and \(3, 1\)"),  # would broadcast
+        (lambda: losses.simple(torch.zeros(3, 4), torch.zeros(3, 4), "huber"), "'huber' is unknown"),
+    ],
+)
+def test_wrong_settings_are_refused(make, says):
+    with pytest.raises(ReproError, match=says):
+        make()
+
+
+# -- forward process ---------------------------------------------------------------------------------------------------
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(SCHEDULES), st.integers(0, 999), st.integers(0, 10**6), st.sampled_from(process.KINDS))
-def test_conversions_round_trip(schedule, t, seed, kind):
+@given(st.sampled_from(list(ALL.values())), st.integers(0, 998), st.integers(0, 10**6), st.sampled_from(process.KINDS))
+def test_every_prediction_leads_to_sample_and_noise(schedule, t, seed, kind):
+    t = min(t, schedule.T - 1)
     x0, eps = draw(seed, 2, 3, 4), draw(seed + 1, 2, 3, 4)
     x_t = process.q_sample(x0, t, eps, schedule)
     output = process.target(kind, x0, eps, t, schedule)
-    read = process.Prediction.of(kind, output, x_t, t, schedule)
-    a, s = schedule.at(t, x0)
-    digits = 1e-13 / min(a.item(), s.item()) ** 2  # dividing by a small a or s costs digits, and only that
-    assert (read.x0 - x0).abs().max() < digits
-    assert (read.eps - eps).abs().max() < digits
-    assert (read.v - (a * eps - s * x0)).abs().max() < digits
-    for other in process.KINDS:  # any form leads back to the first
-        again = process.Prediction.of(other, read.output(other), x_t, t, schedule)
-        assert (again.output(kind) - output).abs().max() < 4 * digits
+    a, s = (float(x) for x in schedule.at(t, x0))
+    digits = 1e-13 / min(a, s) ** 2  # dividing by a small a or s costs digits, and only that
+    assert (process.to_x0(output, x_t, a, s, kind) - x0).abs().max() < digits
+    assert (process.to_eps(output, x_t, a, s, kind) - eps).abs().max() < digits
+    assert (process.from_x0(kind, x_t, x0, a, s) - output).abs().max() < digits
 
 
-def test_rotation_of_v():
-    """(x_t, v) is (x0, eps) turned by an angle: lengths are kept (Salimans and Ho 2022, Appendix D)."""
+def test_v_at_zero_snr_still_knows_the_sample():
     x0, eps, t = draw(0, 5, 7), draw(1, 5, 7), torch.tensor([0, 10, 500, 990, 999])
     x_t, v = process.q_sample(x0, t, eps, ZERO), process.target("v_prediction", x0, eps, t, ZERO)
+    # (x_t, v) is (x0, eps) turned by an angle: lengths are kept (Salimans and Ho 2022, Appendix D)
     assert (x_t**2 + v**2 - x0**2 - eps**2).abs().max() < 1e-12
-
-
-def test_zero_snr_end():
-    x0, eps = draw(0, 2, 5), draw(1, 2, 5)
-    t = 999
-    x_t = process.q_sample(x0, t, eps, ZERO)
-    assert torch.equal(x_t, eps)
-    v = process.target("v_prediction", x0, eps, t, ZERO)
-    assert torch.equal(v, -x0)  # v still knows the sample
-    for kind, output in (("v_prediction", v), ("sample", x0)):
-        read = process.Prediction.of(kind, output, x_t, t, ZERO)
-        assert torch.equal(read.x0, x0) and torch.equal(read.eps, eps) and torch.equal(read.v, v)
-    with pytest.raises(ReproError, match="undefined where alpha_bar is 0"):
-        process.Prediction.of("epsilon", eps, x_t, t, ZERO)
-    with pytest.raises(ReproError, match="undefined where alpha_bar is 0"):
-        process.v_from_eps(x_t, eps, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("schedule", [*SCHEDULES, ZERO], ids=lambda s: f"{s.name}-{s.T}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_ends_are_finite(schedule, dtype):
-    x0, eps = draw(0, 2, 3, 4, 4).to(dtype), draw(1, 2, 3, 4, 4).to(dtype)
-    t = torch.tensor([0, schedule.T - 1])
-    x_t = process.q_sample(x0, t, eps, schedule)
-    mean, variance = process.q_posterior(x0, x_t, t, schedule)
-    for value in (x_t, process.q_step(x0, t, eps, schedule), mean, variance):
-        assert value.dtype == dtype and value.isfinite().all()
-    assert (mean[0] - x0[0]).abs().max() < 1e-5 and variance[0] == 0  # at t = 0 the posterior is the data
-
-
-def test_steps_compose_to_the_jump():
-    """The chain on tensors with its noises equals the closed form with the chain's own combined noise."""
-    schedule, x0 = schedules.linear(50, 1e-3, 0.3), draw(0, 4, 6)
-    x, combined = x0, torch.zeros_like(x0)
-    for t in range(50):
-        z = draw(100 + t, 4, 6)
-        beta = schedule.betas[t]
-        combined = (1 - beta).sqrt() * combined + beta.sqrt() * z
-        x = process.q_step(x, t, z, schedule)
-        jump = process.q_sample(x0, t, combined / (1 - schedule.alpha_bar[t]).sqrt(), schedule)
-        assert (x - jump).abs().max() < 1e-13
+    assert torch.equal(x_t[-1], eps[-1]) and torch.equal(v[-1], -x0[-1])
+    assert torch.equal(process.to_x0(v[-1], x_t[-1], 0.0, 1.0, "v_prediction"), x0[-1])
+    for i in range(5):  # each sample has its own step
+        assert torch.equal(x_t[i : i + 1], process.q_sample(x0[i : i + 1], t[i], eps[i : i + 1], ZERO))
 
 
 def test_posterior_is_bayes_rule():
@@ -92,37 +170,140 @@ def test_posterior_is_bayes_rule():
     log_p = -((grid - ab.sqrt() * x0) ** 2) / (2 * (1 - ab)) - (x_t - (1 - beta).sqrt() * grid) ** 2 / (2 * beta)
     p = torch.softmax(log_p, 0)
     mean = (p * grid).sum()
-    variance = (p * (grid - mean) ** 2).sum()
-    one = torch.ones(1, 1, dtype=torch.float64)
-    got_mean, got_variance = process.q_posterior(x0 * one, x_t * one, t, schedule)
-    assert got_mean.item() == pytest.approx(mean.item(), abs=1e-10)
-    assert got_variance.item() == pytest.approx(variance.item(), abs=1e-10)
+    found, variance = process.q_posterior(one(x0).reshape(1, 1), one(x_t).reshape(1, 1), t, schedule)
+    assert found.item() == pytest.approx(mean.item(), abs=1e-10)
+    assert variance.item() == pytest.approx((p * (grid - mean) ** 2).sum().item(), abs=1e-10)
 
 
-def test_each_sample_has_its_own_step():
-    schedule, x0, eps, t = SCHEDULES[0], draw(0, 3, 1, 4, 4), draw(1, 3, 1, 4, 4), torch.tensor([999, 3, 500])
-    whole = process.q_sample(x0, t, eps, schedule)
-    for i in range(3):
-        assert torch.equal(whole[i : i + 1], process.q_sample(x0[i : i + 1], t[i], eps[i : i + 1], schedule))
-
-
-def test_model_fn_reads_modules_and_refuses_unknown_kinds():
-    class Answer:
-        def __init__(self, sample):
-            self.sample = sample
-
+def test_model_fn_reads_modules():
     class Net(nn.Module):
-        def forward(self, x, t, cond=None):
-            return Answer(x + t[:, None] + (0 if cond is None else cond))
+        def forward(self, x, t, cond=0):
+            return SimpleNamespace(sample=x + t[:, None] + cond)
 
     x, t = draw(0, 2, 3), torch.tensor([1, 2])
-    assert torch.equal(process.model_fn(Net())(x, t), x + t[:, None])
     assert torch.equal(process.model_fn(Net(), cond=5)(x, t), x + t[:, None] + 5)
-    assert torch.equal(process.model_fn(_Plain())(x, t), 2 * x)
-    with pytest.raises(ReproError, match="'noise' is unknown: choose one of epsilon, sample, v_prediction"):
-        process.target("noise", x, x, t, SCHEDULES[0])
+    assert torch.equal(process.model_fn(lambda x, t: 2 * x)(x, t), 2 * x)
 
 
-class _Plain(nn.Module):
-    def forward(self, x, t):
-        return 2 * x
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbers", [(0.3, -1.0, -0.2, 0.4), (0.0, -6.0, 0.1, -5.0), (2.0, 0.5, -1.0, -0.7)])
+def test_kl_is_the_integral(numbers):
+    m1, l1, m2, l2 = numbers
+    p, q = stats.norm(m1, math.exp(l1 / 2)), stats.norm(m2, math.exp(l2 / 2))
+    width = 12 * p.std()
+    integral, _ = integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), m1 - width, m1 + width, limit=200)
+    assert losses.gaussian_kl(*map(one, numbers)).item() == pytest.approx(integral, rel=1e-8)
+
+
+@pytest.mark.parametrize(("mean", "log_var"), [(0.1, -3.0), (-0.97, -7.0), (1.3, -1.0), (0.0, 2.0)])
+def test_decoder_is_a_distribution_over_256_values(mean, log_var):
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    nll = losses.discretized_nll(values, one(mean).expand(256), one(log_var).expand(256))
+    assert torch.exp(-nll).sum().item() == pytest.approx(1.0, abs=1e-9)
+    gauss = stats.norm(mean, math.exp(log_var / 2))
+    for k in (0, 100, 130, 255):  # bins from x - 1/255 to x + 1/255, the end ones reaching to infinity
+        x = values[k].item()
+        low, high = (-math.inf if k == 0 else x - 1 / 255), (math.inf if k == 255 else x + 1 / 255)
+        if (mass := gauss.cdf(high) - gauss.cdf(low)) > 1e-9:
+            assert nll[k].item() == pytest.approx(-math.log(mass), rel=1e-6)
+
+
+def test_decoder_keeps_its_digits_in_the_tails():
+    """Six deviations out in float32, where (1 + erf) / 2 is 0 or 1 on both sides of the bin."""
+    mass = stats.norm.cdf((-0.6 + 1 / 255) / 0.1) - stats.norm.cdf((-0.6 - 1 / 255) / 0.1)
+    for x in (torch.tensor([[0.6]]), torch.tensor([[-0.6]])):
+        found = losses.discretized_nll(x, torch.zeros(1, 1), torch.tensor([[2 * math.log(0.1)]]))
+        assert found.item() == pytest.approx(-math.log(mass), rel=1e-4)
+
+
+def test_simple_loss_is_the_mean_difference():
+    x, y = draw(0, 3, 2, 4, 4), draw(1, 3, 2, 4, 4)
+    for norm, power in (("l1", 1), ("l2", 2)):
+        expected = [((x[i] - y[i]).abs() ** power).sum().item() / 32 for i in range(3)]
+        assert losses.simple(x, y, norm).tolist() == pytest.approx(expected)
+    assert losses.simple(x.bfloat16(), y.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_the_ideal_denoiser_has_the_smallest_loss(kind):
+    """On one point none at any t; on Gaussian data no scaled output of E[x0 | x_t] has a lower one."""
+    point = draw(0, 1, 2, 3, 3)
+    oracle = oracles.FiniteData(point, LINEAR)
+    t = torch.tensor([0, 1, 10, 500, 999])
+    x0, eps = point.expand(5, -1, -1, -1), draw(1, 5, 2, 3, 3)
+    assert losses.simple_loss(oracle.model(kind), x0, t, eps, LINEAR, kind).max() < 1e-20
+    oracle = oracles.GaussianData(torch.zeros(4), torch.diag(torch.tensor([0.1, 0.5, 1.0, 2.0])), LINEAR)
+    x0, t, eps = draw(0, 4000, 4) * oracle.values.sqrt() @ oracle.axes.T, torch.full((4000,), 400), draw(1, 4000, 4)
+    best, low, high = (
+        losses.simple_loss(lambda x, t, f=f: f * oracle.model(kind)(x, t), x0, t, eps, LINEAR, kind).mean()
+        for f in (1.0, 0.9, 1.1)
+    )
+    assert best < low and best < high
+
+
+def test_learned_range_equals_diffusers():
+    theirs = schedules.to_diffusers(LINEAR, "ddpm", variance_type="learned_range")
+    theirs.alphas_cumprod = LINEAR.alpha_bar
+    number = draw(0, 2, 3, 4, 4).clamp(-1, 1)
+    for t in (1, 2, 500, 999):
+        got = losses.learned_range_log_variance(number, t, LINEAR)
+        assert (got - theirs._get_variance(t, predicted_variance=number)).abs().max() < 1e-9
+    assert losses.learned_range_log_variance(number, 0, LINEAR).isfinite().all()  # log beta_tilde_0 is -inf
+
+
+def test_bound_of_one_point_is_the_exact_likelihood():
+    """Data of one 8-bit point with its oracle and beta_tilde: every KL is zero, what remains is the decoder and L_T."""
+    schedule = schedules.linear(50, 1e-4, 0.3)
+    x0 = ((draw(0, 1, 2, 3, 3).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    model = oracles.FiniteData(x0, schedule).model("epsilon")
+    for t in (0, 1, 7, 49):
+        when = torch.tensor([t])
+        x_t = process.q_sample(x0, t, draw(t, 1, 2, 3, 3), schedule)
+        mean = losses.reverse_mean(model(x_t, when), x_t, when, schedule)
+        log_var = schedule.gather("posterior_log_variance", t, x0).expand_as(x0)
+        term = losses.vlb_term(x0, x_t, when, mean, log_var, schedule).item()
+        wanted = 0.0 if t else (losses.discretized_nll(x0, x0, log_var).mean() / math.log(2)).item()
+        assert term == pytest.approx(wanted, abs=1e-9)
+
+
+def test_bound_equals_a_second_implementation():
+    """Per-sample bits per dimension with scipy and plain loops; t = 0 and t > 0 in one batch."""
+    schedule = schedules.linear(10, 0.01, 0.3)
+    x0, t = (draw(0, 3, 1, 2, 2).clamp(-1, 1) * 127.5).round() / 127.5, torch.tensor([0, 4, 9])
+    x_t, mean, log_var = draw(1, 3, 1, 2, 2), draw(2, 3, 1, 2, 2) * 0.1, draw(3, 3, 1, 2, 2) - 2
+    got = losses.vlb_term(x0, x_t, t, mean, log_var, schedule)
+    alpha = [1 - b for b in schedule.betas.tolist()]
+    for i, step in enumerate(t.tolist()):
+        total = 0.0
+        for x, xt, m, lv in zip(*(v[i].flatten().tolist() for v in (x0, x_t, mean, log_var)), strict=True):
+            q = stats.norm(m, math.exp(lv / 2))
+            if step == 0:
+                low, high = (-math.inf if x < -0.999 else x - 1 / 255), (math.inf if x > 0.999 else x + 1 / 255)
+                total -= math.log(max(q.cdf(high) - q.cdf(low), 1e-12))
+            else:
+                ab, ab_prev = math.prod(alpha[: step + 1]), math.prod(alpha[:step])
+                true = ab_prev**0.5 * (1 - alpha[step]) / (1 - ab) * x
+                true += alpha[step] ** 0.5 * (1 - ab_prev) / (1 - ab) * xt
+                p = stats.norm(true, ((1 - ab_prev) / (1 - ab) * (1 - alpha[step])) ** 0.5)
+                total += p.expect(lambda z, p=p, q=q: p.logpdf(z) - q.logpdf(z))
+        assert got[i].item() == pytest.approx(total / 4 / math.log(2), rel=1e-6)
+
+
+def test_the_bound_of_the_hybrid_loss_trains_the_variance_alone():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mean, variance = (nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64) for _ in range(2))
+    x0, eps, t = draw(0, 4, 2, 5, 5).clamp(-1, 1), draw(1, 4, 2, 5, 5), torch.tensor([0, 1, 500, 999])
+    loss = losses.hybrid_loss(lambda x, t: torch.cat([mean(x), variance(x)], dim=1), x0, t, eps, LINEAR)
+    assert torch.allclose(loss.total, loss.simple + 0.001 * 1000 * loss.vlb) and loss.total.isfinite().all()
+    of_mean, of_variance = torch.autograd.grad(loss.vlb.sum(), [mean.weight, variance.weight], retain_graph=True)
+    assert of_mean.abs().max() == 0 and of_variance.abs().max() > 0
+    simple = losses.simple_loss(lambda x, t: mean(x), x0, t, eps, LINEAR)
+    for wanted, found in zip(*(torch.autograd.grad(v.sum(), mean.weight) for v in (simple, loss.total)), strict=True):
+        assert torch.allclose(found, wanted, atol=1e-14)
+    with pytest.raises(ReproError, match="needs a network with 4 output channels, twice its input: got 2"):
+        losses.hybrid_loss(lambda x, t: x, x0, t, eps, LINEAR)
+    with pytest.raises(ReproError, match="has no reverse mean"):
+        losses.hybrid_loss(lambda x, t: torch.cat([x, x], dim=1), x0, t, eps, ZERO)

@@ -12,7 +12,7 @@ from repro.data import lowlight, pack
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm import schedules as ddpm
 from repro.ddpm.process import model_fn
-from repro.ddpm.sampling import start_noise
+from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.config import SMALL as DDPM
 from repro.ddpm.study.experiments import CLASSIFIER, MAIN, schedule_of
 from repro.engine import evaluation

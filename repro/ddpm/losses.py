@@ -7,14 +7,13 @@ Likelihood terms are in bits per dimension, as in that paper's code: the weight 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.ddpm.process import Kind, Model, check_kind, q_posterior, q_sample, target
+from repro.ddpm.process import Kind, Model, q_posterior, q_sample, target
 from repro.ddpm.schedules import Schedule
 from repro.errors import ReproError
 
@@ -99,21 +98,15 @@ def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, 
     return per_sample(torch.where(first, discretized_nll(x0, mean, log_var), kl)) / math.log(2)
 
 
-def reverse_mean(output: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule, prediction: Kind = "epsilon") -> Tensor:
-    """mu_theta of the reverse step from a network's output (DDPM Eq. 11 for noise), not clipped."""
-    check_kind(prediction)
-    beta = schedule.gather("betas", t, x_t)
-    a, s = schedule.at(t, x_t)
-    if prediction == "epsilon":  # needs no division by a, unlike the way over x0
-        if schedule.zero_terminal:
-            raise ReproError(f"'epsilon' has no reverse mean on schedule {schedule.name!r}: predict 'v_prediction'")
-        return (x_t - beta / s * output) / (1 - beta).sqrt()
-    x0 = output if prediction == "sample" else a * x_t - s * output
-    return q_posterior(x0, x_t, t, schedule)[0]
+def reverse_mean(eps: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """mu_theta of the reverse step from the predicted noise (DDPM Eq. 11), not clipped."""
+    if schedule.zero_terminal:
+        raise ReproError(f"'epsilon' has no reverse mean on schedule {schedule.name!r}: predict 'v_prediction'")
+    beta, s = schedule.gather("betas", t, x_t), schedule.at(t, x_t)[1]
+    return (x_t - beta / s * eps) / (1 - beta).sqrt()
 
 
-@dataclass(frozen=True)
-class HybridLoss:
+class HybridLoss(NamedTuple):
     """Per-sample parts (B,): `total` = `simple` + weight * T * `vlb`, the last in bits per dimension."""
 
     total: Tensor
@@ -122,23 +115,17 @@ class HybridLoss:
 
 
 def hybrid_loss(
-    model: Model,
-    x0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-    schedule: Schedule,
-    prediction: Kind = "epsilon",
-    weight: float = 0.001,
+    model: Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule, weight: float = 0.001
 ) -> HybridLoss:
-    """L_simple + 0.001 L_vlb for a network with a variance head (Improved DDPM Eq. 16).
+    """L_simple + 0.001 L_vlb for a network that predicts noise and its variance (Improved DDPM Eq. 16).
 
     L_vlb is the sum over T terms; one uniformly drawn t stands for it with the factor T. Its gradient reaches the
     variance head only: the mean is held fixed (stop-gradient), so that L_simple alone trains the prediction.
     """
     x_t = q_sample(x0, t, eps, schedule)
     output, number = split_variance(model(x_t, t), x0.shape[1])
-    first = simple(output, target(prediction, x0, eps, t, schedule))
-    mean = reverse_mean(output.detach().to(x0.dtype), x_t, t, schedule, prediction)
+    first = simple(output, eps)
+    mean = reverse_mean(output.detach().to(x0.dtype), x_t, t, schedule)
     log_var = learned_range_log_variance(number.to(x0.dtype), t, schedule)
     vlb = vlb_term(x0, x_t, t, mean, log_var, schedule)
     return HybridLoss(first + weight * schedule.T * vlb, first, vlb)

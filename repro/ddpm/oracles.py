@@ -2,7 +2,7 @@
 
 A network trained to perfection gives E[x0 | x_t]. For a finite data set and for Gaussian data that expectation is a
 formula, so that schedules, losses, samplers and guidance can be tested without a network, and a notebook can show what
-a network that memorises would do. Computed in float64, answered in the type of the question.
+a network that memorises would do. Computed in float64, returned in the type of the input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import Kind, Model, check_kind, eps_from_x0, v_from_x0
+from repro.ddpm.process import Kind, Model, check_kind, from_x0
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Noise, Step
 from repro.errors import ReproError
@@ -30,20 +30,17 @@ class Oracle(ABC):
 
     def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
         """E[eps | x_t = x]; -s times the score of x_t's distribution."""
-        return self._answer("epsilon", x, t)
+        return self.model("epsilon")(x, t)
 
     def model(self, prediction: Kind = "epsilon") -> Model:
-        """What a perfect network of that prediction type says; fits every sampler."""
+        """The output of a perfect network of that prediction type; fits every sampler."""
         check_kind(prediction)
-        return lambda x, t: self._answer(prediction, x, t)
 
-    def _answer(self, prediction: Kind, x: Tensor, t: Tensor | int) -> Tensor:
-        wide = x.double()
-        x0 = self.x0(wide, t)
-        if prediction != "sample":
-            convert = eps_from_x0 if prediction == "epsilon" else v_from_x0
-            x0 = convert(wide, x0, *self.schedule.at(t, wide))
-        return x0.to(x.dtype)
+        def output(x: Tensor, t: Tensor | int) -> Tensor:
+            wide = x.double()
+            return from_x0(prediction, wide, self.x0(wide, t), *self.schedule.at(t, wide)).to(x.dtype)
+
+        return output
 
 
 class FiniteData(Oracle):
@@ -109,11 +106,6 @@ class GaussianData(Oracle):
         along = along * (a * self.values / (a**2 * self.values + s**2))
         return (self.mean + along @ self.axes.T).reshape(x.shape).to(x.dtype)
 
-    def log_likelihood_gradient(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Gradient of log p(x_t = x), the score."""
-        _, s = self.schedule.at(t, x)
-        return -self.eps(x, t) / s
-
 
 def sampler_moments(
     run: Callable[[Tensor, Noise], Iterable[Step]], shape: tuple[int, ...], draws: int
@@ -132,14 +124,13 @@ def sampler_moments(
     size = 1 + D * (1 + draws)
     x_T = torch.zeros(size, D, dtype=torch.float64)
     x_T[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-    asked: list[int] = []
+    firsts = iter(range(1 + D, size, D))
 
     def probe(step: int, like: Tensor) -> Tensor:
-        asked.append(step)
-        if len(asked) > draws:
+        first = next(firsts, None)
+        if first is None:
             raise ReproError(f"the sampler drew noise more often than the {draws} draws announced")
         z = torch.zeros(size, D, dtype=torch.float64)
-        first = 1 + D * len(asked)
         z[first : first + D] = torch.eye(D, dtype=torch.float64)
         return z.reshape(like.shape)
 
@@ -157,20 +148,11 @@ def chain_vs_closed_form(schedule: Schedule) -> dict[str, float]:
     "mean", "variance": x_t given x0 by repeating x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps (DDPM Eq. 2), against
     sqrt(alpha_bar) and 1 - alpha_bar (Eq. 4). "posterior_mean", "posterior_variance": x_{t-1} given x_t and x0 by
     conditioning the joint Gaussian of that chain, against Eq. 6-7. "noise": the standardised noise that the chain reads
-    off x_t = a x0 + s eps, against eps, which is what the network is asked to predict (Eq. 11-12, 14).
+    off x_t = a x0 + s eps, against eps, which is what the network has to predict (Eq. 11-12, 14).
     """
     worst = dict.fromkeys(("mean", "variance", "posterior_mean", "posterior_variance", "noise"), 0.0)
-    coefficient_x0 = schedule.alpha_bar_prev.sqrt() * schedule.betas / (1 - schedule.alpha_bar)
-    coefficient_xt = (1 - schedule.betas).sqrt() * (1 - schedule.alpha_bar_prev) / (1 - schedule.alpha_bar)
-    closed = zip(
-        schedule.betas.tolist(),
-        schedule.alpha_bar.sqrt().tolist(),
-        (1 - schedule.alpha_bar).tolist(),
-        coefficient_x0.tolist(),
-        coefficient_xt.tolist(),
-        schedule.posterior_variance.tolist(),
-        strict=True,
-    )
+    closed = (schedule.betas, schedule.a, 1 - schedule.alpha_bar, schedule.posterior_x0, schedule.posterior_xt)
+    closed = zip(*(table.tolist() for table in (*closed, schedule.posterior_variance)), strict=True)
     scale, variance = 1.0, 0.0  # x_{t-1} = scale x0 + noise of that variance
     for beta, a, s2, c_x0, c_xt, tilde in closed:
         keep = (1 - beta) ** 0.5

@@ -8,7 +8,6 @@ With a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t): x_t = a x0 + s eps, v = a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,36 +22,24 @@ KINDS: tuple[Kind, ...] = ("epsilon", "sample", "v_prediction")
 Model = Callable[[Tensor, Tensor], Tensor]  # (x (B, C, H, W), t (B,) int64) -> (B, C, H, W), or 2C with a variance head
 
 
-# -- forward ----------------------------------------------------------------------------------------------------------
-
-
 def q_sample(x0: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Tensor:
     """x_t given x0 in one jump (DDPM Eq. 4 in the form of Section 3.2). t is (B,) or one number."""
     a, s = schedule.at(t, x0)
     return a * x0 + s * eps
 
 
-def q_step(x_prev: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Tensor:
-    """One forward step from t - 1 to t (DDPM Eq. 2); t = 0 starts from the data."""
-    beta = schedule.gather("betas", t, x_prev)
-    return (1 - beta).sqrt() * x_prev + beta.sqrt() * eps
-
-
 def q_posterior(x0: Tensor, x_t: Tensor, t: Tensor | int, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_{t-1} given x_t and x0 (DDPM Eq. 6-7); at t = 0 the mean is x0 and the variance 0.
-
-    Returns the mean (B, …) and the variance (B, 1, …, 1).
-    """
+    """Mean (B, …) and variance (B, 1, …, 1) of x_{t-1} given x_t and x0 (DDPM Eq. 6-7); at t = 0 they are x0 and 0."""
     mean = schedule.gather("posterior_x0", t, x0) * x0 + schedule.gather("posterior_xt", t, x0) * x_t
     return mean, schedule.gather("posterior_variance", t, x0)
 
 
-# -- conversions ------------------------------------------------------------------------------------------------------
-
-
-def x0_from_eps(x_t: Tensor, eps: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """DDPM Eq. 15. Undefined where a = 0: there x_t is the noise and says nothing about x0."""
-    return (x_t - s * eps) / _signal(a, "the sample from the noise")
+def target(kind: Kind, x0: Tensor, eps: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
+    """The target of the network's output at x_t = q_sample(x0, t, eps); exact at every t, zero terminal SNR too."""
+    if check_kind(kind) == "v_prediction":
+        a, s = schedule.at(t, x0)
+        return a * eps - s * x0
+    return eps if kind == "epsilon" else x0
 
 
 def x0_from_v(x_t: Tensor, v: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
@@ -60,71 +47,42 @@ def x0_from_v(x_t: Tensor, v: Tensor, a: Tensor | float, s: Tensor | float) -> T
     return a * x_t - s * v
 
 
-def eps_from_x0(x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """The noise that x_t must hold if x0 is the sample; s > 0 at every step of a schedule."""
-    return (x_t - a * x0) / s
-
-
-def eps_from_v(x_t: Tensor, v: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """Finite at every noise level."""
-    return s * x_t + a * v
-
-
-def v_from_x0_eps(x0: Tensor, eps: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """The definition, used as a training target."""
-    return a * eps - s * x0
-
-
-def v_from_x0(x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """From a^2 + s^2 = 1: v = (a x_t - x0) / s."""
-    return (a * x_t - x0) / s
-
-
-def v_from_eps(x_t: Tensor, eps: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """From a^2 + s^2 = 1: v = (eps - s x_t) / a. Undefined where a = 0, as x0 is."""
-    return (eps - s * x_t) / _signal(a, "the velocity from the noise")
-
-
-def _signal(a: Tensor | float, what: str) -> Tensor | float:
-    if bool((a == 0).any() if isinstance(a, Tensor) else a == 0):
-        raise ReproError(
-            f"{what} is undefined where alpha_bar is 0 (zero terminal SNR): predict 'v_prediction' or 'sample'"
-        )
-    return a
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One statement of a network in all three forms: x_t = a x0 + s eps holds between them."""
-
-    x0: Tensor
-    eps: Tensor
-    v: Tensor
-
-    @classmethod
-    def of(cls, kind: Kind, output: Tensor, x_t: Tensor, t: Tensor | int, schedule: Schedule) -> Prediction:
-        """Read a network's output (B, …) at (x_t, t) as what it was trained to predict."""
-        a, s = schedule.at(t, x_t)
-        check_kind(kind)
-        if kind == "epsilon":
-            return cls(x0_from_eps(x_t, output, a, s), output, v_from_eps(x_t, output, a, s))
-        if kind == "sample":
-            return cls(output, eps_from_x0(x_t, output, a, s), v_from_x0(x_t, output, a, s))
-        return cls(x0_from_v(x_t, output, a, s), eps_from_v(x_t, output, a, s), output)
-
-    def output(self, kind: Kind) -> Tensor:
-        """The form a network trained for `kind` would have given."""
-        return {"epsilon": self.eps, "sample": self.x0, "v_prediction": self.v}[check_kind(kind)]
-
-
-def target(kind: Kind, x0: Tensor, eps: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
-    """What the network should have said about x_t = q_sample(x0, t, eps); exact at every t, zero terminal SNR too."""
-    check_kind(kind)
-    if kind == "epsilon":
-        return eps
-    if kind == "sample":
+def from_x0(kind: Kind, x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
+    """The output that says x0 of x_t: itself, eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
+    if check_kind(kind) == "sample":
         return x0
-    return v_from_x0_eps(x0, eps, *schedule.at(t, x0))
+    return (x_t - a * x0) / s if kind == "epsilon" else (a * x_t - x0) / s
+
+
+def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
+    """The sample that an output says of x_t (DDPM Eq. 15 for noise); of noise not where a = 0, which samplers refuse.
+
+    `a`, `s` are plain numbers here and in `to_eps`, so that a step costs few operations.
+    """
+    if prediction == "epsilon":
+        return torch.sub(x_t, output, alpha=s).div_(a)
+    if prediction == "sample":
+        return output
+    return torch.mul(x_t, a).sub_(output, alpha=s)
+
+
+def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
+    """The noise that an output says of x_t."""
+    if prediction == "epsilon":
+        return output
+    if prediction == "sample":
+        return torch.sub(x_t, output, alpha=a).div_(s)
+    return torch.mul(x_t, s).add_(output, alpha=a)
+
+
+def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
+    """The network's output without its variance head, where it has one that this sampler does not ask for."""
+    channels = x_t.shape[1]
+    if output.shape[1] == 2 * channels:
+        output = output[:, :channels]
+    if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
+        raise ReproError(f"the network answered {tuple(output.shape)} to a state of shape {tuple(x_t.shape)}")
+    return output
 
 
 def check_kind(kind: str) -> Kind:

@@ -4,8 +4,7 @@ Timesteps run from 0 to T-1, so `betas[t]` is the paper's beta_{t+1}. Sources:
 linear: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", Section 4;
 cosine: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", Eq. 17;
 scaled linear: the code of latent diffusion, which calls it "linear";
-zero terminal SNR: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", Algorithm 1;
-continuous levels: Chen et al. 2021, "WaveGrad", Section 3.
+zero terminal SNR: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", Algorithm 1.
 """
 
 from __future__ import annotations
@@ -22,12 +21,45 @@ from torch import Tensor
 from repro.errors import ReproError
 
 
+class Tables:
+    """Float64 tables (T,) on the CPU, read at timesteps 0..T-1; a subclass has `T` and the tables as attributes."""
+
+    T: int
+
+    @cached_property
+    def _moved(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
+        return {}
+
+    def gather(self, table: str, t: Tensor | int, like: Tensor) -> Tensor:
+        """Entries t, (B,) or one number, of the table of that name as (B, 1, …, 1) on `like`'s device, in its type.
+
+        Roots and differences are taken in float64 first (in float32, 1 - alpha_bar_0 = 1e-4 has three digits left); the
+        cast and the move to the device happen once per table.
+        """
+        key = (table, like.device, like.dtype)
+        if key not in self._moved:
+            self._moved[key] = getattr(self, table).to(like.dtype).to(like.device)
+        t = torch.as_tensor(t, device=like.device).reshape(-1)
+        if t.device.type == "cpu" and len(t) and (int(t.min()) < 0 or int(t.max()) >= self.T):
+            # On an accelerator this look would stop the queue; a negative t would silently read the table's end.
+            raise ReproError(f"timesteps must lie in 0..{self.T - 1}: got {int(t.min())}..{int(t.max())}")
+        return self._moved[key][t].reshape(-1, *[1] * (like.ndim - 1))
+
+
+def table(values: Any, name: str) -> Tensor:
+    """A copy of `values` as one float64 list on the CPU. Raises `ReproError` where it is none."""
+    found = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().clone()
+    if found.ndim != 1 or len(found) == 0:
+        raise ReproError(f"{name} must be one list of at least one number: got shape {tuple(found.shape)}")
+    return found
+
+
 @dataclass(frozen=True, eq=False)
-class Schedule:
-    """A discrete noise schedule; tables are float64 on the CPU, shape (T,).
+class Schedule(Tables):
+    """A discrete noise schedule.
 
     Args:
-        name: what pictures and records call it.
+        name: what images and records call it.
         betas: (T,) variances of the forward steps, each in (0, 1]; only the last may be 1. Stored as float64.
         config: keyword arguments that make it again: `by_name(**schedule.config)`; empty for hand-made betas.
     """
@@ -37,25 +69,16 @@ class Schedule:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        betas = torch.as_tensor(self.betas, dtype=torch.float64, device="cpu").detach().clone()
-        if betas.ndim != 1 or len(betas) == 0:
-            raise ReproError(f"betas must be one list of at least one number: got shape {tuple(betas.shape)}")
-        wrong = ~((betas > 0) & (betas <= 1))  # true for NaN too
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise ReproError(f"betas must lie in (0, 1]: got {betas[at].item():g} at t={at} of schedule {self.name!r}")
-        if (betas[:-1] == 1).any():
-            at = int((betas == 1).nonzero()[0])
-            raise ReproError(
-                f"only the last beta may be 1 (it erases the signal): schedule {self.name!r} has one at t={at}"
-            )
+        betas = table(self.betas, "betas")
+        for wrong, rule in ((~((betas > 0) & (betas <= 1)), "betas must lie in (0, 1]"),  # true for NaN too
+                            (betas[:-1] == 1, "only the last beta may be 1 (it erases the signal)")):  # fmt: skip
+            if wrong.any():
+                at = int(wrong.nonzero()[0])
+                raise ReproError(f"{rule}: got {betas[at].item():g} at t={at} of schedule {self.name!r}")
         object.__setattr__(self, "betas", betas)
 
-    def __len__(self) -> int:
-        return len(self.betas)
-
     @property
-    def T(self) -> int:
+    def T(self) -> int:  # type: ignore[override]
         """Number of forward steps."""
         return len(self.betas)
 
@@ -70,6 +93,21 @@ class Schedule:
         return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
 
     @cached_property
+    def a(self) -> Tensor:
+        """(T,) sqrt(alpha_bar), the share of the sample in x_t."""
+        return self.alpha_bar.sqrt()
+
+    @cached_property
+    def s(self) -> Tensor:
+        """(T,) sqrt(1 - alpha_bar), the standard deviation of the noise in x_t."""
+        return (1 - self.alpha_bar).sqrt()
+
+    @cached_property
+    def snr(self) -> Tensor:
+        """(T,) signal-to-noise ratio alpha_bar / (1 - alpha_bar)."""
+        return self.alpha_bar / (1 - self.alpha_bar)
+
+    @cached_property
     def posterior_variance(self) -> Tensor:
         """(T,) beta_tilde, DDPM Eq. 7; 0 at t = 0."""
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.betas
@@ -81,57 +119,40 @@ class Schedule:
         variance[0] = variance[1] if self.T > 1 else self.betas[0]
         return variance.log()
 
+    @cached_property
+    def log_betas(self) -> Tensor:
+        """(T,) log beta."""
+        return self.betas.log()
+
+    @cached_property
+    def posterior_x0(self) -> Tensor:
+        """(T,) of DDPM Eq. 7: the mean of the posterior is posterior_x0 * x0 + posterior_xt * x_t."""
+        return self.alpha_bar_prev.sqrt() * self.betas / (1 - self.alpha_bar)
+
+    @cached_property
+    def posterior_xt(self) -> Tensor:
+        """(T,) see `posterior_x0`."""
+        return (1 - self.betas).sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+
     @property
     def zero_terminal(self) -> bool:
         """Whether the last step holds no signal at all (alpha_bar exactly 0)."""
         return bool(self.alpha_bar[-1] == 0)
 
-    @cached_property
-    def _moved(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
-        return {}
-
-    def gather(self, table: str, t: Tensor | int, like: Tensor) -> Tensor:
-        """Entries t of a float64 table ("betas", "alpha_bar", "sqrt_alpha_bar", …) as (B, 1, …, 1) in `like`'s type.
-
-        Roots and differences are taken in float64 first (in float32, 1 - alpha_bar_0 = 1e-4 has three digits left); the
-        cast and the move to the device happen once per table.
-        """
-        key = (table, like.device, like.dtype)
-        if key not in self._moved:
-            values = {
-                "sqrt_alpha_bar": lambda: self.alpha_bar.sqrt(),
-                "sqrt_one_minus_alpha_bar": lambda: (1 - self.alpha_bar).sqrt(),
-                "log_betas": lambda: self.betas.log(),
-                # DDPM Eq. 7: mean of the posterior = posterior_x0 * x0 + posterior_xt * x_t
-                "posterior_x0": lambda: self.alpha_bar_prev.sqrt() * self.betas / (1 - self.alpha_bar),
-                "posterior_xt": lambda: (1 - self.betas).sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar),
-            }.get(table, lambda: getattr(self, table))()
-            self._moved[key] = values.to(like.dtype).to(like.device)
-        t = torch.as_tensor(t, device=like.device).reshape(-1)
-        if t.device.type == "cpu" and len(t) and (int(t.min()) < 0 or int(t.max()) >= self.T):
-            # On an accelerator this look would stop the queue; a negative t would silently read the table's end.
-            raise ReproError(f"timesteps must lie in 0..{self.T - 1}: got {int(t.min())}..{int(t.max())}")
-        return self._moved[key][t].reshape(-1, *[1] * (like.ndim - 1))
-
     def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, s) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each (B, 1, …, 1) on `like`'s device, in its type."""
-        return self.gather("sqrt_alpha_bar", t, like), self.gather("sqrt_one_minus_alpha_bar", t, like)
-
-    @cached_property
-    def snr(self) -> Tensor:
-        """(T,) signal-to-noise ratio alpha_bar / (1 - alpha_bar)."""
-        return self.alpha_bar / (1 - self.alpha_bar)
+        return self.gather("a", t, like), self.gather("s", t, like)
 
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     """Betas in equal steps (DDPM, Section 4)."""
-    betas = torch.linspace(beta_1, beta_T, _count(T), dtype=torch.float64)
+    betas = torch.linspace(beta_1, beta_T, count(T), dtype=torch.float64)
     return Schedule("linear", betas, {"name": "linear", "T": T, "beta_1": beta_1, "beta_T": beta_T})
 
 
 def cosine(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """alpha_bar follows a squared cosine (Improved DDPM, Eq. 17); betas are cut at `max_beta`."""
-    u = torch.arange(_count(T) + 1, dtype=torch.float64) / T
+    u = torch.arange(count(T) + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2  # (T + 1,)
     betas = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
     return Schedule("cosine", betas, {"name": "cosine", "T": T, "offset": offset, "max_beta": max_beta})
@@ -141,7 +162,7 @@ def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012)
     """Square roots of the betas in equal steps: what latent diffusion calls "linear"."""
     if min(beta_1, beta_T) < 0:
         raise ReproError(f"scaled_linear needs betas in (0, 1]: got {beta_1} and {beta_T}")
-    betas = torch.linspace(beta_1**0.5, beta_T**0.5, _count(T), dtype=torch.float64) ** 2
+    betas = torch.linspace(beta_1**0.5, beta_T**0.5, count(T), dtype=torch.float64) ** 2
     return Schedule("scaled_linear", betas, {"name": "scaled_linear", "T": T, "beta_1": beta_1, "beta_T": beta_T})
 
 
@@ -152,8 +173,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """
     if schedule.T < 2:
         raise ReproError("zero_terminal_snr needs a schedule of at least 2 steps: got 1")
-    a = schedule.alpha_bar.sqrt()
-    a = (a - a[-1]) * (a[0] / (a[0] - a[-1]))  # a[0] stays, a[-1] becomes exactly 0
+    a = (schedule.a - schedule.a[-1]) * (schedule.a[0] / (schedule.a[0] - schedule.a[-1]))  # the first stays
     alpha_bar = a**2
     betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
     config = {**schedule.config, "zero_terminal_snr": True} if schedule.config else {}
@@ -175,31 +195,6 @@ def by_name(name: str, *, zero_terminal_snr: bool = False, **kwargs: Any) -> Sch
     return _zero_terminal_snr(schedule) if zero_terminal_snr else schedule
 
 
-@dataclass(frozen=True, eq=False)
-class NoiseLevels:
-    """Continuous noise levels between the steps of a schedule (WaveGrad, Section 3; used by SR3 and UCDIR).
-
-    `sqrt_gamma` is (T + 1,) float64, decreasing from 1; x = sqrt(gamma) x0 + sqrt(1 - gamma) eps, and the network is
-    told sqrt(gamma), not t.
-    """
-
-    sqrt_gamma: Tensor
-
-    def between(self, t: Tensor, u: Tensor) -> Tensor:
-        """sqrt(gamma) ~ U(sqrt_gamma[t], sqrt_gamma[t-1]) for t in 1..T, u uniform in [0, 1); float32 of u's shape."""
-        if t.device.type == "cpu" and (int(t.min()) < 1 or int(t.max()) >= len(self.sqrt_gamma)):
-            raise ReproError(
-                f"interval t must lie in 1..{len(self.sqrt_gamma) - 1}: got {int(t.min())}..{int(t.max())}"
-            )
-        levels = self.sqrt_gamma.to(u.device)
-        return torch.lerp(levels[t - 1], levels[t], u.to(torch.float64)).to(torch.float32)
-
-
-def continuous(schedule: Schedule) -> NoiseLevels:
-    """The noise levels that lie between the steps of a schedule."""
-    return NoiseLevels(torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar.sqrt()]))
-
-
 def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse"] = "ddpm", **kwargs: Any) -> Any:
     """The diffusers scheduler of the same betas; `kwargs` go to its constructor (prediction_type, clip_sample, …).
 
@@ -207,18 +202,11 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
     """
     import diffusers
 
-    classes = {
-        "ddpm": diffusers.DDPMScheduler,
-        "ddim": diffusers.DDIMScheduler,
-        "ddim_inverse": diffusers.DDIMInverseScheduler,
-    }
+    classes = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "ddim_inverse": "DDIMInverseScheduler"}
     if kind not in classes:
         raise ReproError(f"diffusers scheduler kind {kind!r} is unknown: choose one of {', '.join(classes)}")
-    config = schedule.config
-    if config.get("name") in (
-        "linear",
-        "scaled_linear",
-    ):  # by recipe where diffusers has the same, so its JSON is short
+    config = schedule.config  # by recipe where diffusers has the same, so its JSON is short
+    if config.get("name") in ("linear", "scaled_linear"):
         betas = {"beta_schedule": config["name"], "beta_start": config["beta_1"], "beta_end": config["beta_T"]}
     elif config.get("name") == "cosine" and (config["offset"], config["max_beta"]) == (0.008, 0.999):
         betas = {"beta_schedule": "squaredcos_cap_v2"}
@@ -226,10 +214,11 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
         betas = {"trained_betas": schedule.betas.tolist()}
     if config.get("zero_terminal_snr"):
         betas["rescale_betas_zero_snr"] = True
-    return classes[kind](num_train_timesteps=schedule.T, **betas, **kwargs)
+    return getattr(diffusers, classes[kind])(num_train_timesteps=schedule.T, **betas, **kwargs)
 
 
-def _count(T: int) -> int:
+def count(T: int) -> int:
+    """T, where it is a number of steps."""
     if not isinstance(T, int) or T < 1:
         raise ReproError(f"a schedule needs a whole number of steps, at least 1: got {T!r}")
     return T

@@ -11,8 +11,6 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import Kind, check_kind
-from repro.ddpm.schedules import Schedule
 from repro.errors import ReproError
 
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -27,14 +25,14 @@ class Step:
     """One step of a sampler, from x_t at timestep t to x at timestep t_prev (-1: the finished sample)."""
 
     i: int  # 0, 1, …: which step of this run
-    t: int  # what the network was told
+    t: int  # timestep given to the network
     t_prev: int  # where x belongs; -1 is the data
     x_t: Tensor  # (B, C, H, W) state before the step
     x: Tensor  # (B, C, H, W) state after the step
     x0: Tensor  # (B, C, H, W) the sample as the step used it: after guidance and clipping
     mean: Tensor  # (B, C, H, W) of the distribution that x was drawn from
     variance: Tensor | float  # of the same; a tensor (B, C, H, W) where the network predicts it
-    output: Tensor  # what the network said about x_t, without its variance head
+    output: Tensor  # raw network output, without its variance head
     a: float  # sqrt(alpha_bar) of x_t
     s: float  # sqrt(1 - alpha_bar) of x_t
     used_eps: Tensor | None = None  # the noise as the step used it, where it did
@@ -68,12 +66,8 @@ def sample(steps: Iterable[Step]) -> Tensor:
 
 def generator_noise(generator: torch.Generator) -> Noise:
     """A torch.Generator as the samplers' noise; unlike `KeyedNoise`, its draws depend on their order."""
-
-    def draw(step: int, like: Tensor) -> Tensor:
-        made = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
-        return made.to(like.device)
-
-    return draw
+    options = {"generator": generator, "device": generator.device}
+    return lambda step, like: torch.randn(like.shape, dtype=like.dtype, **options).to(like.device)
 
 
 def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) -> list[int]:
@@ -84,15 +78,13 @@ def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) ->
     """
     if not 1 <= steps <= T:
         raise ReproError(f"number of sampling steps must lie in 1..{T} for a schedule of {T}: got {steps}")
+    if offset and spacing != "leading":
+        raise ReproError(f"steps offset belongs to 'leading' spacing: got {offset} with {spacing!r}")
     if spacing == "leading":
         ts = [k * (T // steps) + offset for k in range(steps)]
         if offset < 0 or ts[-1] >= T:
-            raise ReproError(
-                f"steps offset {offset} with {steps} leading steps must stay in 0..{T - 1}: got t={ts[-1]}"
-            )
+            raise ReproError(f"offset {offset} with {steps} leading steps must stay in 0..{T - 1}: got t={ts[-1]}")
         return ts[::-1]
-    if offset:
-        raise ReproError(f"steps offset belongs to 'leading' spacing: got {offset} with {spacing!r}")
     if spacing == "trailing":
         stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
         return [round(T + k * stride) - 1 for k in range(steps)]
@@ -103,68 +95,24 @@ def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) ->
     raise ReproError(f"timestep spacing {spacing!r} is unknown: choose leading, trailing or linspace")
 
 
-def choose(
-    schedule: Schedule, steps: int | None, spacing: Spacing, offset: int, timesteps: Sequence[int] | None
-) -> list[int]:
-    """The descending timesteps of a run: given ones, or `steps` spaced ones, or all."""
-    if timesteps is None:
-        return spaced(schedule.T, schedule.T if steps is None else steps, spacing, offset)
-    if steps is not None:
-        raise ReproError(f"give either steps or timesteps: got steps={steps} and {len(timesteps)} timesteps")
+def falling(timesteps: Sequence[int], T: int) -> list[int]:
+    """Timesteps chosen by hand, where a run over 0..T-1 can visit them in that order."""
     ts = [int(t) for t in timesteps]
-    if not ts or ts[0] >= schedule.T or ts[-1] < 0 or any(b >= a for a, b in pairwise(ts)):
-        raise ReproError(
-            f"timesteps must fall from at most {schedule.T - 1} to at least 0, without repetition: got {ts}"
-        )
+    if not ts or ts[0] >= T or ts[-1] < 0 or any(b >= a for a, b in pairwise(ts)):
+        raise ReproError(f"timesteps must fall from at most {T - 1} to at least 0, without repetition: got {ts}")
     return ts
 
 
-def check_start(x: Tensor, schedule: Schedule, ts: Sequence[int], prediction: Kind) -> None:
-    """Refuse what no sampler can work on."""
-    check_kind(prediction)
+def check_start(x: Tensor, eta: float = 0.0, noise: Noise | None = None) -> None:
+    """Refuse a start that is no batch of floats, an eta outside [0, 1], and one above 0 without noise."""
     if x.ndim < 2 or not x.is_floating_point():
         raise ReproError(f"a sampler starts from a float tensor (B, …): got {tuple(x.shape)} of {x.dtype}")
-    if prediction == "epsilon" and schedule.alpha_bar[ts[0]] == 0:
-        raise ReproError(
-            f"a network that predicts 'epsilon' cannot start at t={ts[0]}, where {schedule.name!r} has zero SNR "
-            f"and the noise says nothing about the sample: use a 'v_prediction' or 'sample' network"
-        )
-
-
-def levels(schedule: Schedule, ts: Sequence[int], final: float = 1.0) -> tuple[Tensor, Tensor]:
-    """alpha_bar at each visited timestep and at the one after it, float64 (n,); `final` follows the last."""
-    ab = schedule.alpha_bar[torch.tensor(ts)]
-    return ab, torch.cat([ab[1:], torch.tensor([final], dtype=torch.float64)])
+    if not 0 <= eta <= 1:
+        raise ReproError(f"eta must lie in [0, 1]: got {eta}")
+    if eta > 0 and noise is None:
+        raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...) or generator_noise(...)")
 
 
 def batch_times(ts: Sequence[int], x: Tensor) -> Tensor:
     """(n, B) int64 on x's device, so that row i is what the network takes at step i."""
     return torch.tensor(ts, device=x.device)[:, None].expand(-1, len(x)).contiguous()
-
-
-def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
-    """The network's output without its variance head, where it has one that this sampler does not ask for."""
-    channels = x_t.shape[1]
-    if output.shape[1] == 2 * channels:
-        output = output[:, :channels]
-    if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
-        raise ReproError(f"the network answered {tuple(output.shape)} to a state of shape {tuple(x_t.shape)}")
-    return output
-
-
-def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
-    """`process.x0_from_…` in place, with plain numbers that were checked before the run."""
-    if prediction == "epsilon":
-        return torch.sub(x_t, output, alpha=s).div_(a)
-    if prediction == "sample":
-        return output
-    return torch.mul(x_t, a).sub_(output, alpha=s)
-
-
-def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
-    """`process.eps_from_…` in the same manner."""
-    if prediction == "epsilon":
-        return output
-    if prediction == "sample":
-        return torch.sub(x_t, output, alpha=a).div_(s)
-    return torch.mul(x_t, s).add_(output, alpha=a)

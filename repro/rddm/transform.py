@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import Model
+from repro.ddpm.process import Model, prediction_part
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Noise, prediction_part
+from repro.ddpm.steps import Noise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.samplers import reverse

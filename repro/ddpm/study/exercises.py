@@ -34,7 +34,7 @@ def _estimate() -> Callable[[Any], bool]:
 
     def right(answer: Any) -> bool:
         return all(
-            _same(answer(x_t, eps, a, s), process.x0_from_eps(x_t, eps, a, s)) for a, s in ((0.6, 0.8), (0.8, 0.6))
+            _same(answer(x_t, eps, a, s), process.to_x0(eps, x_t, a, s, "epsilon")) for a, s in ((0.6, 0.8), (0.8, 0.6))
         )
 
     return right

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from repro.data import pack, published
 from repro.ddpm import oracles, samplers
-from repro.ddpm.guidance import classifier_guide
 from repro.ddpm.process import Model, model_fn
-from repro.ddpm.sampling import draw, start_noise
+from repro.ddpm.samplers import classifier_guide, draw, start_noise
 from repro.ddpm.schedules import Schedule, by_name
 from repro.ddpm.steps import Guide
 from repro.ddpm.study import probes

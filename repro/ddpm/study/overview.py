@@ -7,7 +7,7 @@ from torch import Tensor
 from repro.data.images import to_unit
 from repro.ddpm import samplers
 from repro.ddpm.process import model_fn
-from repro.ddpm.sampling import start_noise
+from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.config import SMALL
 from repro.ddpm.study.experiments import MAIN, schedule_of
 from repro.engine.checkpoint import load_checkpoint

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from repro.data.images import read_image
 from repro.ddpm import losses, samplers
 from repro.ddpm.oracles import GaussianData
-from repro.ddpm.process import Model, q_sample
+from repro.ddpm.process import Model, prediction_part, q_sample
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import prediction_part
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.unet import UNet

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm.process import model_fn
-from repro.ddpm.sampling import start_noise
+from repro.ddpm.samplers import start_noise
 from repro.ddpm.steps import sample
 from repro.ddpm.study.config import SMALL as DDPM
 from repro.ddpm.study.experiments import MAIN as DDPM_MODEL

@@ -1,0 +1,500 @@
+"""Samplers and guidance against diffusers' loops (largest absolute difference) and exact oracles. No Monte Carlo.
+
+diffusers keeps float32 tables; they are replaced by our float64 ones here, so that the formulas are compared to 1e-10.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from repro.ddpm import oracles, process, samplers, schedules
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+
+LINEAR, COSINE, LATENT = schedules.linear(), schedules.cosine(), schedules.scaled_linear()
+ZERO = schedules.zero_terminal_snr(LINEAR)
+NOISE = KeyedNoise(0, range(3), "noise")
+sample = samplers.sample
+
+
+def draw(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Net(nn.Module):
+    """A small nonlinear network of x and t, with a second head where there are two."""
+
+    def __init__(self, heads: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 2 * heads, 3, padding=1)
+        generator = torch.Generator().manual_seed(0)
+        for p in self.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=generator)
+
+    def forward(self, x, t):
+        hidden = torch.sin(self.first(x) + (t / 200).to(x.dtype)[:, None, None, None])
+        return torch.tanh(self.second(hidden)) * 1.5
+
+
+START = KeyedNoise(0, range(3), "start").normal((2, 6, 6)).double()
+NET = Net().double()
+
+
+def gaussian(schedule=LINEAR, D=3) -> oracles.GaussianData:
+    root = draw(5, D, D) * 0.4
+    return oracles.GaussianData(draw(6, D) * 0.5, root @ root.T, schedule)
+
+
+def worst(moments, oracle) -> float:
+    """Largest difference of any mean or covariance entry from the exact marginal, over all steps of a run."""
+    return max(
+        max((m - exact_m).abs().max().item(), (c - exact_c).abs().max().item())
+        for t, m, c in moments
+        for exact_m, exact_c in [oracle.marginal(t)]
+    )
+
+
+# -- diffusers ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def theirs(net, schedule, kind, steps, x=START, exact=True, step=None, **config):
+    """The states of diffusers' loop and its timesteps; DDIM's noise is ours, by timestep, DDPM's a generator's."""
+    scheduler = schedules.to_diffusers(schedule, kind, **config)
+    if exact:
+        scheduler.alphas_cumprod = schedule.alpha_bar
+    if config.get("set_alpha_to_one") is False:
+        scheduler.final_alpha_cumprod = schedule.alpha_bar[0]
+    scheduler.set_timesteps(steps)
+    generator, states = torch.Generator().manual_seed(7), []
+    for t in scheduler.timesteps:
+        more = {"ddpm": {"generator": generator}, "ddim": dict(step or {})}.get(kind, {})
+        if more.get("eta"):
+            more["variance_noise"] = NOISE(int(t), x)
+        x = scheduler.step(net(x, t.expand(len(x))), t, x, **more).prev_sample
+        states.append(x)
+    return states, scheduler.timesteps.tolist()
+
+
+def of_generator():
+    return samplers.generator_noise(torch.Generator().manual_seed(7))
+
+
+def largest(run, others) -> float:
+    """Absolute, except where states outgrow 1: unclipped, the cosine schedule starts with a division by 5e-5."""
+    ours = [s.x for s in run]
+    assert len(ours) == len(others) and all(a.isfinite().all() for a in ours)
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(ours, others, strict=True))
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+@pytest.mark.parametrize(("schedule", "steps", "spacing"), [(LINEAR, 20, "leading"), (COSINE, 10, "trailing")])
+def test_ddim_is_diffusers(schedule, steps, spacing, kind):
+    for eta, clip, use in [(0.0, True, True), (0.5, True, False), (1.0, True, True), (0.0, False, False)]:
+        config = {"prediction_type": kind, "clip_sample": clip, "timestep_spacing": spacing}
+        step = {"eta": eta, "use_clipped_model_output": use}
+        others, times = theirs(NET, schedule, "ddim", steps, step=step, **config)
+        common = {"spacing": spacing, "prediction": kind, "clip": clip, "eps_from_clipped": use}
+        ours = list(samplers.ddim(NET, START, schedule, steps, eta=eta, noise=NOISE, **common))
+        assert largest(ours, others) < 1e-10 and [s.t for s in ours] == times
+        assert not clip or max(s.x0.abs().max() for s in ours) == 1  # clipping did happen
+
+
+@pytest.mark.parametrize("final", ["one", "first"])
+def test_ddim_latent_settings(final):
+    """Stable Diffusion's: offset 1, no clipping, alpha_bar after the last step 1 or the schedule's first."""
+    config = {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": final == "one"}
+    others, _ = theirs(NET, LATENT, "ddim", 50, step={"eta": 0.3}, **config)
+    ours = samplers.ddim(NET, START, LATENT, 50, eta=0.3, noise=NOISE, offset=1, clip=False, final=final)
+    assert largest(ours, others) < 1e-10
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize(
+    ("kind", "steps", "spacing", "clip"),
+    [("epsilon", 40, "leading", True), ("sample", 37, "linspace", False), ("v_prediction", 30, "trailing", True),
+     ("epsilon", 37, "linspace", False)],
+)  # fmt: skip
+def test_ancestral_is_diffusers(steps, spacing, kind, variance, clip):
+    net = Net(2 if variance == "learned_range" else 1).double()
+    config = {"prediction_type": kind, "clip_sample": clip, "variance_type": variance, "timestep_spacing": spacing}
+    others, times = theirs(net, LINEAR, "ddpm", steps, **config)
+    common = {"spacing": spacing, "prediction": kind, "variance": variance, "clip": clip}
+    ours = list(samplers.ancestral(net, START, LINEAR, of_generator(), steps, **common))
+    # diffusers adds noise after t > 0 even where the step ends at the data; here the mean is the end
+    end = len(ours) - (ours[-1].t > 0)
+    assert largest(ours[:end], others[:end]) < 1e-10 and [s.t for s in ours] == times
+
+
+def test_ancestral_is_diffusers_over_all_steps():
+    others, _ = theirs(NET, LINEAR, "ddpm", 1000)
+    assert largest(samplers.ancestral(NET, START, LINEAR, of_generator()), others) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("clip", [True, False])
+def test_zero_terminal_snr_is_diffusers(kind, clip):
+    config = {"prediction_type": kind, "clip_sample": clip}
+    step = {"eta": 1.0, "use_clipped_model_output": clip}
+    others, _ = theirs(NET, ZERO, "ddim", 20, step=step, timestep_spacing="trailing", **config)
+    common = {"prediction": kind, "clip": clip}
+    ours = list(samplers.ddim(NET, START, ZERO, 20, eta=1.0, noise=NOISE, spacing="trailing", **common))
+    assert ours[0].t == 999 and ours[0].a == 0 and largest(ours, others) < 1e-10
+    others, _ = theirs(NET, ZERO, "ddpm", 50, timestep_spacing="linspace", **config)
+    assert (
+        largest(samplers.ancestral(NET, START, ZERO, of_generator(), 50, spacing="linspace", **common), others) < 1e-10
+    )
+
+
+@pytest.mark.parametrize(("spacing", "steps"), [("leading", 50), ("trailing", 25)])
+def test_inversion_is_diffusers(spacing, steps):
+    others, times = theirs(NET, LINEAR, "ddim_inverse", steps, START * 0.3, clip_sample=False, timestep_spacing=spacing)
+    ours = list(samplers.ddim_invert(NET, START * 0.3, LINEAR, steps, spacing=spacing))
+    assert largest(ours, others) < 1e-10 and [s.t for s in ours] == times
+
+
+def test_inversion_of_sample_predictions_is_undefined_in_diffusers():
+    """Why `ddim_invert` reads outputs at the network's own t: the other way the first step is 0 / 0."""
+    others, _ = theirs(NET, LINEAR, "ddim_inverse", 50, clip_sample=False, prediction_type="sample")
+    assert not others[0].isfinite().all()
+    assert sample(samplers.ddim_invert(NET, START, LINEAR, 50, prediction="sample")).isfinite().all()
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_timesteps_equal_diffusers(spacing):
+    for T in (1000, 50, 7):
+        scheduler = schedules.to_diffusers(schedules.linear(T), "ddpm", timestep_spacing=spacing)
+        for steps in range(2 if spacing == "linspace" else 1, T + 1, 1 if T < 100 else 7):
+            scheduler.set_timesteps(steps)
+            got, wanted = samplers.spaced(T, steps, spacing), scheduler.timesteps.tolist()
+            assert len(set(got)) == steps and got[0] < T and got[-1] >= 0
+            if len(wanted) == steps:  # its float arange sometimes gives one step too many
+                assert got == wanted, (T, steps)
+
+
+def test_float32_rounds_no_more_than_diffusers_as_it_comes():
+    """Over a whole run a network magnifies roundings: our float32 stays nearer to float64 than diffusers' does."""
+    exact, _ = theirs(NET, LINEAR, "ddim", 20, step={"eta": 1.0})
+    stock, _ = theirs(Net(), LINEAR, "ddim", 20, START.float(), exact=False, step={"eta": 1.0})
+    run = samplers.ddim(Net(), START.float(), LINEAR, 20, eta=1.0, noise=NOISE, eps_from_clipped=False)
+    gap = max((s.x.double() - x).abs().max().item() for s, x in zip(run, exact, strict=True))
+    assert gap < min(2e-5, max((a.double() - b).abs().max().item() for a, b in zip(stock, exact, strict=True)))
+
+
+# -- the oracles themselves --------------------------------------------------------------------------------------------
+
+
+def test_gaussian_oracle_is_conditioning_of_the_joint():
+    """E[x0 | x_t] from the joint covariance of (x0, x_t) with a dense solve."""
+    oracle, t, x = gaussian(), 321, draw(0, 5, 3)
+    a, s2 = LINEAR.alpha_bar[t].sqrt(), 1 - LINEAR.alpha_bar[t]
+    joint = a**2 * oracle.covariance + s2 * torch.eye(3, dtype=torch.float64)
+    score = -torch.linalg.solve(joint, (x - a * oracle.mean).T).T
+    assert (oracle.x0(x, t) - oracle.mean + score @ (a * oracle.covariance)).abs().max() < 1e-12
+    assert (oracle.eps(x, t) + s2.sqrt() * score).abs().max() < 1e-12
+
+
+def test_finite_oracle_is_the_weighted_mean():
+    data, x = draw(0, 6, 2, 2), draw(1, 3, 2, 2)
+    oracle, t = oracles.FiniteData(data, LINEAR), torch.tensor([0, 300, 999])
+    for i in (1, 2):
+        ab = LINEAR.alpha_bar[t[i]]
+        p = torch.stack([torch.exp(-((x[i] - ab.sqrt() * d) ** 2).sum() / (2 * (1 - ab))) for d in data])
+        assert (oracle.x0(x, t)[i] - (p[:, None, None] * data).sum(0) / p.sum()).abs().max() < 1e-10
+    # at t = 0 every density underflows, the logarithms do not
+    assert torch.allclose(oracle.log_weights(x, t).exp().sum(1), torch.ones(3, dtype=torch.float64))
+    for kind in process.KINDS:
+        assert oracle.model(kind)(x.float(), t).dtype == torch.float32
+        assert oracle.model(kind)(x, t).isfinite().all()
+
+
+def test_impossible_oracles_are_refused():
+    with pytest.raises(ReproError, match="N >= 1"):
+        oracles.FiniteData(torch.zeros(0, 3), LINEAR)
+    with pytest.raises(ReproError, match="symmetric"):
+        oracles.GaussianData(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]), LINEAR)
+    with pytest.raises(ReproError, match="semidefinite: got eigenvalue -1"):
+        oracles.GaussianData(torch.zeros(2), torch.diag(torch.tensor([1.0, -1.0])), LINEAR)
+    with pytest.raises(ReproError, match="more often than the 2"):
+        oracles.sampler_moments(lambda x, z: samplers.ancestral(gaussian().model(), x, LINEAR, z, 10), (3,), 2)
+
+
+# -- samplers on Gaussian data: every marginal, exactly ----------------------------------------------------------------
+
+TRAILING = {"spacing": "trailing", "prediction": "v_prediction", "clip": False}
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+@pytest.mark.parametrize("schedule", [ZERO, schedules.zero_terminal_snr(COSINE)], ids=lambda s: s.name)
+def test_one_data_point_is_exact(schedule, steps):
+    """x_{t-1} given x_t and the only x0 is Eq. 7's posterior: exact marginals at every step and stride."""
+    oracle = oracles.GaussianData(draw(6, 3), torch.zeros(3, 3), schedule)
+    model = oracle.model("v_prediction")
+    runs = [lambda x, z: samplers.ancestral(model, x, schedule, z, steps, **TRAILING)]
+    runs += [
+        lambda x, z, eta=eta: samplers.ddim(model, x, schedule, steps, eta=eta, noise=z, **TRAILING)
+        for eta in (0.0, 0.5, 1.0)
+    ]
+    for run in runs:
+        assert worst(oracles.sampler_moments(run, (3,), steps), oracle) < 1e-10
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_white_data_with_the_large_variance_is_exact(kind):
+    """Data N(0, I): the reverse step has variance beta exactly; all marginals are N(0, I)."""
+    oracle = oracles.GaussianData(torch.zeros(3), torch.eye(3), LINEAR)
+    common = {"prediction": kind, "variance": "fixed_large", "clip": False}
+    moments = oracles.sampler_moments(
+        lambda x, z: samplers.ancestral(oracle.model(kind), x, LINEAR, z, 40, **common), (3,), 40
+    )
+    # but for the last step, which returns E[x0 | x_t] without its spread beta
+    assert worst(moments[:-1], oracle) < 1e-10
+    assert worst(moments[-1:], oracle) == pytest.approx(LINEAR.betas[0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.05, 1.0])
+def test_learned_range_with_the_true_variance_is_exact(power):
+    """Data N(m, power I): the true reverse variance lies between beta_tilde and beta; with it the chain is exact."""
+    steps, D = 25, 3
+    oracle = oracles.GaussianData(draw(6, D), power * torch.eye(D), ZERO)
+    ts = samplers.spaced(1000, steps, "trailing")
+
+    def model(x, t):
+        i = ts.index(int(t[0]))
+        ab, ab_prev = ZERO.alpha_bar[ts[i]], ZERO.alpha_bar[ts[i + 1]] if i + 1 < steps else torch.tensor(1.0)
+        beta = 1 - ab / ab_prev
+        tilde = (1 - ab_prev) / (1 - ab) * beta
+        spread = power * (1 - ab) / (ab * power + 1 - ab)  # Var[x0 | x_t]
+        true = tilde + (ab_prev.sqrt() * beta / (1 - ab)) ** 2 * spread
+        v = (true.log() - tilde.log()) / (beta.log() - tilde.log()) if i + 1 < steps else torch.tensor(0.0)
+        return torch.cat([oracle.model("v_prediction")(x, t), torch.full_like(x, float(2 * v - 1))], dim=1)
+
+    moments = oracles.sampler_moments(
+        lambda x, z: samplers.ancestral(model, x, ZERO, z, steps, variance="learned_range", **TRAILING), (D, 1), steps
+    )
+    assert worst(moments[:-1], oracle) < 1e-9
+
+
+def test_with_more_steps_samplers_tend_to_the_data():
+    """Of ancestral sampling and the ODE, with a first-order error in the step at every t."""
+    oracle = gaussian()
+    ancestral = lambda x, z, n: samplers.ancestral(oracle.model(), x, LINEAR, z, n, clip=False)  # noqa: E731
+    ode = lambda x, z, n: samplers.ddim(oracle.model(), x, LINEAR, n, clip=False)  # noqa: E731
+    for run, counts, draws in ((ancestral, (10, 40, 160), True), (ode, (50, 100, 200), False)):
+        errors = []
+        for n in counts:
+            moments = oracles.sampler_moments(functools.partial(run, n=n), (3,), n * draws)
+            errors.append(worst(moments, oracle))
+        assert errors[0] > 1.5 * errors[1] and errors[1] > 1.5 * errors[2] and errors[2] < 0.05, errors
+
+
+def test_ddim_with_eta_1_is_ancestral_sampling():
+    """The mean and variance of "fixed_small": the same states with the same noise (Song et al. 2021, Section 4)."""
+    noise, oracle, x = KeyedNoise(0, range(4), "noise"), gaussian(), draw(0, 4, 3)
+    one = samplers.ddim(oracle.model(), x, LINEAR, 30, eta=1.0, noise=noise, clip=False)
+    two = samplers.ancestral(oracle.model(), x, LINEAR, noise, 30, clip=False)
+    for p, q in zip(one, two, strict=True):
+        assert (p.x - q.x).abs().max() < 1e-10 and (p.mean - q.mean).abs().max() < 1e-10
+        assert p.variance == pytest.approx(q.variance, abs=1e-12) and (p.eps - q.eps).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_ideal_denoiser_ends_on_data_points(kind):
+    data, x = draw(0, 10, 1, 4, 4).clamp(-1, 1).float(), KeyedNoise(1, range(64), "start").normal((1, 4, 4))
+    oracle, noise = oracles.FiniteData(data, LINEAR), KeyedNoise(1, range(64), "noise")
+    model = oracle.model(kind)
+    for run in (
+        samplers.ddim(model, x, LINEAR, 50, prediction=kind),
+        samplers.ancestral(model, x, LINEAR, noise, 50, prediction=kind),
+    ):
+        index, distance = oracle.nearest(sample(run))
+        assert distance.max() < 1e-4 and len(index.unique()) >= 8  # spread over the data, not one point for all
+
+
+# -- inversion and guidance --------------------------------------------------------------------------------------------
+
+
+def bayes(m: torch.Tensor, power: float):
+    """Two classes N(±m, power I): the unconditional oracle, the exact classifier of x_t, the class oracles."""
+    classes = [oracles.GaussianData(sign * m, power * torch.eye(len(m)), LINEAR) for sign in (1, -1)]
+
+    def logits(x, t):
+        a, s = LINEAR.at(t, x)
+        return torch.stack([-((x - a * o.mean) ** 2 / (a**2 * power + s**2)).sum(1) / 2 for o in classes], dim=1)
+
+    def model(x, t):
+        weights = torch.softmax(logits(x, t), dim=1)
+        return sum(weights[:, i : i + 1] * o.eps(x, t) for i, o in enumerate(classes))
+
+    return model, logits, classes
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_inversion_comes_back(kind):
+    """The error of there and back falls with the number of steps; refined, it is rounding."""
+    eps, _, _ = bayes(draw(3, 4) * 0.5, 0.1)
+
+    def mixture(x, t):  # two Gaussians: nonlinear
+        a, s = LINEAR.at(t, x)
+        return process.from_x0(kind, x, (x - s * eps(x, t)) / a, a, s)
+
+    def error(steps, refine=0):
+        steps_up = list(samplers.ddim_invert(mixture, x, LINEAR, steps, prediction=kind, refine=refine))
+        assert (steps_up[3].a * steps_up[3].x0 + steps_up[3].s * steps_up[3].eps - steps_up[3].x_t).abs().max() < 1e-9
+        back = samplers.ddim(mixture, steps_up[-1].x, LINEAR, steps, prediction=kind, clip=False)
+        return (sample(back) - x).abs().max().item()
+
+    x = draw(2, 6, 4) * 0.5
+    errors = [error(n) for n in (20, 40, 80)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0], errors
+    assert error(20, refine=12) < 1e-6
+
+
+def test_guided_ddim_with_the_exact_classifier_is_the_conditional_sampler():
+    """Unconditional score + gradient of log p(y | x_t) = conditional score: state by state the same."""
+    model, logits, classes = bayes(draw(3, 3), 0.2)
+    x = draw(0, 6, 3)
+    for label in (0, 1):
+        guide = samplers.classifier_guide(logits, torch.full((6,), label))
+        guided = samplers.ddim(model, x, LINEAR, 40, clip=False, guide=guide)
+        known = samplers.ddim(classes[label].model(), x, LINEAR, 40, clip=False)
+        for p, q in zip(guided, known, strict=True):  # the classifier answers in float32, as networks do
+            assert (p.x - q.x).abs().max() < 1e-4 * max(1, q.x.abs().max()) and (p.eps - q.eps).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("where", ["mean", "x_t"])
+def test_guided_ancestral_tends_to_the_posterior(where):
+    """Algorithm 1 with the likelihood of y = x0 + noise, the gradient taken at the mean or at x_t."""
+    oracle, observed, sigma2 = gaussian(), draw(9, 3), 0.1
+    precision = torch.linalg.inv(oracle.covariance)
+    covariance = torch.linalg.inv(precision + torch.eye(3, dtype=torch.float64) / sigma2)
+    mean = covariance @ (precision @ oracle.mean + observed / sigma2)
+    posterior = oracles.GaussianData(mean, (covariance + covariance.T) / 2, oracle.schedule)
+
+    def guide(x, t, step):
+        # at the mean, x belongs to the next level: p(y | x_{t-1}) is the likelihood that the derivation expands
+        at = max(step.t_prev, 0) if where == "mean" else step.t
+        return (oracle.eps(x, at) - posterior.eps(x, at)) / LINEAR.at(at, x)[1]
+
+    errors = []
+    for steps in (50, 200):
+        run = lambda x, z, n=steps: samplers.ancestral(  # noqa: E731
+            oracle.model(), x, LINEAR, z, n, clip=False, guide=guide, guide_at=where
+        )
+        errors.append(worst(oracles.sampler_moments(run, (3,), steps)[-1:], posterior))
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.1, errors
+    assert (posterior.mean - oracle.mean).abs().max() > 0.2  # there was a way to go
+
+
+def test_a_guide_gets_the_place_and_the_state_of_the_step():
+    oracle, seen = gaussian(), []
+
+    def guide(x, t, step):
+        seen[:] = [(x, t, step.x_t, step.mean, step.variance, step.eps)]
+        return torch.zeros_like(x) + 2.0
+
+    noise, x = KeyedNoise(0, range(2), "noise"), draw(0, 2, 3)
+    plain = next(samplers.ancestral(oracle.model(), x, LINEAR, noise, 10, clip=False))
+    for where in ("mean", "x_t"):
+        step = next(samplers.ancestral(oracle.model(), x, LINEAR, noise, 10, clip=False, guide=guide, guide_at=where))
+        at, t, x_t, mean, variance, eps = seen[0]
+        assert torch.equal(at, mean if where == "mean" else x_t) and t.tolist() == [900, 900]
+        assert (LINEAR.a[900] * plain.x0 + LINEAR.s[900] * eps - x).abs().max() < 1e-9
+        assert (step.x - plain.x - 2.0 * variance).abs().max() < 1e-12
+        assert torch.equal(step.mean, mean + variance * 2.0)
+
+
+def test_classifier_guide_is_the_finite_difference():
+    _, logits, _ = bayes(draw(3, 3), 0.2)
+    x, t, labels = draw(0, 4, 3), torch.tensor([500] * 4), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():  # as inside a sampler
+        got = samplers.classifier_guide(logits, labels, scale=3.0)(x, t, None)
+    for i in range(4):  # of one sample's own log probability
+        for d in range(3):
+            h = torch.zeros(3, dtype=torch.float64)
+            h[d] = 1e-4
+            up, down = (torch.log_softmax(logits((x[i] + e)[None], t[:1]), 1)[0, labels[i]] for e in (h, -h))
+            assert got[i, d].item() == pytest.approx(3 * (up - down).item() / 2e-4, abs=1e-4)
+    with pytest.raises(ReproError, match="got 4 labels for 2 samples"):
+        samplers.classifier_guide(logits, labels)(x[:2], t[:2], None)
+
+
+# -- what samplers refuse, and what they leave alone -------------------------------------------------------------------
+
+
+def test_samplers_refuse_what_cannot_work():
+    x, noise, model = draw(0, 2, 3), KeyedNoise(0, range(2), "n"), gaussian(ZERO).model("sample")
+    cases = {
+        r"'epsilon' cannot start at t=999.*zero SNR": lambda: samplers.ddim(model, x, ZERO, 20, spacing="trailing"),
+        r"'epsilon' cannot start": lambda: samplers.ancestral(model, x, ZERO, noise),
+        "DDIM guidance moves the noise": lambda: samplers.ddim(
+            model, x, ZERO, prediction="sample", guide=lambda x, t, step: x
+        ),
+        r"eta must lie in \[0, 1\]: got 2": lambda: samplers.ddim(model, x, LINEAR, 20, eta=2),
+        "eta 0.5 adds noise": lambda: samplers.ddim(model, x, LINEAR, 20, eta=0.5),
+        r"1\.\.1000 .* got 1001": lambda: samplers.ddim(model, x, LINEAR, 1001),
+        r"1\.\.1000 .* got 0": lambda: samplers.ddim(model, x, LINEAR, 0),
+        "'uniform' is unknown": lambda: samplers.ddim(model, x, LINEAR, 10, spacing="uniform"),
+        "must fall": lambda: samplers.ddim(model, x, LINEAR, timesteps=[10, 10]),
+        "must fall.*got \\[1000": lambda: samplers.ddim(model, x, LINEAR, timesteps=[1000, 3]),
+        "either steps or timesteps": lambda: samplers.ddim(model, x, LINEAR, 10, timesteps=[3]),
+        "offset 1 with 1000 leading": lambda: samplers.ddim(model, x, LINEAR, 1000, offset=1),
+        "belongs to 'leading'": lambda: samplers.ddim(model, x, LINEAR, 10, offset=1, spacing="trailing"),
+        "t=0 alone": lambda: samplers.ddim(model, x, LINEAR, 1, spacing="linspace"),
+        "'learned' is unknown": lambda: samplers.ancestral(model, x, LINEAR, noise, variance="learned"),
+        "guide_at 'mu'": lambda: samplers.ancestral(model, x, LINEAR, noise, guide_at="mu"),
+        "final 'zero'": lambda: samplers.ddim(model, x, LINEAR, 10, final="zero"),
+        "float tensor": lambda: samplers.ddim(model, x.long(), LINEAR, 10),
+        "refine must be": lambda: samplers.ddim_invert(model, x, LINEAR, 10, refine=-1),
+        "'noise' is unknown": lambda: samplers.ddim_invert(model, x, LINEAR, 10, prediction="noise"),
+    }
+    for says, make in cases.items():
+        with pytest.raises(ReproError, match=says):
+            make()  # at the call, not at the first step
+
+
+def test_variance_head_is_left_unread_where_it_is_not_needed():
+    """(B, 2, …) must not broadcast against (B, 1, …)."""
+    oracle = oracles.GaussianData(torch.zeros(4), torch.eye(4) * 0.1, LINEAR)
+    two = lambda x, t: torch.cat([oracle.eps(x, t), 100 + x], dim=1)  # noqa: E731
+    x, noise = draw(0, 3, 1, 2, 2), KeyedNoise(0, range(3), "n")
+    for run in (
+        lambda m: samplers.ddim(m, x, LINEAR, 5),
+        lambda m: samplers.ancestral(m, x, LINEAR, noise, 5),
+        lambda m: samplers.ddim_invert(m, x, LINEAR, 5),
+    ):
+        assert torch.equal(sample(run(two)), sample(run(oracle.model())))
+    with pytest.raises(ReproError, match=r"answered \(3, 3, 2, 2\) to a state of shape \(3, 1, 2, 2\)"):
+        sample(samplers.ddim(lambda x, t: x.repeat(1, 3, 1, 1), x, LINEAR, 5))
+    with pytest.raises(ReproError, match="needs a network with 2 output channels"):
+        sample(samplers.ancestral(oracle.model(), x, LINEAR, noise, 5, variance="learned_range"))
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_samplers_write_into_nothing_that_is_not_theirs(kind):
+    """Not the input, not an output that the network keeps, no state that was yielded; gradients stay the caller's."""
+    answer, x, noise = draw(1, 2, 3) * 3, draw(0, 2, 3), KeyedNoise(0, range(2), "n")
+    before, output = x.clone(), answer.clone()
+    for steps in (
+        samplers.ddim(lambda x, t: answer, x, LINEAR, 4, eta=1.0, noise=noise, prediction=kind),
+        samplers.ancestral(lambda x, t: answer, x, LINEAR, noise, 4, prediction=kind),
+        samplers.ddim_invert(lambda x, t: answer, x, LINEAR, 4, prediction=kind),
+    ):
+        states = []
+        for step in steps:
+            assert torch.is_grad_enabled() and not step.x.requires_grad and torch.equal(step.output, output)
+            states += [(state, state.clone()) for state in (step.x_t, step.x, step.x0)]
+        assert torch.equal(x, before) and all(torch.equal(a, b) for a, b in states)
+
+
+def test_a_samples_result_does_not_depend_on_its_batch():
+    net = lambda x, t: Net()(x.expand(-1, 2, -1, -1), t)[:, :1]  # noqa: E731
+    for sampler in ("ddim", "ddpm", "ddpm-large"):
+        whole = samplers.draw(net, LINEAR, range(5), sampler, 6, 0.5, shape=(1, 6, 6))
+        some = samplers.draw(net, LINEAR, range(1, 4), sampler, 6, 0.5, shape=(1, 6, 6), batch=2)
+        torch.testing.assert_close(whole[1:4], some, rtol=0, atol=1e-5)
+        assert not torch.allclose(whole[0], whole[1])
