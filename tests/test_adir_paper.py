@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.adir import lora, operators, paper
+from repro.adir import lora, operators
 from repro.adir.adapt import Adaptation
+from repro.adir.study import paper
 from repro.errors import ReproError
 
 TINY = {

@@ -50,17 +50,16 @@ def test_tables_claims_and_settings_name_the_same_things():
     spec = grid.load("adir")
     cells = grid.cells(spec)
     assert len(spec["table"]) == 8
-    known = {*m.settings()["guidance"], *m.settings()["adaptation"], "default"}
-    assert {c["setting"] for e, c in cells if "setting" in c and e != "oracle-posterior"} <= known
+    for name in m.settings()["setting"]:
+        m.setting_of(name)
+    for _, cell in cells:
+        if "setting" in cell:
+            m.setting_of(cell["setting"], task=cell.get("task", "sr4"))
     sides = [s for claim in load_ledger("adir") for p in claim.parts for s in (p.left, p.right)]
     for side in (s for s in sides if isinstance(s, Selector)):
         if side.experiment:
             assert (side.experiment, dict(side.cell)) in [(e, c) for e, c in cells], str(side)
-    for name in m.settings()["guidance"]:
-        m.guidance_of(name)
-    for name in m.settings()["adaptation"]:
-        m.adaptation_of(name, "small")
-    assert m.adaptation_of("no-such-setting", "paper")[0].lr == 1e-4
+    assert m.setting_of("default", "paper")[1].lr == 1e-4
 
 
 def test_textures_and_their_neighbours_share_no_pixel():

@@ -7,28 +7,27 @@ say what LPIPS compares, nor at which noise levels: here the clean estimate, cut
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.adir import lora
-from repro.adir.prior import SCALES, SIZE
-from repro.data import crops
-from repro.data.images import resize, to_model
+from repro.adir.prior import SCALES, SIZE, cut_at_a_size
+from repro.data.images import resize
 from repro.ddpm import losses, process
 from repro.ddpm.schedules import Schedule
 from repro.engine.recipe import digest
 from repro.engine.rng import KeyedNoise
+from repro.engine.state import load_state, save_state
 from repro.errors import ReproError
 from repro.metrics import lpips
+
+SAVE_EVERY = 20  # iterations between two states of an adaptation that may be interrupted
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,11 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class AdaptStep:
-    """After an iteration: its number from 1, the loss's two parts, the timestep of its first crop, the network."""
+    """After an iteration: its number from 1, and the loss's two parts."""
 
     iteration: int
     simple: float
     perceptual: float
-    t: int
-    network: nn.Module
 
 
 def sizes(image: Tensor, scales: Sequence[int] = SCALES) -> list[Tensor]:
@@ -85,6 +82,7 @@ def sizes(image: Tensor, scales: Sequence[int] = SCALES) -> list[Tensor]:
     return [*(resize(image, s) for s in kept), *([image] if side <= max(scales) else [])]
 
 
+@torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
 def adapt(
     network: nn.Module,
     images: Sequence[Tensor],
@@ -99,36 +97,29 @@ def adapt(
     """Adapt `network` to `images` (3, H, W) in [0, 1], one iteration at a time.
 
     The network carries its factors while the generator runs and after it: `repro.adir.lora.state` reads them, `detach`
-    takes them off. With `state`, a file, an interrupted adaptation goes on by the same call.
+    takes them off. With `state`, a folder, an interrupted adaptation goes on by the same call.
 
     Raises:
-        ReproError: no image; a state of another adaptation; a loss that is not finite.
+        ReproError: no image; a damaged state; a loss that is not finite.
     """
     settings = settings or Adaptation()
     if not images:
         raise ReproError("adaptation needs at least one image: got none")
     pictures = [sizes(x, scales) for x in images]
     side = min([crop, *(min(x.shape[-2:]) for all_ in pictures for x in all_)])
-    parameters = lora.attach(network, settings.rank, settings.alpha, settings.pointwise, seed)
-    optimizer = torch.optim.Adam(parameters, lr=settings.lr)
-    identity = digest({"settings": asdict(settings), "seed": seed, "images": [float(x.sum()) for x in images]})
-    done = _resume(state, identity, parameters, optimizer) if state else 0
-    return _iterations(
-        network, pictures, schedule, settings, seed, side, state, (parameters, optimizer, identity, done)
+    about = {"settings": asdict(settings), "seed": seed, "sums": [float(x.sum()) for x in images]}
+    about["network"] = sum(float(p.detach().abs().sum()) for p in network.parameters())
+    file = state / f"{digest(about)}.safetensors" if state else None
+    optimizer = torch.optim.Adam(
+        lora.attach(network, settings.rank, settings.alpha, settings.pointwise, seed), lr=settings.lr
     )
-
-
-@torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
-def _iterations(network, pictures, schedule, settings, seed, side, state, begun) -> Iterator[AdaptStep]:
-    parameters, optimizer, identity, done = begun
-    model = process.model_fn(network)
+    carried, model = nn.ModuleList(lora.factors(network).values()), process.model_fn(network)
+    done = load_state(file, about, carried, nn.Module(), optimizer) if file else 0  # no average is kept
     for i in range(done, settings.iterations):
         places = range(i * settings.batch, (i + 1) * settings.batch)
         noise = {p: KeyedNoise(seed, places, f"adir/adapt/{p}") for p in ("image", "scale", "crop", "noise", "time")}
-        chosen = noise["image"].integers(0, len(pictures)).tolist()
-        at = noise["scale"].uniform().tolist()
-        cut = [pictures[k][int(u * len(pictures[k]))] for k, u in zip(chosen, at, strict=True)]
-        x0 = to_model(crops.cut(cut, side, noise["crop"].uniform((3,))))  # (B, 3, side, side)
+        chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
+        x0 = cut_at_a_size(chosen, side, noise.__getitem__)  # (B, 3, side, side)
         t = noise["time"].integers(0, schedule.T)
         t = t[:1].expand(len(t)) if settings.one_t else t
         eps = noise["noise"].normal(tuple(x0.shape[1:]))
@@ -140,9 +131,9 @@ def _iterations(network, pictures, schedule, settings, seed, side, state, begun)
         if not torch.isfinite(total):
             raise ReproError(f"adaptation stopped at iteration {i + 1}: the loss is {total.item()}")
         optimizer.step()
-        if state and ((i + 1) % 50 == 0 or i + 1 == settings.iterations):
-            _save(state, identity, parameters, optimizer, i + 1)
-        yield AdaptStep(i + 1, simple.item(), similar.item(), int(t[0]), network)
+        if file and ((i + 1) % SAVE_EVERY == 0 or i + 1 == settings.iterations):
+            save_state(file, about, i + 1, carried, nn.Module(), optimizer)
+        yield AdaptStep(i + 1, simple.item(), similar.item())
 
 
 def loss(
@@ -180,58 +171,17 @@ def adapted_to(
     seed: int = 0,
     *,
     progress: bool = False,
-    **options: object,
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """(factors, {"seconds", "iterations", "simple"}) of a whole adaptation; the network is left as it was."""
+    **options: Any,
+) -> tuple[dict[str, Tensor], list[AdaptStep]]:
+    """(factors, steps) of a whole adaptation with `adapt`'s options; the network is left as it was."""
     settings = settings or Adaptation()
-    begun, simple = time.perf_counter(), float("nan")
-    steps = adapt(network, images, schedule, settings, seed, **options)  # type: ignore[arg-type]
+    steps: Iterable[AdaptStep] = adapt(network, images, schedule, settings, seed, **options)
     if progress:
         from tqdm.auto import tqdm
 
         steps = tqdm(steps, total=settings.iterations, desc="adapting", leave=False)
     try:
-        for step in steps:
-            simple = step.simple
-        found = lora.state(network)
+        made = list(steps)
+        return lora.state(network), made
     finally:
         lora.detach(network)
-    seconds = time.perf_counter() - begun
-    return found, {"seconds": seconds, "iterations": settings.iterations, "simple": simple}
-
-
-# -- the state of an interrupted adaptation
-
-
-def _save(path: Path, identity: str, parameters: list[nn.Parameter], optimizer: torch.optim.Adam, done: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for i, p in enumerate(parameters):
-        kept = optimizer.state[p]
-        tensors |= {f"{i}.p": p.detach(), f"{i}.m": kept["exp_avg"], f"{i}.v": kept["exp_avg_sq"]}
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial, metadata={"identity": identity, "done": str(done)})
-        partial.replace(path)
-    except OSError as error:
-        raise ReproError(f"{path}: the adaptation's state cannot be written ({error.strerror or error})") from error
-
-
-def _resume(path: Path, identity: str, parameters: list[nn.Parameter], optimizer: torch.optim.Adam) -> int:
-    if not path.exists():
-        return 0
-    with safe_open(path, framework="pt") as file:
-        kept = file.metadata() or {}
-        if kept.get("identity") != identity:
-            raise ReproError(
-                f"{path} is the state of another adaptation: delete it, or give this one a file of its own"
-            )
-        done = int(kept["done"])
-        for i, p in enumerate(parameters):
-            p.data.copy_(file.get_tensor(f"{i}.p"))
-            optimizer.state[p] = {
-                "step": torch.tensor(float(done)),
-                "exp_avg": file.get_tensor(f"{i}.m"),
-                "exp_avg_sq": file.get_tensor(f"{i}.v"),
-            }
-    return done

@@ -85,4 +85,4 @@ def dps(
         g = through_network(model, step.x_t, t, y, operator, step.a, step.s, squared=False)
         return scale * g / step.variance  # the sampler multiplies by the variance
 
-    return reconstruct(model, y, operator, schedule, noise, Guidance(), steps, extra=move)
+    return reconstruct(model, y, operator, schedule, noise, Guidance(), steps, instead=move)

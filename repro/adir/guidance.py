@@ -18,7 +18,7 @@ from repro.adir.operators import TRANSPOSES, Operator, Transpose
 from repro.ddpm.process import Model
 from repro.ddpm.samplers import Variance, ancestral
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Guide, Spacing, Step
+from repro.ddpm.steps import Guide, Step
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -59,9 +59,7 @@ class Guidance:
         if not self.scale >= 0:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
         if self.limit is not None and not 0 < self.limit < 1:
-            raise ReproError(
-                f"from s Sigma lambda = 1 on guidance diverges: its limit must lie in (0, 1), got {self.limit}"
-            )
+            raise ReproError(f"guidance diverges from s Sigma lambda = 1 on: a limit lies in (0, 1), got {self.limit}")
 
 
 def guide(model: Model, y: Tensor, operator: Operator, schedule: Schedule, settings: Guidance) -> Guide:
@@ -87,12 +85,12 @@ def guide(model: Model, y: Tensor, operator: Operator, schedule: Schedule, setti
 
 def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) -> Tensor | float:
     """s of a step, (B, 1, 1, 1) for a variance (B, C, H, W): scaled down to keep s Sigma lambda within the limit."""
-    largest = variance.amax(dim=(1, 2, 3), keepdim=True) if torch.is_tensor(variance) else variance
     if settings.limit is None:
         return settings.scale
-    if torch.is_tensor(largest):
-        return (settings.limit / (largest * eigenvalue)).clamp(max=settings.scale)
-    return settings.scale if largest == 0 else min(settings.limit / (largest * eigenvalue), settings.scale)
+    if not torch.is_tensor(variance):
+        return min(settings.limit / max(variance * eigenvalue, 1e-30), settings.scale)
+    largest = variance.amax(dim=(1, 2, 3), keepdim=True)
+    return (settings.limit / (largest * eigenvalue)).clamp(max=settings.scale)
 
 
 def through_network(
@@ -115,10 +113,8 @@ def reconstruct(
     settings: Guidance | None = None,
     steps: int | None = 250,
     *,
-    shape: tuple[int, int, int] | None = None,
-    spacing: Spacing = "linspace",
     variance: Variance = "learned_range",
-    extra: Guide | None = None,
+    instead: Guide | None = None,
 ) -> Iterator[Step]:
     """Algorithm 1: the steps of a reconstruction of x from y, the last one holding it in `.x` (B, 3, H, W).
 
@@ -127,22 +123,10 @@ def reconstruct(
         y: measurements, one of each image.
         noise: one key an image: the start and every step are drawn from it.
         steps: of the schedule's T; None: all.
-        shape: of an image; needed where the operator does not know it.
-        extra: another guide, added (baselines).
+        instead: another guide in the place of Algorithm 1's.
     """
     settings = settings or Guidance()
-    shape = shape or getattr(operator, "image", None) or tuple(y.shape[1:])
-    x_T = noise.normal(shape, step=schedule.T).to(y)
-    chosen = extra or guide(model, y, operator, schedule, settings)
-    return ancestral(
-        model,
-        x_T,
-        schedule,
-        noise,
-        steps,
-        spacing=spacing,
-        variance=variance,
-        clip=settings.clip,
-        guide=chosen,
-        guide_at=settings.at,
-    )
+    x_T = noise.normal(getattr(operator, "image", tuple(y.shape[1:])), step=schedule.T).to(y)
+    options = {"spacing": "linspace", "variance": variance, "clip": settings.clip, "guide_at": settings.at}
+    chosen = instead or guide(model, y, operator, schedule, settings)
+    return ancestral(model, x_T, schedule, noise, steps, guide=chosen, **options)  # type: ignore[arg-type]

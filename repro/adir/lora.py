@@ -49,8 +49,6 @@ def attach(
     network: nn.Module, rank: int = 16, alpha: float = 8, pointwise: bool = True, seed: int = 0
 ) -> list[nn.Parameter]:
     """Put fresh factors on every convolution; returns them, the only parameters that ask for gradients."""
-    if rank < 1:
-        raise ReproError(f"the rank of LoRA must be 1 or more: got {rank}")
     if factors(network):
         raise ReproError("this network carries LoRA factors already: take them off first")
     network.requires_grad_(False)
@@ -83,9 +81,15 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def save(path: Path, tensors: dict[str, Tensor], alpha: float, base: str) -> Path:
-    """Write factors as fp16 safetensors; `base` names the network that they belong to."""
+    """Write factors as safetensors; `base` names the network that they belong to.
+
+    Numbers are kept in eight bits with a scale a row: half the size of fp16, an error of 1/254 of a row's largest.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half() for k, v in tensors.items()}, path, metadata={"alpha": f"{alpha:g}", "base": base})
+    scales = {k: v.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127 for k, v in tensors.items()}
+    rounded = {k: (v / scales[k].view(-1, *[1] * (v.ndim - 1))).round().to(torch.int8) for k, v in tensors.items()}
+    kept = rounded | {f"{k}.scale": v for k, v in scales.items()}
+    save_file(kept, path, metadata={"alpha": f"{alpha:g}", "base": base})
     return path
 
 
@@ -93,8 +97,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(factors in fp32, metadata) of a file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k).float() for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            kept, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+        names = [k for k in kept if not k.endswith(".scale")]
+        return {k: kept[k] * kept[f"{k}.scale"].view(-1, *[1] * (kept[k].ndim - 1)) for k in names}, about or {}
+    except (OSError, KeyError, SafetensorError) as error:
         raise ReproError(f"{path}: no LoRA file can be read there ({error})") from error
 
 

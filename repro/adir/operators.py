@@ -37,15 +37,9 @@ class Operator(Protocol):
 
     def eigenvalue(self, kind: Transpose = "adjoint") -> float: ...
 
-
-class _Measured:
-    """What all operators share."""
-
-    noise: float = 0.0
-
     def measure(self, x: Tensor, noise: KeyedNoise | None = None) -> Tensor:
         """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`, which a noisy operator needs."""
-        y = self.A(x)  # type: ignore[attr-defined]
+        y = self.A(x)
         if self.noise == 0:
             return y
         if noise is None:
@@ -54,7 +48,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class Separable(_Measured):
+class Separable(Operator):
     """A = a matrix on channels, one on rows, one on columns.
 
     Args:
@@ -78,7 +72,7 @@ class Separable(_Measured):
     @property
     def measurement(self) -> tuple[int, int, int]:
         """(channels, height, width) of y."""
-        return self.channels.shape[0], self.rows.shape[0], self.columns.shape[0]
+        return len(self.channels), len(self.rows), len(self.columns)
 
     def A(self, x: Tensor) -> Tensor:
         """(B, *image) -> (B, *measurement)."""
@@ -102,11 +96,8 @@ class Separable(_Measured):
         return math.prod(float(torch.linalg.eigvals((a @ b).double()).abs().max()) for b, a in pairs)
 
     def _back(self, kind: Transpose) -> tuple[Tensor, Tensor, Tensor]:
-        if kind not in TRANSPOSES:
-            raise ReproError(f"transpose {kind!r} is unknown: choose {' or '.join(TRANSPOSES)}")
-        if kind == "upsampling" and self.back is not None:
-            return self.back
-        return self.channels.T, self.rows.T, self.columns.T
+        upsampled = self.back if kind == "upsampling" else None
+        return upsampled or (self.channels.T, self.rows.T, self.columns.T)
 
     # -- singular value decomposition A = U S V^T, for DDRM and the exact posterior
 
@@ -131,12 +122,12 @@ class Separable(_Measured):
     def Ut(self, y: Tensor) -> Tensor:
         """(B, *measurement) -> its coordinates in A's left singular vectors, padded with zeros to (B, *image)."""
         z = _apply(y, tuple(u.T.to(y) for u, _, _ in self._svd))
-        (c, h, w), (c_y, h_y, w_y) = self.image, z.shape[1:]
-        return F.pad(z, (0, w - w_y, 0, h - h_y, 0, c - c_y))
+        missing = [n - n_y for n, n_y in zip(self.image, self.measurement, strict=True)]
+        return F.pad(z, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
 @dataclass(frozen=True)
-class Mask(_Measured):
+class Mask(Operator):
     """A keeps the pixels where `mask` (1 or 3, H, W) is 1 and puts 0 elsewhere."""
 
     mask: Tensor
@@ -155,7 +146,7 @@ class Mask(_Measured):
 
 
 @dataclass(frozen=True)
-class Compose(_Measured):
+class Compose(Operator):
     """A = outer after inner, e.g. a mask of a blurred image."""
 
     outer: Operator
@@ -202,12 +193,8 @@ def blur_matrix(n: int, taps: Tensor) -> Tensor:
     reach = len(taps) // 2
     if len(taps) % 2 == 0 or reach >= n:
         raise ReproError(f"a blur needs an odd number of taps, less than twice the side: got {len(taps)} for {n}")
-    matrix = torch.zeros(n, n)
-    for k, weight in enumerate(taps.float(), start=-reach):
-        at = (torch.arange(n) + k).abs()
-        at = torch.where(at >= n, 2 * (n - 1) - at, at)
-        matrix[torch.arange(n), at] += weight
-    return matrix
+    mirrored = F.pad(torch.eye(n)[None], (reach, reach), mode="reflect")[0]  # row j: where pixel j appears
+    return mirrored.unfold(1, len(taps), 1).mul(taps.float()).sum(dim=2).T
 
 
 def box_taps(size: int) -> Tensor:
@@ -215,10 +202,10 @@ def box_taps(size: int) -> Tensor:
     return torch.full((size,), 1 / size)
 
 
-def gaussian_taps(sigma: float, reach: int | None = None) -> Tensor:
-    """Gaussian taps out to three sigma (or `reach`), summing to 1."""
-    reach = math.ceil(3 * sigma) if reach is None else reach
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma) ** 2)
+def gaussian_taps(sigma: float) -> Tensor:
+    """Gaussian taps out to three sigma, summing to 1."""
+    at = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=torch.float64)
+    taps = torch.exp(-0.5 * (at / sigma) ** 2)
     return (taps / taps.sum()).float()
 
 

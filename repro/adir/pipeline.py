@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from repro.adir.operators import TASKS, Separable, operator
 from repro.adir.retrieval import Index, Neighbours, as_image, gallery
 from repro.data.images import to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.ddpm.steps import Step
+from repro.ddpm.steps import sample
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -30,6 +29,8 @@ LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole ima
 K = 20
 FACTORS = {"sr4": 4, "sr8": 8}
 QUICK = Adaptation(iterations=60, lr=1e-3)  # half a minute on one core; the paper has 400 iterations at 1e-4
+
+GUIDANCE: dict[str, Guidance] = {}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ADIR:
         k: int = K,
         seed: int = 0,
         progress: bool = False,
-        watch: Callable[[Step], None] | None = None,
+        state: Path | None = None,
     ) -> Restored:
         """Reconstruct one image.
 
@@ -79,7 +80,7 @@ class ADIR:
             measurement: (3, h, w) in [0, 1]: the small image, the blurred one, or, for "colour", a grey one.
             task: one of `repro.adir.operators.TASKS`.
             adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
-            watch: called with every step of the sampler.
+            state: a folder; an adaptation that was interrupted goes on by the same call.
         """
         op = task_operator(task, measurement)
         if adapt not in ADAPT:
@@ -92,23 +93,28 @@ class ADIR:
             begun, seen = time.perf_counter(), as_image(y, op)[0]
             if adapt == "neighbours":
                 found = (neighbours or gallery()).nearest(seen, k)
-            images = found.images if found else (seen,)
-            seconds["retrieval"] = time.perf_counter() - begun
-            factors, spent = adapted_to(self.network, images, self.schedule, settings, seed, progress=progress)
-            seconds["adaptation"] = spent["seconds"]
+                if len(found) < k:
+                    print(f"{len(found)} neighbours are used, {k} were asked for: the set holds no more")
+            images, retrieved = found.images if found else (seen,), time.perf_counter()
+            options = {"progress": progress, "state": state}
+            factors, _ = adapted_to(self.network, images, self.schedule, settings, seed, **options)
+            seconds = {"retrieval": retrieved - begun, "adaptation": time.perf_counter() - retrieved}
         begun = time.perf_counter()
-        noise = KeyedNoise(seed, [task], "adir/sample")
-        with lora.adapted(self.network, factors, settings.alpha) if factors else nullcontext():
-            run = reconstruct(model_fn(self.network), y, op, self.schedule, noise, guidance, steps)
+        with lora.adapted(self.network, factors, settings.alpha):
+            noise = KeyedNoise(seed, [task], "adir/sample")
+            run = reconstruct(model_fn(self.network), y, op, self.schedule, noise, guidance or guidance_of(task), steps)
             if progress:
                 from tqdm.auto import tqdm
 
                 run = tqdm(run, total=steps, desc="sampling", leave=False)
-            for step in run:
-                if watch is not None:
-                    watch(step)
+            x = sample(run)
         seconds["sampling"] = time.perf_counter() - begun
-        return Restored(to_unit(step.x)[0], found, seconds, factors)
+        return Restored(to_unit(x)[0], found, seconds, factors)
+
+
+def guidance_of(task: str) -> Guidance:
+    """Algorithm 1's settings of a task."""
+    return GUIDANCE.get(task, Guidance())
 
 
 def task_operator(task: str, measurement: Tensor) -> Separable:

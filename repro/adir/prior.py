@@ -55,6 +55,12 @@ def training_pictures() -> tuple[list[str], list[list[Tensor]]]:
     return [p.id for p in chosen], sizes
 
 
+def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callable[[str], KeyedNoise]) -> Tensor:
+    """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each picture, (3, H, W) in [0, 1]."""
+    chosen = [sizes[int(u * len(sizes))] for sizes, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
+    return to_model(crops.cut(chosen, side, noise("crop").uniform((3,)).cpu()))
+
+
 class PriorTask:
     """Noise and variance of crops of clean photographs, cut afresh from a size of each sample's own.
 
@@ -74,11 +80,7 @@ class PriorTask:
 
     def batch(self, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         """(B, 3, size, size) crops in [-1, 1]."""
-        scale = noise("scale").uniform().tolist()
-        chosen = [
-            self.pictures[i][int(u * len(self.pictures[i]))] for i, u in zip(indices.tolist(), scale, strict=True)
-        ]
-        return to_model(crops.cut(chosen, self.crop, noise("crop").uniform((3,)).cpu()))
+        return cut_at_a_size([self.pictures[i] for i in indices.tolist()], self.crop, noise)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +22,7 @@ from repro import paths
 from repro.adir.operators import Separable
 from repro.data import pack
 from repro.data.images import read_image, to_unit
+from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
 Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d)
@@ -32,25 +34,6 @@ def efficientnet(images: Tensor) -> Tensor:
     from repro.metrics.features import efficientnet_lite0, extract
 
     return extract(efficientnet_lite0(), images)
-
-
-def clip(name: str = "ViT-B-32", pretrained: str = "openai") -> Embedding:
-    """CLIP's image encoder by the optional package open_clip_torch, whose weights it downloads."""
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ReproError("CLIP embeddings need the optional package open_clip_torch: pip install it") from error
-    model = open_clip.create_model(name, pretrained=pretrained).eval()
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
-
-    @torch.no_grad()
-    def embed(images: Tensor) -> Tensor:
-        small = F.interpolate(images, size=model.visual.image_size, mode="bicubic", antialias=True).clamp(0, 1)
-        return model.encode_image((small - mean) / std).float()
-
-    return embed
 
 
 @dataclass(frozen=True)
@@ -74,18 +57,32 @@ class Index:
     read: Callable[[str], Tensor]
     embedding: Embedding = efficientnet
     skipped: tuple[str, ...] = ()
+    searcher: Any = None  # an index of the package faiss over the same vectors
 
-    def nearest(self, query: Tensor, k: int, exclude: Sequence[str] = ()) -> Neighbours:
-        """The K images nearest to an image (3, H, W) in [0, 1]; fewer where the set is smaller."""
+    def nearest(self, query: Tensor, k: int) -> Neighbours:
+        """The K images nearest to an image (3, H, W) in [0, 1], or to a vector (d,); fewer where the set is smaller."""
         if k < 1:
             raise ReproError(f"K must be 1 or more: got {k}")
-        cosine = F.normalize(self.embedding(query[None]), dim=1)[0] @ self.vectors.T
-        order = [i for i in cosine.argsort(descending=True, stable=True).tolist() if self.names[i] not in exclude][:k]
-        return Neighbours(
-            tuple(self.names[i] for i in order),
-            tuple(float(cosine[i]) for i in order),
-            tuple(self.read(self.names[i]) for i in order),
-        )
+        vector = F.normalize(query[None] if query.ndim == 1 else self.embedding(query[None]), dim=1)
+        if self.searcher is None:
+            cosine, order = (vector @ self.vectors.T)[0].sort(descending=True, stable=True)
+        else:
+            cosine, order = (
+                torch.from_numpy(x)[0] for x in self.searcher.search(vector.numpy(), min(k, len(self.names)))
+            )
+        found = tuple(self.names[i] for i in order[:k].tolist() if i >= 0)
+        return Neighbours(found, tuple(cosine[: len(found)].tolist()), tuple(self.read(n) for n in found))
+
+    def by_faiss(self, kind: str = "HNSW32") -> Index:
+        """The same set, searched by the optional package faiss: for millions of pictures. `kind`: of its factory."""
+        try:
+            import faiss
+        except ImportError as error:
+            raise ReproError("an index of millions needs the optional package faiss-cpu: pip install it") from error
+        searcher = faiss.index_factory(self.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        searcher.train(self.vectors.numpy())
+        searcher.add(self.vectors.numpy())
+        return replace(self, searcher=searcher)
 
 
 def index_images(names: Sequence[str], images: Sequence[Tensor], embedding: Embedding = efficientnet) -> Index:
@@ -106,7 +103,7 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     known = load_file(cache) if cache.exists() else {}
     names, vectors, skipped, fresh = [], [], [], False
     for file in files:
-        key = f"{getattr(embedding, '__name__', 'embedding')}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        key = f"{embedding.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
         if key not in known:
             try:
                 known[key] = F.normalize(embedding(read_image(file)[None]), dim=1)[0]
@@ -119,12 +116,8 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     if not names:
         raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")
     if fresh:
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            save_file(known, cache)
-        except OSError as error:
-            raise ReproError(f"{cache}: the embeddings cannot be kept ({error.strerror or error})") from error
-    return Index(tuple(names), torch.stack(vectors), lambda name: read_image(name), embedding, tuple(skipped))
+        write_bytes(cache, save(known))
+    return Index(tuple(names), torch.stack(vectors), read_image, embedding, tuple(skipped))
 
 
 def index_folder(folder: Path, embedding: Embedding = efficientnet, cache: Path | None = None) -> Index:
@@ -145,8 +138,3 @@ def gallery(embedding: Embedding = efficientnet) -> Index:
 def as_image(y: Tensor, operator: Separable) -> Tensor:
     """What is embedded of a measurement (B, …): y at the image's size, (B, 3, H, W) in [0, 1]."""
     return to_unit(operator.transpose(y, "upsampling") if operator.back is not None else y)
-
-
-def spherical(a: Tensor, b: Tensor) -> Tensor:
-    """The paper's distance of unit vectors (…, d), NaN where it is not defined (cosine below 0)."""
-    return 2 * torch.arcsin(0.5 * (a - b).square().sum(dim=-1))

@@ -134,7 +134,7 @@ def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None 
     pipe, index = ADIR.shipped(), None if neighbours is None else index_folder(neighbours)
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
-    options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True}
+    options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
     return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options).image.clamp(0, 1), PRIOR
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.adir import retrieval
+from repro.adir.pipeline import PRIOR
 from repro.adir.study import measure as m
 from repro.data.images import center_crop, resize, to_unit
 from repro.engine import stats
@@ -22,7 +23,7 @@ from repro.ui.plots import Plate
 from repro.ui.schematic import Schematic
 
 ZOOM = 3
-NETWORK = "adir-prior-main-s0"
+NO_RECORDS = "no records of this profile"
 
 
 def schematic() -> Schematic:
@@ -63,14 +64,10 @@ def neighbours(rows: Mapping[str, tuple[Tensor, retrieval.Neighbours]], shown: i
     """What was embedded, (3, H, W) in [0, 1], and its nearest images with their cosine."""
     cells: dict[str, Any] = {}
     for name, (seen, found) in rows.items():
-        cells[name] = _square(seen, side)
-        for image, cosine in list(zip(found.images, found.similarity, strict=True))[:shown]:
-            cells[f"{cosine:.2f}" + " " * len(cells)] = _square(image, side)
+        row = [(name, seen), *((f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False))]
+        for words, image in row:
+            cells[words + " " * len(cells)] = to_uint8(center_crop(resize(image, side), side))
     return Photos(captioned(cells, shown + 1), 74)
-
-
-def _square(image: Tensor, side: int) -> Any:
-    return to_uint8(center_crop(resize(image, side), side))
 
 
 def lines(
@@ -84,10 +81,11 @@ def lines(
     """A metric's mean with its interval over `x`, for named selections {"experiment": …, "cell": {…}}."""
     drawn = {}
     for name, where in series.items():
-        found = [_interval(records, metric, where["experiment"], {**where.get("cell", {}), x: v}) for v in values]
-        if all(f is not None for f in found):
-            drawn[name] = tuple([f[i] for f in found] for i in range(3))  # type: ignore[index]
-    return plots.curve(values, drawn, **axes) if drawn else nothing("no records of this profile")
+        cells = [{**where.get("cell", {}), x: v} for v in values]
+        found = [_values(records, metric, experiment=where["experiment"], cell=c) for c in cells]
+        if all(found):
+            drawn[name] = tuple(zip(*(_interval(v) for v in found), strict=True))
+    return plots.curve(values, drawn, **axes) if drawn else nothing(NO_RECORDS)
 
 
 def gains(
@@ -98,24 +96,22 @@ def gains(
 ) -> Plate:
     """Differences of two cells of the network, paired over images: name -> (cell, what it is compared with)."""
     drawn = {}
-    for name, (left, right) in rows.items():
-        a, b = (select(records, experiment=NETWORK, cell=c) for c in (left, right))
-        if a and b and len(a[0].values(metric)) >= stats.MIN_UNITS:
-            found = stats.paired_difference([a[0].values(metric)], [b[0].values(metric)])
+    for name, pair in rows.items():
+        a, b = (_values(records, metric, experiment=PRIOR, cell=c) for c in pair)
+        if b and len(a) >= stats.MIN_UNITS:
+            found = stats.paired_difference([a], [b])
             drawn[name] = (found.estimate, found.low, found.high)
-    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing("no records of this profile")
+    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing(NO_RECORDS)
 
 
-def _interval(
-    records: Sequence[Record], metric: str, experiment: str, cell: Mapping[str, Any]
-) -> tuple[float, float, float] | None:
-    found = select(records, experiment=experiment, cell=cell)
-    if not found:
-        return None
-    values = found[0].values(metric)
+def _values(records: Sequence[Record], metric: str, **where: Any) -> list[float]:
+    found = select(records, **where)
+    return found[0].values(metric) if found else []
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) < stats.MIN_UNITS:
-        mean = sum(values) / len(values)
-        return mean, mean, mean
+        return (sum(values) / len(values),) * 3
     interval = stats.mean_interval([values])
     return interval.estimate, interval.low, interval.high
 

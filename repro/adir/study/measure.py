@@ -3,6 +3,7 @@ settings.toml. Everything runs in fp32; noise is keyed by (seed, image), so a ro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import tomllib
@@ -19,6 +20,7 @@ from repro import paths
 from repro.adir import baselines, lora, operators, oracle, prior, retrieval
 from repro.adir.adapt import Adaptation, adapt
 from repro.adir.guidance import Guidance, reconstruct
+from repro.adir.pipeline import guidance_of
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
@@ -66,18 +68,15 @@ def images(which: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor]
     """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "adapted" (the first of them), "large" (the same at
     twice the size), "validation", "unseen" (textures that no network here was trained on)."""
     now = profile_of(profile)
-    size, side = now["size"], now["side"]
+    size, side = (now[k] * (2 if which == "large" else 1) for k in ("size", "side"))
     if which == "unseen":
-        names, crops = zip(*((n, x) for n, x in _textures(size, test=True)), strict=True)
-        keep = now["adapted"] + 1 if profile == "smoke" else len(names)
-        return names[:keep], to_model(torch.stack(crops[:keep]))
-    if which == "large":
-        size, side = 2 * size, 2 * side
-    chosen = pack.photos("validation" if which == "validation" else "test")
-    chosen = chosen[: now["test"] if which == "photos" else now["adapted"] if which in ("adapted", "large") else None]
-    return tuple(p.id for p in chosen), to_model(
-        torch.stack([center_crop(resize(pack.load(p), side), size) for p in chosen])
-    )
+        found = list(_textures(size, test=True))[: now["adapted"] + 1 if profile == "smoke" else None]
+    else:
+        keep = {"photos": now["test"], "validation": None}.get(which, now["adapted"])
+        chosen = pack.photos("validation" if which == "validation" else "test")[:keep]
+        found = [(p.id, center_crop(resize(pack.load(p), side), size)) for p in chosen]
+    names, crops = zip(*found, strict=True)
+    return names, to_model(torch.stack(crops))
 
 
 def _textures(size: int, test: bool) -> Iterator[tuple[str, Tensor]]:
@@ -136,32 +135,29 @@ def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, 
 # -- methods -----------------------------------------------------------------------------------------------------------
 
 
-def guidance_of(setting: str) -> tuple[Guidance, dict[str, Any]]:
-    """(guidance, what else a setting changes: steps, seed, the operator assumed)."""
-    changes = dict(settings()["guidance"].get(setting, {}))
-    other = {k: changes.pop(k) for k in ("steps", "seed", "assumed") if k in changes}
+def setting_of(name: str, profile: str = "small", task: str = "sr4") -> tuple[Guidance, Adaptation, dict[str, Any]]:
+    """(guidance, adaptation, what else a setting changes: steps, seed, the operator assumed, k, after)."""
+    now, changes = profile_of(profile), dict(settings()["setting"][name])
     if changes.get("limit") is False:
         changes["limit"] = None
-    return Guidance(**changes), other
-
-
-def adaptation_of(setting: str, profile: str) -> tuple[Adaptation, dict[str, Any]]:
-    """(adaptation, what else a setting changes: k, after)."""
-    now, changes = profile_of(profile), dict(settings()["adaptation"].get(setting, {}))
-    other = {k: changes.pop(k) for k in ("k", "after") if k in changes}
-    return Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **changes}), other
+    guidance, adaptation = (
+        {f.name: changes.pop(f.name) for f in dataclasses.fields(kind) if f.name in changes}
+        for kind in (Guidance, Adaptation)
+    )
+    adapting = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adaptation})
+    return dataclasses.replace(guidance_of(task), **guidance), adapting, changes
 
 
 def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str, after: int = 0) -> str:
     """The name under which an image's LoRA factors are kept: a hash of all that they follow from."""
-    chosen, other = adaptation_of(cell["setting"], profile)
+    _, adaptation, other = setting_of(cell["setting"], profile)
     names, x = images(cell["set"], profile)
     now = profile_of(profile)
     about = {
-        "adaptation": dataclasses.asdict(chosen),
+        "adaptation": dataclasses.asdict(adaptation),
         "to": cell["adapt"],
         "k": other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"]),
-        "task": [cell["task"], guidance_of(cell["setting"])[1].get("assumed", cell["task"])],
+        "task": [cell["task"], other.get("assumed", cell["task"])],
         "image": [cell["set"], names[i], x.shape[-1]],
         "weights": weights_hash(_folder(experiment)),
     }
@@ -170,23 +166,23 @@ def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str,
 
 def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
     """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept)."""
-    chosen, other = adaptation_of(cell["setting"], profile)
+    _, adaptation, other = setting_of(cell["setting"], profile)
     now, kept = profile_of(profile), paths.runs() / "adir" / "lora"
     wanted = factors_file(experiment, cell, i, profile, other.get("after", 0))
     for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
         if (folder / wanted).exists():
             return lora.load(folder / wanted)[0]
     _, x, y = measured(cell["set"], cell["task"], profile)
-    assumed = guidance_of(cell["setting"])[1].get("assumed", cell["task"])
-    seen = retrieval.as_image(y[i : i + 1], task_operator(assumed, x.shape[-1]))[0]
-    k = other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"])
-    found = index("unseen" if cell["set"] == "unseen" else "gallery", profile)
-    near = [seen] if cell["adapt"] == "itself" else found.nearest(seen, k).images
+    assumed = task_operator(other.get("assumed", cell["task"]), x.shape[-1])
+    near = [retrieval.as_image(y[i : i + 1], assumed)[0]]
+    if cell["adapt"] != "itself":
+        k = other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"])
+        near = index("unseen" if cell["set"] == "unseen" else "gallery", profile).nearest(near[0], k).images
     try:
-        for step in adapt(network, near, prior.schedule(), chosen, crop=now["size"]):
-            if (last := step.iteration == chosen.iterations) or step.iteration in (15, 30):
+        for step in adapt(network, near, prior.schedule(), adaptation, crop=now["size"]):
+            if (last := step.iteration == adaptation.iterations) or step.iteration in (15, 30):
                 file = factors_file(experiment, cell, i, profile, 0 if last else step.iteration)
-                lora.save(kept / file, lora.state(network), chosen.alpha, experiment)
+                lora.save(kept / file, lora.state(network), adaptation.alpha, experiment)
     finally:
         lora.detach(network)
     return lora.load(kept / wanted)[0]
@@ -196,16 +192,14 @@ def reconstruction(
     network: nn.Module, cell: Mapping[str, Any], names: list[str], y: Tensor, profile: str, size: int
 ) -> Tensor:
     """(N, 3, size, size) of a cell's method, settings and seed for measurements y (N, …)."""
-    guidance, other = guidance_of(cell["setting"])
-    op, schedule, model = task_operator(other.get("assumed", cell["task"]), size), prior.schedule(), model_fn(network)
-    noise = KeyedNoise(other.get("seed", 0), names, "adir/sample")
+    guidance, _, other = setting_of(cell["setting"], profile, cell["task"])
+    op = task_operator(other.get("assumed", cell["task"]), size)
+    given = (model_fn(network), y, op, prior.schedule(), KeyedNoise(other.get("seed", 0), names, "adir/sample"))
     steps = other.get("steps", profile_of(profile)["steps"])
     if cell["method"] == "ddrm":
-        *_, (x, _) = baselines.ddrm(model, y, op, schedule, noise, min(baselines.STEPS, steps))
+        *_, (x, _) = baselines.ddrm(*given, min(baselines.STEPS, steps))
         return x
-    if cell["method"] == "dps":
-        return last_of(baselines.dps(model, y, op, schedule, noise, steps))
-    return last_of(reconstruct(model, y, op, schedule, noise, guidance, steps))
+    return last_of(baselines.dps(*given, steps) if cell["method"] == "dps" else reconstruct(*given, guidance, steps))
 
 
 def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,13 +215,11 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     run = partial(reconstruction, network, cell, profile=profile, size=x.shape[-1])
     if cell["adapt"] == "none":
         return x, y, run(names=names, y=y)
-    if cell["adapt"] == "foreign":  # ordinary photographs under the factors of the first texture: forgetting
-        texture = {**cell, "set": "unseen", "adapt": "neighbours"}
-        with lora.adapted(network, factors_of(network, experiment, texture, 0, profile)):
-            return x, y, run(names=names, y=y)
-    found = []
+    found, texture = [], {**cell, "set": "unseen", "adapt": "neighbours"}
     for i, name in enumerate(names):
-        with lora.adapted(network, factors_of(network, experiment, cell, i, profile)):
+        # "foreign": ordinary photographs under the factors of the first texture, which shows what was forgotten
+        adapted_as = (texture, 0) if cell["adapt"] == "foreign" else (cell, i)
+        with lora.adapted(network, factors_of(network, experiment, *adapted_as, profile)):
             found.append(run(names=[name], y=y[i : i + 1]))
     return x, y, torch.cat(found)
 
@@ -235,8 +227,6 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 @lru_cache(maxsize=2)
 def private(experiment: str) -> nn.Module:
     """A copy of a checkpoint's network that adaptation may write on."""
-    import copy
-
     return copy.deepcopy(load_checkpoint(_folder(experiment))).requires_grad_(False)
 
 
@@ -253,7 +243,7 @@ def _folder(experiment: str) -> Path:
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> Mapping[str, Values]:
     """metric -> values of a cell, one an image."""
     if experiment == "oracle-posterior":
-        guidance, _ = guidance_of(cell["setting"])
+        guidance = setting_of(cell["setting"])[0]
         errors = [oracle.distance(guidance, cell["steps"], seed) for seed in range(5)[:k]]
         return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
     if experiment == "retrieval-efficientnet":
@@ -274,18 +264,14 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     return found
 
 
-def overlaps(blur: int, k: int | None, profile: str) -> list[float]:
-    """Share of the 20 neighbours of x that are also among the 20 of its box-blurred, noisy measurement (A6)."""
-    names, x = images("photos", profile)
-    y = measured("photos", f"box{blur}" if blur > 0 else f"sr{-blur}", profile)[2]
-    op = task_operator(f"box{blur}" if blur > 0 else f"sr{-blur}", x.shape[-1])
-    gallery, count = index("gallery", profile), 20
-    share = []
-    for i in range(len(names[:k])):
-        of_x = gallery.nearest(to_unit(x[i]), count).names
-        of_y = gallery.nearest(retrieval.as_image(y[i : i + 1], op)[0], count).names
-        share.append(len(set(of_x) & set(of_y)) / count)
-    return share
+def overlaps(blur: int, k: int | None, profile: str, count: int = 20) -> list[float]:
+    """Share of the neighbours of x that are also neighbours of its box-blurred, noisy measurement (A6); a negative blur
+    counts as downsampling."""
+    task = f"box{blur}" if blur > 0 else f"sr{-blur}"
+    _, x, y = measured("photos", task, profile)
+    seen, gallery = retrieval.as_image(y, task_operator(task, x.shape[-1])), index("gallery", profile)
+    pairs = [(set(gallery.nearest(v, count).names) for v in pair) for pair in zip(to_unit(x[:k]), seen, strict=False)]
+    return [len(of_x & of_y) / count for of_x, of_y in pairs]
 
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from repro.adir import baselines, lora, operators, prior
-from repro.adir.adapt import AdaptStep, adapt
-from repro.adir.guidance import Guidance, reconstruct, scale_at
+from repro.adir.adapt import Adaptation, AdaptStep, adapted_to
+from repro.adir.guidance import Guidance, reconstruct
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study import figures
 from repro.adir.study import measure as m
@@ -22,6 +21,7 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import sample
+from repro.ddpm.study import exercises
 from repro.engine.evaluation import trained
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
@@ -113,23 +113,12 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     return rows
 
 
-def adapting(
-    now: Lesson, images: list[Tensor] | tuple[Tensor, ...]
-) -> tuple[list[AdaptStep], dict[str, Tensor], float]:
-    """(steps, factors, seconds) of a short adaptation, with a bar; the network is left as it was."""
-    from tqdm.auto import tqdm
-
-    chosen, _ = m.adaptation_of("default", now["live"])
-    chosen = type(chosen)(iterations=now["iterations"], lr=chosen.lr)
-    net, begun, steps = network(now), time.perf_counter(), []
+def adapting(now: Lesson, images: list[Tensor] | tuple[Tensor, ...]) -> tuple[list[AdaptStep], dict[str, Tensor]]:
+    """(steps, factors) of a short adaptation, with a bar; the network is left as it was."""
+    chosen = Adaptation(iterations=now["iterations"], lr=m.profile_of(now["live"])["lr"])
     size = m.profile_of(now["live"])["size"]
-    try:
-        for step in tqdm(adapt(net, images, prior.schedule(), chosen, crop=size), total=chosen.iterations, leave=False):
-            steps.append(step)
-        found = lora.state(net)
-    finally:
-        lora.detach(net)
-    return steps, found, time.perf_counter() - begun
+    factors, steps = adapted_to(network(now), images, prior.schedule(), chosen, crop=size, progress=True)
+    return steps, factors
 
 
 # -- widgets -----------------------------------------------------------------------------------------------------------
@@ -179,61 +168,40 @@ def _tensors(count: int) -> list[Tensor]:
     return [noise.normal((3, 8, 8), step=i) for i in range(count)]
 
 
-def _same(found: Any, expected: Tensor) -> bool:
-    return torch.is_tensor(found) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
-
-
 def _gradient() -> Callable[[Any], bool]:
     op = operators.super_resolution(8, 8, 4)
     x, eps = _tensors(2)
     y, a, s = op.A(x), 0.6, 0.8
     expected = -2 * op.transpose(op.A(x) - (a * y + s * op.A(eps)))
-    return lambda f: _same(f(op, x, y, eps, a, s), expected)
+    return lambda f: torch.allclose(f(op, x, y, eps, a, s), expected, atol=1e-5)
 
 
 def _factor() -> Callable[[Any], bool]:
     return lambda f: all(abs(f(s, v, e) - (1 - 2 * s * v * e)) < 1e-9 for s, v, e in ((10, 0.02, 1.0), (3, 0.1, 0.5)))
 
 
-def _limit() -> Callable[[Any], bool]:
-    largest = scale_at(0.2, 1.0, Guidance(scale=1000.0, limit=0.5))
-    return lambda answer: abs(answer - largest) < 1e-9
-
-
-def _adjoint() -> Callable[[Any], bool]:
-    ratio = 1 / operators.colorization(4, 4).eigenvalue("adjoint")
-    return lambda answer: abs(answer - ratio) < 1e-4
-
-
 def _low_rank() -> Callable[[Any], bool]:
     return lambda f: all(f(c, o, k, r) == r * (c * k * k + o) for c, o, k, r in ((32, 64, 3, 16), (64, 192, 1, 4)))
 
 
-def _spherical() -> Callable[[Any], bool]:
-    return lambda answer: answer in (90, 90.0)
+def _near(number: float) -> Callable[[], Callable[[Any], bool]]:
+    return lambda: lambda answer: abs(answer - number) < 1e-4
 
 
-EXERCISES: dict[str, tuple[Callable[[], Callable[[Any], bool]], str]] = {
-    "gradient": (_gradient, "eq. 17 needs y_t, and y_t needs A of the noise: op.A and op.transpose are all it takes"),
-    "factor": (_factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
-    "limit": (_limit, "the factor of the exercise before must not be negative"),
-    "adjoint": (_adjoint, "replication is three times the adjoint of the mean"),
-    "low rank": (_low_rank, "A is a k x k convolution to r channels, B a 1 x 1 one to the outputs"),
-    "spherical": (_spherical, "the arcsine needs an argument of at most 1: 1 - cos"),
+EXERCISES: dict[str, exercises.Exercise] = {
+    "gradient": ("g of eq. 17", _gradient, "y_t needs A of the noise: op.A and op.transpose are all it takes"),
+    "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
+    "limit": ("the largest s", _near(2.5), "the factor of the exercise before must not be negative"),
+    "adjoint": ("replication against the adjoint", _near(3.0), "the adjoint of the mean gives each colour a third"),
+    "low rank": (
+        "numbers of a factor",
+        _low_rank,
+        "A is a k x k convolution to r channels, B is 1 x 1",
+    ),
+    "spherical": ("the paper's distance", _near(90.0), "the arcsine needs an argument of at most 1: 1 - cos"),
 }
 
 
 def check(name: str, answer: Any) -> None:
     """Say whether `answer` holds; None means that it was not answered yet."""
-    if name not in EXERCISES:
-        raise ReproError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
-    make, hint = EXERCISES[name]
-    if answer is None:
-        print(f"{name}: waiting for your answer")
-        return
-    try:
-        right = bool(make()(answer))
-    except Exception as error:  # a reader's function may do anything
-        print(f"{name}: your answer raised {type(error).__name__}: {error}")
-        return
-    print(f"{name}: {'right' if right else 'not yet. ' + hint}")
+    exercises.check(name, answer, EXERCISES)

@@ -1,4 +1,4 @@
-"""Paper scale: guided-diffusion's unconditional network, and adaptation of latent networks (Stable Diffusion).
+"""Paper scale: guided-diffusion's unconditional network, CLIP, and adaptation of latent networks (Stable Diffusion).
 
 Nothing is downloaded here. `256x256_diffusion_uncond.pt` comes from openai/guided-diffusion, Stable Diffusion's
 upscaler and inpainting pipelines from `from_pretrained` of diffusers ("stabilityai/stable-diffusion-x4-upscaler").
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from repro.adir import lora
 from repro.adir.adapt import Adaptation
 from repro.adir.operators import Separable
+from repro.adir.retrieval import Embedding
 from repro.data import crops
 from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
@@ -56,28 +57,24 @@ def build(config: Mapping[str, Any] = ADM) -> nn.Module:
 def modules(config: Mapping[str, Any] = ADM) -> dict[str, str]:
     """Residual and attention blocks: name in the `UNet2DModel` -> name in guided-diffusion's file."""
     layers, levels = config["layers_per_block"], len(config["block_out_channels"])
-    found, at = {}, 1
-    for i in range(levels):
-        for j in range(layers):
-            found[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{at}.0"
-            if "Attn" in config["down_block_types"][i]:
-                found[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{at}.1"
-            at += 1
-        if i < levels - 1:
-            found[f"down_blocks.{i}.downsamplers.0"] = f"input_blocks.{at}.0"
-            at += 1
-    found |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"}
+    found = {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"}
     found |= {"mid_block.resnets.1": "middle_block.2"}
-    at = 0
-    for i in range(levels):
-        attends = "Attn" in config["up_block_types"][i]
-        for j in range(layers + 1):
-            found[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{at}.0"
-            if attends:
-                found[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{at}.1"
-            if j == layers and i < levels - 1:
-                found[f"up_blocks.{i}.upsamplers.0"] = f"output_blocks.{at}.{2 if attends else 1}"
-            at += 1
+    for side, per_level, change, at in (("down", layers, "downsamplers", 1), ("up", layers + 1, "upsamplers", 0)):
+        for i, kind in enumerate(config[f"{side}_block_types"]):
+            ours, theirs, attends = (
+                f"{side}_blocks.{i}",
+                "input_blocks" if side == "down" else "output_blocks",
+                "Attn" in kind,
+            )
+            for j in range(per_level):
+                found[f"{ours}.resnets.{j}"] = f"{theirs}.{at + j}.0"
+                if attends:
+                    found[f"{ours}.attentions.{j}"] = f"{theirs}.{at + j}.1"
+            at += per_level
+            if i < levels - 1:  # going down the change of size is a block of its own, going up the end of the last one
+                block = f"{at}.0" if side == "down" else f"{at - 1}.{1 + attends}"
+                found[f"{ours}.{change}.0"] = f"{theirs}.{block}"
+                at += side == "down"
     return found
 
 
@@ -95,18 +92,14 @@ def converted(state: Mapping[str, Tensor], config: Mapping[str, Any] = ADM) -> d
                 plain |= {f"{ours}.{a}": f"{theirs}.{b}" for a, b in _RESNET.items() if f"{theirs}.{b}.weight" in state}
                 continue
             plain[f"{ours}.group_norm"] = f"{theirs}.norm"
-            for part in ("weight", "bias"):
-                qkv = state[f"{theirs}.qkv.{part}"]
-                qkv = qkv.squeeze(-1) if part == "weight" else qkv
+            for part, width in (("weight", 2), ("bias", 1)):
+                qkv, proj = (state[f"{theirs}.{name}.{part}"].flatten(width - 1) for name in ("qkv", "proj_out"))
                 heads = qkv.view(-1, 3, config["attention_head_dim"], *qkv.shape[1:])
-                for i, name in enumerate("qkv"):
-                    out[f"{ours}.to_{name}.{part}"] = heads[:, i].flatten(0, 1)
-                proj = state[f"{theirs}.proj_out.{part}"]
-                out[f"{ours}.to_out.0.{part}"] = proj.squeeze(-1) if part == "weight" else proj
-        out |= {f"{a}.{p}": state[f"{b}.{p}"] for a, b in plain.items() for p in ("weight", "bias")}
+                out |= {f"{ours}.to_{name}.{part}": heads[:, i].flatten(0, 1) for i, name in enumerate("qkv")}
+                out[f"{ours}.to_out.0.{part}"] = proj
+        return out | {f"{a}.{p}": state[f"{b}.{p}"] for a, b in plain.items() for p in ("weight", "bias")}
     except KeyError as error:
         raise ReproError(f"this is not guided-diffusion's network of that size: it lacks {error}") from None
-    return out
 
 
 def from_file(path: Path, config: Mapping[str, Any] = ADM) -> nn.Module:
@@ -114,6 +107,35 @@ def from_file(path: Path, config: Mapping[str, Any] = ADM) -> nn.Module:
     network = build(config)
     network.load_state_dict(converted(torch.load(path, map_location="cpu", weights_only=True), config))
     return network.eval().requires_grad_(False)
+
+
+# -- retrieval by CLIP -------------------------------------------------------------------------------------------------
+
+
+def clip(name: str = "ViT-B-32", pretrained: str | None = "openai", model: Any = None) -> tuple[Embedding, Embedding]:
+    """CLIP's encoders of images (B, 3, H, W) in [0, 1], as `repro.adir.retrieval` takes it, and of prompts, to (B, d).
+
+    By the optional package open_clip_torch, which downloads the weights unless a `model` is given.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ReproError("CLIP needs the optional package open_clip_torch: pip install it") from error
+    model = (model or open_clip.create_model(name, pretrained=pretrained)).eval()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+
+    @torch.no_grad()
+    def image(images: Tensor) -> Tensor:
+        side = model.visual.image_size
+        small = F.interpolate(images, size=side, mode="bicubic", antialias=True).clamp(0, 1)
+        return model.encode_image((small - mean) / std).float()
+
+    @torch.no_grad()
+    def text(prompts: Sequence[str]) -> Tensor:
+        return model.encode_text(open_clip.get_tokenizer(name)(list(prompts))).float()
+
+    image.__name__ = f"clip-{name}-{pretrained}"  # the name under which vectors are cached
+    return image, text
 
 
 # -- latent networks ---------------------------------------------------------------------------------------------------
@@ -139,30 +161,29 @@ def adapt_latent(
     """
     optimizer = torch.optim.Adam(lora.attach(pipe.unet, settings.rank, settings.alpha, seed=seed), lr=settings.lr)
     scheduler, factor = pipe.scheduler, pipe.vae.config.scaling_factor
+    purposes = ("image", "crop", "eps", "t", "low", "mask")
     for i in range(settings.iterations):
         places = range(i * settings.batch, (i + 1) * settings.batch)
-        draw = {
-            p: KeyedNoise(seed, places, f"adir/latent/{p}") for p in ("image", "crop", "vae", "eps", "t", "low", "mask")
-        }
+        draw = {p: KeyedNoise(seed, places, f"adir/latent/{p}") for p in purposes}
         chosen = [images[k] for k in draw["image"].integers(0, len(images)).tolist()]
         x = to_model(crops.cut(chosen, crop, draw["crop"].uniform((3,))))  # (B, 3, crop, crop)
+        t = draw["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
+        labels = {}
         with torch.no_grad():
             latent = pipe.vae.encode(x).latent_dist.mean * factor
-            t = draw["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
             eps = draw["eps"].normal(tuple(latent.shape[1:]))
-            noisy, labels = scheduler.add_noise(latent, eps, t), {}
             if operator is not None:
-                low = operator.A(x)
-                level = torch.full((len(x),), noise_level)
-                low = pipe.low_res_scheduler.add_noise(low, draw["low"].normal(tuple(low.shape[1:])), level)
-                given, labels = torch.cat([noisy, low], dim=1), {"class_labels": level}
+                low, level = operator.A(x), torch.full((len(x),), noise_level)
+                given = [pipe.low_res_scheduler.add_noise(low, draw["low"].normal(tuple(low.shape[1:])), level)]
+                labels = {"class_labels": level}
             else:
                 mask = _boxes(draw["mask"].uniform((4,)), crop)  # (B, 1, crop, crop), 1 where the image is missing
                 kept = pipe.vae.encode(x * (1 - mask)).latent_dist.mean * factor
-                given = torch.cat([noisy, F.interpolate(mask, size=latent.shape[2:]), kept], dim=1)
+                given = [F.interpolate(mask, size=latent.shape[2:]), kept]
         dropped = empty is not None and float(draw["mask"].uniform((5,))[0, 4]) < 0.1
         prompt = (empty if dropped else embeddings).expand(len(x), -1, -1)
-        output = pipe.unet(given, t, encoder_hidden_states=prompt, **labels).sample
+        noisy = scheduler.add_noise(latent, eps, t)
+        output = pipe.unet(torch.cat([noisy, *given], dim=1), t, encoder_hidden_states=prompt, **labels).sample
         velocity = scheduler.config.prediction_type == "v_prediction"
         loss = (output - (scheduler.get_velocity(latent, eps, t) if velocity else eps)).square().mean()
         optimizer.zero_grad(set_to_none=True)
