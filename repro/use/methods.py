@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repro import paths
 from repro.engine.checkpoint import CONFIG, read_card
 from repro.engine.evaluation import folders
 from repro.engine.rng import KeyedNoise
