@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from repro.cli import main
 from repro.data import pack
 from repro.data.images import read_image
-from repro.data.profiles import read_srgb
+from repro.data.inputs import read_srgb
 from repro.engine.checkpoint import CONFIG
 from repro.engine.evaluation import folders
 from repro.engine.provenance import whence

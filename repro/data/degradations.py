@@ -41,6 +41,8 @@ class Degradation:
         `fixed` gives `setting` one value for all samples instead of drawing it, e.g. quality=10. Raises `ReproError`
         for another setting, a value out of range and pictures of another shape.
         """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ReproError(f"{self.name}: pictures of shape (B, 3, H, W) are needed: got {tuple(images.shape)}")
         if unknown := sorted(fixed.keys() - {self.setting}):
             raise ReproError(f"{self.name}: setting {unknown[0]!r} is unknown; accepted: {self.setting}")
         value = fixed.get(self.setting)

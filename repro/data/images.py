@@ -59,18 +59,20 @@ def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_
 def read_channels(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:
     """The same, float32 (C, H, W), with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
     if isinstance(source, Tensor | np.ndarray):
-        kind = "tensor" if isinstance(source, Tensor) else "array"
-        image = _of_numbers(source, name or f"the given {kind}")
-        _check_size(image.shape[2], image.shape[1], min_side, max_pixels, name or f"the given {kind}")
+        name = name or f"the given {'tensor' if isinstance(source, Tensor) else 'array'}"
+        image = _of_numbers(source, name)
+        _check_size(image.shape[2], image.shape[1], min_side, max_pixels, name)
         return image
     if isinstance(source, Image.Image):
         return _decode(source, name or "the given picture", min_side, max_pixels)
     if isinstance(source, bytes | bytearray):
         data, name = bytes(source), name or "the given bytes"
     elif isinstance(source, str | os.PathLike):
-        path = Path(source)
-        name = name or str(path)
-        data = _file_bytes(path, name)
+        name = name or str(Path(source))
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise _no_file(error, name) from error
     else:
         raise ReproError(
             f"{name or 'image'}: got {type(source).__name__}; "
@@ -93,8 +95,6 @@ def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: s
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
     path, name = Path(path), name or str(path)
     try:
-        if not path.is_file():
-            raise ReproError(f"{name}: no such file")
         with path.open("rb") as file:
             try:
                 image = _open(file, name, max_pixels)
@@ -105,7 +105,7 @@ def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: s
             width, height = image.size
             turned = orientation(image) in (5, 6, 7, 8)
     except OSError as error:
-        raise ReproError(f"{name}: cannot be read ({error.strerror or error})") from error
+        raise _no_file(error, name) from error
     _check_size(width, height, 1, max_pixels, name)
     return (height, width) if turned else (width, height)
 
@@ -126,15 +126,9 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             raise _Unreadable(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
 
 
-def _file_bytes(path: Path, name: str) -> bytes:
-    try:
-        if path.is_dir():
-            raise ReproError(f"{name}: is a folder; an image file was expected")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ReproError(f"{name}: no such file") from error
-    except OSError as error:
-        raise ReproError(f"{name}: cannot be read ({error.strerror or error})") from error
+def _no_file(error: OSError, name: str) -> ReproError:
+    reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
+    return ReproError(f"{name}: {reason}; an image file was expected")
 
 
 def _check_size(width: int, height: int, min_side: int, max_pixels: int, name: str) -> None:
@@ -165,9 +159,7 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> Te
         if image.mode == "La":  # the one kind that Pillow does not convert in one step
             image = image.convert("LA")
         array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)
-    except ReproError:
-        raise
-    except MemoryError:
+    except (ReproError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged data
         raise _Unreadable(f"{name}: the image is truncated or corrupt ({error})") from error
@@ -198,23 +190,17 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     """float32 (C, H, W) of an array (H, W[, C]) or a tensor ([C, ]H, W)."""
-    array = isinstance(source, np.ndarray)
+    array, shape = isinstance(source, np.ndarray), tuple(source.shape)
     axes = "(H, W) or (H, W, C)" if array else "(H, W) or (C, H, W)"
     accepted = f"{axes} of 1, 3 or 4 channels, uint8, uint16, bool, or floating point in [0, 1]"
-    shape, dtype = tuple(source.shape), source.dtype
-    if array:
-        floating, whole = dtype.kind == "f", {"u1": 255, "u2": 65535, "b1": 1}.get(dtype.str[1:])
-    else:
-        floating, whole = (
-            dtype.is_floating_point,
-            {torch.uint8: 255, torch.uint16: 65535, torch.bool: 1}.get(dtype),
-        )
+    kind = source.dtype.name if array else str(source.dtype).removeprefix("torch.")
+    most = 1 if "float" in kind else {"uint8": 255, "uint16": 65535, "bool": 1}.get(kind)
     channels = 1 if len(shape) == 2 else shape[-1 if array else 0] if len(shape) == 3 else 0
-    if channels not in (1, 3, 4) or 0 in shape or not (floating or whole):
-        raise ReproError(f"{name}: got {dtype} {shape}; accepted: {accepted}")
+    if channels not in (1, 3, 4) or 0 in shape or most is None:
+        raise ReproError(f"{name}: got {source.dtype} {shape}; accepted: {accepted}")
     image = torch.from_numpy(source.astype(np.float32)) if array else source.detach().cpu().float()
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if array else image
-    image = image if floating else image / whole
+    image = image / most
     low, high = image.min().item(), image.max().item()
     if not (low >= 0.0 and high <= 1.0):  # also true of NaN
         raise ReproError(f"{name}: values range from {low:.4g} to {high:.4g}; accepted: {accepted}")

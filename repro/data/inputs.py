@@ -1,20 +1,37 @@
-"""What a user hands over: pictures in any of their forms, and masks as people draw them."""
+"""What a user hands over: images in any of their forms, colour profiles, and masks as people draw them."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from repro.data.images import ImageSource, read_channels, read_image
+from repro.data.metadata import upright
 from repro.errors import ReproError
 
 BLACK, WHITE = 0.1, 0.9  # what counts as black and white in a drawn mask
 LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
 GREY_SHARE = 0.1  # of the pixels may be neither, as soft edges and JPEG make them; they are cut at one half
+
+
+def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -> Tensor | None:
+    """What `read` makes of each of several, as one batch; None where `source` is one."""
+    if not (isinstance(source, list | tuple) or (isinstance(source, Tensor | np.ndarray) and source.ndim == 4)):
+        return None
+    parts = [read(one, f"{name} {i}" if len(source) > 1 else name, *options) for i, one in enumerate(source)]
+    sizes = sorted({tuple(part.shape[2:]) for part in parts})
+    if len(sizes) != 1:
+        found = ", ".join(f"{w}x{h}" for h, w in sizes) or "none"
+        raise ReproError(f"{name}: got {found} in one batch; accepted: at least one, all of one size")
+    return torch.cat(parts)
 
 
 def pictures(source: ImageSource | Sequence[ImageSource], name: str = "picture", channels: int = 3) -> Tensor:
@@ -25,23 +42,40 @@ def pictures(source: ImageSource | Sequence[ImageSource], name: str = "picture",
     """
     if channels not in (1, 3):
         raise ReproError(f"{name}: a network of {channels} channels takes no picture; accepted: 1 (grey) or 3 (RGB)")
-    if isinstance(source, list | tuple) or (isinstance(source, Tensor | np.ndarray) and source.ndim == 4):
-        if len(source) == 0:
-            raise ReproError(f"{name}: got none; accepted: at least one")
-        parts = [pictures(one, f"{name} {i}", channels) for i, one in enumerate(source)]
-        sizes = sorted({tuple(part.shape[2:]) for part in parts})
-        if len(sizes) > 1:
-            raise ReproError(
-                f"{name}: got {', '.join(f'{w}x{h}' for h, w in sizes)} in one batch; accepted: pictures of one size"
-            )
-        return torch.cat(parts)
+    if (batch := _batch(pictures, source, name, channels)) is not None:
+        return batch
     image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
     if channels == 3:
         return image
     if torch.equal(image[:, :1].expand_as(image), image):
         return image[:, :1].contiguous()
-    weights = torch.tensor(LUMINANCE).reshape(1, 3, 1, 1)
-    return (image * weights).sum(dim=1, keepdim=True)
+    return (image * torch.tensor(LUMINANCE).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
+    """The picture (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
+
+    A profile that cannot be read or applied is passed over, and said. Raises `ReproError` as `read_image` does.
+    """
+    image = read_image(path)  # refuses what is no picture, in a sentence
+    with Image.open(path) as file:
+        profile = file.info.get("icc_profile")
+        if not profile:
+            return image, ""
+        name = "its colour profile"
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            name = ImageCms.getProfileDescription(given).strip() or name
+            if "srgb" in name.lower():
+                return image, ""
+            turned = upright(file)
+            mode = "RGBA" if turned.mode == "RGBA" else "RGB"
+            done = ImageCms.profileToProfile(turned, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+        except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
+            return image, f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
+    done.info.pop("icc_profile", None)
+    done.info.pop("exif", None)  # turned already
+    return read_image(done, name=str(path)), f"{Path(path).name}: converted from {name} to sRGB"
 
 
 def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:
@@ -56,28 +90,21 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
     Raises:
         ReproError: a mask that is not black and white, or in which nothing is a hole.
     """
-    if isinstance(source, list | tuple):
-        if not source:
-            raise ReproError(f"{name}: got none; accepted: at least one")
-        parts = [masks(one, f"{name} {i}") for i, one in enumerate(source)]
-        if len({part.shape[2:] for part in parts}) > 1:
-            raise ReproError(f"{name}: got several sizes in one batch; accepted: masks of one size")
-        return torch.cat(parts)
-    if isinstance(source, np.ndarray) and source.ndim == 4 and source.shape[-1] != 1:
-        return masks(list(source), name)  # pictures
+    if (batch := _batch(masks, source, name)) is not None:
+        return batch
     if isinstance(source, np.ndarray) and (source.ndim == 2 or source.shape[-1] == 1):
-        source = torch.from_numpy(np.array(source if source.ndim == 2 else source[..., 0]))
-        source = source[None] if source.ndim == 2 else source[:, None]  # (1, H, W) or (B, 1, H, W)
+        source = torch.from_numpy(source.reshape(source.shape[:2]).copy())
     if isinstance(source, Tensor):
-        if source.ndim not in (2, 3, 4) or (source.ndim > 2 and source.shape[-3] != 1) or 0 in source.shape:
+        values = source[0] if source.ndim == 3 and len(source) == 1 else source
+        if values.ndim != 2 or 0 in values.shape:
             raise ReproError(f"{name}: got shape {tuple(source.shape)}; accepted: (H, W), (1, H, W), (B, 1, H, W)")
-        hole = _of_numbers(source.reshape(-1, 1, *source.shape[-2:]), name)
+        hole = _of_numbers(values, name)
     else:
         name = str(source) if isinstance(source, str | os.PathLike) else name
         hole = _of_picture(source, name)
-    if not hole.flatten(1).any(dim=1).all():
+    if not hole.any():
         raise ReproError(f"{name}: nothing in it is a hole; accepted: 1, white, or paint on transparent, is the hole")
-    return hole
+    return hole[None, None]
 
 
 def _of_numbers(values: Tensor, name: str) -> Tensor:
@@ -99,4 +126,4 @@ def _of_picture(source: ImageSource, name: str) -> Tensor:
     grey = ((value > BLACK) & (value < WHITE)).float().mean().item()
     if grey > GREY_SHARE:
         raise ReproError(f"{name}: {grey:.0%} of its pixels are grey; accepted: black (kept) and white (hole)")
-    return (value >= 0.5).float()[None, None]
+    return (value >= 0.5).float()

@@ -20,8 +20,6 @@ LAW = f"JPEG, version 1: quality {QUALITY}, {SUBSAMPLING}"
 
 def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> what is left of the pictures after JPEG of each one's `quality`, 1 to 100."""
-    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(quality):
-        raise ReproError(f"jpeg: pictures of shape ({len(quality)}, 3, H, W) are needed: got {tuple(image.shape)}")
     if wrong := [q for q in quality if q != int(q) or not 1 <= q <= 100]:
         raise ReproError(f"jpeg: quality must be a whole number from 1 to 100: got {wrong[0]}")
     pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

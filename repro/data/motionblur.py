@@ -51,13 +51,8 @@ def motion_blur(
     Pictures are mirrored at their edges. `length` fixes the path's length in [0, 21] pixels, 0 returns the pictures as
     they are; None draws it uniformly in LENGTH. `noise` and `sensor` give each sample's own path and noise.
     """
-    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(noise) or min(image.shape[-2:]) <= _HALF:
-        raise ReproError(
-            f"motion blur: pictures of shape ({len(noise)}, 3, H, W), both sides above {_HALF}, are needed: "
-            f"got {tuple(image.shape)}"
-        )
-    if length is not None and not 0 <= length <= LENGTH[1]:
-        raise ReproError(f"motion blur: length must lie in [0, {LENGTH[1]:g}] pixels: got {length}")
+    if min(image.shape[-2:]) <= _HALF:
+        raise ReproError(f"motion blur: both sides must be above {_HALF} pixels: got {tuple(image.shape)}")
     u = noise.uniform((2,), step=1).to(image)
     lengths = LENGTH[0] + (LENGTH[1] - LENGTH[0]) * u[:, 0] if length is None else torch.full_like(u[:, 0], length)
     kernels = path_kernels(draw_paths(noise, lengths)).to(image)

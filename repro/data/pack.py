@@ -25,17 +25,8 @@ MANIFEST = PACK / "manifest.csv"
 SPLITS = ("train", "validation", "test", "gallery")
 KINDS = ("photo", "thumb")
 class_names = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 _HELD_OUT = 100  # validation images per Fashion-MNIST class
 _DATA = ("split.csv", "fashion_mnist_subset.npz")
 
@@ -87,22 +78,11 @@ def _pictures() -> tuple[Picture, ...]:
     credits |= {f"thumbs/{row['file']}": row for row in _rows("THUMBS_ATTRIBUTION.csv")}
     out = []
     for row in _rows("split.csv"):
-        file, credit = row["file"], credits.get(row["file"])
-        if credit is None:
+        file = row.pop("file")
+        if file not in credits:
             raise ReproError(f"{PACK / 'split.csv'}: {file} has no line in the attribution files")
-        out.append(
-            Picture(
-                id=file.rsplit(".", 1)[0],
-                path=PACK / file,
-                kind=row["kind"],
-                subject=row["subject"],
-                category=row["category"],
-                split=row["split"],
-                author=credit["author"],
-                licence=credit["licence"],
-                source=credit["source"],
-            )
-        )
+        credit = {key: credits[file][key] for key in ("author", "licence", "source")}
+        out.append(Picture(id=file.rsplit(".", 1)[0], path=PACK / file, **row, **credit))
     return tuple(out)
 
 
@@ -144,18 +124,16 @@ def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
     if split not in SPLITS[:3]:
         raise ReproError(f"fashion: no split {split!r}; accepted: {', '.join(SPLITS[:3])}")
-    arrays = _fashion_arrays()
-    labels = arrays["train_labels"]
-    held_out = np.concatenate([np.flatnonzero(labels == c)[-_HELD_OUT:] for c in range(len(class_names))])
-    if split == "test":
-        chosen, offset = np.arange(len(arrays["test_labels"])), len(labels)
-    else:
-        kept = np.setdiff1d(np.arange(len(labels)), held_out)
-        chosen, offset = (np.sort(held_out) if split == "validation" else kept), 0
     source = "test" if split == "test" else "train"
+    images, labels = (_fashion_arrays()[f"{source}_{kind}"] for kind in ("images", "labels"))
+    chosen = np.arange(len(labels))
+    if split != "test":
+        held_out = np.concatenate([np.flatnonzero(labels == c)[-_HELD_OUT:] for c in range(len(class_names))])
+        chosen = np.sort(held_out) if split == "validation" else np.setdiff1d(chosen, held_out)
+    offset = len(_fashion_arrays()["train_labels"]) if split == "test" else 0
     return Fashion(
-        images=torch.from_numpy(arrays[f"{source}_images"][chosen]),
-        labels=torch.from_numpy(arrays[f"{source}_labels"][chosen].astype(np.int64)),
+        images=torch.from_numpy(images[chosen]),
+        labels=torch.from_numpy(labels[chosen].astype(np.int64)),
         ids=torch.from_numpy((chosen + offset).astype(np.int64)),
     )
 
@@ -187,21 +165,17 @@ def pack_hash() -> str:
     return _hash_of(stamps)
 
 
-def manifest() -> dict[str, str]:
-    """SHA-256 of every file of the pack as it lies on the disk, manifest left out: name -> digest."""
-    files = sorted(p for p in PACK.rglob("*") if p.is_file() and p.name != MANIFEST.name and not p.name.startswith("."))
-    return {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
-
-
 def verify() -> list[str]:
     """What differs from the committed manifest, one sentence each; empty where the pack is whole."""
     expected = {row["file"]: row["sha256"] for row in _rows(MANIFEST.name)}
-    found = manifest()
-    out = [f"{PACK / name}: missing" for name in sorted(expected.keys() - found.keys())]
-    out += [f"{PACK / name}: not part of the pack" for name in sorted(found.keys() - expected.keys())]
-    out += [
-        f"{PACK / name}: changed (SHA-256 {found[name][:12]}…, committed {expected[name][:12]}…)"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
-    ]
+    files = [p for p in PACK.rglob("*") if p.is_file() and p.name != MANIFEST.name and p.name[0] != "."]
+    found = {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
+    out = []
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            out.append(f"{PACK / name}: missing")
+        elif name not in expected:
+            out.append(f"{PACK / name}: not part of the pack")
+        elif expected[name] != found[name]:
+            out.append(f"{PACK / name}: changed (SHA-256 {found[name][:12]}…, committed {expected[name][:12]}…)")
     return out

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 RADIUS = (2.5, 10.0)  # pixels, log-uniform
 COVERAGE = (0.06, 0.22)  # share of the pane under drops, before they overlap
@@ -44,27 +43,15 @@ class Drops:
     shade: Tensor
     glint: Tensor
 
-    @property
-    def count(self) -> int:
-        return self.x.shape[1]
 
-
-def draw_drops(noise: KeyedNoise, size: tuple[int, int], coverage: float | None = None) -> Drops:
-    """Drops of each sample for a pane of (height, width) pixels.
-
-    `coverage` fixes the share of the pane under drops; None draws it uniformly in COVERAGE.
-    """
+def draw_drops(noise: KeyedNoise, size: tuple[int, int]) -> Drops:
+    """Drops of each sample for a pane of (height, width) pixels, their share of the pane uniform in COVERAGE."""
     height, width = size
-    if coverage is not None and not 0 <= coverage <= 0.6:
-        raise ReproError(f"raindrops: coverage must lie in [0, 0.6]: got {coverage}")
     low, high = RADIUS
     mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
-    if coverage is None:
-        share, largest = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * noise.uniform((), step=0), COVERAGE[1]
-    else:
-        share, largest = torch.full((len(noise),), float(coverage), device=noise.device), coverage
+    share = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * noise.uniform((), step=0)
     wanted = share * height * width / mean_area  # (B,)
-    slots = torch.arange(max(1, math.ceil(largest * height * width / mean_area)), device=noise.device)
+    slots = torch.arange(max(1, math.ceil(COVERAGE[1] * height * width / mean_area)), device=noise.device)
     u = noise.uniform((len(slots), 14), step=1)  # (B, N, 14)
     there = slots + u[..., 13] < wanted[:, None]  # the last, fractional drop is there with its probability
     return Drops(
@@ -90,7 +77,7 @@ def drop_field(drops: Drops, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     cols = torch.arange(width, device=drops.x.device)[None, :] + 0.5
     best = torch.full((len(drops.x), height, width), math.inf, device=drops.x.device)
     index = torch.zeros(best.shape, dtype=torch.int64, device=drops.x.device)
-    for n in range(drops.count):
+    for n in range(drops.x.shape[1]):
         radius = drops.radius[:, n, None, None]
         if not bool((radius > 0).any()):
             continue
@@ -113,8 +100,6 @@ def rain(image: Tensor, drops: Drops) -> tuple[Tensor, Tensor]:
 
     Where a drop looks beyond the picture's edge, the picture is mirrored.
     """
-    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(drops.x):
-        raise ReproError(f"raindrops: pictures of shape ({len(drops.x)}, 3, H, W) are needed: got {tuple(image.shape)}")
     height, width = image.shape[-2:]
     index, q = drop_field(drops, (height, width))
 
@@ -149,10 +134,6 @@ def rain(image: Tensor, drops: Drops) -> tuple[Tensor, Tensor]:
 def _blur(image: Tensor) -> Tensor:
     """A triangle filter of 5x5 pixels, edges repeated."""
     weight = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 9
-    channels = image.shape[1]
-    x = F.conv2d(
-        F.pad(image, (2, 2, 0, 0), mode="replicate"), weight.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels
-    )
-    return F.conv2d(
-        F.pad(x, (0, 0, 2, 2), mode="replicate"), weight.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels
-    )
+    weight, channels = weight.expand(image.shape[1], 1, 1, 5), image.shape[1]
+    x = F.conv2d(F.pad(image, (2, 2, 0, 0), mode="replicate"), weight, groups=channels)
+    return F.conv2d(F.pad(x, (0, 0, 2, 2), mode="replicate"), weight.transpose(2, 3), groups=channels)

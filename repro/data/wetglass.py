@@ -14,13 +14,13 @@ sharpest drops of this law look like them.
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 RADIUS = (3.0, 22.0)  # pixels of a picture of about 256: a picture's usual radius, log-uniform
 SPREAD = 0.35  # natural logarithm: how far a drop's radius is from the usual one, standard deviation
@@ -49,10 +49,6 @@ def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -
     `coverage` fixes the share of the pane under drops, in [0, 0.6]; 0 returns the pictures as they are; None draws it
     for each sample. `noise` gives each sample's own drops, whatever the batch.
     """
-    if image.ndim != 4 or image.shape[1] != 3 or len(image) != len(noise):
-        raise ReproError(f"raindrops: pictures of shape ({len(noise)}, 3, H, W) are needed: got {tuple(image.shape)}")
-    if coverage is not None and not 0 <= coverage <= LARGEST:
-        raise ReproError(f"raindrops: coverage must lie in [0, {LARGEST}]: got {coverage}")
     height, width = image.shape[-2:]
     u = noise.uniform((16,)).to(image)  # (B, 16) of the whole pane
 
@@ -89,9 +85,8 @@ def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -
     # The sky is below in a drop, and brighter than the rest; a drop's rim is dark, the more the better it is in focus.
     sky = between(7, -0.15, 0.9)[..., None] * (dy / radius).clamp(-1, 1)
     tint = 1 + 0.25 * (u[:, 8:11] - 0.5)  # (B, 3)
-    ambient = (fine.mean(dim=(1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None]) * tint[
-        ..., None, None
-    ]
+    ambient = fine.mean(dim=(1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None]
+    ambient = ambient * tint[..., None, None]
     veil = between(12, 0.0, 0.7)[..., None, None]
     focus = (1 - soft / SOFT[1])[..., None]
     rim = between(13, 0, 0.7)[..., None] * focus * (1 - outline / _STEEP).clamp(0, 1) ** 3
@@ -145,10 +140,10 @@ def _field(drops: dict[str, Tensor], bend: Tensor, noise: KeyedNoise, size: tupl
     at_x = bent[:, 0] + torch.arange(width, device=bend.device, dtype=bend.dtype) + 0.5  # (B, H, W)
     at_y = bent[:, 1] + (torch.arange(height, device=bend.device, dtype=bend.dtype) + 0.5)[:, None]
     outline, here = at_x.new_empty(at_x.shape), at_x.new_empty(len(at_x), 5, height, width)
-    tiles = [(t, h) for t in _tiles(height) for h in _tiles(width)]
+    rows, cols = ([slice(start, start + _TILE) for start in range(0, side, _TILE)] for side in size)
     for b in range(len(at_x)):  # sample by sample: only its own drops, and arrays that fit a processor's cache
         own = {name: value[b] for name, value in drops.items()}
-        for down, right in tiles:
+        for down, right in product(rows, cols):
             x, y = at_x[b, down, right], at_y[b, down, right]
             reach = _REACH * torch.maximum(own["along"], own["across"])
             away_x = torch.maximum(x.min() - own["x"], own["x"] - x.max())
@@ -156,10 +151,6 @@ def _field(drops: dict[str, Tensor], bend: Tensor, noise: KeyedNoise, size: tupl
             near = ((away_x < reach) & (away_y < reach) & (own["radius"] > 0)).nonzero().flatten()
             outline[b, down, right], here[b, :, down, right] = _hills({k: v[near] for k, v in own.items()}, x, y)
     return outline, here
-
-
-def _tiles(side: int) -> list[slice]:
-    return [slice(start, start + _TILE) for start in range(0, side, _TILE)]
 
 
 def _hills(drops: dict[str, Tensor], at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:

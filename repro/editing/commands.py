@@ -51,13 +51,12 @@ class Edit:
     def run(self) -> int:
         from repro.data import inputs
         from repro.data.images import read_image
-        from repro.data.profiles import read_srgb
         from repro.data.writing import check_writable
 
         asked = {name: getattr(self, name) for name in EFFECTS}
         if all(value is None for value in asked.values()):
             raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
-        photo, note = read_srgb(self.photo)
+        photo, note = inputs.read_srgb(self.photo)
         if note:
             print(note)
         reference = None if self.reference is None else read_image(self.reference)
