@@ -270,7 +270,7 @@ def test_what_ships_is_what_the_experiments_say(shipping):
         ({"colour": False, "reference": REFERENCE}, "got colour=False and a reference"),
         ({"colour": REFERENCE}, "colour is a switch"),
         ({"mask": HOLE[..., :20]}, "the mask is 20x19 and the picture 24x19"),
-        ({"mask": HOLE * 0.5}, "mask: holds values between 0 and 0.5; accepted"),
+        ({"mask": HOLE * 0.5}, "mask 0: holds values between 0 and 0.5; accepted"),
         ({"mask": HOLE * 0}, "nothing in it is a hole"),
         ({"mask": "none.png"}, "none.png: no such file"),
         ({"reference": REFERENCE[:, :2]}, r"reference 0: got torch.float32 \(2, 31, 31\)"),
