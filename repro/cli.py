@@ -14,17 +14,9 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 # command: (module, dataclass, help). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("repro.engine.doctor", "Doctor", "check this installation: versions, hardware, weights, images"),
-    "list": ("repro.engine.commands_train", "List", "list experiments, with their state"),
-    "train": (
-        "repro.engine.commands_train",
-        "Train",
-        "train an experiment, or on own pairs (my.toml); or go on with a killed run",
-    ),
-    "evaluate": (
-        "repro.engine.commands_train",
-        "Evaluate",
-        "make the records of an experiment, or measure on own pairs (my.toml)",
-    ),
+    "list": ("repro.engine.commands", "List", "list experiments, with their state"),
+    "train": ("repro.engine.commands", "Train", "train, or go on with, an experiment, or own pairs (my.toml)"),
+    "evaluate": ("repro.engine.commands", "Evaluate", "make an experiment's records, or measure own pairs (my.toml)"),
     "reproduce": ("repro.engine.notebooks", "Reproduce", "execute the notebooks: regenerate every table and figure"),
     "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts"),
     "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file"),

@@ -6,7 +6,6 @@ import pytest
 from test_engine_records import home, make  # noqa: F401 (a fixture)
 
 from repro.engine import grid, tables
-from repro.engine.study import Study
 from repro.errors import ReproError
 
 PSNR = {"name": "PSNR", "metric": "psnr", "protocol": "psnr-rgb", "better": "higher", "decimals": 2}
@@ -61,7 +60,7 @@ def test_what_must_be_measured_is_enumerated_once():
         ("other-s0", {"task": "dark", "steps": 5}),
         ("other-s0", {"task": "dark", "steps": 50}),
     ]
-    assert Study._seeds("net-s*", ["net-s0", "net-s12", "net-small-s0", "net-sx"]) == ["net-s0", "net-s12"]
+    assert grid.at_every_seed("net-s*", ["net-s0", "net-s12", "net-small-s0", "net-sx"]) == ["net-s0", "net-s12"]
 
 
 @pytest.mark.parametrize(

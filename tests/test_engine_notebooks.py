@@ -8,23 +8,21 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.engine import notebook_files
 from repro.engine.notebook_files import Parameter, normalise
-from repro.engine.notebooks import Reproduce, chosen, reproduce, this_kernel
+from repro.engine.notebooks import Reproduce, chosen, reproduce
 from repro.errors import ReproError
 
 PARAMETERS = """\
-from typing import Literal
-profile: Literal["smoke", "small", "paper"] = "small"  # which data and budget
+profile: str = "small"  # which data and budget
 steps: int = 50  # sampler steps
 eta: float = 0.0
-title: str = "a # b"
-seed: int | None = None
+title: str = "a b"
+seed: int = 0
 """
 
 
@@ -58,26 +56,18 @@ def books(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("profil", "small"), ("steps", "50"), ("steps", 0.5), ("steps", True), ("profile", "huge"), ("seed", 1.0)],
+    [("profil", "small"), ("steps", "50"), ("steps", True), ("profile", "huge"), ("seed", 1.0)],
 )
 def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, value):
     write(books["folder"], "00_first", f"open({str(tmp_path / 'ran')!r}, 'w')")
-    write(
-        books["folder"],
-        "01_second",
-        "1",
-        parameters=PARAMETERS.replace("seed", "start") if name == "seed" else PARAMETERS,
-    )
-    with pytest.raises(ReproError) as caught:
+    write(books["folder"], "01_second", "1", parameters=PARAMETERS.replace("seed", "start"))
+    with pytest.raises(ReproError, match=f"parameter '?{name}") as caught:
         reproduce(parameters={name: value}, **books)
-    message = str(caught.value)
-    assert name in message and "\n" not in message
-    if name == "profil":
-        assert "eta, profile, seed, steps, title" in message
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists() and not books["build"].exists()
 
 
-SAID = """\
+RANGES = """\
 seed: int = 0  # of everything random
 eta: float = 0.0  # randomness, 0 to 1
 steps: int = 20  # network calls, 2 to 50
@@ -103,7 +93,7 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
     ],
 )
 def test_ranges_and_choices_are_what_the_comment_says(books, name, bad, accepted, good):
-    nb = notebook_files.read(write(books["folder"], "00_first", parameters=SAID))
+    nb = notebook_files.read(write(books["folder"], "00_first", parameters=RANGES))
     notebook_files.check(nb, "00_first", {name: good})
     with pytest.raises(ReproError) as caught:
         notebook_files.check(nb, "00_first", {name: bad})
@@ -119,45 +109,31 @@ print(lesson.command, lesson.figures.parts[-2:])"""
     (plain,) = reproduce(profile="small", **books)
     assert outputs(plain.path).startswith("repro reproduce 03 (") and "'figures'" in outputs(plain.path)
     (other,) = reproduce(profile="small", parameters={"steps": 7, "title": "a b"}, **books)
-    told = "repro reproduce 03 --parameters steps=7 'title=a b' ('build', 'small')"
-    assert outputs(other.path).strip() == told
-
-
-def test_parameters_seen_are_those_papermill_injects(books):
-    path = write(books["folder"], "00_first", parameters="steps: int = 50  # sampler steps\ntitle: str = 'x'")
-    ours = notebook_files.declared(notebook_files.read(path), path.stem)
-    theirs = papermill.inspect_notebook(str(path))
-    assert {n: p.annotation for n, p in ours.items()} == {n: p["inferred_type_name"] for n, p in theirs.items()}
-    assert {n: p.default for n, p in ours.items()} == {"steps": 50, "title": "x"}
+    wanted = "repro reproduce 03 --parameters steps=7 'title=a b' ('build', 'small')"
+    assert outputs(other.path).strip() == wanted
 
 
 @pytest.mark.parametrize(
-    "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int ="]
+    "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int =", "print(1)"]
 )
 def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
-    path = write(books["folder"], "00_first", parameters=line)
-    with pytest.raises(ReproError, match=r"00_first|Path"):
+    path = write(books["folder"], "00_first", parameters=f"eta: float = 0.5\n{line}")
+    with pytest.raises(ReproError, match=r"notebook 00_first: one cell tagged 'parameters' is accepted, of lines such"):
         notebook_files.declared(notebook_files.read(path), path.stem)
 
 
-ACCEPTED = [
-    ("int", 3, [3.0, True, "3", None]),
-    ("float", 3, [True, "3", None]),
-    ("bool", True, [1, "true"]),
-    ("int | None", None, ["", 1.5]),
-    ("list[int]", [10, 50], [[1.5], (1,), 1]),
-    ("tuple[float, ...]", (1, 2.5), [[1], ("a",)]),
-    ("Literal['ddim', 'ddpm']", "ddim", ["DDIM", 0]),
-    ("Literal[1, 2]", 1, [True, 1.0, 3]),
-]
-
-
-@pytest.mark.parametrize(("annotation", "good", "bad"), ACCEPTED)
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        ("int", 3, [3.0, True, "3", None]),
+        ("float", 3, [True, "3", None]),
+        ("bool", True, [1, "true"]),
+        ("str", "x", [0, None]),
+    ],
+)
 def test_types(annotation, good, bad):
     parameter = Parameter("p", annotation, None)
-    assert parameter.accepts(good)
-    assert not any(parameter.accepts(value) for value in bad)
-    assert parameter.parse(str(good)) == good and type(parameter.parse(str(good))) is type(good)
+    assert parameter.accepts(good) and not any(parameter.accepts(value) for value in bad)
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
@@ -181,23 +157,16 @@ def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_pa
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "user"))
     monkeypatch.setenv("MPLBACKEND", "svg")
     monkeypatch.delenv("REPRO_HEADLESS", raising=False)
-    code = "import os, sys; print(sys.executable, os.environ['REPRO_HEADLESS'], os.environ['MPLBACKEND'], os.getcwd())"
+    settings = "*map(os.environ.get, ('REPRO_HEADLESS', 'MPLBACKEND'))"
+    code = f"import os, sys; print(sys.executable == {sys.executable!r}, {settings})"
     write(books["folder"], "01_second", "print(profile, steps, seed)")
     write(books["folder"], "00_first", code)
     runs = reproduce(profile="smoke", parameters={"steps": 7}, **books)
     assert [run.name for run in runs] == ["00_first", "01_second"]
-    assert all(run.error is None and run.cells == 2 for run in runs)
-    first = nbformat.read(runs[0].path, 4)
-    assert "matplotlib_inline" in str(first.cells[-1].outputs) and " 1 " in str(first.cells[-1].outputs)
-    assert outputs(runs[1].path) == "smoke 7 None\n"
+    assert all(run.error is None for run in runs)
+    assert outputs(runs[0].path) == "True 1 module://matplotlib_inline.backend_inline\n"
+    assert outputs(runs[1].path) == "smoke 7 0\n"
     assert os.environ["MPLBACKEND"] == "svg" and "REPRO_HEADLESS" not in os.environ
-
-
-def test_kernel_is_this_interpreter():
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    with this_kernel() as name:
-        assert KernelSpecManager().get_kernel_spec(name).argv[0] == sys.executable
 
 
 def test_failure_is_told_and_kept_and_the_others_run(books, capsys):
@@ -207,10 +176,10 @@ def test_failure_is_told_and_kept_and_the_others_run(books, capsys):
     write(books["folder"], "03_stops", "raise SystemExit", "print('after')")
     runs = reproduce(**books)
     assert [run.error is None for run in runs] == [False, False, True, False]
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError" in told and "00_raises" in told
-    assert "01_dies" in told and "os._exit(1)" in told
-    assert "03_stops: the cell that begins \"print('after')\" never ran" in told
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err and "00_raises" in err
+    assert "01_dies" in err and "os._exit(1)" in err
+    assert "03_stops: the cell that begins \"print('after')\" never ran" in err
     assert "before" in outputs(runs[0].path) and "after" not in outputs(runs[0].path)
     assert outputs(runs[2].path) == "fine\n"
 
@@ -232,18 +201,8 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
     reproduce(update=True, profile="small", **books)
     assert path.read_bytes() == once and (books["build"] / path.name).read_bytes() == built
     text = once.decode()
-    for noise in (
-        "papermill",
-        "widget-view",
-        "it/s",
-        "0x7",
-        str(Path.home()),
-        sys.prefix,
-        "ipykernel_",
-        "injected",
-        "iopub",
-    ):
-        assert noise not in text, noise
+    noise = ["papermill", "widget-view", "it/s", "0x7", "ipykernel_", "injected", "iopub"]
+    assert [word for word in (*noise, str(Path.home()), sys.prefix) if word in text] == []
     after = nbformat.read(path, 4)
     assert [(cell.id, cell.source) for cell in after.cells] == [(cell.id, cell.source) for cell in before.cells]
     assert [cell.execution_count for cell in after.cells if cell.cell_type == "code"] == [1, 2, 3]
@@ -300,6 +259,6 @@ def test_command(books, monkeypatch, capsys, tmp_path):
     assert outputs(tmp_path / "build" / "00_first.ipynb") == "7 '8'\n"
     assert Reproduce(parameters=("eta=2",)).run() == 1
     assert "AssertionError" in capsys.readouterr().err
-    for wrong in ("steps", "=7", "steps=x", "stepz=7"):
+    for wrong in ("steps", "=7", "steps=x", "steps=7.5", "stepz=7"):
         with pytest.raises(ReproError):
             Reproduce(parameters=(wrong,)).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -43,13 +42,18 @@ def make(**changes: object) -> Record:
     return Record(**{**fields, **changes})
 
 
-def test_a_written_record_comes_back_equal(home):
+def test_a_written_record_comes_back_equal_and_an_equal_result_leaves_the_file_alone(home):
     record = make(check={"k": 2, "metrics": {"psnr": [20.123456789, 21.0]}})
     records.upsert("ddpm", [record])
-    assert records.load("ddpm") == [record]
-    assert records.load("ddpm")[0].id == record.id
+    assert records.load("ddpm") == [record] and records.load("ddpm")[0].id == record.id
     assert record.metrics["psnr"][0] == 20.1235, "six significant digits"
     assert records.load("rddm") == []
+    before = records.path_of("ddpm").read_bytes()
+    records.upsert("ddpm", [make(check=record.check, environment={"wall_s": 7.0})])
+    assert records.path_of("ddpm").read_bytes() == before
+    better = make(metrics={"fid": 9.0})
+    records.upsert("ddpm", [better])
+    assert records.load("ddpm") == [better]
 
 
 def test_the_id_hashes_what_was_measured_and_nothing_else():
@@ -82,8 +86,7 @@ def test_ids_do_not_depend_on_key_order_and_survive_the_file_format(cell, random
     items = list(cell.items())
     random.shuffle(items)
     record, shuffled = make(cell=cell), make(cell=dict(items))
-    assert record.id == shuffled.id
-    assert record.to_line() == shuffled.to_line()
+    assert record.id == shuffled.id and record.to_line() == shuffled.to_line()
     fields = json.loads(record.to_line())
     del fields["schema"], fields["id"]
     assert Record(**fields).id == record.id
@@ -98,61 +101,34 @@ def test_the_file_does_not_depend_on_the_order_of_writing(steps, random):
     assert [record.cell["steps"] for record in ordered] == sorted(steps), "numbers sort as numbers"
 
 
-def test_an_equal_result_leaves_the_file_alone_and_a_new_one_replaces_it(home):
-    records.upsert("ddpm", [make()])
-    before = records.path_of("ddpm").read_bytes()
-    records.upsert("ddpm", [make(environment={"wall_s": 7.0})])
-    assert records.path_of("ddpm").read_bytes() == before
-    better = make(metrics={"fid": 9.0})
-    records.upsert("ddpm", [better])
-    assert records.load("ddpm") == [better]
+DAMAGE = {
+    "half a line": (lambda line: line[: len(line) // 2], "no record"),
+    "a list": (lambda line: "[1, 2]", "no record"),
+    "nothing": (lambda line: "", "no record"),
+    "schema": (lambda line: line.replace('"schema":1', '"schema":9'), "schema 9, this version reads schema 1"),
+    "value": (lambda line: line.replace("12.3457", "11.0"), "its content gives the id .* changed after writing"),
+    "field": (lambda line: line.replace('"seed"', '"seeds"'), "'seeds'"),
+    "not finite": (lambda line: line.replace("12.3457", "NaN"), "metric 'fid': a measured value is nan"),
+    "twice": (lambda line: make(cell={"steps": 10}).to_line(), "a second time: ddpm/fid"),
+    "other room": (lambda line: make(room="rddm").to_line(), "of another room"),
+}
 
 
-def test_a_part_of_a_cell_selects(home):
-    records.upsert("ddpm", [make(cell={"steps": s, "clip": True}) for s in (10, 50)])
-    (found,) = records.select(records.load("ddpm"), experiment="fid", cell={"steps": 50})
-    assert found.cell["steps"] == 50
-    assert records.select(records.load("ddpm"), cell={"clip": 1}) == [], "1 is not true"
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda line: line[: len(line) // 2], "line 2: not a line of JSON"),
-        (lambda line: "[1, 2]", "line 2: a JSON list, a record is an object"),
-        (lambda line: "", "line 2: not a line of JSON"),
-        (
-            lambda line: line.replace('"schema":1', '"schema":9'),
-            "line 2: record schema 9, this version reads schema 1",
-        ),
-        (lambda line: line.replace("12.3457", "11.0"), "line 2: its content gives the id .* changed after writing"),
-        (
-            lambda line: line.replace('"seed"', '"seeds"'),
-            r"line 2: not a record, missing \['seed'\], unknown \['seeds'\]",
-        ),
-        (lambda line: line.replace('"steps":50', '"steps":10'), "line 2: .* changed after writing"),
-        (lambda line: line.replace("12.3457", "NaN"), "line 2: metric 'fid': a measured value is nan"),
-    ],
-)
-def test_a_damaged_line_is_named(home, damage, sentence):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_is_named(home, damage):
     records.upsert("ddpm", [make(cell={"steps": s}) for s in (10, 50)])
-    path = records.path_of("ddpm")
+    path, (change, sentence) = records.path_of("ddpm"), DAMAGE[damage]
     first, second = path.read_text().splitlines()
-    path.write_text(f"{first}\n{damage(second)}\n")
-    with pytest.raises(ReproError, match=sentence) as caught:
+    path.write_text(f"{first}\n{change(second)}\n")
+    with pytest.raises(ReproError, match=f"line 2: .*{sentence}") as caught:
         records.load("ddpm")
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_same_cell_twice_is_named(home):
-    records.upsert("ddpm", [make()])
-    path = records.path_of("ddpm")
-    path.write_text(path.read_text() + make(metrics={"fid": 1.0}).to_line() + "\n")
-    with pytest.raises(ReproError, match="line 2: the same cell as line 1"):
-        records.load("ddpm")
-    with pytest.raises(ReproError, match="given twice in one write"):
-        records.upsert("rddm", [make(room="rddm"), make(room="rddm")])
+def test_a_cell_is_written_once(home):
+    for given_twice in ([make(room="rddm"), make(room="rddm")], [make()]):
+        with pytest.raises(ReproError, match="records of room 'rddm', each cell once, are needed"):
+            records.upsert("rddm", given_twice)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +136,15 @@ def test_the_same_cell_twice_is_named(home):
     [
         ({"metrics": {"fid": float("nan")}}, "metric 'fid': a measured value is nan"),
         ({"metrics": {"fid": []}}, "metric 'fid': an empty list"),
-        ({"metrics": {}}, "no metrics"),
+        ({"metrics": {}}, "metrics is {}"),
         ({"cell": {"steps": [1, 2]}}, "cell value steps"),
         ({"cell": {"eta": float("inf")}}, "cell value eta=inf"),
         ({"seed": True}, "seed is True"),
         ({"n": -1}, "n is -1"),
-        ({"room": "../x"}, "the room is '../x'"),
+        ({"room": "../x"}, "room is '../x'"),
         ({"source": "guessed"}, "source is 'guessed'"),
         ({"command": ""}, "command is ''"),
-        ({"check": {"k": 1}}, "check has"),
+        ({"check": {"k": 1}}, "check is {'k': 1}"),
         ({"check": {"k": 1, "metrics": {"lpips": 1.0}}}, r"check measures \['lpips'\]"),
     ],
 )
@@ -177,57 +153,54 @@ def test_nonsense_is_refused_where_it_enters(changes, sentence):
         make(**changes)
 
 
-FILL = """
+CHILD = """
 import resource, sys
 sys.path.insert(0, {tests!r})
 from test_engine_records import make
 from repro.engine import records
 from repro.errors import ReproError
+"""
+FILL = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    records.upsert("ddpm", [make(cell={{"steps": s}}) for s in range(100)])
+    records.upsert("ddpm", [make(cell={"steps": s}) for s in range(100)])
 except ReproError as error:
     print(error)
 """
+WRITE = """
+for s in range(10):
+    records.upsert("ddpm", [make(cell={"steps": s, "worker": int(sys.argv[1])})])
+"""
+
+
+def child(body: str, *arguments: str) -> subprocess.Popen:
+    code = CHILD.format(tests=str(Path(__file__).parent)) + body
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env={**os.environ}, **pipes)
 
 
 def test_a_full_disk_leaves_the_old_file(home):
     """A real failing write: the kernel refuses bytes past 4096 in a child process."""
     records.upsert("ddpm", [make()])
     before = records.path_of("ddpm").read_bytes()
-    script = FILL.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
-    assert "could not be written (File too large): what was there before is unchanged" in done.stdout, done.stderr
+    out, err = child(FILL).communicate()
+    assert "could not be written (File too large): what was there before is unchanged" in out, err
     assert records.path_of("ddpm").read_bytes() == before
     assert [path.name for path in records.path_of("ddpm").parent.iterdir()] == ["ddpm.jsonl"], "no partial file stays"
 
 
-WRITE = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_engine_records import make
-from repro.engine import records
-for s in range(10):
-    records.upsert("ddpm", [make(cell={{"steps": s, "worker": int(sys.argv[1])}})])
-"""
-
-
 def test_two_processes_lose_no_line(home):
-    script = WRITE.format(tests=str(Path(__file__).parent))
-    workers = [subprocess.Popen([sys.executable, "-c", script, str(i)]) for i in range(3)]
-    assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
-    assert len(records.load("ddpm")) == 30
+    workers = [child(WRITE, str(i)) for i in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    assert len(records.load("ddpm")) == 20
 
 
-def test_a_record_is_immutable():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        make().seed = 3
-
-
-def test_an_open_seed_selects_a_network_at_all_its_training_seeds():
+def test_a_part_of_a_cell_or_an_open_seed_selects():
+    cells = [make(cell={"steps": s, "clip": True}) for s in (10, 50)]
+    assert records.select(cells, experiment="fid", cell={"steps": 50}) == cells[1:]
+    assert records.select(cells, cell={"clip": 1}) == [], "1 is not true"
     nets = [make(experiment=f"net-s{seed}", seed=seed) for seed in (0, 1, 12)]
     others = [make(experiment="net-other-s0"), make(experiment="net-s3", seed=0), make(experiment="baseline")]
     assert records.select([*nets, *others], experiment="net-s*") == nets
     assert records.select([*nets, *others], experiment="net-s1") == [nets[1]]
-    assert records.select(others, experiment="baseline") == [others[2]]
     assert [records.every_seed(r) for r in (*nets[:1], *others)] == ["net-s*", "net-other-s*", "net-s3", "baseline"]

@@ -25,7 +25,6 @@ from repro.engine.run import precision_note
 from repro.engine.state import load_state, save_state
 from repro.engine.train import TrainingStopped, make_accelerator, places_to_indices, train
 from repro.errors import ReproError
-from repro.nn.ema import EMA
 
 HERE = Path(__file__).parent
 
@@ -43,12 +42,13 @@ def test_it_learns() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, precision: str) -> None:
-    recipe = dataclasses.replace(RECIPE, precision=precision)
+    recipe, threads = dataclasses.replace(RECIPE, precision=precision), torch.get_num_threads()
     straight = run(recipe=recipe)
     state = tmp_path / "state.safetensors"
     for until in (100, 101, 210, 320):  # stopped thrice, once where it had just been stopped
         last = run(state, until, recipe)
     assert last.images == straight.images == 320
+    assert torch.get_num_threads() == threads
     assert same_weights(last.model, straight.model)
     assert same_weights(last.ema, straight.ema)
 
@@ -181,15 +181,8 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
         "    save_file(weights, sys.argv[1], metadata={'processes': str(accelerator.num_processes)})\n"
     )
     out = tmp_path / "weights.safetensors"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-        str(out),
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *launch, str(script), str(out)]
     environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):  # torchrun picks a free port and binds it later: another test's server may have come between
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -211,7 +204,7 @@ def test_nan_names_pictures_and_last_good_state(tmp_path: Path) -> None:
     run(state, until=96)
     before = state.read_bytes()
     poison = int(places_to_indices(torch.arange(96, 112), TinyTask.size, seed=3)[5])  # in the very next batch
-    with pytest.raises(TrainingStopped, match=rf"loss nan .* picture {poison}.*96 images in, is .*state"):
+    with pytest.raises(TrainingStopped, match=rf"loss nan, .* picture {poison}.*96 images in, is .*state"):
         list(train(tiny_net(), TinyTask(poison=poison), RECIPE, 3, state))
     assert state.read_bytes() == before
 
@@ -224,32 +217,20 @@ def test_every_epoch_shows_every_picture_once() -> None:
     assert torch.equal(places_to_indices(torch.arange(70, 90), 50, seed=1), indices[70:90])
 
 
-@pytest.mark.parametrize(
-    ("change", "what"), [({"lr": 2e-3}, "recipe"), ({"batch": 32}, "recipe"), ({"threads": 2}, "recipe")]
-)
-def test_a_state_of_another_recipe_is_refused(tmp_path: Path, change: dict, what: str) -> None:
-    state = tmp_path / "state.safetensors"
-    run(state, until=48)
-    with pytest.raises(ReproError, match=f"was made with {what} "):
-        run(state, recipe=dataclasses.replace(RECIPE, **change))
-    with pytest.raises(ReproError, match="was made with seed 3, this run has 4"):
-        run(state, seed=4)
-
-
-def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_run_or_a_damaged_one_is_refused_and_kept(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
 
     class Other(TinyTask):
         settings = {"norm": "l1"}  # noqa: RUF012 - plain data
 
-    run(state, until=RECIPE.batch)
+    run(state, until=48)
+    for change in ({"lr": 2e-3}, {"batch": 32}, {"threads": 2}):
+        with pytest.raises(ReproError, match="was made with recipe "):
+            run(state, recipe=dataclasses.replace(RECIPE, **change))
+    with pytest.raises(ReproError, match="was made with seed 3, this run has 4"):
+        run(state, seed=4)
     with pytest.raises(ReproError, match=r"was made with task .* remove it to start over"):
         next(train(tiny_net(), Other(), RECIPE, 3, state))
-
-
-def test_a_damaged_state_is_refused_and_kept(tmp_path: Path) -> None:
-    state = tmp_path / "state.safetensors"
-    run(state, until=48)
     blob = state.read_bytes()
     for damaged in (blob[: len(blob) // 2], b"", b"\x80\x04pickle"):
         state.write_bytes(damaged)
@@ -281,16 +262,6 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path: Path) -> None:
     assert "could not be written" in done.stdout and "unchanged" in done.stdout
     assert state.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
-
-
-def test_the_average_forgets_the_untrained_weights() -> None:
-    net = torch.nn.Linear(1, 1)
-    ema = EMA(net, half_life=100)
-    with torch.no_grad():
-        net.weight.fill_(5.0)
-    for step in range(200):
-        ema.update(net, images=10 * (step + 1), batch=10)
-    assert abs(ema.model.weight.item() - 5.0) < 1e-3
 
 
 def test_the_state_round_trips_in_any_memory_format(tmp_path: Path) -> None:
@@ -330,9 +301,3 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[0] < 0.1 and max(rates) == pytest.approx(1.0) and rates[-1] < 1e-3
     assert all(a < b for a, b in pairwise(rates[:10]))
     assert all(a >= b for a, b in pairwise(rates[11:]))
-
-
-def test_threads_are_given_back() -> None:
-    before = torch.get_num_threads()
-    run(until=32)
-    assert torch.get_num_threads() == before

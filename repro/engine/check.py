@@ -33,9 +33,6 @@ class Tolerance:
         return self.absolute + self.relative * abs(recorded)
 
 
-DEFAULT = Tolerance()
-
-
 @dataclass(frozen=True)
 class CheckRow:
     """One metric of one record. Of a list the worst value stands here: the one furthest beyond what is allowed."""
@@ -57,6 +54,13 @@ class CheckRow:
         verdict = ["yes" if self.ok else "no", self.reason]
         return [*head, self.recorded, self.recomputed, *verdict, self.tolerance.absolute, self.tolerance.relative]
 
+    def __str__(self) -> str:
+        why = self.reason
+        if not why:
+            within = self.tolerance.allowed(self.recorded)
+            why = f"recorded {self.recorded:g}, recomputed {self.recomputed:g}, {within:.2g} apart is allowed"
+        return f"{self.record.label}, {self.metric}: {why}"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -77,27 +81,31 @@ class CheckReport:
 
     def text(self) -> str:
         """The report for a terminal: a line per failure, then the counts."""
-        lines = [f"  failed    {row.record.label}, {row.metric}: {_told(row)}" for row in self.failed]
+        lines = [f"  failed    {row}" for row in self.failed]
         lines += [f"  recorded  {record.label}: {why}" for record, why in self.skipped]
         records, good = {row.record.id for row in self.rows}, {identity for identity, _ in self.verified}
         agree = f"{len(self.rows) - len(self.failed)} of {len(self.rows)} values"
         return "\n".join([*lines, f"{len(good)} of {len(records)} records re-evaluated agree ({agree}); "
                           f"{len(self.skipped)} taken from committed records"])  # fmt: skip
 
-    def write(self, room: str, *, folder: Path | None = None) -> Path:
+    def write(self, room: str) -> Path:
         """Write `figures/checks/<room>.csv`, sorted as the records are; no times, six digits: two runs are equal.
 
         A file that says the same of the same records is left as it is: on another processor the recomputed values
         differ by less than is allowed.
         """
-        path = (folder or paths.figures() / "checks") / f"{room}.csv"
+        path = _path(room)
         text = csv_text(COLUMNS, [row.cells() for row in self.rows])
-        if not path.exists() or _said(path.read_text(encoding="utf-8")) != _said(text):
+        if not path.exists() or _verdicts(path.read_text(encoding="utf-8")) != _verdicts(text):
             write_text(path, text)
         return path
 
 
-def _said(text: str) -> list[dict[str, Any]]:
+def _path(room: str) -> Path:
+    return paths.figures() / "checks" / f"{room}.csv"
+
+
+def _verdicts(text: str) -> list[dict[str, Any]]:
     """A report without the recomputed values."""
     return [{k: v for k, v in row.items() if k != "recomputed"} for row in csv.DictReader(text.splitlines())]
 
@@ -105,26 +113,47 @@ def _said(text: str) -> list[dict[str, Any]]:
 def check(
     records: Iterable[Record],
     recompute: Callable[[Record, int], Mapping[str, Values]],
-    tolerance: Tolerance | Mapping[str, Tolerance] = DEFAULT,
+    tolerance: Tolerance | Mapping[str, Tolerance] | None = None,
     *,
     progress: bool = False,
 ) -> CheckReport:
     """Call `recompute(record, k)` for every record that can be re-evaluated and compare with its `check` values.
 
-    `tolerance`: one, or one per protocol name (protocols not named get `DEFAULT`). A `ReproError` of `recompute` (a
+    `tolerance`: one, or one per protocol name (`Tolerance()` for those not named). A `ReproError` of `recompute` (a
     missing checkpoint, say) fails that record and the others are still checked. Raises nothing itself.
     """
-    todo = list(records)
+    from tqdm.auto import tqdm
+
     rows: list[CheckRow] = []
     skipped: list[tuple[Record, str]] = []
-    for record in _shown(todo) if progress else todo:
-        if record.source == "recorded":
-            skipped.append((record, "its weights do not ship"))
-        elif not record.check:
-            skipped.append((record, "no first-k values were recorded"))
-        else:
-            rows += _check_one(record, recompute, tolerance)
+    for record in tqdm(list(records), desc="re-evaluating", unit="record", disable=not progress):
+        if record.source == "recorded" or not record.check:
+            recorded = record.source == "recorded"
+            skipped.append((record, "its weights do not ship" if recorded else "no first-k values were recorded"))
+            continue
+        try:
+            found, why = recompute(record, record.check["k"]), ""
+        except ReproError as error:
+            found, why = {}, str(error)
+        for metric, wanted in sorted(record.check["metrics"].items()):
+            within = tolerance.get(metric) if isinstance(tolerance, Mapping) else tolerance
+            values = _pair(wanted, found.get(metric), within or Tolerance()) if not why else {"reason": why}
+            rows.append(CheckRow(record, metric, within or Tolerance(), **values))
     return CheckReport(tuple(rows), tuple(skipped))
+
+
+def _pair(wanted: Values, found: Values | None, tolerance: Tolerance) -> dict[str, Any]:
+    """The two values furthest apart for what is allowed, or the reason why there are none."""
+    if found is None:
+        return {"reason": "not recomputed"}
+    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (wanted, found))
+    if len(old) != len(new):
+        return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
+    if not all(map(math.isfinite, new)):
+        return {"reason": "recomputed as a number that is not finite"}
+    pairs = [(a, rounded(b)) for a, b in zip(old, new, strict=True)]
+    worst = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - tolerance.allowed(pair[0]))
+    return {"recorded": worst[0], "recomputed": worst[1]}
 
 
 def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]:
@@ -132,7 +161,7 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]
 
     An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
     """
-    path = paths.figures() / "checks" / f"{room}.csv"
+    path = _path(room)
     if not path.exists():
         return frozenset()
     with path.open(encoding="utf-8", newline="") as stream:
@@ -143,42 +172,3 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]
     failed = {line["record"] for line in lines if line["ok"] != "yes"}
     good = {record.id for record in records} - failed
     return frozenset((line["record"], line["metric"]) for line in lines if line["record"] in good)
-
-
-def _check_one(record: Record, recompute: Callable, tolerance: Tolerance | Mapping[str, Tolerance]) -> list[CheckRow]:
-    wanted = record.check["metrics"]
-    one = isinstance(tolerance, Tolerance)
-    allowed = {metric: tolerance if one else tolerance.get(metric, DEFAULT) for metric in sorted(wanted)}
-    try:
-        found: Mapping[str, Any] = recompute(record, record.check["k"])
-    except ReproError as error:
-        return [CheckRow(record, metric, allowed[metric], reason=str(error)) for metric in allowed]
-    return [_compare(record, metric, wanted[metric], found.get(metric), allowed[metric]) for metric in allowed]
-
-
-def _compare(record: Record, metric: str, wanted: Values, found: Values | None, tolerance: Tolerance) -> CheckRow:
-    if found is None:
-        return CheckRow(record, metric, tolerance, reason="not recomputed")
-    old, new = (
-        [*map(float, value)] if isinstance(value, list | tuple) else [float(value)] for value in (wanted, found)
-    )
-    if len(old) != len(new):
-        return CheckRow(record, metric, tolerance, reason=f"{len(old)} values recorded, {len(new)} recomputed")
-    if not all(map(math.isfinite, new)):
-        return CheckRow(record, metric, tolerance, reason="recomputed as a number that is not finite")
-    pairs = [(a, rounded(b)) for a, b in zip(old, new, strict=True)]
-    worst = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - tolerance.allowed(pair[0]))
-    return CheckRow(record, metric, tolerance, *worst)
-
-
-def _told(row: CheckRow) -> str:
-    if row.reason:
-        return row.reason
-    within = row.tolerance.allowed(row.recorded)
-    return f"recorded {row.recorded:g}, recomputed {row.recomputed:g}, {within:.2g} apart is allowed"
-
-
-def _shown(records: list[Record]) -> Iterable[Record]:
-    from tqdm.auto import tqdm
-
-    return tqdm(records, desc="re-evaluating", unit="record")

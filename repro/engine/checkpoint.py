@@ -43,9 +43,8 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
     Raises `ReproError` where the disk refuses (the previous checkpoint stays).
     """
     tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
-    for key, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise ReproError(f"{folder.name}: weight {key} is not finite in fp16, so the checkpoint is not written")
+    if bad := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise ReproError(f"{folder.name}: weight {bad[0]} is not finite in fp16, so the checkpoint is not written")
     blob = save(tensors, metadata={"format": "pt"})
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}
     config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": FORMAT}
@@ -80,9 +79,8 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise ReproError(
-            f"checkpoint {folder} could not be written ({error.strerror}): what was there before is unchanged"
-        ) from error
+        kept = "what was there before is unchanged"
+        raise ReproError(f"checkpoint {folder} could not be written ({error.strerror}): {kept}") from error
     load_checkpoint.cache_clear()
     return folder
 
@@ -99,30 +97,11 @@ def load_checkpoint(name: str | Path) -> nn.Module:
     Raises `ReproError` naming what is missing, damaged, or of another version. Never unpickles.
     """
     folder = _folder(name)
-    config = _read_json(folder / CONFIG)
-    if config.get("_format", FORMAT) != FORMAT:
-        raise ReproError(f"{folder / CONFIG} has format {config['_format']}: this version reads format {FORMAT}")
-    module, cls_name = config.get("_module", ""), config.get("_class_name", "")
-    if not module.startswith(("repro.", "diffusers.")):
-        raise ReproError(f"{folder / CONFIG} names module {module!r}: networks come from repro or diffusers only")
-    try:
-        cls = getattr(importlib.import_module(module), cls_name)
-    except (ImportError, AttributeError) as error:
-        raise ReproError(
-            f"{folder / CONFIG} names the network {module}.{cls_name}, which does not exist here"
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):  # a file must not choose which function we call
-        raise ReproError(f"{folder / CONFIG} names {module}.{cls_name}, which is not a network")
-    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
-    try:
-        model = cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ReproError(f"{folder / CONFIG} does not fit {cls_name} of this version: {error}") from error
-    weights = folder / WEIGHTS
+    model = _network(folder / CONFIG)
+    weights, expected = folder / WEIGHTS, read_card(folder).get("sha256")
     if not weights.exists():
         raise ReproError(f"checkpoint {folder.name} has no {WEIGHTS}: the weights are missing")
     blob = weights.read_bytes()
-    expected = _read_json(folder / CARD).get("sha256")
     found = hashlib.sha256(blob).hexdigest()
     if expected != found:
         raise ReproError(f"{weights} is damaged: its SHA-256 is {found[:16]}…, its card says {str(expected)[:16]}…")
@@ -130,18 +109,30 @@ def load_checkpoint(name: str | Path) -> nn.Module:
         tensors = load(blob)
     except SafetensorError as error:
         raise ReproError(f"{weights} is damaged: {error}") from error
-    own = model.state_dict()
-    for key, value in own.items():
-        if key not in tensors:
-            raise ReproError(f"{weights} lacks the weight {key} that {cls_name} needs")
-        if tensors[key].shape != value.shape:
-            raise ReproError(
-                f"{weights}: {key} has shape {tuple(tensors[key].shape)}, {cls_name} needs {tuple(value.shape)}"
-            )
-    if extra := sorted(set(tensors) - set(own)):
-        raise ReproError(f"{weights} holds the weight {extra[0]}, which {cls_name} of this config does not have")
+    here, needed = ({k: tuple(v.shape) for k, v in state.items()} for state in (tensors, model.state_dict()))
+    for key in sorted(here.keys() | needed):
+        if here.get(key) != needed.get(key):
+            shapes = f"has shape {here.get(key, 'none')}, {type(model).__name__} needs {needed.get(key, 'none')}"
+            raise ReproError(f"{weights} does not fit {folder / CONFIG}: weight {key} {shapes}")
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _network(path: Path) -> nn.Module:
+    """The untrained network that a config names."""
+    config = _read_json(path)
+    if config.get("_format", FORMAT) != FORMAT:
+        raise ReproError(f"{path} has format {config['_format']}: this version reads format {FORMAT}")
+    module, name = config.get("_module", ""), config.get("_class_name", "")
+    if not module.startswith(("repro.", "diffusers.")):
+        raise ReproError(f"{path} names module {module!r}: networks come from repro or diffusers only")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # a file must not choose what we call
+            raise AttributeError("it is not a network")
+        return kind(**{k: v for k, v in config.items() if not k.startswith("_")})
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ReproError(f"{path} names {module}.{name}, which this version cannot build: {error}") from error
 
 
 def weights_hash(name: str | Path) -> str:
@@ -151,12 +142,9 @@ def weights_hash(name: str | Path) -> str:
 
 def card_text(card: dict[str, Any]) -> str:
     """The card as a README: everything on it, and the command that trains it again."""
-    lines = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|"]
-    lines += [
-        f"| {key} | {value} |" for key, value in sorted(card.items()) if key not in ("name", "summary", "command")
-    ]
-    lines += ["", "Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
-    return "\n".join(lines)
+    rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
+    head = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|"]
+    return "\n".join([*head, *rows, "", "Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""])
 
 
 def _folder(name: str | Path) -> Path:
@@ -169,10 +157,9 @@ def _folder(name: str | Path) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    have = [p.name for p in places[0].parent.glob("*") if p.is_dir()]
-    near = difflib.get_close_matches(folder.name, have, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(have)} others"
-    raise ReproError(f"no checkpoint {folder.name} in {places[0].parent}: {hint}")
+    have = sorted(p.name for p in places[0].parent.glob("*") if p.is_dir())
+    near = difflib.get_close_matches(folder.name, have, n=3) or have
+    raise ReproError(f"no checkpoint {folder.name} in {places[0].parent}: did you mean {', '.join(near[:3])}?")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -180,5 +167,5 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReproError(f"checkpoint {path.parent.name} has no {path.name}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ReproError(f"{path} is damaged: {error}") from error

@@ -3,20 +3,137 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
+from tyro.conf import Positional
 
 from repro.errors import ReproError
+
+
+@dataclass(frozen=True)
+class List:
+    """List experiments.
+
+    Args:
+        room: only this room (ddpm, editing, rddm, ucdir, adir).
+    """
+
+    room: Positional[str | None] = None
+
+    def run(self) -> int:
+        from repro.engine.evaluation import trained
+        from repro.engine.registry import experiments
+        from repro.engine.run import state_path
+
+        for e in experiments(self.room):
+            state = "trained" if trained(e.name) else "begun" if state_path(e).exists() else "untrained"
+            ships = "weights ship" if e.ships else "records only"
+            print(f"{e.name:<36} {e.profile:<6} {state:<10} {ships:<13} {e.recipe.images:>9,} images  {e.summary}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an experiment; the same command goes on after a kill.
+
+    Args:
+        names: experiments to train one after another; `repro list` shows them.
+        all: every experiment that is not trained yet.
+        until: stop, with the state saved, once this many images are seen.
+    """
+
+    names: Positional[tuple[str, ...]] = ()
+    all: bool = False
+    until: int | None = None
+
+    def run(self) -> int:
+        from repro.engine.evaluation import trained
+        from repro.engine.registry import experiments, find
+
+        if bool(self.names) == self.all:
+            raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
+        if self.until is not None and self.until < 1:
+            raise ReproError(f"--until counts images and must be positive: got {self.until}")
+        untrained = [e for e in experiments() if self.all and e.profile == "small" and not trained(e.name)]
+        for experiment in [find(name) for name in self.names] or untrained:
+            if not self._train(experiment):
+                return 130
+        return 0
+
+    def _train(self, experiment: Any) -> bool:
+        """Whether the training came to its end, or to `until`."""
+        from tqdm import tqdm
+
+        from repro.engine.run import precision_note, run, state_path, weights_path
+
+        if note := precision_note(experiment):
+            print(note, flush=True)
+        name, total, seen, state = experiment.name, experiment.recipe.images, 0, state_path(experiment)
+        try:
+            with (
+                closing(run(experiment, self.until)) as steps,
+                tqdm(total=total, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar,
+            ):
+                for step in steps:
+                    seen = step.images
+                    bar.update(seen - bar.n)
+                    bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+        except KeyboardInterrupt:
+            kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
+            print(f"repro train: {name} is stopped; {kept}", file=sys.stderr)
+            return False
+        left = f"weights: {weights_path(experiment)}" if seen >= total else f"state: {state}"
+        print(f"{name}: {seen:,} of {total:,} images; {left}")
+        return True
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Make records: of a trained network, or of a room's rows that need none.
+
+    Args:
+        names: experiments, or rooms (all their experiments and baselines).
+        full: make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed
+            and compared with the committed records of the rooms named.
+        missing: with --full, only records that are missing or were made with other weights or data.
+        profile: smoke, small or paper.
+    """
+
+    names: Positional[tuple[str, ...]]
+    full: bool = False
+    missing: bool = False
+    profile: str = "small"
+
+    def run(self) -> int:
+        from repro.engine import evaluation
+
+        if not self.names:
+            raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
+        if self.full:
+            for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
+                print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
+            return 0
+        known = evaluation.rooms_with_rows()
+        for name in self.names:
+            if name not in known:
+                there = f"a check is of a whole room, one of {', '.join(known)}"
+                raise ReproError(f"{there}: got {name!r}; --full measures one experiment")
+        failed = 0
+        for room in self.names:
+            report = evaluation.check_room(room, self.profile)
+            print(report.text())
+            failed += len(report.failed)
+        return 1 if failed else 0
 
 
 @dataclass
 class Claims:
     """Judge the papers' claims by rule on the committed records, print the verdicts, write figures/claims.{csv,md}."""
 
-    room: Annotated[str, tyro.conf.Positional] = ""
+    room: Positional[str] = ""
     """One room (ddpm, editing, rddm, ucdir, adir); all rooms, and the files written, when it is left out."""
     profile: str = "small"
     """Judge the records of this profile."""
@@ -24,15 +141,13 @@ class Claims:
     """Write the overview of all rooms; --no-write only prints."""
 
     def run(self) -> int:
-        from repro.engine import claims, records
+        from repro.engine import claims, ledger
         from repro.engine.evaluation import of_profile
 
-        if self.room and self.room not in records.ROOMS:
-            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(records.ROOMS)}")
-        if self.room:
-            found = claims.verdicts(self.room, profile=self.profile)
-        else:
-            found = claims.all_verdicts(profile=self.profile)
+        if self.room and self.room not in ledger.rooms():
+            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(ledger.rooms())}")
+        rooms = [self.room] if self.room else ledger.rooms()
+        found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
         if self.write and not self.room:
             for path in claims.write(found, f"repro claims{of_profile(self.profile)}"):
@@ -44,7 +159,7 @@ class Claims:
 class Whence:
     """Say which records and which command made a picture or a table."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Positional[Path]
     """A .png, .jpg, .md or .csv file of figures/."""
 
     def run(self) -> int:
@@ -55,12 +170,11 @@ class Whence:
         print(made.command)
         known = records.by_id() if made.records else {}
         for identity in made.records:
-            if identity not in known:
+            if record := known.get(identity):
+                network = f"checkpoint {record.checkpoint[:12]}" if record.checkpoint else "nothing learned"
+                print(f"  {identity}  {record.label}, {record.profile}, {network}: {record.command}")
+            else:
                 print(f"  {identity}  no longer among the committed records: the file is older than they are")
-                continue
-            record = known[identity]
-            network = f"checkpoint {record.checkpoint[:12]}" if record.checkpoint else "nothing learned"
-            print(f"  {identity}  {record.label}, {record.profile}, {network}: {record.command}")
         return 0
 
 
@@ -68,9 +182,9 @@ class Whence:
 class TablesCompare:
     """Compare regenerated tables with the committed ones, cell by cell; exit status 1 where they differ."""
 
-    old: Annotated[Path, tyro.conf.Positional]
+    old: Positional[Path]
     """Folder with the committed .csv tables."""
-    new: Annotated[Path, tyro.conf.Positional]
+    new: Positional[Path]
     """Folder with the regenerated ones."""
     absolute: float | None = None
     """Absolute tolerance for every number, instead of what each table states."""
@@ -80,11 +194,9 @@ class TablesCompare:
     def run(self) -> int:
         from repro.engine.compare import Tolerance, compare
 
-        for name in ("absolute", "relative"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ReproError(f"--{name} is {value}, a number from 0 is needed")
-        given = self.absolute is not None or self.relative is not None
+        given = [value for value in (self.absolute, self.relative) if value is not None]
+        if not all(0 <= value < float("inf") for value in given):
+            raise ReproError(f"--absolute, --relative: numbers from 0 are needed, found {given}")
         found = compare(self.old, self.new, Tolerance(self.absolute or 0.0, self.relative or 0.0) if given else None)
-        print(found.text(), file=sys.stdout if found.ok else sys.stderr)
-        return 0 if found.ok else 1
+        print(found.text(), file=sys.stderr if found.differences else sys.stdout)
+        return 1 if found.differences else 0

@@ -1,4 +1,4 @@
-"""`repro doctor`: what is here, what is wrong with it, what to do; the network is never asked."""
+"""`repro doctor`: what is here, what is wrong with it, what to do; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -56,24 +56,18 @@ def _packages() -> Iterator[Finding]:
 
 def _torch() -> Iterator[Finding]:
     import torch
+    import torchvision
+    from torchvision.ops import nms
 
-    try:
-        import torchvision
-        from torchvision.ops import nms
-
-        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where the two were built for different versions
-        yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
-    except (ImportError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        yield Finding(
-            "fail", f"torchvision does not work with torch {torch.__version__} ({reason}): run `make install`"
-        )
+    nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where the two were built for different versions
+    yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
 
 
 def _hardware() -> Iterator[Finding]:
     import torch
 
     from repro.engine.environment import hardware
+    from repro.engine.train import has_bf16
 
     about = hardware()
     threads = torch.get_num_threads()
@@ -85,19 +79,9 @@ def _hardware() -> Iterator[Finding]:
         yield Finding("ok", f"GPU {about['gpu']}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
     else:
         yield Finding("ok", "no GPU: the profile small needs none")
-    flags = _cpu_flags()
-    fast = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) or torch.cuda.is_available()
-    slow = "bf16 is emulated by this processor: training works, slower than in fp32"
+    fast = has_bf16("cuda" if torch.cuda.is_available() else "cpu")
+    slow = "no bf16 in this processor: trainings run in fp32"
     yield Finding("ok" if fast else "warn", "bf16 in hardware" if fast else slow)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            lines = [line for line in file if line.lower().startswith(("flags", "features"))]
-    except OSError:
-        return set()
-    return set(lines[0].split(":", 1)[1].split()) if lines else set()
 
 
 def _checkpoints() -> Iterator[Finding]:
@@ -131,16 +115,15 @@ def _pack() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(paths.root()).free / 1e9
-    state = "ok" if free >= LOW_DISK_GB else "warn"
-    yield Finding(state, f"{free:.1f} GB of disk free" + ("" if state == "ok" else ": training states may not fit"))
+    enough = free >= LOW_DISK_GB
+    yield Finding("ok" if enough else "warn", f"{free:.1f} GB of disk free{'' if enough else ': training may fill it'}")
     for folder in (paths.root(), paths.figures()):
         if folder.exists() and not os.access(folder, os.W_OK):
             yield Finding("warn", f"{folder} cannot be written: nothing can be regenerated here")
 
 
 def _browser() -> Iterator[Finding]:
-    named = os.environ.get("REPRO_BROWSER_CHROMIUM")
-    found = named or shutil.which("chromium") or shutil.which("chromium-browser")
+    found = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
     yield Finding("ok" if found else "warn", f"Chromium at {found}, for the browser tests" if found else missing)
 

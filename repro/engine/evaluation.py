@@ -1,21 +1,22 @@
 """From rows to records: the full evaluation that ships, and the first-k check that `make reproduce` repeats.
 
-A room lists what it measures as data (`repro.engine.study`); a row knows how to measure itself on all its samples or on
-the first k. Full records and checks come from the same function, so they cannot drift apart.
+A room lists what it measures as data (`repro.engine.study`); a row measures itself on all its samples or on the first
+k. Full records and checks come from the same function, so they cannot drift apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from repro import paths
-from repro.engine import records
+from repro.engine import grid, records
 from repro.engine.check import CheckReport, Tolerance, check
 from repro.engine.environment import environment, measured
 from repro.engine.records import ROOMS, Record, Values
-from repro.engine.registry import study_module
+from repro.engine.registry import experiments, in_profile, study_module
 from repro.errors import ReproError
 
 
@@ -43,11 +44,15 @@ class Row:
     weights: str | None = None
     ships: bool = True
 
+    @property
+    def key(self) -> tuple:
+        """What is measured, as `_key` of its record."""
+        return self.experiment, sorted(self.cell.items()), self.seed
+
     def record(self) -> Record:
         """Measure in full, and on the first k."""
         with measured() as m:
             metrics = self.measure(None)
-        block = {"k": self.k, "metrics": dict(self.measure(self.k))} if self.k else {}
         return Record(
             room=self.room,
             experiment=self.experiment,
@@ -59,115 +64,113 @@ class Row:
             checkpoint=self.weights,
             data=self.data,
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
-            check=block,
+            check={"k": self.k, "metrics": dict(self.measure(self.k))} if self.k else {},
             source="evaluated" if self.ships else "recorded",
             environment=environment(m),
         )
 
 
 def of_profile(profile: str) -> str:
-    """What a command needs to be said in that profile."""
+    """What a command has to say of that profile."""
     return "" if profile == "small" else f" --profile {profile}"
 
 
 def rooms_with_rows() -> list[str]:
     """Rooms that measure something yet."""
-    return [room for room in ROOMS if _module(room) is not None]
+    return [room for room in ROOMS if study_module(room, "measure")]
 
 
 def rows(room: str, profile: str = "small") -> list[Row]:
-    """Everything a room measures."""
-    module = _module(room)
-    if module is None:
-        raise ReproError(f"room {room!r} measures nothing: there are {', '.join(rooms_with_rows())}")
-    return module.rows(profile)
+    """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
+    from repro.engine.checkpoint import weights_hash
+
+    known = {e.name: e for e in experiments()}  # another room's network may be measured here
+    module, found = study_module(room, "measure"), {}
+    for name, cell in grid.cells(grid.load(room)):
+        for small in grid.at_every_seed(name, known):
+            own = in_profile(small, profile)
+            network = known.get(own)
+            if network and (not trained(own) or (network.room == room and network.profile != profile)):
+                continue
+            sample = module.sample(own, cell, profile)
+            if sample is None:
+                continue
+            weights, ships, seed = sample.weights, sample.ships, 0
+            if network:
+                folder = next(f for f in folders(own) if (f / "config.json").exists())
+                weights, ships, seed = weights_hash(folder), ships and network.ships, network.seed
+            elif weights is None and small.startswith(f"{room}-"):
+                raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
+            measure = _by_k(module.measure, own, cell, profile)
+            about = {"seed": seed, "profile": profile, "weights": weights, "ships": ships}
+            row = Row(room, own, cell, measure, sample.n, sample.data, sample.k, **about)
+            found.setdefault(str(row.key), row)
+    return list(found.values())
+
+
+def _by_k(measure: Callable, experiment: str, cell: Mapping[str, Any], profile: str) -> Callable:
+    """`measure` of one experiment and cell in a profile, as a function of k."""
+    return lambda k: measure(experiment, cell, k, profile)
 
 
 def looked_up(room: str, profile: str = "small") -> list[Record]:
-    """The room's committed records of a profile, under the names that its tables and claims look for.
-
-    Those are the small profile's.
-    """
-    module, found = _module(room), records.select(records.load(room), profile=profile)
-    return module.looked_up(found) if module else found
+    """The room's committed records of a profile, under the small profile's names: tables and claims look for those."""
+    found = records.select(records.load(room), profile=profile)
+    if profile == "small":
+        return found
+    names = {in_profile(e.name, profile): e.name for e in experiments(room) if e.profile == "small"}
+    aliases = getattr(study_module(room, "measure"), "ALIASES", {})
+    return [record.under(names.get(record.experiment, record.experiment), aliases) for record in found]
 
 
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
-    chosen = [row for name in names for row in _named(name, profile)]
-    for row in chosen:
-        if missing_only and _stored(row):
+    for row in [row for name in names for row in _named(name, profile)]:
+        made = (row.key, row.weights, row.data, row.profile)
+        if missing_only and made in [(_key(r), r.checkpoint, r.data, r.profile) for r in records.load(row.room)]:
             continue
         record = row.record()
         records.upsert(row.room, [record])
         yield record
 
 
-def check_room(
-    room: str,
-    profile: str = "small",
-    tolerance: Tolerance | Mapping[str, Tolerance] | None = None,
-    progress: bool = True,
-    write: bool = True,
-) -> CheckReport:
+def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
     """Recompute the first k of every committed record of a room from the shipped weights.
 
     `write`: whether figures/checks of the small profile, whose records ship, is written.
     """
-    by_key = {_key(row): row for row in rows(room, profile)}
-    committed = [r for r in records.load(room) if r.profile == profile]
+    known = {str(row.key): row for row in rows(room, profile)}
 
     def recompute(record: Record, k: int) -> Mapping[str, Values]:
-        row = by_key.get((record.experiment, _cell(record.cell), record.seed))
+        row = known.get(str(_key(record)))
         if row is None:
             raise ReproError(f"no row measures {record.label} any more")
-        if row.weights != record.checkpoint:
-            raise ReproError(
-                f"{record.label} was measured with weights {str(record.checkpoint)[:12]}…, other ones ship"
-            )
-        if row.data != record.data:
-            raise ReproError(f"{record.label} was measured on data {record.data[:12]}…, other data ship")
+        for what, now, then in (("weights", row.weights, record.checkpoint), ("data", row.data, record.data)):
+            if now != then:
+                raise ReproError(f"{record.label} was measured with {what} {str(then)[:12]}…, other ones ship")
         return row.measure(k)
 
-    module = _module(room)
-    report = check(committed, recompute, tolerance or getattr(module, "TOLERANCE", Tolerance()), progress=progress)
+    committed = [r for r in records.load(room) if r.profile == profile]
+    tolerance = getattr(study_module(room, "measure"), "TOLERANCE", Tolerance())
+    report = check(committed, recompute, tolerance, progress=progress)
     if write and profile == "small":
         report.write(room)
     return report
 
 
-def _named(name: str, profile: str) -> list[Row]:
-    if name in ROOMS:
+def _named(name: str, profile: str) -> Sequence[Row]:
+    if name in rooms_with_rows():
         return rows(name, profile)
-    found = [row for room in rooms_with_rows() for row in rows(room, profile) if row.experiment == name]
+    every = [row for room in rooms_with_rows() for row in rows(room, profile)]
+    found = [row for row in every if row.experiment == name]
     if not found:
-        known = sorted({row.experiment for room in rooms_with_rows() for row in rows(room, profile)})
-        raise ReproError(
-            f"nothing measures {name!r}: rooms are {', '.join(rooms_with_rows())}, rows {', '.join(known)}"
-        )
+        known = ", ".join(sorted({row.experiment for row in every}))
+        raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(rooms_with_rows())}, rows {known}")
     return found
 
 
-def _stored(row: Row) -> bool:
-    same = [r for r in records.load(row.room) if (r.experiment, _cell(r.cell), r.seed) == _key(row)]
-    return any(r.checkpoint == row.weights and r.data == row.data and r.profile == row.profile for r in same)
-
-
-def _key(row: Row) -> tuple[str, tuple, int]:
-    return row.experiment, _cell(row.cell), row.seed
-
-
-def _cell(cell: Mapping[str, Any]) -> tuple:
-    return tuple(sorted(cell.items()))
-
-
-def _module(room: str) -> Any:
-    measure = study_module(room, "measure") if room in ROOMS else None
-    if measure is None:
-        return None
-    from repro.engine.study import Study
-
-    return Study(room, measure)
+def _key(record: Record) -> tuple:
+    return record.experiment, sorted(record.cell.items()), record.seed
 
 
 def trained(name: str) -> bool:
@@ -175,6 +178,6 @@ def trained(name: str) -> bool:
     return any((folder / "config.json").exists() for folder in folders(name))
 
 
-def folders(name: str) -> list[Any]:
+def folders(name: str) -> list[Path]:
     """Where an experiment's weights may lie, the shipped place first."""
     return [paths.checkpoints() / name, paths.runs() / name / "checkpoint"]

@@ -27,20 +27,14 @@ def picture() -> np.ndarray:
 
     width = COLUMNS * (WIDTH + GAP) - GAP
     rows = []
-    for room in ROOMS:
-        module = study_module(room, "overview")
-        if module is None or not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
+    for module in filter(None, (study_module(room, "overview") for room in ROOMS)):
+        if not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
             continue
         panels = []
-        for words, tile in module.tiles().items():
-            pixels = to_uint8(tile)
-            panels.append(_wide(np.concatenate([line(words, pixels.shape[1]), pixels]), WIDTH))
-        row = np.concatenate([_wide(panel, WIDTH + GAP) for panel in panels], axis=1)
-        rows += [
-            line(module.TITLE, width, bold=True),
-            _wide(row[:, :width], width),
-            np.full((GAP, width, 3), 255, np.uint8),
-        ]
+        for words, pixels in ((words, to_uint8(tile)) for words, tile in module.tiles().items()):
+            panels.append(_wide(np.concatenate([line(words, pixels.shape[1]), pixels]), WIDTH + GAP))
+        row = _wide(np.concatenate(panels, axis=1)[:, :width], width)
+        rows += [line(module.TITLE, width, bold=True), row, np.full((GAP, width, 3), 255, np.uint8)]
     return np.concatenate(rows[:-1])
 
 

@@ -128,6 +128,14 @@ def columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
     return made
 
 
+def at_every_seed(name: str, known: Iterable[str]) -> list[str]:
+    """The networks of `known` that "…-s*" stands for; any other name alone."""
+    if not name.endswith("-s*"):
+        return [name]
+    stem = name.removesuffix("*")
+    return [each for each in known if each.startswith(stem) and each.removeprefix(stem).isdigit()]
+
+
 Place = tuple[str, dict[str, Any]]  # experiment and cell
 
 

@@ -1,16 +1,14 @@
 """Notebooks as files: which typed parameters one declares, and what of an executed one is worth keeping.
 
-A parameter is an annotated assignment in the cell tagged `parameters`, `steps: int = 50  # sampler steps, 2 to 100`.
-Read with `ast`, since papermill's own inspection misses `int | None` and takes a misspelt name with a log line. What
-its comment says holds: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim, ddpm or ancestral").
+A parameter is a line in the cell tagged `parameters`, `steps: int = 50  # sampler steps, 2 to 100`, as papermill reads
+it. Papermill itself takes a misspelt name with a log line and any value; here they are checked. What the comment says
+holds: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim, ddpm or ancestral").
 """
 
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,13 @@ from repro.errors import ReproError
 
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
 PROFILES = ("smoke", "small", "paper")
+KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
-PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter: its name, annotation as written, default value, and the comment beside it."""
+    """A declared parameter: its name, annotation (a key of `KINDS`), default value, and the comment beside it."""
 
     name: str
     annotation: str
@@ -35,7 +33,8 @@ class Parameter:
 
     def accepts(self, value: Any) -> bool:
         """Whether a value has the annotated type; an int passes for a float, a bool for nothing but bool."""
-        return _accepts(ast.parse(self.annotation, mode="eval").body, value)
+        kind = int | float if self.annotation == "float" else KINDS[self.annotation]
+        return isinstance(value, kind) and isinstance(value, bool) == (self.annotation == "bool")
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -51,9 +50,8 @@ class Parameter:
         """The least and the largest number that the comment allows."""
         if self.name == "seed":
             return 0, 2**64 - 1
-        said = re.search(rf"({_NUMBER}) to ({_NUMBER})", self.comment)
-        numbers = isinstance(self.default, int | float) and not isinstance(self.default, bool)
-        return (float(said[1]), float(said[2])) if said and numbers else None
+        limits = re.search(rf"({_NUMBER}) to ({_NUMBER})", self.comment)
+        return (float(limits[1]), float(limits[2])) if limits and self.annotation in ("int", "float") else None
 
     def refusal(self, value: Any) -> str:
         """What is accepted instead of a value; "" where it is."""
@@ -61,51 +59,17 @@ class Parameter:
             return self.annotation
         if self.choices and value not in self.choices:
             return ", ".join(map(str, self.choices))
-        if value is not None and self.range and not self.range[0] <= value <= self.range[1]:
+        if self.range and not self.range[0] <= value <= self.range[1]:
             return "{:g} to {:g}".format(*self.range) if self.name != "seed" else "0 to 2^64 - 1"
         return ""
 
     def parse(self, text: str) -> Any:
-        """A value typed on the command line: `50`, `0.5`, `true`, `[10, 50]`, or plain text where a str is accepted."""
-        if text.lower() in ("true", "false") and self.accepts(True):
-            return text.lower() == "true"
+        """A value as typed on the command line; text that is none of the annotated type stays text, to be refused."""
+        kind = {"true": True, "false": False}.__getitem__ if self.annotation == "bool" else KINDS[self.annotation]
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return kind(text.lower() if self.annotation == "bool" else text)
+        except (KeyError, ValueError):
             return text
-        return value if self.accepts(value) or not self.accepts(text) else text
-
-
-def _accepts(node: ast.expr, value: Any) -> bool:
-    match node:
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Constant(value=str(quoted)):
-            return _accepts(ast.parse(quoted, mode="eval").body, value)
-        case ast.Name(id="float"):
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case ast.Name(id="int"):
-            return isinstance(value, int) and not isinstance(value, bool)
-        case ast.Name(id=name) if name in PLAIN:
-            return isinstance(value, PLAIN[name])
-        case ast.Name(id="list" | "tuple" as kind):
-            return isinstance(value, list if kind == "list" else tuple)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _accepts(left, value) or _accepts(right, value)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=options):
-            accepted = ast.literal_eval(options)
-            among = accepted if isinstance(accepted, tuple) else (accepted,)
-            return any(type(value) is type(each) and value == each for each in among)
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return isinstance(value, list) and all(_accepts(item, each) for each in value)
-        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, ast.Constant(value=inner)])) if (
-            inner is ...
-        ):
-            return isinstance(value, tuple) and all(_accepts(item, each) for each in value)
-    raise ReproError(
-        f"parameter annotation {ast.unparse(node)!r} is not understood: "
-        "int, float, str, bool, None, Literal[...], list[...], tuple[..., ...] and unions of them with | are"
-    )
 
 
 def read(path: Path) -> Any:
@@ -114,55 +78,32 @@ def read(path: Path) -> Any:
 
     try:
         return nbformat.read(path, as_version=4)
-    except FileNotFoundError:
-        raise ReproError(f"{path}: no such notebook") from None
     except Exception as error:  # nbformat raises its own, json's and plain AttributeErrors for damaged files
         raise ReproError(f"{path} is not a readable notebook: {error}".splitlines()[0]) from None
 
 
 def declared(nb: Any, name: str) -> dict[str, Parameter]:
     """The parameters of the cell tagged `parameters`; empty without one. `name` is for messages."""
+    from papermill.translators import PythonTranslator
+
     cells = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
-    if not cells:
-        return {}
-    if len(cells) > 1:
-        raise ReproError(f"notebook {name} has {len(cells)} cells tagged 'parameters', one is accepted")
-    try:
-        body = ast.parse(cells[0].source).body
-    except SyntaxError as error:
-        raise ReproError(f"notebook {name}: the cell tagged 'parameters' does not parse: {error.msg}") from None
-    found = {}
-    said = _comments(cells[0].source)
-    for line in body:
-        if isinstance(line, ast.ImportFrom | ast.Import):
-            continue  # `from typing import Literal`
-        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None):
+    found: dict[str, Parameter] = {}
+    for cell in cells:
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        try:
+            for known in PythonTranslator.inspect(cell):
+                default = ast.literal_eval(known.default)
+                parameter = Parameter(known.name, known.inferred_type_name, default, known.help)
+                if parameter.accepts(default):
+                    found[known.name] = parameter
+        except (KeyError, ValueError, SyntaxError):
+            pass
+        if len(found) != len(lines) or len(cells) > 1:
             raise ReproError(
-                f"notebook {name}: the cell tagged 'parameters' holds {ast.unparse(line)!r}, "
-                "annotated assignments such as 'steps: int = 50' are accepted"
+                f"notebook {name}: one cell tagged 'parameters' is accepted, of lines such as 'steps: int = 50' with a "
+                f"literal of the type, one of {', '.join(KINDS)}; found {lines}"
             )
-        parameter = Parameter(
-            line.target.id, ast.unparse(line.annotation), _literal(line.value, name), said.get(line.end_lineno, "")
-        )
-        if not parameter.accepts(parameter.default):
-            raise ReproError(f"notebook {name}: {ast.unparse(line)!r} has a default of another type")
-        found[parameter.name] = parameter
     return found
-
-
-def _comments(source: str) -> dict[int | None, str]:
-    """The comment of each line that has one, lines counted from 1."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-
-
-def _literal(node: ast.expr, name: str) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ReproError(
-            f"notebook {name}: the default {ast.unparse(node)!r} in the cell tagged 'parameters' is not a literal"
-        ) from None
 
 
 def check(nb: Any, name: str, values: Mapping[str, Any]) -> None:
@@ -172,9 +113,8 @@ def check(nb: Any, name: str, values: Mapping[str, Any]) -> None:
         if key not in known:
             raise ReproError(f"notebook {name} has no parameter {key!r}: it takes {', '.join(sorted(known)) or 'none'}")
         if accepted := known[key].refusal(value):
-            raise ReproError(
-                f"notebook {name}: parameter {key} is {value!r} ({type(value).__name__}), {accepted} is accepted"
-            )
+            found = f"{value!r} ({type(value).__name__})"
+            raise ReproError(f"notebook {name}: parameter {key} is {found}, {accepted} is accepted")
 
 
 # What changes from run to run, or from machine to machine, without saying anything.
@@ -196,6 +136,7 @@ def normalise(nb: Any, source: Any, *, hide: Mapping[str, str] | None = None, ke
     nb = nbformat.from_dict(nb)
     injected = [cell for cell in nb.cells if INJECTED in cell.metadata.get("tags", [])]
     nb.cells = [cell for cell in nb.cells if cell not in injected]
+    hide = hide or {}
     for index, cell in enumerate(nb.cells):
         cell.id = source.cells[index].id if source.get("nbformat_minor", 0) >= 5 else f"cell-{index:02d}"
     if injected and keep_injected:
@@ -211,7 +152,7 @@ def normalise(nb: Any, source: Any, *, hide: Mapping[str, str] | None = None, ke
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = [kept for output in _joined(cell.outputs) if (kept := _output(output, count, hide or {}))]
+        cell.outputs = [kept for output in _joined(cell.outputs) if (kept := _output(output, count, hide))]
     nb.metadata = nbformat.from_dict({k: v for k, v in nb.metadata.items() if k not in ("papermill", "widgets")})
     nb.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nb.metadata.language_info = {"name": "python"}
@@ -223,9 +164,8 @@ def _joined(outputs: list) -> list:
     """Neighbouring pieces of one stream as one output: where a stream is cut depends on timing."""
     joined: list = []
     for output in outputs:
-        last = joined[-1] if joined else {}
-        if output.output_type == "stream" and last.get("output_type") == "stream" and last["name"] == output.name:
-            last["text"] += output.text
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1]["text"] += output.text
         else:
             joined.append(output)
     return joined
@@ -241,13 +181,12 @@ def _output(output: Any, count: int, hide: Mapping[str, str]) -> Any | None:
         output.traceback = [_clean(line, hide) for line in output.traceback]
         return output
     if any(kind.startswith("application/vnd.jupyter.widget") for kind in output.data):
-        pictures = {kind: data for kind, data in output.data.items() if kind.startswith("image/")}
-        if not pictures:
+        output.data = {kind: data for kind, data in output.data.items() if kind.startswith("image/")}
+        if not output.data:
             return None  # a view without the kernel that held it shows nothing
-        output.data = pictures
-    output.data = {
-        k: _clean(v, hide) if isinstance(v, str) and k.startswith("text/") else v for k, v in output.data.items()
-    }
+    for kind, data in output.data.items():
+        if isinstance(data, str) and kind.startswith("text/"):
+            output.data[kind] = _clean(data, hide)
     if output.output_type == "execute_result":
         output.execution_count = count
     return output

@@ -7,9 +7,7 @@ notebook stays in build/ as far as it got, the others still run, and the exit st
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -34,36 +32,28 @@ START_TIMEOUT = 180  # seconds; a cold disk reads torch slowly
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """What became of one notebook: code cells, wall seconds, where the executed one lies, the error if it failed."""
+    """What became of one notebook: wall seconds, where the executed one lies, the error if it failed."""
 
     name: str
-    cells: int
     seconds: float
     path: Path
     error: str | None = None
 
 
-def available(folder: Path | None = None) -> list[Path]:
-    """The numbered notebooks of a folder (default: notebooks/), in order."""
-    return sorted((folder or paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
 def chosen(names: Sequence[str], folder: Path | None = None) -> list[Path]:
-    """The notebooks that `names` mean: full name, file name or number ("01"); all of them for no name."""
-    every = available(folder)
-    known = ", ".join(path.stem for path in every) or "none"
-    if not every:
-        raise ReproError(
-            f"no notebook found in {folder or paths.root() / 'notebooks'}: files named NN_title.ipynb needed"
-        )
-    found = []
-    for name in names:
-        stem = Path(name).name.removesuffix(".ipynb")
-        hits = [path for path in every if stem in (path.stem, path.stem.split("_", 1)[0])]
+    """The numbered notebooks of a folder (default: notebooks/) that `names` mean, in order: full name, file name or
+    number ("01"); all of them for no name."""
+    folder = folder or paths.root() / "notebooks"
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    found = set() if names else set(every)
+    for stem in (Path(name).name.removesuffix(".ipynb") for name in names):
+        hits = {path for path in every if stem in (path.stem, path.stem.split("_", 1)[0])}
         if len(hits) != 1:
-            raise ReproError(f"no notebook {name!r}: there are {known}")
-        found += hits
-    return [path for path in every if path in found] if names else every
+            raise ReproError(f"no notebook {stem!r}: there are {', '.join(path.stem for path in every) or 'none'}")
+        found |= hits
+    if not every:
+        raise ReproError(f"no notebook found in {folder}: files named NN_title.ipynb needed")
+    return [path for path in every if path in found]
 
 
 @contextmanager
@@ -86,20 +76,13 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             PARAMETERS: parameters,
         } | ({UPDATE: "1"} if update else {})
-        before = {name: os.environ.get(name) for name in ours}
-        logger = logging.getLogger("papermill")  # warns of `Literal[...]` parameters; what fails is told by `reproduce`
-        level = logger.level
+        before = dict(os.environ)
         os.environ.update(ours)
-        logger.setLevel(logging.CRITICAL)
         try:
             yield KERNEL
         finally:
-            logger.setLevel(level)
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def reproduce(
@@ -123,23 +106,20 @@ def reproduce(
     for path, node in nodes.items():
         notebook_files.check(node, path.stem, values)
         known = notebook_files.declared(node, path.stem)
-        other = sorted(key for key, value in values.items() if value != known[key].default)
-        if update and other:
-            raise ReproError(
-                f"notebook {path.stem} cannot be updated with {other[0]}={values[other[0]]!r}: "
-                f"committed outputs are those of its own default, {known[other[0]].default!r}"
-            )
+        for key, value in values.items():
+            if update and value != known[key].default:
+                own = f"committed outputs are those of its own default, {known[key].default!r}"
+                raise ReproError(f"notebook {path.stem} cannot be updated with {key}={value!r}: {own}")
     runs = []
     # Other parameters draw other pictures than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(values.items()) if key != "profile"]
-    said = " ".join([" --parameters", *others]) if others else ""
-    with this_kernel(update=not others, parameters=said) as kernel:
+    with this_kernel(update=not others, parameters=" ".join([" --parameters", *others] if others else [])) as kernel:
         for number, path in enumerate(sources, start=1):
+            head = f"[{number}/{len(sources)}] {path.stem}"
             count = sum(cell.cell_type == "code" for cell in nodes[path].cells)
-            print(f"[{number}/{len(sources)}] {path.stem}: {count} code cells", flush=True)
+            print(f"{head}: {count} code cells", flush=True)
             run = _execute(path, nodes[path], values, kernel, build or paths.build(), update)
-            end = "done" if run.error is None else "FAILED"
-            print(f"[{number}/{len(sources)}] {path.stem}: {end} in {run.seconds:.1f} s", flush=True)
+            print(f"{head}: {'done' if run.error is None else 'FAILED'} in {run.seconds:.1f} s", flush=True)
             if run.error is not None:
                 print(f"{run.error}\n{path.stem} stays in {run.path} as far as it got", file=sys.stderr, flush=True)
             runs.append(run)
@@ -155,7 +135,6 @@ def _execute(path: Path, source: Any, values: dict, kernel: str, build: Path, up
     build.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)  # so that what lies there is never an older run's
     bar = {"desc": path.stem, "disable": not sys.stderr.isatty(), "leave": False}
-    cells = sum(cell.cell_type == "code" for cell in source.cells)
     error, start = None, time.perf_counter()
     try:
         papermill.execute_notebook(
@@ -168,14 +147,17 @@ def _execute(path: Path, source: Any, values: dict, kernel: str, build: Path, up
         error = f"{path.stem}: {_last_started(out)}: {failure}"
     seconds = time.perf_counter() - start
     executed = notebook_files.read(out) if error is None else None
-    if executed is not None and (stop := _stopped(executed)):
-        error = f"{path.stem}: {stop}"
-    if executed is not None and error is None:
-        hide = _machine_paths(path)
+    if executed and (
+        skipped := [c for c in executed.cells if c.get("execution_count", 1) is None and c.source.strip()]
+    ):
+        error = f"{path.stem}: the cell that begins {skipped[0].source.strip().splitlines()[0]!r} never ran"
+    if error is None:
+        top = path.resolve().parent.parent  # what must not enter a committed notebook -> what stands for it
+        hide = {str(top): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
         _write(out, notebook_files.normalise(executed, source, hide=hide, keep_injected=True))
         if update:
             _write(path, notebook_files.normalise(executed, source, hide=hide))
-    return NotebookRun(path.stem, cells, seconds, out, error)
+    return NotebookRun(path.stem, seconds, out, error)
 
 
 def _last_started(out: Path) -> str:
@@ -184,20 +166,6 @@ def _last_started(out: Path) -> str:
     started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     where = f"in the cell that begins {started[-1].source.splitlines()[0]!r}" if started else "before the first cell"
     return f"the kernel died {where}"
-
-
-def _stopped(executed: Any) -> str | None:
-    """Why a notebook that raised nothing is not done: a cell that never ran, after `sys.exit()` for example."""
-    for cell in executed.cells:
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
-            return f"the cell that begins {cell.source.strip().splitlines()[0]!r} never ran"
-    return None
-
-
-def _machine_paths(notebook: Path) -> dict[str, str]:
-    """What must not enter a committed notebook -> what stands for it."""
-    top = notebook.resolve().parent.parent
-    return {str(top): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
 
 
 def _write(path: Path, node: Any) -> None:
@@ -252,11 +220,7 @@ class Reproduce:
         values = {}
         for text in self.parameters:
             name, equals, value = text.partition("=")
-            if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
-                raise ReproError(
-                    f"parameter {text!r} is not understood: NAME=VALUE is accepted, 'steps=50' for example"
-                )
-            if name in values:
-                raise ReproError(f"parameter {name} is given twice: {text!r} and {name}={values[name]!r}")
+            if not equals or not name.isidentifier() or name in values:
+                raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
             values[name] = known[name].parse(value) if name in known else value
         return values

@@ -12,36 +12,31 @@ from __future__ import annotations
 import csv
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro import paths
 from repro.engine import ledger
-from repro.engine.atomic import write_text
+from repro.engine.atomic import read_toml, write_text
+from repro.engine.claims import NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, WEAKER
 from repro.engine.records import ROOMS
-from repro.engine.tables import paper_numbers
+from repro.engine.tables import paper_numbers, table_line
 from repro.errors import ReproError
 
-VERDICTS = ("reproduced", "weaker", "not reproduced", "not measured at this scale")
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
 def notebooks(root: Path) -> str:
     """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml."""
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["repro"]
+    settings = read_toml(root / "pyproject.toml")["tool"]["repro"]
     address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
     lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
-        taught = settings.get("notebooks", {}).get(path.stem, "")
-        name, _, text = taught.partition(": ")
-        read, run = _minutes(path)
-        lines.append(
-            f"| [{path.stem[:2]} {name or path.stem}](notebooks/{path.name}) | {text} | {read} | {run} | "
-            f"[![open in Colab]({BADGE})]({colab}) |"
-        )
+        name, _, text = settings.get("notebooks", {}).get(path.stem, path.stem).partition(": ")
+        link, badge = f"[{path.stem[:2]} {name}](notebooks/{path.name})", f"[![open in Colab]({BADGE})]({colab})"
+        lines.append(table_line([link, text, *_minutes(path), badge]))
     return "\n".join(lines)
 
 
@@ -76,28 +71,22 @@ def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
         row = next((r for r in rows if r["estimate"]), rows[0])
         chosen = ledger.Headline(room, row["text"], row["id"], row["part"])
     row = next((r for r in rows if (r["id"], r["part"]) == (chosen.claim, chosen.part)), None)
-    if row is None:
-        raise ReproError(f"figures/claims.csv has no {chosen.claim}, {chosen.part!r}: `repro claims` writes it anew")
     numbers = paper_numbers(room)
-    theirs = "—"
+    if row is None or not set(chosen.paper) <= set(numbers):
+        raise ReproError(f"the headline of {room} names a part that figures/claims.csv, or a cell that the paper's "
+                         "numbers do not have: `repro claims` writes the one anew")  # fmt: skip
+    theirs = ours = "—"
     if chosen.paper:
-        missing = [cell for cell in chosen.paper if cell not in numbers]
-        if missing:
-            raise ReproError(f"the headline of {room} names {missing[0]}, which paper_numbers.csv does not have")
         left, right = (numbers[cell].value for cell in chosen.paper)
         theirs = _number(left - right, chosen.unit)
-    ours = "—"
     if row["estimate"]:
         half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
         ours = _number(float(row["estimate"]), chosen.unit, half)
     parts = [r["verdict"] for r in rows if r["id"] == chosen.claim]
-    verdict = row["verdict"] + (
-        f"; {chosen.claim}: {parts.count(VERDICTS[0])} of {len(parts)}" if len(parts) > 1 else ""
-    )
+    of_parts = f"; {chosen.claim}: {parts.count(REPRODUCED)} of {len(parts)}" if len(parts) > 1 else ""
     counts = Counter(r["verdict"] for r in rows)
-    told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
-    cells = (chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, verdict, told)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    every = ", ".join(f"{counts[v]} {v}" for v in (REPRODUCED, WEAKER, NOT_REPRODUCED, NOT_MEASURED) if counts[v])
+    return table_line([chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, row["verdict"] + of_parts, every])
 
 
 def _number(value: float, unit: str, half: float | None = None) -> str:
@@ -121,13 +110,11 @@ def index(figures: Path) -> str:
     pictures = {p.stem: p for p in sorted((figures / "pictures").glob("*.[pj][np]g"))}
     for room in ROOMS:
         mine = [f"- [{_caption(p)}](tables/{p.name})" for stem, p in tables.items() if stem.startswith(f"{room}_")]
-        seen = [
-            f"[{stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})"
-            for stem, p in pictures.items()
-            if stem.startswith(f"{room}_")
-        ]
-        if mine or seen:
-            parts.append(f"## {room}\n\n" + "\n".join(mine + ([f"- Pictures: {' · '.join(seen)}"] if seen else [])))
+        drawn = [p for stem, p in pictures.items() if stem.startswith(f"{room}_")]
+        links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in drawn]
+        mine += [f"- Pictures: {' · '.join(links)}"] if links else []
+        if mine:
+            parts.append(f"## {room}\n\n" + "\n".join(mine))
     return "\n\n".join(parts) + "\n"
 
 
@@ -150,13 +137,10 @@ def update(root: Path | None = None) -> bool:
     """Bring README.md and figures/README.md up to date; True where that changed one."""
     root = root or paths.root()
     figures, readme = root / "figures", root / "README.md"
-    wanted = {
-        readme: rendered(readme.read_text(encoding="utf-8"), root, figures),
-        figures / "README.md": index(figures),
-    }
-    stale = [p for p, text in wanted.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    new = {readme: rendered(readme.read_text(encoding="utf-8"), root, figures), figures / "README.md": index(figures)}
+    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
-        write_text(path, wanted[path])
+        write_text(path, new[path])
     return bool(stale)
 
 

@@ -42,9 +42,9 @@ class Recipe:
     save_every: int = 20_000
 
     def __post_init__(self) -> None:
-        for name, low in (("images", 1), ("batch", 1), ("threads", 1), ("save_every", 1)):
-            if getattr(self, name) < low:
-                raise ReproError(f"recipe: {name} must be at least {low}: got {getattr(self, name)}")
+        for name in ("images", "batch", "threads", "save_every"):
+            if getattr(self, name) < 1:
+                raise ReproError(f"recipe: {name} must be at least 1: got {getattr(self, name)}")
         for name, known in (("precision", ("bf16", "fp32")), ("decay", ("constant", "cosine"))):
             if getattr(self, name) not in known:
                 raise ReproError(f"recipe: {name} must be one of {', '.join(known)}: got {getattr(self, name)!r}")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -67,41 +67,16 @@ class Record:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._refuse_nonsense()
+        for name, accepted in _ACCEPTED.items():
+            if not accepted(value := getattr(self, name)):
+                raise ReproError(f"record {self.room}/{self.experiment}: {name} is {value!r}, which no record has")
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen: normalised once, here)
         put("cell", {key: _plain(self.cell[key], key) for key in sorted(self.cell)})
         put("metrics", _rounded_metrics(self.metrics))
         if self.check:
             put("check", {"k": int(self.check["k"]), "metrics": _rounded_metrics(self.check["metrics"])})
-
-    def _refuse_nonsense(self) -> None:
-        name = f"record {self.room}/{self.experiment}"
-        for field in ("room", "experiment", "profile", "data", "command"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not value:
-                raise ReproError(f"{name}: {field} is {value!r}, a non-empty text is needed")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.room):
-            raise ReproError(f"{name}: the room is {self.room!r}, lower-case letters are accepted, e.g. one of {ROOMS}")
-        if self.checkpoint is not None and not isinstance(self.checkpoint, str):
-            raise ReproError(f"{name}: checkpoint is {self.checkpoint!r}, a SHA-256 or None is accepted")
-        for field in ("n", "seed"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ReproError(f"{name}: {field} is {value!r}, a whole number from 0 is needed")
-        for field in ("cell", "metrics", "check", "environment"):
-            if not isinstance(getattr(self, field), Mapping):
-                raise ReproError(f"{name}: {field} is {getattr(self, field)!r}, a table of names and values is needed")
-        if not self.metrics:
-            raise ReproError(f"{name}: no metrics, at least one measured value is needed")
-        if self.source not in ("evaluated", "recorded"):
-            raise ReproError(f"{name}: source is {self.source!r}, accepted are 'evaluated' and 'recorded'")
-        if self.check and set(self.check) != {"k", "metrics"}:
-            raise ReproError(f"{name}: check has {sorted(self.check)}, exactly 'k' and 'metrics' are needed")
-        if self.check and not set(self.check["metrics"]) <= set(self.metrics):
-            extra = sorted(set(self.check["metrics"]) - set(self.metrics))
-            raise ReproError(
-                f"{name}: check measures {extra}, which the record itself does not; it has {sorted(self.metrics)}"
-            )
+            if extra := sorted(set(self.check["metrics"]) - set(self.metrics)):
+                raise ReproError(f"{self.label}: check measures {extra}, the record has {sorted(self.metrics)}")
 
     @property
     def key(self) -> str:
@@ -147,6 +122,30 @@ class Record:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+_ACCEPTED: dict[str, Callable[[Any], bool]] = {
+    "room": lambda room: _text(room) and re.fullmatch(r"[a-z][a-z0-9_]*", room) is not None,
+    **dict.fromkeys(("experiment", "profile", "data", "command"), _text),
+    **dict.fromkeys(("n", "seed"), _count),
+    **dict.fromkeys(("cell", "environment"), _table),
+    "metrics": lambda metrics: _table(metrics) and len(metrics) > 0,
+    "checkpoint": lambda name: name is None or isinstance(name, str),
+    "check": lambda check: _table(check) and set(check) in (set(), {"k", "metrics"}),
+    "source": ("evaluated", "recorded").__contains__,
+}
+
+
 def path_of(room: str) -> Path:
     """`figures/records/<room>.jsonl`."""
     return paths.figures() / "records" / f"{room}.jsonl"
@@ -160,24 +159,16 @@ def load(room: str) -> list[Record]:
     path = path_of(room)
     if not path.exists():
         return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ReproError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), a file of JSON lines is needed"
-        ) from None
-    found: dict[str, tuple[int, Record]] = {}
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        record = _parse(line, where)
-        if record.room != room:
-            raise ReproError(f"{where}: a record of room {record.room!r} in the file of {room!r}")
-        if record.key in found:
-            raise ReproError(
-                f"{where}: the same cell as line {found[record.key][0]} ({record.label}, {record.profile})"
-            )
-        found[record.key] = (number, record)
-    return sorted((record for _, record in found.values()), key=_order)
+    found: dict[str, Record] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            record = _parse(line)
+        except (ReproError, TypeError, ValueError) as error:
+            raise ReproError(f"{path}, line {number}: no record ({error})") from None
+        if record.room != room or record.key in found:
+            raise ReproError(f"{path}, line {number}: of another room, or a second time: {record.label}")
+        found[record.key] = record
+    return sorted(found.values(), key=_order)
 
 
 def upsert(room: str, records: Iterable[Record]) -> list[Record]:
@@ -187,13 +178,8 @@ def upsert(room: str, records: Iterable[Record]) -> list[Record]:
     no trace in git. One writer at a time; a failed write leaves the old file.
     """
     new = list(records)
-    for record in new:
-        if record.room != room:
-            raise ReproError(f"{record.label}: belongs to room {record.room!r}, not to {room!r}")
-    keys = [record.key for record in new]
-    if len(set(keys)) != len(keys):
-        twice = next(record for record in new if keys.count(record.key) > 1)
-        raise ReproError(f"{twice.label}: given twice in one write, each cell is measured once")
+    if {record.room for record in new} - {room} or len({record.key for record in new}) < len(new):
+        raise ReproError(f"records of room {room!r}, each cell once, are needed: {[r.label for r in new][:3]}")
     path = path_of(room)
     with locked(path.parent):
         kept = {record.key: record for record in load(room)}
@@ -244,54 +230,33 @@ def by_id() -> dict[str, Record]:
     return {record.id: record for file in files for record in load(file.stem)}
 
 
-def _parse(line: str, where: str) -> Record:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ReproError(f"{where}: not a line of JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(fields, dict):
-        raise ReproError(f"{where}: a JSON {type(fields).__name__}, a record is an object")
+def _parse(line: str) -> Record:
+    fields = dict(json.loads(line))
     schema, identity = fields.pop("schema", None), fields.pop("id", None)
     if schema != SCHEMA:
-        raise ReproError(f"{where}: record schema {schema!r}, this version reads schema {SCHEMA}")
-    names = {field.name for field in dataclasses.fields(Record)}
-    if set(fields) != names:
-        missing, extra = sorted(names - set(fields)), sorted(set(fields) - names)
-        raise ReproError(f"{where}: not a record, missing {missing or 'nothing'}, unknown {extra or 'nothing'}")
-    try:
-        record = Record(**fields)
-    except ReproError as error:
-        raise ReproError(f"{where}: {error}") from None
+        raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
+    record = Record(**fields)
     if record.id != identity:
-        raise ReproError(
-            f"{where}: its content gives the id {record.id}, the line says {identity}: it was changed after writing"
-        )
+        raise ReproError(f"its content gives the id {record.id}, the line says {identity}: changed after writing")
     return record
 
 
 def _order(record: Record) -> tuple:
     """By experiment, then by cell with numbers in the order of numbers (10 steps before 100), then seed, profile."""
     cell = tuple(
-        (key, (0, value, "") if _is_number(value) else (1, 0, str(value))) for key, value in record.cell.items()
+        (key, (0, value, "") if type(value) in (int, float) else (1, 0, str(value)))
+        for key, value in record.cell.items()
     )
     return record.experiment, cell, record.seed, record.profile
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _plain(value: Any, key: str) -> Scalar:
     """A cell's value; 0.0 and 0 name the same cell, so whole floats are stored as whole numbers."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ReproError(f"cell value {key}={value}: text, finite numbers, true, false and none are accepted")
+    if isinstance(value, float) and math.isfinite(value):
         return int(value) if value.is_integer() else value
     if value is None or isinstance(value, str | int):
         return value
-    raise ReproError(
-        f"cell value {key}={value!r} is a {type(value).__name__}: text, numbers, true, false and none are accepted"
-    )
+    raise ReproError(f"cell value {key}={value!r}: text, finite numbers, true, false and none are accepted")
 
 
 def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
@@ -303,7 +268,7 @@ def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
         except (ReproError, TypeError, ValueError) as error:
             raise ReproError(f"metric {name!r}: {error}") from None
         if result[name] == []:
-            raise ReproError(f"metric {name!r}: an empty list, at least one value is needed")
+            raise ReproError(f"metric {name!r}: an empty list, one value or more are needed")
     return result
 
 

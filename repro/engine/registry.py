@@ -10,18 +10,15 @@ import difflib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from repro.engine.recipe import Recipe, Task
 from repro.engine.records import ROOMS
 from repro.errors import ReproError
-
-if TYPE_CHECKING:
-    from repro.engine.records import Record
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Experiment:
     `name`     `<room>-<task>-<variant>-s<seed>`, also the checkpoint's folder.
     `ships`    its weights are in the repository; else only its records are, marked `recorded`.
     `build`    makes the untrained network.   `task` makes training set and loss.
-    `evaluate` makes its records: the full evaluation, or with `k` the first-k check of each.
+    `score`    makes numbers for the card from the trained network.
     """
 
     name: str
@@ -46,8 +43,7 @@ class Experiment:
     ships: bool
     build: Callable[[], nn.Module]
     task: Callable[[], Task]
-    score: Callable[[nn.Module], dict[str, Any]] | None = None  # numbers for the card, after training
-    evaluate: Callable[[Experiment], Iterator[Record]] | None = None
+    score: Callable[[nn.Module], dict[str, Any]] | None = None
 
     @property
     def command(self) -> str:
@@ -58,11 +54,8 @@ def experiments(room: str | None = None) -> list[Experiment]:
     """All experiments, or those of one room, in the rooms' order."""
     if room is not None and room not in ROOMS:
         raise ReproError(f"unknown room {room!r}: there are {', '.join(ROOMS)}")
-    found: list[Experiment] = []
-    for each in ROOMS if room is None else (room,):
-        module = study_module(each, "experiments")
-        found += module.EXPERIMENTS if module else ()
-    return found
+    modules = [study_module(each, "experiments") for each in (ROOMS if room is None else (room,))]
+    return [experiment for module in modules if module for experiment in module.EXPERIMENTS]
 
 
 def study_module(room: str, name: str) -> Any:
@@ -77,15 +70,10 @@ def in_profile(name: str, profile: str) -> str:
 
     What is no experiment (a baseline) keeps its name, as does what the profile does not have.
     """
-    known = {e.name: e for e in experiments(name.split("-")[0])} if name.split("-")[0] in ROOMS else {}
-    if profile == "small" or name not in known:
-        return name
-    small = known[name]
-    same = [
-        e.name
-        for e in known.values()
-        if (e.profile, e.task_name, e.variant, e.seed) == (profile, small.task_name, small.variant, small.seed)
-    ]
+    room = name.split("-")[0]
+    known = experiments(room) if room in ROOMS and profile != "small" else []
+    about = [(e.task_name, e.variant, e.seed) for e in known if e.name == name]
+    same = [e.name for e in known if e.profile == profile and (e.task_name, e.variant, e.seed) in about]
     return same[0] if same else name
 
 

@@ -45,22 +45,20 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     with locked(folder, wait=False) if main else nullcontext():
         seconds = sum(line["seconds"] for line in _log(folder)[-1:])
         start, losses, last, mark = time.perf_counter(), [], None, None
-        steps = train(
-            build(experiment), experiment.task(), experiment.recipe, experiment.seed, state_path(experiment), until
-        )
+        recipe, state = experiment.recipe, state_path(experiment)
+        steps = train(build(experiment), experiment.task(), recipe, experiment.seed, state, until)
         with closing(steps):  # where the caller stops, the state is kept now
             for step in steps:
-                last = step
+                last, done = step, step.images // 10_000
                 losses.append(step.loss)
-                mark = step.images // 10_000 if mark is None else mark
-                if main and (step.images // 10_000 > mark or step.images >= experiment.recipe.images):
-                    mark = step.images // 10_000
+                mark = done if mark is None else mark
+                if main and (done > mark or step.images >= recipe.images):
                     spent = round(seconds + time.perf_counter() - start, 1)
                     mean = sum(losses) / len(losses)
                     _append(folder, {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent})
-                    losses = []
+                    mark, losses = done, []
                 yield step
-        if main and last is not None and last.images >= experiment.recipe.images:
+        if main and last is not None and last.images >= recipe.images:
             _finish(experiment, last, folder)
 
 
@@ -75,7 +73,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
         with suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict) and {"loss", "seconds"} <= line.keys()]
+    return lines
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:

@@ -50,9 +50,9 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
     expected = {"version": _VERSION, **identity}
     for key, value in expected.items():
         if meta.get(key) != value:
+            other = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
             raise ReproError(
-                f"the training state {path} was made with {key} {meta.get(key)!r}, this run has {value!r}: "
-                "remove it to start over, or give the run another name"
+                f"the training state {path} {other}: remove it to start over, or give the run another name"
             )
     for prefix, module in (("model.", model), ("ema.", ema)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -61,16 +61,10 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             moments.setdefault(int(index), {})[name] = value
-    state = optimizer.state_dict()
-    state["state"] = {
-        i: {k: _laid_out_like(v, p) for k, v in moments[i].items()} for i, p in enumerate(_parameters(optimizer))
-    }
+    state, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
+    state["state"] = {i: {k: _laid_out_like(v, p) for k, v in moments[i].items()} for i, p in enumerate(parameters)}
     optimizer.load_state_dict(state)
     return int(meta["images"])
-
-
-def _parameters(optimizer: Any) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _laid_out_like(moment: Tensor, parameter: Tensor) -> Tensor:

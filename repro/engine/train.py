@@ -81,10 +81,8 @@ def make_accelerator():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else Accelerate sees no devices, and one process each
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes != started:
-        raise ReproError(
-            f"{started} processes were started, Accelerate joins {accelerator.num_processes}: launch with `torchrun` "
-            "or `accelerate launch`, one GPU a process or none"
-        )
+        joined = f"{started} processes were started, Accelerate joins {accelerator.num_processes}"
+        raise ReproError(f"{joined}: launch with `torchrun` or `accelerate launch`, one GPU a process or none")
     return accelerator
 
 
@@ -157,7 +155,11 @@ def train(
                 accelerator.backward(loss)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
                 mean_loss = accelerator.reduce(loss.detach(), "mean").item() if ranks > 1 else loss.item()
-                _refuse_nan(mean_loss, norm.item(), images, task, indices, state, saved)
+                if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+                    names = ", ".join(task.names(indices[:8]))
+                    kept = f"the last good state, {saved} images in, is {state}" if state and saved else "none was kept"
+                    what = f"training stopped after {images} images: loss {mean_loss}, gradient norm {norm.item()}"
+                    raise TrainingStopped(f"{what} on the batch of {names}, …; {kept}")
                 optimizer.step()
                 images += recipe.batch
                 ema.update(model, images, recipe.batch)
@@ -220,17 +222,6 @@ def has_bf16(device: str) -> bool:
 
 def _noise_of(seed: int, places: Tensor, device: torch.device) -> Callable[[str], KeyedNoise]:
     return lambda purpose: KeyedNoise(seed, places, f"train/{purpose}", device)
-
-
-def _refuse_nan(
-    loss: float, norm: float, images: int, task: Task, indices: Tensor, state: Path | None, saved: int
-) -> None:
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-    kept = f"the last good state, {saved} images in, is {state}" if state and saved else "no state had been saved"
-    names = ", ".join(task.names(indices[:8])) + (", …" if len(indices) > 8 else "")
-    raise TrainingStopped(f"training stopped after {images} images: {what} on the batch of {names}; {kept}")
 
 
 @contextlib.contextmanager
