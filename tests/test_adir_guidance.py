@@ -10,7 +10,7 @@ from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
 from repro.ddpm.samplers import ancestral
 from repro.ddpm.schedules import linear
-from repro.ddpm.steps import sample
+from repro.ddpm.steps import sample, spaced
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -132,6 +132,30 @@ def test_ddrm_of_a_plain_noisy_image_is_a_denoiser():
     away = float((found.mean(dim=0).flatten() - mean).norm() / mean.norm())
     assert away < 0.25
     assert away < float((y[0].flatten() - mean).norm() / mean.norm())
+
+
+def test_ddrm_is_deepinvs(monkeypatch):
+    """The same noise for both. Deepinv calls 0 what lies below the noise, and halves the variance of what it draws."""
+    from deepinv.physics import DecomposablePhysics, GaussianNoise
+    from deepinv.sampling import DDRM
+
+    data, taps = gaussian(), ops.box_taps(3)
+    op = ops.deblurring(4, 4, taps, noise=0.1)
+    y = op.measure(drawn((2, *SHAPE), 5) * 0.2, KeyedNoise(1, range(2), "e"))
+    noise, ts = KeyedNoise(0, range(2), "n"), spaced(SCHEDULE.T, 8, "linspace")
+    *_, (_, found) = baselines.ddrm(data.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
+    sigmas = [float(((1 - a) / a).sqrt()) for a in SCHEDULE.alpha_bar[ts]]
+    draws = iter([noise.normal(SHAPE, step=t) * 2**0.5 for t in (SCHEDULE.T, *ts)])
+    monkeypatch.setattr(torch, "randn_like", lambda x: next(draws))
+
+    def denoiser(x, sigma):
+        t = ts[sigmas.index(sigma)]
+        return data.x0(x * SCHEDULE.alpha_bar[t].sqrt(), t).clamp(-1, 1)
+
+    axes = {"U": op.V, "U_adjoint": op.Ut, "V": op.V, "V_adjoint": op.Vt}  # U is never called
+    physics = DecomposablePhysics(**axes, mask=op.singular_values[None], noise_model=GaussianNoise(0.1))
+    theirs = DDRM(denoiser, sigmas=sigmas, eps=0.0)(y, physics)
+    torch.testing.assert_close(found, theirs, atol=1e-4, rtol=1e-3)
 
 
 def test_dps_lowers_the_residual():

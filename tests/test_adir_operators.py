@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from deepinv import physics
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -71,6 +72,23 @@ def test_blurs_are_scipys_with_mirrored_borders(size):
     found = ops.deblurring(24, 20, ops.gaussian_taps(2.0)).A(x)[0].numpy()
     expected = ndimage.gaussian_filter(x[0].numpy(), (0, 2, 2), mode="mirror", truncate=3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_operators_and_adjoints_are_deepinvs():
+    """Its bicubic downsampling is MATLAB's, which mirrors the border where ours cuts the kernel and normalises it."""
+    x = drawn((2, 3, 64, 48)).clamp(-1, 1)
+    for factor in (4, 8):
+        found, theirs = ops.super_resolution(64, 48, factor).A(x), physics.DownsamplingMatlab(factor=factor).A(x)
+        torch.testing.assert_close(found[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], atol=1e-6, rtol=0)
+        assert 0.01 < float((found - theirs).abs().max()) < 0.2
+    pairs = {
+        ops.deblurring(64, 48, taps): physics.Blur(torch.outer(taps, taps)[None, None], padding="reflect")
+        for taps in (ops.box_taps(5), ops.gaussian_taps(2.0))
+    }
+    for ours, theirs in {**pairs, ops.colorization(64, 48): physics.Decolorize(srf="average")}.items():
+        y = ours.A(x)
+        torch.testing.assert_close(y, theirs.A(x), atol=1e-6, rtol=0)
+        torch.testing.assert_close(ours.transpose(y), theirs.A_adjoint(y), atol=1e-6, rtol=0)
 
 
 def test_the_adjoint_of_the_mean_is_a_third_of_the_replication():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.adir import lora, operators
+from repro.adir import lora, operators, retrieval
 from repro.adir.adapt import Adaptation
 from repro.adir.study import paper
 from repro.errors import ReproError
@@ -200,6 +200,28 @@ def test_latent_networks_adapt_and_are_left_as_they_were(inpaint):
     assert not any(isinstance(m, nn.Linear) and f"{n}.up" in factors for n, m in pipe.unet.named_modules())
     with lora.adapted(pipe.unet, factors):
         assert any(not torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+
+
+def test_clip_embeds_images_and_prompts_for_retrieval():
+    """A random CLIP of the package's own class, with its tokenizer and its normalisation of images."""
+    import open_clip
+
+    torch.manual_seed(0)
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(16, vision, text)
+    image, prompt = paper.clip(model=model)
+    pictures = [torch.rand(3, 32, 32) * shade for shade in (0.2, 0.6, 1.0)]
+    index = retrieval.index_images(["a", "b", "c"], pictures, image)
+    preprocess = open_clip.image_transform(32, is_train=False).transforms[-1]
+    with torch.no_grad():
+        theirs = F.normalize(model.eval().encode_image(torch.stack([preprocess(p) for p in pictures])), dim=1)
+        words = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a cat"]))
+    torch.testing.assert_close(index.vectors, theirs, atol=1e-5, rtol=1e-4)
+    assert index.nearest(pictures[1], 1).names == ("b",)
+    torch.testing.assert_close(prompt(["a cat"]), words)
+    cosine = (theirs @ F.normalize(words, dim=1).T).flatten()
+    assert index.nearest(prompt(["a cat"])[0], 1).names == ("abc"[int(cosine.argmax())],)
 
 
 def test_masks_are_boxes_of_a_quarter_side_and_more():

@@ -78,7 +78,9 @@ class Index:
         try:
             import faiss
         except ImportError as error:
-            raise ReproError("an index of millions needs the optional package faiss-cpu: pip install it") from error
+            raise ReproError(
+                "an index of millions needs the optional package faiss-cpu: `pip install -e .[paper]` brings it"
+            ) from error
         searcher = faiss.index_factory(self.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
         searcher.train(self.vectors.numpy())
         searcher.add(self.vectors.numpy())

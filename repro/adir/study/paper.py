@@ -120,7 +120,9 @@ def clip(name: str = "ViT-B-32", pretrained: str | None = "openai", model: Any =
     try:
         import open_clip
     except ImportError as error:
-        raise ReproError("CLIP needs the optional package open_clip_torch: pip install it") from error
+        raise ReproError(
+            "CLIP needs the optional package open_clip_torch: `pip install -e .[paper]` brings it"
+        ) from error
     model = (model or open_clip.create_model(name, pretrained=pretrained)).eval()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
 
