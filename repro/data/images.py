@@ -15,9 +15,10 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -30,100 +31,69 @@ from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 
+T = TypeVar("T")
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
-def read_image(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:
+def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Tensor:
     """float32 (3, H, W) in [0, 1] of a file path, encoded bytes, a Pillow image, an array or a tensor.
 
     Args:
         source: arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of 1 (grey), 3, or 4 channels (the last is
             opacity): uint8, uint16, bool, or floating point in [0, 1].
         min_side: the shortest side that is accepted, in pixels.
-        max_pixels: height times width that is accepted; checked before anything is decoded.
         name: what to call a source that has no path, in errors.
 
     Raises:
         ReproError: missing, empty, not an image, truncated, corrupt, too small, too large, or of an unknown kind.
     """
-    image = read_channels(source, min_side=min_side, max_pixels=max_pixels, name=name)
+    name = name or (str(source) if isinstance(source, str | os.PathLike) else "the given image")
+    image = read_channels(source, name=name)
+    height, width = image.shape[1:]
+    if min(height, width) < min_side:
+        raise ReproError(f"{name}: {width}x{height} is too small; both sides must be at least {min_side} pixels")
     if len(image) == 4:
         opacity = image[3:]
         image = image[:3] * opacity + (1 - opacity)
     return image.expand(3, -1, -1).contiguous()
 
 
-def read_channels(source: ImageSource, *, min_side: int = 1, max_pixels: int = MAX_PIXELS, name: str = "") -> Tensor:
+def read_channels(source: ImageSource, *, name: str) -> Tensor:
     """The same, float32 (C, H, W), with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
     if isinstance(source, Tensor | np.ndarray):
-        name = name or f"the given {'tensor' if isinstance(source, Tensor) else 'array'}"
-        image = _of_numbers(source, name)
-        _check_size(image.shape[2], image.shape[1], min_side, max_pixels, name)
-        return image
+        return _of_numbers(source, name)
     if isinstance(source, Image.Image):
-        return _decode(source, name or "the given picture", min_side, max_pixels)
-    if isinstance(source, bytes | bytearray):
-        data, name = bytes(source), name or "the given bytes"
-    elif isinstance(source, str | os.PathLike):
-        name = name or str(Path(source))
+        return _decode(source, name)
+    if isinstance(source, str | os.PathLike):
         try:
-            data = Path(source).read_bytes()
+            source = Path(source).read_bytes()
         except OSError as error:
             raise _no_file(error, name) from error
-    else:
+    if not isinstance(source, bytes | bytearray):
         raise ReproError(
-            f"{name or 'image'}: got {type(source).__name__}; "
+            f"{name}: got {type(source).__name__}; "
             "accepted: a path, bytes, a Pillow image, a numpy array or a torch tensor"
         )
-    if not data:
+    if not source:
         raise ReproError(f"{name}: the file is empty (0 bytes); an image was expected")
-    try:
-        return _decode(_open(io.BytesIO(data), name, max_pixels), name, min_side, max_pixels)
-    except _Unreadable:
-        # Perhaps only what stands beside the pixels is damaged.
-        if (bare := pixels_alone(data)) is None or bare == data:
-            raise
-        with suppress(_Unreadable):
-            return _decode(_open(io.BytesIO(bare), name, max_pixels), name, min_side, max_pixels)
-        raise
+    return _opened(io.BytesIO(source), name, _decode)
 
 
-def image_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, name: str = "") -> tuple[int, int]:
+def image_size(path: str | os.PathLike, *, name: str = "") -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
-    path, name = Path(path), name or str(path)
+    name = name or str(path)
     try:
-        with path.open("rb") as file:
-            try:
-                image = _open(file, name, max_pixels)
-            except _Unreadable:
-                if (bare := pixels_alone(path.read_bytes())) is None:
-                    raise
-                image = _open(io.BytesIO(bare), name, max_pixels)
-            width, height = image.size
-            turned = orientation(image) in (5, 6, 7, 8)
+        with Path(path).open("rb") as file:
+            return _opened(file, name, _turned_size)
     except OSError as error:
         raise _no_file(error, name) from error
-    _check_size(width, height, 1, max_pixels, name)
-    return (height, width) if turned else (width, height)
 
 
 class _Unreadable(ReproError):
     """A file whose header or pixels Pillow cannot read."""
-
-
-def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow warns of large pictures, which our own limit refuses, and of damaged metadata, which does not matter.
-        warnings.simplefilter("ignore")
-        try:
-            return Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise ReproError(f"{name}: has more than the accepted {max_pixels:,} pixels") from error
-        except Exception as error:  # a damaged header makes decoders raise nearly anything
-            raise _Unreadable(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
 
 
 def _no_file(error: OSError, name: str) -> ReproError:
@@ -131,17 +101,46 @@ def _no_file(error: OSError, name: str) -> ReproError:
     return ReproError(f"{name}: {reason}; an image file was expected")
 
 
-def _check_size(width: int, height: int, min_side: int, max_pixels: int, name: str) -> None:
-    if width * height > max_pixels:
-        raise ReproError(f"{name}: {width}x{height} is more than the accepted {max_pixels:,} pixels")
-    if min(width, height) < max(1, min_side):
-        raise ReproError(
-            f"{name}: {width}x{height} is too small; both sides must be at least {max(1, min_side)} pixels"
-        )
+def _opened(file: BinaryIO, name: str, use: Callable[[Image.Image, str], T]) -> T:
+    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+    try:
+        return use(_open(file, name), name)
+    except _Unreadable:
+        file.seek(0)
+        data = file.read()
+        if (bare := pixels_alone(data)) is None or bare == data:
+            raise
+        with suppress(_Unreadable):
+            return use(_open(io.BytesIO(bare), name), name)
+        raise
 
 
-def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> Tensor:
-    _check_size(*image.size, min_side, max_pixels, name)
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures, which our own limit refuses, and of damaged metadata, which does not matter.
+        warnings.simplefilter("ignore")
+        try:
+            return Image.open(file)
+        except Image.DecompressionBombError as error:
+            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
+        except Exception as error:  # a damaged header makes decoders raise nearly anything
+            raise _Unreadable(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
+
+
+def _size(image: Image.Image, name: str) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
+    return width, height
+
+
+def _turned_size(image: Image.Image, name: str) -> tuple[int, int]:
+    width, height = _size(image, name)
+    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _decode(image: Image.Image, name: str) -> Tensor:
+    _size(image, name)  # not the turned one: to find the orientation, Pillow may decode, and hide what is damaged
     container = image.format  # a transposed copy no longer knows it
     try:
         with warnings.catch_warnings():
@@ -236,8 +235,6 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     if isinstance(size, int):
         scale = size / min(height, width)
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    if min(size) < 1:
-        raise ReproError(f"resize: got {size[0]}x{size[1]}; both sides must be at least 1 pixel")
     batch = image if image.dim() == 4 else image[None]
     out = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
     return out if image.dim() == 4 else out[0]

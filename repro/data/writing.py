@@ -27,7 +27,7 @@ _LARGEST = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # pixels a side t
 
 def to_uint8(image: Tensor) -> np.ndarray:
     """uint8 (H, W, 3) of float (3, H, W) in [0, 1], rounded to nearest. Raises `ReproError` outside the range."""
-    image = read_image(image, name="image", max_pixels=image.numel())
+    image = read_image(image, name="image")
     return (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
