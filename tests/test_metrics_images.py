@@ -1,0 +1,304 @@
+"""Scores of images: l1, PSNR and SSIM against scikit-image, LPIPS against its package, NIQE against its formulas."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from metrics_pictures import noisy, picture, pictures
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
+from scipy.special import gamma
+from torch.nn import functional as F
+
+from repro.errors import ReproError
+from repro.metrics import pixel
+from repro.metrics.lpips import load, lpips
+from repro.metrics.noreference import _PARAMETERS, niqe
+from repro.metrics.protocols import names, protocol, score
+from repro.metrics.traps import degraded, pixel_traps
+
+REFERENCED = [n for n in names() if protocol(n).kind == "reference"]
+
+
+def _pair(name: str, size: int = 48, level: float = 0.1):
+    x = pictures(size)[:, : protocol(name).channels]
+    return noisy(x, level), x
+
+
+def _each(*batches):
+    return zip(*(batch.double().numpy() for batch in batches), strict=True)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (31, 57), (11, 11)])
+def test_ssim_psnr_and_luma_equal_scikit_image(shape):
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    wang = dict(channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0)
+    reference = pictures(64)[:, :, : shape[0], : shape[1]]
+    image = noisy(reference, 0.15)
+    for i, (a, b) in enumerate(_each(image, reference)):
+        y_a, y_b = (rgb2ycbcr(v, channel_axis=0)[:1] / 255 for v in (a, b))
+        theirs = {
+            "ssim/rgb-wang": structural_similarity(a, b, **wang),
+            "ssim/y-wang": structural_similarity(y_a, y_b, **wang),
+            "ssim/rgb-uniform7": structural_similarity(a, b, channel_axis=0, data_range=1.0),
+            "psnr/rgb": peak_signal_noise_ratio(b, a, data_range=1.0),
+            "psnr/y": peak_signal_noise_ratio(y_b, y_a, data_range=1.0),
+        }
+        for name, value in theirs.items():
+            assert score(name, image, reference)[i].item() == pytest.approx(value, abs=1e-9), name
+        grey = score("ssim/grey-wang", image[i, :1], reference[i, :1]).item()
+        assert grey == pytest.approx(structural_similarity(a[:1], b[:1], **wang), abs=1e-9)
+
+
+def test_ssim_3d_equals_scipys_three_dimensional_gaussian():
+    image, reference = _pair("ssim/rgb-matlab3d", 24)
+
+    def blur(v):
+        return gaussian_filter(v, 1.5, mode="nearest", radius=5)
+
+    for (a, b), got in zip(_each(image, reference), score("ssim/rgb-matlab3d", image, reference), strict=True):
+        mu_a, mu_b = blur(a), blur(b)
+        var_a, var_b, cov = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2, blur(a * b) - mu_a * mu_b
+        top = (2 * mu_a * mu_b + 1e-4) * (2 * cov + 9e-4)
+        value = (top / ((mu_a**2 + mu_b**2 + 1e-4) * (var_a + var_b + 9e-4))).mean()
+        assert abs(value - got.item()) < 1e-9
+
+
+def test_known_values():
+    x = torch.full((2, 3, 16, 16), 0.5)
+    assert score("psnr/rgb", x + 0.1, x).tolist() == pytest.approx([20.0, 20.0], abs=1e-5)
+    assert score("l1/rgb01", x + 0.1, x)[0].item() == pytest.approx(0.1, abs=1e-6)
+    colours = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 0]]).double().view(3, 3, 1, 1)
+    assert (pixel.luma(colours).flatten() * 255).tolist() == pytest.approx([235.0, 16.0, 81.481])
+
+
+def test_uint8_protocols_round_to_eight_bits():
+    x = pictures(32)
+    eight = (x * 255).round() / 255
+    for step in (0.4, -0.4):  # rounds back to the same bytes
+        shifted = (eight + step / 255).clamp(0, 1)
+        assert torch.isinf(score("psnr/rgb-uint8", shifted, eight)).all()
+        assert torch.isinf(score("psnr/y-uint8", shifted, eight)).all()
+        assert torch.isfinite(score("psnr/rgb", shifted, eight)).all()
+    y = pixel.luma_uint8(x.double()) * 255
+    assert (y - y.round()).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", REFERENCED)
+def test_perfect_score_symmetry_order_and_batches(name):
+    _, x = _pair(name)
+    perfect = {"psnr": float("inf"), "ssim": 1.0}.get(name.split("/")[0], 0.0)
+    assert torch.allclose(score(name, x, x), torch.full((4,), perfect, dtype=torch.float64), atol=1e-12)
+    levels = [score(name, noisy(x, level), x) for level in (0.02, 0.05, 0.1, 0.2, 0.4)]
+    sign = 1 if protocol(name).higher_is_better else -1
+    assert all((sign * (a - b) > 0).all() for a, b in pairwise(levels))
+    y, tolerance = noisy(x, 0.1), {"rtol": 1e-5, "atol": 1e-7} if "lpips" in name else {"rtol": 1e-12, "atol": 0}
+    together = score(name, y, x)
+    assert together.dtype == torch.float64 and together.shape == (4,)
+    torch.testing.assert_close(score(name, x, y), together, **tolerance)
+    torch.testing.assert_close(torch.cat([score(name, y[i], x[i]) for i in range(4)]), together, **tolerance)
+
+
+PIXELS = arrays(np.float64, (1, 3, 12, 12), elements=st.floats(0, 1))
+
+
+@settings(max_examples=25)
+@given(PIXELS, PIXELS)
+def test_bounds_hold_for_any_pictures(a, b):
+    a, b = torch.from_numpy(a), torch.from_numpy(b)
+    assert 0 <= score("l1/rgb01", a, b).item() <= 1
+    assert score("psnr/rgb", a, b).item() >= 0
+    for name in ("ssim/rgb-wang", "ssim/y-wang", "ssim/rgb-matlab3d"):
+        assert -1 - 1e-9 <= score(name, a, b).item() <= 1 + 1e-9
+
+
+def test_descriptions_and_directions_are_all_there():
+    for name in names():
+        p = protocol(name)
+        assert p.name == name and len(p.description) > 30
+        assert p.higher_is_better == (name.split("/")[0] in ("psnr", "ssim", "is"))
+
+
+UNIT = torch.full((1, 3, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "reference", "words"),
+    [
+        ("psnr/yuv", UNIT, UNIT, "psnr/y-uint8"),
+        ("fid/vgg", UNIT, UNIT, "unknown metric protocol 'fid/vgg'"),
+        ("fid/inception", UNIT, UNIT, "two sets"),
+        ("psnr/rgb", UNIT, torch.rand(1, 3, 8, 9), "one shape"),
+        ("psnr/rgb", UNIT[:, :1], UNIT, r"accepted: \(B, 3, H, W\)"),
+        ("psnr/rgb", UNIT[:0], UNIT[:0], r"accepted: \(B, 3, H, W\)"),
+        ("psnr/rgb", UNIT - 1, UNIT, r"accepted: \[0, 1\]"),
+        ("psnr/rgb", UNIT * torch.nan, UNIT, "nan"),
+        ("psnr/rgb", UNIT.byte(), UNIT, "divide 8-bit values by 255"),
+        ("psnr/rgb", UNIT.numpy(), UNIT, "ndarray"),
+        ("ssim/rgb-wang", torch.rand(1, 3, 10, 30), torch.rand(1, 3, 10, 30), "11 px a side"),
+        ("lpips/alex-v0.1", torch.rand(1, 3, 30, 64), torch.rand(1, 3, 30, 64), "31 px a side"),
+        ("niqe/y-skvideo", torch.rand(1, 3, 191, 300), None, "192 px a side"),
+        ("psnr/rgb", UNIT, None, "needs a reference"),
+        ("niqe/y-skvideo", torch.rand(1, 3, 200, 200), torch.rand(1, 3, 200, 200), "takes no reference"),
+    ],
+)
+def test_input_that_cannot_work_is_refused_in_one_sentence(name, image, reference, words):
+    with pytest.raises(ReproError, match=words) as caught:
+        score(name, image, reference)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_trap_costs_something_and_in_the_direction_the_table_says():
+    x = pictures(96)
+    assert torch.equal(degraded(x)[:2], degraded(x[:2])) and not torch.equal(degraded(x), degraded(x, seed=1))
+    rows = {(row.protocol, row.name): row for row in pixel_traps(degraded(x), x)}
+    cost = {key: row.cost for key, row in rows.items()}
+    assert all(abs(value) > 1e-4 for value in cost.values()), cost
+    assert cost["psnr/rgb", "luma instead of RGB"] > 1.0
+    assert cost["psnr/rgb", "both through JPEG quality 100"] > 0.5
+    assert cost["psnr/rgb", "one MSE for the whole set"] < 0  # Jensen
+    assert cost["ssim/rgb-wang", "MATLAB's ssim on an HxWx3 array"] > 0.02
+    assert cost["lpips/alex-v0.1", "fed [0, 1] instead of [-1, 1]"] < -0.01
+    assert rows["psnr/rgb", "luma instead of RGB"].right == score("psnr/rgb", degraded(x), x).mean().item()
+
+
+# --- LPIPS ------------------------------------------------------------------------------------------------------------
+
+
+def test_lpips_equals_the_package():
+    """With the shipped trunk: within 1e-3 as stored (heads in fp16), to rounding once the heads agree."""
+    import lpips as package
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    ours = load()
+    own = {name.split(".", 1)[1]: name for name in theirs.net.state_dict()}
+    trunk = {n.split(".", 1)[1]: p for n, p in ours.state_dict().items() if n.startswith("features.")}
+    theirs.net.load_state_dict({own[name]: value for name, value in trunk.items()})
+    for size in (31, 64):
+        x = pictures(size)
+        for y in (noisy(x, 0.02), noisy(x, 0.3), F.interpolate(F.avg_pool2d(x, 4), size=(size, size)), x.flip(0)):
+            with torch.no_grad():
+                wanted = theirs(2 * y - 1, 2 * x - 1).flatten()
+            torch.testing.assert_close(score("lpips/alex-v0.1", y, x), wanted.double(), atol=1e-3, rtol=0)
+    for i, head in enumerate(ours.heads):
+        head.data = theirs.lins[i].model[1].weight.flatten()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(2 * y - 1, 2 * x - 1), wanted, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(lpips(y, x, batch=1), lpips(y, x, batch=3), rtol=1e-5, atol=1e-7)
+
+
+def test_bad_lpips_weights_are_refused(tmp_path):
+    with pytest.raises(ReproError, match="missing"):
+        load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ReproError, match="does not hold the LPIPS weights"):
+        load(tmp_path)
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ReproError, match="does not hold the LPIPS weights"):
+        load(tmp_path)
+
+
+# --- NIQE -------------------------------------------------------------------------------------------------------------
+
+# scikit-video 1.1.11's own skvideo.measure.niqe, run once by hand on the rounded Y of scikit-image's pictures. The
+# wheel does not run on current numpy, so np.int was set to int and scipy.misc.imresize replaced by the Pillow call it
+# was. First number: its code with float32 read as float64 throughout; second: as it is, in float32, where rounding
+# noise in flat regions moves the result.
+SKVIDEO = {
+    ("astronaut", "clean"): (8.719317271, 8.664867401),
+    ("astronaut", "blur"): (14.197710102, 14.193351746),
+    ("coffee", "clean"): (8.508208662, 8.506728172),
+    ("coffee", "blur"): (14.733379269, 14.743754387),
+}
+
+
+def _from_the_paper(rgb: np.ndarray) -> float:
+    """(H, W, 3) in [0, 1]; loops and scipy instead of batches and torch."""
+    grey = np.round(rgb @ [65.481, 128.553, 24.966] + 16)
+    grey = grey[: grey.shape[0] // 96 * 96, : grey.shape[1] // 96 * 96]
+    half = _halving(grey.shape[0]) @ grey @ _halving(grey.shape[1]).T
+    columns = []
+    for scale, size in ((grey, 96), (half, 48)):
+        mu = gaussian_filter(scale, 7 / 6, radius=3, mode="constant")
+        sigma = np.sqrt(np.abs(gaussian_filter(scale**2, 7 / 6, radius=3, mode="constant") - mu**2))
+        mscn = (scale - mu) / (sigma + 1)
+        mscn[np.abs(mscn) <= 1e-6] = 0
+        rows = []
+        for top in range(0, scale.shape[0], size):
+            for left in range(0, scale.shape[1], size):
+                p = mscn[top : top + size, left : left + size]
+                alpha, _, low, high = _asymmetric(p)
+                row = [alpha, (low + high) / 2]
+                for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                    alpha, eta, low, high = _asymmetric(p * np.roll(p, (dy, dx), (0, 1)))
+                    row += [alpha, eta, low, low if dy and dx else high]
+                rows.append(row)
+        columns.append(np.array(rows))
+    features = np.hstack(columns)  # (patches, 36), the four repeated scales included
+    from safetensors.numpy import load_file
+
+    population = load_file(_PARAMETERS)
+    difference = features.mean(0) - population["pop_mu"]
+    pooled = (population["pop_cov"] + np.cov(features.T)) / 2
+    return float(np.sqrt(difference @ np.linalg.pinv(pooled, hermitian=True) @ difference))
+
+
+def _halving(n: int) -> np.ndarray:
+    """Keys' bicubic kernel (a = -0.5) stretched by two, renormalised at the borders: (n / 2, n)."""
+    x = np.abs(np.arange(n)[None, :] + 0.5 - 2 * (np.arange(n // 2)[:, None] + 0.5)) / 2
+    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, inner, np.where(x < 2, outer, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _asymmetric(x: np.ndarray) -> tuple[float, float, float, float]:
+    grid = np.arange(0.2, 10, 0.001)
+    rho = gamma(2 / grid) ** 2 / (gamma(1 / grid) * gamma(3 / grid))
+    low, high = np.sqrt(np.mean(x[x < 0] ** 2)), np.sqrt(np.mean(x[x >= 0] ** 2))
+    g = low / high
+    target = np.mean(np.abs(x)) ** 2 / np.mean(x**2) * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
+    alpha = grid[np.argmin((rho - target) ** 2)]
+    scale = np.sqrt(gamma(1 / alpha) / gamma(3 / alpha))
+    return alpha, (high - low) * scale * gamma(2 / alpha) / gamma(1 / alpha), low * scale, high * scale
+
+
+def _blur(image: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(image, 5, 1, 2)
+
+
+def test_niqe_equals_the_papers_formulas():
+    for image in (picture("astronaut"), noisy(picture("coffee"), 0.1)):
+        image = image[:, :, :300, :400]  # a remainder is dropped
+        theirs = _from_the_paper(image[0].permute(1, 2, 0).double().numpy())
+        assert score("niqe/y-skvideo", image).item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("key", SKVIDEO, ids="-".join)
+def test_niqe_equals_scikit_video(key):
+    name, kind = key
+    image = picture(name).double()
+    ours = niqe(image if kind == "clean" else _blur(image)).item()
+    double, single = SKVIDEO[key]
+    # The clean astronaut has saturated regions, where scikit-video counts rounding noise and this project counts zeros.
+    assert ours == pytest.approx(double, rel=1e-2 if key == ("astronaut", "clean") else 1e-3)
+    assert ours == pytest.approx(single, rel=1e-2)
+
+
+def test_niqe_of_batches_and_flat_pictures():
+    x = torch.cat([picture(name)[:, :, :288, :288] for name in ("astronaut", "chelsea", "coffee")])
+    clean = niqe(x)
+    assert clean.shape == (3,) and clean.dtype == torch.float64 and (niqe(noisy(x, 0.2)) > clean).all()
+    torch.testing.assert_close(torch.cat([niqe(x[i : i + 1]) for i in range(3)]), clean, rtol=1e-9, atol=0)
+    x[:, :, :, :140] = 0.5
+    assert torch.isfinite(niqe(x)).all()

@@ -1,0 +1,222 @@
+"""FID, KID and IS against numpy, scipy and torchmetrics, and on cases known exactly; the feature networks."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metrics_pictures import noisy, picture, pictures
+from scipy.linalg import sqrtm
+from torch import nn
+
+from repro.errors import ReproError
+from repro.metrics import features
+from repro.metrics.distribution import fid, inception_score, kid, paired_kid, patches
+from repro.metrics.features import classifier, efficientnet_lite0, extract, inception
+from repro.metrics.protocols import protocol
+
+
+def _sets(n: int = 200, m: int = 150, d: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((d, d))
+    return (
+        torch.from_numpy(rng.standard_normal((n, d)) @ mix),
+        torch.from_numpy(rng.standard_normal((m, d)) @ mix * 1.3 + 0.4),
+    )
+
+
+class _Identity(nn.Module):
+    """Features in place of pictures, as torchmetrics' classes take a network."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.num_features = d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _torchmetrics(metric: str, *sets: torch.Tensor, **options) -> float:
+    from torchmetrics.image import fid, inception, kid
+
+    classes = {"fid": fid.FrechetInceptionDistance, "kid": kid.KernelInceptionDistance, "is": inception.InceptionScore}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = classes[metric](feature=_Identity(sets[0].shape[1]), **options)
+        for features, more in zip(sets, ({"real": True}, {"real": False}), strict=False):
+            made.update(features, **({} if metric == "is" else more))
+        value = made.compute()
+    return float(value if metric == "fid" else value[0])
+
+
+def test_fid_equals_scipys_matrix_root_and_torchmetrics():
+    a, b = _sets()
+    x, y = a.numpy(), b.numpy()
+    root = sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    formula = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert fid(a, b) == pytest.approx(formula, rel=1e-9)
+    assert fid(a, b) == pytest.approx(_torchmetrics("fid", a, b), rel=1e-6)
+
+
+def test_fid_of_fewer_pictures_than_features_is_exact_where_eigenvalues_are_not():
+    a, _ = _sets(n=20, d=256)
+    assert abs(fid(a, a)) < 1e-9 and fid(a, a + 3.0) == pytest.approx(256 * 9.0, rel=1e-6)
+    assert abs(_torchmetrics("fid", a, a)) > 1e-6, "torchmetrics became exact here: the private formula in fid() may go"
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 24), st.integers(0, 1000))
+def test_fid_is_a_symmetric_distance_that_ignores_order_and_rotation(n, m, d, seed):
+    rng = np.random.default_rng(seed)
+    a, b = torch.from_numpy(rng.standard_normal((n, d))), torch.from_numpy(rng.standard_normal((m, d)) + 1)
+    turn = torch.from_numpy(np.linalg.qr(rng.standard_normal((d, d)))[0])
+    value = fid(a, b)
+    assert value >= -1e-9 and fid(a, a) == pytest.approx(0, abs=1e-9)
+    for other in (fid(b, a), fid(a[torch.from_numpy(rng.permutation(n))], b), fid(a @ turn, b @ turn)):
+        assert other == pytest.approx(value, rel=1e-7, abs=1e-7)
+
+
+def test_small_samples_bias_fid_upward_and_leave_kid_at_zero():
+    cloud = torch.from_numpy(np.random.default_rng(0).standard_normal((4000, 16)))
+    values = [fid(cloud[:n], cloud[2000 : 2000 + n]) for n in (50, 200, 2000)]
+    assert values[0] > 3 * values[1] > 9 * values[2] > 0
+    estimates = [kid(cloud[i : i + 50], cloud[2000 + i : 2050 + i], 50, 1, 0)[0] for i in range(0, 2000, 50)]
+    spread = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates)) < 4 * spread and min(estimates) < 0
+
+
+def test_kid_equals_torchmetrics_and_is_the_mean_over_seeded_subsets():
+    a, b = _sets(60, 60)
+    mean, deviation = kid(a, b, subset_size=60, subsets=1, seed=0)
+    assert mean == pytest.approx(_torchmetrics("kid", a, b, subsets=3, subset_size=60), rel=1e-9) and deviation == 0
+    rng = np.random.default_rng(7)
+    values = [kid(a[rng.permutation(60)[:20]], b[rng.permutation(60)[:20]], 20, 1, 0)[0] for _ in range(5)]
+    assert kid(a, b, 20, 5, 7) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
+
+
+def test_paired_kid_is_the_u_statistic_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    a, noise = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    b = a + 0.3 * noise
+
+    def k(x, y):
+        return float((x @ y / 5 + 1) ** 3)
+
+    naive = [
+        sum(k(a[i], a[j]) + k(b[i], b[j]) - k(a[i], b[j]) - k(a[j], b[i]) for j in range(7) if j != i) / 6
+        for i in range(7)
+    ]
+    assert paired_kid(a, b).tolist() == pytest.approx(naive, rel=1e-6)
+    assert paired_kid(a, a).abs().max() < 1e-12 and kid(a, a, 7, 1, 0)[0] < 0  # nothing between equal sets
+
+
+def test_inception_score_equals_torchmetrics_and_known_cases():
+    logits = torch.from_numpy(3 * np.random.default_rng(0).standard_normal((90, 10)))
+    assert inception_score(logits, 1, 0)[0] == pytest.approx(_torchmetrics("is", logits, splits=1), rel=1e-9)
+    sure = 1000 * torch.eye(10).repeat(6, 1)
+    assert inception_score(sure, 1, 0) == (pytest.approx(10.0), 0.0)
+    parts = logits[torch.from_numpy(np.random.default_rng(3).permutation(90))].tensor_split(4)
+    values = [inception_score(part, 1, 0)[0] for part in parts]
+    assert inception_score(logits, 4, 3) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
+    by_class = torch.cat([sure[i::10] for i in range(10)])  # sorted by class: splitting unshuffled would give 1
+    assert inception_score(by_class, 6, 0)[0] > 4
+
+
+def test_nothing_touches_the_global_generators():
+    a, b = _sets(40, 40)
+    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first = kid(a, b, 20, 4, 1), inception_score(a, 3, 1), fid(a, b)
+    assert torch.equal(before, torch.random.get_rng_state()) and (numpy_before == np.random.get_state()[1]).all()
+    torch.manual_seed(99)
+    assert (kid(a, b, 20, 4, 1), inception_score(a, 3, 1), fid(a, b)) == first
+
+
+def test_patches_tile_the_picture_and_count_the_remainder():
+    x = torch.arange(2 * 3 * 7 * 10, dtype=torch.float32).view(2, 3, 7, 10)
+    cut, lost = patches(x, 3)
+    assert cut.shape == (2 * 2 * 3, 3, 3, 3) and lost == 2 * (7 * 10 - 6 * 9)
+    for i, (image, top, left) in {0: (0, 0, 0), 1: (0, 0, 3), 3: (0, 3, 0), 6: (1, 0, 0)}.items():
+        assert torch.equal(cut[i], x[image, :, top : top + 3, left : left + 3])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fid(torch.zeros(1, 4), torch.zeros(5, 4)), "N of 2 or more"),
+        (lambda: fid(torch.zeros(5, 4), torch.zeros(5, 3)), r"got \(5, 4\) and \(5, 3\); .* of one network"),
+        (lambda: fid(torch.full((5, 4), float("nan")), torch.zeros(5, 4)), "NaN"),
+        (lambda: kid(torch.zeros(5, 4), torch.zeros(9, 4), 6, 1, 0), "sets of 5 and 9"),
+        (lambda: inception_score(torch.zeros(5, 4), 6, 0), "1 to 5"),
+    ],
+)
+def test_sets_that_cannot_be_compared_are_refused(call, words):
+    with pytest.raises(ReproError, match=words):
+        call()
+
+
+# --- feature networks -------------------------------------------------------------------------------------------------
+
+EGYPTIAN_CAT, TABBY, ESPRESSO = 285, 281, 967
+
+
+def test_efficientnet_recognises_a_cat_and_a_coffee():
+    net = efficientnet_lite0()
+    logits = torch.cat([extract(net, picture(name), "logits") for name in ("chelsea", "coffee")])
+    cat, coffee = logits.softmax(dim=1)
+    assert cat.argmax() == EGYPTIAN_CAT and cat.topk(3).indices[-1] == TABBY and coffee.argmax() == ESPRESSO
+    # Measured here with the network's own preprocessing; another offset or scale moves them by several hundredths.
+    assert cat[EGYPTIAN_CAT].item() == pytest.approx(0.771, abs=0.01)
+    assert coffee[ESPRESSO].item() == pytest.approx(0.886, abs=0.01)
+
+
+def test_efficientnet_features_do_not_depend_on_the_batch_and_order_degradations():
+    net, x = efficientnet_lite0(), patches(pictures(128)[:2], 64)[0]  # (8, 3, 64, 64)
+    real = extract(net, x)
+    assert real.shape == (8, net.dim) and protocol(f"fid/{net.name}").kind == "distribution"
+    torch.testing.assert_close(extract(net, x[:3], batch=2), real[:3], rtol=1e-4, atol=1e-5)
+    weak, strong = (extract(net, noisy(x, level)) for level in (0.05, 0.3))
+    assert 0 < fid(real, weak) < fid(real, strong) and kid(real, weak, 8, 1, 0) < kid(real, strong, 8, 1, 0)
+
+
+class _Tiny(nn.Module):
+    """The interface of this repository's classifier: its features are two pixels."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * self.features(x)
+
+
+def test_a_classifier_gets_minus_one_to_one():
+    net, x = classifier(_Tiny(), dim=2), torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 4)
+    assert extract(net, x)[:, 0].tolist() == [-1, 0, 1] and extract(net, x, "logits")[:, 1].tolist() == [-3, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("images", "what", "words"),
+    [
+        (torch.rand(2, 3, 2, 4), "features", r"\(N, 1, H, W\)"),
+        (torch.rand(2, 1, 2, 4) * 2 - 1, "features", r"accepted: \[0, 1\]"),
+        (torch.zeros(2, 1, 2, 4, dtype=torch.uint8), "features", "uint8"),
+        (torch.rand(2, 1, 2, 4), "colours", "gives no 'colours'"),
+    ],
+)
+def test_pictures_a_network_cannot_take_are_refused(images, what, words):
+    with pytest.raises(ReproError, match=words):
+        extract(classifier(_Tiny(), dim=4), images, what)
+
+
+def test_missing_and_changed_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ReproError, match=r"download https://.*6726825d.pth"):
+        inception()
+    (tmp_path / "w.pth").write_bytes(b"something else")
+    with pytest.raises(ReproError, match=r"6726825d\.\.\. of the published weights"):
+        inception(tmp_path / "w.pth")
+    with pytest.raises(ReproError, match="accepted: 0000"):
+        features._verify(tmp_path / "w.pth", "0" * 64)
