@@ -33,14 +33,14 @@ class Learner:
     `build`     width -> the untrained network.
     `loss`      (network, target, input, noises) -> (B,) loss of pairs (B, 3, H, W) in [-1, 1].
     `pipeline`  trained network -> the diffusers pipeline that is saved and used.
-    `defaults`  batch, crop, width, lr and sampling steps where the file names none. `multiple`  of which a crop is one.
+    `lr`, `steps` learning rate, and sampling steps, where the file names none.
     """
 
     build: Callable[[int], nn.Module]
     loss: Callable[[nn.Module, Tensor, Tensor, Noises], Tensor]
     pipeline: Callable[[nn.Module], Any]
-    defaults: Mapping[str, Any]
-    multiple: int
+    lr: float
+    steps: int
 
 
 def _rddm() -> Learner:
@@ -63,8 +63,8 @@ def _rddm() -> Learner:
         build=build,
         loss=lambda model, target, given, noise: restoration_loss(model, target, given, noise, learning),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
-        defaults={"batch": 8, "crop": 64, "width": 32, "lr": 1e-3, "steps": 2},
-        multiple=16,
+        lr=1e-3,
+        steps=2,
     )
 
 
@@ -87,8 +87,8 @@ def _ucdir() -> Learner:
         build=build,
         loss=lambda model, target, given, noise: training_loss(model, given, target, noise, learning),
         pipeline=UCDIRPipeline,
-        defaults={"batch": 8, "crop": 64, "width": 32, "lr": 1.5e-3, "steps": 20},
-        multiple=16,
+        lr=1.5e-3,
+        steps=20,
     )
 
 
@@ -166,38 +166,29 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     if checkpoint is not None:
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
-        pipe, card = load(checkpoint), _own_card(checkpoint)
+        pipe, card = load(checkpoint), checkpoint / "card.json"
+        card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
         return Chosen(_run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}")
-    if task is None:
-        known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in RESTORERS.items())
-        raise ReproError(f"--task is missing: say what the picture suffers from ({known}), or give --checkpoint")
-    able = [name for name, restorer in RESTORERS.items() if task in restorer.tasks]
     if method is not None and method not in RESTORERS:
         raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
-    if not able or (method is not None and method not in able):
-        tasks = RESTORERS[method].tasks if method else dict.fromkeys(t for r in RESTORERS.values() for t in r.tasks)
-        raise ReproError(f"--task {task!r} is unknown{f' to {method}' if method else ''}; accepted: {', '.join(tasks)}")
-    restorer = RESTORERS[method or able[0]]
+    able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
+    if task is None:
+        known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
+        raise ReproError(f"--task is missing: say what the picture suffers from ({known}), or give --checkpoint")
+    method = next((name for name, r in able.items() if task in r.tasks), None)
+    if method is None:
+        tasks = ", ".join(dict.fromkeys(task for r in able.values() for task in r.tasks))
+        whose = f" to {next(iter(able))}" if len(able) == 1 else ""
+        raise ReproError(f"--task {task!r} is unknown{whose}; accepted: {tasks}")
+    restorer = RESTORERS[method]
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := [name for name in given if name not in restorer.options]:
-        raise ReproError(f"--{unknown[0]} is no option of {method or able[0]}: leave it out")
+        raise ReproError(f"--{unknown[0]} is no option of {method}: leave it out")
     run, name = restorer.shipped(restorer.tasks[task], **given)
-    card = read_card(_folder(name))
+    card = read_card(name)
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
     return Chosen(run, restorer.steps, about)
-
-
-def _folder(name: str) -> Path:
-    """Of weights that ship or were trained here."""
-    return next(f for f in folders(name) if (f / CONFIG).exists())
-
-
-def _own_card(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _ready(pipe: Any) -> Any:
@@ -212,22 +203,19 @@ def load(folder: Path) -> Any:
     """
     from diffusers.utils import logging as diffusers_logging
 
-    index = Path(folder) / "model_index.json"
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        name = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ReproError(f"{folder}: holds no pipeline; accepted: a folder that `repro train my.toml` wrote") from None
     if name not in PIPELINES:
         raise ReproError(f"{folder}: holds a {name}; accepted: {', '.join(PIPELINES)}")
-    cls = getattr(importlib.import_module(PIPELINES[name]), name)
     diffusers_logging.disable_progress_bar()
     try:
-        pipe = cls.from_pretrained(folder)
+        return _ready(getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
     finally:
         diffusers_logging.enable_progress_bar()
-    return _ready(pipe)
 
 
 def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:

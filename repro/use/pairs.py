@@ -29,7 +29,7 @@ SHOWN = 6  # pairs of the first batch that are drawn
 
 @dataclass(frozen=True)
 class PairsFile:
-    """What the file says. Paths are relative to the file; `crop`, `width`, `batch`, `lr` default to the method's."""
+    """What the file says. Paths are relative to the file; `lr` and `steps` default to the method's."""
 
     method: str
     inputs: Path
@@ -37,9 +37,9 @@ class PairsFile:
     out: Path
     any_names: bool = False
     images: int = 100_000
-    batch: int = 0
-    crop: int = 0
-    width: int = 0
+    batch: int = 8
+    crop: int = 64
+    width: int = 32
     lr: float = 0.0
     seed: int = 0
     threads: int = 0
@@ -69,23 +69,24 @@ class PairsFile:
         return self.out / "network"
 
 
-# The file's tables and keys -> the field; the type follows from the dataclass.
-_KEYS = {
-    "": ("method", "inputs", "targets", "out", "any_names"),
-    "train": ("images", "batch", "crop", "width", "lr", "seed", "threads"),
-    "evaluate": ("held_out", "test_inputs", "test_targets", "steps"),
-}
-_PATHS = {"inputs", "targets", "out", "test_inputs", "test_targets"}
-_NUMBERS = {  # key -> smallest and largest value
-    "images": (1, math.inf),
-    "batch": (1, 4096),
-    "crop": (16, 4096),
-    "width": (8, 1024),
-    "lr": (1e-7, 1.0),
-    "seed": (0, 2**63 - 1),
-    "threads": (1, 4096),
-    "held_out": (0, 0.9),
-    "steps": (1, 1000),
+# Key -> its table in the file, its type, and for numbers the smallest and largest value.
+_KEYS: dict[str, tuple] = {
+    "method": ("", str),
+    "inputs": ("", Path),
+    "targets": ("", Path),
+    "out": ("", Path),
+    "any_names": ("", bool),
+    "images": ("train", int, 1, math.inf),
+    "batch": ("train", int, 1, 4096),
+    "crop": ("train", int, 16, 4096),
+    "width": ("train", int, 8, 1024),
+    "lr": ("train", float, 1e-7, 1.0),
+    "seed": ("train", int, 0, 2**63 - 1),
+    "threads": ("train", int, 1, 4096),
+    "held_out": ("evaluate", float, 0, 0.9),
+    "test_inputs": ("evaluate", Path),
+    "test_targets": ("evaluate", Path),
+    "steps": ("evaluate", int, 1, 1000),
 }
 
 
@@ -99,48 +100,41 @@ def read(path: Path) -> PairsFile:
         raise ReproError(f"{path}: no such file; examples to copy: {examples}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ReproError(f"{path}: not a TOML file ({error})") from None
+    tables = {name: content.pop(name, {}) for name in ("train", "evaluate")} | {"": content}
     values: dict[str, Any] = {}
-    for table, keys in _KEYS.items():
-        found = content if not table else content.get(table, {})
+    for table, found in tables.items():
+        known = [key for key, (home, *_) in _KEYS.items() if home == table]
         if not isinstance(found, Mapping):
             raise ReproError(f"{path}: {table} is {found!r}; a table [{table}] is accepted")
-        known = {*keys, *(_KEYS if not table else ())}
-        if unknown := sorted(set(found) - known):
-            raise ReproError(f"{path}: {unknown[0]!r} is unknown; accepted here: {', '.join(keys)}")
-        values |= {key: _value(path, key, found[key]) for key in keys if key in found}
-    for key in ("method", "inputs", "targets", "out"):
-        if key not in values:
-            raise ReproError(f"{path}: {key} is missing; method, inputs, targets and out are needed")
+        if unknown := sorted(found.keys() - set(known)):
+            raise ReproError(f"{path}: {unknown[0]!r} is unknown; accepted here: {', '.join(known)}")
+        values |= {key: _value(path, key, value) for key, value in found.items()}
+    if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
+        raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
     if values["method"] not in LEARNERS:
         raise ReproError(f"{path}: method {values['method']!r} is unknown; accepted: {', '.join(LEARNERS)}")
     if ("test_inputs" in values) != ("test_targets" in values):
         raise ReproError(f"{path}: test_inputs and test_targets are needed together")
     learner = LEARNERS[values["method"]]()
-    chosen = PairsFile(**{**learner.defaults, **values})
-    if chosen.crop % learner.multiple or chosen.width % 8:
-        raise ReproError(
-            f"{path}: crop {chosen.crop} and width {chosen.width}; accepted: a crop that is a multiple of "
-            f"{learner.multiple}, a width that is a multiple of 8"
-        )
+    chosen = PairsFile(**{"lr": learner.lr, "steps": learner.steps, **values})
+    if chosen.crop % 16 or chosen.width % 8:
+        raise ReproError(f"{path}: crop {chosen.crop} and width {chosen.width}; accepted: multiples of 16 and of 8")
     return chosen
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    if key in _NUMBERS:
-        low, high = _NUMBERS[key]
-        whole = key not in ("lr", "held_out")
-        kind = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            limits = f"from {low:g}" + ("" if high == math.inf else f" to {high:g}")
-            raise ReproError(f"{path}: {key} is {value!r}; accepted: a {'whole ' * whole}number {limits}")
-        return value
-    if key == "any_names":
-        if not isinstance(value, bool):
-            raise ReproError(f"{path}: any_names is {value!r}; accepted: true or false")
-        return value
-    if not isinstance(value, str) or not value.strip():
-        raise ReproError(f"{path}: {key} is {value!r}; accepted: a text")
-    return path.absolute().parent / value if key in _PATHS else value
+    _, kind, *limits = _KEYS[key]
+    if limits:
+        whole, (low, high) = kind is int, limits
+        accepted = f"a {'whole ' * whole}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+        right = type(value) in (int, kind) and low <= value <= high
+    elif kind is bool:
+        accepted, right = "true or false", isinstance(value, bool)
+    else:
+        accepted, right = "a text", isinstance(value, str) and value.strip()
+    if not right:
+        raise ReproError(f"{path}: {key} is {value!r}; accepted: {accepted}")
+    return path.absolute().parent / value if kind is Path else value
 
 
 @dataclass(frozen=True)
@@ -164,18 +158,15 @@ def check(file: PairsFile) -> Checked:
         train, test = _split(pairs, file.held_out)
     if not train:
         raise ReproError(f"{file.inputs}: no pair is left for training ({len(pairs)} in all)")
-    sizes = {}
-    for pair in pairs:
-        size = image_size(pair.input.path)
-        sizes[size] = pair
-        if min(size) < file.crop:
-            raise ReproError(
-                f"{pair.input.path}: {size[0]}x{size[1]} is smaller than the crop; accepted: at least {file.crop} "
-                "pixels a side, or a smaller crop"
-            )
     if all(p.input.path.resolve() == p.target.path.resolve() for p in pairs):
         raise ReproError(f"{file.inputs}: inputs and targets are the same files; there is nothing to learn")
-    small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    sizes = {image_size(pair.input.path): pair.input.path for pair in pairs}
+    small, large = min(sizes, key=min), max(sizes, key=math.prod)
+    if min(small) < file.crop:
+        raise ReproError(
+            f"{sizes[small]}: {small[0]}x{small[1]} is smaller than the crop; accepted: at least {file.crop} pixels a "
+            "side, or a smaller crop"
+        )
     span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
     summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
     return Checked(PictureSet.of_pairs(train), test, summary)
@@ -185,16 +176,12 @@ def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
     if inputs.is_dir() != targets.is_dir():
         folder, other = (inputs, targets) if inputs.is_dir() else (targets, inputs)
         raise ReproError(f"{folder} is a folder and {other} is none; accepted: two folders, or two file lists")
-    if inputs.is_dir():
-        return pair_folders(inputs, targets)
-    return read_pairs(inputs, targets, any_names=any_names)
+    return pair_folders(inputs, targets) if inputs.is_dir() else read_pairs(inputs, targets, any_names=any_names)
 
 
 def _split(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
     """Evenly spaced pairs are held out: one at least of five, where a share is asked for."""
-    count = round(len(pairs) * share)
-    if share and len(pairs) >= 5:
-        count = max(count, 1)
+    count = max(round(len(pairs) * share), int(share > 0 and len(pairs) >= 5))
     held = {(2 * i + 1) * len(pairs) // (2 * count) for i in range(count)}
     return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]
 

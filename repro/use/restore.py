@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +46,7 @@ class Restore:
 
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
-        places = list(self._places())  # everything that can be known before the work
+        target, places = self._places()  # everything that can be known before the work
         network = chosen(self.method, self.task, self.checkpoint, adapt=self.adapt, neighbours=self.neighbours)
         print(f"network: {network.about}", flush=True)
         bar = tqdm(places, unit="img", desc="restore", file=sys.stdout, disable=len(places) == 1)
@@ -55,11 +54,11 @@ class Restore:
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
         done = len(places) - len(failed)
-        print(f"written: {self._target()}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
+        print(f"written: {target}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
         return 1 if failed else 0
 
     def _one(self, network: Chosen, photo: Path, out: Path) -> str:
-        """Restore one photo; in a folder, what is wrong with it is handed back, and the others go on."""
+        """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         from tqdm import tqdm
 
         from repro.data.inputs import read_srgb
@@ -82,35 +81,32 @@ class Restore:
             return str(error)
         return ""
 
-    def _target(self) -> Path:
-        if self.out is not None:
-            return self.out
-        name = f"restored-{self.photo.name}" if self.photo.is_dir() else f"restored-{self.photo.stem}.png"
-        return self.photo.absolute().with_name(name)
-
-    def _places(self) -> Iterator[tuple[Path, Path]]:
-        """Every photo and where its result goes. Raises `ReproError` where that cannot be."""
+    def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
+        """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""
         from repro.data.flist import list_images
 
-        target = self._target()
-        if not self.photo.is_dir():
-            if target.exists() and self.photo.exists() and target.samefile(self.photo):
-                raise ReproError(f"{target}: is the picture that was given; accepted: another place")
-            yield self.photo, target
-            return
+        folder = self.photo.is_dir()
+        name = f"restored-{self.photo.name if folder else self.photo.stem + '.png'}"
+        target = self.out or self.photo.absolute().with_name(name)
+        if target.exists() and self.photo.exists() and target.samefile(self.photo):
+            raise ReproError(
+                f"{target}: is the {'folder' if folder else 'picture'} that was given; choose another place"
+            )
+        if not folder:
+            return target, [(self.photo, target)]
         if target.suffix or target.is_file():
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
-        if target.absolute() == self.photo.absolute():
-            raise ReproError(f"{target}: is the folder that was given; accepted: another one")
-        seen: dict[Path, Path] = {}
+        places: dict[Path, Path] = {}
         for photo in list_images(self.photo):
+            out = target / photo.relative_to(self.photo).with_suffix(".png")
             if target.absolute() in photo.absolute().parents:
                 continue  # results of an earlier run, in a folder inside this one
-            out = target / photo.relative_to(self.photo).with_suffix(".png")
-            if out in seen:
-                raise ReproError(f"{photo}: its result would overwrite that of {seen[out].name}; rename one of the two")
-            seen[out] = photo
-            yield photo, out
+            if out in places:
+                raise ReproError(
+                    f"{photo}: its result would overwrite that of {places[out].name}; rename one of the two"
+                )
+            places[out] = photo
+        return target, [(photo, out) for out, photo in places.items()]
 
     def command(self, photo: Path, out: Path) -> str:
         """What makes this picture again."""

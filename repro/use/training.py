@@ -126,16 +126,15 @@ def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) ->
     count = len(rows) // 2
     print(f"{count} held-out pairs" + ("" if count >= MIN_UNITS else f", an interval needs {MIN_UNITS}"))
     for name in METRICS:
-        told = []
+        line = []
         for what in ("input", "result"):
             values = [row[name] for row in rows if row["what"] == what]
-            text = f"{what} {sum(values) / len(values):.3f}"
-            if count >= MIN_UNITS:
-                found = mean_interval(values)
-                text += f" ± {(found.high - found.low) / 2:.3f}"
-            told.append(text)
-        print(f"{name:>16}: {', '.join(told)}")
-    side = min(min(image.shape[1:]) for image in shown)
-    pixels = tile([center_crop(image, min(side, 256)) for image in shown], 3, gap=4)
+            found = mean_interval(values) if count >= MIN_UNITS else None
+            line.append(
+                f"{what} {sum(values) / count:.3f}" + (f" ± {(found.high - found.low) / 2:.3f}" if found else "")
+            )
+        print(f"{name:>16}: {', '.join(line)}")
+    side = min(256, *(min(image.shape[1:]) for image in shown))
+    pixels = tile([center_crop(image, side) for image in shown], 3, gap=4)
     write_image(out / "results.png", torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
     print(f"written: {out / 'results.csv'}, {out / 'results.png'} (input, result, target)")
