@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from tiny_editing import tiny_autoencoder, tiny_network
 
-from repro.editing.pix2pix import Pix2PixGenerator
 from repro.editing.study.config import SMOKE
 from repro.editing.study.experiments import VARIANTS, autoencoder_name, name_of, network_of
+from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.engine.checkpoint import save_checkpoint
 
 

@@ -1,21 +1,113 @@
-"""The editing network: what it is shown, what its attention can learn, what it refuses."""
+"""The editing vector, its mapping network and the U-Net: inputs, tokens and their attention, sizes, bad input."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from tiny_editing import tiny_network
-from torch import Tensor
+from torch import Tensor, nn
 
-from repro.editing.model import EditingNet
+from repro.editing.model import EditingNet, VectorMapping
 from repro.editing.study.config import SMALL
 from repro.editing.study.experiments import build_network
-from repro.editing.vector import HIGHS, EditingVector, batch
+from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
 SIZE = (6, 8)
+VECTORS = st.builds(
+    EditingVector,
+    blur=st.none() | st.floats(0, 1),
+    grain=st.none() | st.floats(0, 0.1),
+    colour=st.booleans(),
+    inpaint=st.booleans(),
+    sharpen=st.none() | st.tuples(st.floats(1, 3), st.floats(0, 0.1)),
+)
+
+
+# -- the vector -------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_order_are_the_papers():
+    assert NAMES == ("beta", "sigma", "lambda", "mu", "blur", "grain", "colour", "inpaint", "sharpen")
+    assert HIGHS == (1.0, 0.1, 3.0, 0.1, 1, 1, 1, 1, 1) and LENGTH == 9
+    assert FULL.tensor().tolist() == pytest.approx([0.3, 0.05, 2.5, 0.04, 1, 1, 1, 1, 1]) and FULL.active == TASKS
+    for i, task in enumerate(TASKS):
+        assert EditingVector.of(task).tensor()[4:].tolist() == [float(i == j) for j in range(5)]
+    assert EditingVector(blur=1, sharpen=[2, 0]) == EditingVector(blur=1.0, sharpen=(2.0, 0.0))
+
+
+@drawn(vector=VECTORS, kept=st.sets(st.sampled_from(TASKS)))
+def test_only_switches_the_others_off_and_what_is_off_is_zero(vector, kept):
+    part = vector.only(*kept)
+    assert set(part.active) == set(vector.active) & kept
+    mask = torch.tensor([float(e.task in part.active) for e in SCALARS] + [float(t in part.active) for t in TASKS])
+    assert torch.equal(part.tensor(), vector.tensor() * mask) and torch.equal(part.tensor()[4:], mask[4:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(blur=1.2), r"beta \(degree of motion blur\) is 1.2; accepted: 0 to 1"),
+        (dict(blur=-0.1), "beta .* is -0.1"),
+        (dict(blur=float("nan")), "beta .* is nan"),
+        (dict(blur=True), "beta .* is True"),
+        (dict(grain=0.2), r"sigma .* is 0.2; accepted: 0 to 0.1"),
+        (dict(sharpen=(0.5, 0.0)), r"lambda .* is 0.5; accepted: 1 to 3"),
+        (dict(sharpen=(2.0, 0.3)), r"mu .* is 0.3; accepted: 0 to 0.1"),
+        (dict(sharpen=2.0), "sharpen is a pair"),
+        (dict(colour=0.5), "colour is a switch; got 0.5"),
+    ],
+)
+def test_out_of_range_is_refused(arguments, message):
+    with pytest.raises(ReproError, match=message):
+        EditingVector(**arguments)
+
+
+# -- the mapping network ----------------------------------------------------------------------------------------------
+
+
+def rows() -> Tensor:
+    return batch([EditingVector(), EditingVector.of("blur"), EditingVector(blur=0.9), EditingVector.of(*TASKS)])
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("tokens", ["single", "entry"])
+@pytest.mark.parametrize("layers", [0, 1, 2, 4])
+def test_shapes_and_parameters(layers, tokens, labels):
+    entries, width = LENGTH if labels else 4, 16
+    net = VectorMapping(width, layers, tokens, labels)
+    out = net(rows())
+    assert out.shape == (4, entries if tokens == "entry" else 1, width)
+    first = (2 if tokens == "entry" else 1) * entries * width + (width if tokens == "single" else 0)
+    count = first + (layers - 1) * (width * width + width) if layers else 0
+    assert sum(p.numel() for p in net.parameters()) == count
+    assert not torch.allclose(out[1], out[2])  # another degree, another context
+
+
+def test_without_layers_the_vector_itself_is_the_context():
+    c = rows()
+    assert torch.equal(VectorMapping(LENGTH, 0, "single")(c), c[:, None])
+    assert torch.equal(VectorMapping(LENGTH, 0, "entry")(c), torch.diag_embed(c))
+    assert torch.equal(VectorMapping(4, 0, "single", labels=False)(c), c[:, None, :4])
+    scaled = VectorMapping(LENGTH, 0, "single", scaled=True)(c)
+    assert scaled.max().item() == 1 and torch.allclose(scaled[3, 0, :4], torch.tensor([0.5, 0.5, 2 / 3, 0.2]))
+
+
+def test_layers_by_hand_and_a_token_has_its_own_entry_and_no_other():
+    net, c = VectorMapping(16, 2, "single"), rows()
+    assert torch.equal(net(c)[:, 0], nn.Sequential(net.first, nn.SiLU(), net.rest[0])(c))
+    net = VectorMapping(16, 4, "entry")
+    for i in range(LENGTH):
+        changed = c.clone()
+        changed[:, i] += 0.1
+        assert (net(changed) != net(c)).any(dim=2).all(dim=0).tolist() == [i == j for j in range(LENGTH)]
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
 
 
 def given(count: int = 2, channels: int = 4, reference: int = 3, **more: Tensor) -> dict[str, Tensor]:
@@ -47,26 +139,17 @@ def test_one_token_teaches_attention_nothing(tokens):
         assert attention.to_v.weight.grad.any()
 
 
-def test_palette_is_told_by_channels_and_ignores_the_context():
-    net = tiny_network(condition="concat")
-    assert net.mapping is None
-    before = net(**given()).sample
-    assert (net(**given() | {"vector": batch([FULL] * 2)}).sample[1] - before[1]).abs().max() > 1e-4
+def test_palette_gets_the_scaled_vector_at_every_position_and_ignores_the_context():
+    net, inputs, got = tiny_network(condition="concat"), given(), []
+    net.unet.register_forward_pre_hook(lambda module, args: got.append(args[0]))
+    before = net(**inputs).sample
+    spread = (inputs["vector"] / torch.tensor(HIGHS))[:, :, None, None].expand(-1, -1, *SIZE)
+    parts = [inputs["sample"], inputs["source"], inputs["reference"], spread]
+    assert net.mapping is None and torch.equal(got[0], torch.cat(parts, dim=1)) and spread.max() == 1
     for attention in cross_attentions(net):
         for layer in (attention.to_q, attention.to_k, attention.to_v):
             layer.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(net(**given()).sample, before)
-
-
-def test_palette_sees_the_vector_scaled_at_every_position():
-    net = tiny_network(condition="concat")
-    seen = []
-    net.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    shown = given()
-    net(**shown)
-    wanted = (shown["vector"] / torch.tensor(HIGHS))[:, :, None, None].expand(-1, -1, *SIZE)
-    parts = [shown["sample"], shown["source"], shown["reference"], wanted]
-    assert torch.equal(seen[0], torch.cat(parts, dim=1)) and wanted.max() == 1
+    torch.testing.assert_close(net(**inputs).sample, before)
 
 
 @pytest.mark.parametrize("condition", ["cross", "concat"])
@@ -86,14 +169,6 @@ def test_every_condition_reaches_the_answer(condition):
         assert (found - before).abs().amax(dim=(1, 2, 3)).min() > 1e-6, name
 
 
-def test_a_number_is_a_timestep_of_the_whole_batch():
-    net, shown = tiny_network(), given()
-    times = net(**shown | {"timestep": torch.full((2,), 20)}).sample
-    assert torch.equal(net(**shown | {"timestep": 20}).sample, times)
-    (plain,) = net(**shown, return_dict=False)
-    assert torch.equal(plain, net(**shown).sample)
-
-
 @pytest.mark.parametrize(("tokens", "count"), [("entry", 9), ("single", 1)])
 def test_features_are_the_bottleneck_and_the_tokens(tokens, count):
     net, shown = tiny_network(tokens=tokens), given()
@@ -106,22 +181,6 @@ def test_features_are_the_bottleneck_and_the_tokens(tokens, count):
     assert not net.unet.mid_block._forward_hooks
 
 
-def test_the_bypass_is_a_convolution_of_one_pixel_beside_the_network():
-    net, shown = tiny_network(), given()
-    whole = net(**shown).sample
-    net.bypass.mix.weight.data.zero_()  # as a fresh one is
-    without = net(**shown).sample
-    skip = whole - without
-    shown["sample"][:, :, 2, 3] += 1
-    net.bypass.mix.weight.data.copy_(tiny_network().bypass.mix.weight)
-    moved = net(**shown).sample
-    net.bypass.mix.weight.data.zero_()
-    changed = ((moved - net(**shown).sample) - skip).abs().amax(dim=(0, 1)) > 1e-5
-    assert changed.nonzero().tolist() == [[2, 3]]
-    assert tiny_network(input_skip=False).bypass is None
-    assert not EditingNet(**SMALL.network).bypass.mix.weight.any()
-
-
 def test_other_inputs_by_configuration():
     masked = tiny_network(mask=True)
     mask = torch.ones(2, 1, *SIZE)
@@ -132,22 +191,24 @@ def test_other_inputs_by_configuration():
     assert [net.unet.config.in_channels for net in (masked, latent, tiny_network())] == [12, 12, 11]
 
 
-@pytest.mark.parametrize(
-    ("changes", "shown", "message"),
-    [
-        ({"condition": "sum"}, {}, "condition 'sum'; accepted: cross, concat"),
-        ({"reference": "grey"}, {}, "reference 'grey'; accepted: rgb, latent"),
-        ({}, {"reference": torch.zeros(2, 4, *SIZE)}, r"reference of 4 channels; .* built for 3 \(rgb\)"),
-        ({"reference": "latent"}, {}, r"reference of 3 channels; .* built for 4 \(latent\)"),
-        ({"mask": True}, {}, "was built with a mask channel and got none"),
-        ({}, {"mask": torch.zeros(2, 1, *SIZE)}, "was built without a mask"),
-        ({}, {"vector": torch.zeros(2, 4)}, r"shape \(2, 4\); accepted: \(B, 9\)"),
-        ({"layers": 3}, {}, "got 3 layers; accepted: 0, 1, 2, 4"),
-    ],
-)
-def test_wrong_calls_are_refused(changes, shown, message):
-    with pytest.raises(ReproError, match=message):
-        tiny_network(**changes)(**given() | shown)
+def test_the_bypass_is_a_convolution_of_one_pixel_beside_the_network():
+    net, inputs, skips = tiny_network(), given(), []
+    weight = net.bypass.mix.weight.data.clone()
+    for _ in range(2):
+        whole = net(**inputs).sample
+        net.bypass.mix.weight.data.zero_()  # as a fresh one is
+        skips.append(whole - net(**inputs).sample)
+        net.bypass.mix.weight.data.copy_(weight)
+        inputs["sample"][:, :, 2, 3] += 1
+    assert ((skips[1] - skips[0]).abs().amax(dim=(0, 1)) > 1e-5).nonzero().tolist() == [[2, 3]]
+    assert tiny_network(input_skip=False).bypass is None
+    assert not EditingNet(**SMALL.network).bypass.mix.weight.any()
+
+
+@pytest.mark.parametrize("name", ["condition", "reference", "tokens"])
+def test_unknown_choices_are_refused(name):
+    with pytest.raises(ReproError, match=f"got {name} 'sum'; accepted: "):
+        tiny_network(**{name: "sum"})
 
 
 @pytest.mark.parametrize("changes", [{}, {"condition": "concat"}, {"labels": False, "scaled": False}])
@@ -159,7 +220,6 @@ def test_saved_and_loaded_it_answers_the_same(changes, tmp_path):
     torch.testing.assert_close(again(**given()).sample, net(**given()).sample, rtol=0, atol=1e-6)
 
 
-# A network that ships keeps its size: another one belongs to other records.
 PARAMETERS = {"mult": 649_328, "palette": 647_264, "mask": 649_632, "latent-ref": 653_280, "entry": 649_840}
 
 

@@ -1,4 +1,4 @@
-"""The pix2pix baseline: whose gradient goes where, what the networks are shown, what ships."""
+"""The pix2pix baseline: each loss's gradient, inputs of one task, what ships."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from tiny import same_weights
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.editing import labels
-from repro.editing.pix2pix import (
+from repro.editing.study.pix2pix import (
     L1_WEIGHT,
     Discriminator,
     Pix2Pix,
@@ -20,17 +19,19 @@ from repro.editing.pix2pix import (
     condition,
     generate,
 )
-from repro.editing.vector import EditingVector, batch
+from repro.editing.tasks import COLOUR, INPAINT
+from repro.editing.vector import TASKS, EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.run import run
 from repro.engine.train import train
-from repro.errors import ReproError
 
 FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
+
 WIDTHS = (8, 8, 16)
+
 RECIPE = Recipe(images=48, batch=4, lr=1e-3, betas=(0.5, 0.999), clip=0.0, ema=20, threads=1, save_every=12)
 
 
@@ -107,58 +108,29 @@ def test_losses_are_each_samples_own(given):
         torch.testing.assert_close(part[2:3], other)
 
 
-def test_the_discriminators_first_layer_is_one_convolution_of_both():
-    critic = seeded(lambda: Discriminator(4))
-    stack, picture = torch.randn(2, 33, 16, 16), torch.randn(2, 12, 16, 16)
+def test_layers_are_the_originals_of_vector_and_images_side_by_side():
+    vector, image, critic = batch([FULL]), torch.randn(1, 3, 32, 32), seeded(lambda: Discriminator(4))
+    stack = condition(image, image, vector)
+    expanded = F.pixel_unshuffle(vector[:, :, None, None].expand(-1, -1, 32, 32), 2)  # nine times four
+    assert stack.shape == (1, 33, 16, 16) and torch.equal(stack[:, 24:].repeat_interleave(4, dim=1), expanded)
+    patches = F.pixel_unshuffle(image, 2)
     weight = torch.cat([critic.condition.weight, critic.picture.weight], dim=1)
-    whole = F.conv2d(torch.cat([stack, picture], dim=1), weight, critic.condition.bias, stride=2, padding=1)
-    torch.testing.assert_close(critic(stack, picture), critic.rest(whole))
-
-
-def test_a_logit_sees_68_pixels():
-    layers = [m for m in Discriminator(4).modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels != 33]
-    seen, stride = 1, 1
-    for layer in layers:
-        seen, stride = seen + (layer.kernel_size[0] - 1) * stride, stride * layer.stride[0]
-    assert 2 * seen == 68
-
-
-def test_a_vector_beside_patches_is_the_vector_expanded_over_pixels():
-    vector, picture = batch([FULL]), torch.randn(1, 3, 8, 8)
-    stack = condition(picture, picture, vector)
-    expanded = F.pixel_unshuffle(vector[:, :, None, None].expand(-1, -1, 8, 8), 2)  # nine times four
-    assert stack.shape == (1, 33, 4, 4)
-    assert torch.equal(stack[:, 24:].repeat_interleave(4, dim=1), expanded)
+    whole = F.conv2d(torch.cat([stack, patches], dim=1), weight, critic.condition.bias, stride=2, padding=1)
+    torch.testing.assert_close(critic(stack, patches), critic.rest(whole))
 
 
 def test_inputs_hold_one_task_each():
     held, ids = bank(), list(range(60))
-    indices = torch.tensor(ids) % 5
-    label = labels.draw(noises(ids), 60)
+    indices, label = torch.tensor(ids) % 5, KeyedNoise(7, ids, "label").integers(0, 6)
     assert set(label.tolist()) == set(range(6))
     source, reference, vector, target = Pix2PixTask(held).inputs(indices, noises(ids))
     names = ("sharp", "blur", "grain", "colour", "sharp", "sharpen")
     for i in ids:
         at, task = indices[i], label[i].item()
-        levels = held["masked" if task == labels.INPAINT else "sharp"][at]
-        assert torch.equal(source[i], levels.float() / 127.5 - 1)
+        assert torch.equal(source[i], held["masked" if task == INPAINT else "sharp"][at].float() / 127.5 - 1)
         assert torch.equal(target[i], held[names[task]][at].float() / 127.5 - 1)
-        assert torch.equal(reference[i], (held["reference"][at].float() / 127.5 - 1) * (task == labels.COLOUR))
-        wanted = (
-            FULL.only()
-            if task == labels.NONE
-            else FULL.only(("blur", "grain", "colour", "inpaint", "sharpen")[task - 1])
-        )
-        torch.testing.assert_close(vector[i], wanted.tensor())
-
-
-def test_it_learns_one_picture():
-    task = Pix2PixTask({name: value[:1] for name, value in bank().items()})
-    recipe = Recipe(
-        images=320, batch=4, lr=5e-3, decay="constant", betas=(0.5, 0.999), clip=0.0, ema=20, precision="fp32"
-    )
-    losses = [step.loss for step in train(network(), task, recipe, seed=0)]
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+        assert torch.equal(reference[i], (held["reference"][at].float() / 127.5 - 1) * (task == COLOUR))
+        torch.testing.assert_close(vector[i], FULL.only(*TASKS[task - 1 : task] if task else ()).tensor())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 21), (1, 1)])
@@ -170,32 +142,6 @@ def test_generate_takes_any_size(size):
     assert out.shape == source.shape and out.min() >= 0 and out.max() <= 1
     torch.testing.assert_close(out[1:], generate(generator, source[1:], vectors[1:], torch.rand(1, 3, 9, 7)))
     assert not torch.allclose(out[:1], generate(generator, source[:1], vectors[:1], 1 - reference), atol=1e-4)
-
-
-def test_generate_is_the_network_in_other_units():
-    generator = network().generator.eval()
-    task = Pix2PixTask(bank())
-    ids = [i for i in range(60) if labels.draw(noises([i]), 1) == labels.COLOUR][:2]
-    source, reference, vector, _ = task.inputs(torch.tensor([0, 1]), noises(ids))
-    with torch.no_grad():
-        wanted = generator(source, reference, vector) / 2 + 0.5
-    vectors = [EditingVector.of("colour")] * 2
-    torch.testing.assert_close(vector, torch.stack([v.tensor() for v in vectors]))
-    found = generate(generator, source / 2 + 0.5, vectors, reference / 2 + 0.5)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-
-
-def test_mistakes_are_named():
-    generator = network().generator
-    with pytest.raises(ReproError, match=r"multiples of 8"):
-        generator(torch.zeros(1, 3, 12, 8), torch.zeros(1, 3, 12, 8), torch.zeros(1, 9))
-    picture = torch.zeros(2, 3, 8, 8)
-    with pytest.raises(ReproError, match="no reference picture"):
-        generate(generator, picture, [EditingVector.of("colour")] * 2)
-    with pytest.raises(ReproError, match="and 1 requests"):
-        generate(generator, picture, [EditingVector()])
-    with pytest.raises(ReproError, match=r"references \(3, 3, 8, 8\)"):
-        generate(generator, picture, [EditingVector.of("colour")] * 2, torch.zeros(3, 3, 8, 8))
 
 
 def test_resumed_equals_uninterrupted_and_the_global_generator_is_not_asked(tmp_path: Path):

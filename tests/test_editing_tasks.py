@@ -12,9 +12,8 @@ from tiny_editing import tiny_network
 from torch import Tensor, nn
 
 from repro.ddpm.schedules import by_name
-from repro.editing import labels
 from repro.editing.study.config import SMOKE
-from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss
+from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
 from repro.editing.vector import NAMES, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
@@ -56,7 +55,7 @@ def task(learning: Learning | None = None, **more) -> EditTask:
 
 
 class Recorder(nn.Module):
-    """Answers `answer` and keeps what it was shown."""
+    """Outputs `answer` and keeps its inputs."""
 
     def __init__(self, answer: float = 0.25) -> None:
         super().__init__()
@@ -67,65 +66,50 @@ class Recorder(nn.Module):
         return SimpleNamespace(sample=torch.full_like(sample, self.answer))
 
 
-# -- what is shown ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("label", range(labels.COUNT))
-@pytest.mark.parametrize(("latent", "mask"), [(False, False), (True, True)])
-def test_whatever_belongs_to_another_task_is_zero(label, latent, mask):
-    at = torch.tensor([3, 7])
-    z_B, shown = task(latent_reference=latent, mask=mask).inputs(at, torch.full((2,), label))
-    name = TASKS[label - 1] if label else None
-    target = name if name in ("blur", "grain", "colour", "sharpen") else "sharp"
-    assert torch.equal(z_B, HELD[target][at].float())
-    assert torch.equal(shown["source"], HELD["masked" if name == "inpaint" else "sharp"][at].float())
-    reference = HELD["reference" if latent else "rgb"][at].float()
-    assert torch.equal(shown["reference"], reference * (name == "colour"))
-    assert torch.equal(shown["vector"], batch([FULL.only(*([name] if name else []))] * 2))
-    assert ("mask" in shown) == mask
-    if mask:
-        assert torch.equal(shown["mask"], HELD["mask"][at].float() * (name == "inpaint"))
-
-
-def test_labels_of_one_batch_are_each_samples_own():
-    at, label = torch.arange(6), torch.arange(6)
-    z_B, shown = task(mask=True).inputs(at, label)
-    for i in range(6):
-        alone = task(mask=True).inputs(at[i : i + 1], label[i : i + 1])
-        assert torch.equal(z_B[i : i + 1], alone[0])
-        assert all(torch.equal(shown[name][i : i + 1], alone[1][name]) for name in shown)
-
-
-def test_a_single_task_network_sees_its_task_alone():
+def test_labels_are_uniform_and_one_task_is_left():
+    visits = range(6000)
+    label = task().draw(torch.tensor(visits) % COUNT, noises(visits))[-1]
+    assert (torch.bincount(label, minlength=6) - 1000).abs().max() < 120  # four deviations
     for value, name in enumerate(TASKS, start=1):
-        assert task(Learning(only=name)).label(noises(range(9)), 9).tolist() == [value] * 9
-    drawn = task().label(noises(range(600)), 600)
-    assert torch.bincount(drawn, minlength=6).min() > 60
+        assert task(Learning(only=name)).draw(torch.arange(3), noises(range(3)))[-1].tolist() == [value] * 3
+    singles = batch([FULL.only(*name) for name in ((), *((task,) for task in TASKS))])
+    assert torch.equal(only(batch([FULL] * 6), torch.arange(6)), singles)
 
 
-# -- the loss ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("latent", "mask"), [(False, False), (True, True)])
+def test_whatever_belongs_to_another_task_is_zero(latent, mask):
+    at, label = torch.tensor([3, 7, 3, 4, 5, 6]), torch.arange(6)
+    source, target = single_edit(HELD, at, label)
+    inputs = task(latent_reference=latent, mask=mask).inputs(at, only(HELD["vector"][at], label))
+    assert set(inputs) == {"source", "reference", "vector", *(["mask"] if mask else [])}
+    for i, name in enumerate(("", *TASKS)):
+        crop, goal = at[i], name if name in ("blur", "grain", "colour", "sharpen") else "sharp"
+        own = HELD["masked" if name == "inpaint" else "sharp"][crop]
+        assert torch.equal(target[i], HELD[goal][crop]) and torch.equal(source[i], own)
+        assert torch.equal(inputs["source"][i], own.float())
+        reference = HELD["reference" if latent else "rgb"][crop].float()
+        assert torch.equal(inputs["reference"][i], reference * (name == "colour"))
+        if mask:
+            assert torch.equal(inputs["mask"][i], HELD["mask"][crop].float() * (name == "inpaint"))
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_the_papers(norm, prediction):
-    """Eq. 2 by hand: |network(z_t) - wanted|^p, z_t = a z_0 + s eps, the norm a mean over each sample."""
-    one, ids = task(Learning(norm=norm, prediction=prediction)), torch.arange(COUNT)
-    model = Recorder()
+    """Eq. 2 by hand: |network(z_t) - target|^p, z_t = a z_0 + s eps, the norm a mean over each sample."""
+    one, ids, model = task(Learning(norm=norm, prediction=prediction)), torch.arange(COUNT), Recorder()
     found = one.loss(model, ids, noises(range(COUNT)))
-    label, t = labels.draw(noises(range(COUNT)), COUNT), KeyedNoise(3, list(range(COUNT)), "time").integers(0, 1000)
-    eps = KeyedNoise(3, list(range(COUNT)), "noise").normal((4, *SIZE))
-    z_B, shown = one.inputs(ids, label)
+    label, t = (KeyedNoise(3, range(COUNT), p).integers(0, n) for p, n in (("label", 6), ("time", 1000)))
+    eps = KeyedNoise(3, range(COUNT), "noise").normal((4, *SIZE))
+    z_B = single_edit(one.held, ids, label)[1]
     alpha_bar = SCHEDULE.alpha_bar[t].float()[:, None, None, None]
     a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    wanted = eps if prediction == "epsilon" else a * eps - s * z_B
-    error = 0.25 - wanted
-    by_hand = (error.abs() if norm == "l1" else error**2).mean(dim=(1, 2, 3))
-    torch.testing.assert_close(found, by_hand)
+    error = 0.25 - (eps if prediction == "epsilon" else a * eps - s * z_B)
+    torch.testing.assert_close(found, (error.abs() if norm == "l1" else error**2).mean(dim=(1, 2, 3)))
     torch.testing.assert_close(model.seen["sample"], a * z_B + s * eps)
     assert torch.equal(model.seen["timestep"], t)
-    assert all(torch.equal(model.seen[name], value) for name, value in shown.items())
-    assert one.names(ids[:2]) == ["crop 0", "crop 1"] and one.size == COUNT
+    for name, value in one.inputs(ids, only(one.held["vector"], label)).items():
+        assert torch.equal(model.seen[name], value)
 
 
 def test_times_are_drawn_evenly_or_more_of_them_low():
@@ -175,36 +159,18 @@ def test_a_samples_loss_does_not_depend_on_its_batch():
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "label"])
-def test_the_n_pair_loss_is_added_to_it(kind):
-    net, ids = tiny_network(), torch.arange(COUNT)
+def test_the_n_pair_loss_is_added_and_a_network_is_trained_by_it(kind):
+    net, ids, learning = tiny_network(), torch.arange(COUNT), Learning(npair=kind)
     with torch.no_grad():
-        plain = task().loss(net, ids, noises(range(COUNT)))
-        found = task(Learning(npair=kind)).loss(net, ids, noises(range(COUNT)))
-        label = labels.draw(noises(range(COUNT)), COUNT)
-        _, shown = task().inputs(ids, label)
-        features = net.mapping(shown["vector"]).flatten(1)
-        if kind == "bottleneck":
-            kept = []
-            net.unet.mid_block.register_forward_hook(lambda *a: kept.append(a[-1]))
-            task().loss(net, ids, noises(range(COUNT)))
-            features = kept[0].mean(dim=(2, 3))
+        plain, found = (task(each).loss(net, ids, noises(ids)) for each in (None, learning))
+        z_t, inputs, t, _, label = task().draw(ids, noises(ids))
+        _, bottleneck, tokens = net(z_t, t, **inputs, features=True)
+        features = bottleneck.mean(dim=(2, 3)) if kind == "bottleneck" else tokens.flatten(1)
     torch.testing.assert_close(found - plain, NPAIR_WEIGHT * npair_loss(features, label), rtol=1e-3, atol=1e-6)
-    assert (found - plain).abs().max() > 1e-3
-
-
-def test_training_goes_and_what_changes_it_is_named():
-    recipe = SMOKE.recipe
-    one = task(Learning(norm="l2", npair="label"))
-    assert one.settings == {
-        "norm": "l2", "only": None, "npair": "label", "prediction": "epsilon", "schedule": "scaled_linear"
-    }  # fmt: skip
-    net = tiny_network()
-    steps = train(net, one, recipe, seed=0)
-    losses = [step.loss for step, _ in zip(steps, range(3), strict=False)]
+    settings = {"norm": "l1", "only": None, "npair": kind, "prediction": "epsilon", "schedule": "scaled_linear"}
+    assert task(learning).settings == settings
+    losses = [step.loss for step, _ in zip(train(net, task(learning), SMOKE.recipe, seed=0), range(2), strict=False)]
     assert all(math.isfinite(loss) for loss in losses) and not same_weights(net, tiny_network())
-
-
-# -- N-pair -----------------------------------------------------------------------------------------------------------
 
 
 def naive(features: Tensor, label: Tensor) -> float:
@@ -226,14 +192,6 @@ def test_n_pair_equals_the_double_loop(seed):
     features, label = noise.normal((5,)).double(), noise.integers(0, 3)
     found = npair_loss(features, label)
     assert found.shape == (7,) and found.mean().item() == pytest.approx(naive(features, label), rel=1e-5)
-
-
-def test_n_pair_pulls_equal_labels_together_and_others_apart():
-    features = torch.tensor([[0.0], [1.0], [2.0]], requires_grad=True)
-    npair_loss(features, torch.tensor([0, 0, 1])).sum().backward()
-    down = -features.grad[:, 0]
-    assert down[0] > 0 and down[2] > 0  # the first goes to the second, the third away
-    assert npair_loss(torch.zeros(3, 2), torch.tensor([0, 1, 2])).abs().max() < 1e-5  # log(2 / 2)
 
 
 def test_n_pair_stays_finite():

@@ -1,16 +1,16 @@
 """The autoencoder of the latent space: a small VQ of factor 4 around diffusers' `VQModel`, and its training.
 
 The paper takes a pretrained one ("VQ"); this one is trained on the benchmark's own crops, edited ones included: an
-autoencoder that has only seen sharp pictures cannot carry grain. A latent is made of a patch of 4 x 4 pixels by two
-ways that are added: a 1x1 convolution, which alone would be a linear transform coding, and `VQModel`, which looks at
-the neighbours. Without the straight way the same budget blurs: sharpened pictures came back softer than the source.
+autoencoder trained on sharp images alone cannot carry grain. A latent is the sum of two functions of a patch of 4 x 4
+pixels: a 1x1 convolution, which alone would be a linear transform coding, and `VQModel`, which uses the neighbours.
+Without the convolution the same budget blurs: sharpened images came back softer than the source.
 
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
 statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). No
 diffusion model hits a latent exactly, so training adds up to a quarter of a deviation of noise to them: without it
 the reconstruction is closer still, and a tenth of a deviation of error already shows as noise all over. The
-decoder sees quantised and unquantised latents in training, so it can decode both; what quantisation costs is measured.
-The codebook follows the latents; the encoder does not know of it.
+decoder is trained on quantised and unquantised latents, so it can decode both; what quantisation costs is measured.
+The codebook follows the latents; no gradient reaches the encoder through it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 from repro.metrics.lpips import LpipsAlex
 from repro.metrics.lpips import load as load_lpips
 
 PATCH = 4
 LPIPS_WEIGHT, CODEBOOK_WEIGHT = 0.25, 0.1
 JITTER = 0.25  # at most, in deviations of the latents
-UNQUANTISED = 0.9  # share of samples that training decodes as they are
+UNQUANTISED = 0.9  # share of samples that training decodes without the codebook
 STATISTICS = 0.02  # a batch's share in the running mean and deviation
 REVIVE_EVERY = 20  # steps on average; codes that nothing in the batch came near are put where latents are
 
@@ -82,17 +81,8 @@ class Autoencoder(ModelMixin, ConfigMixin):
 
     def raw(self, image: Tensor) -> Tensor:
         """Latents as the quantiser takes them, (B, channels, H/4, W/4)."""
-        self._check(image)
         patches = F.pixel_unshuffle(image, PATCH)
         return self.vq.encode(patches).latents + self.straight_in(patches)
-
-    def _check(self, image: Tensor) -> None:
-        """Refuse what is no batch of pictures of whole latents."""
-        if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.factor or image.shape[3] % self.factor:
-            raise ReproError(
-                f"autoencoder: got a picture of shape {tuple(image.shape)}; accepted: (B, 3, H, W) with H and W "
-                f"multiples of {self.factor}"
-            )
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -101,7 +91,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def decode(self, latent: Tensor, quantize: bool = False) -> Tensor:
-        """Picture of latents as `encode` gives them, (B, 3, H, W) clamped to [-1, 1]."""
+        """Image of latents as `encode` gives them, (B, 3, H, W) clamped to [-1, 1]."""
         z = latent * self.deviation.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
         return self.render(self.vq.quantize(z)[0] if quantize else z).clamp(-1, 1)
 
@@ -155,13 +145,8 @@ class AutoencoderTask:
 
     def __init__(self, pictures: Tensor, ids: Sequence[str]) -> None:
         self.pictures, self.ids, self.size = pictures, list(ids), len(pictures)
-        self.settings = {
-            "lpips": LPIPS_WEIGHT,
-            "codebook": CODEBOOK_WEIGHT,
-            "jitter": JITTER,
-            "unquantised": UNQUANTISED,
-            "revive": REVIVE_EVERY,
-        }
+        self.settings = {"lpips": LPIPS_WEIGHT, "codebook": CODEBOOK_WEIGHT, "jitter": JITTER}
+        self.settings |= {"unquantised": UNQUANTISED, "revive": REVIVE_EVERY}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -177,9 +162,9 @@ class AutoencoderTask:
             if drawn[0] < 1 / REVIVE_EVERY:
                 model.revive(z, drawn[1:])
         l1 = (output.float() - image).abs().mean(dim=(1, 2, 3))
-        # AlexNet's first layer takes steps of 4 pixels, as large as a patch: seen from the same corner every time, a
-        # constant grid of 4 grey levels on every picture lowered LPIPS, and was learned. So the corner moves.
+        # AlexNet's first layer takes steps of 4 pixels, as large as a patch: always from the same corner, a
+        # constant grid of 4 grey levels on every image lowered LPIPS, and was learned. So the corner moves.
         down, right = noise("corner").integers(0, PATCH, (2,))[0].tolist()
-        seen = (F.pad(picture, (right, 0, down, 0), mode="reflect") for picture in (output, image))
-        perceptual = _perceptual().to(image.device)(*seen).float()
+        moved = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in (output, image))
+        perceptual = _perceptual().to(image.device)(*moved).float()
         return l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance.float()

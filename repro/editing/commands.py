@@ -7,14 +7,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from repro.errors import ReproError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EFFECTS = ("blur", "grain", "reference", "mask", "sharpen")
 
@@ -24,19 +21,19 @@ class Edit:
     """Edit a photo with the shipped network: any of the five effects, of any strength, in one pass."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the picture; of any size from 16 pixels a side"""
+    """the image; of any size from 16 pixels a side"""
     blur: float | None = None
-    """degree of motion blur, 0 to 1: the same share of the picture at every size"""
+    """degree of motion blur, 0 to 1: the same share of the image at every size"""
     grain: float | None = None
     """radius of the film grain, 0 to 0.1 pixels"""
     reference: Path | None = None
-    """a picture whose colours are wanted: its mean and contrast, exactly"""
+    """an image that gives its colours: its mean and contrast, exactly"""
     mask: Path | None = None
-    """a picture of the photo's size, white where it is to be filled anew; the rest stays as it is"""
+    """an image of the photo's size, white where it is to be filled anew; the rest stays as it is"""
     sharpen: tuple[float, float] | None = None
     """amount, 1 to 3, and threshold, 0 to 0.1"""
     seed: int = 0
-    """of the noise: the same command gives the same picture"""
+    """of the noise: the same command gives the same image"""
     steps: int = 5
     """of DDIM; where they are few, grain takes two more"""
     eta: float = 0.0
@@ -51,10 +48,10 @@ class Edit:
     def run(self) -> int:
         from repro.data import inputs
         from repro.data.images import read_image
-        from repro.data.writing import check_writable
+        from repro.data.writing import check_writable, write_image
+        from repro.engine.provenance import Provenance, save_png
 
-        asked = {name: getattr(self, name) for name in EFFECTS}
-        if all(value is None for value in asked.values()):
+        if all(getattr(self, name) is None for name in EFFECTS):
             raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
         photo, note = inputs.read_srgb(self.photo)
         if note:
@@ -65,37 +62,21 @@ class Edit:
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
         check_writable(out, (photo.shape[2], photo.shape[1]))
         if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
-            raise ReproError(f"{out}: is one of the pictures that were given; accepted: another place")
+            raise ReproError(f"{out}: is one of the images that were given; accepted: another place")
 
         from repro.editing.pipeline import EditingPipeline
 
         pipe = EditingPipeline.shipped(self.profile, self.variant)
         pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
-        edited = pipe(
-            photo,
-            blur=self.blur,
-            grain=self.grain,
-            reference=reference,
-            mask=mask,
-            sharpen=self.sharpen,
-            num_inference_steps=self.steps,
-            eta=self.eta,
-            seed=self.seed,
-            output_type="pt",
-        ).images[0]
-        return self._write(edited, out)
-
-    def _write(self, edited: Tensor, out: Path) -> int:
-        """Write the result; where that fails after all, elsewhere, and say so. Returns the exit status."""
-        from repro.data.writing import write_image
-        from repro.engine.provenance import Provenance, save_png
-
+        effects = {"blur": self.blur, "grain": self.grain, "reference": reference, "mask": mask}
+        settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
+        edited = pipe(photo, **effects, sharpen=self.sharpen, **settings).images[0]
         try:
             if out.suffix.lower() == ".png":
                 save_png(edited, out, Provenance((), self.command(out)))
             else:
                 write_image(out, edited)
-        except ReproError as error:
+        except ReproError as error:  # the work is not lost
             handle, other = tempfile.mkstemp(prefix="edited-", suffix=".png")
             os.close(handle)
             save_png(edited, Path(other), Provenance((), self.command(Path(other))))
@@ -105,16 +86,12 @@ class Edit:
         return 0
 
     def command(self, out: Path) -> str:
-        """What makes this picture again."""
+        """The command that makes this image again."""
         from repro.engine.provenance import shell
 
         words = ["repro", "edit", str(self.photo)]
-        for name in EFFECTS:
+        for name in (*EFFECTS, "seed", "steps", "eta", "profile", "variant"):
             value = getattr(self, name)
-            if value is not None:
+            if value != getattr(Edit, name) or name in ("seed", "steps"):
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-        words += ["--seed", str(self.seed), "--steps", str(self.steps)]
-        words += ["--eta", str(self.eta)] if self.eta else []
-        words += ["--profile", self.profile] if self.profile != "small" else []
-        words += ["--variant", self.variant] if self.variant != "taught-long" else []
         return shell([*words, "-o", str(out)])

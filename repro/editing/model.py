@@ -1,4 +1,4 @@
-"""The editing network: a conditional U-Net on latents, and the two ways of telling it what to do.
+"""The editing network: a conditional U-Net on latents, with two ways for the editing vector to enter.
 
 "Multi-task image-to-image diffusion models with fine-grained control", Fig. 1 and Table 1. Concatenated to the noisy
 latent of the target are the latent of the source and the colour reference, reduced to the latents' size. The editing
@@ -9,7 +9,8 @@ a context, cross-attention attends to a zero token and adds its bias.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -17,28 +18,67 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from repro.editing.mapping import VectorMapping
-from repro.editing.vector import HIGHS, LENGTH
+from repro.editing.vector import HIGHS, LENGTH, SCALARS
 from repro.errors import ReproError
 from repro.nn.unet import InputSkip, sinusoid
 
-Condition = Literal["cross", "concat"]
-Reference = Literal["rgb", "latent"]
 _TIMES = 32  # width of the sinusoid that scales the bypass
 
 
-def input_channels(channels: int, condition: Condition, reference: Reference, mask: bool) -> int:
-    """Channels that go into the U-Net: noisy latent, source, reference, and where they are wanted, mask and C.
+class VectorMapping(ModelMixin, ConfigMixin):
+    """f_theta: the editing vector C (B, 9) -> context tokens (B, tokens, width) of cross-attention (section 3.2).
 
-    Raises `ReproError` for an unknown condition or reference.
+    The paper does not say how many tokens, and it matters: the softmax over a *single* token is 1 whatever the query,
+    so that to_q and to_k never receive a gradient and cross-attention shrinks to one learned vector added at every
+    position. One token per entry keeps it attention.
+
+    Args:
+        width: of a token, the U-Net's `cross_attention_dim`, and of the hidden layers.
+        layers: linear layers, SiLU between them (Table 4: 0, 1, 2 or 4). Without layers a token holds the entries
+            themselves, filled up with zeros to `width`.
+        tokens: "entry": one token per entry. Its first layer has a weight and a bias of each entry's own, so that an
+            entry is known by more than its magnitude; the layers above are shared. Without layers, token i is entry i
+            at place i, else zeros. "single": one token of all entries, the literal reading.
+        labels: False drops the five binary labels (the ablation of Table 4): four entries remain.
+        scaled: True divides each entry by its largest value. As written in the paper, raw magnitudes differ 30-fold.
     """
-    for name, value, known in (("condition", condition, Condition), ("reference", reference, Reference)):
-        if value not in get_args(known):
-            raise ReproError(f"editing network: got {name} {value!r}; accepted: {', '.join(get_args(known))}")
-    wanted = 2 * channels + (3 if reference == "rgb" else channels) + mask
-    return wanted + (LENGTH if condition == "concat" else 0)
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int = 128,
+        layers: int = 2,
+        tokens: Literal["entry", "single"] = "entry",
+        labels: bool = True,
+        scaled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.entries = entries = LENGTH if labels else len(SCALARS)
+        self.register_buffer("scale", torch.tensor(HIGHS[:entries]) if scaled else torch.ones(entries), False)
+        self.first = self.weight = self.bias = None
+        if layers and tokens == "single":
+            self.first = nn.Linear(entries, width)
+        elif layers:  # a linear layer of one input each, initialised as torch initialises one
+            self.weight, self.bias = (nn.Parameter(torch.empty(entries, width)) for _ in range(2))
+            nn.init.uniform_(self.weight, -1, 1)
+            nn.init.uniform_(self.bias, -1, 1)
+        self.rest = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        c = vector[:, : self.entries].to(self.scale.dtype) / self.scale
+        if self.weight is not None:
+            h = torch.addcmul(self.bias, c[:, :, None], self.weight)  # (B, entries, width)
+        elif self.first is not None:
+            h = self.first(c[:, None])  # (B, 1, width)
+        else:
+            h = torch.diag_embed(c) if self.config.tokens == "entry" else c[:, None]
+            h = F.pad(h, (0, self.config.width - self.entries))
+        for linear in self.rest:
+            h = linear(F.silu(h))
+        return h
 
 
 class EditingNet(ModelMixin, ConfigMixin):
@@ -51,12 +91,18 @@ class EditingNet(ModelMixin, ConfigMixin):
         heads: of attention. (diffusers' `attention_head_dim` is the number of heads in this U-Net.)
         context: width of a context token.
         condition: "cross" or "concat": how the editing vector enters.
-        reference: "rgb", the picture reduced to the latents' size, or "latent", its code.
+        reference: "rgb", the image reduced to the latents' size, or "latent", its code.
         mask: whether the inpainting mask is an input channel. The paper lists it among the inputs in section 3.2 and
             leaves it out of Table 1.
         input_skip: whether the inputs also reach the output by a 1x1 convolution, scaled by time: most of an edit is
             the source itself, and a narrow network otherwise spends its training on carrying it through.
         layers, tokens, labels, scaled: of `VectorMapping`; with "concat", `scaled` scales C there too.
+        published: configuration of a published `UNet2DConditionModel` instead of widths, attention_levels and heads;
+            its input is widened here.
+        checkpointing: whether activations are computed again in the backward pass instead of kept. Without it a batch
+            of 12 of a published size does not fit the paper's 24 GB.
+
+    Raises `ReproError` for an unknown condition, reference or tokens.
     """
 
     @register_to_config
@@ -67,47 +113,52 @@ class EditingNet(ModelMixin, ConfigMixin):
         attention_levels: tuple[int, ...] = (0, 1, 2),
         heads: int = 1,
         context: int = 64,
-        condition: Condition = "cross",
-        reference: Reference = "rgb",
+        condition: Literal["cross", "concat"] = "cross",
+        reference: Literal["rgb", "latent"] = "rgb",
         mask: bool = False,
         layers: int = 2,
         tokens: Literal["entry", "single"] = "entry",
         labels: bool = True,
         scaled: bool = True,
         input_skip: bool = True,
+        published: Mapping[str, Any] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        inputs = input_channels(channels, condition, reference, mask)
-        self.mapping = None
-        if condition == "cross":
-            self.mapping = VectorMapping(context, layers, tokens, labels, scaled)
+        for name, value, accepted in (
+            ("condition", condition, ("cross", "concat")),
+            ("reference", reference, ("rgb", "latent")),
+            ("tokens", tokens, ("entry", "single")),
+        ):
+            if value not in accepted:
+                raise ReproError(f"editing network: got {name} {value!r}; accepted: {', '.join(accepted)}")
+        self.mapping = VectorMapping(context, layers, tokens, labels, scaled) if condition == "cross" else None
         self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
         down = tuple("CrossAttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(widths)))
-        self.unet = UNet2DConditionModel(
-            in_channels=inputs,
-            out_channels=channels,
-            down_block_types=down,
-            up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down)),
-            block_out_channels=tuple(widths),
-            layers_per_block=1,
-            cross_attention_dim=context,
-            attention_head_dim=heads,
-            norm_num_groups=8,
-        )
-        self.bypass = InputSkip(self.unet.config.in_channels, channels, _TIMES) if input_skip else None
+        settings: dict[str, Any] = {
+            "out_channels": channels,
+            "down_block_types": down,
+            "up_block_types": tuple(block.replace("Down", "Up") for block in reversed(down)),
+            "block_out_channels": tuple(widths),
+            "layers_per_block": 1,
+            "cross_attention_dim": context,
+            "attention_head_dim": heads,
+            "norm_num_groups": 8,
+        }
+        inputs = 2 * channels + (3 if reference == "rgb" else channels) + mask + LENGTH * (condition == "concat")
+        self.unet = UNet2DConditionModel(**{**(published or settings), "in_channels": inputs})
+        self.bypass = InputSkip(inputs, channels, _TIMES) if input_skip else None
         # Cross-attention by two products: exact, where the fused kernel leaves 1e-6 of gradient on a single token's
         # queries. Self-attention by the fused kernel: an edit of 128 x 128 pixels takes three fifths of the time.
         names = self.unet.attn_processors
         self.unet.set_attn_processor({n: AttnProcessor() if ".attn2." in n else AttnProcessor2_0() for n in names})
+        if checkpointing:
+            self.unet.enable_gradient_checkpointing()
 
     @property
     def multiple(self) -> int:
         """Latents are padded to multiples of this."""
-        return 2 ** (len(self.config.widths) - 1)
-
-    def _times(self, timestep: Tensor | float | int, x: Tensor) -> Tensor:
-        t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
-        return sinusoid(t, _TIMES).to(x.dtype)
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def forward(
         self,
@@ -128,24 +179,11 @@ class EditingNet(ModelMixin, ConfigMixin):
             source: (B, channels, h, w) latent of the source.
             reference: (B, 3 or channels, h, w) as the configuration says; zeros where colour is off.
             vector: (B, 9), as `EditingVector.tensor` gives it.
-            mask: (B, 1, h, w) share of hole; needed where the network was built with it.
-
-        Raises:
-            ReproError: a mask missing or not wanted, a reference of the other kind.
+            mask: (B, 1, h, w) share of hole, for a network with `mask`.
         """
-        wanted = 3 if self.config.reference == "rgb" else self.config.channels
-        if reference.shape[1] != wanted:
-            raise ReproError(
-                f"editing network: got a reference of {reference.shape[1]} channels; this one was built for "
-                f"{wanted} ({self.config.reference})"
-            )
-        if (mask is None) == self.config.mask:
-            said = "was built with a mask channel and got none" if self.config.mask else "was built without a mask"
-            raise ReproError(f"editing network: it {said}")
         parts = [sample, source, reference] + ([mask] if mask is not None else [])
         if self.mapping is None:
-            spread = (vector / self.scale)[:, :, None, None].expand(-1, -1, *sample.shape[2:])
-            parts.append(spread.to(sample))
+            parts.append((vector / self.scale)[:, :, None, None].expand(-1, -1, *sample.shape[2:]))
             tokens = vector.new_zeros(len(sample), 1, self.config.context)
         else:
             tokens = self.mapping(vector)
@@ -155,7 +193,8 @@ class EditingNet(ModelMixin, ConfigMixin):
             x = torch.cat([part.to(sample.dtype) for part in parts], dim=1)
             out = self.unet(x, timestep, encoder_hidden_states=tokens.to(sample.dtype)).sample
             if self.bypass is not None:
-                out = out + self.bypass(x, self._times(timestep, x))
+                t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
+                out = out + self.bypass(x, sinusoid(t, _TIMES).to(x.dtype))
         finally:
             if handle is not None:
                 handle.remove()

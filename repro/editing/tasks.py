@@ -1,8 +1,13 @@
-"""What the editing networks learn: single edits, labels drawn from the six vectors, l1 on the noise (paper, Eq. 2)."""
+"""What the editing networks learn: single edits, one of six labels a visit, l1 on the noise (paper, Eq. 2).
+
+"Multi-task image-to-image diffusion models with fine-grained control", section 4: at every step each sharp image gets
+one of six editing vectors, the identity among them; composites are never trained. The paper does not say with which
+probabilities: uniform here. A label is 0 for none, then 1 to 5 in the order of `TASKS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,13 +17,35 @@ from torch.nn import functional as F
 
 from repro.ddpm.process import Kind, q_sample, target
 from repro.ddpm.schedules import Schedule
-from repro.editing import labels
-from repro.editing.vector import NAMES, TASKS
+from repro.editing.vector import NAMES, SCALARS, TASKS
 from repro.engine.rng import KeyedNoise
 
 Noises = Callable[[str], KeyedNoise]
-Drawn = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]  # noisy latent, shown, time, wanted, label
 NPAIR_WEIGHT = 0.1  # the paper states none
+COUNT = 1 + len(TASKS)  # labels
+COLOUR, INPAINT = (1 + TASKS.index(task) for task in ("colour", "inpaint"))
+_OWNER = tuple(entry.task for entry in SCALARS) + TASKS  # the task that each of the nine entries belongs to
+_KEEP = torch.tensor([[owner == task for owner in _OWNER] for task in ("none", *TASKS)])  # (6, 9)
+
+
+def only(vectors: Tensor, label: Tensor) -> Tensor:
+    """Editing vectors (B, 9) with every entry zeroed that is not of the task `label` (B,) names; 0 leaves none."""
+    return vectors * _KEEP.to(label.device)[label].to(vectors)
+
+
+def single_edit(held: Mapping[str, Tensor], indices: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """(source, target) of the crops `indices` (B,) under their labels (B,), each (B, ...) as `held` stores them.
+
+    `held` has "sharp", "masked" and one entry per effect, pixels or latents. The source is "masked" for inpainting,
+    else "sharp"; the target is the effect's image, "sharp" for none and inpainting.
+    """
+    source = held["sharp"][indices]
+    goal = source.clone()
+    for value, task in enumerate(TASKS, start=1):
+        on = label == value
+        changed, kind = (source, "masked") if task == "inpaint" else (goal, task)
+        changed[on] = held[kind][indices[on]]
+    return source, goal
 
 
 @dataclass(frozen=True)
@@ -26,10 +53,10 @@ class Learning:
     """How a variant is trained.
 
     norm: of the loss; the paper prefers l1. only: the one task of an Ours-single, None for all six labels.
-    npair: which features the N-pair loss pulls at: "bottleneck" (config A), "label" (config B), None.
-    prediction: what the network says of the noisy latent.
+    npair: features that the N-pair loss pulls at: "bottleneck" (config A), "label" (config B), None.
+    prediction: what the network predicts from the noisy latent.
     low: share of the times that is drawn among the lowest fifth alone; the rest, as in the paper, among all.
-    composites: share of the visits that ask for two effects or more; in the paper none does.
+    composites: share of the visits with two effects or more; in the paper none.
     """
 
     norm: Literal["l1", "l2"] = "l1"
@@ -58,7 +85,8 @@ class EditTask:
     """Latents of the training split, one label a visit.
 
     Args:
-        held: latents of the training split; with `learning.composites` those of composites too.
+        held: as `repro.editing.study.bank.latents`; with `learning.composites` those of composites too. Its vectors
+            have all five effects on.
         schedule: of the diffusion.
         learning: how.
         latent_reference, mask: inputs that the network was built for.
@@ -74,7 +102,7 @@ class EditTask:
     ) -> None:
         self.held = {name: value.float() for name, value in held.items()}
         self.schedule, self.learning = schedule, learning
-        self.latent_reference, self.mask = latent_reference, mask
+        self.reference, self.mask = "reference" if latent_reference else "rgb", mask
         self.size = len(held["sharp"])
         self.settings: dict[str, Any] = {**asdict(learning), "schedule": schedule.name}
         for choice in ("low", "composites"):  # runs that began before there was the choice go on
@@ -84,71 +112,49 @@ class EditTask:
     def names(self, indices: Tensor) -> list[str]:
         return [f"crop {i}" for i in indices.tolist()]
 
-    def label(self, noise: Noises, count: int) -> Tensor:
-        """(B,) 0 for none, 1 .. 5 for the tasks."""
-        if self.learning.only is not None:
-            return torch.full((count,), 1 + TASKS.index(self.learning.only))
-        return labels.draw(noise, count)
-
-    def inputs(self, indices: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The target's latent, and what the network is shown beside the noisy one."""
-        label = label.to(indices.device)  # drawn where the noise is; `held` stays where the indices are
-        held, colour = self.held, label == labels.COLOUR
-        source, z_B = labels.pair(held, indices, label)
-        reference = held["reference" if self.latent_reference else "rgb"][indices]
-        shown = {
-            "source": source,
-            "reference": reference * colour[:, None, None, None],
-            "vector": labels.only(held["vector"][indices], label),
-        }
-        if self.mask:
-            shown["mask"] = held["mask"][indices] * (label == labels.INPAINT)[:, None, None, None]
-        return z_B, shown
-
-    def draw(self, indices: Tensor, noise: Noises) -> Drawn:
-        """What a step learns from: the noisy latent, what is shown beside it, its time, what is wanted, the labels."""
-        label = self.label(noise, len(indices))
-        z_B, shown = self.inputs(indices, label)
-        if self.learning.composites:
-            z_B, shown = self._composites(indices, noise, z_B, shown)
+    def draw(self, indices: Tensor, noise: Noises) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """What a step learns from: noisy latent, the network's other inputs, times, training target, labels (B,)."""
+        learning, device = self.learning, indices.device  # noise may lie elsewhere; `held` stays where the indices are
+        if learning.only is None:
+            label = noise("label").integers(0, COUNT)
+        else:
+            label = torch.full((len(indices),), 1 + TASKS.index(learning.only))
+        vector = only(self.held["vector"][indices], label.to(device))
+        z_B = single_edit(self.held, indices, label.to(device))[1]
+        if learning.composites:  # a share of the visits takes one of the crop's composites instead
+            chosen = noise("composite").uniform((1,)).to(device) < learning.composites  # (B, 1)
+            turn = noise("round").integers(0, len(self.held["composite"]) // self.size).to(device)
+            rows = indices + self.size * turn
+            vector = torch.where(chosen, self.held["composite vector"][rows], vector)
+            z_B = torch.where(chosen[:, :, None, None], self.held["composite"][rows], z_B)
         drawn = noise("noise")
-        z_B, shown = z_B.to(drawn.device), {name: value.to(drawn.device) for name, value in shown.items()}
-        t = noise("time").integers(0, self.schedule.T)
-        if self.learning.low:
-            t = torch.where(noise("low").uniform((1,))[:, 0] < self.learning.low, t % (self.schedule.T // 5), t)
+        inputs = {name: value.to(drawn.device) for name, value in self.inputs(indices, vector).items()}
+        z_B, t = z_B.to(drawn.device), noise("time").integers(0, self.schedule.T)
+        if learning.low:
+            t = torch.where(noise("low").uniform((1,))[:, 0] < learning.low, t % (self.schedule.T // 5), t)
         eps = drawn.normal(tuple(z_B.shape[1:]))
-        z_t = q_sample(z_B, t, eps, self.schedule)
-        return z_t, shown, t, target(self.learning.prediction, z_B, eps, t, self.schedule), label
+        goal = target(learning.prediction, z_B, eps, t, self.schedule)
+        return q_sample(z_B, t, eps, self.schedule), inputs, t, goal, label
 
-    def _composites(
-        self, indices: Tensor, noise: Noises, z_B: Tensor, shown: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same, a share of the visits exchanged for one of the crop's composites."""
-        held, rounds = self.held, len(self.held["composite"]) // self.size
-        chosen = noise("composite").uniform((1,))[:, 0].to(indices.device) < self.learning.composites
-        rows = indices + self.size * noise("round").integers(0, rounds).to(indices.device)
-        vector = held["composite vector"][rows]
+    def inputs(self, indices: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        """What the network gets beside the noisy latent, for the effects that `vector` (B, 9) has on."""
+        held = self.held
         colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
-        reference = held["reference" if self.latent_reference else "rgb"][indices]
-        both = {
+        inputs = {
             "source": torch.where(inpaint, held["masked"][indices], held["sharp"][indices]),
-            "reference": reference * colour,
+            "reference": held[self.reference][indices] * colour,
             "vector": vector,
         }
-        if self.mask:
-            both["mask"] = held["mask"][indices] * inpaint
-        wide = chosen[:, None, None, None]
-        shown = {k: torch.where(chosen[:, None] if k == "vector" else wide, both[k], v) for k, v in shown.items()}
-        return torch.where(wide, held["composite"][rows], z_B), shown
+        return {**inputs, "mask": held["mask"][indices] * inpaint} if self.mask else inputs
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        z_t, shown, t, wanted, label = self.draw(indices, noise)
+        z_t, inputs, t, goal, label = self.draw(indices, noise)
         if self.learning.npair is None:
-            return self._error(model(z_t, t, **shown).sample, wanted)
-        out, bottleneck, tokens = model(z_t, t, **shown, features=True)
+            return self._error(model(z_t, t, **inputs).sample, goal)
+        output, bottleneck, tokens = model(z_t, t, **inputs, features=True)
         chosen = bottleneck.mean(dim=(2, 3)) if self.learning.npair == "bottleneck" else tokens.flatten(1)
-        return self._error(out, wanted) + NPAIR_WEIGHT * npair_loss(chosen.float(), label.to(chosen.device))
+        return self._error(output, goal) + NPAIR_WEIGHT * npair_loss(chosen.float(), label.to(chosen.device))
 
-    def _error(self, out: Tensor, wanted: Tensor) -> Tensor:
-        error = out.float() - wanted
+    def _error(self, output: Tensor, goal: Tensor) -> Tensor:
+        error = output.float() - goal
         return (error.abs() if self.learning.norm == "l1" else error.square()).mean(dim=(1, 2, 3))

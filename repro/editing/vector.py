@@ -1,10 +1,10 @@
-"""The editing vector C = [beta, sigma, lambda, mu, e1, e2, e3, e4, e5]: what is asked of the model, in nine numbers.
+"""The editing vector C = [beta, sigma, lambda, mu, e1, e2, e3, e4, e5]: a request in nine numbers.
 
 "Multi-task image-to-image diffusion models with fine-grained control", Table 1 and section 4.1. The four scaling
 factors are the degree of blur, the radius of the grain, the amount and the threshold of the sharpening; the five labels
 say which tasks are on: blur, grain, colour, inpaint, sharpen. Whatever belongs to a task that is off is 0.
 
-The colour reference and the inpainting mask are pictures and travel beside the vector.
+The colour reference and the inpainting mask are images and travel beside the vector.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ class EditingVector:
         return tuple(task for task, is_on in zip(TASKS, on, strict=True) if is_on)
 
     def only(self, *tasks: str) -> EditingVector:
-        """The same request with every other task off: what one single-task model of a sequence is asked for."""
-        kept = {task: getattr(self, task) for task in self.active if task in tasks}
-        return EditingVector(**kept)
+        """The same request with every other task off."""
+        return EditingVector(**{task: getattr(self, task) for task in self.active if task in tasks})
 
     def tensor(self) -> Tensor:
         """float32 (LENGTH,), as the paper writes C: raw magnitudes, zeros for what is off."""
@@ -106,8 +105,6 @@ class EditingVector:
 
 def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") -> Tensor:
     """float32 (B, LENGTH) of B requests."""
-    if not vectors:
-        raise ReproError("editing vector: got no requests; accepted: at least one")
     return torch.stack([vector.tensor() for vector in vectors]).to(device)
 
 

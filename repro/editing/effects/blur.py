@@ -1,7 +1,7 @@
 """Motion blur of a degree beta in [0, 1]: a still photograph under a camera's shake.
 
 The paper ("Multi-task image-to-image diffusion models with fine-grained control", Table 1) has such a degree but never
-defines it: REDS gives every sharp frame one blurred frame. Decided here, so that it can be asked for and measured:
+defines it: REDS gives every sharp frame one blurred frame. Decided here, so that it can be chosen and measured:
 beta is the length of the camera's path as a fraction of the longest. beta = 0 returns the image bit for bit.
 """
 
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 LONGEST = 1 / 8  # of the shorter side: the path at beta = 1, 32 pixels on a 256-pixel crop
 KNOTS = 33  # of a trajectory, evenly spaced in time
@@ -37,7 +36,7 @@ def shake_trajectories(seed: int, ids: Sequence[int | str]) -> Tensor:
     """float64 (B, KNOTS, 2): random camera paths (x, y), centred, of length 1, at equal times of the exposure.
 
     Both coordinates are samples of a Gaussian process, as in Schuler et al., "Learning to Deblur". The centroid is 0,
-    so blur does not shift the picture. The length is that of the straight, evenly travelled path of equal spread,
+    so blur does not shift the image. The length is that of the straight, evenly travelled path of equal spread,
     sqrt(12) times the root mean square distance from the centroid: how far light is smeared, and not how far the hand
     travelled, so that two paths of one length blur about equally whatever their curls.
     """
@@ -60,7 +59,7 @@ def line_kernels(paths: Tensor) -> Tensor:
 
     The integral of the bilinear tent over the path: a sub-pixel anti-aliased line. A kernel sums to 1, keeps the path's
     centroid exactly, and its second moment grows with the path's scale. Made on the CPU in float64 whatever the device
-    of the pictures, since scattered sums on an accelerator come in no fixed order.
+    of the images, since scattered sums on an accelerator come in no fixed order.
     """
     half = max(1, math.ceil(paths.abs().max().item()))
     size = 2 * half + 1
@@ -87,51 +86,21 @@ def motion_blur(
     """Blur of a shaken camera: (B, 3, H, W) in [0, 1] -> the same shape, reflected at the borders.
 
     Args:
-        beta: degree in [0, 1], one number or one a picture: the path is beta * longest pixels long. A picture's path
+        beta: degree in [0, 1], one number or one an image: the path is beta * longest pixels long. An image's path
             has one shape for all degrees, so its blur grows along it.
         seed, ids: the path depends on (seed, id) alone, not on the batch.
-        longest: pixels of the path at beta = 1; by default an eighth of the shorter side.
-
-    Raises:
-        ReproError: beta out of range, a path that does not fit into the picture, or ids that do not match.
+        longest: pixels of the path at beta = 1, at most half the shorter side; by default an eighth of it.
     """
-    _check_batch(image, ids)
-    beta = _degrees(beta, len(image))
-    side = min(image.shape[-2:])
-    longest = LONGEST * side if longest is None else longest
-    if not 0 < longest <= side / 2:
-        raise ReproError(
-            f"motion blur: got a longest path of {longest:g} pixels on a picture of {image.shape[3]}x{image.shape[2]}; "
-            f"accepted: above 0, up to half the shorter side ({side / 2:g})"
-        )
+    beta = torch.as_tensor(beta, dtype=torch.float64).cpu().reshape(-1).expand(len(image))
+    longest = LONGEST * min(image.shape[-2:]) if longest is None else longest
     moved = beta > 0
     if not moved.any():
         return image.clone()
     kernels = line_kernels(shake_trajectories(seed, ids) * (beta * longest)[:, None, None])  # (B, K, K)
     half = kernels.shape[-1] // 2
-    if half >= side:
-        raise ReproError(f"motion blur: the kernel's half-width {half} does not fit into {side} pixels; give less")
     batch, channels, height, width = image.shape
     padded = F.pad(image, (half, half, half, half), mode="reflect")
     weight = kernels.flip(1, 2).to(image).repeat_interleave(channels, dim=0)[:, None]  # convolution, not correlation
     blurred = F.conv2d(padded.reshape(1, batch * channels, *padded.shape[-2:]), weight, groups=batch * channels)
     blurred = blurred.view(batch, channels, height, width).clamp(0, 1)
     return torch.where(moved.to(image.device)[:, None, None, None], blurred, image)
-
-
-def _degrees(beta: float | Sequence[float] | Tensor, count: int) -> Tensor:
-    """float64 (count,) of one number or one a picture, on the CPU."""
-    out = torch.as_tensor(beta, dtype=torch.float64).cpu().reshape(-1)
-    if len(out) not in (1, count):
-        raise ReproError(f"motion blur: got {len(out)} degrees for {count} pictures; accepted: one, or one each")
-    outside = out[~((out >= 0) & (out <= 1))]  # also true of NaN
-    if len(outside):
-        raise ReproError(f"motion blur: got a degree beta of {outside[0].item():g}; accepted: 0 to 1")
-    return out.expand(count)
-
-
-def _check_batch(image: Tensor, ids: Sequence[int | str]) -> None:
-    if image.dim() != 4 or not image.is_floating_point():
-        raise ReproError(f"motion blur: got {image.dtype} {tuple(image.shape)}; accepted: floating point (B, 3, H, W)")
-    if len(ids) != len(image):
-        raise ReproError(f"motion blur: got {len(ids)} ids for {len(image)} pictures; accepted: one each")

@@ -23,8 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from repro.errors import ReproError
-
 Space = Literal["lalphabeta", "lab8"]
 Ratio = Literal["reinhard", "inverse"]
 CHANNELS: dict[Space, tuple[str, str, str]] = {"lalphabeta": ("l", "alpha", "beta"), "lab8": ("L", "a", "b")}
@@ -128,25 +126,7 @@ def colour_transfer(
             whole numbers, as the script does; its result stands at 8-bit levels. (The script's library computes 8-bit
             Lab with integer tables: levels can differ by 1 to 3.)
         ratio: "reinhard", or "inverse", the script's default.
-
-    Raises:
-        ReproError: shapes that do not fit, or an unknown space or ratio.
     """
-    for name, picture in (("picture", image), ("reference", reference)):
-        if picture.dim() != 4 or picture.shape[1] != 3 or not picture.is_floating_point():
-            raise ReproError(
-                f"colour transfer: the {name} is {picture.dtype} {tuple(picture.shape)}; "
-                "accepted: floating point (B, 3, H, W)"
-            )
-    if len(reference) not in (1, len(image)):
-        raise ReproError(
-            f"colour transfer: got {len(reference)} references for {len(image)} pictures; accepted: one, or one each"
-        )
-    if space not in CHANNELS or ratio not in ("reinhard", "inverse"):
-        raise ReproError(
-            f"colour transfer: got space {space!r} and ratio {ratio!r}; "
-            f"accepted: {', '.join(CHANNELS)} and reinhard, inverse"
-        )
     if space == "lalphabeta":
         values, target = rgb_to_lalphabeta(image), rgb_to_lalphabeta(reference)
         return lalphabeta_to_rgb(match_statistics(values, target, space=space, ratio=ratio)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Composites: several effects on one picture, in a stated order, and the pair of pictures a model learns from.
+"""Composites: several effects on one image, in a stated order, and the pair of images a model learns from.
 
 "Multi-task image-to-image diffusion models with fine-grained control" evaluates composites (Table 3) without saying in
 which order their targets were made, and the order matters: sharpening amplifies grain that is already there, colour
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.colour import Ratio, Space, colour_transfer
-from repro.editing.effects.grain import RADII, film_grain
+from repro.editing.effects.grain import film_grain
 from repro.editing.effects.grain_law import gaussian_grain
 from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.effects.sharpen import unsharp_mask
@@ -38,7 +38,7 @@ class Recipe:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
-    BLACK or GREY as pictures are in [0, 1] or [-1, 1] then. space, ratio: of `colour_transfer`. samples: Monte-Carlo
+    BLACK or GREY as images are in [0, 1] or [-1, 1] then. space, ratio: of `colour_transfer`. samples: Monte-Carlo
     points of a pixel of `film_grain`. longest: pixels of the path of blur at beta = 1, None for an eighth of the
     picture's shorter side. grain: "film" renders grains, "field" is `gaussian_grain`, the law of infinitely many
     samples: exact to half a grey level up to a radius of 0.053, to 1.8 levels three deviations out in the shadows at
@@ -56,8 +56,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(ORDER):
             raise ReproError(f"composites: got the order {self.order}; accepted: each of {', '.join(ORDER)} once")
-        if not 0 <= self.fill <= 1:
-            raise ReproError(f"composites: holes are filled with {self.fill:g}; accepted: 0 to 1")
 
     def sequence(self, vector: EditingVector) -> tuple[EditingVector, ...]:
         """The request as single tasks, in the order in which a sequence of single-task models runs them."""
@@ -65,7 +63,7 @@ class Recipe:
 
 
 class Composite(NamedTuple):
-    """What a model is given and what it should make of it."""
+    """Input and target of a model."""
 
     source: Tensor  # (B, 3, H, W) in [0, 1], holes filled where inpainting is on
     target: Tensor  # (B, 3, H, W) in [0, 1], every other effect applied
@@ -86,70 +84,50 @@ def compose(
 
     Args:
         image: (B, 3, H, W) in [0, 1].
-        vectors: one request for all pictures, or one each.
+        vectors: one request for all images, or one each.
         reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; needed where colour is on.
         hole: (B, 1, H, W), or (1, 1, H, W) for all, 1 in the hole and 0 elsewhere; by default free-form holes drawn
-            from (seed, id). Looked at only where inpainting is on.
+            from (seed, id). Used only where inpainting is on.
         recipe: what the paper leaves open; None is `Recipe()`.
-
-    Raises:
-        ReproError: colour without a reference, a hole of another size or not binary, counts that do not match.
     """
-    recipe = recipe or Recipe()
-    if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
-        raise ReproError(f"composites: got {image.dtype} {tuple(image.shape)}; accepted: floating point (B, 3, H, W)")
+    recipe, target = recipe or Recipe(), image
     requests = [vectors] * len(image) if isinstance(vectors, EditingVector) else list(vectors)
-    if not len(image) == len(requests) == len(ids):
-        raise ReproError(
-            f"composites: got {len(image)} pictures, {len(requests)} requests and {len(ids)} ids; accepted: one each"
-        )
-    if reference is not None and len(reference) not in (1, len(image)):
-        raise ReproError(
-            f"composites: got {len(reference)} references for {len(image)} pictures; accepted: one, or one each"
-        )
-    target = image
     for effect in recipe.order:
-        target = _where_on(effect, target, requests, ids, seed, reference, recipe)
-    on = torch.tensor([request.inpaint for request in requests], device=image.device)[:, None, None, None]
-    if not on.any():
+        on = [i for i, request in enumerate(requests) if effect in request.active]
+        if effect == "grain":
+            on = [i for i in on if requests[i].grain >= LEAST_GRAIN]
+        if on:
+            at = torch.tensor(on, device=image.device)
+            part, values, names = target[at], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
+            own = reference[at] if reference is not None and len(reference) == len(image) else reference
+            target = target.index_copy(0, at, _applied(effect, part, values, names, seed, own, recipe))
+    inpaint = torch.tensor([request.inpaint for request in requests], device=image.device)[:, None, None, None]
+    if not inpaint.any():
         return Composite(image, target, image.new_zeros(len(image), 1, *image.shape[2:]))
-    if hole is None:
-        hole = free_form_mask(seed, ids, tuple(image.shape[2:]))
+    hole = free_form_mask(seed, ids, tuple(image.shape[2:])) if hole is None else hole
     hole = hole.to(image)
-    source = torch.where(on, cut_hole(image, hole, recipe.fill), image)
-    return Composite(source, target, hole * on)
+    return Composite(torch.where(inpaint, cut_hole(image, hole, recipe.fill), image), target, hole * inpaint)
 
 
-def _where_on(
+def _applied(
     effect: str,
     image: Tensor,
-    requests: Sequence[EditingVector],
+    values: Sequence[Any],
     ids: Sequence[int | str],
     seed: int,
     reference: Tensor | None,
     recipe: Recipe,
 ) -> Tensor:
-    """One effect on those pictures whose request has it on; the others pass."""
-    on = [i for i, request in enumerate(requests) if effect in request.active]
-    if effect == "grain":
-        on = [i for i in on if requests[i].grain >= LEAST_GRAIN]
-    if not on:
-        return image
-    at = torch.tensor(on, device=image.device)
-    part, values, names = image[at], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
+    """One effect on images that all have it on; `values` are those of their requests."""
     if effect == "blur":
-        part = motion_blur(part, values, seed, names, longest=recipe.longest)
-    elif effect == "grain":
-        radius = torch.tensor(values, dtype=torch.float64)  # float32 has no 0.1: it would choose another lattice
-        if recipe.grain == "field":
-            part = gaussian_grain(part, radius, seed=seed, ids=names, largest=RADII[-1])
-        else:
-            part = film_grain(part, radius, seed=seed, ids=names, n_samples=recipe.samples)
-    elif effect == "colour":
+        return motion_blur(image, values, seed, ids, longest=recipe.longest)
+    if effect == "colour":
         if reference is None:
-            raise ReproError("composites: colour transfer is on and there is no reference picture; one is needed")
-        own = reference[at] if len(reference) == len(image) else reference
-        part = colour_transfer(part, own, space=recipe.space, ratio=recipe.ratio)
-    else:
-        part = unsharp_mask(part, *zip(*values, strict=True))
-    return image.index_copy(0, at, part)
+            raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
+        return colour_transfer(image, reference, space=recipe.space, ratio=recipe.ratio)
+    if effect == "sharpen":
+        return unsharp_mask(image, *zip(*values, strict=True))
+    radius = torch.tensor(values, dtype=torch.float64)  # float32 has no 0.1: it would choose another lattice
+    if recipe.grain == "field":
+        return gaussian_grain(image, radius, seed=seed, ids=ids)
+    return film_grain(image, radius, seed=seed, ids=ids, n_samples=recipe.samples)

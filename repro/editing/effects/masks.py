@@ -2,10 +2,10 @@
 
 "Free-Form Image Inpainting with Gated Convolution" (Yu et al., ICCV 2019) draws strokes whose vertices turn by about
 2 pi / 5, back and forth. The constants are those of a 256 x 256 picture; for another size all lengths scale with its
-diagonal, so that the share of the picture that is hole keeps its distribution (strokes: mean 0.15, 5% 0.036, 95% 0.29;
+diagonal, so that the share of the image that is hole keeps its distribution (strokes: mean 0.15, 5% 0.036, 95% 0.29;
 boxes: mean 0.19).
 
-Polarity: 1 is hole, 0 is kept, everywhere in this repository; a picture is cut by `cut_hole`, not by multiplying.
+Polarity: 1 is hole, 0 is kept, everywhere in this repository; an image is cut by `cut_hole`, not by multiplying.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 STROKES = (1, 3)  # a mask has 1 to 3
 SEGMENTS = (4, 11)  # a stroke has 4 to 11
@@ -32,7 +31,6 @@ def free_form_mask(
     ids: Sequence[int | str] | Tensor,
     size: tuple[int, int] = (256, 256),
     *,
-    box: bool = False,
     fraction: float | Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -42,28 +40,20 @@ def free_form_mask(
         seed: the experiment's seed.
         ids: one id per mask, whole numbers or text.
         size: (H, W) in pixels.
-        box: unite the strokes with the mask of `box_mask`; not together with `fraction`.
-        fraction: None draws the published size. A number in [0, 1], or (B,), makes that share of the picture the hole:
+        fraction: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole:
             the same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
         device: where it is drawn and returned.
     """
-    height, width = _checked_size(size)
+    height, width = size
     growth = _growth(seed, ids, height, width, torch.device(device))  # (B, H, W)
     if fraction is None:
         hole = growth <= 1
     else:
         share = torch.as_tensor(fraction, dtype=torch.float64, device=growth.device)
-        if box:
-            raise ReproError("a mask's fraction is reached with strokes alone: give either fraction or box=True")
-        if share.dim() > 1 or (share.dim() == 1 and len(share) != len(growth)):
-            raise ReproError(f"fraction is one number or one per mask ({len(growth)}): got shape {tuple(share.shape)}")
-        if not ((share >= 0) & (share <= 1)).all():
-            raise ReproError(f"the hole's fraction of the picture must lie in [0, 1]: got {fraction}")
         # The pixels that the growing strokes reach first; ties are broken by place, so that the count is exact.
         rank = growth.flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
         hole = (rank < (share * (height * width)).round().expand(len(growth))[:, None]).view_as(growth)
-    mask = hole[:, None].float()
-    return torch.maximum(mask, box_mask(seed, ids, size, device=device)) if box else mask
+    return hole[:, None].float()
 
 
 def box_mask(
@@ -73,10 +63,10 @@ def box_mask(
     *,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """A random box of about half the picture's sides, (B, 1, H, W) float32: 1 in the hole."""
+    """A random box of about half the image's sides, (B, 1, H, W) float32: 1 in the hole."""
     noise = KeyedNoise(seed, ids, "box mask", device)
     inside = []
-    for axis, length in enumerate(_checked_size(size)):
+    for axis, length in enumerate(size):
         side, most = round(length * BOX / 256), round(length * SHRINK / 256)
         start = noise.integers(0, max(1, length - side), step=2 * axis)
         shrink = noise.integers(0, most + 1, step=2 * axis + 1)
@@ -86,19 +76,10 @@ def box_mask(
 
 
 def cut_hole(image: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
-    """The picture (B, C, H, W) or (C, H, W) with `fill` where the mask (B or 1, 1, H, W) or (1, H, W) is 1.
+    """The image (B, C, H, W) or (C, H, W) with `fill` where the mask (B or 1, 1, H, W) or (1, H, W) is 1.
 
-    `fill` 0 is black for a picture in [0, 1] and mid-grey for one in [-1, 1].
+    `fill` 0 is black for an image in [0, 1] and mid-grey for one in [-1, 1].
     """
-    if mask.dim() != image.dim() or mask.shape[-3] != 1 or mask.shape[-2:] != image.shape[-2:]:
-        found, wanted = tuple(mask.shape), (1, *image.shape[-2:])
-        raise ReproError(
-            f"the mask's shape {found} does not fit the picture's {tuple(image.shape)}: it must be {wanted}"
-        )
-    if image.dim() == 4 and len(mask) not in (1, len(image)):
-        raise ReproError(f"{len(mask)} masks do not fit {len(image)} pictures: give one for all, or one each")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ReproError(f"a mask holds 0 (kept) and 1 (hole) only: got values from {mask.min():g} to {mask.max():g}")
     return torch.where(mask.bool(), fill, image)
 
 
@@ -156,9 +137,3 @@ def _strokes(
     share = torch.stack([number, number + 1], dim=-1) / segments[..., None, None]
     flat = [part.flatten(1, 2) for part in (path[:, :, :-1], path[:, :, 1:], brush[..., None] * exists, share)]
     return flat[0], flat[1], flat[2], flat[3]
-
-
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(n, int) and n >= 8 for n in size):
-        raise ReproError(f"a mask's size is (height, width), whole numbers from 8: got {size}")
-    return size

@@ -15,15 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.errors import ReproError
-
 SIGMA = 1.0  # of the 3x3 Gaussian, in pixels
 
 
 def gaussian_3x3(image: Tensor) -> Tensor:
     """(B, C, H, W) blurred by the separable 3-tap Gaussian of SIGMA, reflected at the borders."""
-    if min(image.shape[-2:]) < 2:
-        raise ReproError(f"sharpening: got {image.shape[-1]}x{image.shape[-2]} pixels; accepted: at least 2x2")
     tap = torch.exp(torch.tensor(-0.5 / SIGMA**2, dtype=torch.float64))
     side, middle = (tap / (1 + 2 * tap)).item(), (1 / (1 + 2 * tap)).item()
     x = F.pad(image, (1, 1, 1, 1), mode="reflect")
@@ -37,24 +33,14 @@ def unsharp_mask(
     """x + lambda (x - blurred), clamped, where |x - blurred| >= mu; x elsewhere. (B, 3, H, W) in [0, 1] -> the same.
 
     Args:
-        amount: lambda >= 0, one number or one a picture. A pixel moves further from its blurred value the larger it is,
-            and 0 is the identity; the paper asks for 1 to 3.
-        threshold: mu >= 0 in units of the [0, 1] range, one number or one a picture; each channel decides for itself.
-            The paper asks for 0 to 0.1.
+        amount: lambda >= 0, one number or one an image. A pixel moves further from its blurred value the larger it is,
+            and 0 is the identity; the paper's are 1 to 3.
+        threshold: mu >= 0 in units of the [0, 1] range, one number or one an image; each channel decides for itself.
+            The paper's are 0 to 0.1.
     """
-    if image.dim() != 4 or not image.is_floating_point():
-        raise ReproError(f"sharpening: got {image.dtype} {tuple(image.shape)}; accepted: floating point (B, 3, H, W)")
+    amount, threshold = (
+        torch.as_tensor(value, dtype=torch.float64).reshape(-1).to(image)[:, None, None, None]
+        for value in (amount, threshold)
+    )
     detail = image - gaussian_3x3(image)
-    sharp = (image + _each("amount lambda", amount, image) * detail).clamp(0, 1)
-    return torch.where(detail.abs() >= _each("threshold mu", threshold, image), sharp, image)
-
-
-def _each(name: str, value: float | Sequence[float] | Tensor, image: Tensor) -> Tensor:
-    """(B or 1, 1, 1, 1) of `image`'s type and device."""
-    out = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-    if len(out) not in (1, len(image)):
-        raise ReproError(f"sharpening: got {len(out)} values of {name} for {len(image)} pictures; accepted: one each")
-    wrong = out[~((out >= 0) & out.isfinite())]
-    if len(wrong):
-        raise ReproError(f"sharpening: got a {name} of {wrong[0].item():g}; accepted: 0 or more")
-    return out.to(image)[:, None, None, None]
+    return torch.where(detail.abs() >= threshold, (image + amount * detail).clamp(0, 1), image)

@@ -20,7 +20,7 @@ from repro import paths
 from repro.data.images import to_model
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import compose
-from repro.editing.study.benchmark import BENCH, COMBINATIONS, Bench, levels, parameters, split
+from repro.editing.study.benchmark import BENCH, COMBINATIONS, Bench, Split, levels, parameters, split
 from repro.editing.vector import batch as as_tensor
 from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
@@ -39,23 +39,23 @@ def folder(source: Any = BENCH) -> Path:
 def pixels(source: Any = BENCH) -> dict[str, Tensor]:
     """uint8 (N, 3, S, S) "sharp", "reference", "masked" and one per effect of TARGETS; bool "hole"; float32 "vector".
 
-    The vectors (N, 9) have all five effects on: a task keeps those that it is about.
+    The vectors (N, 9) have all five effects on.
     """
-    return stored(folder(source) / "train.safetensors", lambda: _joined(_blocks(source)))
+    return _stored(folder(source) / "train.safetensors", lambda: map(edits, _parts(source)))
 
 
 def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> dict[str, Tensor]:
-    """What `encoded` gives of `pixels`, with "vector" beside it; `key` names the autoencoder's weights."""
+    """`encoded` of the training split, with "vector" beside it; `key` names the autoencoder's weights."""
 
-    def make() -> dict[str, Tensor]:
+    def make() -> Iterator[dict[str, Tensor]]:
         if isinstance(source, Bench):
             held = pixels(source)
             parts = ({k: v[i : i + _BLOCK] for k, v in held.items()} for i in range(0, len(held["sharp"]), _BLOCK))
         else:
-            parts = _blocks(source)
-        return _joined(encoded(autoencoder, [part]) | {"vector": part["vector"]} for part in parts)
+            parts = map(edits, _parts(source))
+        return (encoded(autoencoder, part) | {"vector": part["vector"]} for part in parts)
 
-    return stored(folder(source) / f"train-latents-{key[:16]}.safetensors", make)
+    return _stored(folder(source) / f"train-latents-{key[:16]}.safetensors", make)
 
 
 def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict[str, Tensor]:
@@ -65,86 +65,56 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict
     draws two effects or more and their amounts anew; hole and reference stay the crop's own.
     """
 
-    def make() -> dict[str, Tensor]:
-        whole, parts = split("train", bench), []
+    def make() -> Iterator[dict[str, Tensor]]:
+        whole = split("train", bench)
         for turn in range(ROUNDS):
             ids = [f"{id} round {turn}" for id in whole.ids]
             which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(COMBINATIONS)).tolist()
-            asked = parameters(ids, bench.version)
-            vectors = [vector.only(*COMBINATIONS[i]) for vector, i in zip(asked, which, strict=True)]
+            drawn = zip(parameters(ids, bench.version), which, strict=True)
+            vectors = [vector.only(*COMBINATIONS[i]) for vector, i in drawn]
             for at in range(0, len(ids), _BLOCK):
                 some = slice(at, at + _BLOCK)
-                target = compose(
-                    whole.sharp[some],
-                    vectors[some],
-                    seed=bench.version,
-                    ids=ids[some],
-                    reference=whole.reference[some],
-                    hole=whole.hole[some],
-                    recipe=bench.recipe,
-                ).target
+                extra = {"reference": whole.reference[some], "hole": whole.hole[some], "recipe": bench.recipe}
+                target = compose(whole.sharp[some], vectors[some], seed=bench.version, ids=ids[some], **extra).target
                 latent = autoencoder.encode(to_model(levels(target)).to(autoencoder.device)).half().cpu()
-                parts.append({"composite": latent, "composite vector": as_tensor(vectors[some])})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                yield {"composite": latent, "composite vector": as_tensor(vectors[some])}
 
-    return stored(folder(bench) / f"train-composites-{key[:16]}.safetensors", make)
+    return _stored(folder(bench) / f"train-composites-{key[:16]}.safetensors", make)
 
 
-def encoded(autoencoder: Autoencoder, blocks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of pictures block by block, and what stands beside.
+def edits(data: Split) -> dict[str, Tensor]:
+    """Crops with their five edits, as `pixels` keeps them."""
+    found = {"sharp": data.sharp, "reference": data.reference, "masked": data.edit("inpaint").source}
+    found |= {task: data.edit(task).target for task in TARGETS}
+    out = {name: (value * 255).round().to(torch.uint8) for name, value in found.items()}
+    return {**out, "hole": data.hole.bool(), "vector": as_tensor(data.vectors)}
 
-    Blocks are as `pixels` gives all of them at once. "rgb": the reference reduced to the latents' size, in [-1, 1];
-    "mask": the share of hole in each latent's pixels.
+
+def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of what `edits` gives.
+
+    "rgb": the reference reduced to the latents' size, in [-1, 1]; "mask": the share of hole in each latent's pixels.
     """
-    down, parts = autoencoder.factor, []
-    for block in blocks:
-        found = {
-            name: autoencoder.encode(to_model(unit(block[name])).to(autoencoder.device))
-            for name in ("sharp", *TARGETS, "reference", "masked")
-        }
-        found["rgb"] = F.avg_pool2d(to_model(unit(block["reference"])), down)
-        found["mask"] = F.avg_pool2d(block["hole"].float(), down)
-        parts.append({name: value.half().cpu() for name, value in found.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    image = {name: to_model(part[name].float() / 255) for name in ("sharp", *TARGETS, "reference", "masked")}
+    found = {name: autoencoder.encode(x.to(autoencoder.device)) for name, x in image.items()}
+    found["rgb"] = F.avg_pool2d(image["reference"], autoencoder.factor)
+    found["mask"] = F.avg_pool2d(part["hole"].float(), autoencoder.factor)
+    return {name: value.half().cpu() for name, value in found.items()}
 
 
-def stored(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file; what `make` gives is written there first where there is none."""
-    if not file.exists():
-        _save(file, make())
-    return _load(file)
+def _parts(source: Any) -> Iterable[Split]:
+    return [split("train", source)] if isinstance(source, Bench) else source.blocks("train", _BLOCK)
 
 
-def unit(levels: Tensor) -> Tensor:
-    """uint8 to float32 in [0, 1]."""
-    return levels.float() / 255
-
-
-def _blocks(source: Any) -> Iterator[dict[str, Tensor]]:
-    """The training split as `pixels` has it, in parts."""
-    for part in [split("train", source)] if isinstance(source, Bench) else source.blocks("train", _BLOCK):
-        found = {"sharp": part.sharp, "reference": part.reference, "masked": part.edit("inpaint").source}
-        found |= {task: part.edit(task).target for task in TARGETS}
-        out = {name: (value * 255).round().to(torch.uint8) for name, value in found.items()}
-        yield {**out, "hole": part.hole.bool(), "vector": as_tensor(part.vectors)}
-
-
-def _joined(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    parts = list(parts)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, save({name: value.contiguous() for name, value in tensors.items()}))
-
-
-def _load(file: Path) -> dict[str, Tensor]:
+def _stored(file: Path, make: Callable[[], Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The tensors of a file; the parts that `make` gives are joined and written there first where there is none."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save
 
+    if not file.exists():
+        parts = list(make())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, save({name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}))
     try:
         return load_file(file)
     except SafetensorError as error:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from repro.data.crops import crops
 from repro.data.images import resize
 from repro.editing.effects.compose import Composite, Recipe, compose
 from repro.editing.effects.grain import RADII
-from repro.editing.effects.masks import free_form_mask
+from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -76,10 +77,11 @@ TINY = replace(
 
 @dataclass(frozen=True)
 class Split:
-    """The crops of a split, and what is asked of each.
+    """The crops of a split, with the request of each.
 
     ids (N), `sharp` (N, 3, S, S) in [0, 1] with 256 levels, `reference` of the same shape, `hole` (N, 1, S, S) with 1
-    in the hole, `vectors` (N) with all five effects on. `version` keys the effects' own draws.
+    in the hole, `vectors` (N) with all five effects on. `bench` is a `Bench` or `Reds`: its recipe and version make the
+    effects. `blurred` (N, 3, S, S): frames that stand where blur would be computed.
     """
 
     name: str
@@ -88,7 +90,8 @@ class Split:
     reference: Tensor
     hole: Tensor
     vectors: tuple[EditingVector, ...]
-    bench: Bench
+    bench: Any
+    blurred: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,14 +99,9 @@ class Split:
     def at(self, places: Sequence[int]) -> Split:
         """The crops at these places."""
         chosen = list(places)
-        return replace(
-            self,
-            ids=tuple(self.ids[i] for i in chosen),
-            sharp=self.sharp[chosen],
-            reference=self.reference[chosen],
-            hole=self.hole[chosen],
-            vectors=tuple(self.vectors[i] for i in chosen),
-        )
+        found = {name: tuple(getattr(self, name)[i] for i in chosen) for name in ("ids", "vectors")}
+        tensors = {name: getattr(self, name) for name in ("sharp", "reference", "hole", "blurred")}
+        return replace(self, **found, **{name: None if x is None else x[chosen] for name, x in tensors.items()})
 
     def first(self, k: int | None) -> Split:
         """The first k crops (None: all)."""
@@ -111,19 +109,21 @@ class Split:
 
     def edit(self, *tasks: str) -> Composite:
         """Source and target with these tasks on, in 256 levels."""
-        unknown = [t for t in tasks if t not in TASKS]
-        if unknown:
+        if unknown := [t for t in tasks if t not in TASKS]:
             raise ReproError(f"benchmark: no effect {unknown[0]!r}; accepted: {', '.join(TASKS)}")
+        image, recipe = self.sharp, self.bench.recipe
+        if self.blurred is not None and "blur" in tasks:
+            image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
         out = compose(
-            self.sharp,
+            image,
             [vector.only(*tasks) for vector in self.vectors],
             seed=self.bench.version,
             ids=self.ids,
             reference=self.reference,
             hole=self.hole,
-            recipe=self.bench.recipe,
+            recipe=recipe,
         )
-        return out._replace(source=levels(out.source), target=levels(out.target))
+        return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
 
 
 def levels(image: Tensor) -> Tensor:
@@ -132,16 +132,12 @@ def levels(image: Tensor) -> Tensor:
 
 
 def parameters(ids: Sequence[str], version: int = VERSION) -> list[EditingVector]:
-    """What is asked of each id: all five effects, drawn from the laws above."""
+    """The request of each id: all five effects, drawn from the laws above."""
     u = KeyedNoise(version, list(ids), "bench/parameters").uniform((4,)).double()
     radius = torch.tensor(RADII, dtype=torch.float64)[(u[:, 1] * len(RADII)).long()]
-    rows = zip(
-        u[:, 0].tolist(), radius.tolist(), (1 + 2 * u[:, 2]).tolist(), (0.1 * u[:, 3] ** 2).tolist(), strict=True
-    )
-    return [
-        EditingVector(blur=beta, grain=sigma, colour=True, inpaint=True, sharpen=(amount, threshold))
-        for beta, sigma, amount, threshold in rows
-    ]
+    amount, threshold = 1 + 2 * u[:, 2], 0.1 * u[:, 3] ** 2
+    rows = zip(*(column.tolist() for column in (u[:, 0], radius, amount, threshold)), strict=True)
+    return [EditingVector(beta, sigma, True, True, (lam, mu)) for beta, sigma, lam, mu in rows]
 
 
 def reference_rows(name: str, ids: Sequence[str], pool: int, version: int = VERSION) -> Tensor:
@@ -161,24 +157,32 @@ def split(name: str, bench: Bench = BENCH) -> Split:
         raise ReproError(f"benchmark: no split {name!r}; accepted: {', '.join(SPLITS)}")
     at = SPLITS.index(name)
     ids, sharp = _sharp(name, bench, bench.crop[at])
-    if name == "train":  # the pool itself
-        reference = sharp[reference_rows(name, ids, len(ids), bench.version)]
-    else:
-        reference = references(name, ids, bench, bench.crop[at])
-    size = (bench.crop[at], bench.crop[at])
+    if name != "train":
+        return as_split(name, ids, sharp, bench)
+    return as_split(name, ids, sharp, bench, sharp[reference_rows(name, ids, len(ids), bench.version)])
+
+
+def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench, reference: Tensor | None = None) -> Split:
+    """Square images (N, 3, S, S) as a split: requests, holes and references as the benchmark draws them."""
+    ids, size = tuple(ids), (sharp.shape[-1], sharp.shape[-1])
+    if reference is None:
+        reference = references(name, ids, bench, size[0])
     hole = torch.cat([free_form_mask(bench.version, ids[i : i + 256], size) for i in range(0, len(ids), 256)])
     return Split(name, ids, sharp, reference, hole, tuple(parameters(ids, bench.version)), bench)
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
-    """The ids of a split, without its pictures: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    """The ids of a split, without its images: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    return tuple(id for _, named in _named(name, bench) for ids in named.values() for id in ids)
+
+
+def _named(name: str, bench: Bench) -> list[tuple[pack.Picture, dict[int, list[str]]]]:
+    """The photographs of a split, with the ids of the crops at each side."""
     at = SPLITS.index(name)
-    chosen = [(picture, side) for picture in pack.photos(name)[: bench.limit or None] for side in bench.sides[at]]
-    return tuple(id for picture, side in chosen for id in _named(picture, side, bench.each[at]))
-
-
-def _named(picture: pack.Picture, side: int, count: int) -> list[str]:
-    return [f"{picture.id}@{side}#{i}" for i in range(count)]
+    return [
+        (picture, {side: [f"{picture.id}@{side}#{i}" for i in range(bench.each[at])] for side in bench.sides[at]})
+        for picture in pack.photos(name)[: bench.limit or None]
+    ]
 
 
 def references(name: str, ids: Sequence[str], bench: Bench, crop: int) -> Tensor:
@@ -190,19 +194,41 @@ def references(name: str, ids: Sequence[str], bench: Bench, crop: int) -> Tensor
     return cut[[place[pool[row]] for row in rows]]
 
 
-def _sharp(name: str, bench: Bench, crop: int, wanted: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
+def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
     """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only.
 
-    `wanted`: the ids to cut, where not all are.
+    `needed`: the ids to cut, where not all are.
     """
-    at, ids, parts = SPLITS.index(name), [], []
-    for picture in pack.photos(name)[: bench.limit or None]:
-        named = {side: _named(picture, side, bench.each[at]) for side in bench.sides[at]}
-        if wanted is not None:
-            named = {side: kept for side, own in named.items() if (kept := [id for id in own if id in wanted])}
+    ids, parts = [], []
+    for picture, named in _named(name, bench):
+        if needed is not None:
+            named = {side: kept for side, own in named.items() if (kept := [id for id in own if id in needed])}
         image = pack.load(picture) if named else None
         for side, own in named.items():
-            shown = levels(resize(image, side).clamp(0, 1))
-            parts.append(crops([shown] * len(own), crop, own, bench.version, flip=name == "train"))
+            whole = levels(resize(image, side).clamp(0, 1))
+            parts.append(crops([whole] * len(own), crop, own, bench.version, flip=name == "train"))
             ids += own
     return tuple(ids), torch.cat(parts)
+
+
+# Images from outside the benchmark, which scikit-image carries, for the claim that edits carry over (E12). The paper
+# shows faces (FFHQ) and cars (Stanford Cars); neither may ship here. A portrait, a motorcycle, a cup, a rocket, a
+# retina and a stained tissue stand in: nothing like them is in the training split of animals and monuments.
+UNSEEN = ("astronaut", "motorcycle", "coffee", "rocket", "retina", "tissue")
+
+
+def load_unseen(name: str) -> Tensor:
+    """(3, H, W) in [0, 1], whole, of a name of UNSEEN."""
+    from skimage import data
+
+    found = {"tissue": data.immunohistochemistry, "motorcycle": lambda: data.stereo_motorcycle()[0]}
+    pixels = found.get(name, getattr(data, name, None))()
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+@lru_cache(maxsize=2)
+def unseen(bench: Bench) -> Split:
+    """One crop of each of UNSEEN, with requests, references (of the training split) and holes as the test split's."""
+    ids = [f"skimage/{name}" for name in UNSEEN]
+    whole = [levels(resize(load_unseen(name), bench.sides[2][0]).clamp(0, 1)) for name in UNSEEN]
+    return as_split("unseen", ids, crops(whole, bench.crop[2], ids, bench.version, flip=False), bench)

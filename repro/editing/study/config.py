@@ -22,15 +22,13 @@ class EditingConfig:
     """One profile.
 
     `bench`        the benchmark's build.
-    `autoencoder`  arguments of `repro.editing.autoencoder.Autoencoder`, and its recipe.
-    `network`      arguments of `repro.editing.model.EditingNet` that all variants share; `recipe` likewise, of which
-                   a variant may take a share.
-    `pix2pix`      arguments of `repro.editing.pix2pix.Pix2Pix`, and its recipe.
+    `autoencoder`, `network`, `pix2pix`  arguments of `Autoencoder`, `EditingNet` (that all variants share), `Pix2Pix`,
+                   each with its recipe; `recipe` is the network's, of which a variant may take a share.
     `steps`        of DDIM; on validation photographs 3 to 5 are best, more leave more noise behind.
-    `k`            pictures of the check that every `make reproduce` repeats.
-    `data`         what it learns: "photos" of the pack, cut by `bench`, or "reds", of which `bench` says no more than
+    `k`            photographs of the check that every `make reproduce` repeats.
+    `data`         training data: "photos" of the pack, cut by `bench`, or "reds", of which `bench` says no more than
                    the side of a crop and what the targets are made by.
-    `prediction`   what the networks say of the noisy latent, but for variants that say otherwise.
+    `prediction`   of the networks, but for variants that have their own.
     `pretrained`   of `repro.editing.study.pretrained.MODELS`: where network and autoencoder come from; "" are ours.
     `variants`     those that are trained, and "pix2pix"; () is all of them. Where the networks are pretrained, each
                    with one seed and on all images.
@@ -38,19 +36,19 @@ class EditingConfig:
 
     name: str
     bench: Bench
-    autoencoder: dict[str, Any]
-    autoencoder_recipe: Recipe | None
     network: dict[str, Any]
     recipe: Recipe
     pix2pix: dict[str, Any]
     pix2pix_recipe: Recipe
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    autoencoder_recipe: Recipe | None = None
     steps: int = 5
     schedule: dict[str, Any] = field(default_factory=lambda: dict(SCHEDULE))
     k: int = 1
     data: str = "photos"
-    # The paper predicts the noise. At our size and budget that leaves the pictures noisy: an error in the noise is
-    # magnified up to 14-fold in the sample at the first steps. Velocity says the same with the errors balanced; the
-    # ablation "epsilon" measures the paper's reading.
+    # The paper predicts the noise. At our size and budget that leaves the images noisy: an error in the noise is
+    # magnified up to 14-fold in the sample at the first steps. Velocity is the same target with the errors balanced;
+    # the ablation "epsilon" measures the paper's reading.
     prediction: Kind = "v_prediction"
     pretrained: str = ""
     variants: tuple[str, ...] = ()
@@ -69,17 +67,10 @@ SMALL = EditingConfig(
     bench=BENCH,
     autoencoder={"width": 96, "channels": 16, "codes": 1024},
     autoencoder_recipe=Recipe(images=40_000, batch=16, lr=2e-3, warmup=1_000, ema=2_000, threads=1, save_every=4_000),
-    network={
-        "channels": 16,
-        "widths": (32, 32, 32),
-        # Where latents are largest too, as in Stable Diffusion: on validation photographs that made composites better,
-        # attention at the lower two levels did not. The ablation "coarse" has it at the lowest alone.
-        "attention_levels": (0, 1, 2),
-        "heads": 1,
-        "context": 64,
-        # The literal reading. A token per entry (the ablation "entry") is not better on single edits.
-        "tokens": "single",
-    },
+    # Attention where latents are largest too, as in Stable Diffusion: on validation photographs that made composites
+    # better, attention at the lower two levels did not. The ablation "coarse" has it at the lowest alone. One token is
+    # the literal reading; a token per entry (the ablation "entry") is not better on single edits.
+    network={"channels": 16, "widths": (32, 32, 32), "attention_levels": (0, 1, 2), "context": 64, "tokens": "single"},
     recipe=_RECIPE,
     pix2pix={},
     # Isola et al.'s momentum; not clipped: the weight 100 of l1 would scale the discriminator's gradient down with it
@@ -91,14 +82,7 @@ SMOKE = EditingConfig(
     bench=TINY,
     autoencoder={"width": 16, "channels": 4, "codes": 32},
     autoencoder_recipe=_QUICK,
-    network={
-        "channels": 4,
-        "widths": (16, 16),
-        "attention_levels": (1,),
-        "heads": 1,
-        "context": 16,
-        "tokens": "single",
-    },
+    network={"channels": 4, "widths": (16, 16), "attention_levels": (1,), "context": 16, "tokens": "single"},
     recipe=_QUICK,
     pix2pix={"widths": (8, 8, 16), "critic": 4},
     pix2pix_recipe=replace(_QUICK, clip=0.0),
@@ -123,8 +107,6 @@ _PUBLISHED = Recipe(
 PAPER = EditingConfig(
     name="paper",
     bench=replace(BENCH, crop=(256, 256, 256), recipe=Effects(grain="field")),
-    autoencoder={},
-    autoencoder_recipe=None,
     network={**MODELS["ldm"].network, "tokens": "single"},
     recipe=_PUBLISHED,
     # Isola et al.'s widths, one level less at the top, where ours has patches of 2 x 2 pixels
@@ -140,8 +122,7 @@ PAPER = EditingConfig(
         *("entry", "l2", "latent-ref", "mask", "raw", "pix2pix"),
     ),
 )
-# The other model that the paper may have started from.
-PAPER_SD1 = replace(
+PAPER_SD1 = replace(  # the other model that the paper may have started from
     PAPER,
     name="paper-sd1",
     network={**MODELS["sd1"].network, "tokens": "single"},

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from repro.ddpm.schedules import Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.model import EditingNet
-from repro.editing.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.sampling import Editor
 from repro.editing.study import bank, pretrained
 from repro.editing.study.config import PAPER, PAPER_SD1, SMALL, SMOKE, EditingConfig
 from repro.editing.study.config import profile as config_of
+from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
 from repro.editing.vector import LENGTH, TASKS
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import folders, trained
-from repro.engine.recipe import Task
+from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
 from repro.errors import ReproError
 
@@ -50,9 +51,7 @@ class Variant:
 # together are trained on twice as many images as it. Narrow, since they learn a fifth each: the five together have
 # nearly twice the parameters of Ours-mult.
 SINGLES: dict[str, Variant] = {
-    f"single-{task}": Variant(
-        f"Ours-single, {task}", {"widths": (24, 16, 16)}, learning={"only": task}, share=0.4, ships=True
-    )
+    f"single-{task}": Variant(f"Ours-single, {task}", {"widths": (24, 16, 16)}, {"only": task}, share=0.4, ships=True)
     for task in TASKS
 }
 # Trained on 16 % of the images, and so is what they are compared with, "short".
@@ -88,8 +87,7 @@ VARIANTS: dict[str, Variant] = {
     TAUGHT: Variant("Ours-mult, shown composites", {"mask": True}, {"low": 0.15, "composites": 0.5}, seeds=(0, 1)),
     LONGER: Variant(
         "Ours-mult, shown composites, longer",
-        {"mask": True},
-        {"low": 0.25, "composites": 0.5},
+        *({"mask": True}, {"low": 0.25, "composites": 0.5}),
         share=3.0,
         ships=True,
         seeds=(0, 1),
@@ -108,18 +106,17 @@ def autoencoder_name(profile: str = "small") -> str:
 
 
 def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
-    """Arguments of a variant's `EditingNet`, or `PretrainedEditingNet`."""
-    own = dict(VARIANTS[variant].network)
-    if config.pretrained:
-        for name in ("context", "widths"):  # a pretrained network has its own, and all variants are alike
-            own.pop(name, None)
+    """Arguments of a variant's `EditingNet`; a pretrained network has its own context and widths."""
+    own = {k: v for k, v in VARIANTS[variant].network.items() if not (config.pretrained and k in ("context", "widths"))}
     return {**config.network, **own}
 
 
 def build_network(config: EditingConfig, variant: str) -> EditingNet:
-    """The network of a variant as training finds it."""
-    arguments = network_of(config, variant)
-    return pretrained.build_network(arguments, config.pretrained) if config.pretrained else EditingNet(**arguments)
+    """The network that a variant's training begins at; on the meta device without pretrained weights."""
+    net = EditingNet(**network_of(config, variant))
+    if not config.pretrained or next(net.parameters()).is_meta:
+        return net
+    return pretrained.initialise(net, pretrained.MODELS[config.pretrained])
 
 
 def learning_of(variant: str, config: EditingConfig) -> Learning:
@@ -132,7 +129,7 @@ def schedule_of(config: EditingConfig, variant: str) -> Schedule:
     return by_name(**{**config.schedule, **VARIANTS[variant].schedule})
 
 
-def folder_of(name: str) -> Any:
+def folder_of(name: str) -> Path:
     """Where an experiment's weights lie. Raises `ReproError` where they are not here."""
     if not trained(name):
         raise ReproError(f"{name} has no weights here: `repro train {name}` makes them")
@@ -141,10 +138,16 @@ def folder_of(name: str) -> Any:
 
 def load_autoencoder(profile: str = "small") -> Autoencoder:
     """The autoencoder of a profile; read-only."""
-    config = config_of(profile)
-    if config.pretrained:
-        return pretrained.load_autoencoder(config.pretrained)
+    if name := config_of(profile).pretrained:
+        return pretrained.load_autoencoder(name)
     return load_checkpoint(folder_of(autoencoder_name(profile)))  # type: ignore[return-value]
+
+
+def autoencoder_hash(config: EditingConfig) -> str:
+    """SHA-256 of the weights of a profile's autoencoder."""
+    if config.pretrained:
+        return pretrained.autoencoder_hash(config.pretrained)
+    return weights_hash(folder_of(autoencoder_name(config.name)))
 
 
 def autoencoder_task(config: EditingConfig) -> Task:
@@ -158,111 +161,66 @@ def autoencoder_task(config: EditingConfig) -> Task:
 def training_task(config: EditingConfig, variant: str) -> Task:
     """Training set and loss of a variant."""
     network, learning = network_of(config, variant), learning_of(variant, config)
-    held = _latents(config)
-    if learning.composites:
-        held = {**held, **_composites(config)}
-    return EditTask(
-        held,
-        schedule_of(config, variant),
-        learning,
-        latent_reference=network.get("reference") == "latent",
-        mask=network.get("mask", False),
-    )
+    autoencoder, key = load_autoencoder(config.name), autoencoder_hash(config)
+    held = bank.latents(autoencoder, key, config.source)
+    if learning.composites:  # no variant of the paper's profile, whose data are not the pack
+        held |= bank.composites(autoencoder, key, config.bench)
+    kinds = {"latent_reference": network.get("reference") == "latent", "mask": network.get("mask", False)}
+    return EditTask(held, schedule_of(config, variant), learning, **kinds)
 
 
-def _latents(config: EditingConfig) -> dict[str, Tensor]:
-    return bank.latents(load_autoencoder(config.name), _autoencoder_hash(config), config.source)
-
-
-def _composites(config: EditingConfig) -> dict[str, Tensor]:
-    if config.pretrained:
-        raise ReproError("composites are trained on the pack alone: the benchmark from REDS has none")
-    return bank.composites(load_autoencoder(config.name), _autoencoder_hash(config), config.bench)
-
-
-def _autoencoder_hash(config: EditingConfig) -> str:
-    if config.pretrained:
-        return pretrained.autoencoder_hash(config.pretrained)
-    return weights_hash(folder_of(autoencoder_name(config.name)))
-
-
-def editor_of(config: EditingConfig, variant: str, seed: int = 0, **settings: Any) -> Editor:
+def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
-    autoencoder, network = (
-        load_autoencoder(config.name),
-        load_checkpoint(folder_of(name_of(variant, seed, config.name))),
-    )
-    parts: dict[str, Any] = {
-        "schedule": schedule_of(config, variant),
-        "prediction": learning_of(variant, config).prediction,
-        "fill": config.bench.recipe.fill,
-        **settings,
-    }
-    return Editor(network.to(autoencoder.device), autoencoder, **parts)  # type: ignore[arg-type]
+    autoencoder = load_autoencoder(config.name)
+    network = load_checkpoint(folder_of(name_of(variant, seed, config.name))).to(autoencoder.device)
+    prediction = learning_of(variant, config).prediction
+    return Editor(network, autoencoder, schedule_of(config, variant), prediction, config.bench.recipe.fill)
 
 
-def _autoencoder(config: EditingConfig) -> Experiment:
-    return Experiment(
-        name=autoencoder_name(config.name),
-        room="editing",
-        task_name="autoencoder",
-        variant="vq",
-        data="photos",
-        profile=config.name,
-        seed=0,
-        recipe=config.autoencoder_recipe,
-        summary="VQ autoencoder, factor 4",
-        ships=config.name == "small",
-        build=lambda: Autoencoder(**config.autoencoder),
-        task=lambda: autoencoder_task(config),
-    )
+def _experiment(config: EditingConfig, name: str, recipe: Recipe, ships: bool, **about: Any) -> Experiment:
+    fixed = {"room": "editing", "data": config.data, "profile": config.name, "ships": ships and config.name == "small"}
+    return Experiment(**{"name": name, "task_name": "edits", "seed": 0, "recipe": recipe, **fixed, **about})
 
 
-def _pix2pix(config: EditingConfig) -> Experiment:
-    return Experiment(
-        name=name_of("pix2pix", 0, config.name),
-        room="editing",
-        task_name="edits",
-        variant="pix2pix",
-        data=config.data,
-        profile=config.name,
-        seed=0,
-        recipe=config.pix2pix_recipe,
-        summary="pix2pix, all tasks in one network",
-        ships=config.name == "small",
-        build=lambda: Pix2Pix(**config.pix2pix),
-        task=lambda: Pix2PixTask(bank.pixels(config.source)),
-    )
-
-
-def _experiment(config: EditingConfig, variant: str, seed: int) -> Experiment:
-    share = 1.0 if config.pretrained else VARIANTS[variant].share
-    return Experiment(
-        name=name_of(variant, seed, config.name),
-        room="editing",
-        task_name="edits",
-        variant=variant,
-        data=config.data,
-        profile=config.name,
-        seed=seed,
-        recipe=replace(config.recipe, images=int(config.recipe.images * share)),
-        summary=VARIANTS[variant].label,
-        ships=VARIANTS[variant].ships and seed == 0 and config.name == "small",
-        build=lambda: build_network(config, variant),
-        task=lambda: training_task(config, variant),
-    )
-
-
-def _all(config: EditingConfig) -> tuple[Experiment, ...]:
-    names = config.variants or (*VARIANTS, "pix2pix")
-    made = [] if config.pretrained else [_autoencoder(config)]
-    for name in names:
-        if name == "pix2pix":
-            made.append(_pix2pix(config))
-        else:
-            seeds = (0,) if config.pretrained else VARIANTS[name].seeds
-            made += [_experiment(config, name, seed) for seed in seeds]
-    return tuple(made)
+def _all(config: EditingConfig) -> Iterator[Experiment]:
+    if not config.pretrained:
+        yield _experiment(
+            config,
+            autoencoder_name(config.name),
+            config.autoencoder_recipe,
+            ships=True,
+            task_name="autoencoder",
+            variant="vq",
+            summary="VQ autoencoder, factor 4",
+            build=lambda: Autoencoder(**config.autoencoder),
+            task=lambda: autoencoder_task(config),
+        )
+    for name in (v for v in config.variants or (*VARIANTS, "pix2pix") if v != "pix2pix"):
+        variant = VARIANTS[name]
+        share = 1.0 if config.pretrained else variant.share
+        for seed in (0,) if config.pretrained else variant.seeds:
+            yield _experiment(
+                config,
+                name_of(name, seed, config.name),
+                replace(config.recipe, images=int(config.recipe.images * share)),
+                ships=variant.ships and seed == 0,
+                variant=name,
+                seed=seed,
+                summary=variant.label,
+                build=partial(build_network, config, name),
+                task=partial(training_task, config, name),
+            )
+    if "pix2pix" in (config.variants or ("pix2pix",)):
+        yield _experiment(
+            config,
+            name_of("pix2pix", 0, config.name),
+            config.pix2pix_recipe,
+            ships=True,
+            variant="pix2pix",
+            summary="pix2pix, all tasks in one network",
+            build=lambda: Pix2Pix(**config.pix2pix),
+            task=lambda: Pix2PixTask(bank.pixels(config.source)),
+        )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER, PAPER_SD1) for e in _all(config))

@@ -1,4 +1,4 @@
-"""The widgets of notebook 02: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them."""
+"""The widgets of notebook 02: pure functions from the controls' values to an image. `repro.ui.explore` shows them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
-from repro.editing import pix2pix
 from repro.editing.effects.compose import compose
 from repro.editing.effects.masks import box_mask, free_form_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.study.benchmark import levels
 from repro.editing.study.experiments import LONGER
 from repro.editing.study.lesson import GIVEN, METHODS, MULT, ONE_BY_ONE, PIX2PIX, SINGLE, VARIANTS, Lesson
+from repro.editing.study.pix2pix import generate
 from repro.editing.vector import TASKS, EditingVector
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import plaque, resized, stage
@@ -70,10 +70,10 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 @dataclass(frozen=True)
 class Edited:
-    """What `edit` found, pictures (3, S, S) in [0, 1]; `target` is what the formulas make, `words` say the request."""
+    """Images (3, S, S) in [0, 1]: input, output, and the target that the formulas make; `words` write the request."""
 
     source: Tensor
-    found: Tensor
+    output: Tensor
     target: Tensor
     reference: Tensor | None
     words: str
@@ -118,17 +118,17 @@ def edit(
     vector = request(reference=reference, mask=mask, **effects)
     if words := _missing(now, method, vector):
         return words
-    sharp = example(now, picture)[None]
-    colours = example(now, reference)[None] if vector.colour else None
-    hole = _hole(mask, tuple(sharp.shape[2:])) if vector.inpaint else None
-    recipe = now.live.bench.recipe
-    pair = compose(
-        sharp, vector, seed=now.live.bench.version, ids=[picture], reference=colours, hole=hole, recipe=recipe
-    )
-    found = made(now, method, sharp, vector, colours, hole, steps, seed)
+    sharp, bench = example(now, picture)[None], now.live.bench
+    inputs = {
+        "reference": example(now, reference)[None] if vector.colour else None,
+        "hole": _hole(mask, tuple(sharp.shape[2:])) if vector.inpaint else None,
+    }
+    pair = compose(sharp, vector, seed=bench.version, ids=[picture], recipe=bench.recipe, **inputs)
+    (output,) = made(now, method, sharp, vector, steps=steps, seed=seed, **inputs)
+    colours = inputs["reference"]
     return Edited(
         levels(pair.source[0]),
-        found[0],
+        output,
         levels(pair.target[0]),
         None if colours is None else colours[0],
         _written(vector),
@@ -142,32 +142,22 @@ def view(made: Edited | str, split: float) -> np.ndarray:
         return plaque(made)
     tiles = {
         "by the formulas": made.target,
-        "difference × 2": (2 * (made.found - made.target).abs()).clamp(0, 1),
-        "colours of": torch.full_like(made.found, 0.93) if made.reference is None else made.reference,
+        "difference × 2": (2 * (made.output - made.target).abs()).clamp(0, 1),
+        "colours of": torch.full_like(made.output, 0.93) if made.reference is None else made.reference,
     }
-    before, after = (resized(x, 376) for x in (made.source, made.found))
+    before, after = (resized(x, 376) for x in (made.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
 
 
-def made(
-    now: Lesson,
-    method: str,
-    sharp: Tensor,
-    vector: EditingVector,
-    reference: Tensor | None,
-    hole: Tensor | None,
-    steps: int,
-    seed: int,
-) -> Tensor:
-    """The picture (1, 3, H, W) in [0, 1], edited."""
-    asked: dict[str, Any] = {"reference": reference, "hole": hole}
+def made(now: Lesson, method: str, sharp: Tensor, vector: EditingVector, **inputs: Any) -> Tensor:
+    """The image (1, 3, H, W) in [0, 1], edited; `inputs`: reference, hole, steps and seed."""
     if method == PIX2PIX:
+        hole = inputs["hole"]
         source = sharp if hole is None else torch.where(hole.bool(), now.live.bench.recipe.fill, sharp)
-        return pix2pix.generate(now.generator(), source, [vector], reference).clamp(0, 1)
-    asked |= {"vectors": [vector], "ids": [ID], "steps": steps, "seed": seed}
+        return generate(now.generator(), source, [vector], inputs["reference"]).clamp(0, 1)
     if method == SINGLE and vector.active:
-        return in_sequence(now.singles(), sharp, recipe=now.live.bench.recipe, **asked)
-    return now.editor(VARIANTS.get(method, LONGER)).edit(sharp, **asked)
+        return in_sequence(now.singles(), sharp, [vector], [ID], recipe=now.live.bench.recipe, **inputs)
+    return now.editor(VARIANTS.get(method, LONGER)).edit(sharp, [vector], [ID], **inputs)
 
 
 def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
@@ -175,7 +165,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
     c.pop("split", None)
     vector = request(reference=reference, mask=mask, **c)
     if method in (PIX2PIX, SINGLE):
-        return f"# {method} has no pipeline: see repro.editing.pix2pix and repro.editing.sampling.in_sequence"
+        return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
     profile = "" if now.live.name == "small" else f'"{now.live.name}"'
     variant = "" if VARIANTS[method] == LONGER else f'variant="{VARIANTS[method]}"'
     asked = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
@@ -222,27 +212,33 @@ def own_controls(seed: int) -> dict[str, Control]:
 
 
 def own_photo(
-    now: Lesson,
-    photo: UploadedFile | None,
-    picture: str,
-    beta: float,
-    sigma: float,
-    reference: str,
-    sharpen: bool,
-    amount: float,
-    seed: int,
+    now: Lesson, photo: UploadedFile | None, picture: str, seed: int, **controls: Any
 ) -> tuple[Tensor, Tensor, str] | str:
     """(before, after, words) of a reader's photograph, or of ours, by the default network; a slider at 0 is off.
 
     The shorter side is brought to two crops of the benchmark. A sentence where weights are not here.
     """
-    vector = request(beta > 0, beta, sigma > 0, sigma, reference, "none", sharpen, amount, 0.0)
+    effects = _own_effects(now, **controls)
+    reference = effects.pop("reference")
+    vector = EditingVector(colour=reference is not None, **effects)
     if words := _missing(now, GIVEN, vector):
         return words
     image, said = prepared(photo, picture, 2 * now.live.bench.crop[2])
-    colours = None if reference == "none" else example(now, reference)[None]
-    found = made(now, GIVEN, image[None], vector, colours, None, now.live.steps, seed)
-    return image, found[0], f"{said}   {_written(vector)}"
+    colours = None if reference is None else reference[None]
+    (output,) = made(now, GIVEN, image[None], vector, reference=colours, hole=None, steps=now.live.steps, seed=seed)
+    return image, output, f"{said}   {_written(vector)}"
+
+
+def _own_effects(
+    now: Lesson, beta: float, sigma: float, reference: str, sharpen: bool, amount: float
+) -> dict[str, Any]:
+    """The effects that `own_controls` choose, as `EditingPipeline` takes them."""
+    return {
+        "blur": beta or None,
+        "grain": sigma or None,
+        "sharpen": (amount, 0.0) if sharpen else None,
+        "reference": None if reference == "none" else example(now, reference),
+    }
 
 
 def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray:
@@ -254,50 +250,34 @@ def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray
     return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
 
 
-def own_full(
-    now: Lesson,
-    photo: UploadedFile | None,
-    picture: str,
-    beta: float,
-    sigma: float,
-    reference: str,
-    sharpen: bool,
-    amount: float,
-    seed: int,
-    split: float,
-) -> Tensor:
+def own_full(now: Lesson, photo: UploadedFile | None, picture: str, seed: int, split: float, **controls: Any) -> Tensor:
     """The same edit at full size, by `EditingPipeline`: what the save button keeps. (3, H, W)."""
     from repro.editing.pipeline import EditingPipeline
 
     pipe = EditingPipeline.shipped(now.live.name)
     pipe.set_progress_bar_config(disable=True)
-    image = (
-        read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(pack.picture(PHOTOS[picture]))
-    )
-    return pipe(
-        image,
-        blur=beta or None,
-        grain=sigma or None,
-        reference=None if reference == "none" else example(now, reference),
-        sharpen=(amount, 0.0) if sharpen else None,
-        num_inference_steps=now.live.steps,
-        seed=seed,
-        output_type="pt",
-    ).images[0]
+    settings = {"num_inference_steps": now.live.steps, "seed": seed, "output_type": "pt"}
+    return pipe(_read(photo, picture), **_own_effects(now, **controls), **settings).images[0]
+
+
+def _read(photo: UploadedFile | None, picture: str) -> Tensor:
+    """(3, H, W) in [0, 1] of the reader's photograph, or of ours where there is none."""
+    if photo is None:
+        return pack.load(pack.picture(PHOTOS[picture]))
+    return read_image(photo.content, min_side=16, name=photo.name)
 
 
 def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and what was found; None stands for our `picture`.
+    """(3, H, W) in [0, 1] with `side` as its shorter side, and what it is; None stands for our `picture`.
 
-    Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
+    Raises `ReproError` for what is no image, or one smaller than 16 pixels.
     """
-    if photo is None:
-        return resize(pack.load(pack.picture(PHOTOS[picture])), side).clamp(0, 1), picture
-    image = read_image(photo.content, min_side=16, name=photo.name)
-    height, width = image.shape[-2:]
-    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
-    if max(height, width) > most:
-        image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
+    image, said = _read(photo, picture), picture
+    if photo is not None:
+        height, width = image.shape[-2:]
+        said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
+        if max(height, width) > most:
+            image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
     return resize(image, side).clamp(0, 1), said
 
 
@@ -309,13 +289,12 @@ def _hole(mask: str, size: tuple[int, ...]) -> Tensor:
 
 
 def _missing(now: Lesson, method: str, vector: EditingVector) -> str:
-    """A sentence that says which weights this edit lacks; "" where it lacks none."""
+    """A sentence that names the weights this edit lacks; "" where it lacks none."""
     if method == SINGLE and vector.active:
         return now.needs(*(v for v, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active))
     return now.needs(VARIANTS.get(method, LONGER))
 
 
 def _written(vector: EditingVector) -> str:
-    *scalars, b, g, c, i, s = vector.tensor().tolist()
-    numbers = ", ".join(f"{v:.3f}".rstrip("0").rstrip(".") for v in scalars)
-    return f"C = [{numbers} | {', '.join(f'{v:.0f}' for v in (b, g, c, i, s))}]"
+    numbers = [f"{v:.3f}".rstrip("0").rstrip(".") for v in vector.tensor().tolist()]
+    return f"C = [{', '.join(numbers[:4])} | {', '.join(numbers[4:])}]"

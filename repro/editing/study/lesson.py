@@ -13,15 +13,13 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, resize
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.masks import free_form_mask
-from repro.editing.pix2pix import Pix2PixGenerator
 from repro.editing.sampling import Editor
-from repro.editing.study import unseen
-from repro.editing.study.benchmark import Bench, Split, levels, parameters, references
+from repro.editing.study.benchmark import UNSEEN, Bench, Split, as_split, levels, load_unseen
 from repro.editing.study.config import SMALL, SMOKE, EditingConfig
 from repro.editing.study.experiments import LONGER, editor_of, folder_of, load_autoencoder, name_of
 from repro.editing.study.experiments import VARIANTS as TRAINED
 from repro.editing.study.measure import by_pix2pix, edited, sequenced
+from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.scores import crops
 from repro.editing.vector import TASKS
 from repro.engine import study
@@ -63,7 +61,7 @@ class Lesson(study.Lesson):
 
     def unseen(self) -> Split:
         """Whole pictures of another domain: a portrait and a motorcycle."""
-        pictures = {f"skimage/{name}": unseen.load(name) for name in unseen.NAMES[:2]}
+        pictures = {f"skimage/{name}": load_unseen(name) for name in UNSEEN[:2]}
         return _whole("unseen", pictures, self.side, self.live.bench)
 
     @property
@@ -122,18 +120,15 @@ class Lesson(study.Lesson):
 
 
 def _whole(name: str, pictures: Mapping[str, Tensor], side: int, bench: Bench) -> Split:
-    """Pictures (3, H, W) in [0, 1] by id, brought to squares of that side, as a split of the benchmark."""
-    ids = tuple(pictures)
+    """Images (3, H, W) in [0, 1] by id, brought to squares of that side, as a split of the benchmark."""
     sharp = torch.stack([levels(center_crop(resize(x, side).clamp(0, 1), side)) for x in pictures.values()])
-    hole, asked = free_form_mask(bench.version, ids, (side, side)), tuple(parameters(ids, bench.version))
-    return Split(name, ids, sharp, references(name, ids, bench, side), hole, asked, bench)
+    return as_split(name, tuple(pictures), sharp, bench)
 
 
 @lru_cache(maxsize=16)
 def _editor(folder: Path, profile: str, variant: str) -> Editor:
-    # `load_checkpoint` keeps eight networks; the page works with nine.
-    config = LIVE[profile]
-    return editor_of(config, variant)
+    # `load_checkpoint` keeps eight networks; the page works with nine. `folder` keys the cache.
+    return editor_of(LIVE[profile], variant)
 
 
 LIVE: Mapping[str, EditingConfig] = {config.name: config for config in (SMOKE, SMALL)}

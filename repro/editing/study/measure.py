@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.editing import pix2pix
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.study import features, probes, strength, unseen
-from repro.editing.study.benchmark import COMPOSITES, Bench, Split, crop_ids
+from repro.editing.study import features, probes, strength
+from repro.editing.study.benchmark import COMPOSITES, UNSEEN, Bench, Split, crop_ids, unseen
 from repro.editing.study.config import EditingConfig
 from repro.editing.study.config import profile as config_of
 from repro.editing.study.experiments import (
@@ -28,12 +27,14 @@ from repro.editing.study.experiments import (
     LOW,
     MASKED,
     TAUGHT,
+    autoencoder_hash,
     autoencoder_name,
     editor_of,
     folder_of,
     load_autoencoder,
     name_of,
 )
+from repro.editing.study.pix2pix import Pix2PixGenerator, generate
 from repro.editing.study.scores import (
     CRISP,
     DRIFT,
@@ -87,38 +88,29 @@ ATTENDED = {"blur": {"blur": 1.0}, "grain": {"grain": 0.1}, "+".join(COMPOSITES[
 _BATCH = 18  # crops edited at once
 
 
-# --- what the engine asks for ---------------------------------------------------------------------------------------
+# --- the engine's interface ---------------------------------------------------------------------------------------
 
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many photographs a cell is measured on; None where it is not measured in this profile."""
     config, task = config_of(profile), cell["task"]
-    name = autoencoder_name(profile)
-    if not (config.pretrained or trained(name)) or (config.steps >= LONG and "slider, " in task):
+    if not (config.pretrained or trained(autoencoder_name(profile))) or (config.steps >= LONG and "slider, " in task):
         return None
     if config.pretrained and not any(trained(name_of(v, 0, profile)) for v in config.variants):
         return None
     weights = None
     if experiment.startswith("baseline-floor"):
-        if config.pretrained:
-            from repro.editing.study import pretrained
-
-            if "quantised" in experiment:
-                return None  # its autoencoder has no codebook
-            weights = pretrained.autoencoder_hash(config.pretrained)
-        else:
-            weights = weights_hash(folder_of(name))
-    if experiment == SEQUENCE:
+        if config.pretrained and "quantised" in experiment:
+            return None  # its autoencoder has no codebook
+        weights = autoencoder_hash(config)
+    elif experiment == SEQUENCE:
         names = [name_of(f"single-{each}", 0, profile) for each in TASKS]
         if not all(map(trained, names)):
             return None
         weights = hashlib.sha256("".join(weights_hash(folder_of(each)) for each in names).encode()).hexdigest()
     # Measured again of these networks: the main tables and the sliders.
     long = experiment in (name_of(TAUGHT), name_of(LONGER)) and task in ("one crop", "combination")
-    n, k = (
-        len(unseen.NAMES) if task == "unseen" else _count(config),
-        0 if task in ("clusters", "attention") else config.k,
-    )
+    n, k = (len(UNSEEN) if task == "unseen" else _count(config)), (0 if task in ("clusters", "attention") else config.k)
     return Sample(n, k, data_hash(config), weights, ships=not (long or config.pretrained))
 
 
@@ -126,15 +118,13 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     """One cell of the grid on the first `k` photographs (None: all)."""
     config, task = config_of(profile), cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
-    if task in ("clusters", "attention", "spread"):
+    probe = {"clusters": _clusters, "attention": partial(_attention, tasks), "spread": partial(_spread, config.steps)}
+    if task in probe:
         found = find(experiment)
-        editor, data = editor_of(config, found.variant, found.seed), crops_of(config, 1, k)
-        return {"clusters": _clusters, "attention": partial(_attention, tasks), "spread": partial(_spread, config)}[
-            task
-        ](editor, data)
+        return probe[task](editor_of(config, found.variant, found.seed), crops_of(config, 1, k))
     method = _method(experiment, cell, config)
     if task == "unseen":
-        return scored(unseen.pictures(config.bench).first(k), 1, tasks, method, kid=False)
+        return scored(unseen(config.bench).first(k), 1, tasks, method, kid=False)
     if task == "kept":
         return kept(crops_of(config, 1, k), tasks, method)
     if task.startswith("slider"):
@@ -158,16 +148,14 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     found = find(experiment)
     if found.variant == "pix2pix":
         return partial(by_pix2pix, load_checkpoint(folder_of(experiment)))
-    editor, settings = editor_of(config, found.variant, found.seed), {}
+    editor = editor_of(config, found.variant, found.seed)
     if switch == "quantised":
         editor = replace(editor, quantize=True)
     elif switch == "hole filled with grey":
         editor = replace(editor, fill=0.5)
     elif switch == "even steps" or task in ("steps", "slider, even steps"):
         editor = replace(editor, late=())
-    settings |= {"eta": 1.0} if switch == "eta 1" else {}
-    settings |= {"inversion": True} if task == "inversion" else {}
-    return partial(edited, editor, steps=steps, **settings)
+    return partial(edited, editor, steps=steps, eta=float(switch == "eta 1"), inversion=task == "inversion")
 
 
 # --- crops ----------------------------------------------------------------------------------------------------------
@@ -237,12 +225,12 @@ def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequen
     return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
 
 
-def by_pix2pix(generator: pix2pix.Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
+def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
     """The GAN baseline, holes cut as for the others."""
 
     def run(part: Split) -> Tensor:
-        asked = request(part, tasks)
-        return pix2pix.generate(generator, source_of(part, tasks), asked["vectors"], asked["reference"])
+        inputs = request(part, tasks)
+        return generate(generator, source_of(part, tasks), inputs["vectors"], inputs["reference"])
 
     return in_batches(data, run)
 
@@ -255,8 +243,8 @@ def _slid(data: Split, task: str, inside: bool, method: Method) -> Metrics:
     rows = []
     for place in SLIDERS[task]:
         vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
-        asked = replace(data, vectors=(vector,) * len(data))
-        rows.append(strength.MEASURES[task](method(asked, vector.active), data.sharp).double())
+        moved = replace(data, vectors=(vector,) * len(data))
+        rows.append(strength.MEASURES[task](method(moved, vector.active), data.sharp).double())
     table = torch.stack(rows)  # (5, N)
     at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
     return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist(), **at}
@@ -271,10 +259,10 @@ def _clusters(editor: Editor, data: Split) -> Metrics:
     }
 
 
-def _spread(config: EditingConfig, editor: Editor, data: Split) -> Metrics:
+def _spread(steps: int, editor: Editor, data: Split) -> Metrics:
     """How far edits of one image under different noise lie apart (claim E8)."""
-    asked = request(data, ("inpaint",))
-    runs = torch.stack([editor.edit(data.sharp, **asked, seed=seed, steps=config.steps) for seed in range(4)])
+    inputs = request(data, ("inpaint",))
+    runs = torch.stack([editor.edit(data.sharp, **inputs, seed=seed, steps=steps) for seed in range(4)])
     return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
 
 

@@ -1,4 +1,4 @@
-"""The networks of published text-to-image models in our classes: what the paper's training starts from.
+"""The networks of published text-to-image models: what the paper's training starts from.
 
 "Multi-task image-to-image diffusion models with fine-grained control", section 3.2: "The VQ autoencoder and the
 denoising U-Net are initialized from a pretrained text-to-image model", citing "High-Resolution Image Synthesis with
@@ -18,22 +18,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from repro import paths
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.mapping import VectorMapping
-from repro.editing.model import Condition, EditingNet, Reference, input_channels
-from repro.editing.vector import HIGHS, LENGTH, SCALARS
+from repro.editing.model import EditingNet
 from repro.errors import ReproError
 
 UNET: dict[str, Any] = {  # of both: 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
-    "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -43,24 +40,14 @@ UNET: dict[str, Any] = {  # of both: 320 channels, times 1, 2, 4, 4, two blocks 
     "cross_attention_dim": 1280,
     "attention_head_dim": 8,  # in this U-Net of diffusers, the number of heads
     "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "act_fn": "silu",
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "center_input_sample": False,
-    "downsample_padding": 1,
-    "mid_block_scale_factor": 1,
 }
 KL: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
     "latent_channels": 4,
     "norm_num_groups": 32,
-    "act_fn": "silu",
     "scaling_factor": 0.18215,
 }
 
@@ -72,8 +59,7 @@ class Pretrained:
     `hub`          where it is published.   `folder` its own in `repro.paths.data()`, laid out as there.
     `part`         subfolder of the autoencoder; that of the U-Net is "unet".
     `suffix`       of the published weight files; both .safetensors and .bin (of which only tensors are read) will do.
-    `kind`         diffusers' class of the autoencoder.
-    `unet`, `autoencoder`  what their config.json must say.
+    `unet`, `autoencoder`  their configuration, where it is not diffusers' default.
     """
 
     title: str
@@ -81,15 +67,15 @@ class Pretrained:
     folder: str
     part: str = "vae"
     suffix: str = ".safetensors"
-    kind: Literal["AutoencoderKL", "VQModel"] = "AutoencoderKL"
     unet: Mapping[str, Any] = field(default_factory=lambda: dict(UNET))
     autoencoder: Mapping[str, Any] = field(default_factory=lambda: dict(KL))
 
     @property
     def network(self) -> dict[str, Any]:
-        """Arguments of `PretrainedEditingNet`."""
+        """Arguments of `EditingNet`; the input's bypass is left out, since a pretrained network needs none."""
         unet = dict(self.unet)
-        return {"settings": unet, "channels": unet["out_channels"], "context": unet["cross_attention_dim"]}
+        sizes = {"channels": unet["out_channels"], "context": unet["cross_attention_dim"]}
+        return {"published": unet, **sizes, "input_skip": False, "checkpointing": True}
 
 
 MODELS: dict[str, Pretrained] = {
@@ -104,80 +90,23 @@ MODELS: dict[str, Pretrained] = {
         "Stable Diffusion v1.5",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "stable-diffusion-v1-5",
-        # trained at 512 pixels; a U-Net takes any size
-        unet={**UNET, "sample_size": 64, "cross_attention_dim": 768},
+        unet={**UNET, "cross_attention_dim": 768},
     ),
 }
 
 
-class PretrainedEditingNet(EditingNet):
-    """`EditingNet` around a U-Net of a published size, without the input's bypass: the pretrained one needs none.
-
-    Args:
-        settings: configuration of the pretrained U-Net, as published; its input is widened here.
-        channels, context: of its latents and its context, also by name.
-        checkpointing: whether activations are computed again in the backward pass instead of kept. Without it a batch
-            of 12 does not fit the paper's 24 GB.
-        condition, reference, mask, layers, tokens, labels, scaled: of `EditingNet`. Without layers, C itself is the
-            context, filled up with zeros to the width of the pretrained keys and values, so that none is lost.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        settings: Mapping[str, Any],
-        channels: int = 4,
-        context: int = 1280,
-        condition: Condition = "cross",
-        reference: Reference = "rgb",
-        mask: bool = False,
-        layers: int = 2,
-        tokens: Literal["entry", "single"] = "entry",
-        labels: bool = True,
-        scaled: bool = True,
-        checkpointing: bool = True,
-    ) -> None:
-        super(EditingNet, self).__init__()  # its U-Net is another one
-        inputs = input_channels(channels, condition, reference, mask)
-        for name, told, found in (
-            ("channels", channels, (settings["in_channels"], settings["out_channels"])),
-            ("context", context, (settings["cross_attention_dim"],)),
-        ):
-            if {told} != set(found):
-                raise ReproError(f"editing network: got {name} {told} for a U-Net of {' and '.join(map(str, found))}")
-        self.mapping: nn.Module | None = None
-        if condition == "cross":
-            entries = LENGTH if labels else len(SCALARS)
-            self.mapping = VectorMapping(context if layers else entries, layers, tokens, labels, scaled)
-            if not layers:
-                self.mapping = nn.Sequential(self.mapping, nn.ConstantPad1d((0, context - entries), 0.0))
-        self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
-        self.unet = UNet2DConditionModel(**{**settings, "in_channels": inputs})
-        self.bypass = None
-        if checkpointing:
-            self.unet.enable_gradient_checkpointing()
-
-    @property
-    def multiple(self) -> int:
-        """Latents are padded to multiples of this."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
-
-
 class PretrainedAutoencoder(Autoencoder):
-    """A published autoencoder, frozen, used like ours: latents are the mode, times the model's scale.
+    """A published KL autoencoder, frozen, used like ours: latents are the mode, times the model's scale.
 
     Args:
-        settings: configuration of the diffusers class `kind`; `scaling_factor` brings latents to unit deviation.
+        settings: configuration of diffusers' `AutoencoderKL`; `scaling_factor` brings latents to unit deviation.
     """
 
     @register_to_config
-    def __init__(
-        self, settings: Mapping[str, Any], kind: Literal["AutoencoderKL", "VQModel"] = "AutoencoderKL"
-    ) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         super(Autoencoder, self).__init__()  # its layers are others
-        self.vq = _KINDS[kind](**settings)
-        shift = settings.get("shift_factor") or 0.0
-        self.register_buffer("mean", torch.full((self.channels,), float(shift)), persistent=False)
+        self.vq = AutoencoderKL(**settings)
+        self.register_buffer("mean", torch.zeros(self.channels), persistent=False)
         scale = torch.full((self.channels,), 1.0 / self.vq.config.scaling_factor)
         self.register_buffer("deviation", scale, persistent=False)
 
@@ -192,28 +121,12 @@ class PretrainedAutoencoder(Autoencoder):
         return self.vq.config.latent_channels
 
     def raw(self, image: Tensor) -> Tensor:
-        """The mode of the latents' distribution, or of a VQ model the latents before quantisation, not scaled."""
-        self._check(image)
-        found = self.vq.encode(image)
-        return found.latents if isinstance(self.vq, VQModel) else found.latent_dist.mode()
+        """The mode of the latents' distribution, not scaled."""
+        return self.vq.encode(image).latent_dist.mode()
 
     def render(self, raw: Tensor) -> Tensor:
         """The decoder alone, of latents that are not scaled."""
-        more = {"force_not_quantize": True} if isinstance(self.vq, VQModel) else {}
-        return self.vq.decode(raw, **more).sample
-
-    def decode(self, latent: Tensor, quantize: bool = False) -> Tensor:
-        """As of `Autoencoder`; a KL autoencoder has no codebook to go through and refuses to."""
-        if quantize and not isinstance(self.vq, VQModel):
-            raise ReproError("autoencoder: it has no codebook, so its latents cannot be quantised")
-        return super().decode(latent, quantize)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """There and back, (B, 3, H, W) in [-1, 1]; it is not trained."""
-        return self.decode(self.encode(image))
-
-
-_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+        return self.vq.decode(raw).sample
 
 
 def located(model: Pretrained) -> Path:
@@ -238,26 +151,25 @@ def located(model: Pretrained) -> Path:
         ) from error
 
 
-def _loaded(kind: Any, folder: Path, wanted: Mapping[str, Any]) -> nn.Module:
+def _loaded(kind: Any, folder: Path, settings: Mapping[str, Any]) -> nn.Module:
     """A part of a published model in fp32, after its configuration was found to be the expected one."""
     try:
         found = kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise ReproError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    for key, value in wanted.items():
+    for key, value in settings.items():
         given = found.config.get(key)
-        given = list(given) if isinstance(given, tuple) else given
-        if given != value and key != "sample_size":  # a U-Net takes any size
+        if (list(given) if isinstance(given, tuple) else given) != value:
             raise ReproError(f"{folder}: {key} is {given!r}; accepted: {value!r}, that of the model named here")
     return found.float()
 
 
-def initialise(net: PretrainedEditingNet, model: Pretrained, root: Path | None = None) -> PretrainedEditingNet:
-    """Give `net` the pretrained U-Net, so that it answers what that one answers to the same context tokens.
+def initialise(net: EditingNet, model: Pretrained) -> EditingNet:
+    """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens.
 
-    `root` is the model's folder; default: `located(model)`. Raises `ReproError` for what is missing or does not fit.
+    Raises `ReproError` for what is missing or does not fit.
     """
-    state = _loaded(UNet2DConditionModel, (root or located(model)) / "unet", model.unet).state_dict()
+    state = _loaded(UNet2DConditionModel, located(model) / "unet", model.unet).state_dict()
     own = state["conv_in.weight"]
     state["conv_in.weight"] = own.new_zeros(len(own), net.unet.config.in_channels, *own.shape[2:])
     state["conv_in.weight"][:, : own.shape[1]] = own
@@ -265,18 +177,12 @@ def initialise(net: PretrainedEditingNet, model: Pretrained, root: Path | None =
     return net
 
 
-def build_network(arguments: Mapping[str, Any], name: str) -> PretrainedEditingNet:
-    """The network that training begins at, of MODELS[name]; on the meta device without its weights."""
-    net = PretrainedEditingNet(**arguments)
-    return net if next(net.parameters()).is_meta else initialise(net, MODELS[name])
-
-
 @lru_cache(maxsize=2)
-def load_autoencoder(name: str, folder: Path | None = None) -> PretrainedAutoencoder:
+def load_autoencoder(name: str) -> PretrainedAutoencoder:
     """The frozen autoencoder of MODELS[name], in eval mode, on the accelerator where there is one; read-only."""
     model = MODELS[name]
-    made = PretrainedAutoencoder(dict(model.autoencoder), model.kind)
-    made.vq = _loaded(_KINDS[model.kind], (folder or located(model)) / model.part, model.autoencoder)
+    made = PretrainedAutoencoder(dict(model.autoencoder))
+    made.vq = _loaded(AutoencoderKL, located(model) / model.part, model.autoencoder)
     return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
 

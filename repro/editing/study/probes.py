@@ -20,7 +20,7 @@ from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
 from repro.editing.study import bank
 from repro.editing.study.benchmark import Split
-from repro.editing.vector import EditingVector, batch
+from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 
 LEVEL = 500  # timestep at which attention is looked at
@@ -83,12 +83,10 @@ def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float]
 
 
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
-    """Pictures with their edits as the training keeps them, latents and vectors: see `repro.editing.bank.encoded`."""
-    parts = {"sharp": data.sharp, "masked": data.edit("inpaint").source, "reference": data.reference}
-    parts |= {task: data.edit(task).target for task in bank.TARGETS}
-    block = {name: (part * 255).round().to(torch.uint8) for name, part in parts.items()}
-    found = bank.encoded(editor.autoencoder, [{**block, "hole": data.hole}])
-    return {**{name: part.float() for name, part in found.items()}, "vector": batch(data.vectors)}
+    """Crops and their edits as training keeps them, latents and vectors: see `repro.editing.study.bank.encoded`."""
+    part = bank.edits(data)
+    found = bank.encoded(editor.autoencoder, part)
+    return {**{name: latent.float() for name, latent in found.items()}, "vector": part["vector"]}
 
 
 def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:

@@ -54,7 +54,7 @@ def _net(real: bool = False) -> FeatureNet:
 
 
 @lru_cache(maxsize=64)
-def _wanted(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def _targets(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Targets of an edit and their features."""
     target = crops(bench, each).edit(*tasks).target
     return target, extract(_net(), target)
@@ -67,9 +67,9 @@ def _kept_whole(data: Split) -> int:
 
 
 def target_of(data: Split, tasks: Sequence[str]) -> Tensor:
-    """What an edit should make. Those of all crops are kept: grain costs more than the edits themselves."""
+    """The target of an edit. Those of all crops are cached: grain costs more than the edits themselves."""
     each = _kept_whole(data)
-    return _wanted(data.bench, each, tuple(tasks))[0] if each else data.edit(*tasks).target
+    return _targets(data.bench, each, tuple(tasks))[0] if each else data.edit(*tasks).target
 
 
 def scored(
@@ -77,28 +77,26 @@ def scored(
 ) -> Metrics:
     """Every protocol, per photograph, KID's shares too (`real`: of Inception); strengths where they are defined."""
     output, target = method(data, tasks).clamp(0, 1), target_of(data, tasks)
-    found: dict[str, Values] = {p: by_photo(protocols.score(p, output, target), each) for p in PROTOCOLS}
+    raw = {p: protocols.score(p, output, target) for p in PROTOCOLS}
     for task, measure in strength.MEASURES.items():
         if task in tasks:
-            own, wanted = measure(output, data.sharp), measure(target, data.sharp)
-            found[STRENGTH[task]] = by_photo(own, each)
-            found[GAP[task]] = by_photo((own - wanted).abs(), each)
-    found[CRISP] = by_photo(strength.sharpen(output, target), each)
+            raw[STRENGTH[task]] = measure(output, data.sharp)
+            raw[GAP[task]] = (raw[STRENGTH[task]] - measure(target, data.sharp)).abs()
+    raw[CRISP] = strength.sharpen(output, target)
     if "colour" in tasks:
-        found[HUE] = by_photo(strength.colour(output, target), each)
+        raw[HUE] = strength.colour(output, target)
     if "inpaint" in tasks:
         share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
         error = (output - target).abs()
-        inside = (error * data.hole).mean(dim=(1, 2, 3)) / share
-        outside = (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
-        found[HOLE] = by_photo(inside, each)
-        found[EXCESS] = by_photo(inside - outside, each)
+        raw[HOLE] = (error * data.hole).mean(dim=(1, 2, 3)) / share
+        raw[EXCESS] = raw[HOLE] - (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
+    found: dict[str, Values] = {name: by_photo(values, each) for name, values in raw.items()}
     if kid and real and len(data) > 1:
         a, b = (extract(_net(True), images) for images in (output, target))
         found["paired-kid/inception"] = by_photo(distribution.paired_kid(a, b), each)
         found["kid/inception"] = distribution.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
     elif kid and _kept_whole(data) == each and len(data) // each >= LEAST:
-        features_of_target = _wanted(data.bench, each, tuple(tasks))[1]
+        features_of_target = _targets(data.bench, each, tuple(tasks))[1]
         found[KID] = by_photo(distribution.paired_kid(extract(_net(), output), features_of_target), each)
     return found
 
@@ -109,17 +107,16 @@ def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
     |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.strength`; of colour the distance
     in CIE Lab of the two changes of the mean colour.
     """
-    made, wanted = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
+    output, target = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
     found: dict[str, Values] = {}
     for task in tasks:
-        alone, target = method(data, [task]).clamp(0, 1), data.edit(task).target
+        alone, single = method(data, [task]).clamp(0, 1), data.edit(task).target
         if task == "colour":
-            change = strength.mean_lab(made) - strength.mean_lab(alone)
-            found[DRIFT[task]] = (change - strength.mean_lab(wanted) + strength.mean_lab(target)).norm(dim=1).tolist()
-        elif task in strength.MEASURES:
+            change = strength.mean_lab(output) - strength.mean_lab(alone)
+            found[DRIFT[task]] = (change - strength.mean_lab(target) + strength.mean_lab(single)).norm(dim=1).tolist()
+        elif measure := strength.MEASURES.get(task):
             own, theirs = (
-                strength.MEASURES[task](together, data.sharp) - strength.MEASURES[task](single, data.sharp)
-                for together, single in ((made, alone), (wanted, target))
+                measure(a, data.sharp) - measure(b, data.sharp) for a, b in ((output, alone), (target, single))
             )
             found[DRIFT[task]] = (own - theirs).abs().double().tolist()
     return found

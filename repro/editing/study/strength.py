@@ -1,8 +1,8 @@
-"""How strong an effect is in a picture, measured without looking at what was asked for (claims E13, E14).
+"""How strong an effect is in an image, measured without its request (claims E13, E14).
 
-Every measure but that of colour compares an edited picture with the one it was made from, per picture, and grows with
-the effect. They are made to see one effect through the others: blur is read below the frequencies of grain, grain in
-flat places only.
+Every measure but that of colour compares an edited image with the one it was made from, per image, and grows with the
+effect. Each is made to measure one effect through the others: blur below the frequencies of grain, grain in flat places
+only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from repro.editing.effects.colour import rgb_to_lab
 from repro.editing.effects.grain import SIGMA_FILTER
 
-GRAIN_COARSE = 2.0  # pixels: a Gaussian that grain's filter passes and the picture's shapes do not
+GRAIN_COARSE = 2.0  # pixels: a Gaussian that grain's filter passes and the image's shapes do not
 COARSE = 1.5  # pixels: the Gaussian under which grain's energy is a hundredth of an edge's
 FLAT_SHARE = 0.25  # of the pixels, those where the source varies least
 LEAST = 0.01  # of every measure below: smaller differences are none (targets' sliders alone span 0.6 and more)
@@ -23,22 +23,28 @@ LEAST = 0.01  # of every measure below: smaller differences are none (targets' s
 def blur(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
 
-    Per contrast, the variance over the picture, since a colour transfer stretches it and every gradient with it: read
-    without, the formulas' own targets of a nearly flat picture can seem sharper the more blur is asked for beside one.
+    Per contrast, the variance over the image, since a colour transfer stretches it and every gradient with it: without,
+    the formulas' own targets of a nearly flat image can measure sharper the more blur is requested beside a transfer.
     """
-    return 1 - _per_contrast(_gaussian(edited, COARSE)) / _per_contrast(_gaussian(source, COARSE)).clamp(min=1e-12)
+    coarse = [_gaussian(image, COARSE) for image in (edited, source)]
+    own, whole = (_gradient(x) / x.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12) for x in coarse)
+    return 1 - own / whole.clamp(min=1e-12)
 
 
 def grain(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) standard deviation, in grey levels of 255, of grain's own band in the flattest quarter of the source.
 
-    The band: seen through the filter that grain itself went through (the matched filter of noise of that spectrum),
-    less what is coarser than GRAIN_COARSE. So the numbers are below the grain's full deviation, and noise of single
-    pixels hardly counts: a second-difference mask, made for white noise, sees a tenth of grain and all of what an
+    The band: what passes the filter that grain itself went through (the matched filter of noise of that spectrum), less
+    what is coarser than GRAIN_COARSE. So the numbers are below the grain's full deviation, and noise of single pixels
+    hardly counts: a second-difference mask, made for white noise, passes a tenth of grain and all of what an
     autoencoder leaves. The median over the flat places keeps edges out.
     """
     detail = _gaussian(edited, SIGMA_FILTER) - _gaussian(edited, GRAIN_COARSE)
-    picked = torch.where(_flat(source), detail.abs(), torch.nan).flatten(1)
+    smooth = F.pad(_gaussian(source, COARSE).mean(dim=1, keepdim=True), (1,) * 4, mode="reflect")
+    across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
+    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H, W)
+    flat = change <= change.flatten(1).quantile(FLAT_SHARE, dim=1)[:, None, None, None]
+    picked = torch.where(flat, detail.abs(), torch.nan).flatten(1)
     return 255 * picked.nanmedian(dim=1).values / 0.6745
 
 
@@ -47,9 +53,9 @@ def sharpen(edited: Tensor, source: Tensor) -> Tensor:
     return (_gradient(edited) / _gradient(source).clamp(min=1e-12)).clamp(min=1e-12).log()
 
 
-def colour(edited: Tensor, wanted: Tensor) -> Tensor:
-    """(B,) distance of mean colours in CIE Lab between a picture and the one it should be; 0 is the same cast."""
-    return (mean_lab(edited) - mean_lab(wanted)).square().sum(dim=1).sqrt()
+def colour(edited: Tensor, target: Tensor) -> Tensor:
+    """(B,) distance of mean colours in CIE Lab between an image and its target; 0 is the same cast."""
+    return (mean_lab(edited) - mean_lab(target)).square().sum(dim=1).sqrt()
 
 
 def mean_lab(image: Tensor) -> Tensor:
@@ -80,20 +86,6 @@ def _gradient(image: Tensor) -> Tensor:
     """(B,) mean squared difference of neighbours, both directions, all channels."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean(dim=(1, 2, 3))
     return down + (image[..., :, 1:] - image[..., :, :-1]).square().mean(dim=(1, 2, 3))
-
-
-def _per_contrast(image: Tensor) -> Tensor:
-    """(B,) gradient energy over the variance, that of the channels together."""
-    return _gradient(image) / image.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12)
-
-
-def _flat(source: Tensor) -> Tensor:
-    """(B, 3, H, W): the FLAT_SHARE of each picture's places where the smoothed source changes least."""
-    smooth = F.pad(_gaussian(source, COARSE).mean(dim=1, keepdim=True), (1,) * 4, mode="reflect")
-    across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
-    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H, W)
-    most = change.flatten(1).quantile(FLAT_SHARE, dim=1)
-    return (change <= most[:, None, None, None]).expand(-1, 3, -1, -1)
 
 
 def _gaussian(image: Tensor, sigma: float) -> Tensor:

@@ -1,19 +1,19 @@
-"""The pix2pix baseline: one pass of a generator from source, reference and vector to the edited picture.
+"""The pix2pix baseline: one pass of a generator from source, reference and vector to the edited image.
 
 "Multi-task image-to-image diffusion models with fine-grained control" compares with "Image-to-Image Translation with
 Conditional Adversarial Networks" (Isola et al., 2017), given the source, the colour reference and the editing vector
-expanded to the picture's size: 3 + 3 + 9 channels. Kept from the original: encoder-decoder of 4 x 4 convolutions of
+expanded to the image's size: 3 + 3 + 9 channels. Kept from the original: encoder-decoder of 4 x 4 convolutions of
 stride 2 with skips, tanh, a conditional discriminator of patches of about 70 pixels, the logistic loss with the
 discriminator's halved, and lambda = 100 for l1. What differs:
 
-- Pictures enter and leave as 2 x 2 patches of pixels, as in the autoencoder: full size would cost four times as much.
+- Images enter and leave as 2 x 2 patches of pixels, as in the autoencoder: full size would cost four times as much.
   The expanded vector is the same at every pixel of a patch, so it enters once per patch: the same function, fewer
   channels.
 - The outermost skip is not rectified, so that what should stay as it is has a linear way through.
 - GroupNorm for BatchNorm: what is evaluated are averaged weights, and BatchNorm's running statistics belong to others.
-  Not InstanceNorm, which wipes out just what is constant over a picture: the vector, the reference's mean colour.
+  Not InstanceNorm, which wipes out just what is constant over an image: the vector, the reference's mean colour.
 - No dropout, the original's only noise: it draws from torch's global generator, and a resumed run would not end like
-  one that was never stopped. The generator is a function of its input; Isola et al. saw little spread from theirs too.
+  one that was never stopped. The generator is a function of its input; Isola et al.'s had little spread too.
 - One optimizer and one backward pass (the shared training loop): both losses are summed, and each reaches its own
   network only.
 """
@@ -32,11 +32,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from repro.data.images import to_model, to_unit
-from repro.editing import labels
-from repro.editing.labels import Noises
+from repro.editing.tasks import COLOUR, COUNT, Noises, only, single_edit
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
-from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 
 PATCH = 2
@@ -46,17 +44,28 @@ CONDITION = 6 * PATCH**2 + LENGTH  # channels of source, reference and vector
 
 
 def condition(source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) as patches, with the vector (B, 9) beside each: (B, 33, H/2, W/2)."""
+    """Images (B, 3, H, W) as patches, with the vector (B, 9) beside each: (B, 33, H/2, W/2)."""
     stack = F.pixel_unshuffle(torch.cat([source, reference], dim=1), PATCH)
     return torch.cat([stack, vector.to(stack)[:, :, None, None].expand(-1, -1, *stack.shape[2:])], dim=1)
 
 
+class _Normed(nn.Module):
+    """A convolution, then GroupNorm."""
+
+    def __init__(self, conv: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, nn.GroupNorm(GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
 class Pix2PixGenerator(ModelMixin, ConfigMixin):
-    """(source, reference, vector) -> the edited picture.
+    """(source, reference, vector) -> the edited image.
 
     Args:
         widths: channels at the size of the patches and after every halving; multiples of 8. Four halvings bring a
-            64-pixel crop to 2 x 2: every pixel sees the whole crop and the whole reference.
+            64-pixel crop to 2 x 2: every pixel depends on the whole crop and reference.
     """
 
     @register_to_config
@@ -64,10 +73,11 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
         super().__init__()
         steps = list(itertools.pairwise(widths))
         self.conv_in = nn.Conv2d(CONDITION, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_Down(a, b) for a, b in steps)
+        self.down = nn.ModuleList(_Normed(nn.Conv2d(a, b, 4, stride=2, padding=1), b) for a, b in steps)
         self.up = nn.ModuleList()
         for level, (a, b) in reversed(list(enumerate(steps))):
-            self.up.append(_Up(b if level == len(steps) - 1 else 2 * b, a))
+            c_in = b if level == len(steps) - 1 else 2 * b
+            self.up.append(_Normed(nn.ConvTranspose2d(c_in, a, 4, stride=2, padding=1), a))
         self.conv_out = nn.Conv2d(2 * widths[0], 3 * PATCH**2, 3, padding=1)
 
     @property
@@ -76,23 +86,18 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
         return PATCH * 2 ** len(self.down)
 
     def forward(self, source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] of pictures (B, 3, H, W) in [-1, 1], the reference zero where colour is off.
+        """(B, 3, H, W) in [-1, 1] of images (B, 3, H, W) in [-1, 1], the reference zero where colour is off.
 
         `vector` (B, 9). H and W are multiples of `factor`; `generate` takes any.
         """
-        if source.dim() != 4 or source.shape[1] != 3 or any(side % self.factor for side in source.shape[2:]):
-            raise ReproError(
-                f"pix2pix: got pictures of shape {tuple(source.shape)}; accepted: (B, 3, H, W) with H and W multiples "
-                f"of {self.factor}"
-            )
         return F.pixel_shuffle(self.patches(condition(source, reference, vector)), PATCH)
 
     def patches(self, given: Tensor) -> Tensor:
-        """The picture as patches (B, 12, H/2, W/2), float32, of what `condition` makes."""
+        """The output as patches (B, 12, H/2, W/2), float32, from what `condition` makes."""
         h = first = self.conv_in(given)
         skips = []
         for down in self.down:
-            h = down(h)
+            h = down(F.leaky_relu(h, 0.2))
             skips.append(F.relu(h))
         h = skips.pop()
         for up, skip in zip(self.up, [*reversed(skips), first], strict=True):
@@ -103,7 +108,7 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
 class Discriminator(nn.Module):
     """Logits of (condition, picture), one for every patch of 68 pixels a side (the original's: 70).
 
-    The first layer is one convolution of both, written as a sum: real and generated pictures share the condition's.
+    The first layer is one convolution of both, written as a sum: real and generated images share the condition's.
     """
 
     def __init__(self, width: int) -> None:
@@ -122,9 +127,9 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, given: Tensor, *pictures: Tensor) -> Tensor:
-        """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of pictures as patches (B, 12, H/2, W/2)."""
-        seen = self.condition(given)
-        return self.rest(torch.cat([seen + self.picture(each) for each in pictures]))
+        """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of images as patches (B, 12, H/2, W/2)."""
+        h = self.condition(given)
+        return self.rest(torch.cat([h + self.picture(each) for each in pictures]))
 
 
 class Losses(NamedTuple):
@@ -155,7 +160,7 @@ class Pix2Pix(ModelMixin, ConfigMixin):
     def forward(self, source: Tensor, reference: Tensor, vector: Tensor, target: Tensor) -> Losses:
         """Both networks' losses, (B,) each; the gradient of either is zero in the other's weights.
 
-        Pictures (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
+        Images (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
         gradients of what is called through the wrapped model.
         """
         given = condition(source, reference, vector)
@@ -188,12 +193,13 @@ class Pix2PixTask:
         return [self.ids[i] for i in indices.tolist()]
 
     def inputs(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(source, reference, vector, target): pictures (B, 3, S, S) in [-1, 1], vectors (B, 9)."""
-        label = labels.draw(noise, len(indices))
-        here, device = label.cpu(), label.device
-        source, target = (_network(part).to(device) for part in labels.pair(self.held, indices, here))
-        reference = _network(self.held["reference"][indices]) * (here == labels.COLOUR)[:, None, None, None]
-        return source, reference.to(device), labels.only(self.held["vector"][indices], here).to(device), target
+        """(source, reference, vector, target): images (B, 3, S, S) in [-1, 1], vectors (B, 9)."""
+        drawn = noise("label").integers(0, COUNT)
+        label, device = drawn.cpu(), drawn.device
+        source, target = (part.float() / 127.5 - 1 for part in single_edit(self.held, indices, label))
+        reference = (self.held["reference"][indices].float() / 127.5 - 1) * (label == COLOUR)[:, None, None, None]
+        vector = only(self.held["vector"][indices], label)
+        return source.to(device), reference.to(device), vector.to(device), target.to(device)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         losses = model(*self.inputs(indices, noise))
@@ -204,68 +210,23 @@ class Pix2PixTask:
 def generate(
     generator: Pix2PixGenerator, source: Tensor, vectors: Sequence[EditingVector], reference: Tensor | None = None
 ) -> Tensor:
-    """The edited pictures, (B, 3, H, W) in [0, 1], of any height and width.
+    """The edited images, (B, 3, H, W) in [0, 1], of any height and width.
 
     Args:
         generator: as `load_checkpoint` gives it.
         source: (B, 3, H, W) in [0, 1], holes filled where inpainting is on.
         vectors: one request for each.
-        reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; brought to H x W; needed where colour is on,
-            not looked at elsewhere.
-
-    Raises:
-        ReproError: counts that do not match, colour without a reference.
+        reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; brought to H x W; used where colour is on.
     """
-    if source.dim() != 4 or source.shape[1] != 3 or len(source) != len(vectors):
-        raise ReproError(
-            f"pix2pix: got pictures {tuple(source.shape)} and {len(vectors)} requests; accepted: (B, 3, H, W) and B"
-        )
-    coloured = torch.tensor([vector.colour for vector in vectors], device=source.device)[:, None, None, None]
-    shown = torch.zeros_like(source)
-    if coloured.any():
-        if reference is None:
-            raise ReproError("pix2pix: colour is on and there is no reference picture; one is needed")
-        if reference.dim() != 4 or reference.shape[1] != 3 or len(reference) not in (1, len(source)):
-            raise ReproError(
-                f"pix2pix: got references {tuple(reference.shape)} for {len(source)} pictures; accepted: "
-                "(B, 3, h, w), one or one each"
-            )
+    colours = torch.zeros_like(source)
+    if reference is not None:
+        on = torch.tensor([vector.colour for vector in vectors], device=source.device)[:, None, None, None]
         if reference.shape[2:] != source.shape[2:]:
             reference = F.interpolate(reference, source.shape[2:], mode="bilinear", antialias=True)
-        shown = to_model(reference.to(source)) * coloured
+        colours = to_model(reference.to(source)) * on
     padded, box = pad_to_multiple(to_model(source), generator.factor)
-    shown, _ = pad_to_multiple(shown, generator.factor)
-    output = generator(padded, shown, as_tensor(vectors, source.device))
-    return to_unit(unpad(output, box))
-
-
-class _Down(nn.Module):
-    """LeakyReLU - 4 x 4 convolution of stride 2 - norm."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)
-        self.norm = nn.GroupNorm(GROUPS, c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(F.leaky_relu(x, 0.2)))
-
-
-class _Up(nn.Module):
-    """Transposed 4 x 4 convolution of stride 2 - norm."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1)
-        self.norm = nn.GroupNorm(GROUPS, c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
-
-
-def _network(levels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return levels.float() / 127.5 - 1
+    colours, _ = pad_to_multiple(colours, generator.factor)
+    return to_unit(unpad(generator(padded, colours, as_tensor(vectors, source.device)), box))
 
 
 def _logistic(logits: Tensor, real: bool) -> Tensor:

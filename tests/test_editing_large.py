@@ -1,0 +1,273 @@
+"""Large images and images for use: tiles without seams, edits that mean the same at every size, holes filled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_editing_pipeline import close, make, seeded
+from tiny_editing import pictures, pointwise_network, tiny_network
+
+from repro.data import pack
+from repro.data.images import resize
+from repro.editing.carry import carried, gain, matched, membrane, restored, thickness
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.pipeline import WHOLE, EditingPipeline
+from repro.editing.study.experiments import load_autoencoder
+from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
+from repro.editing.vector import EditingVector
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.nn.padding import tile_starts
+
+TILES = Tiling(size=8, overlap=2, batch=3)
+SIZE = (20, 27)  # latents, not a multiple of the stride
+# A photograph of the validation split: what was chosen was chosen on these.
+PHOTO = pack.load(next(p for p in pack.photos("validation") if p.kind == "photo"))[None]
+
+
+def places(tiling, height, width):
+    starts = [tile_starts(n, tiling.size, tiling.size - tiling.overlap) for n in (height, width)]
+    return [(row, column) for row in starts[0] for column in starts[1]]
+
+
+def shown(count=2, size=SIZE):
+    noise = KeyedNoise(0, range(count), "shown")
+    return {
+        "sample": noise.normal((4, *size)),
+        "timestep": torch.tensor([600, 30])[:count],
+        "source": noise.normal((4, *size), step=1),
+        "vector": torch.stack([EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]),
+    }
+
+
+def seam_energy(x, tiling=TILES):
+    """Mean step across the borders of tiles over the mean step elsewhere."""
+    step = (x[..., 1:] - x[..., :-1]).abs().mean(dim=(0, 1, 2))
+    starts = {column for _, column in places(tiling, *x.shape[2:])}
+    at = sorted({c - 1 for c in starts if c} | {c + tiling.size - 1 for c in starts if c + tiling.size < x.shape[3]})
+    other = [i for i in range(len(step)) if i not in at]
+    return (step[at].mean() / step[other].mean()).item()
+
+
+def test_a_network_of_one_position_is_reproduced():
+    """Whatever the tiling, to rounding: predictions, and the latents of a whole run."""
+    net, given = pointwise_network().requires_grad_(False), shown()
+    colour = torch.tensor([[0.3, -0.5, 0.8], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, *SIZE)
+    whole = net(**given, reference=colour).sample
+    per_tile = colour[:, None, :, :8, :8].expand(-1, len(places(TILES, *SIZE)), -1, -1, -1)
+    close(TiledNetwork(net, TILES)(**given, reference=per_tile), whole)
+    assert whole.std() > 0.1
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_each_tile_is_the_networks_own_answer(mask):
+    """Without overlap and in a size that tiles fill, the prediction is put together from them."""
+    net, tiling = tiny_network(mask=mask).requires_grad_(False), Tiling(size=8, overlap=0, batch=4)
+    given = shown(size=(16, 24))
+    if mask:
+        given["mask"] = KeyedNoise(0, range(2), "mask").uniform((1, 16, 24))
+    reference = KeyedNoise(0, range(2), "reference").uniform((6, 3, 8, 8))
+    found = TiledNetwork(net, tiling)(**given, reference=reference)
+    for k, (row, column) in enumerate(places(tiling, 16, 24)):
+        cut = {n: v[..., row : row + 8, column : column + 8] for n, v in given.items() if v.ndim == 4}
+        alone = net(**given | cut, reference=reference[:, k]).sample
+        close(found[..., row : row + 8, column : column + 8], alone)
+
+
+def test_overlap_leaves_no_seams():
+    """In what tiles change of the prediction, a border is no step; without overlap it is."""
+    net = tiny_network().requires_grad_(False)
+    given = shown(size=(16, 80))
+    whole = net(**given, reference=torch.zeros(2, 3, 16, 80)).sample
+    energy = {}
+    for overlap in (0, 4):
+        tiling = Tiling(size=16, overlap=overlap)
+        zeros = torch.zeros(2, len(places(tiling, 16, 80)), 3, 16, 16)
+        energy[overlap] = seam_energy(TiledNetwork(net, tiling)(**given, reference=zeros) - whole, tiling)
+    assert energy[0] > 2 and energy[4] < 1.3
+
+
+def test_a_photo_through_the_shipped_autoencoder_shows_no_tiles():
+    plain = load_autoencoder()
+    image = resize(pack.load(pack.photos("test")[0]), 96)[None, :, :96, :160] * 2 - 1
+    tiling = Tiling(size=16, overlap=8)
+    tiled = TiledAutoencoder(plain, tiling)
+    z = tiled.encode(image)
+    assert (z - plain.encode(image)).abs().mean() < 0.15  # of unit deviation
+    whole, found = plain.decode(plain.encode(image)), tiled.decode(z)
+    assert (found - image).abs().mean() < 1.1 * (whole - image).abs().mean()
+    pixels = Tiling(size=16 * 4, overlap=8 * 4)
+    assert seam_energy(found, pixels) < 1.15 * seam_energy(whole, pixels)
+
+
+def test_the_transfer_of_all_tiles_is_that_of_the_whole():
+    """Reinhard's transfer by the references of the tiles, on each tile, against the one of the whole picture."""
+    image = 0.3 + 0.3 * pictures(2, 20, 27)  # far from clamping, which undoes no statistics
+    image[..., 14:] *= 0.6  # one side is dark
+    reference = 0.35 + 0.2 * pictures(2, 31, purpose="reference")
+    found = references(image, reference, TILES, factor=1)
+    assert found.shape == (2, len(places(TILES, 20, 27)), 3, 8, 8)
+    wanted = colour_transfer(image, reference)
+    for k, (row, column) in enumerate(places(TILES, 20, 27)):
+        here = (..., slice(row, row + 8), slice(column, column + 8))
+        close(colour_transfer(image[here], (found[:, k] + 1) / 2), wanted[here], 2e-3)
+    plain = colour_transfer(image[..., :8, :8], reference)
+    assert (plain - wanted[..., :8, :8]).abs().max() > 0.05  # what one reference for all would do
+
+
+def test_large_pictures_are_decided_by_their_generators_alone():
+    pipe, images = make(), pictures(2, 44, 60)
+    hole = torch.zeros(2, 1, 44, 60)
+    hole[:, :, 10:30, 10:50] = 1
+    given = dict(
+        blur=0.4, sharpen=(2.0, 0.0), num_inference_steps=3, eta=1.0, tiling=TILES, exact=False, output_type="pt"
+    )
+    reference = pictures(2, 30, purpose="reference")
+    both = pipe(images, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
+    alone = pipe(images[1:], generator=[seeded(2)], mask=hole[1:], reference=reference[1:], **given).images
+    assert both.shape == images.shape
+    close(both[1:], alone)
+    singly = given | {"tiling": Tiling(size=8, overlap=2, batch=1)}
+    close(pipe(images, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **singly).images, both)
+    vandalised = torch.where(hole.bool(), 1 - images, images)
+    hidden = pipe(vandalised, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
+    assert torch.equal(hidden, both)
+
+
+def test_small_images_go_through_in_one_piece_and_bad_tiles_are_refused():
+    pipe, limit, calls = make(), WHOLE * 4, []
+    common = dict(num_inference_steps=1, seed=0, exact=False, output_type="pt")
+    pipe.network.register_forward_pre_hook(lambda m, args, kwargs: calls.append(1), with_kwargs=True)
+    for side in (limit, limit + 8):
+        pipe(pictures(1, 16, side), **common)
+    assert len(calls) == 2  # the latter: three tiles of 32 latents, in one batch
+    for tiling in (Tiling(7, 2), Tiling(8, 8), Tiling(8, -1), Tiling(0, 0)):
+        with pytest.raises(ReproError, match="accepted: a multiple of 2 and an overlap from 0 to below it"):
+            pipe(pictures(1, 40), tiling=tiling)
+
+
+# -- the shipped network ----------------------------------------------------------------------------------------------
+
+
+def levels(x):
+    return [(255 * f(x, dim=(0, 2, 3))).tolist() for f in (torch.mean, torch.std)]
+
+
+def sharpness(x):
+    """Mean gradient of the picture at the size of a thumbnail."""
+    x = resize(x, 96)
+    return (x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()).item()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    pipe = EditingPipeline.shipped()
+    pipe.set_progress_bar_config(disable=True)
+    return lambda image, **asked: pipe(image, seed=0, output_type="pt", **asked).images
+
+
+@pytest.mark.parametrize("side", [96, 300])
+def test_a_photograph_as_its_own_reference_is_no_edit(shipped, side):
+    image = resize(PHOTO, side)
+    found = shipped(image, reference=image)
+    (mean, deviation), (own_mean, own_deviation) = levels(found), levels(image)
+    np.testing.assert_allclose(mean, own_mean, atol=1)
+    np.testing.assert_allclose(deviation, own_deviation, rtol=0.02)
+
+
+def test_a_transfer_has_the_statistics_of_the_formula(shipped):
+    image = resize(PHOTO, 96)
+    reference = resize(pack.load(pack.photos("validation")[3])[None], 120)
+    for extra in ({}, {"blur": 0.4}):
+        found = shipped(image, reference=reference, **extra)
+        for got, wanted in zip(levels(found), levels(colour_transfer(image, reference)), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=2)
+
+
+def test_strength_does_not_depend_on_the_resolution(shipped):
+    """The formula keeps the same share at every size, by its definition; so does the network now."""
+    for asked, low, high in (({"blur": 0.6}, 0.1, 0.5), ({"sharpen": (2.0, 0.0)}, 1.15, 3)):
+        kept = [
+            sharpness(shipped(resize(PHOTO, side), **asked)) / sharpness(resize(PHOTO, side)) for side in (120, 900)
+        ]
+        assert low < kept[0] < high and abs(kept[0] / kept[1] - 1) < 0.1, kept
+
+
+def test_outside_its_hole_a_picture_stays_as_it_is(shipped):
+    image = resize(PHOTO, 96)
+    hole = torch.zeros(1, 1, *image.shape[2:])
+    hole[..., 30:42, 20:90] = 1
+    found = shipped(image, mask=hole)
+    assert torch.equal(found * (1 - hole), image * (1 - hole)) and not torch.equal(found, image)
+    assert torch.equal(shipped(image), image)  # and without an effect, all of it
+
+
+@pytest.mark.parametrize("variant", ["taught-long", "mult", "palette", "single-inpaint"])
+@pytest.mark.parametrize("edge", [False, True])
+def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, edge):
+    """All-hole tiles for every shipped network that fills holes: no coloured noise, no smudge, at the edge neither."""
+    pipe = EditingPipeline.shipped(variant=variant)
+    pipe.set_progress_bar_config(disable=True)
+    image = resize(PHOTO, 384)
+    hole = torch.zeros(1, 1, *image.shape[2:])
+    hole[..., 60:320, (0 if edge else 100) : 400] = 1  # 260 pixels, where a tile has 128
+    found = pipe(image, mask=hole, seed=0, output_type="pt").images
+    smooth = membrane(image, 1 - hole)
+    inside = hole.expand(-1, 3, -1, -1) > 0
+    assert (found - smooth)[inside].abs().mean() < 12 / 255  # in its surroundings' colours
+    grey = (found - smooth).mean(dim=1, keepdim=True)
+    hue = (found - smooth - grey)[inside].square().mean().sqrt()
+    assert hue < 12 / 255  # and no coloured noise
+    assert torch.equal(found[~inside], image[~inside])
+
+
+# -- any network ------------------------------------------------------------------------------------------------------
+
+
+def test_large_pictures_are_edited_by_a_copy_and_holes_never_looked_at():
+    pipe, side = make(), WHOLE * 4
+    image = pictures(1, side, side + 60)
+    seen = []
+    pipe.network.register_forward_pre_hook(
+        lambda m, a, k: seen.append((a or tuple(k.values()))[0].shape), with_kwargs=True
+    )
+    common = dict(seed=0, num_inference_steps=1, output_type="pt")
+    pipe(image, blur=0.5, **common)
+    assert seen and all(max(shape[2:]) <= WHOLE for shape in seen)
+    assert pipe(pictures(1, 20, 600), blur=0.5, **common).images.shape == (1, 3, 20, 600)  # a strip: 64 pixels high
+    for thick in (4, 60):
+        hole = torch.zeros(1, 1, side, side + 60)
+        hole[..., 20 : 20 + thick, 30:180] = 1
+        other = torch.where(hole > 0, 1 - image, image)
+        both = [pipe(x, mask=hole, blur=0.5, **common).images for x in (image, other)]
+        assert torch.equal(*both)
+
+
+def test_nothing_changes_what_nothing_was_done_to():
+    image, plain = pictures(2, 40), pictures(2, 40, purpose="plain")
+    close(restored(image, plain, plain), image)
+    small = resize(image, 20)
+    close(carried(image, small, plain[..., :20, :20], plain[..., :20, :20]), image)
+    close(matched(image, image), image, 1e-4)
+    close(gain(0.5 * image + 0.1, image), torch.full((2, 3, 1, 1), 0.5))
+
+
+def test_a_membrane_is_what_is_known_and_smooth_between():
+    slope = torch.linspace(0, 1, 33).expand(1, 3, 20, 33)
+    known = torch.ones(1, 1, 20, 33)
+    known[..., 5:15, 8:25] = 0
+    found = membrane(slope + 5 * (1 - known), known)  # what is in the hole does not matter
+    assert torch.equal(found * known, slope * known)
+    assert (found - slope).abs().max() < 0.2
+    close(
+        membrane(torch.full((1, 2, 7, 9), 0.3), (torch.rand(1, 1, 7, 9) > 0.8).float()), torch.full((1, 2, 7, 9), 0.3)
+    )
+
+
+@pytest.mark.parametrize(("box", "wanted"), [((10, 11, 5, 40), 1), ((10, 20, 5, 40), 5), ((0, 20, 5, 40), 18)])
+def test_thickness_is_the_way_to_what_is_known(box, wanted):
+    top, bottom, left, right = box
+    hole = torch.zeros(1, 1, 40, 50)
+    hole[..., top:bottom, left:right] = 1
+    assert thickness(hole) == wanted
