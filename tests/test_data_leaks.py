@@ -1,20 +1,17 @@
-"""No test subject leaks: by name, and by what the pictures show.
+"""No test subject leaks: by what the pictures show. The split itself is frozen by its hash (`test_data_pack`).
 
 The embedding threshold. Similarity is the largest cosine between EfficientNet-Lite0 features of the views below.
 Between a test or validation picture and every picture of another split, all of them different subjects, it reaches
 0.70 (one domed building beside another). Copies mirrored, darkened and cropped to 70% of their side stay above 0.77.
 The threshold stands in the middle of that gap, and the tests assert both sides. It finds copies, not two photographs of
-one monument (the Taj Mahal from two sides: 0.69): for those there are the subject names, the check of names below, and
-the contact sheets that were looked at when the split was made.
+one monument (the Taj Mahal from two sides: 0.69): for those there are the subject names, and the contact sheets that
+were inspected when the split was made.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import replace
 from functools import cache
-from itertools import combinations
 
 import pytest
 import torch
@@ -27,75 +24,14 @@ from repro.metrics.features import efficientnet_lite0, extract
 
 THRESHOLD = 0.735
 HELD = ("test", "validation")
-# Names that no spelling rule joins. Whatever is added to the pack under one of them shows the other's subject.
-SAME = [{"cat", "kitten"}, {"cow", "calf", "cattle"}, {"qutub minar", "kutub minar", "qutb minar"}]
-# Names that are alike and are not the same: the gateway stands in Mumbai, the gate in Delhi.
-DIFFERENT = [{"gateway of india", "india gate"}]
-FILLER = {"of", "the", "de", "du", "des", "china", "animals", "farm", "world", "erase", "monuments", "tools", "fishes"}
 
 
-@cache
-def _words(name: str) -> str:
-    """ "monuments_statueofLiberty" and "statue of liberty" both give "liberty statue"."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.rsplit("/", 1)[-1])
-    words = re.sub(r"[^a-z]+", " ", name.lower()).split()
-    words = [re.sub(r"(?<=[a-z]{4})of$", "", w).rstrip("s") for w in words if w not in FILLER]
-    return " ".join(sorted(w.replace("ae", "e") for w in words if w not in FILLER))
-
-
-def _among(first: str, second: str, groups: list[set[str]]) -> bool:
-    return any({first, second} <= {_words(name) for name in group} for group in groups)
-
-
-@cache
-def _same_subject(first: str, second: str) -> bool:
-    a, b = _words(first), _words(second)
-    if not a or not b or _among(a, b, DIFFERENT):
-        return False
-    matcher = difflib.SequenceMatcher(None, a, b)
-    if _among(a, b, SAME) or (matcher.real_quick_ratio() >= 0.85 and matcher.ratio() >= 0.85):
-        return True
-    short, long = sorted((set(a.split()), set(b.split())), key=len)
-    return len(short) > 1 and short <= long
-
-
-def name_leaks(pictures: list[Picture]) -> list[tuple[str, str]]:
-    """Pictures of two splits, one of them held out, whose subjects or files are called alike."""
-    return [
-        (held.id, other.id)
-        for held in pictures
-        for other in pictures
-        if held.split in HELD and other.split != held.split
-        and any(_same_subject(a, b) for a in (held.subject, held.id) for b in (other.subject, other.id))
-    ]  # fmt: skip
-
-
-def test_no_held_out_name_elsewhere_and_no_two_spellings():
+def test_subjects_are_in_one_split_and_spelled_in_one_way():
     pictures = pack.photos(None, None)
-    assert name_leaks(pictures) == []
     subjects = sorted({p.subject for p in pictures})
     assert len({(p.subject, p.split) for p in pictures}) == len(subjects), "a subject in two splits"
-    plain = {s: re.sub(r"[^a-z]", "", s.lower()).replace("q", "k").replace("ae", "e").rstrip("s") for s in subjects}
-    assert [pair for pair in combinations(subjects, 2) if plain[pair[0]] == plain[pair[1]]] == []
-
-
-@pytest.mark.parametrize(
-    ("id", "subject"),
-    [
-        ("thumbs/monuments_kutubMinar", "kutub tower"),
-        ("thumbs/monuments_statueOfLiberty", "lady of new york"),
-        ("thumbs/monuments_tajMahal", "tajmahal"),
-        ("photos/erase_kitten", "kitten"),
-        ("photos/world_animals_giraffe", "giraffes"),
-    ],
-)
-def test_a_planted_name_is_caught(id, subject):
-    """The file moved to the training set under another subject: the exact comparison sees nothing, this one does."""
-    planted = [replace(p, split="train", subject=subject) if p.id == id else p for p in pack.photos(None, None)]
-    assert any(other == id for _, other in name_leaks(planted))
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
+    plain = {re.sub(r"[^a-z]", "", s.lower()).replace("q", "k").replace("ae", "e").rstrip("s") for s in subjects}
+    assert len(plain) == len(subjects)
 
 
 def embed(image: Tensor, views: list[tuple[tuple[float, float], float]]) -> Tensor:

@@ -28,7 +28,7 @@ class DataCheck:
 
         report = check(self.name, self.root, headers=self.headers)
         print(report.text())
-        return 0 if report.ok else 1
+        return 1 if report.problems else 0
 
 
 @dataclass

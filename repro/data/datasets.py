@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from repro import paths
 from repro.data import pack
@@ -34,7 +33,7 @@ class Part:
     label: str
     pattern: str
     count: int | None = None
-    suffixes: tuple[str, ...] = SUFFIXES
+    suffixes: Sequence[str] = SUFFIXES
     optional: bool = False
     folders: int | None = None
     partner: str = ""
@@ -45,7 +44,7 @@ class Part:
         found = (p for p in root.glob(self.pattern) if p.suffix.lower() in self.suffixes and p.name[0] != ".")
         return sorted(p for p in found if p.is_file())
 
-    def keyed(self, root: Path, files: list[Path]) -> dict[str | None, Path]:
+    def keyed(self, root: Path, files: Sequence[Path]) -> dict[str | None, Path]:
         """What names the pair of each file; None for one whose name is not of the expected form."""
         if not self.key:
             return {file.stem: file for file in files}
@@ -61,33 +60,24 @@ class Layout:
     title: str
     page: str
     get: str
-    parts: tuple[Part, ...]
+    parts: Sequence[Part]
     folder: str = ""
-    splits: dict[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def needed(self) -> tuple[Part, ...]:
+    def needed(self) -> Sequence[Part]:
         """The parts that it cannot do without; all, where one of them is enough."""
-        return tuple(part for part in self.parts if not part.optional) or self.parts
+        return [part for part in self.parts if not part.optional] or self.parts
 
     def part(self, label: str) -> Part:
         """The part of that label."""
         return next(part for part in self.parts if part.label == label)
 
 
-def _part(suffixes: list[str] | None = None, **fields: Any) -> Part:
-    return Part(suffixes=tuple(suffixes or SUFFIXES), **fields)
-
-
 LAYOUTS: dict[str, Layout] = {
-    name: Layout(**{**each, "parts": tuple(_part(**part) for part in each["parts"])})
+    name: Layout(**{**each, "parts": [Part(**part) for part in each["parts"]]})
     for name, each in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
-
-
-def names() -> list[str]:
-    """Every name that `check` accepts."""
-    return ["pack", *sorted(LAYOUTS)]
 
 
 def home(name: str) -> Path:
@@ -109,27 +99,21 @@ class Report:
 
     heading: str
     advice: str
-    present: bool = False
     found: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    @property
-    def ok(self) -> bool:
-        """Whether the data set can be used."""
-        return self.present and not self.problems
-
     def text(self) -> str:
         """For a terminal."""
-        lines = [f"{self.heading}: {'complete' if self.ok else 'incomplete' if self.present else 'absent'}"]
+        lines = [f"{self.heading}: {'incomplete or absent' if self.problems else 'complete'}"]
         lines += [f"  ok       {line}" for line in self.found] + [f"  problem  {line}" for line in self.problems]
-        return "\n".join(lines + ([] if self.ok else [f"  to do    {self.advice}"]))
+        return "\n".join(lines + ([f"  to do    {self.advice}"] if self.problems else []))
 
 
 def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> Report:
     """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
 
     Args:
-        name: one of `names()`.
+        name: "pack" or one of `LAYOUTS`.
         root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
         headers: also open every image's header (minutes for the large sets).
 
@@ -137,18 +121,28 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
         ReproError: for an unknown name.
     """
     if name == "pack":
-        return _check_pack(root)
+        if root is not None:
+            raise ReproError(f"the pack lies at {pack.PACK} and takes no --root; got {root}")
+        again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
+        whole = "every photograph, thumbnail and list has the SHA-256 that was committed"
+        problems = pack.verify()
+        return Report(f"pack (embedded images) at {pack.PACK}", again, [] if problems else [whole], problems)
     if name not in LAYOUTS:
-        raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(names())}")
+        raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(['pack', *sorted(LAYOUTS)])}")
     layout, root = LAYOUTS[name], home(name) if root is None else Path(root)
     report = Report(f"{name} ({layout.title}) at {root}", advice(name, root))
     if not root.is_dir():
         report.problems = [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
         return report
     files = {part.label: part.files(root) for part in layout.parts}
-    report.present = any(files.values())
+    if not any(files.values()):
+        below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.needed)]
+        deeper = f"the data set lies one level deeper; give --root {below[0]}" if below else ""
+        nothing = f"nothing found of {' or '.join(part.pattern for part in layout.needed)}"
+        report.problems = [f"{root}: {deeper or nothing}"]
+        return report
     for part in layout.parts:
-        wrong = list(problems(root, part, files[part.label]))
+        wrong = list(miscounted(root, part, files[part.label]))
         if part.partner and files[part.label] and files[part.partner]:
             wrong += unpaired(root, (part, layout.part(part.partner)), files)
         if headers and part.suffixes == SUFFIXES:
@@ -156,17 +150,11 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
         report.problems += wrong
         if files[part.label] and not wrong:
             report.found.append(f"{part.label}: {len(files[part.label]):,} files")
-    if not report.present:
-        below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.needed)]
-        nothing = f"nothing found of {' or '.join(part.pattern for part in layout.needed)}"
-        report.problems = [
-            f"{root}: {f'the data set lies one level deeper; give --root {below[0]}' if below else nothing}"
-        ]
     return report
 
 
-def problems(root: Path, part: Part, files: list[Path]) -> Iterator[str]:
-    """A sentence for a wrong number of files, one for a wrong number of folders, one for empty files."""
+def miscounted(root: Path, part: Part, files: Sequence[Path]) -> Iterator[str]:
+    """A sentence for a wrong number of files or folders, and one for empty files."""
     folders = len({file.parent for file in files})
     if not files and part.optional:
         return
@@ -179,7 +167,7 @@ def problems(root: Path, part: Part, files: list[Path]) -> Iterator[str]:
         yield f"{_some(empty)}: empty"
 
 
-def unpaired(root: Path, parts: tuple[Part, Part], files: dict[str, list[Path]]) -> Iterator[str]:
+def unpaired(root: Path, parts: tuple[Part, Part], files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     """A sentence for misnamed files, and one for those of either part that have no partner in the other."""
     mine, theirs = (part.keyed(root, files[part.label]) for part in parts)
     if misnamed := mine.pop(None, None) or theirs.pop(None, None):
@@ -189,11 +177,11 @@ def unpaired(root: Path, parts: tuple[Part, Part], files: dict[str, list[Path]])
             yield f"{_some(alone)}: no partner in {root / other.pattern}"
 
 
-def _some(files: list[Path]) -> str:
+def _some(files: Sequence[Path]) -> str:
     return ", ".join(map(str, files[:3])) + (f" and {len(files) - 3:,} more" if len(files) > 3 else "")
 
 
-def _unreadable(files: list[Path]) -> Iterator[str]:
+def _unreadable(files: Sequence[Path]) -> Iterator[str]:
     from tqdm import tqdm
 
     for file in tqdm(files, desc="headers", unit="file", delay=1.0, leave=False):
@@ -201,15 +189,3 @@ def _unreadable(files: list[Path]) -> Iterator[str]:
             image_size(file)
         except ReproError as error:
             yield str(error)
-
-
-def _check_pack(root: str | os.PathLike | None) -> Report:
-    if root is not None and Path(root).resolve() != pack.PACK.resolve():
-        raise ReproError(f"the pack lies at {pack.PACK} and takes no --root; got {root}")
-    report = Report(f"pack (embedded photographs and Fashion-MNIST subset) at {pack.PACK}", "", pack.PACK.is_dir())
-    report.advice = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
-    report.problems = pack.verify()
-    if not report.problems:
-        counts = [f"{len(pack.photos(None, kind))} {kind}s" for kind in pack.KINDS]
-        report.found = [f"{', '.join(counts)} and the Fashion-MNIST subset, every SHA-256 as committed"]
-    return report

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,14 +82,6 @@ class Pictures:
         return total.hexdigest()
 
 
-class Parts(NamedTuple):
-    """Crops of a batch, each (B, 3, side, side) in [0, 1]."""
-
-    target: Tensor
-    input: Tensor | None
-    mask: Tensor | None
-
-
 @dataclass(frozen=True)
 class PictureSet:
     """Targets, for restoration their degraded inputs, and masks where the data set has them, index by index."""
@@ -104,17 +95,10 @@ class PictureSet:
         cls,
         pairs: Sequence[Pair],
         prepare: Prepare | None = None,
-        *,
         prepare_input: Prepare | None = None,
         masks: Sequence[Entry] | None = None,
     ) -> PictureSet:
-        """A paired data set.
-
-        Args:
-            prepare: what is done to input, target and mask alike, e.g. `squared(256)`; default: their own size.
-            prepare_input: what is done to the input instead.
-            masks: one a pair.
-        """
+        """A paired data set: `prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
         keep = KEEP // (2 if masks is None else 3)
         return cls(
             Pictures([p.target for p in pairs], prepare, keep=keep),
@@ -136,15 +120,17 @@ class PictureSet:
         """Paths of the files, the input's where there is one."""
         return (self.inputs or self.targets).names(indices)
 
-    def crops(self, indices: Tensor, side: int, draw: Tensor) -> Parts:
-        """The same crop of target, input and mask; `draw` (B, 3) in [0, 1) as `repro.data.crops.cut` takes it."""
+    def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:
+        """The same crop (B, 3, side, side) in [0, 1] of target, input and mask, None of what there is not.
 
-        def cut(part: Pictures | None) -> Tensor | None:
-            if part is None:
-                return None
-            return crops.cut(part.several(indices), side, draw.cpu(), names=part.names(indices)).to(draw.device)
-
-        return Parts(*map(cut, (self.targets, self.inputs, self.masks)))  # type: ignore[arg-type]
+        `draw` is (B, 3) in [0, 1) as `repro.data.crops.cut` takes it.
+        """
+        return [
+            None
+            if part is None
+            else crops.cut(part.several(indices), side, draw.cpu(), names=part.names(indices)).to(draw.device)
+            for part in (self.targets, self.inputs, self.masks)
+        ]
 
     def digest(self) -> str:
         """SHA-256 over the bytes of all files."""

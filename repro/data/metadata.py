@@ -8,15 +8,11 @@ import zlib
 
 from PIL import ExifTags, Image
 
+_TURN = Image.Transpose
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 
 
 def orientation(image: Image.Image) -> int:
@@ -53,7 +49,7 @@ def pixels_alone(data: bytes) -> bytes | None:
 
 
 def _jpeg(data: bytes) -> bytes:
-    out, at = [data[:2]], 2
+    out, at = data[:2], 2
     while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
         if data[at + 1] == 0xFF:  # a fill byte
             at += 1
@@ -63,25 +59,25 @@ def _jpeg(data: bytes) -> bytes:
         application = 0xE0 <= marker <= 0xEF or marker == 0xFE
         adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
         if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
-            out.append(data[at:end])
+            out += data[at:end]
         at = end
-    return b"".join([*out, data[at:]])
+    return out + data[at:]
 
 
 def _png(data: bytes) -> bytes:
-    out, at = [data[:8]], 8
+    out, at = data[:8], 8
     while at < len(data):
         end = at + 12 + struct.unpack_from(">I", data, at)[0]
         kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
         sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
         if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
-            out.append(data[at:end])
+            out += data[at:end]
         at = end
-    return b"".join(out)
+    return out
 
 
 def _webp(data: bytes) -> bytes:
-    out, at = [], 12
+    out, at = b"WEBP", 12
     while at < len(data):
         size = struct.unpack_from("<I", data, at + 4)[0]
         end = at + 8 + size + size % 2
@@ -89,7 +85,6 @@ def _webp(data: bytes) -> bytes:
         if kind == b"VP8X":  # its flags announce what follows
             chunk = chunk[:8] + bytes([chunk[8] & ~0x2C]) + chunk[9:]
         if kind not in (b"ICCP", b"XMP ", b"EXIF"):
-            out.append(chunk)
+            out += chunk
         at = end
-    body = b"".join(out)
-    return data[:4] + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+    return data[:4] + struct.pack("<I", len(out)) + out

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repro.data.datasets import LAYOUTS, advice, home, problems, unpaired
+from repro.data.datasets import LAYOUTS, advice, home, miscounted, unpaired
 from repro.data.filesets import Prepare
 from repro.data.flist import Entry, Pair, check_pairs
 from repro.data.images import resize
@@ -57,7 +57,7 @@ def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> 
     for part in parts:
         if not files[part.label]:
             raise ReproError(f"{root / part.pattern}: nothing found; {advice(name, root)}")
-        wrong = [*problems(root, part, files[part.label]), *unpaired(root, (inputs, part), files)]
+        wrong = [*miscounted(root, part, files[part.label]), *unpaired(root, (inputs, part), files)]
         if wrong:
             raise ReproError(f"{wrong[0]}; `repro data check {name} --root {root}` says more")
     found, targets, *masks = (part.keyed(root, files[part.label]) for part in parts)
