@@ -28,7 +28,6 @@ class_names = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _HELD_OUT = 100  # validation images per Fashion-MNIST class
-_DATA = ("split.csv", "fashion_mnist_subset.npz")
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,9 @@ def _pictures() -> tuple[Picture, ...]:
 
 def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
     """Pictures of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
-    if split is not None and split not in SPLITS:
-        raise ReproError(f"photos: no split {split!r} in the pack; accepted: {', '.join(SPLITS)}")
-    if kind is not None and kind not in KINDS:
-        raise ReproError(f"photos: no kind {kind!r} in the pack; accepted: {', '.join(KINDS)}")
+    for what, given, known in (("split", split, SPLITS), ("kind", kind, KINDS)):
+        if given is not None and given not in known:
+            raise ReproError(f"photos: no {what} {given!r} in the pack; accepted: {', '.join(known)}")
     return [p for p in _pictures() if split in (None, p.split) and kind in (None, p.kind)]
 
 
@@ -111,11 +109,14 @@ def load(picture: Picture) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _fashion_arrays() -> dict[str, np.ndarray]:
+def _fashion_arrays() -> tuple[np.ndarray, np.ndarray, int]:
+    """Images and labels, those of training first, and how many these are."""
     path = PACK / "fashion_mnist_subset.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            images = np.concatenate([file["train_images"], file["test_images"]])
+            labels = np.concatenate([file["train_labels"], file["test_labels"]])
+            return images, labels.astype(np.int64), len(file["train_labels"])
     except (OSError, ValueError, EOFError) as error:
         raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
 
@@ -124,18 +125,14 @@ def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
     if split not in SPLITS[:3]:
         raise ReproError(f"fashion: no split {split!r}; accepted: {', '.join(SPLITS[:3])}")
-    source = "test" if split == "test" else "train"
-    images, labels = (_fashion_arrays()[f"{source}_{kind}"] for kind in ("images", "labels"))
-    chosen = np.arange(len(labels))
-    if split != "test":
-        held_out = np.concatenate([np.flatnonzero(labels == c)[-_HELD_OUT:] for c in range(len(class_names))])
-        chosen = np.sort(held_out) if split == "validation" else np.setdiff1d(chosen, held_out)
-    offset = len(_fashion_arrays()["train_labels"]) if split == "test" else 0
-    return Fashion(
-        images=torch.from_numpy(images[chosen]),
-        labels=torch.from_numpy(labels[chosen].astype(np.int64)),
-        ids=torch.from_numpy((chosen + offset).astype(np.int64)),
-    )
+    images, labels, train = _fashion_arrays()
+    held_out = np.concatenate([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))])
+    chosen = {
+        "train": np.setdiff1d(np.arange(train), held_out),
+        "validation": np.sort(held_out),
+        "test": np.arange(train, len(labels)),
+    }[split]
+    return Fashion(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]), torch.from_numpy(chosen))
 
 
 def file_hash(path: Path) -> str:
@@ -157,7 +154,8 @@ def pack_hash() -> str:
 
     Cached by the files' sizes and times: a changed file changes the answer, an unchanged pack costs one `stat` a file.
     """
-    names = sorted([*_DATA, *(p.path.relative_to(PACK).as_posix() for p in _pictures())])
+    files = (p.path.relative_to(PACK).as_posix() for p in _pictures())
+    names = sorted(["split.csv", "fashion_mnist_subset.npz", *files])
     try:
         stamps = tuple((n, s.st_size, s.st_mtime_ns) for n in names for s in [(PACK / n).stat()])
     except FileNotFoundError as error:

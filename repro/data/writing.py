@@ -7,12 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from repro.data.images import read_image
+from repro.data.images import ImageSource, read_image
 from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
@@ -25,21 +23,15 @@ _WRITERS = {
 _LARGEST = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # pixels a side that a format holds
 
 
-def to_uint8(image: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) of float (3, H, W) in [0, 1], rounded to nearest. Raises `ReproError` outside the range."""
-    image = read_image(image, name="image")
-    return (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def write_image(path: str | os.PathLike, image: Tensor) -> Path:
-    """Write float (3, H, W) in [0, 1] as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically.
+def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
+    """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded.
 
     Raises `ReproError` for values outside [0, 1], which a caller clamps where that is meant, for other suffixes, and
     where the file cannot be written.
     """
-    path, stream = Path(path), io.BytesIO()
-    pixels = to_uint8(image)
-    _check_format(path, (pixels.shape[1], pixels.shape[0]))
+    path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
+    _check_format(path, (image.shape[2], image.shape[1]))
+    pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     kind = path.suffix.lower()
     Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[kind], **_WRITERS[kind])
     write_bytes(path, stream.getvalue())

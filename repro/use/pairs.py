@@ -214,7 +214,7 @@ def first_batch(task: PairTask, file: PairsFile) -> Path:
     indices = places_to_indices(places, task.size, file.seed)
     target, given = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
     pixels = tile([*to_unit(given), *to_unit(target)], len(places), gap=4)
-    return write_image(file.out / "first_batch.png", torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+    return write_image(file.out / "first_batch.png", pixels)
 
 
 def as_dict(file: PairsFile) -> dict[str, Any]:

@@ -136,5 +136,5 @@ def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) ->
         print(f"{name:>16}: {', '.join(line)}")
     side = min(256, *(min(image.shape[1:]) for image in shown))
     pixels = tile([center_crop(image, side) for image in shown], 3, gap=4)
-    write_image(out / "results.png", torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+    write_image(out / "results.png", pixels)
     print(f"written: {out / 'results.csv'}, {out / 'results.png'} (input, result, target)")
