@@ -109,7 +109,7 @@ def test_pack_hash_follows_the_data_and_only_the_data(copy):
 
 
 def test_damage_is_refused(copy):
-    np.savez(copy / "fashion_mnist_subset.npz", train_labels=np.array([object()]))
+    np.savez(copy / "fashion_mnist_subset.npz", train_images=np.array([object()]))
     with pytest.raises(ReproError, match="is damaged"):  # a pickle inside is never opened
         pack.fashion("train")
     (copy / "ATTRIBUTION.csv").unlink()

@@ -117,7 +117,7 @@ def _fashion_arrays() -> tuple[np.ndarray, np.ndarray, int]:
             images = np.concatenate([file["train_images"], file["test_images"]])
             labels = np.concatenate([file["train_labels"], file["test_labels"]])
             return images, labels.astype(np.int64), len(file["train_labels"])
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
 
 
