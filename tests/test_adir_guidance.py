@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repro.adir import baselines, guidance, oracle
+from repro.adir import guidance, oracle
 from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
 from repro.ddpm.samplers import ancestral
@@ -114,7 +114,7 @@ def test_ddrm_without_noise_keeps_the_measurement_and_fills_the_rest_from_the_pr
     data, op = gaussian(), operator()
     x = drawn((1, *SHAPE), 5) * 0.3
     y = op.A(x).expand(256, -1, -1, -1)
-    *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(256), "n"), steps=50)
+    *_, (found, _) = guidance.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(256), "n"), steps=50)
     torch.testing.assert_close(op.A(found), y, atol=1e-4, rtol=1e-3)
     mean, _ = exact(data, op, y[:1])
     prior_error = float((x.flatten() - 0).norm())
@@ -127,7 +127,7 @@ def test_ddrm_of_a_plain_noisy_image_is_a_denoiser():
     op = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4), noise=0.3)
     x = drawn((1, *SHAPE), 5) * 0.4
     y = (x + 0.3 * drawn((1, *SHAPE), 7)).expand(128, -1, -1, -1)
-    *_, (found, _) = baselines.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(128), "n"), steps=50)
+    *_, (found, _) = guidance.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(128), "n"), steps=50)
     mean, _ = exact(data, op, y[:1])
     away = float((found.mean(dim=0).flatten() - mean).norm() / mean.norm())
     assert away < 0.25
@@ -143,7 +143,7 @@ def test_ddrm_is_deepinvs(monkeypatch):
     op = ops.deblurring(4, 4, taps, noise=0.1)
     y = op.measure(drawn((2, *SHAPE), 5) * 0.2, KeyedNoise(1, range(2), "e"))
     noise, ts = KeyedNoise(0, range(2), "n"), spaced(SCHEDULE.T, 8, "linspace")
-    *_, (_, found) = baselines.ddrm(data.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
+    *_, (_, found) = guidance.ddrm(data.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
     sigmas = [float(((1 - a) / a).sqrt()) for a in SCHEDULE.alpha_bar[ts]]
     draws = iter([noise.normal(SHAPE, step=t) * 2**0.5 for t in (SCHEDULE.T, *ts)])
     monkeypatch.setattr(torch, "randn_like", lambda x: next(draws))
@@ -167,7 +167,7 @@ def test_dps_lowers_the_residual():
 
     noise = KeyedNoise(0, range(4), "n")
     free = sample(guidance.reconstruct(both, y, op, SCHEDULE, noise, Guidance(scale=0), 100))
-    found = sample(baselines.dps(both, y, op, SCHEDULE, noise, 100, scale=0.3))
+    found = sample(guidance.dps(both, y, op, SCHEDULE, noise, 100, scale=0.3))
     assert float((op.A(found) - y).norm()) < 0.3 * float((op.A(free) - y).norm())
 
 

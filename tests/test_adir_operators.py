@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ReproError, match="multiple of it: got 62"):
         ops.operator("sr4", 62, 64)
     with pytest.raises(ReproError, match="unknown task"):
-        ops.operator("sr2", 64, 64)
+        ops.operator("blur", 64, 64)
     with pytest.raises(ReproError, match="takes an image of"):
         ops.operator("sr4", 64, 64).A(torch.zeros(1, 3, 32, 64))
     with pytest.raises(ReproError, match="takes a measurement of"):

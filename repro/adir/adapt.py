@@ -7,14 +7,16 @@ say what LPIPS compares, nor at which noise levels: here the clean estimate, cut
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from repro.adir import lora
 from repro.adir.prior import SCALES, SIZE, cut_at_a_size
@@ -39,9 +41,7 @@ class Adaptation:
         pointwise: whether 1 x 1 convolutions (attention's among them) get factors too.
         perceptual: weight of the LPIPS term; 0 leaves it out.
         weighting: of the LPIPS term over t: "uniform", or "signal", times alpha_bar_t.
-        every: the LPIPS term is computed at each `every`-th iteration, with `every` times its weight.
         variance: whether the variance is trained too, by the hybrid loss. The simple loss does not reach its outputs.
-        one_t: one timestep a batch.
     """
 
     iterations: int = 400
@@ -52,12 +52,10 @@ class Adaptation:
     pointwise: bool = True
     perceptual: float = 0.1
     weighting: Literal["uniform", "signal"] = "uniform"
-    every: int = 1
     variance: bool = False
-    one_t: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "rank", "every"):
+        for name in ("iterations", "batch", "rank"):
             if getattr(self, name) < 1:
                 raise ReproError(f"adaptation: {name} must be 1 or more: got {getattr(self, name)}")
         if self.weighting not in ("uniform", "signal") or self.perceptual < 0 or not self.lr > 0:
@@ -68,11 +66,12 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class AdaptStep:
-    """After an iteration: its number from 1, and the loss's two parts."""
+    """After an iteration: its number from 1, the loss's two parts, and the factors, which the next one changes."""
 
     iteration: int
     simple: float
     perceptual: float
+    factors: dict[str, Tensor]
 
 
 def sizes(image: Tensor, scales: Sequence[int] = SCALES) -> list[Tensor]:
@@ -82,7 +81,6 @@ def sizes(image: Tensor, scales: Sequence[int] = SCALES) -> list[Tensor]:
     return [*(resize(image, s) for s in kept), *([image] if side <= max(scales) else [])]
 
 
-@torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
 def adapt(
     network: nn.Module,
     images: Sequence[Tensor],
@@ -94,10 +92,9 @@ def adapt(
     crop: int = SIZE,
     state: Path | None = None,
 ) -> Iterator[AdaptStep]:
-    """Adapt `network` to `images` (3, H, W) in [0, 1], one iteration at a time.
+    """Adapt `network` to `images` (3, H, W) in [0, 1], one iteration at a time; its own weights stay what they are.
 
-    The network carries its factors while the generator runs and after it: `repro.adir.lora.state` reads them, `detach`
-    takes them off. With `state`, a folder, an interrupted adaptation goes on by the same call.
+    With `state`, a folder, an interrupted adaptation goes on by the same call.
 
     Raises:
         ReproError: no image; a damaged state; a loss that is not finite.
@@ -107,43 +104,66 @@ def adapt(
         raise ReproError("adaptation needs at least one image: got none")
     pictures = [sizes(x, scales) for x in images]
     side = min([crop, *(min(x.shape[-2:]) for all_ in pictures for x in all_)])
-    about = {"settings": asdict(settings), "seed": seed, "sums": [float(x.sum()) for x in images]}
-    about["network"] = sum(float(p.detach().abs().sum()) for p in network.parameters())
-    file = state / f"{digest(about)}.safetensors" if state else None
-    optimizer = torch.optim.Adam(
-        lora.attach(network, settings.rank, settings.alpha, settings.pointwise, seed), lr=settings.lr
-    )
-    carried, model = nn.ModuleList(lora.factors(network).values()), process.model_fn(network)
-    done = load_state(file, about, carried, nn.Module(), optimizer) if file else 0  # no average is kept
-    for i in range(done, settings.iterations):
-        places = range(i * settings.batch, (i + 1) * settings.batch)
-        noise = {p: KeyedNoise(seed, places, f"adir/adapt/{p}") for p in ("image", "scale", "crop", "noise", "time")}
+
+    def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
+        noise = drawn(("image", "scale", "crop", "noise", "time"), "adir/adapt", settings.batch, i, seed)
         chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
         x0 = cut_at_a_size(chosen, side, noise.__getitem__)  # (B, 3, side, side)
-        t = noise["time"].integers(0, schedule.T)
-        t = t[:1].expand(len(t)) if settings.one_t else t
-        eps = noise["noise"].normal(tuple(x0.shape[1:]))
-        perceptual = settings.perceptual * settings.every if i % settings.every == 0 else 0.0
-        simple, similar = loss(model, x0, t, eps, schedule, settings, perceptual > 0)
-        total = simple + perceptual * similar
+        t = noise["time"].integers(0, schedule.T)[:1].expand(settings.batch)  # one for the whole batch
+        return loss(process.model_fn(model), x0, t, noise["noise"].normal(tuple(x0.shape[1:])), schedule, settings)
+
+    about = {
+        "sums": [float(x.sum()) for x in images],
+        "weights": [float(p.detach().sum()) for p in network.parameters()],
+    }
+    return train(network, loss_of, settings, seed, about, state)
+
+
+def drawn(purposes: Sequence[str], room: str, batch: int, i: int, seed: int) -> dict[str, KeyedNoise]:
+    """The random numbers of iteration `i`, by purpose."""
+    places = range(i * batch, (i + 1) * batch)
+    return {p: KeyedNoise(seed, places, f"{room}/{p}") for p in purposes}
+
+
+@torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
+def train(
+    network: nn.Module,
+    loss_of: Callable[[Callable[..., Any], int], tuple[Tensor, Tensor]],
+    settings: Adaptation,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    state: Path | None = None,
+) -> Iterator[AdaptStep]:
+    """Train fresh factors of a network by Adam.
+
+    Args:
+        loss_of: (the network with its factors on, number of the iteration from 0) -> the loss's two parts.
+        about: what the loss follows from; with `settings` and `seed` it names the file in the folder `state`.
+    """
+    network.requires_grad_(False)
+    factors = lora.fresh(network, settings.rank, settings.pointwise, seed)
+    carried, optimizer = nn.ParameterList(factors.values()), torch.optim.Adam(factors.values(), lr=settings.lr)
+    identity = {**(about or {}), "settings": asdict(settings), "seed": seed}
+    file = state / f"{digest(identity)}.safetensors" if state else None
+    done = load_state(file, identity, carried, nn.Module(), optimizer) if file else 0  # no average is kept
+    for i in range(done, settings.iterations):
+        changed = lora.weights(network, factors, settings.alpha)
+        simple, similar = loss_of(lambda *args, now=changed, **named: functional_call(network, now, args, named), i)
+        total = simple + settings.perceptual * similar
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not torch.isfinite(total):
             raise ReproError(f"adaptation stopped at iteration {i + 1}: the loss is {total.item()}")
         optimizer.step()
-        if file and ((i + 1) % SAVE_EVERY == 0 or i + 1 == settings.iterations):
-            save_state(file, about, i + 1, carried, nn.Module(), optimizer)
-        yield AdaptStep(i + 1, simple.item(), similar.item())
+        if file and (i + 1) % SAVE_EVERY == 0:
+            save_state(file, identity, i + 1, carried, nn.Module(), optimizer)
+        if file and i + 1 == settings.iterations:
+            file.unlink(missing_ok=True)
+        yield AdaptStep(i + 1, simple.item(), similar.item(), {k: v.detach() for k, v in factors.items()})
 
 
 def loss(
-    model: process.Model,
-    x0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-    schedule: Schedule,
-    settings: Adaptation,
-    with_lpips: bool = True,
+    model: process.Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule, settings: Adaptation
 ) -> tuple[Tensor, Tensor]:
     """(simple or hybrid loss, LPIPS of the clean estimate), means over the batch (eqs. 6, 20)."""
     x_t = process.q_sample(x0, t, eps, schedule)
@@ -152,7 +172,7 @@ def loss(
         simple = losses.hybrid_loss(lambda _x, _t: output, x0, t, eps, schedule).total.mean()
     else:
         simple = losses.simple(output[:, :3], eps).mean()
-    if not with_lpips:
+    if settings.perceptual == 0:
         return simple, simple.new_zeros(())
     a, s = schedule.at(t, x0)
     estimate = ((x_t - s * output[:, :3]) / a).clamp(-1, 1)  # eq. 14
@@ -173,15 +193,8 @@ def adapted_to(
     progress: bool = False,
     **options: Any,
 ) -> tuple[dict[str, Tensor], list[AdaptStep]]:
-    """(factors, steps) of a whole adaptation with `adapt`'s options; the network is left as it was."""
+    """(factors, steps) of a whole adaptation with `adapt`'s options."""
     settings = settings or Adaptation()
-    steps: Iterable[AdaptStep] = adapt(network, images, schedule, settings, seed, **options)
-    if progress:
-        from tqdm.auto import tqdm
-
-        steps = tqdm(steps, total=settings.iterations, desc="adapting", leave=False)
-    try:
-        made = list(steps)
-        return lora.state(network), made
-    finally:
-        lora.detach(network)
+    steps = adapt(network, images, schedule, settings, seed, **options)
+    made = list(tqdm(steps, total=settings.iterations, desc="adapting", leave=False, disable=not progress))
+    return made[-1].factors, made

@@ -24,6 +24,7 @@ Transpose = Literal["adjoint", "upsampling"]
 TRANSPOSES: tuple[Transpose, ...] = ("adjoint", "upsampling")
 LEVELS = 127.5  # of the 0 to 255 scale, in one unit of [-1, 1]
 NOISE = 10 / LEVELS  # the paper's sigma = 10
+SMALLEST = 3e-2  # singular values below it count as 0, as in DDRM's code
 
 
 class Operator(Protocol):
@@ -84,8 +85,8 @@ class Separable(Operator):
         _check(y, self.measurement, "a measurement")
         return _apply(y, self._back(kind))
 
-    def pseudo_inverse(self, y: Tensor, smallest: float = 3e-2) -> Tensor:
-        """(B, *measurement) -> (B, *image); singular values below `smallest` count as 0 (as DDRM's code has it)."""
+    def pseudo_inverse(self, y: Tensor, smallest: float = SMALLEST) -> Tensor:
+        """(B, *measurement) -> (B, *image); singular values below `smallest` count as 0."""
         _check(y, self.measurement, "a measurement")
         s = self.singular_values
         return self.V(torch.where(s > smallest, 1 / s.clamp(min=smallest), 0).to(y) * self.Ut(y))
@@ -227,20 +228,28 @@ def colorization(height: int, width: int) -> Separable:
     return Separable(torch.full((1, 3), 1 / 3), *eye, back=(torch.ones(3, 1), *eye))
 
 
-TASKS: dict[str, tuple[str, Callable[[int, int], Separable]]] = {
-    "sr4": ("super-resolution x4", lambda h, w: super_resolution(h, w, 4)),
-    "sr8": ("super-resolution x8", lambda h, w: super_resolution(h, w, 8)),
-    "box": ("5 x 5 box blur, noise 10", lambda h, w: deblurring(h, w, box_taps(5))),
-    "gauss": ("Gaussian blur of sigma 2, noise 10", lambda h, w: deblurring(h, w, gaussian_taps(2.0))),
-    "colour": ("colorization", colorization),
+TASKS = {
+    "sr4": "super-resolution x4",
+    "sr8": "super-resolution x8",
+    "box": "5 x 5 box blur, noise 10",
+    "gauss": "Gaussian blur of sigma 2, noise 10",
+    "colour": "colorization",
 }
 
 
 def operator(task: str, height: int, width: int) -> Separable:
-    """The measurement of a task for images of that size."""
-    if task not in TASKS:
+    """The measurement of one of `TASKS` for images of that size; other factors and boxes by number: "sr2", "box9"."""
+    kind = task.rstrip("0123456789")
+    number = int(task.removeprefix(kind) or 5)
+    makers: dict[str, Callable[[], Separable]] = {
+        "sr": lambda: super_resolution(height, width, number),
+        "box": lambda: deblurring(height, width, box_taps(number)),
+        "gauss": lambda: deblurring(height, width, gaussian_taps(2.0)),
+        "colour": lambda: colorization(height, width),
+    }
+    if kind not in makers:
         raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
-    return TASKS[task][1](height, width)
+    return makers[kind]()
 
 
 def _apply(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:

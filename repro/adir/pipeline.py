@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from repro.adir import lora, prior
 from repro.adir.adapt import Adaptation, adapted_to
@@ -23,14 +25,13 @@ from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
-PRIOR = "adir-prior-main-s0"
+PRIOR = prior.NAME
 ADAPT = ("neighbours", "itself", "none")
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
 K = 20
-FACTORS = {"sr4": 4, "sr8": 8}
 QUICK = Adaptation(iterations=60, lr=1e-3)  # half a minute on one core; the paper has 400 iterations at 1e-4
 
-GUIDANCE: dict[str, Guidance] = {}
+GUIDANCE: dict[str, Guidance] = {}  # by task; Algorithm 1 where there is none
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,14 @@ class ADIR:
             options = {"progress": progress, "state": state}
             factors, _ = adapted_to(self.network, images, self.schedule, settings, seed, **options)
             seconds = {"retrieval": retrieved - begun, "adaptation": time.perf_counter() - retrieved}
+            if progress:
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+                print(f"adapted to {len(images)} images: {seconds['adaptation']:.0f} s, at most {peak:.1f} GiB in all")
         begun = time.perf_counter()
         with lora.adapted(self.network, factors, settings.alpha):
             noise = KeyedNoise(seed, [task], "adir/sample")
             run = reconstruct(model_fn(self.network), y, op, self.schedule, noise, guidance or guidance_of(task), steps)
-            if progress:
-                from tqdm.auto import tqdm
-
-                run = tqdm(run, total=steps, desc="sampling", leave=False)
-            x = sample(run)
+            x = sample(tqdm(run, total=steps, desc="sampling", leave=False, disable=not progress))
         seconds["sampling"] = time.perf_counter() - begun
         return Restored(to_unit(x)[0], found, seconds, factors)
 
@@ -123,10 +123,11 @@ def task_operator(task: str, measurement: Tensor) -> Separable:
         raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
     if measurement.ndim != 3 or measurement.shape[0] != 3:
         raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
-    height, width = (n * FACTORS.get(task, 1) for n in measurement.shape[1:])
+    factor = int(task.removeprefix("sr")) if task.startswith("sr") else 1
+    height, width = (n * factor for n in measurement.shape[1:])
     if height * width > LARGEST or min(height, width) < 32:
         raise ReproError(
-            f"{TASKS[task][0]} would make an image of {width} x {height} pixels; accepted: at least 32 a side and at "
+            f"{TASKS[task]} would make an image of {width} x {height} pixels; accepted: at least 32 a side and at "
             f"most {LARGEST:,} in all"
         )
     return operator(task, height, width)

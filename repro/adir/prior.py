@@ -18,6 +18,7 @@ from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.rng import KeyedNoise
 from repro.nn.unet import UNet
 
+NAME = "adir-prior-main-s0"  # of the network that ships
 SIZE = 64  # side of the crops, in pixels
 SCALES = (64, 80, 96, 128, 160, 192)  # a photograph's shorter side before it is cut
 NETWORK = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from repro.adir import prior
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 
-PRIOR = "adir-prior-main-s0"
 SMOKE = "adir-prior-smoke-main-s0"
 TINY = {**prior.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention_levels": (1,), "heads": 2}
 
@@ -18,24 +18,19 @@ RECIPE = Recipe(
 )
 
 
-def _experiment(name: str, profile: str, recipe: Recipe, ships: bool, network: dict) -> Experiment:
-    return Experiment(
-        name=name,
-        room="adir",
-        task_name="prior",
-        variant="main",
-        data="photos",
-        profile=profile,
-        seed=0,
-        recipe=recipe,
-        summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
-        ships=ships,
-        build=partial(prior.build, network),
-        task=prior.task,
-    )
-
-
-EXPERIMENTS: tuple[Experiment, ...] = (
-    _experiment(PRIOR, "small", RECIPE, True, prior.NETWORK),
-    _experiment(SMOKE, "smoke", Recipe(images=64, batch=16, threads=1), False, TINY),
+SMALL = Experiment(
+    name=prior.NAME,
+    room="adir",
+    task_name="prior",
+    variant="main",
+    data="photos",
+    profile="small",
+    seed=0,
+    recipe=RECIPE,
+    summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
+    ships=True,
+    build=prior.build,
+    task=prior.task,
 )
+FEW = {"recipe": Recipe(images=64, batch=16, threads=1), "ships": False, "build": partial(prior.build, TINY)}
+EXPERIMENTS = (SMALL, replace(SMALL, name=SMOKE, profile="smoke", **FEW))  # type: ignore[arg-type]

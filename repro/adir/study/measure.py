@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.adir import baselines, lora, operators, oracle, prior, retrieval
+from repro.adir import guidance, lora, operators, oracle, prior, retrieval
 from repro.adir.adapt import Adaptation, adapt
 from repro.adir.guidance import Guidance, reconstruct
 from repro.adir.pipeline import guidance_of
@@ -38,7 +38,7 @@ from repro.metrics import protocols
 LPIPS, PSNR, KID = "lpips/alex-v0.1", "psnr/rgb", "kid-paired/efficientnet-lite0"
 RESIDUAL, OVERLAP = "residual/rms01", "overlap/top20"
 MEAN_ERROR, SPREAD_ERROR = "posterior/mean-error", "posterior/spread-error"
-MEASURE_SEED, BLURS = 11, (3, 5, 7, 9, 11)
+MEASURE_SEED = 11
 TOLERANCE = {
     **dict.fromkeys((LPIPS, PSNR, KID, RESIDUAL), Tolerance(absolute=2e-3, relative=1e-2)),
     OVERLAP: Tolerance(absolute=0.051, relative=0),  # one neighbour of twenty may change places
@@ -49,15 +49,12 @@ CHECKED = ("sr4", "box")  # tasks whose first adaptation ships
 TEXTURES = ("brick", "grass", "gravel")
 
 
-@lru_cache(maxsize=1)
-def settings() -> dict[str, Any]:
-    """settings.toml."""
-    return tomllib.loads((Path(__file__).parent / "settings.toml").read_text(encoding="utf-8"))
+SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
 
 
 def profile_of(name: str) -> dict[str, Any]:
     """A profile's numbers."""
-    return settings()["profile"][name]
+    return SETTINGS["profile"][name]
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
@@ -119,9 +116,7 @@ def _data_hash(which: str, profile: str) -> str:
 
 
 def task_operator(task: str, size: int) -> operators.Separable:
-    """A task's operator; "box9" is a 9 x 9 box."""
-    if task.startswith("box") and task != "box":
-        return operators.deblurring(size, size, operators.box_taps(int(task[3:])))
+    """A task's operator for square images."""
     return operators.operator(task, size, size)
 
 
@@ -137,15 +132,15 @@ def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, 
 
 def setting_of(name: str, profile: str = "small", task: str = "sr4") -> tuple[Guidance, Adaptation, dict[str, Any]]:
     """(guidance, adaptation, what else a setting changes: steps, seed, the operator assumed, k, after)."""
-    now, changes = profile_of(profile), dict(settings()["setting"][name])
+    now, changes = profile_of(profile), dict(SETTINGS["setting"][name])
     if changes.get("limit") is False:
         changes["limit"] = None
-    guidance, adaptation = (
+    guiding, adapting = (
         {f.name: changes.pop(f.name) for f in dataclasses.fields(kind) if f.name in changes}
         for kind in (Guidance, Adaptation)
     )
-    adapting = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adaptation})
-    return dataclasses.replace(guidance_of(task), **guidance), adapting, changes
+    adaptation = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting})
+    return dataclasses.replace(guidance_of(task), **guiding), adaptation, changes
 
 
 def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str, after: int = 0) -> str:
@@ -178,28 +173,27 @@ def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: 
     if cell["adapt"] != "itself":
         k = other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"])
         near = index("unseen" if cell["set"] == "unseen" else "gallery", profile).nearest(near[0], k).images
-    try:
-        for step in adapt(network, near, prior.schedule(), adaptation, crop=now["size"]):
-            if (last := step.iteration == adaptation.iterations) or step.iteration in (15, 30):
-                file = factors_file(experiment, cell, i, profile, 0 if last else step.iteration)
-                lora.save(kept / file, lora.state(network), adaptation.alpha, experiment)
-    finally:
-        lora.detach(network)
+    for step in adapt(network, near, prior.schedule(), adaptation, crop=now["size"]):
+        if (last := step.iteration == adaptation.iterations) or step.iteration in (15, 30):
+            file = factors_file(experiment, cell, i, profile, 0 if last else step.iteration)
+            lora.save(kept / file, step.factors, adaptation.alpha, experiment)
     return lora.load(kept / wanted)[0]
 
 
 def reconstruction(
-    network: nn.Module, cell: Mapping[str, Any], names: list[str], y: Tensor, profile: str, size: int
+    network: nn.Module, cell: Mapping[str, Any], names: list[str], y: Tensor, profile: str, size: int, **instead: Any
 ) -> Tensor:
-    """(N, 3, size, size) of a cell's method, settings and seed for measurements y (N, …)."""
-    guidance, _, other = setting_of(cell["setting"], profile, cell["task"])
-    op = task_operator(other.get("assumed", cell["task"]), size)
-    given = (model_fn(network), y, op, prior.schedule(), KeyedNoise(other.get("seed", 0), names, "adir/sample"))
-    steps = other.get("steps", profile_of(profile)["steps"])
+    """(N, 3, size, size) of a cell's method and setting for measurements y (N, …); `instead`: other steps or seed."""
+    chosen, _, other = setting_of(cell["setting"], profile, cell["task"])
+    other = {"steps": profile_of(profile)["steps"], "seed": 0, "assumed": cell["task"], **other, **instead}
+    op, noise = task_operator(other["assumed"], size), KeyedNoise(other["seed"], names, "adir/sample")
+    given = (model_fn(network), y, op, prior.schedule(), noise)
     if cell["method"] == "ddrm":
-        *_, (x, _) = baselines.ddrm(*given, min(baselines.STEPS, steps))
+        *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, other["steps"]))
         return x
-    return last_of(baselines.dps(*given, steps) if cell["method"] == "dps" else reconstruct(*given, guidance, steps))
+    if cell["method"] == "dps":
+        return last_of(guidance.dps(*given, other["steps"]))
+    return last_of(reconstruct(*given, chosen, other["steps"]))
 
 
 def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,8 +237,8 @@ def _folder(experiment: str) -> Path:
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> Mapping[str, Values]:
     """metric -> values of a cell, one an image."""
     if experiment == "oracle-posterior":
-        guidance = setting_of(cell["setting"])[0]
-        errors = [oracle.distance(guidance, cell["steps"], seed) for seed in range(5)[:k]]
+        chosen = setting_of(cell["setting"])[0]
+        errors = [oracle.distance(chosen, cell["steps"], seed) for seed in range(5)[:k]]
         return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
     if experiment == "retrieval-efficientnet":
         return {OVERLAP: overlaps(cell["blur"], k, profile)}

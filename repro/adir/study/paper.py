@@ -6,7 +6,7 @@ upscaler and inpainting pipelines from `from_pretrained` of diffusers ("stabilit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.adir import lora
-from repro.adir.adapt import Adaptation
+from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
 from repro.adir.operators import Separable
 from repro.adir.retrieval import Embedding
 from repro.data import crops
 from repro.data.images import to_model
-from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 ADM: dict[str, Any] = {
@@ -153,45 +151,41 @@ def adapt_latent(
     empty: Tensor | None = None,
     noise_level: int = 20,
     seed: int = 0,
-) -> Iterator[float]:
-    """Adapt the U-Net of a diffusers pipeline to images (3, H, W) in [0, 1]; yields the loss of each iteration.
+) -> Iterator[AdaptStep]:
+    """Adapt the U-Net of a diffusers pipeline to images (3, H, W) in [0, 1], as `repro.adir.adapt.train` does.
 
     With an `operator` the pipeline is `StableDiffusionUpscalePipeline`, conditioned on A of each crop with noise of
     `noise_level` (ADIR, 4.1); without, `StableDiffusionInpaintPipeline`, conditioned on random masks and the masked
-    crops (4.4). The prompt's `embeddings` (1, n, d) give way to the `empty` prompt's one time in ten. The U-Net keeps
-    its factors: `lora.state` and `lora.detach` as for pixels.
+    crops (4.4). The prompt's `embeddings` (1, n, d) give way to the `empty` prompt's one time in ten.
     """
-    optimizer = torch.optim.Adam(lora.attach(pipe.unet, settings.rank, settings.alpha, seed=seed), lr=settings.lr)
     scheduler, factor = pipe.scheduler, pipe.vae.config.scaling_factor
-    purposes = ("image", "crop", "eps", "t", "low", "mask")
-    for i in range(settings.iterations):
-        places = range(i * settings.batch, (i + 1) * settings.batch)
-        draw = {p: KeyedNoise(seed, places, f"adir/latent/{p}") for p in purposes}
-        chosen = [images[k] for k in draw["image"].integers(0, len(images)).tolist()]
-        x = to_model(crops.cut(chosen, crop, draw["crop"].uniform((3,))))  # (B, 3, crop, crop)
-        t = draw["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
+
+    def loss_of(unet: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
+        noise = drawn(("image", "crop", "eps", "t", "low", "mask"), "adir/latent", settings.batch, i, seed)
+        chosen = [images[k] for k in noise["image"].integers(0, len(images)).tolist()]
+        x = to_model(crops.cut(chosen, crop, noise["crop"].uniform((3,))))  # (B, 3, crop, crop)
+        t = noise["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
         labels = {}
         with torch.no_grad():
             latent = pipe.vae.encode(x).latent_dist.mean * factor
-            eps = draw["eps"].normal(tuple(latent.shape[1:]))
+            eps = noise["eps"].normal(tuple(latent.shape[1:]))
             if operator is not None:
                 low, level = operator.A(x), torch.full((len(x),), noise_level)
-                given = [pipe.low_res_scheduler.add_noise(low, draw["low"].normal(tuple(low.shape[1:])), level)]
+                given = [pipe.low_res_scheduler.add_noise(low, noise["low"].normal(tuple(low.shape[1:])), level)]
                 labels = {"class_labels": level}
             else:
-                mask = _boxes(draw["mask"].uniform((4,)), crop)  # (B, 1, crop, crop), 1 where the image is missing
+                mask = _boxes(noise["mask"].uniform((4,)), crop)  # (B, 1, crop, crop), 1 where the image is missing
                 kept = pipe.vae.encode(x * (1 - mask)).latent_dist.mean * factor
                 given = [F.interpolate(mask, size=latent.shape[2:]), kept]
-        dropped = empty is not None and float(draw["mask"].uniform((5,))[0, 4]) < 0.1
+        dropped = empty is not None and float(noise["mask"].uniform((5,))[0, 4]) < 0.1
         prompt = (empty if dropped else embeddings).expand(len(x), -1, -1)
         noisy = scheduler.add_noise(latent, eps, t)
-        output = pipe.unet(torch.cat([noisy, *given], dim=1), t, encoder_hidden_states=prompt, **labels).sample
+        output = unet(torch.cat([noisy, *given], dim=1), t, encoder_hidden_states=prompt, **labels).sample
         velocity = scheduler.config.prediction_type == "v_prediction"
-        loss = (output - (scheduler.get_velocity(latent, eps, t) if velocity else eps)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        yield loss.item()
+        target = scheduler.get_velocity(latent, eps, t) if velocity else eps
+        return (output - target).square().mean(), output.new_zeros(())
+
+    return train(pipe.unet, loss_of, settings, seed)
 
 
 def _boxes(uniform: Tensor, side: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.adir import baselines, lora, operators, prior
+from repro.adir import lora, operators, prior
 from repro.adir.adapt import Adaptation, AdaptStep, adapted_to
-from repro.adir.guidance import Guidance, reconstruct
-from repro.adir.pipeline import ADIR, degrade
+from repro.adir.guidance import reconstruct
+from repro.adir.pipeline import ADIR, PRIOR, degrade, guidance_of
 from repro.adir.study import figures
 from repro.adir.study import measure as m
-from repro.adir.study.experiments import PRIOR, SMOKE
+from repro.adir.study.experiments import SMOKE
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model
 from repro.ddpm.process import model_fn
-from repro.ddpm.steps import sample
 from repro.ddpm.study import exercises
 from repro.engine.evaluation import trained
 from repro.engine.rng import KeyedNoise
@@ -38,9 +38,10 @@ LESSONS = {
         ("paper", 2.0, "small", 50, 50),  # the live cells are the small ones
     )
 }
-TASKS = {text: name for name, (text, _) in operators.TASKS.items()}
+TASKS = {text: name for name, text in operators.TASKS.items()}
 OWN = ("the measurement itself", *(f"clean: {text}" for text in TASKS))
 SHORT = {"sr4": "x4", "sr8": "x8", "box": "box blur", "gauss": "Gaussian", "colour": "colour"}
+SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))  # sets whose first image has factors
 PHOTOS = ("photos/erase_kitten", "photos/monuments_brandenburgGate")
 
 
@@ -75,41 +76,33 @@ def shipped_factors(now: Lesson, which: str, task: str) -> dict[str, Tensor]:
     return m.factors_of(network(now), NETWORKS[now["live"]], cell, 0, now["live"])
 
 
-def guided(
-    now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, settings: Guidance | None = None, steps: int = 0
-) -> Tensor:
-    """(1, 3, H, W) of Algorithm 1 with the live network as it is."""
-    op = m.task_operator(task, m.profile_of(now["live"])["size"])
-    noise = KeyedNoise(seed, [name], "adir/sample")
-    run = reconstruct(model_fn(network(now)), y, op, prior.schedule(), noise, settings, steps or now["steps"])
-    return sample(run)
+def guided(now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, method: str = "gd") -> Tensor:
+    """(1, 3, H, W) of Algorithm 1, or of DDRM, with the live network as it is."""
+    cell, size = {"task": task, "method": method, "setting": "default"}, m.profile_of(now["live"])["size"]
+    return m.reconstruction(network(now), cell, [name], y, now["live"], size, seed=seed, steps=now["steps"])
 
 
 def gallery(now: Lesson, name: str, which: str = "photos", seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """Task -> clean, measurement, DDRM, GD of one image."""
     rows = {}
-    size = m.profile_of(now["live"])["size"]
     for task, text in SHORT.items():
         x, y = scene(now["live"], which, name, task)
-        noise = KeyedNoise(seed, [name], "adir/sample")
-        model = model_fn(network(now))
-        *_, (ddrm, _) = baselines.ddrm(model, y, m.task_operator(task, size), prior.schedule(), noise)
-        found = {"DDRM": ddrm, "GD": guided(now, y, task, name, seed)}
-        rows[text] = {"clean": x[0], "measurement": y[0], **{k: v[0] for k, v in found.items()}}
+        found = {words: guided(now, y, task, name, seed, words.lower()) for words in ("DDRM", "GD")}
+        rows[text] = {k: v[0] for k, v in {"clean": x, "measurement": y, **found}.items()}
     return rows
 
 
 def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """Clean, measurement, GD and ADIR where factors ship: the first photograph and the first texture."""
     rows = {}
-    for which, task in (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4")):
+    for which, task in SHIPPED:
         name = names(now, which)[0]
         x, y = scene(now["live"], which, name, task)
         free = guided(now, y, task, name, seed)
         with lora.adapted(network(now), shipped_factors(now, which, task)):
             better = guided(now, y, task, name, seed)
-        row = {"clean": x[0], "measurement": y[0], "GD": free[0], "ADIR": better[0]}
-        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = row
+        row = {"clean": x, "measurement": y, "GD": free, "ADIR": better}
+        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = {k: v[0] for k, v in row.items()}
     return rows
 
 
@@ -126,21 +119,18 @@ def adapting(now: Lesson, images: list[Tensor] | tuple[Tensor, ...]) -> tuple[li
 
 def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: str, seed: int) -> np.ndarray:
     """Clean, measurement, the clean estimate halfway, and the reconstruction of one image."""
-    which = "unseen" if image in names(now, "unseen") else "photos"
-    name = TASKS[task]
-    x, y = scene(now["live"], which, image, name)
-    op = m.task_operator(name, x.shape[-1])
-    factors, first = {}, names(now, "unseen" if which == "unseen" else "adapted")[0]
+    which, name = "unseen" if image in names(now, "unseen") else "adapted", TASKS[task]
+    x, y = scene(now["live"], "photos" if which == "adapted" else which, image, name)
+    first, factors = names(now, which)[0], {}
     if adapted == "neighbours":
-        shipped = {("unseen", "sr4"), ("photos", "sr4"), ("photos", "box")}
-        if image != first or (which, name) not in shipped:
+        if image != first or (which, name) not in SHIPPED:
             raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
-        factors = shipped_factors(now, "unseen" if which == "unseen" else "adapted", name)
-    noise, halfway = KeyedNoise(seed, [image], "adir/sample"), x
+        factors = shipped_factors(now, which, name)
+    given = (model_fn(network(now)), y, m.task_operator(name, x.shape[-1]), prior.schedule())
+    settings = replace(guidance_of(name), scale=scale)
     with lora.adapted(network(now), factors):
-        for step in reconstruct(model_fn(network(now)), y, op, prior.schedule(), noise, Guidance(scale=scale), steps):
-            halfway = step.x0 if step.i == steps // 2 else halfway
-    panels = {"clean": x, "measurement": y, "estimate halfway": halfway, "reconstruction": step.x}
+        run = list(reconstruct(*given, KeyedNoise(seed, [image], "adir/sample"), settings, steps))
+    panels = {"clean": x, "measurement": y, "estimate halfway": run[steps // 2].x0, "reconstruction": run[-1].x}
     return captioned({k: figures.enlarged(v[0], 4 * x.shape[-1]) for k, v in panels.items()}, 2)
 
 
@@ -148,16 +138,13 @@ def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: in
     """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
     size = m.profile_of(now["live"])["size"]
     image = read_image(photo.open(), name=photo.name) if photo else pack.load(pack.picture(PHOTOS[1]))
-    task = "sr4" if what == OWN[0] else TASKS[what.removeprefix("clean: ")]
-    if what == OWN[0]:
-        small = center_crop(resize(image, size // 2), size // 2)
-    else:
+    task, small = "sr4", center_crop(resize(image, size // 2), size // 2)
+    if what != OWN[0]:
+        task = TASKS[what.removeprefix("clean: ")]
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
-    adir = ADIR(network(now))
-    found = adir(small, task, "none", steps=steps, seed=seed).image
-    side = 320
+    found = ADIR(network(now))(small, task, "none", steps=steps, seed=seed).image
     panels = {f"given, {small.shape[2]} px": small, f"reconstruction, {found.shape[2]} px": found}
-    return captioned({k: figures.enlarged(to_model(v), side) for k, v in panels.items()}, 2)
+    return captioned({k: figures.enlarged(to_model(v), 320) for k, v in panels.items()}, 2)
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
@@ -193,11 +180,7 @@ EXERCISES: dict[str, exercises.Exercise] = {
     "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
     "limit": ("the largest s", _near(2.5), "the factor of the exercise before must not be negative"),
     "adjoint": ("replication against the adjoint", _near(3.0), "the adjoint of the mean gives each colour a third"),
-    "low rank": (
-        "numbers of a factor",
-        _low_rank,
-        "A is a k x k convolution to r channels, B is 1 x 1",
-    ),
+    "low rank": ("numbers of a factor", _low_rank, "A is a k x k convolution to r channels, B is 1 x 1"),
     "spherical": ("the paper's distance", _near(90.0), "the arcsine needs an argument of at most 1: 1 - cos"),
 }
 
