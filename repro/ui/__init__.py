@@ -1,6 +1,8 @@
 """Plots and widgets for the notebooks: `from repro.ui import explore, Slider, grid`.
 
-ipywidgets and matplotlib load when something is shown or plotted, not here.
+In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots` and `schematic` (figures),
+`photos` (drawings made of photographs), `controls` and `explore` (a function with sliders), `live` (its widgets),
+`setup` (how a notebook begins). ipywidgets and matplotlib load when something is shown or plotted, not here.
 """
 
 from __future__ import annotations
@@ -13,38 +15,13 @@ from repro.ui.explore import Command, explore  # eager: otherwise `repro.ui.expl
 from repro.ui.pictures import png, to_uint8
 
 _LAZY = {
-    "curve": "plots",
-    "dots": "plots",
-    "grid": "plots",
-    "split_view": "plots",
-    "strip": "plots",
-    "tile": "plots",
-    "verdict_bars": "plots",
+    **dict.fromkeys(("curve", "dots", "grid", "split_view", "strip", "tile", "verdict_bars"), "plots"),
     "Schematic": "schematic",
     "start": "setup",
 }
 
-__all__ = [
-    "Choice",
-    "Command",
-    "Schematic",
-    "Seed",
-    "Slider",
-    "Toggle",
-    "Upload",
-    "UploadedFile",
-    "curve",
-    "dots",
-    "explore",
-    "grid",
-    "png",
-    "split_view",
-    "start",
-    "strip",
-    "tile",
-    "to_uint8",
-    "verdict_bars",
-]
+_EAGER = (Choice, Command, Seed, Slider, Toggle, Upload, UploadedFile, explore, png, to_uint8)
+__all__ = sorted([*_LAZY, *(each.__name__ for each in _EAGER)])
 
 
 def __getattr__(name: str) -> Any:

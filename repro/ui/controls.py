@@ -1,7 +1,7 @@
 """What a reader may turn: plain descriptions of controls, without any widget library.
 
-A control accepts values or refuses them (`parse`), and brings what a browser sent (0.30000000000000004) back to what a
-programmer would write (`snap`, 0.3), so that live and headless pictures are made from the very same number.
+`parse` accepts a value or refuses it, and brings what a browser sent (0.30000000000000004) back to what a programmer
+would write (0.3), so that live and headless images are made from the very same number.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from repro.errors import ReproError
 
 Number = int | float
 SEED_MAX = 2**31 - 1
+
+
+def _accepted(value: Any, good: bool, accepted: str) -> Any:
+    if not good:
+        raise ReproError(f"{value!r} found, {accepted} accepted")
+    return value
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,7 @@ class Slider:
     def __post_init__(self) -> None:
         steps = (self.max - self.min) / self.step if self.step > 0 else 0.0
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            raise ReproError(
-                f"Slider from {self.min} to {self.max} in steps of {self.step}: needs min < max and a step that "
-                "divides the range"
-            )
+            raise ReproError(f"Slider: min < max and a step that divides the range are needed, found {self}")
 
     @property
     def integer(self) -> bool:
@@ -46,17 +49,12 @@ class Slider:
 
     def parse(self, value: Any) -> Number:
         """`value` as the grid's own number; raises `ReproError` outside the range or between two steps."""
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(self.snap(value) - value) <= 1e-6:
-            raise ReproError(f"{value!r} found, {self.min} to {self.max} in steps of {self.step} accepted")
-        return self.snap(value)
-
-    def snap(self, value: Number) -> Number:
-        """The grid's number nearest to `value`, which a front end may send off the grid by rounding or typing."""
-        if value != value:
-            return self.min
-        index = round((min(max(value, self.min), self.max) - self.min) / self.step)
-        exact = round(self.min + index * self.step, 9)
-        return int(exact) if self.integer else float(exact)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and self.min - 1e-6 <= value <= self.max + 1e-6:
+            nearest = round(self.min + round((value - self.min) / self.step) * self.step, 9)
+            if abs(nearest - value) <= 1e-6:
+                return int(nearest) if self.integer else float(nearest)
+        return _accepted(value, False, f"{self.min} to {self.max} in steps of {self.step}")
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,7 @@ class Choice:
 
     def parse(self, value: Any) -> str | Number:
         """`value` when it is an option; raises `ReproError` naming the options otherwise."""
-        if value not in self.options:
-            raise ReproError(f"{value!r} found, accepted are {', '.join(repr(o) for o in self.options)}")
-        return value
-
-    snap = parse
+        return _accepted(value, value in self.options, ", ".join(map(repr, self.options)))
 
 
 @dataclass(frozen=True)
@@ -92,11 +86,7 @@ class Toggle:
 
     def parse(self, value: Any) -> bool:
         """`value` when it is a bool; raises `ReproError` otherwise."""
-        if not isinstance(value, bool):
-            raise ReproError(f"{value!r} found, True or False accepted")
-        return value
-
-    snap = parse
+        return _accepted(value, isinstance(value, bool), "True or False")
 
 
 @dataclass(frozen=True)
@@ -108,11 +98,8 @@ class Seed:
 
     def parse(self, value: Any) -> int:
         """`value` when it is a seed; raises `ReproError` otherwise."""
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= SEED_MAX:
-            raise ReproError(f"{value!r} found, a whole number from 0 to {SEED_MAX} accepted")
-        return value
-
-    snap = parse
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return _accepted(value, whole and 0 <= value <= SEED_MAX, f"a whole number from 0 to {SEED_MAX}")
 
 
 @dataclass(frozen=True)
@@ -133,38 +120,22 @@ class Upload:
 
     accept: str = "image/*"
     label: str = "your photo"
-
-    @property
-    def default(self) -> None:
-        """Nothing uploaded: the function shows a picture of its own."""
-        return None
+    default = None
 
     def parse(self, value: Any) -> UploadedFile | None:
-        """`value` when it is an `UploadedFile` or None; raises `ReproError` otherwise."""
-        if value is not None and not isinstance(value, UploadedFile):
-            raise ReproError(f"{type(value).__name__} found, an UploadedFile or None accepted")
-        return value
+        """The file, or the newest one of `ipywidgets.FileUpload.value`, whose shape differs between its versions:
 
-    snap = parse
+        7: dict, name -> {"metadata": {...}, "content": bytes}; 8: tuple of {"name", "type", "size", "last_modified",
+        "content": memoryview}. Empty: None.
+        """
+        if not value or isinstance(value, UploadedFile):
+            return value or None
+        _accepted(value, isinstance(value, Mapping | tuple), "an UploadedFile or None")
+        entries = [{"name": n, **e} for n, e in value.items()] if isinstance(value, Mapping) else value
+        return UploadedFile(name=str(entries[-1]["name"]), content=bytes(entries[-1]["content"]))
 
 
 Control = Slider | Choice | Toggle | Seed | Upload
-
-
-def uploaded(value: Any) -> UploadedFile | None:
-    """The newest file in `ipywidgets.FileUpload.value`, whose shape differs between the two supported versions.
-
-    ipywidgets 7: dict, name -> {"metadata": {...}, "content": bytes}; ipywidgets 8: tuple of
-    {"name", "type", "size", "last_modified", "content": memoryview}. Empty: None.
-    """
-    if not value:
-        return None
-    if isinstance(value, Mapping):
-        name, entry = list(value.items())[-1]
-    else:
-        entry = value[-1]
-        name = entry["name"]
-    return UploadedFile(name=str(name), content=bytes(entry["content"]))
 
 
 def parse_some(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,5 +153,4 @@ def parse_some(controls: Mapping[str, Control], params: Mapping[str, Any]) -> di
 
 def parse_all(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
     """Every control's default, overridden by `params`, each checked by its control."""
-    found = parse_some(controls, {**{name: control.default for name, control in controls.items()}, **params})
-    return {name: found[name] for name in controls}
+    return parse_some(controls, {**{name: control.default for name, control in controls.items()}, **params})

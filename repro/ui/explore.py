@@ -1,4 +1,4 @@
-"""`explore`: a pure function to a picture, plus controls, shown live with sliders or headless as plain pictures.
+"""`explore`: a pure function to an image, plus controls, shown live with sliders or headless as plain images.
 
 Both ways call the same `Explorer.picture`: what a slider shows is what the headless function draws at that value.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from repro.errors import ReproError
 from repro.ui.controls import Control, UploadedFile, parse_all, parse_some
-from repro.ui.pictures import enlarge, png, to_uint8
+from repro.ui.pictures import enlarge, png, show_png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 STRIP = 10.0  # inches: the widest strip of presets
@@ -22,10 +22,10 @@ STATIC = 60  # quality of the JPEG that a saved notebook keeps of a widget
 
 @dataclass(frozen=True)
 class Command:
-    """How papermill would draw this picture: the notebook and which of its parameters each control sets.
+    """How papermill would draw this image: the notebook and which of its parameters each control sets.
 
     `parameters` maps control name -> notebook parameter name; controls left out are not in the command.
-    `profile`: the notebook's, said in the command where it is not the default.
+    `profile`: the notebook's, part of the command where it is not the default.
     """
 
     notebook: str
@@ -36,50 +36,54 @@ class Command:
         """The command line at `params`, quoted for a POSIX shell; it makes the folder that it writes to."""
         words = ["papermill", self.notebook, "build/" + os.path.basename(self.notebook)]
         values = {parameter: params[control] for control, parameter in self.parameters.items()}
-        for parameter, value in {**values, **({"profile": self.profile} if self.profile != "small" else {})}.items():
+        if self.profile != "small":
+            values["profile"] = self.profile
+        for parameter, value in values.items():
             if value is None:  # nothing uploaded: the notebook's own default stands
                 continue
-            if isinstance(value, UploadedFile):
-                value = value.name
+            value = value.name if isinstance(value, UploadedFile) else value
             # papermill reads -p values as numbers or booleans where it can; -r keeps text that looks like one as text
             words += ["-r" if isinstance(value, str) and _looks_typed(value) else "-p", parameter, str(value)]
         return f"mkdir -p build && {shlex.join(words)}"
 
 
 def _looks_typed(text: str) -> bool:
-    if text in ("True", "False", "None"):
-        return True
     try:
         float(text)
     except ValueError:
-        return False
+        return text in ("True", "False", "None")
     return True
 
 
+@dataclass(eq=False)
 class Explorer:
-    """The pure part: parameters in, picture out. Shown headless when displayed by `explore`. See there for arguments.
+    """The pure part of `explore`: parameters in, image out; shown headless.
+
+    fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
+    controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
+    presets: title -> some parameters: a button each when live, a strip of images when headless.
+    command: what "copy as papermill command" says. scale: whole-number enlargement of small images.
+    python: the controls' values -> what "copy as Python" says, a text.
+    view, display: `view(fn(**others), **display)` draws the image; the controls named in `display` go to it alone,
+    so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
+    not the image shown.
 
     Raises `ReproError` with the parameter's name for a default or a preset that its control does not accept.
     """
 
-    live = False
+    fn: Callable[..., Any]
+    controls: Mapping[str, Control]
+    presets: Mapping[str, Mapping[str, Any]] | None = None
+    command: Command | None = None
+    scale: int = 1
+    python: Callable[..., str] | None = None
+    view: Callable[..., Any] | None = None
+    display: Sequence[str] = ()
+    save: Callable[..., Any] | None = None
 
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        controls: Mapping[str, Control],
-        presets: Mapping[str, Mapping[str, Any]] | None = None,
-        command: Command | None = None,
-        scale: int = 1,
-        python: Callable[..., str] | None = None,
-        view: Callable[..., Any] | None = None,
-        display: Sequence[str] = (),
-        save: Callable[..., Any] | None = None,
-    ) -> None:
-        self.fn, self.controls, self.command, self.scale = fn, dict(controls), command, scale
-        self.python, self.view, self.display, self.save = python, view, tuple(display), save
+    def __post_init__(self) -> None:
         self.defaults = parse_all(self.controls, {})
-        self.presets = {title: parse_some(self.controls, preset) for title, preset in (presets or {}).items()}
+        self.presets = {title: parse_some(self.controls, preset) for title, preset in (self.presets or {}).items()}
         self._last: tuple[Any, Any] = (None, None)  # what `fn` gave last, and for which parameters
 
     def picture(self, **params: Any) -> Any:
@@ -96,7 +100,7 @@ class Explorer:
         return png(self.picture(**params))
 
     def saved(self, **params: Any) -> Any:
-        """What the save button keeps: `save(**params)` where there is one, else the picture."""
+        """What the save button keeps: `save(**params)` where there is one, else the image."""
         return to_uint8(self.save(**parse_all(self.controls, params))) if self.save else self.picture(**params)
 
     def command_text(self, **params: Any) -> str:
@@ -104,7 +108,7 @@ class Explorer:
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
     def python_text(self, **params: Any) -> str:
-        """The Python that draws the picture at `params`; empty without `python`."""
+        """The Python that draws the image at `params`; empty without `python`."""
         return self.python(**parse_all(self.controls, params)) if self.python else ""
 
     def strip(self) -> Any:
@@ -113,32 +117,24 @@ class Explorer:
             return None
         from repro.ui.plots import strip
 
-        pictures = [self.picture(**preset) for preset in self.presets.values()]
-        wide = sum(picture.shape[1] / picture.shape[0] for picture in pictures)
-        return to_uint8(strip(pictures, list(self.presets), size=min(2.4, STRIP / wide)))
+        images = [self.picture(**preset) for preset in self.presets.values()]
+        wide = sum(image.shape[1] / image.shape[0] for image in images)
+        return to_uint8(strip(images, list(self.presets), size=min(2.4, STRIP / wide)))
 
     def show(self) -> None:
-        """Display the default picture, the strip of presets, the command and the Python, as a notebook keeps them."""
+        """Display the default image, the strip of presets, the command and the Python, as a notebook keeps them."""
         show_small(self.picture())
         if (strip := self.strip()) is not None:
             show_small(strip)
-        for text in (self.command_text(), self.python_text()):
-            if text:
-                print(text)
+        for text in filter(None, (self.command_text(), self.python_text())):
+            print(text)
 
     def _ipython_display_(self) -> None:
         """`explore` has shown everything; as a cell's last line it must not be shown again."""
 
 
-def show_png(data: bytes) -> None:
-    """Send PNG bytes to the notebook as plain display data."""
-    from IPython.display import Image, display
-
-    display(Image(data=data, format="png"))
-
-
 def show_small(pixels: Any) -> None:
-    """Show a picture in the few bytes that a saved notebook can keep: PNG, or JPEG where it has many colours."""
+    """Show an image in the few bytes that a saved notebook can keep: PNG, or JPEG where it has many colours."""
     from repro.ui.photos import Photos
 
     data = png(pixels)
@@ -150,11 +146,9 @@ def is_live() -> bool:
     setting = os.environ.get(HEADLESS, "")
     if setting not in ("", "0", "1"):
         raise ReproError(f"{HEADLESS} is {setting!r}, 0 or 1 is accepted")
-    if setting == "1":
-        return False
     from IPython import get_ipython
 
-    return getattr(get_ipython(), "kernel", None) is not None
+    return setting != "1" and getattr(get_ipython(), "kernel", None) is not None
 
 
 def explore(
@@ -163,33 +157,18 @@ def explore(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     command: Command | None = None,
     *,
-    scale: int = 1,
     live: bool | None = None,
-    python: Callable[..., str] | None = None,
-    view: Callable[..., Any] | None = None,
-    display: Sequence[str] = (),
-    save: Callable[..., Any] | None = None,
+    **more: Any,
 ) -> Explorer:
-    """Show `fn(**params)` with one control per parameter.
+    """Show `fn(**params)` with one control per parameter; `more`: the other fields of `Explorer`, which explains all.
 
-    fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
-    controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
-    presets: title -> some parameters: a button each when live, a strip of pictures when headless.
-    command: what "copy as papermill command" says. scale: whole-number enlargement of small pictures.
-    python: the controls' values -> what "copy as Python" says, a text.
-    view, display: `view(fn(**others), **display)` draws the picture; the controls named in `display` go to it alone,
-    so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
-    not the picture shown.
-    live: forced one way or the other; by default, see `is_live`. A live explorer also leaves the default picture as
-    a plain picture below the widget, which is what the saved notebook shows.
-    Errors at the defaults are raised, later ones are shown as one sentence in the picture's place.
+    live: forced one way or the other; by default, see `is_live`. A live explorer also leaves the default image as
+    a plain image below the widget, which is what the saved notebook shows.
+    Errors at the defaults are raised, later ones are shown as one sentence in the image's place.
     """
-    arguments = (fn, controls, presets, command, scale, python, view, display, save)
+    kind = Explorer
     if live if live is not None else is_live():
-        from repro.ui.live import LiveExplorer
-
-        explorer: Explorer = LiveExplorer(*arguments)
-    else:
-        explorer = Explorer(*arguments)
+        from repro.ui.live import LiveExplorer as kind
+    explorer = kind(fn, controls, presets, command, **more)
     explorer.show()
     return explorer

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.ui.pictures import few_colours, png, to_uint8
+from repro.ui.pictures import few_colours, png, show_png, to_uint8
 from repro.ui.plots import INK, Plate, tile
 from repro.ui.schematic import Schematic
 
@@ -26,8 +26,6 @@ class Drawn:
         self.pixels = to_uint8(drawing)  # (H, W, 3)
 
     def _ipython_display_(self) -> None:
-        from repro.ui.explore import show_png
-
         show_png(png(few_colours(self.pixels)))
 
 
@@ -62,11 +60,8 @@ def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
 
     Words are drawn by Pillow: fast enough for a slider, and no pixel of a picture is touched.
     """
-    panels = []
-    for words, picture in pictures.items():
-        pixels = to_uint8(picture)
-        panels.append(np.concatenate([line(words, pixels.shape[1]), pixels]))
-    return tile(panels, cols, gap=4)
+    images = {words: to_uint8(picture) for words, picture in pictures.items()}
+    return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images.items()], cols, gap=4)
 
 
 def line(words: str, width: int, *, bold: bool = False) -> np.ndarray:

@@ -23,35 +23,24 @@ def to_uint8(picture: Any) -> np.ndarray:
     if hasattr(picture, "convert"):  # PIL
         return np.asarray(picture.convert("RGB"))
     if hasattr(picture, "detach"):  # torch, without importing it
-        picture = picture.detach().float().cpu().numpy() if picture.is_floating_point() else picture.cpu().numpy()
-    if not isinstance(picture, np.ndarray):
-        raise ReproError(
-            f"a picture of type {type(picture).__name__} found, an array, tensor, PIL image or Figure needed"
-        )
-    if picture.dtype == np.uint8:
-        if picture.ndim == 2:
-            picture = np.repeat(picture[..., None], 3, axis=2)
-        if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise ReproError(f"a uint8 picture of shape {picture.shape} found, (H, W, 3) or (H, W) needed")
-        return np.ascontiguousarray(picture)
-    if not np.issubdtype(picture.dtype, np.floating):
-        raise ReproError(f"a picture of {picture.dtype} found, uint8 (H, W, 3) or float (3, H, W) in [0, 1] needed")
-    if picture.ndim != 3 or picture.shape[0] not in (1, 3) or 0 in picture.shape:
-        raise ReproError(f"a float picture of shape {picture.shape} found, (3, H, W) or (1, H, W) in [0, 1] needed")
-    if not np.isfinite(picture).all():
-        raise ReproError("a picture with NaN or infinite values found, numbers in [0, 1] needed")
+        picture = picture.detach().cpu()
+        picture = (picture.float() if picture.is_floating_point() else picture).numpy()
+    shape, kind = getattr(picture, "shape", ()), str(getattr(picture, "dtype", type(picture).__name__))
+    if kind == "uint8" and 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        return np.ascontiguousarray(picture if len(shape) == 3 else np.repeat(picture[..., None], 3, axis=2))
+    if not kind.startswith("float") or len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
+        accepted = "uint8 (H, W, 3) or (H, W), float (3, H, W) or (1, H, W) in [0, 1], a PIL image or a Figure"
+        raise ReproError(f"an image of {kind} and shape {shape} found, {accepted} needed")
     low, high = float(picture.min()), float(picture.max())
-    if low < -1e-6 or high > 1 + 1e-6:
-        raise ReproError(
-            f"a float picture with values from {low:.3g} to {high:.3g} found, [0, 1] needed: "
-            "repro.data.images.to_unit brings a network's [-1, 1] there"
-        )
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        unit = "repro.data.images.to_unit brings a network's [-1, 1] there"
+        raise ReproError(f"a float image with values from {low:.3g} to {high:.3g} found, [0, 1] needed: {unit}")
     pixels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0))
+    return np.ascontiguousarray(np.broadcast_to(pixels, (3, *shape[1:])).transpose(1, 2, 0))
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """(H, W, 3) -> (scale H, scale W, 3) by repeating pixels, so that a 28x28 picture can be seen unblurred."""
+    """(H, W, 3) -> (scale H, scale W, 3) by repeating pixels, so that a 28x28 image is large without blur."""
     return pixels if scale == 1 else np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
@@ -60,20 +49,23 @@ def png(picture: Any, scale: int = 1) -> bytes:
 
     A Figure is drawn at 110 dpi, whatever matplotlib's global settings say; `scale` applies to pixels only.
     """
-    from PIL import Image
+    buffer, drawn = BytesIO(), BytesIO()
+    if not hasattr(picture, "savefig"):
+        _slim(enlarge(to_uint8(picture), scale)).save(buffer, format="PNG", compress_level=6)
+        return buffer.getvalue()
+    from repro.ui.plots import style
 
-    buffer = BytesIO()
-    if hasattr(picture, "savefig"):
-        from repro.ui.plots import style
-
-        drawn = BytesIO()
-        with style():  # some settings act when a figure is saved, not when it is made
-            picture.savefig(drawn, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-        pixels = _read_png(drawn.getvalue())
-        _slim(Image.fromarray(pixels)).save(buffer, format="PNG", optimize=True)
-    else:
-        _slim(Image.fromarray(enlarge(to_uint8(picture), scale))).save(buffer, format="PNG", compress_level=6)
+    with style():  # some settings act when a figure is saved, not when it is made
+        picture.savefig(drawn, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    _slim(_read_png(drawn.getvalue())).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def show_png(data: bytes) -> None:
+    """Send PNG bytes to the notebook as plain display data."""
+    from IPython.display import Image, display
+
+    display(Image(data=data, format="png"))
 
 
 def few_colours(pixels: np.ndarray, colours: int = 255) -> np.ndarray:
@@ -89,18 +81,17 @@ def few_colours(pixels: np.ndarray, colours: int = 255) -> np.ndarray:
     return np.asarray(image.quantize(colours, Image.Quantize.FASTOCTREE).convert("RGB"))
 
 
-def _slim(image: Any) -> Any:
-    """The same pixels with one channel where three say the same, or with a palette where few colours are enough:
-    notebooks keep their outputs, and size adds up."""
+def _slim(pixels: np.ndarray) -> Any:
+    """A PIL image of one channel where three say the same, or with a palette where few colours are enough: notebooks
+    keep their outputs, and size adds up."""
     from PIL import Image
 
-    pixels = np.asarray(image)
     if (pixels[..., :1] == pixels).all():
-        return image.getchannel(0)
+        return Image.fromarray(pixels[..., 0])
     packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
     colours = np.unique(packed)
     if len(colours) > 256:
-        return image
+        return Image.fromarray(pixels)
     slim = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), mode="P")
     slim.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes())
     return slim

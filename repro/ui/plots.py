@@ -5,7 +5,8 @@ Figures are made without pyplot: no global state, nothing to close, no pile of f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from repro.errors import ReproError
-from repro.ui.pictures import enlarge, png, to_uint8
+from repro.ui.pictures import enlarge, png, show_png, to_uint8
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -55,22 +56,22 @@ class Plate(Figure):
         return png(self)
 
     def _ipython_display_(self) -> None:
-        from repro.ui.explore import show_png
-
         show_png(self.png())
 
 
 def style() -> Any:
     """Context manager: matplotlib's defaults under this house's style, whatever the user's matplotlibrc says."""
-    return matplotlib.rc_context({**_defaults(), **STYLE})
+    backend = {"backend", "backend_fallback", "interactive", "toolbar"}  # setting one would switch the notebook's own
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in backend and not k.startswith("webagg")}
+    return matplotlib.rc_context({**defaults, **STYLE})
 
 
-def _defaults() -> dict[str, Any]:
-    # setting a backend would switch the notebook's own
-    return {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _BACKEND}
-
-
-_BACKEND = {"backend", "backend_fallback", "interactive", "toolbar", "webagg.address", "webagg.port"}
+@contextmanager
+def _plot(size: tuple[float, float]) -> Iterator[tuple[Plate, Any]]:
+    """A Plate with one axis, to be drawn on in this style."""
+    with style():
+        plate = Plate(figsize=size, layout="constrained")
+        yield plate, plate.subplots()
 
 
 def grid(
@@ -86,19 +87,15 @@ def grid(
 
     images: anything `to_uint8` accepts; None leaves its place empty. Small pictures keep their hard pixels.
     """
-    if len(images) > rows * cols or rows < 1 or cols < 1:
-        raise ReproError(f"grid: {len(images)} images found, {rows} x {cols} places")
-    for name, labels, count in (("row_labels", row_labels, rows), ("col_labels", col_labels, cols)):
-        if labels is not None and len(labels) != count:
-            raise ReproError(f"grid: {len(labels)} {name} found, {count} needed")
+    if len(images) > rows * cols or len(row_labels or ()) > rows or len(col_labels or ()) > cols:
+        raise ReproError(f"grid: {len(images)} images, or more labels than that, do not fit {rows} x {cols} places")
     pixels = [None if image is None else to_uint8(image) for image in images]
     aspect = max((p.shape[1] / p.shape[0] for p in pixels if p is not None), default=1.0)
-    margin = 0.09 * max((len(label) for label in row_labels), default=0) if row_labels else 0.0
-    lines = max((label.count("\n") + 1 for label in col_labels), default=0) if col_labels else 0
+    margin = 0.09 * max(map(len, row_labels or ()), default=0)
+    lines = max((label.count("\n") + 1 for label in col_labels or ()), default=0)
     with style():
-        plate = Plate(
-            figsize=(margin + cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines), layout="constrained"
-        )
+        inches = (margin + cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
+        plate = Plate(figsize=inches, layout="constrained")
         plate.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
         axes = plate.subplots(rows, cols, squeeze=False)
         for index, axis in enumerate(axes.flat):
@@ -121,20 +118,15 @@ def grid(
 
 def strip(images: Sequence[Any], titles: Sequence[str] | None = None, *, size: float = 1.4) -> Plate:
     """`images` in one row, each under its title. `size`: height in inches."""
-    if not len(images):
-        raise ReproError("strip: no image found, one or more needed")
     return grid(images, 1, len(images), col_labels=titles, size=size)
 
 
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
     """`images` of one size in reading order as one uint8 picture (H, W, 3) with white gaps: fast, for sliders."""
     pixels = [enlarge(to_uint8(image), scale) for image in images]
-    shapes = sorted({p.shape for p in pixels})
-    if len(shapes) != 1 or cols < 1:
-        raise ReproError(
-            f"tile: images of sizes {shapes} in {cols} columns found, one size and 1 or more columns needed"
-        )
-    height, width, _ = shapes[0]
+    if len({p.shape for p in pixels}) != 1:
+        raise ReproError(f"tile: one size is needed, found {[p.shape for p in pixels]}")
+    height, width, _ = pixels[0].shape
     rows = -(-len(pixels) // cols)
     canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for index, image in enumerate(pixels):
@@ -150,9 +142,7 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
     """
     left, right = to_uint8(before), to_uint8(after)
     if left.shape != right.shape:
-        raise ReproError(f"split_view: pictures of {left.shape} and {right.shape} found, the same size needed")
-    if not 0 <= at <= 1:
-        raise ReproError(f"split_view: at is {at}, 0 to 1 is accepted")
+        raise ReproError(f"split_view: images of {left.shape} and {right.shape} found, the same size needed")
     width = left.shape[1]
     column = round(at * width)
     out = np.concatenate([left[:, :column], right[:, column:]], axis=1)
@@ -177,20 +167,16 @@ def curve(
     """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band.
 
     NaN leaves a gap. reference: name -> a level, drawn dashed (a paper's number, a bound). Marker and colour differ
-    together, so that no series is told by colour alone. `size` in inches. log_x puts a tick at every x.
+    together, so that no two series differ by colour alone. `size` in inches. log_x puts a tick at every x.
     """
     x = np.asarray(x, dtype=float)
-    if x.ndim != 1 or not series:
-        raise ReproError(f"curve: x of shape {x.shape} and {len(series)} series found, (n,) and one or more needed")
-    with style():
-        plate = Plate(figsize=size, layout="constrained")
-        axis = plate.subplots()
+    with _plot(size) as (plate, axis):
         for index, (name, values) in enumerate(series.items()):
             colour = PALETTE[index % len(PALETTE)]
-            center, low, high = _band(name, values, x)
+            center, *band = values if isinstance(values, tuple) else (values,)
             axis.plot(x, center, color=colour, marker=MARKERS[index % len(MARKERS)] if markers else None, label=name)
-            if low is not None:
-                axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+            if band:
+                axis.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
         for index, (name, level) in enumerate((reference or {}).items()):
             colour = PALETTE[(len(series) + index) % len(PALETTE)]
             axis.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
@@ -205,19 +191,6 @@ def curve(
         if len(series) + len(reference or {}) > 1:
             axis.legend()
     return plate
-
-
-def _band(name: str, values: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    parts = values if isinstance(values, tuple) else (values,)
-    arrays = [np.asarray(part, dtype=float) for part in parts]
-    if len(arrays) not in (1, 3) or any(a.shape != x.shape for a in arrays):
-        shapes = [a.shape for a in arrays]
-        raise ReproError(f"curve: {name!r} holds {shapes}, values {x.shape} or a tuple (values, low, high) needed")
-    if len(arrays) == 1:
-        return arrays[0], None, None
-    if np.any((arrays[1] > arrays[0]) | (arrays[0] > arrays[2])):
-        raise ReproError(f"curve: {name!r} leaves its own interval somewhere, low <= value <= high needed")
-    return arrays[0], arrays[1], arrays[2]
 
 
 def whiskers(axis: Any, x: Sequence[float], found: Sequence[tuple[float, float, float]], **look: Any) -> None:
@@ -242,18 +215,14 @@ def dots(
     each other in one line. zero: where a vertical line is drawn (no difference). groups: one word a row, coloured
     alike and named in the legend. `size` in inches.
     """
-    if not rows or (groups is not None and len(groups) != len(rows)):
-        raise ReproError(f"dots: {len(rows)} rows and {len(groups or ())} groups found, one or more rows, a group each")
     points, tall = [], 1  # (y, value with interval, group)
     for y, (found, group) in enumerate(zip(rows.values(), groups or [""] * len(rows), strict=True)):
         several = found if isinstance(found, Mapping) else {group: found}
         tall = max(tall, len(several))
         points += [(y + (i + 0.5) / len(several) * 0.8 - 0.4, v, word) for i, (word, v) in enumerate(several.items())]
     words = [word for word in dict.fromkeys(word for *_, word in points) if word]
-    with style():
-        high = 0.7 + max(0.26, 0.11 * tall) * len(rows)
-        plate = Plate(figsize=size or (7.2 if words else 6.4, high), layout="constrained")
-        axis = plate.subplots()
+    high = 0.7 + max(0.26, 0.11 * tall) * len(rows)
+    with _plot(size or (7.2 if words else 6.4, high)) as (plate, axis):
         looks = [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(PALETTE))]
         for y, found, word in points:
             if found is None:
@@ -291,21 +260,14 @@ def verdict_bars(found: Mapping[str, Sequence[str]], size: tuple[float, float] |
 
     found: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
     """
-    unknown = sorted({v for verdicts in found.values() for v in verdicts} - set(VERDICTS))
-    if not found or unknown:
-        raise ReproError(f"verdict_bars: {unknown or 'no claims'} found, claims with {', '.join(VERDICTS)} needed")
-    with style():
-        plate = Plate(figsize=size or (8.4, 0.75 + 0.3 * len(found)), layout="constrained")
-        axis = plate.subplots()
+    text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
+    with _plot(size or (8.4, 0.75 + 0.3 * len(found))) as (plate, axis):
         for index, verdicts in enumerate(found.values()):
             start = 0.0
             for verdict, colour in VERDICTS.items():
-                if count := list(verdicts).count(verdict):
-                    share = count / len(verdicts)
+                if share := list(verdicts).count(verdict) / len(verdicts):
                     axis.barh(index, share, left=start, height=0.72, color=colour, edgecolor="white")
-                    axis.text(
-                        start + share / 2, index, str(count), ha="center", va="center", color="white", weight="bold"
-                    )
+                    axis.text(start + share / 2, index, str(list(verdicts).count(verdict)), **text)
                     start += share
         for verdict, colour in VERDICTS.items():
             axis.barh([0], [0], color=colour, label=verdict)

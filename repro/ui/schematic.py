@@ -46,9 +46,6 @@ class Schematic:
         size: tuple[float, float] = (1.1, 0.6),
     ) -> Schematic:
         """A box `name` centred `at`, `text` in it. kind: data, network, frozen (dashed), operation (a circle), loss."""
-        self._free(name, at)
-        if kind not in KINDS:
-            raise ReproError(f"Schematic: kind {kind!r} of box {name!r}, accepted are {', '.join(KINDS)}")
         fill, edge = KINDS[kind]
         look = {"facecolor": fill, "edgecolor": edge, "linewidth": 1.3, "linestyle": "--" if kind == "frozen" else "-"}
         (x, y), (w, h) = at, size
@@ -56,9 +53,8 @@ class Schematic:
             patch: Any = Circle(at, min(w, h) / 2, **look, zorder=2)
         else:
             rounding = 0.02 if kind == "network" else 0.12
-            patch = FancyBboxPatch(
-                (x - w / 2, y - h / 2), w, h, boxstyle=f"round,pad=0,rounding_size={rounding}", **look, zorder=2
-            )
+            rounded = f"round,pad=0,rounding_size={rounding}"
+            patch = FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle=rounded, **look, zorder=2)
         self._add(name, patch)
         self.note(at, text, size=9)
         return self
@@ -66,51 +62,27 @@ class Schematic:
     def image(
         self, name: str, at: tuple[float, float], picture: Any, *, height: float = 0.9, text: str = ""
     ) -> Schematic:
-        """A picture as a box of that height in units, `text` under it."""
-        self._free(name, at)
+        """An image as a box of that height in units, `text` under it."""
         pixels = to_uint8(picture)
         w, h = height * pixels.shape[1] / pixels.shape[0], height
         (x, y) = at
-        self._axis.imshow(
-            pixels, extent=(x - w / 2, x + w / 2, y - h / 2, y + h / 2), zorder=2, interpolation="nearest"
-        )
+        extent = (x - w / 2, x + w / 2, y - h / 2, y + h / 2)
+        self._axis.imshow(pixels, extent=extent, zorder=2, interpolation="nearest")
         self._axis.set(xlim=(0, self.width), ylim=(0, self.height))
-        frame = FancyBboxPatch(
-            (x - w / 2, y - h / 2),
-            w,
-            h,
-            boxstyle="square,pad=0",
-            fill=False,
-            edgecolor="#888888",
-            linewidth=0.8,
-            zorder=3,
-        )
-        self._add(name, frame)
+        look = {"fill": False, "edgecolor": "#888888", "linewidth": 0.8, "zorder": 3}
+        self._add(name, FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="square,pad=0", **look))
         self.note((x, y - h / 2 - 0.13), text, size=8)
         return self
 
     def arrow(self, start: str, end: str, text: str = "", *, bend: float = 0.0, dashed: bool = False) -> Schematic:
         """An arrow from edge to edge, `text` beside its middle. bend: -1 to 1, curves it right or left of its way."""
-        for name in (start, end):
-            if name not in self._patches:
-                raise ReproError(f"Schematic: no box {name!r}, there are {', '.join(self._patches) or 'none'}")
+        if missing := {start, end} - set(self._patches):
+            raise ReproError(f"Schematic: no box {missing}, there are {', '.join(self._patches) or 'none'}")
         a, b = self._center(start), self._center(end)
-        arrow = FancyArrowPatch(
-            a,
-            b,
-            patchA=self._patches[start],
-            patchB=self._patches[end],
-            connectionstyle=f"arc3,rad={bend}",
-            arrowstyle="-|>",
-            mutation_scale=11,
-            shrinkA=2,
-            shrinkB=2,
-            linewidth=1.2,
-            linestyle="--" if dashed else "-",
-            color=INK,
-            zorder=1.5,
-        )
-        self._axis.add_patch(arrow)
+        ends = {"patchA": self._patches[start], "patchB": self._patches[end], "shrinkA": 2, "shrinkB": 2}
+        look = {"arrowstyle": "-|>", "mutation_scale": 11, "linewidth": 1.2, "color": INK, "zorder": 1.5}
+        line = {"connectionstyle": f"arc3,rad={bend}", "linestyle": "--" if dashed else "-"}
+        self._axis.add_patch(FancyArrowPatch(a, b, **ends, **look, **line))
         # the control point of arc3, halved: the curve's middle; the text stands a little outside of it
         dx, dy = b[0] - a[0], b[1] - a[1]
         length = (dx * dx + dy * dy) ** 0.5
@@ -136,13 +108,9 @@ class Schematic:
     def _ipython_display_(self) -> None:
         self._plate._ipython_display_()
 
-    def _free(self, name: str, at: tuple[float, float]) -> None:
+    def _add(self, name: str, patch: Any) -> None:
         if name in self._patches:
             raise ReproError(f"Schematic: a second box {name!r}, every name is used once")
-        if not (0 <= at[0] <= self.width and 0 <= at[1] <= self.height):
-            raise ReproError(f"Schematic: box {name!r} at {at}, the canvas is {self.width} x {self.height}")
-
-    def _add(self, name: str, patch: Any) -> None:
         self._axis.add_patch(patch)
         self._patches[name] = patch
 

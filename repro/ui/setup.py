@@ -47,28 +47,18 @@ elif not find_spec("repro"):
 
 def first_cell(home: Path) -> str:
     """The text of every notebook's first code cell, from `[tool.repro] repository, tag` in `home`/pyproject.toml."""
-    settings = _pyproject(home).get("tool", {}).get("repro", {})
-    missing = [key for key in ("repository", "tag") if key not in settings]
-    if missing:
-        raise ReproError(f"{home / 'pyproject.toml'}: [tool.repro] lacks {missing[0]!r}, repository and tag needed")
+    settings = _pyproject(home)["tool"]["repro"]
     repository = settings["repository"].removesuffix(".git").rstrip("/")
     return FIRST_CELL.format(repository=repository, tag=settings["tag"], folder=repository.rsplit("/", 1)[-1])
 
 
 def _pyproject(home: Path) -> dict:
-    path = Path(home) / "pyproject.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReproError(f"no {path} found: the folder of the cloned repository needed") from None
+    return tomllib.loads((Path(home) / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def requirement_name(requirement: str) -> str:
     """'torch>=2.4,<3' -> 'torch'; the normalised name of a PEP 508 requirement."""
-    match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirement)
-    if match is None:
-        raise ReproError(f"pyproject.toml: dependency {requirement!r} has no package name")
-    return re.sub(r"[-_.]+", "-", match.group(1)).lower()
+    return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0]).lower()
 
 
 def installed(name: str) -> str | None:
@@ -84,8 +74,8 @@ def missing_requirements(home: Path) -> list[str]:
 
     Raises `ReproError` when a protected one is among them: such a runtime is no runtime for these notebooks.
     """
-    wanted = [r for r in _pyproject(home)["project"]["dependencies"] if requirement_name(r) not in FRONT_ENDS]
-    missing = [r for r in wanted if installed(requirement_name(r)) is None]
+    needed = [r for r in _pyproject(home)["project"]["dependencies"] if requirement_name(r) not in FRONT_ENDS]
+    missing = [r for r in needed if installed(requirement_name(r)) is None]
     lacking = [requirement_name(r) for r in missing if requirement_name(r) in PROTECTED]
     if lacking:
         raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
@@ -123,51 +113,36 @@ def _run(command: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """What `start` found: the device to use, the profile, and whether nobody can move a slider."""
+    """What `start` found: the device to use, and the profile."""
 
     device: str
     profile: str
-    headless: bool
-    colab: bool
 
     def _ipython_display_(self) -> None:
-        """`start` has said it all."""
+        """`start` has printed it all."""
 
 
 def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) -> Session:
-    """Say on what, how and for how long a notebook runs; return what it needs to know.
+    """Print on what, how and for how long a notebook runs; return what it needs to know.
 
     expected_minutes: measured minutes per profile; its keys are the profiles that the notebook accepts.
     notebook: its name, such as "01_ddpm_basics". Raises `ReproError` for another profile.
     """
     import torch
 
-    from repro.ui.explore import is_live
-
     if profile not in expected_minutes:
         raise ReproError(f"{notebook}: profile {profile!r} found, {', '.join(expected_minutes)} is accepted")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    session = Session(device=device, profile=profile, headless=not is_live(), colab="google.colab" in sys.modules)
-    print(f"{notebook} · profile {profile} · {_hardware(device)} · {_duration(expected_minutes[profile])}")
-    print(
-        f"Python {platform.python_version()} · " + " · ".join(f"{n} {installed(n) or 'not installed'}" for n in SHOWN)
-    )
-    if session.colab and device == "cpu" and profile == "paper":
-        print("This Colab runtime has no GPU: Runtime > Change runtime type, or stay with the small profile.")
-    return session
-
-
-def _hardware(device: str) -> str:
-    import torch
-
+    device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
+    hardware = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def _duration(minutes: float) -> str:
-    if minutes < 1:
-        return f"about {max(1, round(minutes * 60))} s"
-    return f"about {minutes:.2g} min" if minutes < 120 else f"about {minutes / 60:.2g} h"
+        hardware = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
+    minutes = expected_minutes[profile]
+    duration = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
+    duration = f"{max(1, round(minutes * 60))} s" if minutes < 1 else duration
+    versions = " · ".join(f"{name} {installed(name) or 'not installed'}" for name in SHOWN)
+    print(f"{notebook} · profile {profile} · {hardware} · about {duration}")
+    print(f"Python {platform.python_version()} · {versions}")
+    if "google.colab" in sys.modules and device == "cpu" and profile == "paper":
+        print("This Colab runtime has no GPU: Runtime > Change runtime type, or stay with the small profile.")
+    return Session(device, profile)
