@@ -105,18 +105,6 @@ def test_one_of_optional_parts_is_enough(tmp_path, monkeypatch):
     assert not check("ffhq", tmp_path).problems
 
 
-def test_counts_are_those_of_the_data_sets():
-    counts = {name: {p.label: p.count for p in layout.parts} for name, layout in LAYOUTS.items()}
-    assert counts["lol"] == {"our485/low": 485, "our485/high": 485, "eval15/low": 15, "eval15/high": 15}
-    assert counts["raindrop"]["train/data"] == 861 and counts["raindrop"]["test_a/gt"] == 58
-    assert counts["gopro"]["train blur"] == 2103 and counts["gopro"]["test sharp"] == 1111
-    assert counts["reds"]["train/train_sharp"] == 24000 and counts["reds"]["val/val_blur"] == 3000
-    assert counts["div2k"] == {"DIV2K_train_HR": 800, "DIV2K_valid_HR": 100}
-    assert counts["celeba"]["img_align_celeba"] == 202599
-    assert counts["istd"]["train/train_B"] == 1330 and counts["istd"]["test/test_A"] == 540
-    assert counts["sid"]["Sony/short"] == 2697 and counts["sid"]["Sony/long"] == 231
-
-
 def test_pack_is_verified_against_its_manifest(tmp_path):
     assert not check("pack").problems
     with pytest.raises(ReproError, match="takes no --root"):

@@ -6,50 +6,21 @@ cannot simply be multiplied up again. The noise is Gaussian with the variance of
 (Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true Poisson
 variable would also be skewed.
 
-Two laws: a narrow one (`draw_low_light`, two to four stops), which the networks that answer the paper's questions are
+Two laws: a narrow one (`low_light`, two to four stops), which the networks that answer the paper's questions are
 trained and measured with, and a wide one (`wide_low_light`), made to look like real dark photographs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from repro.engine.rng import KeyedNoise
 
-
-@dataclass(frozen=True)
-class LowLight:
-    """Settings of a batch, each (B,) or (B, 3) for `cast`.
-
-    `stops`   by how many stops the picture is underexposed: linear light times 2^-stops, >= 0.
-    `gamma`   exponent on the sRGB values afterwards, >= 1 darkens the shadows further.
-    `cast`    factor on linear red, green and blue.
-    `shot`    a: variance of the noise per unit of linear light (1 / photons at white).
-    `read`    b: standard deviation of the read noise in linear light.
-    """
-
-    stops: Tensor
-    gamma: Tensor
-    cast: Tensor
-    shot: Tensor
-    read: Tensor
-
-
-# What training and test draw from: two to four stops under, 150 to 1,500 photons at white.
+# The narrow law: two to four stops under, 150 to 1,500 photons at white.
 STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 4.0), (1.0, 1.3), (0.75, 1.33), (150.0, 1500.0), (0.0005, 0.002)
-
-
-def draw_low_light(noise: KeyedNoise) -> LowLight:
-    """The settings of each sample: uniform in STOPS and GAMMA, log-uniform in CAST (red and blue), PHOTONS and READ."""
-    u = noise.uniform((6,))  # (B, 6)
-    stops, gamma = (low + (high - low) * u[:, i] for i, (low, high) in enumerate((STOPS, GAMMA)))
-    ranges = enumerate((CAST, CAST, PHOTONS, READ), start=2)
-    red, blue, photons, read = (low * (high / low) ** u[:, i] for i, (low, high) in ranges)
-    return LowLight(stops, gamma, torch.stack([red, torch.ones_like(red), blue], dim=1), 1.0 / photons, read)
 
 
 def srgb_to_linear(x: Tensor) -> Tensor:
@@ -62,20 +33,25 @@ def linear_to_srgb(x: Tensor) -> Tensor:
     return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def low_light(image: Tensor, settings: LowLight, noise: KeyedNoise | None) -> Tensor:
-    """(B, 3, H, W) sRGB in [0, 1] -> the same scene underexposed, in multiples of 1/255.
+def low_light(image: Tensor, settings: KeyedNoise, sensor: KeyedNoise) -> Tensor:
+    """(B, 3, H, W) sRGB in [0, 1] -> the same scene underexposed by the narrow law, in multiples of 1/255.
 
-    `noise` gives each sample's sensor noise, the same whatever the batch; None leaves the sensor perfect.
+    Uniform in STOPS (of exposure) and GAMMA (exponent on the sRGB values afterwards), log-uniform in CAST (factors on
+    linear red and blue), PHOTONS at white and READ noise. `settings` and `sensor` give each sample's own numbers.
     """
+    u = settings.uniform((6,))  # (B, 6)
 
     def wide(value: Tensor) -> Tensor:
         return value.to(image).reshape(len(image), -1, 1, 1)
 
-    light = srgb_to_linear(image) * wide(settings.cast) * 2.0 ** -wide(settings.stops)
-    if noise is not None:
-        deviation = (wide(settings.shot) * light + wide(settings.read) ** 2).sqrt()
-        light = light + deviation * noise.normal(tuple(image.shape[1:])).to(image)
-    seen = linear_to_srgb(light.clamp(0, 1)) ** wide(settings.gamma)
+    stops, gamma = (wide(low + (high - low) * u[:, i]) for i, (low, high) in enumerate((STOPS, GAMMA)))
+    ranges = enumerate((CAST, CAST, PHOTONS, READ), start=2)
+    red, blue, photons, read = (low * (high / low) ** u[:, i] for i, (low, high) in ranges)
+    cast = torch.stack([red, torch.ones_like(red), blue], dim=1)
+    light = srgb_to_linear(image) * wide(cast) * 2.0**-stops
+    deviation = (wide(1.0 / photons) * light + wide(read) ** 2).sqrt()
+    light = light + deviation * sensor.normal(tuple(image.shape[1:])).to(image)
+    seen = linear_to_srgb(light.clamp(0, 1)) ** gamma
     return (seen * 255).round() / 255
 
 

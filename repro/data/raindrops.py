@@ -9,7 +9,6 @@ background is left in a drop's middle: it has to be painted in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,12 +18,45 @@ from repro.engine.rng import KeyedNoise
 
 RADIUS = (2.5, 10.0)  # pixels, log-uniform
 COVERAGE = (0.06, 0.22)  # share of the pane under drops, before they overlap
-_WOBBLE = 3  # outline harmonics 2, 3, 4
 
 
-@dataclass(frozen=True)
-class Drops:
-    """Drops of a batch, (B, N) each; a slot with radius 0 is empty.
+def rain(image: Tensor, noise: KeyedNoise) -> Tensor:
+    """(B, 3, H, W) in [0, 1] behind a pane with drops, their share of it uniform in COVERAGE; each sample has its own.
+
+    Where a drop looks beyond the picture's edge, the picture is mirrored.
+    """
+    height, width = image.shape[-2:]
+    drops = _drops(noise, (height, width))
+    rows = torch.arange(height, device=image.device)[:, None] + 0.5
+    cols = torch.arange(width, device=image.device)[None, :] + 0.5
+    index, q = _nearest(drops, rows, cols)
+
+    def of(name: str) -> Tensor:  # the value of each pixel's drop (B, H, W)
+        return drops[name].gather(1, index.flatten(1)).view_as(q)
+
+    x, y, radius = of("x"), of("y"), of("radius")
+    inside = (1 - q.clamp(max=4)) * radius / of("soft") + 0.5  # distance to the outline over its blur
+    mask = torch.where(radius > 0, inside, 0.0).clamp(0, 1)  # a pane without any drop: every pixel has an empty slot
+    mask = (mask * mask * (3 - 2 * mask))[:, None]  # smooth step
+
+    # A half ball of water: the deviation grows towards the rim, the scene is seen inverted.
+    depth = q.clamp(max=1)
+    bend = of("power") * (1 + 1.5 * depth**4)
+    source = torch.stack([(x - bend * (cols - x)) / width, (y - bend * (rows - y)) / height], dim=-1)  # (B, H, W, 2)
+    blurred = _blur(image)  # a view compressed by `power` has no detail finer than it
+    view = F.grid_sample(blurred, source * 2 - 1, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    rim = ((depth - 0.55) / 0.45).clamp(0, 1) ** 2
+    light = 1 - of("shade") * rim
+    shine_x, shine_y = x + 0.35 * radius, y - 0.4 * radius
+    width2 = (0.16 * radius).clamp(min=0.7) ** 2
+    glint = of("glint") * torch.exp(-((cols - shine_x) ** 2 + (rows - shine_y) ** 2) / (2 * width2))
+    lens = view * light[:, None] + glint[:, None] * (1 - view)
+    return (image + mask * (lens - image)).clamp(0, 1)
+
+
+def _drops(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Drops of each sample, (B, N) numbers each; a slot with radius 0 is empty.
 
     `x`, `y`     centres in pixels.          `radius`   mean radius in pixels.
     `wobble`     (B, N, 3) amplitudes of the outline's harmonics 2 to 4, and `phase` (B, N, 3) their phases.
@@ -32,20 +64,6 @@ class Drops:
     `soft`       width of the blurred outline in pixels.
     `shade`      darkness of the rim, 0 to 1.    `glint` strength of the highlight.
     """
-
-    x: Tensor
-    y: Tensor
-    radius: Tensor
-    wobble: Tensor
-    phase: Tensor
-    power: Tensor
-    soft: Tensor
-    shade: Tensor
-    glint: Tensor
-
-
-def draw_drops(noise: KeyedNoise, size: tuple[int, int]) -> Drops:
-    """Drops of each sample for a pane of (height, width) pixels, their share of the pane uniform in COVERAGE."""
     height, width = size
     low, high = RADIUS
     mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
@@ -54,81 +72,40 @@ def draw_drops(noise: KeyedNoise, size: tuple[int, int]) -> Drops:
     slots = torch.arange(max(1, math.ceil(COVERAGE[1] * height * width / mean_area)), device=noise.device)
     u = noise.uniform((len(slots), 14), step=1)  # (B, N, 14)
     there = slots + u[..., 13] < wanted[:, None]  # the last, fractional drop is there with its probability
-    return Drops(
-        x=u[..., 0] * width,
-        y=u[..., 1] * height,
-        radius=low * (high / low) ** u[..., 2] * there,
-        wobble=(u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),
-        phase=u[..., 6:9] * 2 * math.pi,
-        power=2.0 + 2.5 * u[..., 9],
-        soft=1.2 + 1.8 * u[..., 10],
-        shade=0.25 + 0.45 * u[..., 11],
-        glint=torch.where(u[..., 12] < 0.4, 0.15 + u[..., 12], torch.zeros_like(u[..., 12])),
-    )
+    return {
+        "x": u[..., 0] * width,
+        "y": u[..., 1] * height,
+        "radius": low * (high / low) ** u[..., 2] * there,
+        "wobble": (u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),
+        "phase": u[..., 6:9] * 2 * math.pi,
+        "power": 2.0 + 2.5 * u[..., 9],
+        "soft": 1.2 + 1.8 * u[..., 10],
+        "shade": 0.25 + 0.45 * u[..., 11],
+        "glint": torch.where(u[..., 12] < 0.4, 0.15 + u[..., 12], torch.zeros_like(u[..., 12])),
+    }
 
 
-def drop_field(drops: Drops, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _nearest(drops: dict[str, Tensor], rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
     """Which drop each pixel belongs to, and where in it: index (B, H, W) int64, q (B, H, W), 0 centre, 1 outline.
 
     One pass over the drops, each a few operations on the whole pane; where two overlap the deeper one wins.
     """
-    height, width = size
-    rows = torch.arange(height, device=drops.x.device)[:, None] + 0.5
-    cols = torch.arange(width, device=drops.x.device)[None, :] + 0.5
-    best = torch.full((len(drops.x), height, width), math.inf, device=drops.x.device)
-    index = torch.zeros(best.shape, dtype=torch.int64, device=drops.x.device)
-    for n in range(drops.x.shape[1]):
-        radius = drops.radius[:, n, None, None]
+    best = torch.full((len(drops["x"]), len(rows), cols.shape[1]), math.inf, device=rows.device)
+    index = torch.zeros(best.shape, dtype=torch.int64, device=rows.device)
+    for n in range(drops["x"].shape[1]):
+        x, y, radius = (drops[name][:, n, None, None] for name in ("x", "y", "radius"))
         if not bool((radius > 0).any()):
             continue
-        dx = cols[None] - drops.x[:, n, None, None]
-        dy = (rows[None] - drops.y[:, n, None, None]) * 0.9  # gravity: a little taller than wide
+        dx, dy = cols[None] - x, (rows[None] - y) * 0.9  # gravity: a little taller than wide
         angle = torch.atan2(dy, dx)
         outline = torch.ones_like(angle)
-        for k in range(_WOBBLE):
-            outline += drops.wobble[:, n, k, None, None] * torch.cos((k + 2) * angle + drops.phase[:, n, k, None, None])
-        q = torch.sqrt(dx * dx + dy * dy) / (radius * outline)
-        q = torch.where(radius > 0, q, math.inf)
+        for k in range(3):
+            wobble, phase = (drops[name][:, n, k, None, None] for name in ("wobble", "phase"))
+            outline += wobble * torch.cos((k + 2) * angle + phase)
+        q = torch.where(radius > 0, torch.sqrt(dx * dx + dy * dy) / (radius * outline), math.inf)
         closer = q < best
-        best = torch.where(closer, q, best)
-        index = torch.where(closer, n, index)
+        best, index = torch.where(closer, q, best), torch.where(closer, n, index)
     return index, best
-
-
-def rain(image: Tensor, drops: Drops) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) in [0, 1] behind a pane with `drops`: the picture, and the drops' soft mask (B, 1, H, W) in [0, 1].
-
-    Where a drop looks beyond the picture's edge, the picture is mirrored.
-    """
-    height, width = image.shape[-2:]
-    index, q = drop_field(drops, (height, width))
-
-    def of(value: Tensor) -> Tensor:  # (B, N) -> the value of each pixel's drop (B, H, W)
-        return value.gather(1, index.flatten(1)).view_as(q)
-
-    soft, radius = of(drops.soft), of(drops.radius)
-    inside = (1 - q.clamp(max=4)) * radius / soft + 0.5  # distance to the outline over its blur
-    mask = torch.where(radius > 0, inside, 0.0).clamp(0, 1)  # a pane without any drop: every pixel has an empty slot
-    mask = mask * mask * (3 - 2 * mask)  # smooth step
-
-    # A half ball of water: the deviation grows towards the rim, the scene is seen inverted.
-    depth = q.clamp(max=1)
-    bend = of(drops.power) * (1 + 1.5 * depth**4)
-    rows = torch.arange(height, device=image.device)[:, None] + 0.5
-    cols = torch.arange(width, device=image.device)[None, :] + 0.5
-    x, y = of(drops.x), of(drops.y)
-    source = torch.stack([(x - bend * (cols - x)) / width, (y - bend * (rows - y)) / height], dim=-1)  # (B, H, W, 2)
-    blurred = _blur(image)  # a view compressed by `power` has no detail finer than it
-    view = F.grid_sample(blurred, source * 2 - 1, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-    rim = ((depth - 0.55) / 0.45).clamp(0, 1) ** 2
-    light = 1 - of(drops.shade) * rim
-    shine_x, shine_y = x + 0.35 * radius, y - 0.4 * radius
-    width2 = (0.16 * radius).clamp(min=0.7) ** 2
-    glint = of(drops.glint) * torch.exp(-((cols - shine_x) ** 2 + (rows - shine_y) ** 2) / (2 * width2))
-    lens = view * light[:, None] + glint[:, None] * (1 - view)
-    mask = mask[:, None]
-    return (image + mask * (lens - image)).clamp(0, 1), mask
 
 
 def _blur(image: Tensor) -> Tensor:

@@ -116,17 +116,13 @@ def classifier(module: nn.Module, dim: int, name: str = "fashion-classifier", de
     )
 
 
-def inception_file() -> Path:
-    """Where torch keeps the downloaded Inception weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
-
-
 def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
-    """The Inception-v3 of published FID and KID numbers, from its weight file; nothing is downloaded here.
+    """The Inception-v3 of published FID and KID numbers, from its weight file (default: where torch's hub keeps it).
 
-    The file is read as data and given to torch-fidelity's network, whose own loader would unpickle it.
+    Nothing is downloaded here. The file is read as data and given to torch-fidelity's network, whose own loader would
+    unpickle it.
     """
-    file = file or inception_file()
+    file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
     if not file.is_file():
         raise ReproError(
             f"the Inception weights {file} are missing: download {INCEPTION_URL} there, or use efficientnet-lite0"

@@ -172,34 +172,30 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
     p = protocol(name)
     if p.compute is None:
         raise ReproError(f"{name} compares two sets of pictures: use repro.metrics.distribution, not score()")
-    if (reference is None) != (p.kind == "no-reference"):
-        want = "takes no reference" if p.kind == "no-reference" else "needs a reference"
-        raise ReproError(f"{name} {want}: got {'none' if reference is None else 'one'}")
-    images = [_checked(p, "image", image)]
-    if reference is not None:
-        images.append(_checked(p, "reference", reference))
-        if images[0].shape != images[1].shape:
-            raise ReproError(
-                f"{name}: image {tuple(image.shape)} and reference {tuple(reference.shape)} must have one shape"
-            )
-    return p.compute(*images)
+    given = {"image": image} | ({} if reference is None else {"reference": reference})
+    if ("reference" in given) != (p.kind == "reference"):
+        raise ReproError(
+            f"{name} {'needs a reference: got none' if p.kind == 'reference' else 'takes no reference: got one'}"
+        )
+    batches = [_checked(p, role, x) for role, x in given.items()]
+    if batches[0].shape != batches[-1].shape:
+        found = " and ".join(f"{role} {tuple(x.shape)}" for role, x in given.items())
+        raise ReproError(f"{name}: {found} must have one shape")
+    return p.compute(*batches)
 
 
 def _checked(p: Protocol, role: str, image: Tensor) -> Tensor:
     """The image as a batch, or the one sentence that says what is wrong with it."""
+    found = accepted = ""
     if not torch.is_tensor(image) or not image.is_floating_point():
-        found = image.dtype if torch.is_tensor(image) else type(image).__name__
-        raise ReproError(
-            f"{p.name}: the {role} is {found}; accepted: a float tensor in [0, 1] (divide 8-bit values by 255)"
-        )
-    batch = image.unsqueeze(0) if image.dim() == 3 else image
-    if batch.dim() != 4 or batch.shape[1] != p.channels or len(batch) == 0:
-        raise ReproError(f"{p.name}: the {role} has shape {tuple(image.shape)}; accepted: (B, {p.channels}, H, W)")
-    if min(batch.shape[2:]) < p.smallest:
-        raise ReproError(
-            f"{p.name}: the {role} is {batch.shape[3]}x{batch.shape[2]} px; accepted: {p.smallest} px a side or more"
-        )
-    low, high = (float(v) for v in batch.detach().aminmax())
-    if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
-        raise ReproError(f"{p.name}: the {role} has values from {low:.4g} to {high:.4g}; accepted: [0, 1]")
-    return batch.detach()
+        found = f"is {image.dtype if torch.is_tensor(image) else type(image).__name__}"
+        accepted = "a float tensor in [0, 1] (divide 8-bit values by 255)"
+    elif image.dim() not in (3, 4) or image.shape[-3] != p.channels or image.numel() == 0:
+        found, accepted = f"has shape {tuple(image.shape)}", f"(B, {p.channels}, H, W)"
+    elif min(image.shape[-2:]) < p.smallest:
+        found, accepted = f"is {image.shape[-1]}x{image.shape[-2]} px", f"{p.smallest} px a side or more"
+    elif not (image.min() >= 0.0 and image.max() <= 1.0):  # also refuses NaN
+        found, accepted = f"has values from {image.min():.4g} to {image.max():.4g}", "[0, 1]"
+    if found:
+        raise ReproError(f"{p.name}: the {role} {found}; accepted: {accepted}")
+    return image.detach().reshape(-1, *image.shape[-3:])

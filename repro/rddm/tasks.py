@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from repro.data import crops
 from repro.data.degradations import TASKS
 from repro.data.images import to_model
-from repro.data.lowlight import draw_low_light, low_light
-from repro.data.raindrops import draw_drops, rain
+from repro.data.lowlight import low_light
+from repro.data.raindrops import rain
 from repro.ddpm.process import model_fn
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -31,12 +31,12 @@ Start = Literal["degraded", "noise", "none"]
 
 def darken(images: Tensor, noise: Noises) -> Tensor:
     """Low light with settings and sensor noise of each sample's own."""
-    return low_light(images, draw_low_light(noise("degrade/settings")), noise("degrade/sensor"))
+    return low_light(images, noise("degrade/settings"), noise("degrade/sensor"))
 
 
 def wet(images: Tensor, noise: Noises) -> Tensor:
     """Raindrops of each sample's own."""
-    return rain(images, draw_drops(noise("degrade/drops"), (images.shape[-2], images.shape[-1])))[0]
+    return rain(images, noise("degrade/drops"))
 
 
 @dataclass(frozen=True)
