@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from repro.data.crops import crop_places
 from repro.data.datasets import LAYOUTS
-from repro.data.flist import Entry, Pair
+from repro.data.flist import Pair
 from repro.data.images import read_image, resize
 from repro.data.writing import write_image
 from repro.editing.effects.blur import motion_blur
@@ -263,10 +263,10 @@ def test_experiments_are_the_papers_tables():
 def test_the_published_sequences_are_split_210_30_30(monkeypatch, tmp_path):
     def pairs(root, part):
         names = [f"{part}/{part}_{{}}/{i:03d}/00000000.png" for i in range(240 if part == "train" else 30)]
-        return tuple(Pair(*(Entry(root / n.format(kind), root) for kind in ("blur", "sharp"))) for n in names)
+        return tuple(Pair(*(root / n.format(kind) for kind in ("blur", "sharp"))) for n in names)
 
     monkeypatch.setattr(reds, "_pairs", pairs)
-    found = {name: {p.target.path.parent.name for p in Reds(tmp_path).pairs(name)} for name in ("train", "validation")}
+    found = {name: {p.target.parent.name for p in Reds(tmp_path).pairs(name)} for name in ("train", "validation")}
     assert len(found["train"]) == 210 and found["validation"] == {f"{i:03d}" for i in range(210, 240)}
     assert len(Reds(tmp_path).pairs("test")) == 30
 

@@ -161,8 +161,8 @@ def test_lol_is_squeezed_and_equalised(data):
     assert found.size == 485 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 485
     I_in, I_0 = found.inputs[3], found.targets[3]
     assert I_in.shape == I_0.shape == (3, 256, 256)
-    name = found.inputs.entries[3].path
-    assert name.stem == found.targets.entries[3].path.stem == found.ids[3]
+    name = found.inputs.files[3]
+    assert name.stem == found.targets.files[3].stem == found.ids[3]
     eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
     torch.testing.assert_close(I_in, eight, rtol=0, atol=1e-6)
     assert I_in.mean() > 0.4  # from around 0.1
@@ -189,9 +189,9 @@ def test_histogram_equalisation_by_opencvs_rule():
 def test_raindrop_is_tested_on_a_and_paired_by_number(data):
     found = read(setting("raindrop"), "test", data / "raindrop", full=True)
     assert found.size == 9
-    for given, clean in zip(found.inputs.entries, found.targets.entries, strict=True):
-        assert given.path.stem.removesuffix("_rain") == clean.path.stem.removesuffix("_clean")
-        assert given.path.parent.parent.name == "test_a"
+    for given, clean in zip(found.inputs.files, found.targets.files, strict=True):
+        assert given.stem.removesuffix("_rain") == clean.stem.removesuffix("_clean")
+        assert given.parent.parent.name == "test_a"
     assert read(setting("raindrop"), "train", data / "raindrop").size == 20
     with pytest.raises(ReproError, match=r"test_b.*nothing found"):
         read_split("raindrop", "test_b", data / "raindrop")  # has to be asked for by its name
@@ -203,7 +203,7 @@ def test_istd_brings_its_mask(data, monkeypatch):
     shadow = tiny("istd")
     found = read(shadow, "train", data / "istd")
     assert found.size == found.masks.size == 20 and found.masks[0].mean() > 0.85
-    assert all(m.path.stem == i.path.stem for m, i in zip(found.masks.entries, found.inputs.entries, strict=True))
+    assert all(m.stem == i.stem for m, i in zip(found.masks.files, found.inputs.files, strict=True))
     assert read(dataclasses.replace(shadow, mask=False), "train", data / "istd").masks is None
     learns, seen = task(shadow, data / "istd"), []
     net = build(trained_like(shadow))
@@ -279,7 +279,7 @@ def test_gopros_sequences_are_told_apart(tmp_path, monkeypatch):
         read_split("gopro", "test", tmp_path)
     monkeypatch.setitem(LAYOUTS, "gopro", fewer(LAYOUTS["gopro"], {"test blur": 2, "test sharp": 2}))
     found = read_split("gopro", "test", tmp_path).pairs
-    assert [(p.input.path.parts[-3], p.target.path.parts[-3]) for p in found] == [("a", "a"), ("b", "b")]
+    assert [(p.input.parts[-3], p.target.parts[-3]) for p in found] == [("a", "a"), ("b", "b")]
     (tmp_path / "test/b/sharp").rename(tmp_path / "test/c")
     with pytest.raises(ReproError, match="1 images found"):
         read_split("gopro", "test", tmp_path)
@@ -318,7 +318,7 @@ def test_celeba_is_cropped_around_the_face():
 
 def test_celebas_own_split(faces, tmp_path):
     entries = published.read_celeba("test", faces)
-    assert [e.path.name for e in entries] == ["000007.jpg", "000008.jpg"] and entries[0].line == 7
+    assert [file.name for file in entries] == ["000007.jpg", "000008.jpg"]
     found = read(setting("celeba64"), "train", faces)
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
     (faces / "img_align_celeba" / "000008.jpg").unlink()

@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from repro.data import crops
-from repro.data.flist import Entry, Pair
-from repro.data.images import resize
+from repro.data.flist import Pair
+from repro.data.images import read_image, resize
 from repro.errors import ReproError
 
 Prepare = Callable[[Tensor], Tensor]  # (3, H, W) in [0, 1] -> the same kind, another size or tone
@@ -49,21 +50,21 @@ class Pictures:
     of prepared images stay in memory; 0 reads them anew each time.
     """
 
-    def __init__(self, entries: Sequence[Entry], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
-        if not entries:
+    def __init__(self, files: Sequence[Path], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
+        if not files:
             raise ReproError("a set of pictures needs at least one file: got none")
-        self.entries, self.prepare, self.size, self.room = list(entries), prepare or (lambda x: x), len(entries), keep
+        self.files, self.prepare, self.size, self.room = list(files), prepare or (lambda x: x), len(files), keep
         self._kept: dict[int, Tensor] = {}
 
     def names(self, indices: Tensor) -> list[str]:
         """Paths of the files."""
-        return [str(self.entries[i].path) for i in indices.tolist()]
+        return [str(self.files[i]) for i in indices.tolist()]
 
     def __getitem__(self, index: int) -> Tensor:
         """float32 (3, H, W) in [0, 1]."""
         levels = self._kept.get(index)
         if levels is None:
-            levels = (self.prepare(self.entries[index].load()) * 255.0).round().to(torch.uint8)
+            levels = (self.prepare(read_image(self.files[index])) * 255.0).round().to(torch.uint8)
             if levels.numel() <= self.room:
                 self.room -= levels.numel()
                 self._kept[index] = levels
@@ -77,8 +78,8 @@ class Pictures:
     def digest(self) -> str:
         """SHA-256 over the files' bytes, in order."""
         total = hashlib.sha256()
-        for entry in self.entries:
-            total.update(entry.path.read_bytes())
+        for file in self.files:
+            total.update(file.read_bytes())
         return total.hexdigest()
 
 
@@ -96,7 +97,7 @@ class PictureSet:
         pairs: Sequence[Pair],
         prepare: Prepare | None = None,
         prepare_input: Prepare | None = None,
-        masks: Sequence[Entry] | None = None,
+        masks: Sequence[Path] | None = None,
     ) -> PictureSet:
         """A paired data set: `prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
         keep = KEEP // (2 if masks is None else 3)
@@ -114,7 +115,7 @@ class PictureSet:
     @property
     def ids(self) -> list[str]:
         """Stems of the files, the input's where there is one."""
-        return [entry.path.stem for entry in (self.inputs or self.targets).entries]
+        return [file.stem for file in (self.inputs or self.targets).files]
 
     def names(self, indices: Tensor) -> list[str]:
         """Paths of the files, the input's where there is one."""

@@ -24,43 +24,23 @@ FILE = str | os.PathLike
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of a list (line 1 is the first), or one file of a folder (line 0)."""
-
-    path: Path
-    origin: Path
-    line: int = 0
-
-    @property
-    def where(self) -> str:
-        return f"{self.origin}, line {self.line}" if self.line else f"{self.origin}"
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.where})" if self.line else str(self.path)
-
-    def load(self) -> Tensor:
-        """float32 (3, H, W) in [0, 1]; errors name the list and the line too."""
-        return read_image(self.path, name=str(self))
-
-
-@dataclass(frozen=True)
 class Pair:
-    """A degraded input and its target."""
+    """Files of a degraded input and its target."""
 
-    input: Entry
-    target: Entry
+    input: Path
+    target: Path
 
     @property
     def id(self) -> str:
-        return self.input.path.stem
+        return self.input.stem
 
     def load(self) -> tuple[Tensor, Tensor]:
         """Input and target, float32 (3, H, W) in [0, 1]."""
-        return self.input.load(), self.target.load()
+        return read_image(self.input), read_image(self.target)
 
 
-def read_flist(flist: FILE) -> list[Entry]:
-    """The entries of a list, in order. Raises `ReproError` naming list and line for empty and missing ones."""
+def read_flist(flist: FILE) -> dict[int, Path]:
+    """The files of a list by line (the first is 1). Raises `ReproError` naming list and line for what is missing."""
     flist = Path(flist)
     try:
         text = flist.read_bytes().decode("utf-8-sig")
@@ -73,18 +53,14 @@ def read_flist(flist: FILE) -> list[Entry]:
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        entry = Entry(flist.parent / line, flist, number)
-        if line.startswith("#"):
-            continue
-        if not line.strip() or not entry.path.is_file():
-            found = f"{str(entry.path)!r} is no file" if line.strip() else "the entry is empty"
-            raise ReproError(f"{entry.where}: {found}; the path of an image was expected")
-        entries.append(entry)
-    if not entries:
+    files = {number: flist.parent / line for number, line in enumerate(lines, start=1) if not line.startswith("#")}
+    if not files:
         raise ReproError(f"{flist}: the file list is empty; at least one path is needed")
-    return entries
+    for number, file in files.items():
+        if not file.is_file():
+            found = f"{str(file)!r} is no file" if lines[number - 1].strip() else "the entry is empty"
+            raise ReproError(f"{flist}, line {number}: {found}; the path of an image was expected")
+    return files
 
 
 def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[Pair]:
@@ -97,18 +73,19 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
     Raises:
         ReproError: unequal numbers of entries, different stems, missing or unreadable files, different sizes.
     """
-    first, second = read_flist(inputs), read_flist(targets)
-    pairs = [Pair(a, b) for a, b in zip(first, second, strict=False)]
-    for pair in pairs:
-        a, b = pair.input.path, pair.target.path
+    first, second = (
+        [(f"{flist}, line {i}", file) for i, file in read_flist(flist).items()] for flist in (inputs, targets)
+    )
+    for (here, a), (there, b) in zip(first, second, strict=False):
         if (not any_names and a.stem != b.stem) or _other_number(a.stem, b.stem):
             raise ReproError(
-                f"{pair.target.where}: {b.name} stands where the partner of {a.name} ({pair.input.where}) was expected;"
-                " pairs must have equal stems, or with any_names equal numbers (`repro data flist` orders lists alike)"
+                f"{there}: {b.name} stands where the partner of {a.name} ({here}) was expected; pairs must have equal "
+                "stems, or with any_names equal numbers (`repro data flist` orders lists alike)"
             )
     if len(first) != len(second):
-        alone = max(first, second, key=len)[len(pairs)]
-        raise ReproError(f"{alone.where}: {alone.path.name} has no partner, the other list ends before it")
+        where, alone = max(first, second, key=len)[min(len(first), len(second))]
+        raise ReproError(f"{where}: {alone.name} has no partner, the other list ends before it")
+    pairs = [Pair(a, b) for (_, a), (_, b) in zip(first, second, strict=True)]
     check_pairs(pairs)
     return pairs
 
@@ -122,11 +99,10 @@ def _other_number(first: str, second: str) -> bool:
 def check_pairs(pairs: Sequence[Pair]) -> None:
     """Read the header of every file; raise `ReproError` for the first unreadable one and the first unequal pair."""
     for pair in pairs:
-        first, second = (image_size(e.path, name=str(e)) for e in (pair.input, pair.target))
-        if first != second:
+        one, two = ("{}x{}".format(*image_size(path)) for path in (pair.input, pair.target))
+        if one != two:
             raise ReproError(
-                f"{pair.input} is {first[0]}x{first[1]} but its target {pair.target} is {second[0]}x{second[1]}; "
-                "the sizes of a pair must be equal"
+                f"{pair.input} is {one} but its target {pair.target} is {two}; accepted: pairs of one size"
             )
 
 
@@ -172,7 +148,7 @@ def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
                 f"{mine[alone[0]]}: has no partner named {alone[0]}.* in {folder} "
                 f"({len(alone)} of {len(mine)} pictures have none)"
             )
-    pairs = [Pair(Entry(path, Path(inputs)), Entry(named[1][stem], Path(targets))) for stem, path in named[0].items()]
+    pairs = [Pair(path, named[1][stem]) for stem, path in named[0].items()]
     check_pairs(pairs)
     return pairs
 

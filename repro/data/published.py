@@ -20,7 +20,7 @@ from torch import Tensor
 
 from repro.data.datasets import LAYOUTS, advice, home, miscounted, unpaired
 from repro.data.filesets import Prepare
-from repro.data.flist import Entry, Pair, check_pairs
+from repro.data.flist import Pair, check_pairs
 from repro.data.images import resize
 from repro.errors import ReproError
 
@@ -30,7 +30,7 @@ class Split:
     """Pairs of one split, and one mask a pair where the data set has them."""
 
     pairs: list[Pair]
-    masks: list[Entry] | None = None
+    masks: list[Path] | None = None
 
 
 def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> Split:
@@ -61,9 +61,9 @@ def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> 
         if wrong:
             raise ReproError(f"{wrong[0]}; `repro data check {name} --root {root}` says more")
     found, targets, *masks = (part.keyed(root, files[part.label]) for part in parts)
-    pairs = [Pair(Entry(path, root), Entry(targets[key], root)) for key, path in found.items()]
+    pairs = [Pair(path, targets[key]) for key, path in found.items()]
     check_pairs(pairs)
-    return Split(pairs, [Entry(masks[0][key], root) for key in found] if masks else None)
+    return Split(pairs, [masks[0][key] for key in found] if masks else None)
 
 
 # --- CelebA -----------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def face(side: int) -> Prepare:
     return crop
 
 
-def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Entry]:
+def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Path]:
     """The files of a split (train, validation, test), in the order of the data set's own list.
 
     Raises:
@@ -113,7 +113,7 @@ def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Entry
         if part.strip() not in ("0", "1", "2") or name not in there:
             raise ReproError(f"{listed}, line {number}: {line[:60]!r} is not a file of {folder} and 0, 1 or 2")
         if list(CELEBA)[int(part)] == split:
-            entries.append(Entry(folder / name, listed, number))
+            entries.append(folder / name)
     if len(entries) != CELEBA[split]:
         raise ReproError(f"{listed} lists {len(entries):,} pictures of {split}: CelebA has {CELEBA[split]:,}")
     return entries

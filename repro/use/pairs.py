@@ -151,16 +151,16 @@ def check(file: PairsFile) -> Checked:
     pairs = _pairs(file.inputs, file.targets, file.any_names)
     if file.test_inputs is not None and file.test_targets is not None:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
-        both = {p.input.path.resolve() for p in train} & {p.input.path.resolve() for p in test}
+        both = {p.input.resolve() for p in train} & {p.input.resolve() for p in test}
         if both:
             raise ReproError(f"{min(both)}: stands among the pairs of training and of test; accepted: one of the two")
     else:
         train, test = _split(pairs, file.held_out)
     if not train:
         raise ReproError(f"{file.inputs}: no pair is left for training ({len(pairs)} in all)")
-    if all(p.input.path.resolve() == p.target.path.resolve() for p in pairs):
+    if all(p.input.resolve() == p.target.resolve() for p in pairs):
         raise ReproError(f"{file.inputs}: inputs and targets are the same files; there is nothing to learn")
-    sizes = {image_size(pair.input.path): pair.input.path for pair in pairs}
+    sizes = {image_size(pair.input): pair.input for pair in pairs}
     small, large = min(sizes, key=min), max(sizes, key=math.prod)
     if min(small) < file.crop:
         raise ReproError(

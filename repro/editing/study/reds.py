@@ -45,7 +45,7 @@ class Reds:
 
     def digest(self) -> str:
         """Short hash of the definition, and of names and sizes of the files."""
-        files = [path for name in SPLITS for pair in self.pairs(name) for path in (pair.target.path, pair.input.path)]
+        files = [path for name in SPLITS for pair in self.pairs(name) for path in (pair.target, pair.input)]
         sizes = [[file.relative_to(self.root).as_posix(), file.stat().st_size] for file in files]
         settings = {"crop": self.crop, "recipe": asdict(self.recipe), "version": self.version}
         return hashlib.sha256(json.dumps({**settings, "files": sizes}, sort_keys=True).encode()).hexdigest()[:16]
@@ -70,9 +70,7 @@ class Reds:
             taken = [train[others[id]] for id in ids]
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 sharp, blurred, reference = (
-                    torch.stack(
-                        list(pool.map(self._cut, map(self._id, source), [getattr(p, kind).path for p in source]))
-                    )
+                    torch.stack(list(pool.map(self._cut, map(self._id, source), [getattr(p, kind) for p in source])))
                     for source, kind in ((part, "target"), (part, "input"), (taken, "target"))
                 )
             degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
@@ -87,7 +85,7 @@ class Reds:
 
     def _id(self, pair: Pair) -> str:
         """As "train/000/00000042": the published part, the sequence, the frame."""
-        part, _, sequence, frame = pair.target.path.relative_to(self.root).parts
+        part, _, sequence, frame = pair.target.relative_to(self.root).parts
         return f"{part}/{sequence}/{Path(frame).stem}"
 
     def _cut(self, id: str, path: Path) -> Tensor:
@@ -109,9 +107,9 @@ def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:
 
 
 def _sequence(pair: Pair) -> str:
-    return pair.target.path.parent.name
+    return pair.target.parent.name
 
 
 @lru_cache(maxsize=4)
 def _pairs(root: Path, part: str) -> tuple[Pair, ...]:
-    return tuple(sorted(read_split("reds", part, root).pairs, key=lambda pair: pair.target.path))
+    return tuple(sorted(read_split("reds", part, root).pairs, key=lambda pair: pair.target))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from repro import paths
 from repro.data.datasets import LAYOUTS
 from repro.data.filesets import Pictures, PictureSet, equalised, squared
-from repro.data.flist import FILE, Entry, Pair, list_images
+from repro.data.flist import FILE, Pair, list_images
 from repro.data.images import to_model
 from repro.data.published import face, read_celeba, read_split
 from repro.errors import ReproError
@@ -65,7 +65,7 @@ def holed(image: Tensor) -> Tensor:
     return out
 
 
-def _nine_tenths(split: str, root: FILE | None) -> list[Entry]:
+def _nine_tenths(split: str, root: FILE | None) -> list[Path]:
     """CelebA-HQ from one folder: by name, the first nine tenths (27,000 of 30,000) train and the others test."""
     if split not in ("train", "test"):
         raise ReproError(f"celeba-hq has no split {split!r}; accepted: train, test")
@@ -75,7 +75,7 @@ def _nine_tenths(split: str, root: FILE | None) -> list[Entry]:
     chosen = files[:cut] if split == "train" else files[cut:]
     if not chosen:
         raise ReproError(f"{folder}: holds {len(files)} picture(s), none of them left for {split}")
-    return [Entry(path, folder) for path in chosen]
+    return chosen
 
 
 class PictureTask:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from repro import paths
 from repro.data.degradations import TASKS
 from repro.data.filesets import PictureSet
-from repro.data.flist import Entry, Pair, list_images, pair_folders
+from repro.data.flist import Pair, list_images, pair_folders
 from repro.data.images import center_crop, to_model
 from repro.data.published import read_split
 from repro.engine.rng import KeyedNoise
@@ -47,7 +47,7 @@ def read(task: str, split: str, root: Path | None = None) -> PictureSet:
     if not where.is_dir():
         raise ReproError(f"{where}: no such folder; `repro data check imagenet` says what is needed")
     files = list_images(where)[: TEST_JPEG if split == "test" else None]
-    return PictureSet.of_pairs([Pair(Entry(f, where), Entry(f, where)) for f in files])
+    return PictureSet.of_pairs([Pair(f, f) for f in files])
 
 
 def raw_pairs(root: Path, split: str) -> list[tuple[Path, Path, float]]:
