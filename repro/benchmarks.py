@@ -56,8 +56,7 @@ def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.config import profile
-    from repro.ddpm.study.experiments import build_network, schedule_of
+    from repro.ddpm.study.experiments import build_network, profile, schedule_of
     from repro.ddpm.tasks import DenoisingTask
     from repro.engine.train import train
 
@@ -123,8 +122,7 @@ def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
     from repro.ddpm.process import model_fn
     from repro.ddpm.samplers import ddim, sample
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.config import profile
-    from repro.ddpm.study.experiments import build_network, schedule_of
+    from repro.ddpm.study.experiments import build_network, profile, schedule_of
 
     config = profile(name)
     config, schedule = replace(config, network={**config.network, "out_channels": config.channels}), schedule_of(config)
@@ -146,15 +144,14 @@ def _restoration(name: str) -> dict[str, Arm]:
     from repro.rddm.pipeline import RDDMPipeline
     from repro.rddm.sampling import restore
     from repro.rddm.scheduler import RDDMScheduler
-    from repro.rddm.study.config import profile
-    from repro.rddm.study.experiments import build_network, learning_of
+    from repro.rddm.study.experiments import build_network, learning_of, profile
 
-    task = profile(name if name == "smoke" else "small").tasks["raindrop"]
+    task = profile(name if name == "smoke" else "small")["raindrop"]
     network = _seeded(lambda: build_network(task, "smres")).eval().requires_grad_(False)
     network = network.to(_device(), memory_format=torch.channels_last)
-    image, config = _image(task.side)[0].to(_device())[None], dict(task.schedule)
-    I_in, learning = 2 * image - 1, learning_of(task, "smres")
-    pipe = RDDMPipeline(network, RDDMScheduler(config.pop("T"), objective="res", **config))
+    image, learning = _image(task.side)[0].to(_device())[None], learning_of(task, "smres")
+    I_in, schedule = 2 * image - 1, learning.schedule
+    pipe = RDDMPipeline(network, RDDMScheduler(schedule.T, objective="res", sum_scale=schedule.sum_scale))
     pipe.set_progress_bar_config(disable=True)
     return {
         "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=_device()), I_in),

@@ -10,8 +10,7 @@ import torch
 
 from repro.data.published import CIFAR, load_cifar10
 from repro.ddpm.study import measure
-from repro.ddpm.study.config import PAPER, PROFILES
-from repro.ddpm.study.experiments import PAPER_MODEL, build_network, generator, schedule_of
+from repro.ddpm.study.experiments import PAPER, PAPER_MODEL, PROFILES, build_network, experiment, schedule_of
 from repro.engine import evaluation, grid, records
 from repro.engine.registry import find
 from repro.engine.run import run
@@ -116,8 +115,8 @@ TINY = dataclasses.replace(
 def test_from_data_to_table(cifar, home, monkeypatch):
     monkeypatch.setitem(PROFILES, "paper", TINY)
     assert evaluation.rows("ddpm", "paper") == []  # nothing trained yet
-    experiment = generator(TINY, "linear", PAPER_MODEL, False, "tiny")
-    *_, last = run(experiment)
+    tiny = {"name": PAPER_MODEL, "variant": "linear", "summary": "tiny"}
+    *_, last = run(experiment(tiny, TINY))
     assert last.images == 16 and type(last.model) is type(build_network(TINY))
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(home / "hub"))

@@ -7,8 +7,7 @@ import re
 import pytest
 from notebook_kit import execute
 
-from repro.ddpm.study.config import SMOKE
-from repro.ddpm.study.experiments import CLASSIFIER, MAIN, build_network
+from repro.ddpm.study.experiments import CLASSIFIER, MAIN, SMOKE, build_network
 from repro.engine.checkpoint import save_checkpoint
 from repro.nn.classifier import Classifier
 

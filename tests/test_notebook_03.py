@@ -7,12 +7,11 @@ import re
 import pytest
 from notebook_kit import execute
 
-from repro.ddpm.study.config import SMOKE as DDPM_SMOKE
 from repro.ddpm.study.experiments import MAIN as DDPM
+from repro.ddpm.study.experiments import SMOKE as DDPM_SMOKE
 from repro.ddpm.study.experiments import build_network as build_ddpm
 from repro.engine.checkpoint import save_checkpoint
-from repro.rddm.study.config import SMOKE
-from repro.rddm.study.experiments import TRAINED, build_network, name_of
+from repro.rddm.study.experiments import SMOKE, TRAINED, build_network, name_of
 
 pytestmark = pytest.mark.notebook
 MISSING = ("raindrop", "sr3")  # left out of the scratch clone: the notebook has to say so and go on
@@ -27,7 +26,7 @@ def run(tmp_path_factory):
             for variant, ships in variants:
                 if ships and (task, variant) != MISSING:
                     folder = home / "checkpoints" / name_of(task, variant, 0, "smoke")
-                    save_checkpoint(folder, build_network(SMOKE.tasks[task], variant), {"images": 0})
+                    save_checkpoint(folder, build_network(SMOKE[task], variant), {"images": 0})
 
     return execute("03", tmp_path_factory.mktemp("clone"), fill)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import shutil
 from functools import partial
@@ -22,16 +21,15 @@ from repro.errors import ReproError
 from repro.nn.unet import UNet
 from repro.rddm import process, samplers
 from repro.rddm.schedules import by_config
-from repro.rddm.study import curves, explore, figures, probes
-from repro.rddm.study.config import SMOKE
-from repro.rddm.study.curves import LPIPS, PSNR
+from repro.rddm.study import explore, figures, probes
 from repro.rddm.study.exercises import EXERCISES, check
-from repro.rddm.study.experiments import TRAINED, build_network, name_of
+from repro.rddm.study.experiments import SMOKE, TRAINED, build_network, name_of
+from repro.rddm.study.figures import LPIPS, PSNR
 from repro.rddm.study.lesson import LESSONS, lesson, psnr
 from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
 from repro.ui.photos import Drawn, resized
-from repro.ui.pictures import few_colours, png, to_uint8
+from repro.ui.pictures import few_colours, png
 
 SCHEDULE = by_config()
 
@@ -62,8 +60,6 @@ def test_perfect_predictions_walk_along_the_forward_process():
     wanted = [SCHEDULE.levels(t) for t in (999, 799, 599, 399, 199, -1)]
     for (a, b, rest), level in zip(found, wanted, strict=True):
         assert (a, b) == pytest.approx(level, abs=1e-9) and rest < 1e-9
-    with pytest.raises(ReproError, match="at least one step"):
-        probes.path([], I_0, I_in, eps)
 
 
 def test_the_gap_to_ddim_is_rounding_without_clipping_and_more_with_it():
@@ -85,14 +81,6 @@ def test_what_a_clamp_cuts_off_and_where_half_is_reached():
 
 
 # -- drawings ---------------------------------------------------------------------------------------------------------
-
-
-def test_captions_touch_no_pixel_of_a_picture():
-    pictures = {"one": drawn(1)[0].clamp(-1, 1).float(), "two": torch.ones(1, 3, 12, 12)}
-    found = figures.captioned(pictures, 2)
-    assert found.shape == (figures.BAR + 12, 12 + 4 + 12, 3)
-    assert np.array_equal(found[figures.BAR :, :12], to_uint8((pictures["one"][0] + 1) / 2))
-    assert (found[: figures.BAR, :12] < 128).any()  # the words
 
 
 def test_a_gallery_names_the_psnr_of_the_whole_picture(monkeypatch):
@@ -141,7 +129,7 @@ def test_few_colours_are_kept_as_they_are_and_make_a_small_file():
 
 def test_without_records_or_weights_a_sentence_stands_in_the_place():
     blank = figures.nothing("x").png()
-    for drawing in (curves.steps_curves("lowlight", []), curves.transfer_curve([], "fid/fashion-classifier")):
+    for drawing in (figures.steps_curves("lowlight", []), figures.transfer_curve([], "fid/fashion-classifier")):
         assert len(drawing.axes) == 1 and drawing.png() != blank
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
     assert isinstance(figures.trajectory({}, {"x_t": "x"}), figures.Photos)
@@ -170,7 +158,7 @@ def test_the_steps_curve_draws_means_over_pictures():
         for n in (1, 2, 5)
     ]
     made.append(record("baseline-input", {"task": "lowlight"}, **{PSNR: [8.0, 10.0], LPIPS: [0.5, 0.7]}))
-    left, _ = curves.steps_curves("lowlight", made).axes
+    left, _ = figures.steps_curves("lowlight", made).axes
     lines = [list(line.get_ydata()) for line in left.get_lines()]
     assert [2.0, 3.0, 6.0] in lines and [9.0, 9.0] in lines
     assert left.get_legend_handles_labels()[1] == ["degraded input", "SM-Res"]
@@ -192,7 +180,7 @@ def now(tmp_path_factory):
             for variant, ships in variants:
                 if ships and (task, variant) != ("raindrop", "sr3"):
                     folder = home / "checkpoints" / name_of(task, variant, 0, "smoke")
-                    save_checkpoint(folder, build_network(SMOKE.tasks[task], variant), {"images": 0})
+                    save_checkpoint(folder, build_network(SMOKE[task], variant), {"images": 0})
         yield LESSONS["smoke"]
 
 
@@ -219,7 +207,7 @@ def test_every_schedule_and_start_can_be_chosen(now, schedule):
 
 
 def test_the_explorer_draws_what_the_sampler_draws(now):
-    I_in, I_0 = now.pair("lowlight", explore.PHOTOS["Colosseum"], crop=now.play)
+    I_in, I_0 = now.pair("lowlight", explore.PHOTOS["Colosseum"], crop=now["play"])
     restored = now.net("lowlight", "smres").restore(I_in, ["Colosseum"], 3)
     found = explore.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
     assert torch.equal(found.result, restored) and torch.equal(found.between["truth"], I_0)
@@ -291,7 +279,7 @@ def test_a_lesson_refuses_what_it_has_not():
         lesson("huge")
     with pytest.raises(ReproError, match="no held-out photograph"):
         lesson("smoke").pair("lowlight", "photos/nobody")
-    assert lesson("paper").live.name == "small"
+    assert lesson("paper").live == "small"
 
 
 def test_a_pair_is_a_test_picture_and_its_crop(now):
@@ -299,7 +287,7 @@ def test_a_pair_is_a_test_picture_and_its_crop(now):
     part, _ = now.pair("raindrop", crop=20)
     top, left = (clean.shape[-2] - 20) // 2, (clean.shape[-1] - 20) // 2
     assert min(clean.shape[-2:]) == 64 and torch.equal(part, whole[..., top : top + 20, left : left + 20])
-    assert dataclasses.replace(now, play=8).pair("raindrop", crop=8)[0].shape == (1, 3, 8, 8)
+    assert now.pair("raindrop", crop=8)[0].shape == (1, 3, 8, 8)
 
 
 SOLUTIONS = {

@@ -27,9 +27,18 @@ from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth, imresize
 from repro.metrics.pixel import luma_uint8
 from repro.metrics.protocols import protocol, score
-from repro.rddm.study import paper, readers
-from repro.rddm.study.readers import PictureTask, holed, read, task
-from repro.rddm.study.settings import SETTINGS, PaperSetting, build_network, schedule, setting, strategies
+from repro.rddm.study import paper, settings
+from repro.rddm.study.settings import (
+    SETTINGS,
+    PaperSetting,
+    PictureTask,
+    build_network,
+    holed,
+    read,
+    schedule,
+    strategies,
+    task,
+)
 
 TINY = {"dim": 8, "mults": (1, 2)}
 # Read before any is made smaller for these tests.
@@ -118,11 +127,11 @@ EXACT = {  # parameters, images of the training, sum_scale
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_built_with_pinned_numbers(name):
-    chosen = setting(name)
+    chosen = SETTINGS[name]
     with torch.device("meta"):
         found = sum(p.numel() for p in build_network(chosen).parameters())
     assert (found, chosen.images) == EXACT[name][:2]
-    assert chosen.sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
+    assert schedule(chosen).sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
     table, recipe = schedule(chosen), chosen.recipe
     assert table.T == 1000 and recipe.clip == 1.0 and recipe.betas == (0.9, 0.99) and recipe.precision == "fp32"
     assert recipe.batch == {"raindrop": 2, "lol": 2, "celeba64": 256, "inpainting": 128}.get(name, recipe.batch)
@@ -132,31 +141,27 @@ def test_settings_are_built_with_pinned_numbers(name):
 
 
 def test_schedule_constants():
-    table = schedule(setting("lol"))
+    table = schedule(SETTINGS["lol"])
     for t, abar, bbar in ((0, 0.001998, 0.001414), (199, 0.35984, 0.200399), (499, 0.74975, 0.50025), (999, 1, 1)):
         assert table.levels(t) == pytest.approx((abar, bbar), abs=6e-6)
-    assert schedule(setting("istd")).levels(999) == pytest.approx((1.0, 0.1))
-    assert schedule(setting("celeba64-two-stage")).levels(999)[0] == pytest.approx(0.993647, abs=5e-7)
+    assert schedule(SETTINGS["istd"]).levels(999) == pytest.approx((1.0, 0.1))
+    assert schedule(SETTINGS["celeba64-two-stage"]).levels(999)[0] == pytest.approx(0.993647, abs=5e-7)
 
 
 def test_strategies_and_unknown_names():
-    found = strategies(setting("lol"))
+    found = strategies(SETTINGS["lol"])
     assert [(s.objective, s.layout) for s in found.values()] == [("res", "one"), ("noise", "one"), ("res_noise", "two")]
     assert len({paper.name_of(s) for s in found.values()}) == 3
     assert paper.name_of(found["SM-Res"]) == "rddm-lol-paper-smres-s0"
-    with pytest.raises(ReproError, match="no published setting 'loll': there are raindrop, lol"):
-        setting("loll")
-    with pytest.raises(ReproError, match="calls unknown what it has not: speed"):
-        tiny("lol", unknown=("speed",))
     with pytest.raises(ReproError, match="'sid-rgb' cannot be read: how the raw files"):
-        read(setting("sid-rgb"), "train")
+        read(SETTINGS["sid-rgb"], "train")
 
 
 # -- readers ----------------------------------------------------------------------------------------------------------
 
 
 def test_lol_is_squeezed_and_equalised(data):
-    lol, folder = setting("lol"), data / "lol"
+    lol, folder = SETTINGS["lol"], data / "lol"
     found = read(lol, "train", folder)
     assert found.size == 485 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 485
     I_in, I_0 = found.inputs[3], found.targets[3]
@@ -187,12 +192,12 @@ def test_histogram_equalisation_by_opencvs_rule():
 
 
 def test_raindrop_is_tested_on_a_and_paired_by_number(data):
-    found = read(setting("raindrop"), "test", data / "raindrop", full=True)
+    found = read(SETTINGS["raindrop"], "test", data / "raindrop", full=True)
     assert found.size == 9
     for given, clean in zip(found.inputs.files, found.targets.files, strict=True):
         assert given.stem.removesuffix("_rain") == clean.stem.removesuffix("_clean")
         assert given.parent.parent.name == "test_a"
-    assert read(setting("raindrop"), "train", data / "raindrop").size == 20
+    assert read(SETTINGS["raindrop"], "train", data / "raindrop").size == 20
     with pytest.raises(ReproError, match=r"test_b.*nothing found"):
         read_split("raindrop", "test_b", data / "raindrop")  # has to be asked for by its name
     with pytest.raises(ReproError, match="no split 'test-b'; accepted: train, test, test_b"):
@@ -221,7 +226,7 @@ def noises(count):
 
 def trained_like(chosen: PaperSetting, root=None) -> Experiment:
     """Its experiment on one thread: the published recipe takes sixteen."""
-    made = paper.experiment(chosen, root)
+    made = settings.experiment(chosen, root)
     return dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, threads=1))
 
 
@@ -319,7 +324,7 @@ def test_celeba_is_cropped_around_the_face():
 def test_celebas_own_split(faces, tmp_path):
     entries = published.read_celeba("test", faces)
     assert [file.name for file in entries] == ["000007.jpg", "000008.jpg"]
-    found = read(setting("celeba64"), "train", faces)
+    found = read(SETTINGS["celeba64"], "train", faces)
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
     (faces / "img_align_celeba" / "000008.jpg").unlink()
     with pytest.raises(ReproError, match=r"line 8: .000008\.jpg 2. is not a file of"):
@@ -493,8 +498,8 @@ def test_every_strategy_of_the_reports_table_can_be_trained_by_name():
 
 
 def test_a_task_without_pairs_cannot_be_conditional(faces):
-    pictures = read(setting("celeba64"), "train", faces)
-    learning = readers.Learning("res", schedule(setting("lol")), "l1")
+    pictures = read(SETTINGS["celeba64"], "train", faces)
+    learning = settings.Learning("res", schedule(SETTINGS["lol"]), "l1")
     with pytest.raises(ReproError, match="needs pairs"):
         PictureTask(pictures, learning, 64)
 
@@ -502,6 +507,6 @@ def test_a_task_without_pairs_cannot_be_conditional(faces):
 def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):
     monkeypatch.setenv("REPRO_DATA", str(home / "nothing"))
     with pytest.raises(ReproError, match=r"LOLdataset\.zip"):
-        paper.experiment(setting("lol")).task()
+        settings.experiment(SETTINGS["lol"]).task()
     with pytest.raises(ReproError, match=r"img_align_celeba\.zip"):
-        paper.experiment(setting("celeba64")).task()
+        settings.experiment(SETTINGS["celeba64"]).task()

@@ -1,4 +1,4 @@
-"""The diffusers face: scheduler equal to the plain samplers, pipeline with pictures of any kind, saved and loaded."""
+"""RDDM in diffusers: scheduler equal to the plain samplers, pipeline with images of any kind, saved and loaded."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.samplers import Clip, reverse
 from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.schedules import by_config
-from repro.rddm.study.experiments import learning_of
-from repro.rddm.study.use import USE
+from repro.rddm.study.experiments import USE, learning_of
 
 SMALL = dict(base_channels=8, channel_mults=(1, 2), norm_groups=4)
 NOISE = KeyedNoise(0, range(2), "noise")
@@ -118,10 +117,8 @@ def test_scheduler_refuses():
         scheduler.step(IMAGE, 39, IMAGE)
     with pytest.raises(ReproError, match="'x0' is unknown"):
         RDDMScheduler(objective="x0")
-    with pytest.raises(ReproError, match="predict 'epsilon'"):
-        RDDMScheduler.from_ddpm(DDPMScheduler(prediction_type="v_prediction"))
-    with pytest.raises(ReproError, match="hand-made betas"):
-        RDDMScheduler.from_ddpm(DDPMScheduler(trained_betas=[0.1, 0.2], num_train_timesteps=2))
+    with pytest.raises(ReproError, match=r"\[0, 1\]: got 2"):
+        scheduler.step(IMAGE, scheduler.timesteps[0], IMAGE, eta=2)
 
 
 # -- pipeline ---------------------------------------------------------------------------------------------------------
@@ -277,11 +274,13 @@ def test_every_setting_of_a_foreign_scheduler_counts(settings, steps, tiny_ddpm)
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (DDPMScheduler(thresholding=True), "dynamic thresholding"),
-        (DDPMScheduler(clip_sample_range=2.0), "clip_sample_range 2.0"),
+        (DDPMScheduler(thresholding=True), "dynamic thresholding.*thresholding=True"),
+        (DDPMScheduler(clip_sample_range=2.0), "clip_sample_range=2.0"),
         (DDIMScheduler(set_alpha_to_one=False), "set_alpha_to_one=False"),
         (EulerDiscreteScheduler(use_karras_sigmas=True), "use_karras_sigmas=True has no counterpart"),
         (DDPMScheduler(beta_schedule="sigmoid"), "'sigmoid' is unknown"),
+        (DDPMScheduler(prediction_type="v_prediction"), "predict 'epsilon'"),
+        (DDPMScheduler(trained_betas=[0.1, 0.2], num_train_timesteps=2), "hand-made betas"),
     ],
 )
 def test_settings_without_counterpart_are_refused(scheduler, message):
@@ -305,11 +304,11 @@ def test_a_UNet2DModel_can_restore():
 
 
 def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
-    with pytest.raises(ReproError, match="trained for objective 'res'"):
+    with pytest.raises(ReproError, match="trained for 'res'"):
         make(RDDMNet("res", **SMALL), objective="noise")
-    with pytest.raises(ReproError, match="6 output channels: got 3"):
+    with pytest.raises(ReproError, match="'res_noise' needs 2 x an image's channels out"):
         make(UNet(3, 3, 3, **SMALL), objective="res_noise")
-    with pytest.raises(ReproError, match="as many input channels as a picture"):
+    with pytest.raises(ReproError, match="'res_noise' needs 2 x"):
         make(tiny_ddpm.unet, objective="res_noise")
     with pytest.raises(ReproError, match="needs an RDDMScheduler"):
         RDDMPipeline(tiny_ddpm.unet, tiny_ddpm.scheduler)

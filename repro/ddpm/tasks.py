@@ -15,22 +15,22 @@ from repro.engine.rng import KeyedNoise
 
 
 def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Fashion-MNIST of one split: pictures (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
+    """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
     data = pack.fashion(split)
-    pictures = data.images.float().div_(127.5).sub_(1.0)[:, None]
-    return pictures, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
+    images = data.images.float().div_(127.5).sub_(1.0)[:, None]
+    return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
 
 
 class DenoisingTask:
-    """Learn noise and variance from clean pictures (Ho et al. 2020, algorithm 1; Nichol and Dhariwal 2021, eq. 16).
+    """Learn noise and variance from clean images (Ho et al. 2020, algorithm 1; Nichol and Dhariwal 2021, eq. 16).
 
-    `pictures` (N, C, H, W) in [-1, 1]. With `learned_variance` the network has 2 C output channels and gets the hybrid
+    `images` (N, C, H, W) in [-1, 1]. With `learned_variance` the network has 2 C output channels and gets the hybrid
     loss; else C and the simple one.
     """
 
-    def __init__(self, pictures: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True) -> None:
-        self.pictures = pictures
-        self.ids, self.schedule, self.size = ids, schedule, len(pictures)
+    def __init__(self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True) -> None:
+        self.images = images
+        self.ids, self.schedule, self.size = ids, schedule, len(images)
         self.learned_variance = learned_variance
         self.settings = {"schedule": schedule.name, "learned variance": learned_variance}
 
@@ -39,7 +39,7 @@ class DenoisingTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
-        x0 = self.pictures[indices].to(drawn.device)  # (B, C, H, W)
+        x0 = self.images[indices].to(drawn.device)  # (B, C, H, W)
         eps = drawn.normal(x0.shape[1:])
         t = noise("time").integers(0, self.schedule.T)  # (B,) 0 .. T-1
         if self.learned_variance:
@@ -48,21 +48,21 @@ class DenoisingTask:
 
 
 class ClassifierTask:
-    """Learn the ten classes from clean pictures (half of each batch) and from noisy ones (the other half).
+    """Learn the ten classes from clean images (half of each batch) and from noisy ones (the other half).
 
     The clean half makes the features of FID and Inception Score, the noisy half makes the gradients of guidance.
     """
 
-    def __init__(self, pictures: Tensor, labels: Tensor, ids: list[str], schedule: Schedule) -> None:
-        self.pictures, self.labels, self.ids, self.schedule = pictures, labels, ids, schedule
-        self.size = len(pictures)
+    def __init__(self, images: Tensor, labels: Tensor, ids: list[str], schedule: Schedule) -> None:
+        self.images, self.labels, self.ids, self.schedule = images, labels, ids, schedule
+        self.size = len(images)
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
-        x0, y = self.pictures[indices].to(drawn.device), self.labels[indices].to(drawn.device)
+        x0, y = self.images[indices].to(drawn.device), self.labels[indices].to(drawn.device)
         shifts = noise("shift").integers(-2, 3, (2,))  # jitter of up to two pixels; clothes are not mirrored
         x0 = _shifted(x0, shifts)
         t = noise("time").integers(0, self.schedule.T)
@@ -74,7 +74,7 @@ class ClassifierTask:
 
 
 def _shifted(x: Tensor, shifts: Tensor, pad: int = 2) -> Tensor:
-    """Each picture of (B, C, H, W) moved by its own (dy, dx) in [-pad, pad], edges filled with the background -1."""
+    """Each image of (B, C, H, W) moved by its own (dy, dx) in [-pad, pad], edges filled with the background -1."""
     b, c, h, w = x.shape
     padded = F.pad(x, (pad, pad, pad, pad), value=-1.0)
     rows = (torch.arange(h, device=x.device) + pad)[None] + shifts[:, :1]  # (B, H)

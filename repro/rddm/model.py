@@ -1,6 +1,6 @@
 """The network of RDDM in its three layouts, with the objective it learns written into its configuration.
 
-The shared small U-Net does the work. For SM-Res-N two pictures are predicted: by two networks, by one encoder with two
+The shared small U-Net does the work. For SM-Res-N two images are predicted: by two networks, by one encoder with two
 decoders, or by one network with twice the output channels. (The released code has the first two; its residual decoder
 goes without skip connections, here both decoders have them. Nobody has published weights of the third.)
 """
@@ -17,17 +17,15 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.nn.unet import UNet
-from repro.rddm.objectives import Objective, heads, objective_of
+from repro.rddm.process import Objective, check_objective
+from repro.rddm.process import heads as count_heads  # a network's own argument is called `heads`, as the U-Net's
 
 Layout = Literal["one", "two", "shared"]
 
 
 def check_layout(objective: Objective, layout: Layout) -> None:
-    """Refuse an objective not called by its own name, and a layout that cannot serve it."""
-    if objective_of(objective) != objective:
-        raise ReproError(
-            f"a network's configuration names the objective {objective_of(objective)!r}: got {objective!r}"
-        )
+    """Refuse an objective that does not exist, and a layout that cannot serve it."""
+    check_objective(objective)
     if layout not in ("one", "two", "shared"):
         raise ReproError(f"network layout {layout!r} is unknown: choose one, two or shared")
     if layout != "one" and objective != "res_noise":
@@ -35,7 +33,7 @@ def check_layout(objective: Objective, layout: Layout) -> None:
 
 
 class SharedEncoder(UNet):
-    """A U-Net with a second decoder for the residual; answers (B, 2C, H, W), the residual first."""
+    """A U-Net with a second decoder for the residual; its output is (B, 2C, H, W), the residual first."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,7 +55,7 @@ class RDDMNet(ModelMixin, ConfigMixin):
     Args:
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
         layout: "one" network; "two" networks or a "shared" encoder, for "res_noise" alone.
-        channels: of the picture.
+        channels: of the image.
         condition: whether the network sees I_in beside I_t (restoration; the released generation, inpainting and
             translation networks do not).
         base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale,
@@ -85,20 +83,11 @@ class RDDMNet(ModelMixin, ConfigMixin):
         super().__init__()
         check_layout(objective, layout)
         settings: dict[str, Any] = dict(
-            in_channels=channels,
-            out_channels=channels,
-            cond_channels=channels if condition else 0,
-            base_channels=base_channels,
-            channel_mults=tuple(channel_mults),
-            blocks=blocks,
-            attention_levels=tuple(attention_levels),
-            heads=heads,
-            norm_groups=norm_groups,
-            dropout=dropout,
-            patch=patch,
-            time_scale=time_scale,
-            input_skip=input_skip,
-        )
+            in_channels=channels, out_channels=channels, cond_channels=channels if condition else 0,
+            base_channels=base_channels, channel_mults=tuple(channel_mults), blocks=blocks,
+            attention_levels=tuple(attention_levels), heads=heads, norm_groups=norm_groups, dropout=dropout,
+            patch=patch, time_scale=time_scale, input_skip=input_skip,
+        )  # fmt: skip
         if layout == "two":
             self.res_net, self.noise_net = UNet(**settings), UNet(**settings)
         elif layout == "shared":
@@ -121,6 +110,3 @@ class RDDMNet(ModelMixin, ConfigMixin):
         else:
             out = self.net(sample, timestep, cond).sample
         return UNet2DOutput(sample=out) if return_dict else (out,)
-
-
-count_heads = heads  # a network's own argument is called `heads`, as the U-Net's

@@ -1,4 +1,4 @@
-"""RDDM in the face of a diffusers pipeline: restoration where it is given pictures, generation where it is not."""
+"""RDDM as a diffusers pipeline: restoration where it is given images, generation where it is not."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, tiled, unpad
 from repro.nn.unet import UNet
 from repro.rddm.model import RDDMNet
-from repro.rddm.objectives import check_objective, heads
+from repro.rddm.process import Objective, heads
 from repro.rddm.scheduler import RDDMScheduler
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which a picture goes in one piece, of its tiles otherwise
 
 
 class RDDMPipeline(DiffusionPipeline):
-    """Restores pictures, or generates them, with one network and one scheduler.
+    """Restores images, or generates them, with one network and one scheduler.
 
     Args:
         unet: `RDDMNet`, `repro.nn.unet.UNet`, or a diffusers `UNet2DModel`. A network that takes a
-            condition is given I_in; a `UNet2DModel` of twice the picture's input channels gets it behind I_t.
+            condition is given I_in; a `UNet2DModel` of twice the image's input channels gets it behind I_t.
         scheduler: names the objective the network was trained for; another one's network is refused.
     """
 
@@ -41,10 +41,8 @@ class RDDMPipeline(DiffusionPipeline):
                 f"RDDMPipeline needs an RDDMScheduler: got {type(scheduler).__name__}; a DDPM that predicts noise goes "
                 f"in by RDDMPipeline.from_ddpm"
             )
-        channels, condition = _channels(unet, heads(scheduler.config.objective))
-        check_objective(unet, scheduler.config.objective, channels)
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.channels, self.conditional = channels, condition
+        self.channels, self.conditional = _channels(unet, scheduler.config.objective)
 
     @classmethod
     def from_ddpm(cls, ddpm: Any, **changes: Any) -> RDDMPipeline:
@@ -61,19 +59,18 @@ class RDDMPipeline(DiffusionPipeline):
         Raises `ReproError` where there are no weights, and for networks that do not start from the degraded picture.
         """
         from repro.engine.checkpoint import load_checkpoint
-        from repro.engine.evaluation import folders
+        from repro.engine.evaluation import folders, trained
 
         if variant in ("regression", "regression-long", "sr3"):
             raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded picture")
         name = f"rddm-{task}-{variant}-s0"
-        folder = next((f for f in folders(name) if (f / "config.json").exists()), None)
-        if folder is None:
+        if not trained(name):
             raise ReproError(f"{name}: no weights here; `repro list rddm` names the networks and what trains them")
+        folder = next(f for f in folders(name) if (f / "config.json").exists())
         # A copy: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
         network = copy.deepcopy(load_checkpoint(folder))
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
-        changes = {"sum_scale": 0.01 if quiet else 1.0}
-        return cls(network, RDDMScheduler(objective=network.config.objective, **changes))
+        return cls(network, RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0))
 
     @torch.no_grad()
     def __call__(
@@ -93,15 +90,15 @@ class RDDMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Restored or generated pictures, `.images`.
+        """Restored or generated images, `.images`.
 
         Args:
-            image: a degraded picture, a batch or a list of one size, as `repro.data.inputs.pictures` accepts. None
+            image: a degraded image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts. None
                 generates.
             batch_size, height, width: of what is generated (1 and the network's own `sample_size` by default).
             num_inference_steps, start, timesteps: see `RDDMScheduler.set_timesteps`; `timesteps` go over the number.
             eta: 0 deterministic, 1 the posterior's variance.
-            generator: one, or one a picture, so that a picture does not depend on its batch. seed: instead of it, a
+            generator: one, or one an image, so that an image does not depend on its batch. seed: instead of it, a
                 number that makes one.
             tile: side of the overlapping tiles that the network sees in every step, the noise being of the whole
                 picture; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
@@ -145,7 +142,7 @@ class RDDMPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _by_tiles(self, x: Tensor, t: int, I_in: Tensor, tile: int) -> Tensor:
-        """The network's answer tile by tile, blended where tiles overlap; memory is that of one."""
+        """The network's output tile by tile, blended where tiles overlap; memory is that of one."""
 
         def one(part: Tensor) -> Tensor:
             return self._predict(part[:, : self.channels], t, part[:, self.channels :])
@@ -153,8 +150,8 @@ class RDDMPipeline(DiffusionPipeline):
         return torch.cat([tiled(one, both, tile, OVERLAP) for both in torch.cat([x, I_in], dim=1).split(1)])
 
     def _predict(self, x: Tensor, t: int, I_in: Tensor) -> Tensor:
-        """The network's answer; pictures of any size are padded for it and the answer is cropped, so that neither
-        noise nor result depends on the padding."""
+        """The network's output; images of any size are padded for it and the output is cropped, so that neither noise
+        nor result depends on the padding."""
         times = torch.full((len(x),), t, device=x.device)
         if isinstance(self.unet, _PADS_ITSELF):
             return self.unet(x, times, I_in if self.conditional else None).sample
@@ -179,27 +176,23 @@ class RDDMPipeline(DiffusionPipeline):
 _PADS_ITSELF = (UNet, RDDMNet)
 
 
-def _channels(unet: nn.Module, answers: int) -> tuple[int, bool]:
-    """Channels of a picture, and whether the network takes I_in."""
-    config = unet.config
+def _channels(unet: nn.Module, objective: Objective) -> tuple[int, bool]:
+    """Channels of an image, and whether the network takes I_in; refuses a network that did not learn `objective`."""
+    config, found = unet.config, heads(objective)
     if isinstance(unet, RDDMNet):
+        if config.objective != objective:
+            raise ReproError(f"the network was trained for {config.objective!r}: it cannot be used as {objective!r}")
         return config.channels, config.condition
     if isinstance(unet, UNet):
-        if config.cond_channels not in (0, config.in_channels):
-            raise ReproError(
-                f"RDDM's condition is a picture like the state, {config.in_channels} channels: the network was built "
-                f"for {config.cond_channels}"
-            )
-        return config.in_channels, config.cond_channels > 0
-    if "block_out_channels" not in config:
+        channels, given = config.in_channels, config.cond_channels
+    elif "block_out_channels" in config:
+        channels = config.out_channels // found
+        given = config.in_channels - channels
+    else:
         raise ReproError(f"RDDMPipeline takes an RDDMNet, a UNet or a UNet2DModel: got {type(unet).__name__}")
-    if config.out_channels % answers or config.in_channels not in (
-        config.out_channels // answers,
-        2 * config.out_channels // answers,
-    ):
+    if config.out_channels != channels * found or given not in (0, channels):
         raise ReproError(
-            f"a UNet2DModel for RDDM has as many input channels as a picture, or twice with the condition: got "
-            f"{config.in_channels} in, {config.out_channels} out for {answers} predicted"
+            f"objective {objective!r} needs {found} x an image's channels out, and in: those of the state, or twice "
+            f"with I_in as condition: got {config.out_channels} out and {given} beside the {channels} of the state"
         )
-    channels = config.out_channels // answers
-    return channels, config.in_channels != channels
+    return channels, given > 0

@@ -1,10 +1,12 @@
-"""The forward process, its posterior, and the way between residual, noise and clean picture.
+"""The forward process, and what a network learns of it: the residual (SM-Res), the noise (SM-N), or both (SM-Res-N).
 
 Eq. 7: I_t = I_0 + abar_t I_res + bbar_t eps. Eq. 16, the same with I_0 = I_in - I_res put in: I_t = I_in +
-(abar_t - 1) I_res + bbar_t eps. All of it is elementwise: any shape (B, …) works, and `abar`, `bbar` are numbers or
-tensors that broadcast to it.
+(abar_t - 1) I_res + bbar_t eps. Restoration and generation are one path: generation has I_in = 0, so I_res = -I_0.
 
-Restoration and generation are one path: generation has I_in = 0, so I_res = -I_0.
+A network's output is (B, C, H, W), or (B, 2C, H, W) with the residual first for SM-Res-N, whether it is two networks,
+one encoder with two decoders, or one network with twice the channels (`repro.rddm.model`). Misprints of the report that
+are not followed: I_ub for I_in in Eq. 14; Eq. 15 without the square of Eq. 14; lambda for epsilon below Eq. 15; and
+SM-Res-N with lambda_res = 0, which would be SM-N.
 """
 
 from __future__ import annotations
@@ -15,11 +17,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from repro.ddpm.losses import simple
+from repro.ddpm.process import Model
 from repro.errors import ReproError
 from repro.rddm.schedules import RDDMSchedule
 
-Level = Tensor | float
-Variance = Literal["sum", "preserving"]
+Objective = Literal["res", "noise", "res_noise"]
+STRATEGIES: dict[str, Objective] = {"SM-Res": "res", "SM-N": "noise", "SM-Res-N": "res_noise"}
+
+
+def check_objective(objective: str) -> Objective:
+    """Refuse an objective that does not exist."""
+    if objective not in STRATEGIES.values():
+        known = ", ".join(f"{value} ({key})" for key, value in STRATEGIES.items())
+        raise ReproError(f"objective {objective!r} is unknown: choose one of {known}")
+    return objective  # type: ignore[return-value]
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------
@@ -59,74 +71,65 @@ def start(
     return torch.add(I_in, z, alpha=level)
 
 
-# -- posterior --------------------------------------------------------------------------------------------------------
+# -- what a network predicts ------------------------------------------------------------------------------------------
 
 
-def sigma2(schedule: RDDMSchedule, t: int, s: int, eta: float = 1.0, kind: Variance = "sum") -> float:
-    """Variance of the step from t to s: eta (bbar_t^2 - bbar_s^2) bbar_s^2 / bbar_t^2 (below Eq. 11).
+def heads(objective: Objective) -> int:
+    """How many images the network's output holds."""
+    return 2 if check_objective(objective) == "res_noise" else 1
 
-    The difference is beta_t^2 for s = t - 1; a stride puts the sum of the skipped ones in its place. eta = 1 is the
-    "sum-constrained variance": the exact posterior of this chain, and not DDPM's, of which it is alpha_bar_s times.
 
-    `kind` "preserving" is DDIM's instead, for schedules that have a DDPM counterpart: there eta multiplies the
-    standard deviation, and eta = 1 is DDPM's posterior variance (Song et al. 2021, Eq. 16).
+def target(I_res: Tensor, eps: Tensor, objective: Objective) -> Tensor:
+    """The target of the network's output."""
+    return torch.cat({"res": [I_res], "noise": [eps], "res_noise": [I_res, eps]}[check_objective(objective)], dim=1)
+
+
+def split(
+    output: Tensor, like: Tensor, objective: Objective, sample_as: Objective | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The predicted (residual, noise) in a network's output; None for what it does not predict.
+
+    Args:
+        like: I_t (B, C, H, W).
+        sample_as: read only one head of an SM-Res-N network, and so sample by SM-Res or SM-N without retraining. It
+            has to have been trained with a loss for each head, as all are here.
     """
-    if not -1 <= s < t < schedule.T:
-        raise ReproError(f"a step goes from t down to s with -1 <= s < t <= {schedule.T - 1}: got t={t}, s={s}")
-    if not 0 <= eta <= 1:
-        raise ReproError(f"eta must lie in [0, 1]: got {eta}")
-    if kind not in ("sum", "preserving"):
-        raise ReproError(f"variance {kind!r} is unknown: choose sum or preserving")
-    ab = schedule.alpha_bar if kind == "preserving" else None  # refuses a schedule without DDPM counterpart
-    if s < 0 or schedule.noiseless:
-        return 0.0
-    if ab is not None:
-        return eta**2 * float((1 - ab[s]) / (1 - ab[t]) * (1 - ab[t] / ab[s]))
-    after, before = float(schedule.bbar2[s]), float(schedule.bbar2[t])
-    return eta * (before - after) * after / before
+    channels, expected = like.shape[1], like.shape[1] * heads(objective)
+    if output.shape != (like.shape[0], expected, *like.shape[2:]):
+        raise ReproError(
+            f"a network for objective {objective!r} answers {expected} channels to a state of shape "
+            f"{tuple(like.shape)}: got {tuple(output.shape)}"
+        )
+    if objective != "res_noise":
+        if sample_as not in (None, objective):
+            raise ReproError(f"a network trained for {objective!r} cannot be sampled as {sample_as!r}")
+        return (output, None) if objective == "res" else (None, output)
+    res, noise = output[:, :channels], output[:, channels:]
+    return {"res_noise": (res, noise), "res": (res, None), "noise": (None, noise)}[sample_as or objective]
 
 
-def q_posterior(
-    I_t: Tensor, I_0: Tensor, I_res: Tensor, t: int, s: int, schedule: RDDMSchedule, eta: float = 1.0
-) -> tuple[Tensor, float]:
-    """Mean (B, …) and variance of I_s given I_t, I_0 and I_res, for any s < t (Eq. 11, with stride)."""
-    variance = sigma2(schedule, t, s, eta)
-    (abar, bbar), (abar_s, bbar_s) = schedule.levels(t), schedule.levels(s)
-    keep = max(bbar_s**2 - variance, 0.0) ** 0.5 / bbar if bbar else 0.0
-    return I_0 + abar_s * I_res + keep * (I_t - I_0 - abar * I_res), variance
+def loss(
+    model: Model,
+    I_0: Tensor,
+    I_in: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    schedule: RDDMSchedule,
+    objective: Objective,
+    norm: Literal["l1", "l2"] = "l2",
+) -> Tensor:
+    """(B,) the losses of Eq. 14 and 15, added, of a network at given steps t (B,) and noise eps.
+
+    The papers write the squared norm; the released code takes l1 for restoration. A condition is bound into `model`.
+    """
+    I_res = residual(I_in, I_0)
+    return output_loss(model(q_sample(I_0, I_res, t, eps, schedule), t), I_res, eps, objective, norm)
 
 
-# -- conversions ------------------------------------------------------------------------------------------------------
-
-
-def eps_from_residual(I_t: Tensor, I_in: Tensor, I_res: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """SM-Res (Eq. 16 solved for eps). Undefined where bbar = 0: such a state holds no noise."""
-    return (I_t - I_in - (abar - 1) * I_res) / nonzero(bbar, "the noise from the residual", "bbar_t = 0")
-
-
-def I0_from_noise(I_t: Tensor, I_in: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """SM-N (Eq. 16). Undefined where abar = 1, that is at the start: I_T = I_in + bbar_T eps says nothing of I_0."""
-    return (I_t - abar * I_in - bbar * eps) / nonzero(1 - abar, "the clean picture from the noise", "1 - abar_t = 0")
-
-
-def I0_from_both(I_t: Tensor, I_res: Tensor, eps: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """SM-Res-N (Eq. 7 solved for I_0); defined everywhere."""
-    return I_t - abar * I_res - bbar * eps
-
-
-def eps_from_I0(I_t: Tensor, I_in: Tensor, I_0: Tensor, abar: Level, bbar: Level) -> Tensor:
-    """The noise that I_t holds if I_0 is the clean image (Eq. 7 solved for eps). Undefined where bbar = 0."""
-    return (I_t - I_0 - abar * (I_in - I_0)) / nonzero(bbar, "the noise from image and residual", "bbar_t = 0")
-
-
-def nonzero(level: Level, what: str, where: str) -> Level:
-    """`level`, a divisor, unless it is 0 somewhere."""
-    # On an accelerator a look at a tensor would stop the queue; there the samplers check their times beforehand.
-    if isinstance(level, Tensor) and level.device.type != "cpu":
-        return level
-    if bool((level == 0).any() if isinstance(level, Tensor) else level == 0):
-        raise ReproError(f"{what} is undefined at a timestep with {where}: choose another timestep or another strategy")
-    return level
+def output_loss(output: Tensor, I_res: Tensor, eps: Tensor, objective: Objective, norm: Literal["l1", "l2"]) -> Tensor:
+    """(B,) the same of an output (B, heads * C, H, W)."""
+    parts = zip(split(output, I_res, objective), (I_res, eps), strict=True)
+    return sum(simple(found, wanted, norm) for found, wanted in parts if found is not None)
 
 
 @dataclass(frozen=True)
@@ -136,3 +139,29 @@ class Estimate:
     I_0: Tensor
     I_res: Tensor
     eps: Tensor
+
+
+def estimate(
+    output: Tensor, I_t: Tensor, I_in: Tensor, t: Tensor | int, schedule: RDDMSchedule, objective: Objective
+) -> Estimate:
+    """A network's output at (I_t, t) as all three, no clipping: one predicted, the other by Eq. 16, or both predicted.
+
+    Raises `ReproError` where that divides by zero: SM-Res where bbar_t = 0 (such a state holds no noise), SM-N where
+    abar_t = 1, that is at the start: I_T = I_in + bbar_T eps says nothing of I_0.
+    """
+    abar, bbar = schedule.at(t, I_t)
+    res, noise = split(output, I_t, objective)
+    if noise is None:
+        bbar = _nonzero(bbar, "the noise from the residual", "bbar_t = 0")
+        return Estimate(I_in - res, res, (I_t - I_in - (abar - 1) * res) / bbar)
+    if res is None:
+        I_0 = I_t - abar * I_in - bbar * noise
+        I_0 = I_0 / _nonzero(1 - abar, "the clean picture from the noise", "1 - abar_t = 0")
+        return Estimate(I_0, I_in - I_0, noise)
+    return Estimate(I_t - abar * res - bbar * noise, res, noise)
+
+
+def _nonzero(level: Tensor, what: str, where: str) -> Tensor:
+    if (level == 0).any():
+        raise ReproError(f"{what} is undefined at a timestep with {where}: choose another timestep or another strategy")
+    return level

@@ -1,4 +1,4 @@
-"""RDDM in the face of a diffusers scheduler: `set_timesteps`, `step(...).prev_sample`, `save_pretrained`.
+"""RDDM as a diffusers scheduler: `set_timesteps`, `step(...).prev_sample`, `save_pretrained`.
 
 A step is made by the same functions as in `samplers`; only the bookkeeping is here.
 """
@@ -20,14 +20,13 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.rddm import process, schedules
-from repro.rddm.objectives import Objective, objective_of, split
-from repro.rddm.process import Variance
-from repro.rddm.steps import AtEnd, Clip, Move, Rule, Spacing, advance, check_reading, choose, read
+from repro.rddm.process import Objective, split
+from repro.rddm.samplers import AtEnd, Clip, Move, Rule, Spacing, Variance, advance, check_reading, choose, read
 
 
 @dataclass
 class RDDMSchedulerOutput(BaseOutput):
-    """`prev_sample` is I_s; the others are the clean picture, residual and noise as the step used them (B, C, H, W)."""
+    """`prev_sample` is I_s; the others are the clean image, residual and noise as the step used them (B, C, H, W)."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor
@@ -39,13 +38,11 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     """Steps of the reverse process for a network of any of the three objectives.
 
     Args:
-        num_train_timesteps, alpha, beta2, alpha_power, beta2_power, sum_scale, ddpm: the coefficients, see
-            `repro.rddm.schedules.by_config`.
+        num_train_timesteps, alpha, beta2, sum_scale, ddpm: the coefficients, see `repro.rddm.schedules.by_config`.
         objective, sample_as, rule, at_end: see `repro.rddm.samplers.reverse`.
-        clip_sample: predicted pictures are cut to [-1, 1].
+        clip_sample: predicted images are cut to [-1, 1].
         residual_range: predicted residuals are cut to ± this; null leaves them.
-        variance: see `repro.rddm.process.sigma2`.
-        timestep_spacing, steps_offset: see `repro.rddm.steps.times`.
+        variance, timestep_spacing, steps_offset: see `repro.rddm.samplers`, `sigma2` and `times`.
         ddim_steps: a step leads T // steps below its timestep, as diffusers' DDIM has it, and not to the next timestep
             visited; the two part where the timesteps are unevenly spaced.
         unit_start: start from noise of variance 1 whatever the coefficients end with, as DDPM pipelines do.
@@ -60,8 +57,6 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         alpha: str = "decreased",
         beta2: str = "increased",
-        alpha_power: float = 1.0,
-        beta2_power: float = 1.0,
         sum_scale: float = 1.0,
         ddpm: dict[str, Any] | None = None,
         objective: Objective = "res",
@@ -76,16 +71,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         ddim_steps: bool = False,
         unit_start: bool = False,
     ) -> None:
-        self.schedule = schedules.by_config(
-            num_train_timesteps,
-            alpha,
-            beta2,
-            alpha_power=alpha_power,
-            beta2_power=beta2_power,
-            sum_scale=sum_scale,
-            ddpm=ddpm,
-        )
-        objective_of(objective)
+        self.schedule = schedules.by_config(num_train_timesteps, alpha, beta2, sum_scale=sum_scale, ddpm=ddpm)
         self.clip = Clip(clip_sample, residual_range)
         check_reading(self.schedule, [], sample_as or objective, self.clip, rule, at_end)
         self.num_inference_steps: int | None = None
@@ -103,14 +89,16 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         """
         ddpm = _ddpm_config(scheduler.config)
         config = DDIMScheduler.from_config(scheduler.config).config  # as `DDIMPipeline` reads it
-        if config.prediction_type != "epsilon":
-            raise ReproError(f"only networks that predict 'epsilon' plug in: got {config.prediction_type!r}")
-        if config.thresholding:
-            raise ReproError("dynamic thresholding has no counterpart in RDDM: got a scheduler with thresholding=True")
-        if config.clip_sample and config.clip_sample_range != 1.0:
-            raise ReproError(f"pictures are clipped to [-1, 1]: got clip_sample_range {config.clip_sample_range}")
-        if not config.set_alpha_to_one:
-            raise ReproError("RDDM's last step ends at the picture itself: got a scheduler with set_alpha_to_one=False")
+        for refused, why in (
+            (config.prediction_type != "epsilon", "networks have to predict 'epsilon'"),
+            (config.thresholding, "dynamic thresholding has no counterpart in RDDM"),
+            (config.clip_sample and config.clip_sample_range != 1.0, "images are clipped to [-1, 1]"),
+            (not config.set_alpha_to_one, "RDDM's last step ends at the image itself"),
+        ):
+            if refused:
+                names = ("prediction_type", "thresholding", "clip_sample_range", "set_alpha_to_one")
+                found = ", ".join(f"{name}={config[name]!r}" for name in names)
+                raise ReproError(f"{why}: got a scheduler with {found}")
         _refuse_unknown(scheduler)
         settings = {
             "num_train_timesteps": config.num_train_timesteps,
@@ -147,7 +135,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         """Choose the timesteps of a run: how many, or which; `start` begins below the last (see `times`)."""
         c = self.config
-        ts = choose(self.schedule, num_inference_steps, c.timestep_spacing, c.steps_offset, start, timesteps)
+        ts = choose(self.schedule.T, num_inference_steps, start, timesteps, c.timestep_spacing, c.steps_offset)
         check_reading(self.schedule, ts, c.sample_as or c.objective, self.clip, c.rule, c.at_end)
         self.num_inference_steps = len(ts)
         self.timesteps = torch.tensor(ts, device=device)
@@ -171,7 +159,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> RDDMSchedulerOutput | tuple[Tensor, ...]:
-        """I_s from I_t = `sample` and what the network said about it (report Eq. 12).
+        """I_s from I_t = `sample` and the network's output for it (report Eq. 12).
 
         Args:
             model_output: (B, C, H, W), or (B, 2C, H, W) with the residual first for "res_noise".
@@ -182,18 +170,19 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         t = int(timestep)
         if t not in self._next:
             raise ReproError(f"set_timesteps has not chosen timestep {t}: got {self.timesteps.tolist()}")
+        if not 0 <= eta <= 1:
+            raise ReproError(f"eta must lie in [0, 1]: got {eta}")
         if (t, eta) not in self._moves:
             self._moves[t, eta] = Move.between(self.schedule, t, self._next[t], eta, self.config.variance)
         move, rule = self._moves[t, eta], self.config.rule
         I_in = torch.zeros_like(sample) if condition is None else condition
-        res, noise = split(model_output, sample, self.config.objective, self.config.sample_as)
-        found = read(res, noise, sample, I_in, move, self.clip, rule)
+        parts = split(model_output, sample, self.config.objective, self.config.sample_as)
+        found = read(*parts, sample, I_in, move, self.clip, rule)
         after = advance(sample, found, move, rule)
         if move.variance > 0:
             if variance_noise is None:
-                variance_noise = randn_tensor(
-                    sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
-                )
+                like = {"device": sample.device, "dtype": sample.dtype}
+                variance_noise = randn_tensor(sample.shape, generator=generator, **like)
             after = torch.add(after, variance_noise, alpha=move.variance**0.5)
         if not return_dict:
             return after, found.I_0, found.I_res, found.eps
@@ -222,9 +211,7 @@ def _refuse_unknown(scheduler: Any) -> None:
 def _ddpm_config(config: Any) -> dict[str, Any]:
     """The settings of `repro.ddpm.schedules.by_name` for a diffusers scheduler's configuration."""
     if config.get("trained_betas") is not None:
-        raise ReproError(
-            "a DDPM with hand-made betas (trained_betas) has no recipe to save: got one; name its schedule"
-        )
+        raise ReproError("a DDPM with hand-made betas (trained_betas) has no recipe to save; name its schedule")
     kind, T = config.beta_schedule, config.num_train_timesteps
     if kind in ("linear", "scaled_linear"):
         found: dict[str, Any] = {"name": kind, "T": T, "beta_1": config.beta_start, "beta_T": config.beta_end}

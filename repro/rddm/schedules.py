@@ -3,9 +3,8 @@
 abar_t = sum of alpha_i up to t and bbar_t = sqrt(sum of beta_i^2 up to t): sums, not the products of DDPM (report
 Eq. 7, whose printed sum runs to n instead of t). Index 0 is the report's t = 1.
 
-The families are powers, P(x, a) = x^a over its sum, with x = t / T for t = 1..T, applied to alpha and to beta^2 (not
-beta). The released code holds two versions. This is the one of its restoration experiments, in which no coefficient is
-zero; the other takes x from 0, so that bbar is 0 at index 0 and "noise from residual" divides by zero there.
+The released code holds two versions of its families. This is the one of its restoration experiments, in which no
+coefficient is zero; the other begins with 0, so that bbar is 0 at index 0 and "noise from residual" divides by zero.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _EXACT = 1e-9  # how far a float64 sum of some thousand numbers may stray
 
 
 @dataclass(frozen=True, eq=False)
-class RDDMSchedule:
+class RDDMSchedule(ddpm.Tables):
     """Coefficients of both diffusions; tables are float64 on the CPU, shape (T,).
 
     Args:
-        name: what pictures and records call it.
+        name: what images and records call it.
         alpha: (T,) shares of the residual, at least 0, summing to one (report, below Eq. 7: abar_T = 1).
         beta2: (T,) variances of the noise, at least 0. Their sum is bbar_T^2, called `sum_scale` in the released code;
             all zero means a schedule without noise.
@@ -46,16 +45,11 @@ class RDDMSchedule:
 
     def __post_init__(self) -> None:
         for which in ("alpha", "beta2"):
-            table = torch.as_tensor(getattr(self, which), dtype=torch.float64, device="cpu").detach().clone()
-            if table.ndim != 1 or len(table) == 0:
-                raise ReproError(f"{which} must be one list of at least one number: got shape {tuple(table.shape)}")
+            table = ddpm.table(getattr(self, which), which)
             wrong = ~((table >= 0) & table.isfinite())  # true for NaN too
             if wrong.any():
                 at = int(wrong.nonzero()[0])
-                raise ReproError(
-                    f"{which} must be at least 0, so that both diffusions only grow: got {table[at].item():g} "
-                    f"at t={at} of schedule {self.name!r}"
-                )
+                raise ReproError(f"{which} must be at least 0: got {table[at].item():g} at t={at} of {self.name!r}")
             object.__setattr__(self, which, table)
         if len(self.alpha) != len(self.beta2):
             raise ReproError(f"alpha and beta2 must be equally long: got {len(self.alpha)} and {len(self.beta2)}")
@@ -69,11 +63,8 @@ class RDDMSchedule:
                 f"every entry 0, or the first above 0"
             )
 
-    def __len__(self) -> int:
-        return len(self.alpha)
-
     @property
-    def T(self) -> int:
+    def T(self) -> int:  # type: ignore[override]
         """Number of forward steps."""
         return len(self.alpha)
 
@@ -104,52 +95,8 @@ class RDDMSchedule:
         return self.bbar2.sqrt()
 
     @cached_property
-    def _moved(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
-        return {}
-
-    def gather(self, table: str, t: Tensor | int, like: Tensor) -> Tensor:
-        """Entries t of "alpha", "beta2", "abar", "bbar", … as (B, 1, …, 1) on `like`'s device, in its type."""
-        key = (table, like.device, like.dtype)
-        if key not in self._moved:
-            self._moved[key] = getattr(self, table).to(like.dtype).to(like.device)
-        t = torch.as_tensor(t, device=like.device).reshape(-1)
-        if t.device.type == "cpu" and len(t) and (int(t.min()) < 0 or int(t.max()) >= self.T):
-            # On an accelerator this look would stop the queue; a negative t would silently read the table's end.
-            raise ReproError(f"timesteps must lie in 0..{self.T - 1}: got {int(t.min())}..{int(t.max())}")
-        return self._moved[key][t].reshape(-1, *[1] * (like.ndim - 1))
-
-    def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(abar_t, bbar_t), each (B, 1, …, 1)."""
-        return self.gather("abar", t, like), self.gather("bbar", t, like)
-
-    def levels(self, t: int) -> tuple[float, float]:
-        """(abar_t, bbar_t) as numbers; t = -1 is the clean picture, (0, 0)."""
-        if not -1 <= t < self.T:
-            raise ReproError(f"timesteps must lie in -1..{self.T - 1}: got {t}")
-        return (0.0, 0.0) if t < 0 else (float(self.abar[t]), float(self.bbar[t]))
-
-    # -- conversion ---------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_ddpm(cls, schedule: ddpm.Schedule) -> RDDMSchedule:
-        """abar = 1 - sqrt(alpha_bar), bbar^2 = 1 - alpha_bar: with I_in = 0 the forward processes are one.
-
-        Two properties to know before using it for restoration (the released code's "convert_to_ddim"): abar_T stays
-        short of one (0.993647 for DDPM's linear betas), so I_T keeps 0.6% of I_0; and bbar_T^2 is the DDPM's, near one,
-        whatever sum_scale a configuration names. Code that starts from sqrt(sum_scale) all the same starts with other
-        noise than it trained with; `process.start` reads the schedule.
-        """
-        a = schedule.alpha_bar.sqrt()
-        one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        alpha = torch.cat([one, a[:-1]]) - a
-        beta2 = torch.diff(1 - schedule.alpha_bar, prepend=zero)
-        config = {"T": schedule.T, "alpha": "ddpm", "beta2": "ddpm", "ddpm": dict(schedule.config)}
-        name = f"DDPM {schedule.name}"
-        return cls(name, alpha, beta2, partial=not schedule.zero_terminal, config=config if schedule.config else {})
-
-    @cached_property
     def alpha_bar(self) -> Tensor:
-        """(T,) DDPM's alpha_bar of the same pictures for I_in = 0: exists where signal and noise keep unit variance."""
+        """(T,) DDPM's alpha_bar of the same images for I_in = 0: exists where signal and noise keep unit variance."""
         alpha_bar = (1 - self.abar) ** 2
         gap = (self.bbar2 - (1 - alpha_bar)).abs()
         if float(gap.max()) > _EXACT:
@@ -160,59 +107,63 @@ class RDDMSchedule:
             )
         return alpha_bar
 
-    def readjust(
-        self,
-        alpha: str | None = None,
-        beta2: str | None = None,
-        *,
-        alpha_power: float = 1.0,
-        beta2_power: float = 1.0,
-    ) -> RDDMSchedule:
+    def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(abar_t, bbar_t), each (B, 1, …, 1)."""
+        return self.gather("abar", t, like), self.gather("bbar", t, like)
+
+    def levels(self, t: int) -> tuple[float, float]:
+        """(abar_t, bbar_t) as numbers; t = -1 is the clean image, (0, 0)."""
+        if not -1 <= t < self.T:
+            raise ReproError(f"timesteps must lie in -1..{self.T - 1}: got {t}")
+        return (0.0, 0.0) if t < 0 else (float(self.abar[t]), float(self.bbar[t]))
+
+    @classmethod
+    def from_ddpm(cls, schedule: ddpm.Schedule) -> RDDMSchedule:
+        """abar = 1 - sqrt(alpha_bar), bbar^2 = 1 - alpha_bar: with I_in = 0 the forward processes are one.
+
+        Two properties to know before using it for restoration (the released code's "convert_to_ddim"): abar_T stays
+        short of one (0.993647 for DDPM's linear betas), so I_T keeps 0.6% of I_0; and bbar_T^2 is the DDPM's, near one,
+        whatever sum_scale a configuration names. Code that starts from sqrt(sum_scale) all the same starts with other
+        noise than it trained with; `process.start` reads the schedule.
+        """
+        alpha = torch.cat([torch.ones(1, dtype=torch.float64), schedule.a[:-1]]) - schedule.a
+        beta2 = torch.diff(1 - schedule.alpha_bar, prepend=torch.zeros(1, dtype=torch.float64))
+        config = {"T": schedule.T, "alpha": "ddpm", "beta2": "ddpm", "ddpm": dict(schedule.config)}
+        name, partial = f"DDPM {schedule.name}", not schedule.zero_terminal
+        return cls(name, alpha, beta2, partial=partial, config=config if schedule.config else {})
+
+    def readjust(self, alpha: str | None = None, beta2: str | None = None) -> RDDMSchedule:
         """Another family for one diffusion at test time, the other one kept, with its sum_scale.
 
-        The network is still told t, which belongs to the coefficients it was trained with.
+        The network is still given t, which belongs to the coefficients it was trained with.
         """
-        changed: dict[str, Any] = {}
-        tables = {"alpha": self.alpha, "beta2": self.beta2}
-        if alpha is not None:
-            tables["alpha"] = family(alpha, self.T, alpha_power)
-            changed |= {"alpha": alpha, "alpha_power": alpha_power}
-        if beta2 is not None:
-            tables["beta2"] = self.sum_scale * family(beta2, self.T, beta2_power)
-            changed |= {"beta2": beta2, "beta2_power": beta2_power, "sum_scale": self.sum_scale}
+        changed = {name: family for name, family in (("alpha", alpha), ("beta2", beta2)) if family is not None}
         if not changed:
             raise ReproError("readjust changes one diffusion: name a family for alpha or for beta2")
-        config = {**self.config, **changed} if self.config else {}
+        first = self.alpha if alpha is None else family_of(alpha, self.T)
+        second = self.beta2 if beta2 is None else self.sum_scale * family_of(beta2, self.T)
         name = f"{self.name}, readjusted " + " ".join(f"{k}={v}" for k, v in changed.items())
-        return RDDMSchedule(name, **tables, partial=self.partial and alpha is None, config=config)
+        return RDDMSchedule(name, first, second, partial=self.partial and alpha is None)
 
 
-def family(name: str, T: int, power: float = 1.0) -> Tensor:
-    """(T,) float64 shares that sum to one, none of them zero.
+def family_of(name: str, T: int) -> Tensor:
+    """(T,) float64 shares that sum to one, none of them zero, t = 1..T.
 
-    increased: (t / T)^power, t = 1..T; at power 1, t * 2 / (T (T + 1)). decreased: the same, backwards. average: 1 / T.
-    normal: a Gaussian bump over T midpoints from -3 to 3 standard deviations (how wide is our decision).
-    "level": as 2t - 1, so that for beta^2 the noise level bbar_t itself grows by equal steps.
+    increased: t * 2 / (T (T + 1)). decreased: the same, backwards. average: 1 / T. normal: a Gaussian bump over T
+    midpoints from -3 to 3 standard deviations (how wide is our decision). "level": as 2t - 1, so that for beta^2 the
+    noise level bbar_t itself grows by equal steps.
     """
-    if not isinstance(T, int) or T < 1:
-        raise ReproError(f"a schedule needs a whole number of steps, at least 1: got {T!r}")
-    if not power > 0:
-        raise ReproError(f"the power of a schedule family must be above 0: got {power}")
-    if power != 1 and name not in ("decreased", "increased"):
-        raise ReproError(f"a power belongs to the families decreased and increased: got {power} with {name!r}")
-    t = torch.arange(1, T + 1, dtype=torch.float64)
-    if name == "increased":
-        shares = (t / T) ** power
-    elif name == "decreased":
-        shares = (t.flip(0) / T) ** power
-    elif name == "average":
-        shares = torch.ones(T, dtype=torch.float64)
-    elif name == "normal":
-        shares = torch.exp(-0.5 * (6 * (t - 0.5) / T - 3) ** 2)
-    elif name == "level":
-        shares = 2 * t - 1
-    else:
+    t = torch.arange(1, ddpm.count(T) + 1, dtype=torch.float64)
+    shapes = {
+        "increased": lambda: t / T,
+        "decreased": lambda: t.flip(0) / T,
+        "average": lambda: torch.ones_like(t),
+        "normal": lambda: torch.exp(-0.5 * (6 * (t - 0.5) / T - 3) ** 2),
+        "level": lambda: 2 * t - 1,
+    }
+    if name not in shapes:
         raise ReproError(f"schedule family {name!r} is unknown: choose one of {', '.join(FAMILIES)}")
+    shares = shapes[name]()
     return shares / shares.sum()
 
 
@@ -221,8 +172,6 @@ def by_config(
     alpha: str = "decreased",
     beta2: str = "increased",
     *,
-    alpha_power: float = 1.0,
-    beta2_power: float = 1.0,
     sum_scale: float = 1.0,
     ddpm: Mapping[str, Any] | None = None,
 ) -> RDDMSchedule:
@@ -230,42 +179,29 @@ def by_config(
 
     Args:
         T: steps.
-        alpha, beta2: a family each (see `family`), or "ddpm" for the coefficients converted from the schedule `ddpm`.
-        alpha_power, beta2_power: the a of P(x, a).
-        sum_scale: bbar_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal. A converted beta2
-            brings its own and takes no other.
+        alpha, beta2: a family each (see `family_of`), or both "ddpm": the coefficients converted from the schedule
+            `ddpm`, which bring their own variance at the end.
+        sum_scale: bbar_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal.
         ddpm: settings of `repro.ddpm.schedules.by_name`, e.g. {"name": "linear", "T": 1000}.
     """
-    converted = None
-    if "ddpm" in (alpha, beta2):
-        if not ddpm:
-            raise ReproError(
-                "coefficients 'ddpm' need the schedule they come from, e.g. ddpm={'name': 'linear'}: got none"
-            )
-        converted = RDDMSchedule.from_ddpm(_ddpm_schedule(ddpm))
-        if converted.T != T:
-            raise ReproError(f"the DDPM schedule has {converted.T} steps: the RDDM schedule was asked for {T}")
-    if not (sum_scale >= 0 and sum_scale < float("inf")):
+    if not 0 <= sum_scale < float("inf"):
         raise ReproError(f"sum_scale must be a variance, at least 0: got {sum_scale}")
-    if beta2 == "ddpm" and sum_scale != 1.0:
-        raise ReproError(
-            f"a DDPM-converted noise schedule ends with the DDPM's own variance: got sum_scale {sum_scale}"
-        )
-    first = converted.alpha if alpha == "ddpm" else family(alpha, T, alpha_power)
-    second = converted.beta2 if beta2 == "ddpm" else sum_scale * family(beta2, T, beta2_power)
-    if alpha == beta2 == "ddpm":
+    if "ddpm" in (alpha, beta2):
+        if not alpha == beta2 == "ddpm" or not ddpm:
+            raise ReproError("coefficients 'ddpm' need both families 'ddpm' and the schedule they come from, ddpm={…}")
+        converted = RDDMSchedule.from_ddpm(_by_name(**ddpm))
+        if converted.T != T or sum_scale != 1.0:
+            raise ReproError(f"{converted.name} brings its T and variance: got T={T}, sum_scale {sum_scale}")
         return converted
-    config = {"T": T, "alpha": alpha, "beta2": beta2, "alpha_power": alpha_power, "beta2_power": beta2_power}
-    config |= {"sum_scale": sum_scale} | ({"ddpm": dict(ddpm)} if converted else {})
-    name = f"{alpha} alpha, {beta2} beta2"
-    return RDDMSchedule(name, first, second, partial=alpha == "ddpm" and converted.partial, config=config)
+    config = {"T": T, "alpha": alpha, "beta2": beta2, "sum_scale": sum_scale}
+    first, second = family_of(alpha, T), sum_scale * family_of(beta2, T)
+    return RDDMSchedule(f"{alpha} alpha, {beta2} beta2", first, second, config=config)
+
+
+_by_name = ddpm.by_name  # `by_config` has an argument of the module's name
 
 
 def indi(T: int = 1000, sum_scale: float = 1.0) -> RDDMSchedule:
     """abar_t = (t + 1) / T and bbar_t = sqrt(sum_scale) (t + 1) / T: SM-Res on it is InDI, with noise of that variance
     added to its input (Delbracio and Milanfar 2023, "Inversion by Direct Iteration")."""
     return by_config(T, "average", "level", sum_scale=sum_scale)
-
-
-def _ddpm_schedule(config: Mapping[str, Any]) -> ddpm.Schedule:
-    return ddpm.by_name(**config)

@@ -1,4 +1,4 @@
-"""What the networks of notebook 03 learn: from noisy, half degraded pictures to residual, noise, or both."""
+"""What the networks of notebook 03 learn: from noisy, half degraded images to residual, noise, or both."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from repro.data.raindrops import rain
 from repro.ddpm.process import model_fn
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.rddm import objectives
-from repro.rddm.objectives import Objective
+from repro.rddm import process
+from repro.rddm.process import Objective
 from repro.rddm.schedules import RDDMSchedule
 
 Noises = Callable[[str], KeyedNoise]
-# (B, 3, H, W) in [0, 1] -> the degraded pictures, of the same shape and range
+# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range
 Degradation = Callable[[Tensor, Noises], Tensor]
-# "degraded": the diffusion runs from the degraded picture (RDDM). "noise": from pure noise, the degraded picture only
-# shown to the network (SR3). "none": no diffusion, one pass from the degraded picture (regression).
+# "degraded": the diffusion runs from the degraded image (RDDM). "noise": from pure noise, the degraded image being a
+# condition of the network (SR3). "none": no diffusion, one pass from the degraded image (regression).
 Start = Literal["degraded", "noise", "none"]
 
 
@@ -84,84 +84,72 @@ class Learning:
 
 
 class GenerationTask:
-    """Clean pictures out of noise: restoration with I_in = 0.
+    """Clean images out of noise: restoration with I_in = 0.
 
-    `pictures` (N, C, H, W) in [-1, 1].
+    `images` (N, C, H, W) in [-1, 1].
     """
 
-    def __init__(self, pictures: Tensor, ids: Sequence[str], learning: Learning) -> None:
-        self.pictures, self.ids, self.learning, self.size = pictures, list(ids), learning, len(pictures)
+    def __init__(self, images: Tensor, ids: Sequence[str], learning: Learning) -> None:
+        self.images, self.ids, self.learning, self.size = images, list(ids), learning, len(images)
         self.settings = learning.settings
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        drawn, learning = noise("noise"), self.learning
-        I_0 = self.pictures[indices].to(drawn.device)  # (B, C, H, W)
-        return diffusion_loss(model, I_0, torch.zeros_like(I_0), None, drawn, noise("time"), learning)
+        I_0 = self.images[indices].to(noise("noise").device)  # (B, C, H, W)
+        return diffusion_loss(model, I_0, torch.zeros_like(I_0), None, noise, self.learning)
 
 
 class RestorationTask:
     """Crops of photographs, degraded afresh at every visit.
 
     Args:
-        pictures: float (3, H, W) in [0, 1], each at least `crop` high and wide.
+        images: float (3, H, W) in [0, 1], each at least `crop` high and wide.
         ids: their names.
         degrade: what happens to a crop.
     """
 
     def __init__(
-        self, pictures: Sequence[Tensor], ids: Sequence[str], degrade: Degradation, crop: int, learning: Learning
+        self, images: Sequence[Tensor], ids: Sequence[str], degrade: Degradation, crop: int, learning: Learning
     ) -> None:
-        self.pictures, self.ids, self.size = list(pictures), list(ids), len(pictures)
+        self.images, self.ids, self.size = list(images), list(ids), len(images)
         self.degrade, self.crop, self.learning = degrade, crop, learning
-        self.settings = {
-            **learning.settings,
-            "crop": crop,
-            "degradation": getattr(degrade, "law", getattr(degrade, "__name__", type(degrade).__name__)),
-        }
+        law = getattr(degrade, "law", getattr(degrade, "__name__", type(degrade).__name__))
+        self.settings = {**learning.settings, "crop": crop, "degradation": law}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(I_0, I_in) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
-        clean = crops.cut([self.pictures[i] for i in indices.tolist()], self.crop, noise("crop").uniform((3,)).cpu())
+        clean = crops.cut([self.images[i] for i in indices.tolist()], self.crop, noise("crop").uniform((3,)).cpu())
         clean = clean.to(noise("crop").device)
         return to_model(clean), to_model(self.degrade(clean, noise))
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        I_0, I_in = self.pair(indices, noise)
-        return restoration_loss(model, I_0, I_in, noise, self.learning)
+        return restoration_loss(model, *self.pair(indices, noise), noise, self.learning)
 
 
 def restoration_loss(model: nn.Module, I_0: Tensor, I_in: Tensor, noise: Noises, learning: Learning) -> Tensor:
-    """(B,) loss of pairs in [-1, 1], whatever the diffusion starts from; the network always sees I_in."""
+    """(B,) loss of pairs in [-1, 1], whatever the diffusion starts from; I_in is the network's condition."""
     if learning.start == "none":
         if learning.objective != "res":
             raise ReproError(f"regression predicts the residual: got objective {learning.objective!r}")
         last = torch.full((len(I_0),), learning.schedule.T - 1, device=I_0.device)
-        return objectives.losses(model(I_in, last, I_in).sample.float(), I_in - I_0, I_in, "res", learning.norm).total
+        return process.output_loss(model(I_in, last, I_in).sample.float(), I_in - I_0, I_in, "res", learning.norm)
     origin = torch.zeros_like(I_in) if learning.start == "noise" else I_in
-    return diffusion_loss(model, I_0, origin, I_in, noise("noise"), noise("time"), learning)
+    return diffusion_loss(model, I_0, origin, I_in, noise, learning)
 
 
 def diffusion_loss(
-    model: nn.Module,
-    I_0: Tensor,
-    I_in: Tensor,
-    cond: Tensor | None,
-    drawn: KeyedNoise,
-    times: KeyedNoise,
-    learning: Learning,
+    model: nn.Module, I_0: Tensor, I_in: Tensor, cond: Tensor | None, noise: Noises, learning: Learning
 ) -> Tensor:
     """(B,) loss at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last one."""
-    t = times.integers(0, learning.schedule.T)  # (B,) 0 .. T-1
+    schedule, times = learning.schedule, noise("time")
+    t = times.integers(0, schedule.T)  # (B,) 0 .. T-1
     if learning.last:
-        t = torch.where(times.uniform((), step=1) < learning.last, learning.schedule.T - 1, t)
-    eps = drawn.normal(tuple(I_0.shape[1:])).to(I_0)
+        t = torch.where(times.uniform((), step=1) < learning.last, schedule.T - 1, t)
+    eps = noise("noise").normal(tuple(I_0.shape[1:])).to(I_0)
     predict = model_fn(model) if cond is None else model_fn(model, cond=cond)
-    return objectives.training_losses(
-        predict, I_0, I_in, t, eps, learning.schedule, learning.objective, learning.norm
-    ).total
+    return process.loss(predict, I_0, I_in, t, eps, schedule, learning.objective, learning.norm)

@@ -14,64 +14,58 @@ from repro.ddpm.schedules import linear
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
+Judge = Callable[[Any], bool]
+# (what it is about, maker of the judgement, what to think of when it fails)
+Exercise = tuple[str, Callable[[], Judge], str]
 
-def _half() -> Callable[[Any], bool]:
+
+def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise", batch: int = 3) -> list[Tensor]:
+    """Numbers to try a reader's function on, (batch, *shape) float64 each."""
+    noise = KeyedNoise(0, range(batch), key)
+    return [noise.normal(shape, step=i).double() for i in range(count)]
+
+
+def same(found: Any, wanted: Tensor) -> bool:
+    """Whether an answer is this tensor, to rounding."""
+    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+
+
+def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:
+    """Whether a reader's function gives what `right` gives in every case."""
+    return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
+
+
+def _half() -> Judge:
     crossing = int((linear().alpha_bar < 0.5).nonzero()[0])
     return lambda answer: answer == crossing
 
 
-def _tensors(count: int) -> list[Tensor]:
-    noise = KeyedNoise(0, range(3), "exercise")
-    return [noise.normal((1, 4, 4), step=i).double() for i in range(count)]
+def _estimate() -> Judge:
+    right = lambda x_t, eps, a, s: process.to_x0(eps, x_t, a, s, "epsilon")  # noqa: E731
+    return like(right, (*tensors(2), 0.6, 0.8), (*tensors(2), 0.8, 0.6))
 
 
-def _same(found: Any, wanted: Tensor) -> bool:
-    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+def _ddim() -> Judge:
+    (x_t, eps), ab = tensors(2), linear().alpha_bar
+    wanted = next(samplers.ddim(lambda x, t: eps, x_t, linear(), timesteps=[700, 300], clip=False)).x
+    return lambda answer: same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
 
 
-def _estimate() -> Callable[[Any], bool]:
-    x_t, eps = _tensors(2)
+def _gaussian() -> Judge:
+    right = lambda x_t, a, s, sigma: s / (a * a * sigma * sigma + s * s) * x_t  # noqa: E731
+    return like(right, (*tensors(1), 0.6, 0.8, 0.5), (*tensors(1), 0.8, 0.6, 2.0))
 
-    def right(answer: Any) -> bool:
-        return all(
-            _same(answer(x_t, eps, a, s), process.to_x0(eps, x_t, a, s, "epsilon")) for a, s in ((0.6, 0.8), (0.8, 0.6))
-        )
-
-    return right
-
-
-def _ddim() -> Callable[[Any], bool]:
-    x_t, eps = _tensors(2)
-    schedule = linear()
-    steps = samplers.ddim(lambda x, t: eps, x_t, schedule, timesteps=[700, 300], clip=False)
-    wanted, ab = next(steps).x, schedule.alpha_bar
-
-    return lambda answer: _same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
-
-
-def _gaussian() -> Callable[[Any], bool]:
-    (x_t,) = _tensors(1)
-
-    def right(answer: Any) -> bool:
-        cases = ((0.6, 0.8, 0.5), (0.8, 0.6, 2.0))  # a, s, sigma
-        return all(_same(answer(x_t, a, s, sigma), s / (a * a * sigma * sigma + s * s) * x_t) for a, s, sigma in cases)
-
-    return right
-
-
-def _calls() -> Callable[[Any], bool]:
-    return lambda answer: math.isclose(answer, 50 * (1 + 3) + 50)
-
-
-# (what it is about, maker of the judgement, what to think of when it fails)
-Exercise = tuple[str, Callable[[], Callable[[Any], bool]], str]
 
 EXERCISES: dict[str, Exercise] = {
     "half": ("the first t with more noise than signal", _half, "compare alpha_bar with 1 - alpha_bar, not their roots"),
     "estimate": ("x0 from x_t and the noise", _estimate, "solve x_t = a x0 + s eps for x0"),
     "ddim": ("one DDIM step", _ddim, "go to x0 first, then noise it again with the same eps, to the other level"),
     "gaussian": ("the best noise predictor for N(0, sigma²)", _gaussian, "eps and x_t are jointly Gaussian: Cov / Var"),
-    "calls": ("network calls of a refined inversion", _calls, "count the calls of one step of each direction"),
+    "calls": (
+        "network calls of a refined inversion",
+        lambda: lambda answer: math.isclose(answer, 50 * (1 + 3) + 50),
+        "count the calls of one step of each direction",
+    ),
 }
 
 

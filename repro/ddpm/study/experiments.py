@@ -1,29 +1,79 @@
-"""The trained networks of notebook 01."""
+"""Profiles and trained networks of notebook 01, read from `experiments.toml`."""
 
 from __future__ import annotations
 
 import importlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from repro.data.published import load_cifar10
 from repro.ddpm.schedules import Schedule, by_name
-from repro.ddpm.study.config import PAPER, PROFILES, SMALL, DDPMConfig
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
+from repro.errors import ReproError
+from repro.nn.classifier import Classifier
 
-CLASSIFIER = "ddpm-fashion-classifier-s0"
-MAIN = "ddpm-fashion-linear-s0"
-COSINE = "ddpm-fashion-cosine-s0"
-PAPER_MODEL = "ddpm-cifar10-paper-s0"
-SCHEDULES: dict[str, dict[str, Any]] = {"linear": SMALL.schedule, "cosine": {"name": "cosine", "T": 1000}}
+_SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
+MAIN, COSINE = "ddpm-fashion-linear-s0", "ddpm-fashion-cosine-s0"
+CLASSIFIER, PAPER_MODEL = "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    """One profile.
+
+    `data`      what is learned: "fashion" (embedded) or "cifar10" (downloaded).
+    `network`   arguments of the network class `network_class` ("repro.nn.unet.UNet" or diffusers' "UNet2DModel").
+    `n`         images in one replicate of a row; `replicates` disjoint sets of sampling noise, five at least for an
+                interval.
+    `k`         images that `make reproduce` samples again for each row.
+    """
+
+    name: str
+    data: str
+    channels: int
+    size: int
+    network_class: str
+    network: dict[str, Any]
+    recipe: Recipe
+    n: int
+    replicates: int
+    k: int
+    batch: int
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists for tuples, and no None."""
+    return {k: tuple(v) if isinstance(v, list) else None if v == "none" else v for k, v in values.items()}
+
+
+def _profile(name: str, spec: Mapping[str, Any]) -> DDPMConfig:
+    network, recipe = _plain(spec["network"]), Recipe(**_plain(spec["recipe"]))
+    return DDPMConfig(**{**spec, "name": name, "network": network, "recipe": recipe})
+
+
+PROFILES = {name: _profile(name, spec) for name, spec in _SPEC["profile"].items()}
+SMOKE, SMALL, PAPER = PROFILES["smoke"], PROFILES["small"], PROFILES["paper"]
+
+
+def profile(name: str) -> DDPMConfig:
+    """The profile of that name."""
+    if name not in PROFILES:
+        raise ReproError(f"unknown profile {name!r}: there are {', '.join(PROFILES)}")
+    return PROFILES[name]
 
 
 def schedule_of(config: DDPMConfig) -> Schedule:
-    """The profile's noise schedule."""
-    return by_name(**config.schedule)
+    """The noise schedule of the profile's main network."""
+    return by_name(**SCHEDULES["linear"])
 
 
 def build_network(config: DDPMConfig) -> nn.Module:
@@ -32,40 +82,21 @@ def build_network(config: DDPMConfig) -> nn.Module:
     return getattr(importlib.import_module(module), name)(**config.network)
 
 
-def training_pictures(config: DDPMConfig) -> tuple[Tensor, list[str]]:
-    """(N, C, H, W) in [-1, 1] and ids of the profile's training set."""
-    if config.data == "fashion":
-        pictures, _, ids = fashion_tensor("train")
-        return pictures, ids
-    from repro.data.published import load_cifar10
-
-    images, _, ids = load_cifar10("train")
-    return images, ids
-
-
-def _denoising(config: DDPMConfig, schedule: dict[str, Any]) -> DenoisingTask:
-    pictures, ids = training_pictures(config)
+def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | ClassifierTask:
+    """Training set and loss."""
+    images, labels, ids = fashion_tensor("train") if config.data == "fashion" else load_cifar10("train")
+    if variant == "classifier":
+        return ClassifierTask(images, labels, ids, schedule_of(config))
     learned = config.network["out_channels"] == 2 * config.channels
-    return DenoisingTask(pictures, ids, by_name(**schedule), learned)
-
-
-def _classifier_task() -> ClassifierTask:
-    pictures, labels, ids = fashion_tensor("train")
-    return ClassifierTask(pictures, labels, ids, schedule_of(SMALL))
-
-
-def _build_classifier() -> nn.Module:
-    from repro.nn.classifier import Classifier
-
-    return Classifier()
+    return DenoisingTask(images, ids, by_name(**SCHEDULES[variant]), learned)
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, split: str = "test") -> float:
-    """Share of a split's pictures that the classifier names rightly."""
-    pictures, labels, _ = fashion_tensor(split)
-    found = torch.cat([model(part).argmax(dim=1) for part in pictures.split(500)])
-    return (found == labels).float().mean().item()
+def accuracy(model: nn.Module, split: str = "test", k: int | None = None) -> float:
+    """Share of a split's first `k` images (None: all) that the classifier names rightly."""
+    images, labels, _ = fashion_tensor(split)
+    found = torch.cat([model(part).argmax(dim=1) for part in images[:k].split(250)])
+    return (found == labels[:k]).float().mean().item()
 
 
 def _score_classifier(model: nn.Module) -> dict[str, Any]:
@@ -75,45 +106,25 @@ def _score_classifier(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def generator(config: DDPMConfig, variant: str, name: str, ships: bool, summary: str) -> Experiment:
-    """The experiment that trains a profile's network; `variant` names its schedule."""
-    schedule = SCHEDULES.get(variant, config.schedule)
+def experiment(spec: Mapping[str, Any], config: DDPMConfig | None = None) -> Experiment:
+    """One entry of the list; `config` in the place of its profile's."""
+    config, variant = config or PROFILES[spec["profile"]], spec["variant"]
+    classifies = variant == "classifier"
     return Experiment(
-        name=name,
+        name=spec["name"],
         room="ddpm",
-        task_name="generation",
+        task_name="classification" if classifies else "generation",
         variant=variant,
         data=config.data,
         profile=config.name,
         seed=0,
-        recipe=config.recipe,
-        summary=summary,
-        ships=ships,
-        build=lambda: build_network(config),
-        task=lambda: _denoising(config, schedule),
+        recipe=Recipe(**spec["recipe"]) if "recipe" in spec else config.recipe,
+        summary=spec["summary"],
+        ships=spec.get("ships", False),
+        build=Classifier if classifies else lambda: build_network(config),
+        task=lambda: training_task(config, variant),
+        score=_score_classifier if classifies else None,
     )
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (
-    generator(SMALL, "linear", MAIN, True, "Fashion-MNIST DDPM, linear schedule, learned-range variance"),
-    generator(SMALL, "cosine", COSINE, False, "the same network and budget on the cosine schedule"),
-    Experiment(
-        name=CLASSIFIER,
-        room="ddpm",
-        task_name="classification",
-        variant="classifier",
-        data="fashion",
-        profile="small",
-        seed=0,
-        recipe=Recipe(
-            images=330_000, batch=64, lr=2e-3, warmup=5_000, ema=10_000, weight_decay=0.05, threads=1, save_every=50_000
-        ),
-        summary="noise-aware Fashion-MNIST classifier: features of FID and IS, gradients of classifier guidance",
-        ships=True,
-        build=_build_classifier,
-        task=_classifier_task,
-        score=_score_classifier,
-    ),
-    generator(PROFILES["smoke"], "linear", "ddpm-fashion-smoke-s0", False, "a tiny network for tests"),
-    generator(PAPER, "linear", PAPER_MODEL, False, "the CIFAR-10 DDPM of Ho et al. at full size"),
-)
+EXPERIMENTS: tuple[Experiment, ...] = tuple(experiment(spec) for spec in _SPEC["experiment"])

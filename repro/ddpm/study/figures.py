@@ -1,4 +1,4 @@
-"""The pictures of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing."""
+"""The drawings of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Cell, Table
+from repro.ui.photos import nothing
 from repro.ui.pictures import DPI
-from repro.ui.plots import INK, Plate, curve, style, tile
+from repro.ui.plots import INK, PALETTE, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
 
 ZOOM = 3  # screen pixels a pixel
@@ -33,9 +34,9 @@ def sheet(
     col_labels: Sequence[str] = (),
     zoom: int = ZOOM,
 ) -> Plate:
-    """Small pictures (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap.
+    """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap.
 
-    One axis for all of them: a hundred pictures are drawn as fast as one.
+    One axis for all of them: a hundred images are drawn as fast as one.
     """
     blank = torch.ones_like(next(p for p in pictures if p is not None))
     gap = 2 * zoom
@@ -58,12 +59,12 @@ def sheet(
 
 
 def unpack(*groups: Tensor) -> list[Tensor]:
-    """Batches of [-1, 1] pictures as one list of (1, H, W) in [0, 1]."""
-    return [picture for group in groups for picture in unit(group)]
+    """Batches of [-1, 1] images as one list of (1, H, W) in [0, 1]."""
+    return [image for group in groups for image in unit(group)]
 
 
 def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
-    """The method in one drawing; `x0` (1, H, W) in [-1, 1] is a real picture, noised for real."""
+    """The method in one drawing; `x0` (1, H, W) in [-1, 1] is a real image, noised for real."""
     eps = KeyedNoise(0, [0], "schematic").normal(x0.shape)
     shown = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
     drawing = Schematic(8.6, 3.1)
@@ -83,7 +84,7 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
 
 
 def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
-    """Each picture at each time, under one and the same noise."""
+    """Each image at each time, under one and the same noise."""
     eps = KeyedNoise(seed, range(len(pictures)), "lesson/noising").normal(pictures.shape[1:])
     rows = torch.stack([process.q_sample(pictures, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
     labels = [f"t = {t}\n$\\sqrt{{\\bar\\alpha}}$ = {schedule.alpha_bar[t] ** 0.5:.2f}" for t in times]
@@ -100,7 +101,7 @@ def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -
 
 
 def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
-    """For each run of one sample: the state, and below it the clean picture that the network sees in it."""
+    """For each run of one sample: the state, and below it the clean image that the network predicts of it."""
     steps = next(iter(runs.values()))
     at = sorted({round(i * (len(steps) - 1) / (looks - 1)) for i in range(looks)})
     rows = [torch.cat([getattr(run[i], part) for i in at]) for run in runs.values() for part in ("x_t", "x0")]
@@ -110,7 +111,7 @@ def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
 
 
 def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
-    """One labelled row per group of pictures, all of one length."""
+    """One labelled row per group of images, all of one length."""
     count = len(next(iter(groups.values())))
     return sheet(unpack(*groups.values()), count, list(groups), titles, zoom)
 
@@ -125,7 +126,7 @@ def fid_curve(fid: Table, quality: Table) -> Plate:
     series = {name: [value(cell) for cell in cells.values()] for name, cells in fid.rows.items()}
     series = {name: values for name, values in series.items() if sum(map(math.isfinite, values)) > 1}
     if not series:
-        return Schematic(5, 0.8).note((2.5, 0.4), "no records of this profile: `repro evaluate ddpm --full`").plate()
+        return nothing("no records of this profile: `repro evaluate ddpm --full`")
     levels = {row: value(quality.rows[row]["FID"]) for row in list(quality.rows)[:2]}
     return curve(
         steps, series, xlabel="network calls", ylabel=f"FID ({NET})", log_x=True, log_y=True,
@@ -145,14 +146,14 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
         both = {row: cell for row, cell in cells.items() if cell.value is not None and cell.paper is not None}
         if len(both) < 3:
             continue
-        mine = [row for _, row in sorted((cell.value, row) for row, cell in both.items())]
-        theirs = [row for _, row in sorted((cell.paper.value, row) for row, cell in both.items())]
+        mine = sorted(both, key=lambda row: (both[row].value, row))
+        theirs = sorted(both, key=lambda row: (both[row].paper.value, row))
         values = {row: measured[cell.records[0]].values(FID) for row, cell in both.items()}
-        signs = ["<" if _differ(values[better], values[worse]) else "≈" for better, worse in pairwise(mine)]
-        text = mine[0].split(" (")[0]
-        for sign, row in zip(signs, mine[1:], strict=True):
-            text += f" {sign} {row.split(' (')[0]}"
-        paper = " < ".join(row.split(" (")[0] for row in theirs)
+        text, paper = (" < ".join(row.split(" (")[0] for row in rows) for rows in (mine, theirs))
+        for better, worse in pairwise(mine):
+            if not _differ(values[better], values[worse]):
+                short = [row.split(" (")[0] for row in (better, worse)]
+                text = text.replace(" < ".join(short), " ≈ ".join(short))
         agree = "the same order" if mine == theirs else "another order"
         lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
     return lines
@@ -177,8 +178,6 @@ def generation_records(records: Sequence[Record]) -> list[Record]:
 
 def schedules(known: Mapping[str, Schedule]) -> Plate:
     """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
-    from repro.ui.plots import PALETTE
-
     dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
     with style():
         plate = Plate(figsize=(7.6, 2.9), layout="constrained")
@@ -196,7 +195,7 @@ def schedules(known: Mapping[str, Schedule]) -> Plate:
 
 
 def memory(samples: Mapping[str, Tensor], data: Tensor, oracle: oracles.FiniteData) -> Plate:
-    """Each row of samples above the pictures of `data` nearest to them."""
+    """Each row of samples above the images of `data` nearest to them."""
     groups: dict[str, Tensor] = {}
     for name, drawn in samples.items():
         index, _ = oracle.nearest(drawn)

@@ -8,8 +8,7 @@ from repro.data.images import to_unit
 from repro.ddpm import samplers
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.study.config import SMALL
-from repro.ddpm.study.experiments import MAIN, schedule_of
+from repro.ddpm.study.experiments import MAIN, SMALL, schedule_of
 from repro.engine.checkpoint import load_checkpoint
 from repro.ui.plots import tile
 

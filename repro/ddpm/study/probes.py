@@ -1,6 +1,6 @@
-"""Small measurements around a trained network: how well it tells the noise, what a switch of the sampler changes.
+"""Small measurements around a trained network: how well it predicts the noise, what a switch of the sampler changes.
 
-Each is a pure function of pictures, a model and keyed noise; notebook 01 draws them, `evaluation.py` records some.
+Each is a pure function of images, a model and keyed noise; notebook 01 draws them, `measure.py` records some.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from repro.ddpm.oracles import GaussianData
 from repro.ddpm.process import Model, prediction_part, q_sample
 from repro.ddpm.schedules import Schedule
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 from repro.nn.unet import UNet
 
-# What papers leave out and code has to decide: arguments of `samplers.ddim`, and how far off the told timestep is.
+# What papers leave out and code has to decide: arguments of `samplers.ddim`, and how far off the given timestep is.
 SWITCHES: dict[str, dict[str, Any]] = {
     "as elsewhere here": {},
     "x0 not clipped": {"clip": False},
@@ -33,44 +32,46 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def noise_errors(model: Model, pictures: Tensor, schedule: Schedule, seed: int = 0, t: int | None = None) -> Tensor:
-    """(N,) mean squared error of the predicted noise for pictures (N, C, H, W) in [-1, 1], one draw each.
+def noise_errors(model: Model, images: Tensor, schedule: Schedule, seed: int = 0, t: int | None = None) -> Tensor:
+    """(N,) mean squared error of the predicted noise for images (N, C, H, W) in [-1, 1], one draw each.
 
-    `t`: one timestep for all; None draws each picture's own uniformly from 0..T-1, which makes the mean the simple
-    loss (DDPM Eq. 14). Time and noise of picture i are keyed by (seed, i), the same for every model.
+    `t`: one timestep for all; None draws each image's own uniformly from 0..T-1, which makes the mean the simple
+    loss (DDPM Eq. 14). Time and noise of image i are keyed by (seed, i), the same for every model.
     """
-    ids = range(len(pictures))
-    eps = KeyedNoise(seed, ids, "probe/noise").normal(pictures.shape[1:])
+    ids = range(len(images))
+    eps = KeyedNoise(seed, ids, "probe/noise").normal(images.shape[1:])
     drawn = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T)
     times = drawn if t is None else torch.full_like(drawn, t)
+    parts = zip(*(part.split(64) for part in (images, times, eps)), strict=True)
+    fn = lambda x, t: prediction_part(model(x, t), x)  # noqa: E731
     with torch.inference_mode():
-        return torch.cat(
-            [
-                losses.simple(prediction_part(model(q_sample(x0, when, z, schedule), when), x0), z)
-                for x0, when, z in zip(pictures.split(64), times.split(64), eps.split(64), strict=True)
-            ]
-        )
+        return torch.cat([losses.simple_loss(fn, x0, when, z, schedule) for x0, when, z in parts])
 
 
-def fitted_gaussian(pictures: Tensor, schedule: Schedule) -> GaussianData:
-    """The ideal denoiser of the Gaussian with the pictures' mean and covariance: the best affine predictor there is."""
-    flat = pictures.flatten(1).double()
+def denoising_curve(
+    models: Mapping[str, Model], images: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0
+) -> dict[str, list[float]]:
+    """Mean noise error of each model at each timestep, on the same images and the same noise."""
+    return {
+        name: [noise_errors(model, images, schedule, seed, t).mean().item() for t in times]
+        for name, model in models.items()
+    }
+
+
+def fitted_gaussian(images: Tensor, schedule: Schedule) -> GaussianData:
+    """The ideal denoiser of the Gaussian with the images' mean and covariance: the best affine predictor there is."""
+    flat = images.flatten(1).double()
     return GaussianData(flat.mean(dim=0), torch.cov(flat.T), schedule)
 
 
-def blind(x: Tensor, t: Tensor) -> Tensor:
-    """A predictor that has learned nothing and says "no noise": its error is 1 in expectation."""
-    return torch.zeros_like(x)
-
-
-def variance_numbers(model: Model, pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0) -> Tensor:
+def variance_numbers(model: Model, images: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0) -> Tensor:
     """(len(times),) mean of v in log Sigma = v log beta + (1 - v) log beta_tilde (Improved DDPM Eq. 15)."""
-    eps = KeyedNoise(seed, range(len(pictures)), "probe/variance").normal(pictures.shape[1:])
+    eps = KeyedNoise(seed, range(len(images)), "probe/variance").normal(images.shape[1:])
     found = []
     with torch.inference_mode():
         for t in times:
-            when = torch.full((len(pictures),), t)
-            _, number = losses.split_variance(model(q_sample(pictures, when, eps, schedule), when), pictures.shape[1])
+            when = torch.full((len(images),), t)
+            _, number = losses.split_variance(model(q_sample(images, when, eps, schedule), when), images.shape[1])
             found.append((number + 1).mean() / 2)
     return torch.stack(found)
 
@@ -78,8 +79,8 @@ def variance_numbers(model: Model, pictures: Tensor, schedule: Schedule, times: 
 def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: Mapping[str, Any]) -> Tensor:
     """DDIM samples (eta 0) under one entry of `SWITCHES`."""
     settings = dict(switch)
-    told = settings.pop("told", 0)
-    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + told), x_T, schedule, steps, **settings))
+    off = settings.pop("told", 0)
+    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + off), x_T, schedule, steps, **settings))
 
 
 def between(a: Tensor, b: Tensor, shares: Sequence[float], spherical: bool = True) -> Tensor:
@@ -92,9 +93,9 @@ def between(a: Tensor, b: Tensor, shares: Sequence[float], spherical: bool = Tru
 
 
 def as_fashion(content: Any, name: str = "the picture") -> Tensor:
-    """(1, 28, 28) in [-1, 1] of any picture: grey, its middle square, and turned over where its border is bright.
+    """(1, 28, 28) in [-1, 1] of any image: grey, its middle square, and inverted where its border is bright.
 
-    Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no picture.
+    Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no image.
     """
     image = read_image(content, min_side=2, name=name).mean(dim=0)  # (H, W)
     h, w = image.shape
@@ -107,19 +108,7 @@ def as_fashion(content: Any, name: str = "the picture") -> Tensor:
 
 def downward(t: int, calls: int) -> list[int]:
     """At most `calls` timesteps from t down to 0, both included: the way back of a sample that starts in the middle."""
-    if t < 0 or calls < 2:
-        raise ReproError(f"sampling starts at a timestep from 0 with 2 calls or more: got t={t}, {calls} calls")
     return sorted({round(t * i / (calls - 1)) for i in range(calls)}, reverse=True)
-
-
-def denoising_curve(
-    models: Mapping[str, Model], pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0
-) -> dict[str, list[float]]:
-    """Mean noise error of each model at each timestep, on the same pictures and the same noise."""
-    return {
-        name: [noise_errors(model, pictures, schedule, seed, t).mean().item() for t in times]
-        for name, model in models.items()
-    }
 
 
 def untrained(width: int, seed: int) -> UNet:

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from repro.data import pack
+from repro.data.images import to_unit as unit
 from repro.ddpm.study.experiments import CLASSIFIER
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint
@@ -22,6 +24,12 @@ Metrics = Mapping[str, Values]
 
 
 @lru_cache(maxsize=1)
+def data_hash() -> str:
+    """Of the embedded Fashion-MNIST images."""
+    return pack.file_hash(pack.PACK / "fashion_mnist_subset.npz")
+
+
+@lru_cache(maxsize=1)
 def feature_net() -> features.FeatureNet:
     """The shipped classifier as the feature network of FID, KID and IS."""
     module = load_checkpoint(CLASSIFIER)
@@ -30,7 +38,7 @@ def feature_net() -> features.FeatureNet:
 
 @lru_cache(maxsize=4)
 def reference(split: str) -> Tensor:
-    """(N, d) features of a split's pictures."""
+    """(N, d) features of a split's images."""
     return features.extract(feature_net(), unit(fashion_tensor(split)[0]), batch=250)
 
 
@@ -39,15 +47,10 @@ def _training_pixels() -> Tensor:
     return unit(fashion_tensor("train")[0]).flatten(1)
 
 
-def unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], cut."""
-    return x.add(1).div(2).clamp(0, 1)
-
-
-def set_metrics(pictures: Tensor) -> dict[str, float]:
-    """FID, KID and IS of pictures (N, 1, 28, 28) in [-1, 1] against the test split, and the mean distance of
-    each picture to the training picture nearest to it (root mean square over pixels, values in [0, 1])."""
-    x = unit(pictures)
+def set_metrics(images: Tensor) -> dict[str, float]:
+    """FID, KID and IS of images (N, 1, 28, 28) in [-1, 1] against the test split, and the mean distance of each image
+    to the training image nearest to it (root mean square over pixels, values in [0, 1])."""
+    x = unit(images)
     found = features.extract(feature_net(), x, batch=250)
     logits = features.extract(feature_net(), x, "logits", batch=250)
     kid, _ = distribution.kid(found, reference("test"), subset_size=min(len(x), 100), subsets=50, seed=0)
@@ -61,31 +64,29 @@ def set_metrics(pictures: Tensor) -> dict[str, float]:
 
 
 def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> Metrics:
-    """Set metrics per replicate of n pictures each; of the first k pictures alone where `k` is given."""
+    """Set metrics per replicate of n images each; of the first k images alone where `k` is given."""
     blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
     measured = [set_metrics(make(ids)) for ids in blocks]
     return {name: [m[name] for m in measured] for name in measured[0]}
 
 
 class SetMetrics:
-    """FID, KID (x 1000) and IS of pictures (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
+    """FID, KID (x 1000) and IS of images (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
 
     def __init__(self, make_net: Callable[[], features.FeatureNet], reference: Tensor, batch: int) -> None:
         self.make_net, self.reference, self.batch = make_net, reference, batch
         self._embedded: tuple[features.FeatureNet, Tensor] | None = None
 
-    def __call__(self, pictures: Tensor) -> dict[str, float]:
+    def __call__(self, images: Tensor) -> dict[str, float]:
         if self._embedded is None:
             net = self.make_net()
             self._embedded = net, features.extract(net, unit(self.reference), batch=self.batch)
         net, wanted = self._embedded
-        x = unit(pictures)
-        found = features.extract(net, x, batch=self.batch)
+        found = features.extract(net, unit(images), batch=self.batch)
+        logits = features.extract(net, unit(images), "logits", batch=self.batch)
         size = min(len(found), len(wanted), 1000)
         return {
             f"fid/{net.name}": distribution.fid(found, wanted),
             f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
-            f"is/{net.name}": distribution.inception_score(
-                features.extract(net, x, "logits", batch=self.batch), splits=1, seed=0
-            )[0],
+            f"is/{net.name}": distribution.inception_score(logits, splits=1, seed=0)[0],
         }

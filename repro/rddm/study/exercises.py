@@ -2,73 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from repro.ddpm.schedules import linear
 from repro.ddpm.study import exercises as shared
-from repro.engine.rng import KeyedNoise
-from repro.rddm import process, samplers, transform
+from repro.ddpm.study.exercises import Exercise, Judge, like, same
+from repro.rddm import samplers
 from repro.rddm.schedules import RDDMSchedule, by_config
-from repro.rddm.steps import NO_CLIP
-from repro.rddm.study import probes
-from repro.rddm.study.oracles import indi_step
+from repro.rddm.study.probes import first_over, indi_step
 
-Judge = Callable[[Any], bool]
-
-
-def _tensors(count: int) -> list[Tensor]:
-    noise = KeyedNoise(0, range(2), "exercise/rddm")
-    return [noise.normal((3, 4, 4), step=i).double() for i in range(count)]
-
-
-def _same(found: Any, wanted: Tensor) -> bool:
-    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+_tensors = partial(shared.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
 
 
 def _half() -> Judge:
-    first = probes.first_over(by_config(), 0.5)
+    first = first_over(by_config(), 0.5)
     return lambda answer: answer == first
 
 
 def _noise() -> Judge:
-    I_t, I_in, I_res = _tensors(3)
-    cases = ((0.75, 0.5), (0.36, 0.2))  # abar, bbar
-    return lambda answer: all(
-        _same(answer(I_t, I_in, I_res, abar, bbar), process.eps_from_residual(I_t, I_in, I_res, abar, bbar))
-        for abar, bbar in cases
-    )
+    right = lambda I_t, I_in, I_res, abar, bbar: (I_t - I_in - (abar - 1) * I_res) / bbar  # noqa: E731
+    return like(right, (*_tensors(3), 0.75, 0.5), (*_tensors(3), 0.36, 0.2))
 
 
 def _step() -> Judge:
     I_t, I_in, I_res, eps = _tensors(4)
-    schedule = by_config()
-    both = torch.cat([I_res, eps], dim=1)
-    run = samplers.reverse(
-        lambda x, t: both, I_t, I_in, schedule, timesteps=[700, 300], objective="res_noise", clip=NO_CLIP
-    )
-    wanted, (abar, bbar), (abar_s, bbar_s) = next(run).x, schedule.levels(700), schedule.levels(300)
-    return lambda answer: _same(answer(I_t, I_res, eps, abar, bbar, abar_s, bbar_s), wanted)
+    schedule, both = by_config(), torch.cat([I_res, eps], dim=1)
+    common = {"timesteps": [700, 300], "objective": "res_noise", "clip": samplers.NO_CLIP}
+    wanted = next(samplers.reverse(lambda x, t: both, I_t, I_in, schedule, **common)).x
+    return lambda answer: same(answer(I_t, I_res, eps, *schedule.levels(700), *schedule.levels(300)), wanted)
 
 
 def _indi() -> Judge:
     (x,) = _tensors(1)
-    clean, (t, s) = torch.zeros_like(x), (0.8, 0.6)
-    # what a step leaves of the state: the rest is the predicted clean picture's share
-    keeps = float((indi_step(x, clean, t, s) / x).mean())
-    return lambda answer: abs(answer(t, s) - keeps) < 1e-9
+    # what a step leaves of the state: the rest is the predicted clean image's share
+    keeps = float((indi_step(x, torch.zeros_like(x), 0.8, 0.6) / x).mean())
+    return lambda answer: abs(answer(0.8, 0.6) - keeps) < 1e-9
 
 
 def _translate() -> Judge:
-    alpha_bar = linear().alpha_bar[[0, 400, 999]]
-    wanted = transform.to_rddm(alpha_bar)
+    converted, some = RDDMSchedule.from_ddpm(linear()), [0, 400, 999]
 
     def right(answer: Any) -> bool:
-        found = answer(alpha_bar)
-        return len(found) == 2 and all(_same(mine, theirs) for mine, theirs in zip(found, wanted, strict=True))
+        abar, bbar = answer(linear().alpha_bar[some])
+        return same(abar, converted.abar[some]) and same(bbar, converted.bbar[some])
 
     return right
 
@@ -78,8 +57,7 @@ def _ends() -> Judge:
     return lambda answer: abs(answer - (1 - float(converted.abar[-1]))) < 5e-4
 
 
-# name -> (what it is about, maker of the judgement, what to think of when it fails)
-EXERCISES: dict[str, shared.Exercise] = {
+EXERCISES: dict[str, Exercise] = {
     "half": (
         "the first t with more than half of the residual",
         _half,
@@ -95,8 +73,4 @@ EXERCISES: dict[str, shared.Exercise] = {
     ),
     "ends": ("what a converted schedule leaves", _ends, "1 - abar at T is the square root of alpha_bar there"),
 }
-
-
-def check(name: str, answer: Any) -> None:
-    """Say whether `answer` holds; None means that the reader has not answered yet."""
-    shared.check(name, answer, EXERCISES)
+check = partial(shared.check, among=EXERCISES)

@@ -1,34 +1,68 @@
-"""The trained networks of notebook 03: three strategies on three tasks, two baselines, ablations, paper scale."""
+"""The trained networks of notebook 03, read from `experiments.toml`; the published ones come from `settings`."""
 
 from __future__ import annotations
 
-import dataclasses
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.data import pack
-from repro.data.images import resize
-from repro.ddpm.schedules import by_name
+from repro.data.images import resize, to_model, to_unit
+from repro.ddpm.tasks import fashion_tensor
 from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
+from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet
-from repro.rddm.objectives import Objective
+from repro.rddm.process import Objective
+from repro.rddm.sampling import restore
 from repro.rddm.schedules import RDDMSchedule, by_config
-from repro.rddm.study import paper, use
-from repro.rddm.study.config import LINEAR_DDPM, SMALL, SMOKE, RDDMConfig, TaskConfig
+from repro.rddm.study import settings
 from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
+
+_SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+STRATEGIES, BASELINES, LONG = ("smres", "smn", "smresn"), ("regression", "sr3"), ("long", "regression-long")
+TEST_SEED = 7  # of the test photographs' degradations
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task of a profile.
+
+    `degradation`  of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: I_in = 0).
+    `network`      arguments of `repro.rddm.model.RDDMNet`, objective and layout left out.
+    `steps`        sampling steps of the main table.   `schedule` of `settings.SCHEDULES`.
+    `crop`         side of the training crops in pixels; `side` the shorter side of whole images (0: as they come).
+    `n`, `replicates`, `k`  generation: samples in a set, sets, samples of the check; restoration: k images.
+    `limit`        images used at most (0: all).
+    """
+
+    name: str
+    degradation: str
+    network: Mapping[str, Any]
+    recipe: Recipe
+    steps: int
+    schedule: str = "restoration"
+    crop: int = 64
+    side: int = 256
+    n: int = 0
+    replicates: int = 1
+    k: int = 1
+    limit: int = 0
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way to learn a task.
 
-    `schedule`  settings that replace the task's: of `repro.rddm.schedules.by_config`, or {"ddpm": …} for a plain DDPM.
-    `halves`    tasks whose two pictures come from two networks, and the base channels of each.
+    `schedule`  of `settings.SCHEDULES`, in the place of the task's.
+    `halves`    tasks whose two images come from two networks, and the base channels of each.
     `times`     as many images as the task's recipe says.
     `last`      share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`.
     """
@@ -37,38 +71,34 @@ class Variant:
     objective: Objective
     start: Start = "degraded"
     layout: Layout = "one"
-    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    halves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    schedule: str = ""
+    halves: Mapping[str, int] = field(default_factory=dict)
     times: int = 1
     last: float = 0.0
 
 
-# On raindrops SM-Res-N has two networks, as published: in one, the loss of the noise drowns that of the residual, which
-# is zero nearly everywhere ("one" measures it; with the encoder "shared" it is no better). They are narrower: 357,168
-# parameters beside 316,656 of one network.
-VARIANTS: dict[str, Variant] = {
-    "smres": Variant("SM-Res", "res"),
-    "smn": Variant("SM-N", "noise"),
-    "smresn": Variant("SM-Res-N", "res_noise", halves={"raindrop": 12}),
-    "regression": Variant("regression", "res", start="none"),
-    "sr3": Variant("conditional DDPM from pure noise", "noise", start="noise", schedule={"ddpm": LINEAR_DDPM}),
-    "one": Variant("SM-Res-N, one network", "res_noise"),
-    "shared": Variant("SM-Res-N, shared encoder", "res_noise", layout="shared", halves={"raindrop": 12}),
-    "quiet": Variant("SM-Res, sum_scale 0.01", "res", schedule={"sum_scale": 0.01}),
-    # Is it for want of training that SM-Res stays behind regression in LPIPS? Both, three times as long:
-    "long": Variant("SM-Res, trained three times as long", "res", times=3),
-    "regression-long": Variant("regression, trained three times as long", "res", start="none", times=3),
-    use.VARIANT: Variant("SM-Res for use", "res", last=0.5),
-}
-STRATEGIES = ("smres", "smn", "smresn")
-BASELINES = ("regression", "sr3")
-LONG = ("long", "regression-long")
-# Which variants a task has, and which of them ship; the rest are records only.
+def _task(name: str, spec: Mapping[str, Any]) -> TaskConfig:
+    network = {k: tuple(v) if isinstance(v, list) else v for k, v in _SPEC["network"][spec["network"]].items()}
+    return TaskConfig(**{**spec, "name": name, "network": network, "recipe": Recipe(**spec["recipe"])})
+
+
+_TASKS = {profile: {n: _task(n, s) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
+USE = _TASKS.pop("use")
+SMALL, SMOKE = _TASKS["small"], _TASKS["smoke"]
+SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
+VARIANTS = {name: Variant(**spec) for name, spec in _SPEC["variant"].items()}
+# task -> (variant, whether it ships)
 TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
-    "fashion": tuple((v, True) for v in STRATEGIES),
-    "lowlight": (*((v, True) for v in (*STRATEGIES, *BASELINES)), ("quiet", False), *((v, False) for v in LONG)),
-    "raindrop": (*((v, True) for v in (*STRATEGIES, *BASELINES)), ("one", False), ("shared", False)),
+    task: tuple((v, kind == "ships") for kind in ("ships", "recorded") for v in found[kind])
+    for task, found in _SPEC["trained"].items()
 }
+
+
+def profile(name: str) -> dict[str, TaskConfig]:
+    """The tasks of the profile of that name."""
+    if name not in _TASKS:
+        raise ReproError(f"unknown profile {name!r}: there are {', '.join(_TASKS)}, paper")
+    return _TASKS[name]
 
 
 def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> str:
@@ -78,21 +108,13 @@ def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> s
 
 def schedule_of(task: TaskConfig, variant: str) -> RDDMSchedule:
     """The schedule that a variant of a task is trained and sampled with."""
-    changes = VARIANTS[variant].schedule
-    if "ddpm" in changes:
-        return RDDMSchedule.from_ddpm(by_name(**changes["ddpm"]))
-    return by_config(**{**task.schedule, **changes})
-
-
-def recipe_of(task: TaskConfig, variant: str) -> Recipe:
-    """How long and in which way a variant is trained."""
-    return dataclasses.replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times)
+    return by_config(**settings.SCHEDULES[VARIANTS[variant].schedule or task.schedule])
 
 
 def learning_of(task: TaskConfig, variant: str) -> Learning:
     """What a variant of a task learns."""
     chosen = VARIANTS[variant]
-    return Learning(chosen.objective, schedule_of(task, variant), task.norm, chosen.start, chosen.last)  # type: ignore[arg-type]
+    return Learning(chosen.objective, schedule_of(task, variant), "l2", chosen.start, chosen.last)
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet:
@@ -100,51 +122,68 @@ def build_network(task: TaskConfig, variant: str) -> RDDMNet:
     chosen = VARIANTS[variant]
     width = chosen.halves.get(task.name)
     layout = "two" if width and chosen.layout == "one" else chosen.layout
-    settings = {**task.network, "base_channels": width or task.network["base_channels"]}
-    return RDDMNet(objective=chosen.objective, layout=layout, **settings)
+    network = {**task.network, "base_channels": width or task.network["base_channels"]}
+    return RDDMNet(objective=chosen.objective, layout=layout, **network)
 
 
 @lru_cache(maxsize=8)
 def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    """Ids and pictures (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
+    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
     chosen = pack.photos(split)[: limit or None]
-    pictures = [pack.load(p) for p in chosen]
-    return tuple(p.id for p in chosen), tuple(resize(p, side) if side else p for p in pictures)
+    images = [pack.load(p) for p in chosen]
+    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
+
+
+def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) -> Tensor:
+    """(3, H, W) in [0, 1] as the test set has it: settings, drops and sensor noise keyed by the image's name."""
+    return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, [name], purpose))[0]
 
 
 def training_task(task: TaskConfig, variant: str) -> Task:
     """Training set and loss of a variant."""
     learning = learning_of(task, variant)
     if task.degradation == "none":
-        data = pack.fashion("train")
-        pictures = data.images.float().div_(127.5).sub_(1.0)[:, None]
-        return GenerationTask(pictures, [f"fashion {i}" for i in data.ids.tolist()], learning)
-    ids, pictures = photographs("train", task.side, task.limit)
-    return RestorationTask(pictures, ids, DEGRADATIONS[task.degradation], task.crop, learning)
+        images, _, ids = fashion_tensor("train")
+        return GenerationTask(images, ids, learning)
+    ids, images = photographs("train", task.side, task.limit)
+    return RestorationTask(images, ids, DEGRADATIONS[task.degradation], task.crop, learning)
 
 
-def _experiment(config: RDDMConfig, task: TaskConfig, variant: str, ships: bool, seed: int = 0) -> Experiment:
+def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
+    """PSNR and LPIPS on the validation photographs, for the card: of the degraded input and of the result."""
+    found: dict[str, list[float]] = {}
+    for name, clean in zip(*photographs("validation", task.side), strict=True):
+        given = degraded(task.degradation, clean, name, seed=0)[None]
+        output = to_unit(restore(network, to_model(given), [name], learning_of(task, "use"), task.steps))
+        for protocol in ("psnr/rgb", "lpips/alex-v0.1"):
+            for what, image in (("input", given), ("result", output)):
+                score = protocols.score(protocol, image, clean[None]).item()
+                found.setdefault(f"{protocol}, {what}, validation", []).append(score)
+    return {what: f"{sum(values) / len(values):.3f}" for what, values in found.items()}
+
+
+def _experiment(profile: str, task: TaskConfig, variant: str, ships: bool) -> Experiment:
     what = {"fashion": "Fashion-MNIST generation", "lowlight": "low light", "raindrop": "raindrops"}[task.name]
     return Experiment(
-        name=name_of(task.name, variant, seed, config.name),
+        name=name_of(task.name, variant, 0, profile),
         room="rddm",
         task_name=task.name,
         variant=variant,
         data="fashion" if task.degradation == "none" else "photos",
-        profile=config.name,
-        seed=seed,
-        recipe=recipe_of(task, variant),
+        profile=profile,
+        seed=0,
+        recipe=replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times),
         summary=f"{what}: {VARIANTS[variant].label}",
         ships=ships,
         build=lambda: build_network(task, variant),
         task=lambda: training_task(task, variant),
-        score=partial(use.score, task, learning_of(task, variant)) if variant == use.VARIANT else None,
+        score=partial(_score, task) if variant == "use" else None,
     )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    *(_experiment(SMALL, SMALL.tasks[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
-    *(_experiment(SMALL, task, use.VARIANT, True) for task in use.USE.values()),
-    *(_experiment(SMOKE, SMOKE.tasks[t], v, False) for t in SMOKE.tasks for v, _ in TRAINED[t]),
-    *(paper.experiment(setting) for setting in paper.measured()),
+    *(_experiment("small", SMALL[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
+    *(_experiment("small", task, "use", True) for task in USE.values()),
+    *(_experiment("smoke", SMOKE[t], v, False) for t in SMOKE for v, _ in TRAINED[t]),
+    *(settings.experiment(setting) for setting in settings.measured()),
 )

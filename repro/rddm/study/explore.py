@@ -1,4 +1,4 @@
-"""The widgets of notebook 03: pure functions from what a reader turns to a picture. `repro.ui.explore` shows them."""
+"""The widgets of notebook 03: pure functions from a reader's controls to an image. `repro.ui.explore` shows them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
-from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm.schedules import RDDMSchedule, indi
-from repro.rddm.study import use
-from repro.rddm.study.experiments import BASELINES, name_of
+from repro.rddm.study.experiments import BASELINES, degraded, name_of
 from repro.rddm.study.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
 from repro.rddm.study.measure import STARTS
-from repro.rddm.tasks import DEGRADATIONS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import plaque, resized, stage
 from repro.ui.plots import split_view, tile
@@ -27,9 +24,9 @@ from repro.ui.plots import split_view, tile
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
 LAST = 999
-RESTORERS = {FOR_USE: use.VARIANT, **STRATEGIES}  # for a photograph of one's own
+RESTORERS = {FOR_USE: "use", **STRATEGIES}  # for a photograph of one's own
 STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
-# Schedules at test time: the network is still told the t of its own.
+# Schedules at test time: the network is still given the t of its own.
 SCHEDULES: dict[str, Callable[[RDDMSchedule], RDDMSchedule]] = {
     "as trained": lambda schedule: schedule,
     "residual evenly": lambda schedule: schedule.readjust(alpha="average"),
@@ -77,8 +74,8 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 @dataclass(frozen=True)
 class Walked:
-    """What `walk` found, pictures (1, C, H, W) in [-1, 1], by name: the input, the result, and what stands between; or
-    pictures that were generated, `result` alone (N, 1, 28, 28)."""
+    """What `walk` made, images (1, C, H, W) in [-1, 1]: input, result, and by name what lies between; or images that
+    were generated, `result` alone (N, 1, 28, 28)."""
 
     result: Tensor
     given: Tensor | None = None
@@ -87,17 +84,9 @@ class Walked:
 
 
 def walk(
-    now: Lesson,
-    task: str,
-    picture: str,
-    strategy: str,
-    steps: int,
-    eta: float,
-    start: int,
-    schedule: str,
-    seed: int,
+    now: Lesson, task: str, picture: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
 ) -> Walked | str:
-    """One restoration with its way there, or nine generated pictures. A sentence where the weights are not here."""
+    """One restoration with its way there, or nine generated images. A sentence where the weights are not here."""
     net = _net(now, TASKS[task], strategy)
     if isinstance(net, str):
         return net
@@ -109,11 +98,9 @@ def walk(
         raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
     if net.task.degradation == "none":
         return Walked(net.generate(range(9), steps, seed, **settings))
-    I_in, I_0 = now.pair(TASKS[task], PHOTOS[picture], crop=now.play)
-    if net.learning.start == "none":
-        result = net.restore(I_in, [picture])
-        between = {}
-    else:
+    I_in, I_0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
+    result, between = net.restore(I_in, [picture]) if net.learning.start == "none" else None, {}
+    if result is None:
         run = list(net.trajectory(I_in, [picture], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
         between = {f"first guess, {psnr(run[0].x0, I_0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
@@ -138,7 +125,7 @@ def view(made: Walked | str, split: float) -> np.ndarray:
 
 def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
     """The controls of `own_photo` and `own_view`; the network for use first, where it is here."""
-    first = FOR_USE if now.net("raindrop", use.VARIANT) else NAMES["smres"]
+    first = FOR_USE if now.net("raindrop", "use") else NAMES["smres"]
     return {
         "photo": Upload(),
         "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
@@ -163,7 +150,7 @@ def own_photo(
     if isinstance(net, str):
         return net
     image, said = prepared(photo, picture, net.task.side)
-    given = _degraded(image, net.task.degradation, seed) if degrade else image
+    given = degraded(net.task.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
     how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
@@ -194,15 +181,10 @@ def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tenso
     return resize(image, side).clamp(0, 1), said
 
 
-def _degraded(image: Tensor, degradation: str, seed: int) -> Tensor:
-    """The photograph (3, H, W) in [0, 1] darkened or rained on."""
-    return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, ["own photo"], purpose))[0]
-
-
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:
     """The network, or the sentence that says why there is none."""
     variant = RESTORERS[strategy]
-    if task == "fashion" and variant in (*BASELINES, use.VARIANT):
+    if task == "fashion" and variant in (*BASELINES, "use"):
         raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
     net = now.net(task, variant)
-    return net or f"no weights of {name_of(task, variant, 0, now.live.name)} here: repro train makes them"
+    return net or f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them"

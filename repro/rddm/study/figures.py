@@ -1,43 +1,45 @@
-"""The pictures of notebook 03. Pictures come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1].
-
-`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
+"""The drawings of notebook 03. Images come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; curves are pure functions of
+records, in whose place a sentence stands where there are none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.images import resize, to_model, to_unit
+from repro.data.images import resize, to_unit
+from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.figures import sheet
+from repro.engine import stats
+from repro.engine.records import Record, select
 from repro.rddm import process
-from repro.rddm.sampling import start_noise
+from repro.rddm.samplers import Step
 from repro.rddm.schedules import RDDMSchedule
-from repro.rddm.steps import Step
-from repro.rddm.study.lesson import psnr
-from repro.ui import photos
-from repro.ui.photos import BAR as BAR
-from repro.ui.photos import Photos, nothing
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
+from repro.rddm.study.experiments import STRATEGIES, name_of
+from repro.rddm.study.lesson import NAMES, psnr
+from repro.rddm.study.probes import RULES
+from repro.ui.photos import Photos, captioned, nothing
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, style, whiskers
 from repro.ui.schematic import Schematic
 
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
-
-
-def captioned(pictures: Mapping[str, Tensor], cols: int) -> np.ndarray:
-    """Pictures (1, 3, H, W) of one size in [-1, 1], in columns, each under its name; uint8 (H, W, 3)."""
-    return photos.captioned({words: to_unit(picture)[0] for words, picture in pictures.items()}, cols)
+NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
+PSNR, LPIPS = "psnr/rgb", "lpips/alex-v0.1"
+RULE_NAMES = dict(
+    zip(RULES, ("DDIM", "DDIM, noise re-derived", "RDDM, Eq. 12", "RDDM, compose", "RDDM, rederive"), strict=True)
+)
 
 
 def gallery(shown: Mapping[str, Tensor], I_0: Tensor, side: int = 160, cols: int = 4) -> Photos:
     """Results (1, 3, H, W) beside each other, whole, with `side` pixels as the shorter side, and their PSNR at full
     size."""
     named = {
-        name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": to_model(resize(to_unit(x), side).clamp(0, 1))
+        name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": resize(to_unit(x), side).clamp(0, 1)[0]
         for name, x in shown.items()
     }
     return Photos(captioned(named, cols), QUALITY)
@@ -46,7 +48,7 @@ def gallery(shown: Mapping[str, Tensor], I_0: Tensor, side: int = 160, cols: int
 def photographs(
     rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()
 ) -> Photos:
-    """Rows of pictures (1, C, H, W) of one size, pixel for pixel, with labels."""
+    """Rows of images (1, C, H, W) of one size, pixel for pixel, with labels."""
     shown = [to_unit(x)[0] for row in rows for x in row]
     return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
@@ -55,7 +57,7 @@ def photographs(
 
 
 def schematic(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule) -> Photos:
-    """The dual diffusion in one drawing: right means more of the residual, down means more noise. Real pictures."""
+    """The dual diffusion in one drawing: right means more of the residual, down means more noise. Real images."""
     eps, I_res = start_noise(["schematic"], tuple(I_0.shape[1:])), process.residual(I_in, I_0)
     shown = {
         "x_0": (I_0, (0.9, 3.3)),
@@ -102,7 +104,7 @@ def forward(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule, times: Sequence[i
 def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
     """The two coefficients over time, and the way that they describe together, a dot at every fifth of it.
 
-    At (0, 0) is the clean picture, at (1, 0) the degraded one.
+    At (0, 0) is the clean image, at (1, 0) the degraded one.
     """
     dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")
     with style():
@@ -128,8 +130,7 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
 
 def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
-    """Where sampled states stand in that plane, measured with the truth in hand (`probes.path`), and what of them lies
-    outside of it."""
+    """Where sampled states lie in that plane, measured against the truth (`probes.path`), and their rest."""
     if not found:
         return nothing(NO_WEIGHTS)
     with style():
@@ -174,13 +175,107 @@ def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> 
 
 
 def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
-    """A column per method: two of its restorations (N, 3, H, W) of one picture under different noise, and where all N
+    """A column per method: two of its restorations (N, 3, H, W) of one image under different noise, and where all N
     differ: the standard deviation of a pixel in [0, 1], `gain` times as bright."""
     if not seeds:
         return Photos(nothing(NO_WEIGHTS))
-    rows: list[list[Tensor]] = [[], [], []]
-    for found in seeds.values():
-        deviation = to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1)
-        for row, picture in zip(rows, (found[:1], found[1:2], 2 * gain * deviation - 1), strict=True):
-            row.append(picture)
-    return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))
+    deviations = [to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1) for found in seeds.values()]
+    rows = [[found[i : i + 1] for found in seeds.values()] for i in (0, 1)]
+    return photographs(
+        [*rows, [2 * gain * deviation - 1 for deviation in deviations]],
+        ["one noise", "another", f"spread × {gain:g}"],
+        list(seeds),
+    )
+
+
+# -- curves of records ------------------------------------------------------------------------------------------------
+
+
+def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> tuple[float, float, float]:
+    """A record's mean and its 95 % interval."""
+    found = select(records, experiment=experiment, cell=cell)
+    values = found[0].values(metric) if found and metric in found[0].metrics else []
+    if len(values) < stats.MIN_UNITS:
+        return (sum(values) / len(values) if values else math.nan,) * 3
+    interval = stats.mean_interval([values])
+    return interval.estimate, interval.low, interval.high
+
+
+def _calls(axis: Any, counts: Sequence[int], ylabel: str) -> None:
+    axis.set_xscale("log")
+    axis.set_xticks(counts, [str(n) for n in counts])
+    axis.minorticks_off()
+    axis.set(xlabel="network calls", ylabel=ylabel)
+
+
+def compared(
+    rows: Mapping[str, Any],
+    xlabel: str,
+    groups: Sequence[str] | None = None,
+    size: tuple[float, float] | None = None,
+) -> Plate:
+    """`repro.ui.dots` of a table's points."""
+    if not rows:
+        return nothing(NO_RECORDS)
+    return dots(rows, xlabel=f"{xlabel}, mean with 95 % interval", groups=groups, size=size)
+
+
+def steps_curves(task: str, records: Sequence[Record]) -> Plate:
+    """PSNR and LPIPS against network calls; the degraded input and regression, which take none and one, as levels."""
+    ways = {variant: NAMES[variant] for variant in (*STRATEGIES, "sr3")}
+    counts = sorted({r.cell["steps"] for r in restoration_records(task, records) if "steps" in r.cell})
+    if not counts:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(9.2, 3), layout="constrained")
+        shown = ((PSNR, "PSNR in dB (higher is better)"), (LPIPS, "LPIPS (lower is better)"))
+        for axis, (metric, words) in zip(plate.subplots(1, 2), shown, strict=True):
+            for i, (variant, label) in enumerate(ways.items()):
+                values = [_mean(records, name_of(task, variant), metric, task=task, steps=n) for n in counts]
+                here = [(n, v) for n, v in zip(counts, values, strict=True) if math.isfinite(v[0])]
+                if here:
+                    whiskers(axis, *zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label)
+            levels = {
+                "regression, one pass": _mean(records, name_of(task, "regression"), metric, task=task, steps=1),
+                "degraded input": _mean(records, "baseline-input", metric, task=task),
+            }
+            for j, (label, (level, *_)) in enumerate(levels.items()):
+                if math.isfinite(level):
+                    axis.axhline(level, color=PALETTE[len(ways) + j], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            _calls(axis, counts, words)
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def restoration_records(task: str, records: Sequence[Record]) -> list[Record]:
+    """The records behind `steps_curves`. Published experiments, whose cells name a size, have one number of steps."""
+    return [r for r in select(records, cell={"task": task}) if "size" not in r.cell]
+
+
+def transfer_curve(records: Sequence[Record], metric: str) -> Plate:
+    """FID against steps of one DDPM sampled by DDIM and by RDDM's rules, as the report's Fig. 4."""
+    chosen = transfer_records(records)
+    counts = sorted({r.cell["steps"] for r in chosen})
+    if not counts:
+        return nothing(NO_RECORDS)
+    experiment = chosen[0].experiment
+    with style():
+        plate = Plate(figsize=(8.6, 3.2), layout="constrained")
+        left, right = plate.subplots(1, 2, sharey=True)
+        for i, (rule, label) in enumerate(RULE_NAMES.items()):
+            for axis, clip in ((left, True), (right, False)):
+                values = [_mean(chosen, experiment, metric, rule=rule, clip=clip, steps=n) for n in counts]
+                if any(math.isfinite(value) for value, *_ in values):
+                    # those that should agree lie upon each other: a broad pale line under a thin one
+                    look = {"linewidth": 4, "alpha": 0.35} if rule.startswith("ddim") else {"linewidth": 1.3}
+                    whiskers(axis, counts, values, color=PALETTE[i], marker=MARKERS[i], label=label, **look)
+        for axis, title in ((left, "clipped"), (right, "not clipped")):
+            _calls(axis, counts, "FID")
+            axis.set_title(title, loc="left")
+            axis.legend()
+    return plate
+
+
+def transfer_records(records: Sequence[Record]) -> list[Record]:
+    """The records behind `transfer_curve`."""
+    return select(records, cell={"task": "transfer"})

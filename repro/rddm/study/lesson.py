@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +13,23 @@ from torch import Tensor, nn
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model
 from repro.engine import study
-from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import folders
 from repro.errors import ReproError
 from repro.rddm import sampling
+from repro.rddm.samplers import Step
 from repro.rddm.schedules import RDDMSchedule
-from repro.rddm.steps import Step
-from repro.rddm.study import use
-from repro.rddm.study.config import SMALL, SMOKE, RDDMConfig, TaskConfig
-from repro.rddm.study.experiments import BASELINES, STRATEGIES, learning_of, name_of, schedule_of
-from repro.rddm.study.measure import degraded
+from repro.rddm.study.experiments import (
+    BASELINES,
+    STRATEGIES,
+    USE,
+    TaskConfig,
+    degraded,
+    learning_of,
+    name_of,
+    profile,
+    schedule_of,
+)
 from repro.rddm.tasks import Learning
 
 # What figures and menus call the variants; tables have longer words.
@@ -45,16 +51,10 @@ class Net:
     task: TaskConfig
     network: nn.Module
     learning: Learning
-    folder: Path
 
     @property
     def steps(self) -> int:
         return 1 if self.learning.start == "none" else self.task.steps
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """What the checkpoint says of its training."""
-        return read_card(self.folder)
 
     def restore(
         self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
@@ -66,8 +66,6 @@ class Net:
         self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
     ) -> Iterator[Step]:
         """The same, step by step. Regression has no steps to watch."""
-        if self.learning.start == "none":
-            raise ReproError(f"{self.name} is a regression: it has one pass and no trajectory")
         return sampling.trajectory(self.network, I_in, ids, self.learning, steps or self.steps, seed, **settings)
 
     def generate(self, ids: Sequence[int], steps: int | None = None, seed: int = 0, **settings: Any) -> Tensor:
@@ -77,45 +75,36 @@ class Net:
 
 @dataclass(frozen=True)
 class Lesson(study.Lesson):
-    """One profile of the notebook; the live cells of the paper profile are the small one's.
+    """One profile of the notebook; the live cells of the paper profile are the small one's. Its settings:
 
     `side`, `play`   sides of the whole photographs, cut to squares, of the figures and of the explorer.
-    `drawn`     generated pictures a row.   `few` pictures of the transformation's cells, drawn with `calls` steps.
+    `drawn`     generated images a row.   `few` images of the transformation's cells, drawn with `calls` steps.
     `many`      steps of diffusion from pure noise, beside the strategies' own number.
     """
 
-    side: int = 160
-    play: int = 256
-    drawn: int = 12
-    few: int = 8
-    calls: int = 50
-    many: int = 20
-
     @property
-    def live(self) -> RDDMConfig:
+    def live(self) -> str:
         """The profile whose networks the cells run."""
-        return SMOKE if self.profile == "smoke" else SMALL
+        return "smoke" if self.profile == "smoke" else "small"
 
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
-        config = use.USE[task] if variant == use.VARIANT else self.live.tasks[task]
-        name = name_of(task, variant, 0, self.live.name)
+        config = USE[task] if variant == "use" else profile(self.live)[task]
+        name = name_of(task, variant, 0, self.live)
         found = next((f for f in folders(name) if (f / "config.json").exists()), None)
         if found is None:
             return None
-        return Net(
-            name, NAMES.get(variant, FOR_USE), config, load_checkpoint(found), learning_of(config, variant), found
-        )
+        label = NAMES.get(variant, FOR_USE)
+        return Net(name, label, config, load_checkpoint(found), learning_of(config, variant))
 
     def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
-        """label -> network of what is here; what is missing is said, unless `quiet`, with the command that makes it."""
+        """label -> network of what is here; of others, unless `quiet`, the command that makes them is printed."""
         found = {}
         for variant in STRATEGIES if task == "fashion" else (*STRATEGIES, *BASELINES):
-            net = self.net(task, variant)
-            if net is not None:
+            if (net := self.net(task, variant)) is not None:
                 found[net.label] = net
             elif not quiet:
-                name = name_of(task, variant, 0, self.live.name)
+                name = name_of(task, variant, 0, self.live)
                 print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
         return found
 
@@ -125,22 +114,23 @@ class Lesson(study.Lesson):
         Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
         """
         I_in, I_0 = self.pair(task, photo)
-        nets, shown = self.nets(task, quiet=True), {"input": I_in}
-        for label, net in nets.items():
-            shown[label] = net.restore(I_in, [photo], seed=seed)
-        if (net := nets.get(NAMES["sr3"])) is not None:
-            shown[f"{net.label} ({net.steps})"] = shown.pop(net.label)
-            shown[f"{net.label} ({self.many})"] = net.restore(I_in, [photo], self.many, seed)
+        shown = {"input": I_in}
+        for label, net in self.nets(task, quiet=True).items():
+            if label == NAMES["sr3"]:
+                for steps in (net.steps, self["many"]):
+                    shown[f"{label} ({steps})"] = net.restore(I_in, [photo], steps, seed)
+            else:
+                shown[label] = net.restore(I_in, [photo], seed=seed)
         return {**shown, "truth": I_0}
 
     def schedule(self, task: str) -> RDDMSchedule:
         """The coefficients of a task's strategies."""
-        return schedule_of(self.live.tasks[task], STRATEGIES[0])
+        return schedule_of(profile(self.live)[task], STRATEGIES[0])
 
     def square(self, task: str, photo: str = PHOTO) -> tuple[Tensor, Tensor]:
-        """The same of a whole photograph brought to a square of `side` pixels before it is degraded: for figures."""
-        given, clean = _pair(self.live.tasks[task].degradation, photo, self.side)
-        return tuple(to_model(center_crop(x, self.side))[None] for x in (given, clean))  # type: ignore[return-value]
+        """`pair` of a whole photograph brought to a square of `side` pixels before it is degraded: for figures."""
+        given, clean = _pair(profile(self.live)[task].degradation, photo, self["side"])
+        return tuple(to_model(center_crop(x, self["side"]))[None] for x in (given, clean))  # type: ignore[return-value]
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
         """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
@@ -148,10 +138,10 @@ class Lesson(study.Lesson):
         Degraded as in the test set, with the settings keyed by its name. `crop` cuts the middle square out of the
         pair; 0 leaves the whole photograph.
         """
-        given, clean = _pair(self.live.tasks[task].degradation, photo, self.live.tasks[task].side)
-        pair = (given, clean) if not crop else (center_crop(x, min(crop, *x.shape[-2:])) for x in (given, clean))
-        I_in, I_0 = (to_model(x)[None] for x in pair)
-        return I_in, I_0
+        config = profile(self.live)[task]
+        pair = _pair(config.degradation, photo, config.side)
+        pair = (center_crop(x, min(crop, *x.shape[-2:])) for x in pair) if crop else pair
+        return tuple(to_model(x)[None] for x in pair)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=16)
@@ -174,15 +164,16 @@ def credits() -> str:
 
 
 def psnr(found: Tensor, wanted: Tensor) -> float:
-    """PSNR in dB on RGB of pictures in [-1, 1], for captions; tables have their own protocols."""
+    """PSNR in dB on RGB of images in [-1, 1], for captions; tables have their own protocols."""
     return 10 * torch.log10(4 / (found.clamp(-1, 1) - wanted).square().mean()).item()
 
 
-_NOTEBOOK = "03_rddm_sampling"
+_SIZES = {"side": 160, "play": 256, "drawn": 12, "few": 8, "calls": 50, "many": 20}
+_SMOKE = {"side": 48, "play": 32, "drawn": 4, "few": 2, "calls": 4, "many": 3}
 LESSONS = {
-    "smoke": Lesson("rddm", _NOTEBOOK, "smoke", 0.4, check=False, side=48, play=32, drawn=4, few=2, calls=4, many=3),
-    "small": Lesson("rddm", _NOTEBOOK, "small", 2.3),
-    "paper": Lesson("rddm", _NOTEBOOK, "paper", 2.3, check=False),
+    "smoke": Lesson("rddm", "03_rddm_sampling", "smoke", 0.4, _SMOKE, check=False),
+    "small": Lesson("rddm", "03_rddm_sampling", "small", 2.3, _SIZES),
+    "paper": Lesson("rddm", "03_rddm_sampling", "paper", 2.3, _SIZES, check=False),
 }
 
 

@@ -8,12 +8,8 @@ from repro import paths
 from repro.data import pack
 from repro.data.images import center_crop, resize
 from repro.engine.checkpoint import CONFIG
-from repro.engine.rng import KeyedNoise
 from repro.rddm.pipeline import RDDMPipeline
-from repro.rddm.study.config import SMALL
-from repro.rddm.study.experiments import name_of
-from repro.rddm.study.use import USE
-from repro.rddm.tasks import DEGRADATIONS
+from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 SHOWN = (
@@ -35,9 +31,9 @@ def tiles() -> dict[str, Tensor]:
     shown = {}
     for task, photo, words in SHOWN:
         variant = _variant(task)
-        config = (USE if variant == "use" else SMALL.tasks)[task]
+        config = (USE if variant == "use" else SMALL)[task]
         clean = resize(pack.load(next(p for p in pack.photos("test") if p.id == photo)), 256)
-        given = DEGRADATIONS[config.degradation](clean[None], lambda p, name=photo: KeyedNoise(7, [name], p))[0]
+        given = degraded(config.degradation, clean, photo)
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)
         shown[f"input: {words}"] = _tile(given)

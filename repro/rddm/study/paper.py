@@ -1,8 +1,8 @@
-"""The published experiments from end to end: trained by name, sampled, scored as published and beside it.
+"""The published experiments of RDDM sampled and scored, as published and beside it.
 
 The report's table is measured in the cells of the small profile's: LOL for low light, RainDrop, CelebA for generation.
 A restoration's input is squeezed to a square and the ground truth resized to the output (`repro.metrics.matlab`); a
-"full-size" cell is the same network on the pictures' own size. Protocol names say the rest (Y or RGB, rounded or not).
+"full-size" cell is the same network on the images' own size. Protocol names say the rest (Y or RGB, rounded or not).
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from repro.data.images import to_model, to_unit
+from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.scores import SetMetrics
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import folders, trained
 from repro.engine.records import Values
-from repro.engine.registry import Experiment
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth
 from repro.rddm import process, samplers
-from repro.rddm.sampling import start_noise
-from repro.rddm.study.readers import FILE, read, task
-from repro.rddm.study.settings import SETTINGS, PaperSetting, build_network, schedule, strategies
+from repro.rddm.study.settings import PaperSetting, measured, name_of, read, schedule
 
-SHORT = {"res": "smres", "noise": "smn", "res_noise": "smresn"}
-CHECKED = 4  # pictures of a restoration that a check restores again
+CHECKED = 4  # images of a restoration that a check restores again
 BATCH = 250  # generated at once
 _TASKS = {"lol": "lowlight", "raindrop": "raindrop", "celeba64": "generation"}  # of the small profile
 # Its metrics under the names that tables look for.
@@ -39,41 +36,6 @@ ALIASES = {
     "ssim/y-uint8-wang": "ssim/y-wang",
     **{f"{m}/inception": f"{m}/fashion-classifier" for m in ("fid", "kid", "is")},
 }
-REPORTED = ("celeba64", "lol", "raindrop")  # the report's table: each under all three strategies
-
-
-def name_of(setting: PaperSetting, seed: int = 0) -> str:
-    """The experiment's name, e.g. "rddm-lol-paper-smres-s0"."""
-    return f"rddm-{setting.name}-paper-{SHORT[setting.objective]}-s{seed}"
-
-
-def measured() -> list[PaperSetting]:
-    """Every published experiment, those of the report's table under each strategy."""
-    found = {name_of(s): s for s in SETTINGS.values()}
-    for name in REPORTED:
-        found |= {name_of(s): s for s in strategies(SETTINGS[name]).values()}
-    return list(found.values())
-
-
-def experiment(setting: PaperSetting, root: FILE | None = None, seed: int = 0) -> Experiment:
-    """What `repro train` runs; `root` is the data set's folder (default: the one of its name)."""
-    return Experiment(
-        name=name_of(setting, seed),
-        room="rddm",
-        task_name={"lol": "lowlight", "celeba64": "fashion"}.get(setting.name, setting.name),
-        variant=SHORT[setting.objective],
-        data=setting.data,
-        profile="paper",
-        seed=seed,
-        recipe=setting.recipe,
-        summary=setting.title,
-        ships=False,
-        build=lambda: build_network(setting),
-        task=lambda: task(setting, root),
-    )
-
-
-# --- sampling -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -84,28 +46,18 @@ def restored(
     ids: Sequence[int | str],
     mask: Tensor | None = None,
     seed: int = 0,
-    steps: int | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] sampled as published: deterministic, Eq. 12, everything cut to ±1.
+    """Images (B, 3, H, W) in [-1, 1] sampled as published: deterministic, Eq. 12, everything cut to ±1.
 
     `I_in` is zeros for generation; `mask` (B, 3, H, W) in [-1, 1] for a setting that has one; `ids` key the noise.
     """
-    table, steps = schedule(setting), steps or setting.sampling
+    table = schedule(setting)
     x_T = process.start(I_in, start_noise(ids, tuple(I_in.shape[1:]), seed).to(I_in), table)
-    seen = [part for part, wanted in ((I_in, setting.condition), (mask, setting.mask)) if wanted]
-    cond = torch.cat(seen, dim=1) if seen else None
-    return samplers.sample(
-        samplers.reverse(
-            lambda x, t: network(x, t, cond).sample,
-            x_T,
-            I_in,
-            table,
-            steps,
-            objective=setting.objective,
-            clip=samplers.PUBLISHED_CLIP,
-            at_end="published",
-        )
-    ).clamp(-1, 1)
+    given = [part for part, there in ((I_in, setting.condition), (mask, setting.mask)) if there]
+    cond = torch.cat(given, dim=1) if given else None
+    as_published = {"objective": setting.objective, "clip": samplers.PUBLISHED_CLIP, "at_end": "published"}
+    run = samplers.reverse(lambda x, t: network(x, t, cond).sample, x_T, I_in, table, setting.sampling, **as_published)
+    return samplers.sample(run).clamp(-1, 1)
 
 
 def generated(network: nn.Module, setting: PaperSetting, ids: Sequence[int], device: str = "cpu") -> Tensor:
@@ -118,11 +70,8 @@ def generated(network: nn.Module, setting: PaperSetting, ids: Sequence[int], dev
     return torch.cat(parts)
 
 
-# --- measures -------------------------------------------------------------------------------------------------------
-
-
-def _setting(experiment: str, cell: Mapping[str, Any]) -> tuple[PaperSetting, bool] | None:
-    """The setting that a cell of the grid means at paper scale, and whether pictures keep their own size."""
+def _meant(experiment: str, cell: Mapping[str, Any]) -> tuple[PaperSetting, bool] | None:
+    """The setting that a cell of the grid means at paper scale, and whether images keep their own size."""
     task = str(cell.get("task", ""))
     plain = task.removesuffix("-full-size")
     known = {name_of(s): s for s in measured()}
@@ -136,8 +85,8 @@ def _setting(experiment: str, cell: Mapping[str, Any]) -> tuple[PaperSetting, bo
 
 
 def sample(experiment: str, cell: Mapping[str, Any]) -> Sample | None:
-    """How many pictures of the data set a cell is measured on; None where it is not measured at paper scale."""
-    found = _setting(experiment, cell)
+    """How many images of the data set a cell is measured on; None where it is not measured at paper scale."""
+    found = _meant(experiment, cell)
     if found is None:
         return None
     setting, full = found
@@ -149,11 +98,11 @@ def sample(experiment: str, cell: Mapping[str, Any]) -> Sample | None:
 def measure(
     experiment: str, cell: Mapping[str, Any], k: int | None, net: Callable[[], FeatureNet] | None = None
 ) -> Mapping[str, Values]:
-    """A restoration scored picture by picture, a generator by FID, KID and IS against the cropped test split.
+    """A restoration scored image by image, a generator by FID, KID and IS against the cropped test split.
 
     `net` stands in for Inception under its own name.
     """
-    setting, full = _setting(experiment, cell)  # type: ignore[misc]
+    setting, full = _meant(experiment, cell)  # type: ignore[misc]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = None
     if experiment != "baseline-input":

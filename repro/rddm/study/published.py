@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 from repro.rddm.model import Layout, check_layout
-from repro.rddm.objectives import Objective, heads
+from repro.rddm.process import Objective, heads
 
 GROUPS = 8
 HEADS, HEAD_WIDTH = 4, 32
