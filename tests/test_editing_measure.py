@@ -11,7 +11,7 @@ from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.grain_law import gaussian_grain, grain_variance
 from repro.editing.effects.sharpen import unsharp_mask
-from repro.editing.study import features, strength
+from repro.editing.study import probes, strength
 from repro.editing.study.benchmark import TINY, split
 from repro.editing.study.measure import BESIDE, SLIDERS, floored, source_of
 from repro.editing.study.scores import (
@@ -109,9 +109,9 @@ def test_silhouette_is_rousseeuws():
     group = torch.tensor([0, 0, 1, 1])
     # by hand: a = 1, b = mean(10, 12) = 11; a = 1, b = 10; a = 2, b = 9.5; a = 2, b = 11.5
     wanted = [1 - 1 / 11, 1 - 1 / 10, 1 - 2 / 9.5, 1 - 2 / 11.5]
-    assert features.silhouette(points, group).tolist() == pytest.approx(wanted)
-    assert features.silhouette(points, torch.tensor([0, 1, 1, 1]))[0] == 0  # alone in its group
-    mixed = features.silhouette(points, torch.tensor([0, 1, 0, 1]))
+    assert probes.silhouette(points, group).tolist() == pytest.approx(wanted)
+    assert probes.silhouette(points, torch.tensor([0, 1, 1, 1]))[0] == 0  # alone in its group
+    mixed = probes.silhouette(points, torch.tensor([0, 1, 0, 1]))
     assert mixed.mean() < 0
 
 
@@ -120,8 +120,8 @@ def test_tsne_keeps_clusters_together_and_is_deterministic():
     centres = 10 * torch.randn(4, 8, generator=generator)
     group = torch.arange(4).repeat_interleave(12)
     points = centres[group] + torch.randn(48, 8, generator=generator)
-    found = features.tsne(points, perplexity=8, steps=300)
-    assert torch.isfinite(found).all() and torch.equal(found, features.tsne(points, perplexity=8, steps=300))
+    found = probes.tsne(points, perplexity=8, steps=300)
+    assert torch.isfinite(found).all() and torch.equal(found, probes.tsne(points, perplexity=8, steps=300))
     nearest = (torch.cdist(found, found) + 1e9 * torch.eye(48)).argmin(dim=1)
     assert (group[nearest] == group).float().mean() > 0.95
 

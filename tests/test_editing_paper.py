@@ -49,7 +49,7 @@ KL = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
-TINY = Pretrained("a tiny one", "nobody/nothing-here", "tiny", part="vqvae", unet=UNET, autoencoder=KL)
+TINY = Pretrained("nobody/tiny", "vqvae", UNET, KL)
 SIDE, FRAMES = 32, 2
 SEQUENCES = {"train": 8, "val": 2}
 
@@ -203,13 +203,11 @@ def test_absent_and_other_models_are_one_sentence(data, tmp_path, monkeypatch):
     with pytest.raises(ReproError, match=r"norm_num_groups is 4; accepted: 8"):
         initialise(seeded(EditingNet, **TINY.network), other)
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
-    with pytest.raises(ReproError, match="tiny: the pretrained weights"):
-        pretrained.located(TINY)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(ReproError, match=r"tiny/unet: no pretrained weights .* the folder unet of nobody/tiny"):
+        initialise(seeded(EditingNet, **TINY.network), TINY)
     with pytest.raises(ReproError, match="train_sharp"):
         Reds(tmp_path).digest()
-    (tmp_path / "tiny").mkdir()
-    with pytest.raises(ReproError, match="cannot be loaded"):
-        initialise(seeded(EditingNet, **TINY.network), TINY)
 
 
 PINNED = {  # the originals' counts are those that their authors' code prints: 872.30 M and 859.52 M

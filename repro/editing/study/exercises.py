@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 
 Judge = Callable[[Any], bool]
-ASKED = EditingVector(blur=0.25, sharpen=(2.0, 0.05))  # of "vector"
 
 
 def _tensors(count: int, shape: tuple[int, ...] = (3, 6, 6)) -> list[Tensor]:
@@ -29,61 +28,45 @@ def _tensors(count: int, shape: tuple[int, ...] = (3, 6, 6)) -> list[Tensor]:
     return [noise.normal(shape, step=i).double() for i in range(count)]
 
 
-def _same(found: Any, wanted: Tensor) -> bool:
-    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+def _as(right: Callable[..., Tensor], cases: Sequence[tuple]) -> Judge:
+    """Whether a function returns on every case what `right` returns."""
 
+    def same(found: Any, goal: Tensor) -> bool:
+        return torch.is_tensor(found) and found.shape == goal.shape and torch.allclose(found.double(), goal, atol=1e-6)
 
-def _vector() -> Judge:
-    wanted = ASKED.tensor()
-
-    def right(answer: Any) -> bool:
-        return len(answer) == len(wanted) and torch.allclose(torch.tensor([float(v) for v in answer]), wanted)
-
-    return right
+    return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
 
 
 def _hole() -> Judge:
-    (noise,) = _tensors(1)
-    image = noise.sigmoid()
-    holes = [(noise[:, :1] > limit).double() for limit in (-0.3, 0.8)]
-    return lambda answer: all(_same(answer(image, hole), cut_hole(image, hole, 0.0)) for hole in holes)
+    image = (noise := _tensors(1)[0]).sigmoid()
+    return _as(cut_hole, [(image, (noise[:, :1] > limit).double()) for limit in (-0.3, 0.8)])
 
 
 def _sharpen() -> Judge:
-    (noise,) = _tensors(1)
-    image = noise.sigmoid()
-    cases = ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))  # lambda, mu
-    return lambda answer: all(
-        _same(answer(image, gaussian_3x3(image), amount, threshold), unsharp_mask(image, amount, threshold))
-        for amount, threshold in cases
-    )
+    image = _tensors(1)[0].sigmoid()
+    cases = [(image, gaussian_3x3(image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
+    return _as(lambda image, _, lam, mu: unsharp_mask(image, lam, mu), cases)
 
 
 def _attend() -> Judge:
     """Attention with one token: its value, at every position."""
     queries, key, value = _tensors(3, (5, 4))
-    wanted = torch.softmax(queries @ key[:, :1].mT / 2, dim=-1) @ value[:, :1]  # (2, 5, 4)
-    return lambda answer: _same(answer(queries, key[:, :1], value[:, :1]), wanted)
+    return _as(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, [(queries, key[:, :1], value[:, :1])])
 
 
 def _velocity() -> Judge:
     z_t, v = _tensors(2)
-    cases = ((0.6, 0.8), (0.8, 0.6))  # a, s
-    return lambda answer: all(_same(answer(z_t, v, a, s), x0_from_v(z_t, v, a, s)) for a, s in cases)
+    return _as(x0_from_v, [(z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6)])
+
+
+def _vector() -> Judge:
+    goal = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().tolist()
+    return lambda answer: len(answer) == 9 and all(math.isclose(a, answer[i], abs_tol=1e-5) for i, a in enumerate(goal))
 
 
 def samples_needed(radius: float = RADII[0], u: float = 0.5) -> float:
     """Monte-Carlo samples at which their noise is as strong as the grain itself."""
     return u * (1 - u) / float(grain_variance(u, radius))
-
-
-def _samples() -> Judge:
-    least = samples_needed()
-    return lambda answer: math.isclose(answer, least, rel_tol=0.05)
-
-
-def _combinations() -> Judge:
-    return lambda answer: answer == len(COMBINATIONS)
 
 
 def _left() -> Judge:
@@ -108,10 +91,14 @@ EXERCISES: dict[str, shared.Exercise] = {
     "velocity": ("z_0 from the velocity", _velocity, "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps"),
     "samples": (
         "samples a pixel for grain of radius 0.01",
-        _samples,
+        lambda: lambda answer: math.isclose(answer, samples_needed(), rel_tol=0.05),
         "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2",
     ),
-    "combinations": ("edits of two effects and more", _combinations, "2 to the 5, less those with one effect or none"),
+    "combinations": (
+        "edits of two effects and more",
+        lambda: lambda answer: answer == len(COMBINATIONS),
+        "2 to the 5, less those with one effect or none",
+    ),
     "left": ("how much of z_0 is left at the last timestep", _left, "alpha_bar is a square"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,10 @@ from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
 from repro.editing.study import bank, pretrained
-from repro.editing.study.config import PAPER, PAPER_SD1, SMALL, SMOKE, EditingConfig
+from repro.editing.study.config import PAPER, PAPER_SD1, SMALL, SMOKE, SPEC, EditingConfig
 from repro.editing.study.config import profile as config_of
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
-from repro.editing.vector import LENGTH, TASKS
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import folders, trained
 from repro.engine.recipe import Recipe, Task
@@ -29,10 +28,9 @@ from repro.errors import ReproError
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to build and train the editing network.
+    """One way to build and train the editing network; `experiments.toml` lists them.
 
-    `network`, `learning`  replace the profile's and the defaults.
-    `schedule`             replaces the profile's.
+    `network`, `learning`, `schedule`  replace the profile's and the defaults.
     `share`                of the profile's images that it is trained on; compare equal shares only.
     `ships`                whether seed 0's weights ship; the rest are records only.
     `seeds`                training seeds.
@@ -44,55 +42,12 @@ class Variant:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
     ships: bool = False
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
 
 
-# Two fifths of the images, all of one task: a multi-task network meets each task less than half as often, and the five
-# together are trained on twice as many images as it. Narrow, since they learn a fifth each: the five together have
-# nearly twice the parameters of Ours-mult.
-SINGLES: dict[str, Variant] = {
-    f"single-{task}": Variant(f"Ours-single, {task}", {"widths": (24, 16, 16)}, {"only": task}, share=0.4, ships=True)
-    for task in TASKS
-}
-# Trained on 16 % of the images, and so is what they are compared with, "short".
-ABLATIONS: dict[str, Variant] = {
-    "short": Variant("Ours-mult, trained as short"),
-    "entry": Variant("one context token per entry", {"tokens": "entry"}),
-    "nolabels": Variant("without binary labels", {"labels": False}),
-    "layers0": Variant("f_theta without layers", {"layers": 0, "context": LENGTH}),
-    "layers1": Variant("f_theta of 1 layer", {"layers": 1}),
-    "layers4": Variant("f_theta of 4 layers", {"layers": 4}),
-    "npair-a": Variant("N-pair loss on the bottleneck (A)", learning={"npair": "bottleneck"}),
-    "npair-b": Variant("N-pair loss on the label features (B)", learning={"npair": "label"}),
-    "l2": Variant("l2 loss", learning={"norm": "l2"}),
-    "latent-ref": Variant("latent colour reference", {"reference": "latent"}),
-    "mask": Variant("mask as an input channel", {"mask": True}),
-    "raw": Variant("editing vector not scaled", {"scaled": False}),
-    "epsilon": Variant("predicts the noise", learning={"prediction": "epsilon"}),
-    "zero-snr": Variant("zero terminal SNR", schedule={"zero_terminal_snr": True}),
-    "coarse": Variant("attention at the smallest latents alone", {"attention_levels": (2,)}),
-}
-MASKED, LOW = "mask-all", "low-times"  # one choice changed, on all images
-# Half of its visits are composites, at Ours-mult's budget: how much of what does not compose is the way of training? No
-# claim of the paper is judged by it.
-TAUGHT = "taught"
-LONGER = "taught-long"  # three times the images, and more low times, where grain is learnt: users are given this one
-VARIANTS: dict[str, Variant] = {
-    "mult": Variant("Ours-mult", ships=True, seeds=(0, 1)),
-    "palette": Variant("Palette++", {"condition": "concat"}, ships=True, seeds=(0, 1)),
-    **SINGLES,
-    **{name: replace(variant, share=0.16) for name, variant in ABLATIONS.items()},
-    MASKED: Variant("mask as an input channel, all images", {"mask": True}),
-    LOW: Variant("a quarter of the times drawn low, all images", learning={"low": 0.25}),
-    TAUGHT: Variant("Ours-mult, shown composites", {"mask": True}, {"low": 0.15, "composites": 0.5}, seeds=(0, 1)),
-    LONGER: Variant(
-        "Ours-mult, shown composites, longer",
-        *({"mask": True}, {"low": 0.25, "composites": 0.5}),
-        share=3.0,
-        ships=True,
-        seeds=(0, 1),
-    ),
-}
+VARIANTS = {name: Variant(**about) for name, about in SPEC["variant"].items()}
+ABLATIONS = tuple(name for name, variant in VARIANTS.items() if variant.share == 0.16)
+MASKED, LOW, TAUGHT, LONGER = "mask-all", "low-times", "taught", "taught-long"
 
 
 def name_of(variant: str, seed: int = 0, profile: str = "small") -> str:

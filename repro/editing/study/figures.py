@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from repro.editing.effects.masks import free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
 from repro.editing.study.lesson import MULT, Method
-from repro.editing.study.measure import BESIDE, SLIDERS, label
+from repro.editing.study.measure import BESIDE, SLIDERS, label, request
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
@@ -59,11 +58,6 @@ def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels:
 def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
     """Pictures (1, 3, H, W), each under its name."""
     return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols), TILES)
-
-
-def amplified(difference: Tensor, gain: float) -> Tensor:
-    """A signed difference about middle grey, `gain` times as large, in [0, 1]."""
-    return (0.5 + gain * difference).clamp(0, 1)
 
 
 # -- method and effects -----------------------------------------------------------------------------------------------
@@ -119,23 +113,11 @@ def effects(data: Split) -> Photos:
         "sharp": data.sharp,
         f"blur: β = {v.blur:.2f}": edit["blur"].target,
         f"grain: σ = {v.grain:.3f}": grain,
-        "grain − sharp, × 8": amplified(grain - data.sharp, 8),
+        "grain − sharp, × 8": (0.5 + 8 * (grain - data.sharp)).clamp(0, 1),
         "colour transfer …": edit["colour"].target,
         "… from this picture": data.reference,
         "inpainting: the input": edit["inpaint"].source,
         f"λ = {amount:.1f}, μ = {threshold:.3f}": edit["sharpen"].target,
-    }
-    return tiles(pictures)
-
-
-def through(data: Split, editor: Editor) -> Photos:
-    """A crop, and what the autoencoder makes of it with and without its codebook."""
-    plain, coded = editor.floor(data.sharp), replace(editor, quantize=True).floor(data.sharp)
-    pictures = {
-        "picture": data.sharp,
-        "through": plain,
-        "through, quantised": coded,
-        "through − picture, × 8": amplified(plain - data.sharp, 8),
     }
     return tiles(pictures)
 
@@ -200,14 +182,8 @@ def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str
     found = {}
     for task in TASKS:
         pair = data.edit(task)
-        asked: dict[str, Any] = {
-            "vectors": [v.only(task) for v in data.vectors],
-            "ids": data.ids,
-            "reference": data.reference if task == "colour" else None,
-            "hole": data.hole if task == "inpaint" else None,
-            "steps": steps,
-        }
-        found[task] = (pair.target, *(editor.edit(data.sharp, **asked, inversion=way) for way in (False, True)))
+        inputs = {**request(data, (task,)), "steps": steps}
+        found[task] = (pair.target, *(editor.edit(data.sharp, **inputs, inversion=way) for way in (False, True)))
     rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
     return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.study import features, probes, strength
+from repro.editing.study import probes, strength
 from repro.editing.study.benchmark import COMPOSITES, UNSEEN, Bench, Split, crop_ids, unseen
 from repro.editing.study.config import EditingConfig
 from repro.editing.study.config import profile as config_of
@@ -252,9 +252,9 @@ def _slid(data: Split, task: str, inside: bool, method: Method) -> Metrics:
 
 def _clusters(editor: Editor, data: Split) -> Metrics:
     """How well features tell the tasks apart (claim E7): per photograph, its five edits' silhouettes averaged."""
-    *points, task = features.of(editor, data)
+    *points, task = probes.task_features(editor, data)
     return {
-        name: features.silhouette(found, task).view(len(TASKS), -1).mean(dim=0).tolist()
+        name: probes.silhouette(found, task).view(len(TASKS), -1).mean(dim=0).tolist()
         for name, found in zip(SILHOUETTE.values(), points, strict=True)
     }
 

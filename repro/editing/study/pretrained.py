@@ -17,13 +17,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import Tensor
 
 from repro import paths
 from repro.editing.autoencoder import Autoencoder
@@ -54,19 +54,15 @@ KL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A published text-to-image model.
+    """A published text-to-image model, in diffusers' layout.
 
-    `hub`          where it is published.   `folder` its own in `repro.paths.data()`, laid out as there.
-    `part`         subfolder of the autoencoder; that of the U-Net is "unet".
-    `suffix`       of the published weight files; both .safetensors and .bin (of which only tensors are read) will do.
+    `hub`   where it is published; its own folder in `repro.paths.data()` bears the name after the slash.
+    `part`  subfolder of the autoencoder; that of the U-Net is "unet".
     `unet`, `autoencoder`  their configuration, where it is not diffusers' default.
     """
 
-    title: str
     hub: str
-    folder: str
-    part: str = "vae"
-    suffix: str = ".safetensors"
+    part: str
     unet: Mapping[str, Any] = field(default_factory=lambda: dict(UNET))
     autoencoder: Mapping[str, Any] = field(default_factory=lambda: dict(KL))
 
@@ -77,21 +73,29 @@ class Pretrained:
         sizes = {"channels": unet["out_channels"], "context": unet["cross_attention_dim"]}
         return {"published": unet, **sizes, "input_skip": False, "checkpointing": True}
 
+    def load(self, kind: Any, part: str, settings: Mapping[str, Any]) -> Any:
+        """A part as diffusers' class `kind`, in fp32: from the model's own folder, else from the Hugging Face hub.
+
+        Raises `ReproError` where it is in neither, and where its configuration is not `settings`.
+        """
+        own = paths.data() / self.hub.split("/")[-1]
+        try:  # of .bin files, too, only tensors are read
+            found = kind.from_pretrained(str(own) if own.is_dir() else self.hub, subfolder=part)
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            raise ReproError(
+                f"{own / part}: no pretrained weights ({' '.join(str(error).split())[:200]}); accepted there: "
+                f"the folder {part} of {self.hub} on the Hugging Face hub, which could not be fetched"
+            ) from error
+        for key, value in settings.items():
+            given = found.config.get(key)
+            if (list(given) if isinstance(given, tuple) else given) != value:
+                raise ReproError(f"{self.hub}/{part}: {key} is {given!r}; accepted: {value!r}, as published")
+        return found.float()
+
 
 MODELS: dict[str, Pretrained] = {
-    "ldm": Pretrained(
-        "latent diffusion, text to image, 1.45 billion parameters",
-        "CompVis/ldm-text2im-large-256",
-        "ldm-text2im-large-256",
-        part="vqvae",
-        suffix=".bin",
-    ),
-    "sd1": Pretrained(
-        "Stable Diffusion v1.5",
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "stable-diffusion-v1-5",
-        unet={**UNET, "cross_attention_dim": 768},
-    ),
+    "ldm": Pretrained("CompVis/ldm-text2im-large-256", "vqvae"),
+    "sd1": Pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5", "vae", {**UNET, "cross_attention_dim": 768}),
 }
 
 
@@ -129,47 +133,9 @@ class PretrainedAutoencoder(Autoencoder):
         return self.vq.decode(raw).sample
 
 
-def located(model: Pretrained) -> Path:
-    """The model's folder: its own in `repro.paths.data()`, else what the Hugging Face hub gives, fetched once.
-
-    Raises `ReproError` in one sentence where there is neither.
-    """
-    own = paths.data() / model.folder
-    if own.is_dir():
-        return own
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    parts = ("unet", model.part)
-    files = [f"{part}/{name}" for part in parts for name in ("config.json", "diffusion_pytorch_model" + model.suffix)]
-    try:
-        return Path(snapshot_download(model.hub, allow_patterns=files))
-    except (OSError, HfHubHTTPError) as error:
-        raise ReproError(
-            f"{own}: the pretrained weights ({model.title}) are not there and the Hugging Face hub cannot be reached "
-            f"({type(error).__name__}); get the folders {', '.join(parts)} of {model.hub} from it and put them there"
-        ) from error
-
-
-def _loaded(kind: Any, folder: Path, settings: Mapping[str, Any]) -> nn.Module:
-    """A part of a published model in fp32, after its configuration was found to be the expected one."""
-    try:
-        found = kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        raise ReproError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    for key, value in settings.items():
-        given = found.config.get(key)
-        if (list(given) if isinstance(given, tuple) else given) != value:
-            raise ReproError(f"{folder}: {key} is {given!r}; accepted: {value!r}, that of the model named here")
-    return found.float()
-
-
 def initialise(net: EditingNet, model: Pretrained) -> EditingNet:
-    """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens.
-
-    Raises `ReproError` for what is missing or does not fit.
-    """
-    state = _loaded(UNet2DConditionModel, located(model) / "unet", model.unet).state_dict()
+    """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens."""
+    state = model.load(UNet2DConditionModel, "unet", model.unet).state_dict()
     own = state["conv_in.weight"]
     state["conv_in.weight"] = own.new_zeros(len(own), net.unet.config.in_channels, *own.shape[2:])
     state["conv_in.weight"][:, : own.shape[1]] = own
@@ -182,12 +148,12 @@ def load_autoencoder(name: str) -> PretrainedAutoencoder:
     """The frozen autoencoder of MODELS[name], in eval mode, on the accelerator where there is one; read-only."""
     model = MODELS[name]
     made = PretrainedAutoencoder(dict(model.autoencoder))
-    made.vq = _loaded(AutoencoderKL, located(model) / model.part, model.autoencoder)
+    made.vq = model.load(AutoencoderKL, model.part, model.autoencoder)
     return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@lru_cache(maxsize=2)
 def autoencoder_hash(name: str) -> str:
     """SHA-256 of the weights of MODELS[name]'s autoencoder."""
-    (file,) = sorted((located(MODELS[name]) / MODELS[name].part).glob("diffusion_pytorch_model.*"))[-1:]
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    state = load_autoencoder(name).state_dict()
+    return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()

@@ -1,29 +1,29 @@
-"""Small measurements of notebook 02: where attention looks, what one token does to it, and what the paper leaves open
-about its targets, done both ways."""
+"""Small measurements of notebook 02: where attention looks, what one token does to it, how features cluster by task, and
+what the paper leaves open about its targets, done both ways."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from repro.ddpm.process import q_sample
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.grain import N_SAMPLES, RADII
 from repro.editing.effects.grain_law import grain_variance
-from repro.editing.effects.masks import cut_hole
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
 from repro.editing.study import bank
 from repro.editing.study.benchmark import Split
-from repro.editing.vector import EditingVector
+from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 
-LEVEL = 500  # timestep at which attention is looked at
+LEVEL = 500  # timestep at which attention and bottleneck are measured
 
 
 @torch.no_grad()
@@ -32,24 +32,24 @@ def attention(editor: Editor, data: Split, vector: EditingVector, level: int = L
     `level`. {} for a network that has no tokens."""
     if editor.network.mapping is None:
         return {}
-    seen: dict[str, tuple[Any, Tensor]] = {}
-    reference = data.reference if vector.colour else None
-    shown, _ = editor.conditions(data.sharp, [vector] * len(data), reference, data.hole if vector.inpaint else None)
+    queries: dict[str, Tensor] = {}
+    reference, hole = (x if on else None for x, on in ((data.reference, vector.colour), (data.hole, vector.inpaint)))
+    inputs, _ = editor.conditions(data.sharp, [vector] * len(data), reference, hole)
     named = [(name, m) for name, m in editor.network.unet.named_modules() if name.endswith("attn2")]
     layers = dict(sorted(named, key=lambda pair: ("down", "mid_", "up_b").index(pair[0][:4])))  # as they run
     hooks = [
-        module.register_forward_pre_hook(lambda _, given, name=name: seen.__setitem__(name, given[0]))
+        module.register_forward_pre_hook(lambda _, args, name=name: queries.__setitem__(name, args[0]))
         for name, module in layers.items()
     ]
     try:
-        z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(shown["source"].shape[1:]))
-        editor.network(z_t, level, **shown)
+        z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(inputs["source"].shape[1:]))
+        editor.network(z_t, level, **inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    tokens, found = editor.network.mapping(shown["vector"]), {}
+    tokens, found = editor.network.mapping(inputs["vector"]), {}
     for name, module in layers.items():
-        query, key = (module.head_to_batch_dim(part) for part in (module.to_q(seen[name]), module.to_k(tokens)))
+        query, key = (module.head_to_batch_dim(part) for part in (module.to_q(queries[name]), module.to_k(tokens)))
         weights = torch.softmax(query @ key.transpose(1, 2) * module.scale, dim=-1)  # (B heads, positions, tokens)
         found[name.split(".transformer")[0].replace("attentions.", "")] = weights.mean(dim=(0, 1))
     return found
@@ -62,10 +62,10 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
         torch.manual_seed(seed)
         network = EditingNet(channels=4, widths=(16, 16), attention_levels=(1,), context=16, tokens=tokens)
     noise = KeyedNoise(seed, [0, 1], "probes/tokens")
-    z_t, source, wanted = (noise.normal((4, 8, 8), step=i) for i in range(3))
+    z_t, source, goal = (noise.normal((4, 8, 8), step=i) for i in range(3))
     vector = torch.stack([EditingVector(blur=0.3).tensor(), EditingVector(sharpen=(2.0, 0.05)).tensor()])
-    said = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
-    (said - wanted).abs().mean().backward()
+    output = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
+    (output - goal).abs().mean().backward()
     found = dict.fromkeys(("to_q", "to_k", "to_v"), 0.0)
     for name, parameter in network.unet.named_parameters():
         part = name.split(".")[-2]
@@ -112,16 +112,6 @@ def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
     return _first(pictures), (reinhard - inverse).abs().mean().item()
 
 
-def fills(data: Split) -> dict[str, Tensor]:
-    """The first crop's hole in black, in grey, and with the mask the wrong way round."""
-    pictures = {
-        "in [0, 1]: black": cut_hole(data.sharp, data.hole, 0.0),
-        "in [−1, 1]: grey": cut_hole(data.sharp, data.hole, 0.5),
-        "mask inverted": cut_hole(data.sharp, 1 - data.hole, 0.0),
-    }
-    return _first(pictures)
-
-
 def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
     """Unsharp masking as the supplement's Algorithm 1 prints it: sharpened where the difference is *small*."""
     detail = image - gaussian_3x3(image)
@@ -156,3 +146,78 @@ def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen"))
 
 def _first(pictures: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {words: x[:1] for words, x in pictures.items()}
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def task_features(editor: Editor, data: Split, level: int = LEVEL) -> tuple[Tensor, Tensor, Tensor]:
+    """(bottleneck (5 N, C), label features (5 N, D), task (5 N,)) of every single edit of N crops.
+
+    The bottleneck's mean over positions, of the target's latent noised to `level`; labels f_theta(C), flattened
+    (supplement, section D and Fig. 4).
+    """
+    bottlenecks, tokens, tasks = [], [], []
+    for number, task in enumerate(TASKS):
+        reference, hole = (x if task == on else None for x, on in ((data.reference, "colour"), (data.hole, "inpaint")))
+        inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], reference, hole)
+        z = editor.autoencoder.encode((data.edit(task).target * 2 - 1).to(inputs["source"].device))
+        eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
+        t = torch.full((len(z),), level, device=z.device)
+        _, bottleneck, token = editor.network(q_sample(z, t, eps, editor.schedule), t, **inputs, features=True)
+        bottlenecks.append(bottleneck.mean(dim=(2, 3)).cpu())
+        tokens.append(token.flatten(1).cpu())
+        tasks.append(torch.full((len(z),), number))
+    return torch.cat(bottlenecks), torch.cat(tokens), torch.cat(tasks)
+
+
+def silhouette(points: Tensor, group: Tensor) -> Tensor:
+    """(N,) silhouettes in [-1, 1] of points (N, D) in groups (N,) (Rousseeuw, 1987): 1 far inside its own group.
+
+    How much nearer a point lies to its own group than to the nearest other one: (b - a) / max(a, b), a the mean
+    distance to the own group's other points, b that to the nearest other group; 0 for a group of one, and where all
+    points coincide.
+    """
+    distance = torch.cdist(points.double(), points.double())
+    groups = group.unique()
+    member = (group[:, None] == groups[None, :]).double()  # (N, G)
+    sums, sizes = distance @ member, member.sum(dim=0)
+    own = member.bool()
+    size = sizes[None, :].expand_as(sums)
+    a = sums[own] / (size[own] - 1).clamp(min=1)
+    b = torch.where(own, torch.inf, sums / size).min(dim=1).values
+    most = torch.maximum(a, b)
+    return torch.where((size[own] > 1) & (most > 0), (b - a) / most.clamp(min=1e-300), 0.0)
+
+
+def tsne(points: Tensor, perplexity: float = 20.0, steps: int = 500, seed: int = 0) -> Tensor:
+    """(N, 2) t-SNE map of points (N, D) (van der Maaten and Hinton, 2008); exact, for a few hundred points.
+
+    Perplexity is met by bisection; early exaggeration 4 for the first 100 steps; start and result depend on `seed`.
+    """
+    x = points.double()
+    n = len(x)
+    distance = torch.cdist(x, x).square()
+    distance = distance / distance.mean().clamp(min=1e-12)
+    away = ~torch.eye(n, dtype=torch.bool)
+    low, high = torch.full((n,), 1e-6, dtype=torch.float64), torch.full((n,), 1e6, dtype=torch.float64)
+    for _ in range(60):
+        beta = (low * high).sqrt()
+        p = torch.softmax(torch.where(away, -distance * beta[:, None], -torch.inf), dim=1)
+        entropy = -(p * p.clamp(min=1e-300).log()).sum(dim=1)
+        wide = entropy > torch.log(torch.tensor(float(min(perplexity, (n - 1) / 3))))
+        low, high = torch.where(wide, beta, low), torch.where(wide, high, beta)
+    p = ((p + p.T) / (2 * n)).clamp(min=1e-12)
+    y = KeyedNoise(seed, range(n), "tsne").normal((2,)).double() * 1e-2
+    velocity, gain = torch.zeros_like(y), torch.ones_like(y)
+    for step in range(steps):
+        near = torch.where(away, 1 / (1 + torch.cdist(y, y).square()), 0.0)
+        pull = (p * (4 if step < 100 else 1) - near / near.sum()) * near
+        gradient = 4 * (pull.sum(dim=1, keepdim=True) * y - pull @ y)
+        same = gradient.sign() == velocity.sign()
+        gain = torch.where(same, gain * 0.8, gain + 0.2).clamp(min=0.01)
+        velocity = (0.5 if step < 100 else 0.8) * velocity - 10 * gain * gradient * n / 20
+        y = y + velocity
+        y = y - y.mean(dim=0)
+    return y.float()
