@@ -4,14 +4,13 @@ Reinhard et al., "Color transfer between images" (2001): x -> ratio (x - mean_im
 ratio = deviation_reference / deviation_image, in the logarithmic l-alpha-beta space of Ruderman et al.
 
 "Multi-task image-to-image diffusion models with fine-grained control" (supplement) made its targets with a well-known
-script instead, which differs twice: it works in 8-bit CIE Lab, and by default it scales by the *inverse*,
-deviation_image / deviation_reference, because the paper's "source" and "target" were taken the other way round. Then a
-contrasty picture gets more contrast from a flat reference, not less. Both spaces and both ratios are here; which one
-the paper's data have it does not say (the script's defaults: `space="lab8", ratio="inverse"`).
+script instead, which works in 8-bit CIE Lab, and by default scales by the *inverse*, deviation_image /
+deviation_reference, because the paper's "source" and "target" were taken the other way round. Then a contrasty image
+gets more contrast from a flat reference, not less. Which ratio the paper's data have it does not say; both are here.
 
-Flat channels. A channel that is (nearly) constant in the picture the ratio divides by has no ratio: its deviations are
-kept as they are, only its mean moves, and a warning says so. So a grey picture takes the mean hue of the reference,
-not its variety of hues.
+Flat channels. A channel that is (nearly) constant in the image the ratio divides by has no ratio: its deviations are
+kept as they are, only its mean moves, and a warning says so. So a grey image takes the mean hue of the reference, not
+its variety of hues.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Space = Literal["lalphabeta", "lab8"]
 Ratio = Literal["reinhard", "inverse"]
-CHANNELS: dict[Space, tuple[str, str, str]] = {"lalphabeta": ("l", "alpha", "beta"), "lab8": ("L", "a", "b")}
-FLAT: dict[Space, float] = {"lalphabeta": 1e-3, "lab8": 0.1}  # deviations below a rounding error of 8-bit pictures
+FLAT = 1e-3  # deviation below a rounding error of 8-bit images
 OFFSET = 1 / 255  # keeps the logarithm finite at black and the map invertible, which a floor would not
 
 _RGB_TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))  # Reinhard et al., Eq. 4
@@ -37,9 +34,6 @@ _LMS_TO_LAB = (  # Eq. 6
 )
 _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)  # D65, 2 degrees
-
-
-# -- colour spaces ----------------------------------------------------------------------------------------------------
 
 
 def rgb_to_lalphabeta(image: Tensor) -> Tensor:
@@ -60,29 +54,6 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
-def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The inverse, clamped to [0, 1]."""
-    light, a, b = lab.unbind(-3)
-    y = (light + 16) / 116
-    f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
-    xyz = torch.where(f > 6 / 29, f**3, (f - 16 / 116) / 7.787) * _column(_WHITE, lab)
-    linear = _mix(_RGB_TO_XYZ, xyz, inverse=True).clamp(0, 1)
-    curved = 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055
-    return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
-
-
-def rgb_to_lab8(image: Tensor) -> Tensor:
-    """8-bit Lab of 8-bit sRGB, as whole numbers in [0, 255]: L 255/100, a + 128, b + 128, each rounded."""
-    lab = rgb_to_lab((image * 255).round() / 255)
-    return (lab * _column((2.55, 1.0, 1.0), lab) + _column((0.0, 128.0, 128.0), lab)).round().clamp(0, 255)
-
-
-def lab8_to_rgb(lab8: Tensor) -> Tensor:
-    """The inverse, in [0, 1] at 8-bit levels."""
-    lab = (lab8 - _column((0.0, 128.0, 128.0), lab8)) / _column((2.55, 1.0, 1.0), lab8)
-    return (lab_to_rgb(lab) * 255).round() / 255
-
-
 def _mix(matrix: tuple[tuple[float, ...], ...], image: Tensor, *, inverse: bool = False) -> Tensor:
     weights = torch.tensor(matrix, dtype=torch.float64)
     weights = (weights.inverse() if inverse else weights).to(image)
@@ -93,42 +64,30 @@ def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
-# -- transfer ---------------------------------------------------------------------------------------------------------
-
-
-def match_statistics(values: Tensor, reference: Tensor, *, space: Space, ratio: Ratio = "reinhard") -> Tensor:
+def match_statistics(values: Tensor, reference: Tensor, ratio: Ratio = "reinhard") -> Tensor:
     """(B, 3, H, W) values of a colour space with the means (and, by Reinhard's ratio, deviations) of the reference's.
 
     The reference is (B, 3, h, w) or (1, 3, h, w) of any size. Population deviations. Nothing is clipped here. A channel
-    whose divisor is below FLAT[space] keeps its deviations, with a warning.
+    whose divisor is below FLAT keeps its deviations, with a warning.
     """
     std, mean = torch.std_mean(values, dim=(2, 3), keepdim=True, correction=0)  # (B, 3, 1, 1)
     ref_std, ref_mean = torch.std_mean(reference, dim=(2, 3), keepdim=True, correction=0)
-    over, under = (ref_std, std) if ratio == "reinhard" else (std, ref_std)
-    over, under = torch.broadcast_tensors(over, under)
-    flat = under < FLAT[space]
+    over, under = torch.broadcast_tensors(*((ref_std, std) if ratio == "reinhard" else (std, ref_std)))
+    flat = under < FLAT
     if flat.any():
-        where = ", ".join(f"{CHANNELS[space][c]} of picture {i}" for i, c, *_ in flat.nonzero().tolist())
-        who = "picture" if ratio == "reinhard" else "reference"
+        where = ", ".join(f"{('l', 'alpha', 'beta')[c]} of image {i}" for i, c, *_ in flat.nonzero().tolist())
+        who = "image" if ratio == "reinhard" else "reference"
         warnings.warn(f"colour transfer: flat {who}, deviations kept and only means moved: {where}", stacklevel=3)
-    scale = torch.where(flat, torch.ones_like(over), over / under.clamp(min=FLAT[space]))
+    scale = torch.where(flat, torch.ones_like(over), over / under.clamp(min=FLAT))
     return scale * (values - mean) + ref_mean
 
 
-def colour_transfer(
-    image: Tensor, reference: Tensor, *, space: Space = "lalphabeta", ratio: Ratio = "reinhard"
-) -> Tensor:
-    """The picture in the reference's colours: (B, 3, H, W) in [0, 1] -> the same, clamped.
+def colour_transfer(image: Tensor, reference: Tensor, ratio: Ratio = "reinhard") -> Tensor:
+    """The image in the reference's colours: (B, 3, H, W) in [0, 1] -> the same, clamped.
 
     Args:
         reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1], of any size.
-        space: "lalphabeta" (Reinhard et al.) or "lab8": 8-bit Lab, clipped to [0, 255] and truncated, not rounded, to
-            whole numbers, as the script does; its result stands at 8-bit levels. (The script's library computes 8-bit
-            Lab with integer tables: levels can differ by 1 to 3.)
         ratio: "reinhard", or "inverse", the script's default.
     """
-    if space == "lalphabeta":
-        values, target = rgb_to_lalphabeta(image), rgb_to_lalphabeta(reference)
-        return lalphabeta_to_rgb(match_statistics(values, target, space=space, ratio=ratio)).clamp(0, 1)
-    moved = match_statistics(rgb_to_lab8(image), rgb_to_lab8(reference), space=space, ratio=ratio)
-    return lab8_to_rgb(moved.clamp(0, 255).floor())
+    values, target = rgb_to_lalphabeta(image), rgb_to_lalphabeta(reference)
+    return lalphabeta_to_rgb(match_statistics(values, target, ratio)).clamp(0, 1)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from repro.editing.effects.blur import motion_blur
-from repro.editing.effects.colour import Ratio, Space, colour_transfer
+from repro.editing.effects.colour import Ratio, colour_transfer
 from repro.editing.effects.grain import film_grain
 from repro.editing.effects.grain_law import gaussian_grain
 from repro.editing.effects.masks import cut_hole, free_form_mask
@@ -38,7 +38,7 @@ class Recipe:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
-    BLACK or GREY as images are in [0, 1] or [-1, 1] then. space, ratio: of `colour_transfer`. samples: Monte-Carlo
+    BLACK or GREY as images are in [0, 1] or [-1, 1] then. ratio: of `colour_transfer`, in `space`. samples: Monte-Carlo
     points of a pixel of `film_grain`. longest: pixels of the path of blur at beta = 1, None for an eighth of the
     picture's shorter side. grain: "film" renders grains, "field" is `gaussian_grain`, the law of infinitely many
     samples: exact to half a grey level up to a radius of 0.053, to 1.8 levels three deviations out in the shadows at
@@ -47,7 +47,7 @@ class Recipe:
 
     order: tuple[str, ...] = ORDER
     fill: float = BLACK
-    space: Space = "lalphabeta"
+    space: str = "lalphabeta"
     ratio: Ratio = "reinhard"
     samples: int = 800
     longest: float | None = None
@@ -124,7 +124,7 @@ def _applied(
     if effect == "colour":
         if reference is None:
             raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
-        return colour_transfer(image, reference, space=recipe.space, ratio=recipe.ratio)
+        return colour_transfer(image, reference, recipe.ratio)
     if effect == "sharpen":
         return unsharp_mask(image, *zip(*values, strict=True))
     radius = torch.tensor(values, dtype=torch.float64)  # float32 has no 0.1: it would choose another lattice
