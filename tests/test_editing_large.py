@@ -10,11 +10,11 @@ from tiny_editing import pictures, pointwise_network, tiny_network
 
 from repro.data import pack
 from repro.data.images import resize
-from repro.editing.carry import carried, gain, matched, membrane, restored, thickness
 from repro.editing.effects.colour import colour_transfer
+from repro.editing.large.carry import carried, gain, matched, membrane, restored, thickness
+from repro.editing.large.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.pipeline import WHOLE, EditingPipeline
 from repro.editing.study.experiments import load_autoencoder
-from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

@@ -22,11 +22,11 @@ from repro.ddpm.samplers import ddim
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.ddpm.steps import sample
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.carry import DETAIL, ForUse
 from repro.editing.effects.masks import cut_hole
+from repro.editing.large.carry import DETAIL, ForUse
+from repro.editing.large.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request, refine
-from repro.editing.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import folders
@@ -188,10 +188,10 @@ class EditingPipeline(DiffusionPipeline):
             latents: instead of either, the start noise (B, channels, h, w), of a single pass.
             tiling: how large images are cut; None does them in one piece. "auto" does so up to 192 pixels a side;
                 beyond, the edit is made on a reduced copy and carried over, grain tile by tile.
-            exact: with the last corrections of `repro.editing.carry`, which are not in the records: a colour transfer
-                has the exact mean and deviation of each channel, outside its hole an image stays as it is, large holes
-                are filled coarse to fine, detail that only the autoencoder lost is given back, and without an effect
-                the image comes back. False: the network's output in one pass, as the tables measure it.
+            exact: with the last corrections of `repro.editing.large.carry`, which are not in the records: a colour
+                transfer has the exact mean and deviation of each channel, outside its hole an image stays as it is,
+                large holes are filled coarse to fine, detail that only the autoencoder lost is given back, and without
+                an effect the image comes back. False: the network's output in one pass, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
         Raises:

@@ -48,9 +48,20 @@ def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any
     return median(values), values[max(0, low)], values[min(n, high) - 1]
 
 
-def slider_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `slider_curves`."""
-    return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
+def behind(figure: str, records: Sequence[Record]) -> list[Record]:
+    """The records that a figure is drawn of: "edits" (tables of edits and ablations), "sliders", "steps", "attention" or
+    "combinations" (Ours-mult, one crop a photograph)."""
+    mine = name_of("mult")
+    if figure == "edits":
+        return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
+    if figure == "sliders":
+        return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
+    if figure == "attention":
+        return select(records, experiment=name_of("entry"), cell={"task": ATTENTION})
+    if figure == "steps":
+        return select(records, cell={"task": "steps"})
+    ones = [r for r in select(records, experiment=mine, cell={"task": "one crop"}) if r.cell["edit"] in TASKS]
+    return [*ones, *select(records, experiment=mine, cell={"task": "combination"})]
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
@@ -58,7 +69,7 @@ def slider_curves(records: Sequence[Record]) -> Plate:
 
     Medians over photographs: strength is a ratio of energies, which one flat crop can blow up.
     """
-    chosen = slider_records(records)
+    chosen = behind("sliders", records)
     if not chosen:
         return nothing(NO_RECORDS)
     with style():
@@ -85,11 +96,6 @@ def _place(place: dict[str, Any]) -> float:
     return value[0] if isinstance(value, tuple) else value
 
 
-def attention_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `attended`."""
-    return select(records, experiment=name_of("entry"), cell={"task": ATTENTION})
-
-
 def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
     """edit -> layer -> (entries,) mean weights of the tokens of the network with one an entry; {} without records."""
     return {
@@ -97,13 +103,8 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
             layer: torch.tensor([record.metrics[f"{ATTENTION}/{layer}/{entry}"] for entry in NAMES])
             for layer in dict.fromkeys(key.split("/")[1] for key in record.metrics)
         }
-        for record in attention_records(records)
+        for record in behind("attention", records)
     }
-
-
-def edit_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind the tables of single edits, composites and ablations."""
-    return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
 
 
 def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None) -> Plate:
@@ -113,14 +114,9 @@ def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | N
     return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size)
 
 
-def step_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `step_curves`."""
-    return select(records, cell={"task": "steps"})
-
-
 def step_curves(records: Sequence[Record]) -> Plate:
     """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
-    chosen = step_records(records)
+    chosen = behind("steps", records)
     edits = sorted({r.cell["edit"] for r in chosen})
     if not edits:
         return nothing(NO_RECORDS)
@@ -140,13 +136,6 @@ def step_curves(records: Sequence[Record]) -> Plate:
     return plate
 
 
-def combination_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `combinations`: Ours-mult, one crop a photograph."""
-    mine, alone = select(records, experiment=name_of("mult")), set(TASKS)
-    ones = [r for r in select(mine, cell={"task": "one crop"}) if r.cell["edit"] in alone]
-    return [*ones, *select(mine, cell={"task": "combination"})]
-
-
 def _mean(record: Record, metric: str) -> tuple[float, float, float]:
     """Mean over photographs with its 95 % interval."""
     values = record.values(metric)
@@ -158,7 +147,7 @@ def _mean(record: Record, metric: str) -> tuple[float, float, float]:
 
 def combinations(records: Sequence[Record]) -> Plate:
     """Error of Ours-mult for every request, from one effect to all five (claims E11, E15)."""
-    chosen = sorted(combination_records(records), key=lambda r: len(r.cell["edit"].split("+")))
+    chosen = sorted(behind("combinations", records), key=lambda r: len(r.cell["edit"].split("+")))
     if not chosen:
         return nothing(NO_RECORDS)
     rows = {r.cell["edit"].replace("+", " + "): _mean(r, L1) for r in chosen}

@@ -91,23 +91,15 @@ def _photo(id: str, side: int) -> Tensor:
 
 
 def request(
-    blur: bool,
-    beta: float,
-    grain: bool,
-    sigma: float,
-    reference: str,
-    mask: str,
-    sharpen: bool,
-    amount: float,
-    mu: float,
+    *, blur: bool, beta: float, grain: bool, sigma: float, sharpen: bool, amount: float, mu: float, **others: str
 ) -> EditingVector:
-    """C of the controls: a switch is its label e, a slider its scaling factor."""
+    """C of the controls: a switch is its label e, a slider its scaling factor; `others` are reference and mask."""
     return EditingVector(
-        blur=beta if blur else None,
-        grain=sigma if grain else None,
-        colour=reference != "none",
-        inpaint=mask != "none",
-        sharpen=(amount, mu) if sharpen else None,
+        beta if blur else None,
+        sigma if grain else None,
+        others["reference"] != "none",
+        others["mask"] != "none",
+        (amount, mu) if sharpen else None,
     )
 
 
@@ -119,20 +111,14 @@ def edit(
     if words := _missing(now, method, vector):
         return words
     sharp, bench = example(now, picture)[None], now.live.bench
+    colours = example(now, reference) if vector.colour else None
     inputs = {
-        "reference": example(now, reference)[None] if vector.colour else None,
+        "reference": None if colours is None else colours[None],
         "hole": _hole(mask, tuple(sharp.shape[2:])) if vector.inpaint else None,
     }
     pair = compose(sharp, vector, seed=bench.version, ids=[picture], recipe=bench.recipe, **inputs)
     (output,) = made(now, method, sharp, vector, steps=steps, seed=seed, **inputs)
-    colours = inputs["reference"]
-    return Edited(
-        levels(pair.source[0]),
-        output,
-        levels(pair.target[0]),
-        None if colours is None else colours[0],
-        _written(vector),
-    )
+    return Edited(levels(pair.source[0]), output, levels(pair.target[0]), colours, _written(vector))
 
 
 def view(made: Edited | str, split: float) -> np.ndarray:

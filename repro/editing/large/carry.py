@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from repro.data.images import resize
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.tiling import Tiling
+from repro.editing.large.tiling import Tiling
 from repro.editing.vector import EditingVector
 
 MOST = 4.0  # times that contrast is raised or lowered at most
