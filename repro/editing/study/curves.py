@@ -49,7 +49,7 @@ def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any
 
 
 def behind(figure: str, records: Sequence[Record]) -> list[Record]:
-    """The records that a figure is drawn of: "edits" (tables of edits and ablations), "sliders", "steps", "attention" or
+    """The records that a figure is drawn of: "edits" (tables of edits, ablations), "sliders", "steps", "attention" or
     "combinations" (Ours-mult, one crop a photograph)."""
     mine = name_of("mult")
     if figure == "edits":
