@@ -24,11 +24,21 @@ class DataCheck:
     headers: bool = False
 
     def run(self) -> int:
-        from repro.data.datasets import check
+        from repro.data import pack
+        from repro.data.datasets import LAYOUTS, advice, check, home
 
-        report = check(self.name, self.root, headers=self.headers)
-        print(report.text())
-        return 1 if report.problems else 0
+        if self.name == "pack":
+            root, title, problems = pack.PACK, "embedded images", pack.verify()
+            found = [] if problems else ["every photograph, thumbnail and list has the SHA-256 that was committed"]
+            again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
+        else:
+            found, problems = check(self.name, self.root, headers=self.headers)
+            root, title = self.root or home(self.name), LAYOUTS[self.name].title
+            again = advice(self.name, root)
+        print(f"{self.name} ({title}) at {root}: {'incomplete or absent' if problems else 'complete'}")
+        lines = [f"  ok       {line}" for line in found] + [f"  problem  {line}" for line in problems]
+        print(*lines, *([f"  to do    {again}"] if problems else []), sep="\n")
+        return 1 if problems else 0
 
 
 @dataclass

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import paths
-from repro.data import pack
 from repro.data.images import SUFFIXES, image_size
 from repro.errors import ReproError
 
@@ -93,64 +92,42 @@ def advice(name: str, root: Path) -> str:
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {holds}"
 
 
-@dataclass
-class Report:
-    """What `check` found: a line for each part that is as it should be, a sentence for each problem."""
-
-    heading: str
-    advice: str
-    found: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def text(self) -> str:
-        """For a terminal."""
-        lines = [f"{self.heading}: {'incomplete or absent' if self.problems else 'complete'}"]
-        lines += [f"  ok       {line}" for line in self.found] + [f"  problem  {line}" for line in self.problems]
-        return "\n".join(lines + ([f"  to do    {self.advice}"] if self.problems else []))
-
-
-def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> Report:
+def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> tuple[list[str], list[str]]:
     """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
 
     Args:
-        name: "pack" or one of `LAYOUTS`.
-        root: its folder; default: the one of its name in `repro.paths.data()`. The embedded pack takes none.
+        name: one of `LAYOUTS`.
+        root: its folder; default: the one of its name in `repro.paths.data()`.
         headers: also open every image's header (minutes for the large sets).
+
+    Returns:
+        A line for each part that is as it should be, and a sentence for each problem.
 
     Raises:
         ReproError: for an unknown name.
     """
-    if name == "pack":
-        if root is not None:
-            raise ReproError(f"the pack lies at {pack.PACK} and takes no --root; got {root}")
-        again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
-        whole = "every photograph, thumbnail and list has the SHA-256 that was committed"
-        problems = pack.verify()
-        return Report(f"pack (embedded images) at {pack.PACK}", again, [] if problems else [whole], problems)
     if name not in LAYOUTS:
-        raise ReproError(f"no data set {name!r} is known; accepted: {', '.join(['pack', *sorted(LAYOUTS)])}")
+        raise ReproError(f"no data set {name!r} is known; accepted: pack, {', '.join(sorted(LAYOUTS))}")
     layout, root = LAYOUTS[name], home(name) if root is None else Path(root)
-    report = Report(f"{name} ({layout.title}) at {root}", advice(name, root))
     if not root.is_dir():
-        report.problems = [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
-        return report
+        return [], [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
     files = {part.label: part.files(root) for part in layout.parts}
     if not any(files.values()):
         below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.needed)]
+        needed = " or ".join(part.pattern for part in layout.needed)
         deeper = f"the data set lies one level deeper; give --root {below[0]}" if below else ""
-        nothing = f"nothing found of {' or '.join(part.pattern for part in layout.needed)}"
-        report.problems = [f"{root}: {deeper or nothing}"]
-        return report
+        return [], [f"{root}: {deeper or f'nothing found of {needed}'}"]
+    found, problems = [], []
     for part in layout.parts:
         wrong = list(miscounted(root, part, files[part.label]))
         if part.partner and files[part.label] and files[part.partner]:
             wrong += unpaired(root, (part, layout.part(part.partner)), files)
         if headers and part.suffixes == SUFFIXES:
             wrong += _unreadable(files[part.label])
-        report.problems += wrong
+        problems += wrong
         if files[part.label] and not wrong:
-            report.found.append(f"{part.label}: {len(files[part.label]):,} files")
-    return report
+            found.append(f"{part.label}: {len(files[part.label]):,} files")
+    return found, problems
 
 
 def miscounted(root: Path, part: Part, files: Sequence[Path]) -> Iterator[str]:
