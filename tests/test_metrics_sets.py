@@ -80,15 +80,6 @@ def test_fid_is_a_symmetric_distance_that_ignores_order_and_rotation(n, m, d, se
         assert other == pytest.approx(value, rel=1e-7, abs=1e-7)
 
 
-def test_small_samples_bias_fid_upward_and_leave_kid_at_zero():
-    cloud = torch.from_numpy(np.random.default_rng(0).standard_normal((4000, 16)))
-    values = [fid(cloud[:n], cloud[2000 : 2000 + n]) for n in (50, 200, 2000)]
-    assert values[0] > 3 * values[1] > 9 * values[2] > 0
-    estimates = [kid(cloud[i : i + 50], cloud[2000 + i : 2050 + i], 50, 1, 0)[0] for i in range(0, 2000, 50)]
-    spread = np.std(estimates) / np.sqrt(len(estimates))
-    assert abs(np.mean(estimates)) < 4 * spread and min(estimates) < 0
-
-
 def test_kid_equals_torchmetrics_and_is_the_mean_over_seeded_subsets():
     a, b = _sets(60, 60)
     mean, deviation = kid(a, b, subset_size=60, subsets=1, seed=0)
@@ -124,15 +115,6 @@ def test_inception_score_equals_torchmetrics_and_known_cases():
     assert inception_score(logits, 4, 3) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
     by_class = torch.cat([sure[i::10] for i in range(10)])  # sorted by class: splitting unshuffled would give 1
     assert inception_score(by_class, 6, 0)[0] > 4
-
-
-def test_nothing_touches_the_global_generators():
-    a, b = _sets(40, 40)
-    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    first = kid(a, b, 20, 4, 1), inception_score(a, 3, 1), fid(a, b)
-    assert torch.equal(before, torch.random.get_rng_state()) and (numpy_before == np.random.get_state()[1]).all()
-    torch.manual_seed(99)
-    assert (kid(a, b, 20, 4, 1), inception_score(a, 3, 1), fid(a, b)) == first
 
 
 def test_patches_tile_the_picture_and_count_the_remainder():

@@ -7,7 +7,7 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ EXAMPLES = Path(__file__).parent
 SHOWN = 6  # pairs of the first batch that are drawn
 
 
+def _key(table: str, default: float, low: float, high: float = math.inf) -> Any:
+    """A number in a table of the file: its default, its smallest and largest value."""
+    return field(default=default, metadata={"table": table, "limits": (low, high)})
+
+
 @dataclass(frozen=True)
 class PairsFile:
     """What the file says. Paths are relative to the file; `lr` and `steps` default to the method's."""
@@ -36,17 +41,17 @@ class PairsFile:
     targets: Path
     out: Path
     any_names: bool = False
-    images: int = 100_000
-    batch: int = 8
-    crop: int = 64
-    width: int = 32
-    lr: float = 0.0
-    seed: int = 0
-    threads: int = 0
-    held_out: float = 0.1
-    test_inputs: Path | None = None
-    test_targets: Path | None = None
-    steps: int = 0
+    images: int = _key("train", 100_000, 1)
+    batch: int = _key("train", 8, 1, 4096)
+    crop: int = _key("train", 64, 16, 4096)
+    width: int = _key("train", 32, 8, 1024)
+    lr: float = _key("train", 0.0, 1e-7, 1.0)
+    seed: int = _key("train", 0, 0, 2**63 - 1)
+    threads: int = _key("train", 0, 1, 4096)
+    held_out: float = _key("evaluate", 0.1, 0, 0.9)
+    test_inputs: Path | None = field(default=None, metadata={"table": "evaluate"})
+    test_targets: Path | None = field(default=None, metadata={"table": "evaluate"})
+    steps: int = _key("evaluate", 0, 1, 1000)
 
     @property
     def learner(self) -> Learner:
@@ -69,25 +74,7 @@ class PairsFile:
         return self.out / "network"
 
 
-# Key -> its table in the file, its type, and for numbers the smallest and largest value.
-_KEYS: dict[str, tuple] = {
-    "method": ("", str),
-    "inputs": ("", Path),
-    "targets": ("", Path),
-    "out": ("", Path),
-    "any_names": ("", bool),
-    "images": ("train", int, 1, math.inf),
-    "batch": ("train", int, 1, 4096),
-    "crop": ("train", int, 16, 4096),
-    "width": ("train", int, 8, 1024),
-    "lr": ("train", float, 1e-7, 1.0),
-    "seed": ("train", int, 0, 2**63 - 1),
-    "threads": ("train", int, 1, 4096),
-    "held_out": ("evaluate", float, 0, 0.9),
-    "test_inputs": ("evaluate", Path),
-    "test_targets": ("evaluate", Path),
-    "steps": ("evaluate", int, 1, 1000),
-}
+_FIELDS = {each.name: each for each in dataclasses.fields(PairsFile)}
 
 
 def read(path: Path) -> PairsFile:
@@ -103,7 +90,7 @@ def read(path: Path) -> PairsFile:
     tables = {name: content.pop(name, {}) for name in ("train", "evaluate")} | {"": content}
     values: dict[str, Any] = {}
     for table, found in tables.items():
-        known = [key for key, (home, *_) in _KEYS.items() if home == table]
+        known = [key for key, each in _FIELDS.items() if each.metadata.get("table", "") == table]
         if not isinstance(found, Mapping):
             raise ReproError(f"{path}: {table} is {found!r}; a table [{table}] is accepted")
         if unknown := sorted(found.keys() - set(known)):
@@ -123,18 +110,17 @@ def read(path: Path) -> PairsFile:
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    _, kind, *limits = _KEYS[key]
-    if limits:
-        whole, (low, high) = kind is int, limits
-        accepted = f"a {'whole ' * whole}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
-        right = type(value) in (int, kind) and low <= value <= high
-    elif kind is bool:
+    kind, (low, high) = _FIELDS[key].type, _FIELDS[key].metadata.get("limits", (None, None))
+    if low is not None:
+        accepted = f"a {'whole ' * (kind == 'int')}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+        right = type(value).__name__ in ("int", kind) and low <= value <= high
+    elif kind == "bool":
         accepted, right = "true or false", isinstance(value, bool)
     else:
         accepted, right = "a text", isinstance(value, str) and value.strip()
     if not right:
         raise ReproError(f"{path}: {key} is {value!r}; accepted: {accepted}")
-    return path.absolute().parent / value if kind is Path else value
+    return path.absolute().parent / value if kind.startswith("Path") else value
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from repro.engine.atomic import write_text
 from repro.errors import ReproError
-from repro.use.pairs import Checked, PairsFile, PairTask, as_dict, check, first_batch, read
+from repro.use.pairs import PairTask, as_dict, check, first_batch, read
 
 METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
 
@@ -41,7 +41,11 @@ class TrainPairs:
 
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
-        file, found, task = _prepared(self.file)
+        file = read(self.file)
+        found = check(file)
+        print(f"{self.file}: {file.method}, {found.summary}")
+        task = PairTask(found.train, file, file.learner)
+        print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
         if self.check_only:
             return 0
         recipe, learner, last = file.recipe, file.learner, None
@@ -63,16 +67,6 @@ class TrainPairs:
         print(f"written: {file.network_folder}")
         print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
         return 0
-
-
-def _prepared(path: Path) -> tuple[PairsFile, Checked, PairTask]:
-    """Read and check, say what was found, draw the first batch."""
-    file = read(path)
-    found = check(file)
-    print(f"{path}: {file.method}, {found.summary}")
-    task = PairTask(found.train, file, file.learner)
-    print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
-    return file, found, task
 
 
 @dataclass
