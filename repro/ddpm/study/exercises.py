@@ -1,38 +1,14 @@
-"""Exercises of notebook 01: an answer is a number or a function, and `check` says whether it holds."""
+"""Exercises of notebook 01 for `repro.engine.exercises`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from functools import partial
 
 from repro.ddpm import process, samplers
 from repro.ddpm.schedules import linear
-from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
-
-Judge = Callable[[Any], bool]
-# (what it is about, maker of the judgement, what to think of when it fails)
-Exercise = tuple[str, Callable[[], Judge], str]
-
-
-def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise", batch: int = 3) -> list[Tensor]:
-    """Numbers to try a reader's function on, (batch, *shape) float64 each."""
-    noise = KeyedNoise(0, range(batch), key)
-    return [noise.normal(shape, step=i).double() for i in range(count)]
-
-
-def same(found: Any, wanted: Tensor) -> bool:
-    """Whether an answer is this tensor, to rounding."""
-    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
-
-
-def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:
-    """Whether a reader's function gives what `right` gives in every case."""
-    return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
+from repro.engine import exercises as shared
+from repro.engine.exercises import Exercise, Judge, like, same, tensors
 
 
 def _half() -> Judge:
@@ -67,22 +43,4 @@ EXERCISES: dict[str, Exercise] = {
         "count the calls of one step of each direction",
     ),
 }
-
-
-def check(name: str, answer: Any, among: Mapping[str, Exercise] = EXERCISES) -> None:
-    """Say whether `answer` holds; None means that the reader has not answered yet.
-
-    `among`: the exercises of another room.
-    """
-    if name not in among:
-        raise ReproError(f"no exercise {name!r}: there are {', '.join(among)}")
-    about, make, hint = among[name]
-    if answer is None:
-        print(f"{name}: {about} — waiting for your answer")
-        return
-    try:
-        right = bool(make()(answer))
-    except Exception as error:  # whatever a reader's function raises is part of the answer
-        print(f"{name}: not yet, your answer raised {type(error).__name__}: {error}")
-        return
-    print(f"{name}: right" if right else f"{name}: not yet. Hint: {hint}")
+check = partial(shared.check, among=EXERCISES)

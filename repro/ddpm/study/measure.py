@@ -33,7 +33,7 @@ from repro.ddpm.study.experiments import (
     profile,
     schedule_of,
 )
-from repro.ddpm.study.scores import FID, Metrics, SetMetrics, data_hash, feature_net, replicated, set_metrics, unit
+from repro.ddpm.study.scores import FID, Metrics, data_hash, feature_net, replicated, set_metrics, unit
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint
@@ -41,6 +41,7 @@ from repro.engine.evaluation import folders, trained
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
+from repro.metrics.sets import SetMetrics
 
 NOISE_ERROR = "mse/eps"
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in another order; 16 samples magnify it

@@ -68,25 +68,3 @@ def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int 
     blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
     measured = [set_metrics(make(ids)) for ids in blocks]
     return {name: [m[name] for m in measured] for name in measured[0]}
-
-
-class SetMetrics:
-    """FID, KID (x 1000) and IS of images (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
-
-    def __init__(self, make_net: Callable[[], features.FeatureNet], reference: Tensor, batch: int) -> None:
-        self.make_net, self.reference, self.batch = make_net, reference, batch
-        self._embedded: tuple[features.FeatureNet, Tensor] | None = None
-
-    def __call__(self, images: Tensor) -> dict[str, float]:
-        if self._embedded is None:
-            net = self.make_net()
-            self._embedded = net, features.extract(net, unit(self.reference), batch=self.batch)
-        net, wanted = self._embedded
-        found = features.extract(net, unit(images), batch=self.batch)
-        logits = features.extract(net, unit(images), "logits", batch=self.batch)
-        size = min(len(found), len(wanted), 1000)
-        return {
-            f"fid/{net.name}": distribution.fid(found, wanted),
-            f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
-            f"is/{net.name}": distribution.inception_score(logits, splits=1, seed=0)[0],
-        }

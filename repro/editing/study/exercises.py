@@ -11,30 +11,22 @@ from torch import Tensor
 
 from repro.ddpm.process import x0_from_v
 from repro.ddpm.schedules import scaled_linear
-from repro.ddpm.study import exercises as shared
 from repro.editing.effects.grain import RADII
 from repro.editing.effects.grain_law import grain_variance
 from repro.editing.effects.masks import cut_hole
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.study.benchmark import COMBINATIONS
 from repro.editing.vector import EditingVector
-from repro.engine.rng import KeyedNoise
-
-Judge = Callable[[Any], bool]
+from repro.engine import exercises as shared
+from repro.engine.exercises import Judge, like
 
 
 def _tensors(count: int, shape: tuple[int, ...] = (3, 6, 6)) -> list[Tensor]:
-    noise = KeyedNoise(0, range(2), "exercise/editing")
-    return [noise.normal(shape, step=i).double() for i in range(count)]
+    return shared.tensors(count, shape, "exercise/editing", batch=2)
 
 
 def _as(right: Callable[..., Tensor], cases: Sequence[tuple]) -> Judge:
-    """Whether a function returns on every case what `right` returns."""
-
-    def same(found: Any, goal: Tensor) -> bool:
-        return torch.is_tensor(found) and found.shape == goal.shape and torch.allclose(found.double(), goal, atol=1e-6)
-
-    return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
+    return like(right, *cases)
 
 
 def _hole() -> Judge:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from repro.ddpm.process import q_sample
-from repro.ddpm.study.figures import sheet
 from repro.editing.effects.masks import free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
@@ -23,6 +22,7 @@ from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
 from repro.ui.schematic import Schematic
+from repro.ui.sheet import sheet
 
 QUALITY = 24  # of JPEG: many small pictures
 TILES = 36  # of JPEG: a few, with words

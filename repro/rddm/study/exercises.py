@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: an answer is a number or a function, and `check` says whether it holds."""
+"""Exercises of notebook 03 for `repro.engine.exercises`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from repro.ddpm.schedules import linear
-from repro.ddpm.study import exercises as shared
-from repro.ddpm.study.exercises import Exercise, Judge, like, same
+from repro.engine import exercises as shared
+from repro.engine.exercises import Exercise, Judge, like, same
 from repro.rddm import samplers
 from repro.rddm.schedules import RDDMSchedule, by_config
 from repro.rddm.study.probes import first_over, indi_step

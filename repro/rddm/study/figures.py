@@ -13,7 +13,6 @@ from torch import Tensor
 
 from repro.data.images import resize, to_unit
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.study.figures import sheet
 from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.rddm import process
@@ -25,6 +24,7 @@ from repro.rddm.study.probes import RULES
 from repro.ui.photos import Photos, captioned, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, style, whiskers
 from repro.ui.schematic import Schematic
+from repro.ui.sheet import sheet
 
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from repro.data.images import to_model, to_unit
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.study.scores import SetMetrics
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import folders, trained
 from repro.engine.records import Values
@@ -24,6 +23,7 @@ from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth
+from repro.metrics.sets import SetMetrics
 from repro.rddm import process, samplers
 from repro.rddm.study.settings import PaperSetting, measured, name_of, read, schedule
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
-from repro.ddpm.study import exercises as shared
+from repro.engine import exercises as shared
 from repro.engine.evaluation import trained
 from repro.engine.registry import in_profile
 from repro.engine.rng import KeyedNoise
