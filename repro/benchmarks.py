@@ -27,19 +27,27 @@ Arm = Callable[[], Callable[[], object]]  # sets up, and returns what one block 
 DDIM_STEPS, RADIUS, IMAGES = 50, 0.05, 2048
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """An untrained network: the values of its weights do not affect its speed."""
+def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
+    """An untrained network, as it is sampled: the values of its weights do not affect its speed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build()
+        net = build()
+    return net.eval().requires_grad_(False).to(DEVICE, memory_format=torch.channels_last) if sampled else net
 
 
 def _image(side: int, channels: int = 3) -> Tensor:
     return KeyedNoise(0, ["bench"], "bench/picture").uniform((channels, side, side))
+
+
+def _ddpm(name: str) -> Any:
+    """The configuration of that profile, without a learned variance."""
+    from repro.ddpm.study.experiments import profile
+
+    config = profile(name)
+    return replace(config, network={**config.network, "out_channels": config.channels})
 
 
 def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
@@ -50,25 +58,21 @@ def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
     return start
 
 
-# --- training -------------------------------------------------------------------------------------------------------
-
-
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.experiments import build_network, profile, schedule_of
+    from repro.ddpm.study.experiments import build_network, schedule_of
     from repro.ddpm.tasks import DenoisingTask
     from repro.engine.train import train
 
-    config = profile(name)
-    config = replace(config, network={**config.network, "out_channels": config.channels})
+    config = _ddpm(name)
     shape = (config.channels, config.size, config.size)
     images = KeyedNoise(0, range(IMAGES), "bench/pictures").uniform(shape).mul_(2).sub_(1)
 
     def ours(precision: str) -> Iterator[Any]:
         task = DenoisingTask(images, [str(i) for i in range(IMAGES)], schedule_of(config), learned_variance=False)
         recipe = replace(config.recipe, images=10**9, precision=precision, threads=torch.get_num_threads())
-        return iter(train(_seeded(lambda: build_network(config)), task, recipe, seed=0))
+        return iter(train(_seeded(lambda: build_network(config), sampled=False), task, recipe, seed=0))
 
     def diffusers() -> Iterator[float]:
         """The unconditional example in fp32: loader, scheduler's noise, AdamW, clipping, EMAModel."""
@@ -78,7 +82,7 @@ def _training(name: str) -> dict[str, Arm]:
         from torch.utils.data import DataLoader, TensorDataset
 
         accelerator = Accelerator(mixed_precision="no")
-        model = _seeded(lambda: build_network(config)).train()
+        model = _seeded(lambda: build_network(config), sampled=False).train()
         average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(model))
         noiser = to_diffusers(schedule_of(config))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -103,9 +107,6 @@ def _training(name: str) -> dict[str, Arm]:
     return {arm: _steps(make) for arm, make in made.items()}
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------
-
-
 def _passes(network: nn.Module, count: int, *inputs: Any) -> Arm:
     @torch.no_grad()
     def run() -> None:
@@ -122,18 +123,16 @@ def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
     from repro.ddpm.process import model_fn
     from repro.ddpm.samplers import ddim, sample
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.experiments import build_network, profile, schedule_of
+    from repro.ddpm.study.experiments import build_network, schedule_of
 
-    config = profile(name)
-    config, schedule = replace(config, network={**config.network, "out_channels": config.channels}), schedule_of(config)
-    network = _seeded(lambda: build_network(config)).eval().requires_grad_(False)
-    network = network.to(_device(), memory_format=torch.channels_last)
-    x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(_device())
+    config = _ddpm(name)
+    schedule, network = schedule_of(config), _seeded(lambda: build_network(config))
+    x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(DEVICE)
     pipe = DDIMPipeline(network, to_diffusers(schedule, "ddim", set_alpha_to_one=True))
     pipe.set_progress_bar_config(disable=True)
     given = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
     return {
-        "bare passes": _passes(network, DDIM_STEPS, x, torch.full((batch,), 500, device=_device())),
+        "bare passes": _passes(network, DDIM_STEPS, x, torch.full((batch,), 500, device=DEVICE)),
         "ours": lambda: lambda: sample(ddim(model_fn(network), x, schedule, DDIM_STEPS)),
         "diffusers": lambda: lambda: pipe(batch, **given),
     }
@@ -147,14 +146,13 @@ def _restoration(name: str) -> dict[str, Arm]:
     from repro.rddm.study.experiments import build_network, learning_of, profile
 
     task = profile(name if name == "smoke" else "small")["raindrop"]
-    network = _seeded(lambda: build_network(task, "smres")).eval().requires_grad_(False)
-    network = network.to(_device(), memory_format=torch.channels_last)
-    image, learning = _image(task.side)[0].to(_device())[None], learning_of(task, "smres")
-    I_in, schedule = 2 * image - 1, learning.schedule
+    network, learning = _seeded(lambda: build_network(task, "smres")), learning_of(task, "smres")
+    image, schedule = _image(task.side)[0].to(DEVICE)[None], learning.schedule
+    I_in = 2 * image - 1
     pipe = RDDMPipeline(network, RDDMScheduler(schedule.T, objective="res", sum_scale=schedule.sum_scale))
     pipe.set_progress_bar_config(disable=True)
     return {
-        "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=_device()), I_in),
+        "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=DEVICE), I_in),
         "ours": lambda: lambda: restore(network, I_in, ["bench"], learning, task.steps),
         "RDDMPipeline": lambda: lambda: pipe(image, num_inference_steps=task.steps, output_type="pt"),
     }
@@ -174,7 +172,7 @@ def _edit(name: str) -> dict[str, Arm]:
 
     config = profile(name if name == "smoke" else "small")
     network, autoencoder = (
-        _seeded(partial(kind, **settings)).eval().requires_grad_(False)
+        _seeded(partial(kind, **settings)).cpu().to(memory_format=torch.contiguous_format)
         for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
     )
     editor = Editor(network, autoencoder, by_name(**config.schedule), "v_prediction")
@@ -192,13 +190,13 @@ def _edit(name: str) -> dict[str, Arm]:
 
     pipe = EditingPipeline(network, autoencoder, scheduler_of(editor.schedule, editor.prediction))
     pipe.set_progress_bar_config(disable=True)
-    asked: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02), "exact": False}
+    effects: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02), "exact": False}
     shared: dict[str, Any] = {"reference": image, "steps": config.steps}
     return {
         "bare passes": lambda: bare,
         "joint": lambda: lambda: editor.edit(image, [vector], ["bench"], **shared),
         "in sequence": lambda: lambda: in_sequence(editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
-        "EditingPipeline": lambda: lambda: pipe(image, **asked, num_inference_steps=config.steps, output_type="pt"),
+        "EditingPipeline": lambda: lambda: pipe(image, **effects, num_inference_steps=config.steps, output_type="pt"),
     }
 
 
@@ -213,12 +211,9 @@ def _grain(name: str) -> dict[str, Arm]:
     }
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Benchmark:
-    """One comparison: `ratios` are (of, over, least that is asked for or None: only shown)."""
+    """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
 
     summary: str
     arms: Callable[[str], dict[str, Arm]]

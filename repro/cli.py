@@ -1,4 +1,4 @@
-"""`repro …`: one dataclass per command, told to tyro; a user's mistake is one sentence and exit status 2."""
+"""`repro …`: one dataclass per command, parsed by tyro; a user's mistake is one sentence and exit status 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import codecs
 import importlib
 import io
 import sys
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
@@ -59,25 +58,10 @@ PAIRS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    command: str
-    arguments: list[str]
-
-
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items())
-    return f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` tells a command's options.\n"
-
-
-def _split(argv: list[str]) -> _Parsed | None:
-    """The longest known command at the front of `argv`."""
-    for words in (2, 1):
-        name = " ".join(argv[:words])
-        if name in COMMANDS:
-            return _Parsed(name, argv[words:])
-    return None
+    return f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` lists a command's options.\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,49 +79,46 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    parsed = _split(argv)
-    if parsed is None:
-        import difflib
+    for words in (2, 1):
+        if (name := " ".join(argv[:words])) in COMMANDS:
+            return _run(name, argv[words:])
+    import difflib
 
-        near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1) or difflib.get_close_matches(
-            argv[0], COMMANDS, n=1
-        )
-        hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(COMMANDS)}"
-        print(f"repro: unknown command {argv[0]!r}{hint}", file=sys.stderr)
-        return 2
-    return _run(parsed)
+    near = [n for words in (2, 1) for n in difflib.get_close_matches(" ".join(argv[:words]), COMMANDS, n=1)]
+    hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(COMMANDS)}"
+    print(f"repro: unknown command {argv[0]!r}{hint}", file=sys.stderr)
+    return 2
 
 
-def _run(parsed: _Parsed) -> int:
+def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
     from repro.errors import ReproError
 
-    of_pairs = parsed.command in PAIRS and any(argument.endswith(".toml") for argument in parsed.arguments)
-    module, name, text = (PAIRS if of_pairs else COMMANDS)[parsed.command]
-    shown = ("my.toml",) if of_pairs else EXAMPLES[parsed.command]
-    examples = "\n".join(f"  repro {parsed.command} {example}".rstrip() for example in shown)
+    of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
+    module, kind, text = (PAIRS if of_pairs else COMMANDS)[name]
+    examples = "\n".join(f"  repro {name} {e}".rstrip() for e in (("my.toml",) if of_pairs else EXAMPLES[name]))
     try:
         command = tyro.cli(
-            _plain(getattr(importlib.import_module(module), name)),
-            prog=f"repro {parsed.command}",
+            _plain(getattr(importlib.import_module(module), kind)),
+            prog=f"repro {name}",
             description=f"{text}\n\nexamples:\n{examples}",
-            args=parsed.arguments,
+            args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         return int(command.run() or 0)
     except ReproError as error:
-        print(f"repro {parsed.command}: {error}", file=sys.stderr)
+        print(f"repro {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"repro {parsed.command}: stopped; what was saved stays", file=sys.stderr)
+        print(f"repro {name}: stopped; what was saved stays", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
     except OSError as error:  # a clone or a disk that cannot be written, a name that is too long
         if error.filename is None:
             raise
-        print(f"repro {parsed.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"repro {name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
 
 
@@ -157,8 +138,8 @@ def _plain(command: type) -> type:
             words = f"[{words}]" if optional or parts[-1] is ... else words
         given = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
         metavar = None if bare is bool else given or words
-        told = tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
-        command.__annotations__[name] = Annotated[(bare, *own, told)]
+        argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
+        command.__annotations__[name] = Annotated[(bare, *own, argument)]
     return command
 
 

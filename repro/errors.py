@@ -2,7 +2,7 @@
 
 
 class ReproError(Exception):
-    """Input that cannot work, told in one sentence: the thing, what was found, what is accepted.
+    """Input that cannot work, as one sentence: the thing, what was found, what is accepted.
 
     The command line prints the sentence without a traceback and exits with status 2.
     """

@@ -14,17 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = (
-    "diffusers",
-    "lpips",
-    "transformers",
-    "ipywidgets",
-    "matplotlib",
-    "torchmetrics",
-    "skimage",
-    "scipy",
-    "papermill",
-)
+HEAVY = {"diffusers", "lpips", "transformers", "ipywidgets", "matplotlib", "torchmetrics", "skimage", "scipy"}
 MODULES = sorted((ROOT / "repro").rglob("*.py"))
 LINT = Path(sysconfig.get_path("scripts")) / "lint-imports"
 
@@ -54,22 +44,7 @@ def test_imports_go_one_way():
 def test_the_import_rule_bites(tmp_path, module, line):
     """The same contract over a house of empty rooms with one wrong import, or a room that nobody placed."""
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    rooms = (
-        "nn",
-        "data",
-        "metrics",
-        "engine",
-        "ui",
-        "ddpm",
-        "editing",
-        "rddm",
-        "ucdir",
-        "adir",
-        "paths",
-        "errors",
-        "cli",
-        "benchmarks",
-    )
+    rooms = {p.stem for p in (ROOT / "repro").iterdir() if not p.name.startswith("_") and p.suffix in ("", ".py")}
     for room in {"", *rooms, module}:
         (tmp_path / "repro" / room).mkdir(parents=True, exist_ok=True)
         (tmp_path / "repro" / room / "__init__.py").touch()
@@ -92,7 +67,7 @@ def loaded_by(code: str) -> set[str]:
 def test_import_and_help_are_light(code):
     """They load nothing heavy that a bare `import torch` does not, and little else of other people's."""
     extra = loaded_by(code) - loaded_by("import torch")
-    assert not extra & set(HEAVY)
+    assert not extra & HEAVY
     assert len({name for name in extra if not name.startswith("_")} - sys.stdlib_module_names - {"repro"}) <= 5, extra
 
 
@@ -112,46 +87,40 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("what", FORBIDDEN)
-def test_no_tracked_text_names(what):
-    if not tracked():
-        pytest.skip("not a git checkout")
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    return tracked() or pytest.skip("not a git checkout")
+
+
+def test_no_tracked_text_names_what_is_forbidden(files):
     found = []
-    for path in tracked():
+    for path in files:
         data = path.read_bytes()
         if b"\0" in data[:8192] or path.suffix in (".safetensors", ".jpg", ".png", ".npz"):
             continue
-        for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
-            if hit := FORBIDDEN[what].search(line):
-                found.append(f"{path.relative_to(ROOT)}:{number}: {hit[0]}")
+        text = data.decode("utf-8")
+        found += [
+            f"{path.relative_to(ROOT)}: {what}: {hit[0]}" for what, p in FORBIDDEN.items() if (hit := p.search(text))
+        ]
     assert not found, "\n".join(found[:20])
 
 
-def test_the_tree_keeps_its_budget():
+def test_the_tree_keeps_its_budget_and_the_top_is_what_the_design_names(files):
     """64 MB tracked, 32 MB of them weights; files that git does not know yet are not counted."""
-    if not tracked():
-        pytest.skip("no git here")
-    sizes = {path: path.stat().st_size for path in tracked() if path.is_file()}
+    sizes = {path: path.stat().st_size for path in files}
     assert sum(size for path, size in sizes.items() if "checkpoints" in path.parts) <= 32e6
     assert sum(sizes.values()) <= 64e6
-
-
-def test_nothing_ignored_is_tracked_and_the_top_is_what_the_design_names():
-    if not tracked():
-        pytest.skip("not a git checkout")
     done = subprocess.run(["git", "ls-files", "-ci", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    assert not done.stdout.split()
-    named = (
-        "notebooks repro checkpoints figures tests environment.yml pyproject.toml constraints.txt Makefile README.md"
-    )
-    top = {path.relative_to(ROOT).parts[0] for path in tracked()}
-    assert top <= {*named.split(), "LICENSE", "CITATION.cff", ".ci", ".gitignore", ".gitattributes"}
+    assert not done.stdout.split(), "ignored and tracked"
+    top = "notebooks repro checkpoints figures tests environment.yml pyproject.toml constraints.txt Makefile README.md"
+    top += " LICENSE CITATION.cff .ci .gitignore .gitattributes"
+    assert {path.relative_to(ROOT).parts[0] for path in files} <= set(top.split())
 
 
 # Calls that are refused, with the modules of repro/ that may make them nevertheless and why.
 ALLOWED = {
     # A peer's training loop, as its users write it.
-    "repro/benchmarks.py": {"torch.randn_like", "torch.randint"},
+    "repro/benchmarks.py": {"torch.randn_like", "torch.randint"}
 }
 UNPICKLING = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}
 SHELL = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
@@ -225,10 +194,9 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else "?"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_unpickling_no_shell_no_global_randomness(path):
-    found = offences(path.read_text(encoding="utf-8"))
-    assert found <= ALLOWED.get(str(path.relative_to(ROOT)), set())
+def test_no_unpickling_no_shell_no_global_randomness():
+    found = {str(path.relative_to(ROOT)): offences(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert [f"{name}: {calls}" for name, calls in found.items() if calls - ALLOWED.get(name, set())] == []
 
 
 @pytest.mark.parametrize(

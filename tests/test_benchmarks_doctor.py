@@ -22,16 +22,13 @@ def test_arms_take_turns_after_a_warm_up():
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
 
 
-def test_the_whole_command(tmp_path, monkeypatch, capsys):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+def test_the_whole_command(home, monkeypatch, capsys):
     for target, code in ((1e-9, 0), (1e9, 1)):
         arms = lambda _: {"a": lambda: lambda: None, "b": lambda: lambda: None}  # noqa: E731
         monkeypatch.setitem(BENCHES, "instant", Benchmark("nothing against nothing", arms, (("a", "b", target),)))
         assert Bench(("instant",), rounds=2, keep=True).run() == code
-    result = json.loads((tmp_path / "runs/bench/instant.json").read_text())
-    assert result == json.loads((tmp_path / "figures/bench/instant.json").read_text())
+    result = json.loads((home / "runs/bench/instant.json").read_text())
+    assert result == json.loads((home / "figures/bench/instant.json").read_text())
     assert result["ratios"]["a over b"]["verdict"] == "MISSED"
     assert {"versions", "hardware", "threads", "date"} <= set(result["environment"])
     assert "MISSED" in capsys.readouterr().out

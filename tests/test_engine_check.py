@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_engine_records import home, make  # noqa: F401 (a fixture)
+from test_engine_records import make
 
 from repro.engine import check, records
 from repro.engine.check import Tolerance
@@ -69,7 +69,7 @@ def test_values_that_cannot_be_compared_fail(found):
     assert [row.metric for row in report.failed] == ["psnr"]
 
 
-def test_the_report_is_written_alike_and_read_back(home):  # noqa: F811
+def test_the_report_is_written_alike_and_read_back(home):
     good, bad = checked(cell={"steps": 1}), checked(cell={"steps": 2})
 
     def report(near: float = 0.0, of_bad: float = 20.0):
@@ -157,7 +157,7 @@ def test_a_comparison_of_nothing_is_an_error_not_a_pass(tmp_path):
         compare(tmp_path / "a", tmp_path / "a")
 
 
-def test_a_block_is_measured_even_where_it_fails_and_fits_a_record(home):  # noqa: F811
+def test_a_block_is_measured_even_where_it_fails_and_fits_a_record(home):
     with pytest.raises(ZeroDivisionError), measured() as m:
         block = bytearray(64_000_000)
         del block

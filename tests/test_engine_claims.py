@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from test_engine_records import home, make  # noqa: F401 (a fixture)
+from test_engine_records import make
 
 from repro.engine import claims, ledger, records
 from repro.engine.commands import Claims
@@ -20,7 +20,7 @@ GREATER = f'rule = "greater"\n{SIDES}'
 
 
 @pytest.fixture
-def judge(home, tmp_path):  # noqa: F811
+def judge(home, tmp_path):
     """Write records and a ledger, return the verdict."""
 
     def run(body: str, measured: list, verified=()):
@@ -171,10 +171,7 @@ def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
 
 def test_recorded_and_re_evaluated_findings_are_told_apart(judge):
     both = [side("left", 0.5), side("right", 0)]
-    for verified, mark in (
-        ({(both[0].id, "psnr")}, "recorded"),
-        ({(r.id, "psnr") for r in both}, "re-evaluated"),
-    ):
+    for verified, mark in (({(both[0].id, "psnr")}, "recorded"), ({(r.id, "psnr") for r in both}, "re-evaluated")):
         found = [judge(GREATER, both, verified)]
         assert found[0].findings[0].mark == mark
         assert ("†" in claims.to_markdown(found)) == (mark == "recorded")
@@ -187,7 +184,7 @@ def test_every_shipped_ledger_is_valid():
     assert len(ids) == len(set(ids))
 
 
-def test_the_command_writes_the_overview_twice_alike(home, capsys):  # noqa: F811
+def test_the_command_writes_the_overview_twice_alike(home, capsys):
     known = make(experiment="oracle-chain-vs-closed-form", cell={}, checkpoint=None, n=1,
                  metrics={"max_abs_difference": 3e-15})  # fmt: skip
     assert Claims().run() == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_engine_records import home, make  # noqa: F401 (a fixture)
+from test_engine_records import make
 
 from repro.engine import grid, tables
 from repro.errors import ReproError
@@ -38,10 +38,7 @@ def test_a_table_from_data_equals_the_one_written_by_hand():
     columns = tuple(tables.Column(f"PSNR, {n}", "psnr-rgb", "higher", decimals=2) for n in (5, 50))
     here = [record for record in RECORDS if record.cell["steps"] == 5]
     rows = {
-        "ours": {
-            "PSNR, 5": tables.ours(here, "psnr"),
-            "PSNR, 50": tables.dash("too slow"),
-        },
+        "ours": {"PSNR, 5": tables.ours(here, "psnr"), "PSNR, 50": tables.dash("too slow")},
         "later": {c.name: tables.dash(grid.NOT_YET) for c in columns},
         "quoted": {c.name: tables.dash("no code") for c in columns},
     }

@@ -55,8 +55,7 @@ def books(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("profil", "small"), ("steps", "50"), ("steps", True), ("profile", "huge"), ("seed", 1.0)],
+    ("name", "value"), [("profil", "small"), ("steps", "50"), ("steps", True), ("profile", "huge"), ("seed", 1.0)]
 )
 def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, value):
     write(books["folder"], "00_first", f"open({str(tmp_path / 'ran')!r}, 'w')")

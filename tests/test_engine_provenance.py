@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from test_engine_records import home, make  # noqa: F401 (a fixture)
+from test_engine_records import make
 
 from repro.engine import provenance, records
 from repro.engine.commands import Whence
@@ -18,7 +18,7 @@ COMMAND = "repro reproduce 01_ddpm_basics --größe 3"
 
 
 @pytest.fixture
-def record(home):  # noqa: F811
+def record(home):
     (written,) = records.upsert("ddpm", [make()])
     return written
 
@@ -38,7 +38,7 @@ def tagged() -> Image.Image:
 
 
 @pytest.mark.parametrize("make_image", [plot, tagged, lambda: torch.full((3, 6, 8), 0.5)])
-def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, make_image):  # noqa: F811
+def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, make_image):
     path = save_figure(make_image(), "demo", [record, record.id], COMMAND)
     assert path == home / "figures" / "pictures" / "demo.png"
     before = path.read_bytes()
@@ -48,7 +48,7 @@ def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(reco
     assert set(text) == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
 
 
-def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):  # noqa: F811
+def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):
     rough = np.random.default_rng(0).integers(0, 8, (48, 64, 1))
     smooth = (np.linspace(0, 240, 48 * 64 * 3).reshape(48, 64, 3) + rough).astype(np.uint8)
     path = save_figure(smooth, "demo", [record], COMMAND, photograph=True)
@@ -61,7 +61,7 @@ def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):
 
 
 @pytest.mark.parametrize("photograph", [False, True])
-def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):  # noqa: F811
+def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
     """Rounding of another processor leaves the tree clean; another picture or another command does not."""
     pixels = np.full((24, 24, 3), 100, np.uint8)
     path = save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
@@ -90,7 +90,7 @@ def test_a_record_that_does_not_exist_cannot_stand_behind_a_picture(record):
         save_figure(np.zeros((4, 4), np.uint8), "../x", [record], COMMAND)
 
 
-def test_files_that_cannot_say_are_one_sentence(home, tmp_path):  # noqa: F811
+def test_files_that_cannot_say_are_one_sentence(home, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "bare.png").read_bytes()[:40])
     (tmp_path / "text.png").write_text("no picture")

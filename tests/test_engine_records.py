@@ -17,14 +17,6 @@ from repro.engine.records import Record
 from repro.errors import ReproError
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
-    return tmp_path
-
-
 def make(**changes: object) -> Record:
     fields = {
         "room": "ddpm",

@@ -43,11 +43,6 @@ KNOWN_INTEGERS = [[2371960588, 892349895], [1322791829, 1228065746]]
 KNOWN_NORMALS = [[-2.760872, -0.339498], [-1.890217, 1.816873]]
 
 
-def test_a_longer_draw_of_uniforms_begins_with_the_shorter():
-    noise = KeyedNoise(1, [5], "p")
-    assert torch.equal(noise.uniform((100,))[:, :10], noise.uniform((10,)))
-
-
 def test_normals_are_normal():
     x = KeyedNoise(0, range(64), "noise").normal((4096,)).double()
     n = x.numel()
@@ -89,20 +84,13 @@ def test_neighbours_are_not_correlated():
         assert abs(((first**2 - 1) * (other**2 - 1)).mean()) < 4.5 * 2 / math.sqrt(n)
 
 
-def test_no_key_twice():
+def test_no_key_twice_and_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
     keys = {sample_key(s, i, p) for s in range(8) for i in [*range(200), "0", "1"] for p in ("a", "b", "")}
     assert len(keys) == 8 * 202 * 3
-
-
-def test_the_global_generator_is_left_alone():
-    before = torch.get_rng_state()
-    KeyedNoise(0, [0], "p").normal((10,))
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_as_a_samplers_noise():
     noise, like = KeyedNoise(0, [1, 2], "p"), torch.zeros(2, 3, 4, dtype=torch.float64)
     assert noise(7, like).dtype == torch.float64 and torch.equal(noise(7, like).float(), noise.normal((3, 4), 7))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_refusals():

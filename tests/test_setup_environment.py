@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -27,53 +27,36 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 def pins() -> dict[str, Version]:
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    found = {}
-    for line in filter(None, lines):
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
-        assert match, f"constraints.txt: {line!r} is no plain pin"
-        name = canonicalize_name(match[1])
-        assert name not in found, f"constraints.txt pins {name} twice"
-        found[name] = Version(match[2])
-    return found
+    found = [line.split("==") for line in filter(None, lines)]
+    names = [canonicalize_name(name) for name, _ in found]
+    assert len(set(names)) == len(names), "a package is pinned twice"
+    return dict(zip(names, (Version(pin) for _, pin in found), strict=True))
 
 
-def direct() -> list[Requirement]:
+def test_every_direct_dependency_is_pinned_inside_its_range():
     extras = [line for group in PROJECT["optional-dependencies"].values() for line in group]
-    return [Requirement(line) for line in (*PROJECT["dependencies"], *extras)]
-
-
-@pytest.mark.parametrize("requirement", direct(), ids=lambda requirement: requirement.name)
-def test_every_direct_dependency_is_pinned_inside_its_range(requirement):
-    pin = pins().get(canonicalize_name(requirement.name))
-    assert pin is not None, f"{requirement.name} has a range but no pin"
-    assert pin in requirement.specifier, f"{requirement.name} is pinned to {pin}, its range is {requirement.specifier}"
+    for requirement in map(Requirement, (*PROJECT["dependencies"], *extras)):
+        pin = pins().get(canonicalize_name(requirement.name))
+        assert pin is not None and pin in requirement.specifier, f"{requirement} is pinned to {pin}"
 
 
 def test_torch_and_torchvision_are_a_matching_pair():
-    """torchvision 0.(N+15) belongs to torch 2.N from 2.0 on (2.0 and 0.15, 2.11 and 0.26): its wheel fixes torch."""
+    """Each wheel of torchvision fixes the torch that it was built for."""
     torch, vision = pins()["torch"], pins()["torchvision"]
-    assert torch.local is None and vision.local is None, "the ordinary builds are wanted"
-    from importlib.metadata import requires, version
-
+    assert torch.local is None and vision.local is None, "the ordinary builds are needed"
     if Version(version("torchvision")) == vision:
-        wanted = next(r for r in map(Requirement, requires("torchvision")) if r.name == "torch")
-        assert torch in wanted.specifier
+        assert torch in next(r for r in map(Requirement, requires("torchvision")) if r.name == "torch").specifier
 
 
-def test_accepted_pythons_agree():
+def test_accepted_pythons_agree_and_conda_hands_over_to_pip():
     accepted = SpecifierSet(PROJECT["requires-python"])
-    assert all(f"{version}.0" in accepted for version in PYTHONS)
+    assert all(f"{python}.0" in accepted for python in PYTHONS)
     assert "3.10.9" not in accepted and "3.14.0" not in accepted
     makefile = (ROOT / "Makefile").read_text()
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile and "3.11, 3.12 or 3.13" in makefile
-
-
-def test_environment_yml_is_thin_and_hands_over_to_pip():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python, pip, through_pip = environment["dependencies"]
-    assert python.startswith("python=") and python.removeprefix("python=") in PYTHONS and pip == "pip"
-    assert through_pip == {"pip": ["-c constraints.txt", "-e .[dev]"]}
-    assert "-c constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text()
+    python, pip, through_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert python.removeprefix("python=") in PYTHONS and pip == "pip"
+    assert through_pip == {"pip": ["-c constraints.txt", "-e .[dev]"]} and "-c constraints.txt -e '.[dev]'" in makefile
 
 
 def test_version_and_tag_agree():
@@ -124,17 +107,13 @@ def fake_python(folder: Path, body: str) -> Path:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 class TestMake:
-    def test_other_python_is_refused_in_one_sentence(self, fresh):
+    def test_another_or_a_missing_python_is_refused_in_one_sentence(self, fresh):
         old = fake_python(fresh / "bin", '[ "$1" = --version ] && echo Python 3.9.1 && exit 0; exit 1')
-        done = run_make(fresh, "install", f"PYTHON={old}")
-        said = [line for line in done.stderr.splitlines() if line.startswith("[install]")]
-        assert done.returncode != 0 and not (fresh / ".venv").exists()
-        assert len(said) == 1 and "3.11, 3.12 or 3.13" in said[0] and "3.9.1" in said[0]
-
-    def test_missing_python_is_refused_in_one_sentence(self, fresh):
-        done = run_make(fresh, "install", f"PYTHON={fresh}/nothing")
-        said = [line for line in done.stderr.splitlines() if line.startswith("[install]")]
-        assert done.returncode != 0 and len(said) == 1 and "is needed" in said[0]
+        for python, words in ((old, "3.9.1"), (f"{fresh}/nothing", "is needed")):
+            done = run_make(fresh, "install", f"PYTHON={python}")
+            (line,) = [line for line in done.stderr.splitlines() if line.startswith("[install]")]
+            assert done.returncode != 0 and not (fresh / ".venv").exists()
+            assert "3.11, 3.12 or 3.13" in line and words in line
 
     def test_failed_installation_leaves_no_stamp_and_shows_the_log(self, fresh):
         """pip fails behind a pipe that succeeds; make must fail all the same."""
@@ -146,21 +125,15 @@ class TestMake:
         assert "pip failed" in done.stderr and "no such pin" in done.stderr
         assert not (fresh / ".venv/.installed").exists()
 
-    def test_existing_environment_is_kept(self, fresh):
+    def test_existing_environment_is_kept_and_that_of_a_moved_clone_is_made_again(self, fresh):
+        """The scripts of a moved one name an interpreter that is gone."""
         (fresh / ".venv").mkdir()
         (fresh / ".venv/.installed").write_text(f"{fresh}\n")
         done = run_make(fresh, "install")
         assert done.returncode == 0 and "[install]" not in done.stdout
-
-    def test_environment_of_a_moved_clone_is_made_again(self, fresh):
-        """Its scripts name an interpreter that is gone."""
-        (fresh / ".venv").mkdir()
+        assert "make reproduce" in run_make(fresh).stdout
         (fresh / ".venv/.installed").write_text("/somewhere/else\n")
         venv = '[ "$1" = --version ] && echo Python 3.12.0; [ "$1$2" = -mvenv ] && exit 1; exit 0'
         done = run_make(fresh, "install", f"PYTHON={fake_python(fresh / 'bin', venv)}")
         assert done.returncode != 0 and "making it again" in done.stdout and "its venv module is needed" in done.stderr
         assert not (fresh / ".venv").exists()
-
-    def test_help_names_the_two_commands(self, fresh):
-        said = run_make(fresh).stdout
-        assert "make reproduce" in said and "make test" in said

@@ -33,7 +33,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise ReproError(
             f"{path} could not be written ({error.strerror}): what was there before is unchanged"
         ) from error
-    _sync_folder(path.parent)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # the rename itself has to survive a power cut; some file systems cannot sync a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,16 +54,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ReproError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ReproError(f"{path}: not TOML ({error})") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; file systems that cannot sync a folder are left alone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -128,25 +128,25 @@ def check(
     skipped: list[tuple[Record, str]] = []
     for record in tqdm(list(records), desc="re-evaluating", unit="record", disable=not progress):
         if record.source == "recorded" or not record.check:
-            recorded = record.source == "recorded"
-            skipped.append((record, "its weights do not ship" if recorded else "no first-k values were recorded"))
+            ships = record.source != "recorded"
+            skipped.append((record, "no first-k values were recorded" if ships else "its weights do not ship"))
             continue
         try:
             found, why = recompute(record, record.check["k"]), ""
         except ReproError as error:
             found, why = {}, str(error)
-        for metric, wanted in sorted(record.check["metrics"].items()):
+        for metric, recorded in sorted(record.check["metrics"].items()):
             within = tolerance.get(metric) if isinstance(tolerance, Mapping) else tolerance
-            values = _pair(wanted, found.get(metric), within or Tolerance()) if not why else {"reason": why}
+            values = _pair(recorded, found.get(metric), within or Tolerance()) if not why else {"reason": why}
             rows.append(CheckRow(record, metric, within or Tolerance(), **values))
     return CheckReport(tuple(rows), tuple(skipped))
 
 
-def _pair(wanted: Values, found: Values | None, tolerance: Tolerance) -> dict[str, Any]:
+def _pair(recorded: Values, found: Values | None, tolerance: Tolerance) -> dict[str, Any]:
     """The two values furthest apart for what is allowed, or the reason why there are none."""
     if found is None:
         return {"reason": "not recomputed"}
-    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (wanted, found))
+    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (recorded, found))
     if len(old) != len(new):
         return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
     if not all(map(math.isfinite, new)):

@@ -49,7 +49,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison measured: d = left - right with its interval, and what has to be said about it."""
+    """One comparison measured: d = left - right with its interval, and the notes on it."""
 
     part: str
     rule: str

@@ -86,8 +86,8 @@ def _compare_tables(table: str, old: Rows, new: Rows, tolerance: Tolerance | Non
             allowed = None if x is None or y is None else within.allowed(x)
             if a != b and not (allowed is not None and abs(x - y) <= allowed):
                 apart = "" if allowed is None else f" ({allowed:.2g} apart is allowed)"
-                said = f"committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}"
-                differences.append(f"{table}, {name}, {column}: {said}")
+                change = f"committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}"
+                differences.append(f"{table}, {name}, {column}: {change}")
     return differences, cells
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distributions, requires
 
 from repro import paths
 from repro.errors import ReproError
@@ -23,31 +24,29 @@ class Finding:
     text: str
 
 
+def _of(good: bool, text: str, otherwise: str = "") -> Finding:
+    return Finding("ok", text) if good else Finding("warn", otherwise or text)
+
+
 def _python() -> Iterator[Finding]:
-    found = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield Finding("ok" if good else "warn", f"Python {found}" + ("" if good else ": 3.11, 3.12 or 3.13 is tested"))
+    found = f"Python {platform.python_version()}"
+    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), found, f"{found}: 3.11, 3.12 or 3.13 is tested")
 
 
 def _packages() -> Iterator[Finding]:
-    """What pyproject.toml asks for against what is installed."""
+    """What pyproject.toml requires against what is installed."""
     from packaging.requirements import Requirement
 
     try:
-        wanted = [Requirement(line) for line in requires("repro-diffusion") or ()]
+        required = [Requirement(line) for line in requires("repro-diffusion") or ()]
     except PackageNotFoundError:
         yield Finding("fail", "repro-diffusion is not installed: run `make install`")
         return
+    here = {distribution.name.lower(): distribution.version for distribution in distributions() if distribution.name}
     good = 0
-    for each in wanted:
-        if each.marker and not each.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            found = version(each.name)
-        except PackageNotFoundError:
-            yield Finding("fail", f"{each.name} is missing: run `make install`")
-            continue
-        if each.specifier.contains(found, prereleases=True):
+    for each in (each for each in required if not each.marker or each.marker.evaluate({"extra": ""})):
+        found = here.get(each.name.lower(), "(none)")
+        if found != "(none)" and each.specifier.contains(found, prereleases=True):
             good += 1
         else:
             yield Finding("fail", f"{each.name} {found} does not fit {each.specifier}: run `make install`")
@@ -74,14 +73,9 @@ def _hardware() -> Iterator[Finding]:
     yield Finding("ok", f"{about['cpu']}, {about['cores']} cores, {threads} threads")
     if threads > about["cores"]:
         yield Finding("warn", f"{threads} threads share {about['cores']} cores: set OMP_NUM_THREADS={about['cores']}")
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        yield Finding("ok", f"GPU {about['gpu']}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
-    else:
-        yield Finding("ok", "no GPU: the profile small needs none")
-    fast = has_bf16("cuda" if torch.cuda.is_available() else "cpu")
-    slow = "no bf16 in this processor: trainings run in fp32"
-    yield Finding("ok" if fast else "warn", "bf16 in hardware" if fast else slow)
+    yield Finding("ok", f"GPU {about['gpu']}" if "gpu" in about else "no GPU: the profile small needs none")
+    fast = has_bf16("cuda" if "gpu" in about else "cpu")
+    yield _of(fast, "bf16 in hardware", "no bf16 in this processor: trainings run in fp32")
 
 
 def _checkpoints() -> Iterator[Finding]:
@@ -97,7 +91,7 @@ def _checkpoints() -> Iterator[Finding]:
             good += 1
         except ReproError as error:
             yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{folder.name}`")
-    yield Finding("ok" if good else "warn", f"{good} of {len(folders)} checkpoints load and match their cards")
+    yield _of(good > 0, f"{good} of {len(folders)} checkpoints load and match their cards")
     here = {folder.name for folder in folders}
     for missing in (e for e in experiments() if e.ships and e.name not in here):
         yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
@@ -115,8 +109,7 @@ def _pack() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(paths.root()).free / 1e9
-    enough = free >= LOW_DISK_GB
-    yield Finding("ok" if enough else "warn", f"{free:.1f} GB of disk free{'' if enough else ': training may fill it'}")
+    yield _of(free >= LOW_DISK_GB, f"{free:.1f} GB of disk free", f"{free:.1f} GB of disk free: training may fill it")
     for folder in (paths.root(), paths.figures()):
         if folder.exists() and not os.access(folder, os.W_OK):
             yield Finding("warn", f"{folder} cannot be written: nothing can be regenerated here")
@@ -125,7 +118,7 @@ def _disk() -> Iterator[Finding]:
 def _browser() -> Iterator[Finding]:
     found = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
-    yield Finding("ok" if found else "warn", f"Chromium at {found}, for the browser tests" if found else missing)
+    yield _of(bool(found), f"Chromium at {found}, for the browser tests", missing)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

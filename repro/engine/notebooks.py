@@ -62,7 +62,7 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
 
     `update`: whether notebooks write into figures/; `parameters`: what provenance says beside notebook and profile
     (both for `repro.engine.study.Lesson`). For the time of the block JUPYTER_PATH and IPYTHONDIR point into a temporary
-    folder, REPRO_HEADLESS=1 asks widgets for plain pictures, and matplotlib draws inline.
+    folder, REPRO_HEADLESS=1 makes widgets draw plain images, and matplotlib draws inline.
     """
     with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
         spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
@@ -98,7 +98,7 @@ def reproduce(
 
     `names`: see `chosen`. `profile` and `parameters` go to every notebook chosen and are checked against each before
     one runs; what is None is left at the notebook's default. `update` copies each that succeeded back to `folder`,
-    without papermill's cell. Raises `ReproError` for a bad name or value; a failing cell is told in the result.
+    without papermill's cell. Raises `ReproError` for a bad name or value; the result holds the error of a failing cell.
     """
     sources = chosen(names, folder)
     values = dict(parameters or {}) | ({} if profile is None else {"profile": profile})

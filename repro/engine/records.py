@@ -206,7 +206,7 @@ def select(
 
     An experiment that ends in "-s*" stands for that network at every training seed, "-s0", "-s1", ….
     """
-    wanted = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
+    parts = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
     open_seed = experiment is not None and experiment.endswith("-s*")
     return [
         record
@@ -214,7 +214,7 @@ def select(
         if (experiment in (None, record.experiment) or (open_seed and experiment == every_seed(record)))
         and seed in (None, record.seed)
         and profile in (None, record.profile)
-        and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in wanted.items())
+        and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in parts.items())
     ]
 
 

@@ -17,7 +17,9 @@ from repro.engine.atomic import locked
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.environment import commit
 from repro.engine.registry import Experiment
-from repro.engine.train import TrainStep, precision_here, train
+from repro.engine.train import TrainStep, make_accelerator, precision_here, train
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build(experiment: Experiment) -> torch.nn.Module:
@@ -38,8 +40,6 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     `runs/<name>/log.jsonl` gains a line of mean loss every 10,000 images. What ships goes into checkpoints/, the rest
     stays in runs/<name>/.
     """
-    from repro.engine.train import make_accelerator
-
     main = make_accelerator().is_main_process
     folder = paths.runs() / experiment.name
     with locked(folder, wait=False) if main else nullcontext():
@@ -84,8 +84,8 @@ def _append(folder: Path, line: dict[str, Any]) -> None:
 
 
 def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
-    lines = _log(folder)
-    recipe = experiment.recipe
+    lines, recipe = _log(folder), experiment.recipe
+    gpu = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
     card = {
         "summary": experiment.summary,
         "experiment": experiment.name,
@@ -98,37 +98,21 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
         "learning rate": f"{recipe.lr:g}, {recipe.decay}, warm-up {recipe.warmup} images",
         "loss at the end": f"{lines[-1]['loss']:.4g}",
         "duration": f"{lines[-1]['seconds'] / 60:.0f} min",
-        "hardware": hardware(recipe.threads),
-        "precision": f"trained in {precision_here(recipe, device())}, stored in fp16",
+        "hardware": gpu or f"{platform.machine()} CPU, {recipe.threads} thread{'s' if recipe.threads > 1 else ''}",
+        "precision": f"trained in {precision_here(recipe, DEVICE)}, stored in fp16",
         "torch": torch.__version__,
         "commit": commit() or "unknown",
         "command": experiment.command,
     }
-    network = shipped(last.ema)
+    # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
+    network = last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema
     if experiment.score:
         card |= experiment.score(network)
     save_checkpoint(weights_path(experiment), network, card)
 
 
-def shipped(model: torch.nn.Module) -> torch.nn.Module:
-    """What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator)."""
-    return model.shipped() if hasattr(model, "shipped") else model
-
-
-def device() -> str:
-    """The type of device that a training runs on here."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def precision_note(experiment: Experiment) -> str:
     """One sentence where this machine trains in another precision than the recipe names, else empty."""
-    if precision_here(experiment.recipe, device()) == experiment.recipe.precision:
+    if precision_here(experiment.recipe, DEVICE) == experiment.recipe.precision:
         return ""
     return f"{experiment.name}: this processor has no bf16 instructions, so the training runs in fp32"
-
-
-def hardware(threads: int) -> str:
-    """One line on what trains here."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"

@@ -45,10 +45,7 @@ class Interval:
 
 def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> Interval:
     """Bootstrap interval of the mean of (N,) or (S, N) values. Raises `ReproError` under `MIN_UNITS` units."""
-    matrix = _matrix(values)
-    draws = _means(matrix, None, False, n_boot, seed)
-    low, high = _bounds(draws, matrix.shape[1], level)
-    return Interval(float(matrix.mean()), low, high, matrix.shape[1], (matrix.shape[0],))
+    return _interval(_matrix(values), None, False, n_boot, level, seed)
 
 
 def paired_difference(
@@ -68,14 +65,10 @@ def paired_difference(
     """
     a, b = _matrix(left), _matrix(right)
     if a.shape[1] != b.shape[1]:
-        raise ReproError(
-            f"a paired difference needs the same images on both sides, found {a.shape[1]} and {b.shape[1]}"
-        )
+        raise ReproError(f"the same images are needed on both sides, found {a.shape[1]} and {b.shape[1]}")
     if same_networks and a.shape[0] != b.shape[0]:
         raise ReproError(f"the same networks on both sides, but {a.shape[0]} and {b.shape[0]} training seeds")
-    draws = _means(a, b, same_networks, n_boot, seed)
-    low, high = _bounds(draws, a.shape[1], level)
-    return Interval(float(a.mean() - b.mean()), low, high, a.shape[1], (a.shape[0], b.shape[0]))
+    return _interval(a, b, same_networks, n_boot, level, seed)
 
 
 def _matrix(values: Matrix) -> np.ndarray:
@@ -83,8 +76,6 @@ def _matrix(values: Matrix) -> np.ndarray:
     if len(lengths) != 1:
         raise ReproError(f"training seeds measured on different numbers of images: {sorted(lengths)}")
     matrix = np.atleast_2d(np.asarray(values, dtype=np.float64))  # (S, N)
-    if not np.isfinite(matrix).all():
-        raise ReproError("a bootstrap over values that are not all finite")
     if matrix.shape[1] < MIN_UNITS:
         raise ReproError(f"{matrix.shape[1]} values, an interval needs at least {MIN_UNITS}")
     return matrix
@@ -124,10 +115,13 @@ def _spread_seeds(matrix: np.ndarray) -> np.ndarray:
     return matrix + (math.sqrt(seeds / (seeds - 1)) - 1) * (level - level.mean())
 
 
-def _bounds(draws: np.ndarray, n: int, level: float) -> tuple[float, float]:
+def _interval(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, level: float, seed: int) -> Interval:
+    """Of mean(a), or mean(a) - mean(b), with expanded percentiles."""
     from scipy.special import ndtr, stdtrit
 
+    draws, n = _means(a, b, together, n_boot, seed), a.shape[1]
     t = stdtrit(n - 1, (1 + level) / 2)
     tail = float(ndtr(-math.sqrt(n / (n - 1)) * t))
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
+    estimate = float(a.mean() - (0.0 if b is None else b.mean()))
+    return Interval(estimate, low, high, n, tuple(len(side) for side in (a, b) if side is not None))

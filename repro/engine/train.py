@@ -18,7 +18,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,9 @@ def train(
                 lr = recipe.lr_at(images)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
+                noise = functools.partial(_noise, seed, places, device)
                 with autocast:
-                    loss = task.loss(wrapped, indices, _noise_of(seed, places, device)).float().mean()
+                    loss = task.loss(wrapped, indices, noise).float().mean()
                 optimizer.zero_grad(set_to_none=True)
                 accelerator.backward(loss)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
@@ -220,8 +221,8 @@ def has_bf16(device: str) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _noise_of(seed: int, places: Tensor, device: torch.device) -> Callable[[str], KeyedNoise]:
-    return lambda purpose: KeyedNoise(seed, places, f"train/{purpose}", device)
+def _noise(seed: int, places: Tensor, device: torch.device, purpose: str) -> KeyedNoise:
+    return KeyedNoise(seed, places, f"train/{purpose}", device)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The small U-Net that the methods share: residual blocks, FiLM time conditioning, attention only where it is cheap.
 
 It follows Ho et al. ("Denoising Diffusion Probabilistic Models", appendix B) with the scale-shift conditioning of
-Nichol and Dhariwal ("Improved DDPM"), and wears the face of diffusers (`save_pretrained`, `from_pretrained`,
+Nichol and Dhariwal ("Improved DDPM"), and is a diffusers model (`save_pretrained`, `from_pretrained`,
 `.sample`), so that a checkpoint of this repository drops into a diffusers pipeline and back.
 """
 
