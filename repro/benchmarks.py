@@ -277,9 +277,8 @@ def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, An
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
     medians = {arm: statistics.median(found) for arm, found in seconds.items()}
-    about = environment() | {"threads": torch.get_num_threads()}
-    return {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds, "seconds a block": medians,
-            "ratios": ratios, "environment": about}  # fmt: skip
+    about = {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds}
+    return about | {"seconds a block": medians, "ratios": ratios, "environment": environment()}
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ def test_a_table_from_data_equals_the_one_written_by_hand():
     columns = tuple(tables.Column(f"PSNR, {n}", "psnr-rgb", "higher", decimals=2) for n in (5, 50))
     here = [record for record in RECORDS if record.cell["steps"] == 5]
     rows = {
-        "ours": {"PSNR, 5": tables.ours(here, "psnr"), "PSNR, 50": tables.dash("too slow")},
-        "later": {c.name: tables.dash(grid.NOT_YET) for c in columns},
-        "quoted": {c.name: tables.dash("no code") for c in columns},
+        "ours": {"PSNR, 5": tables.ours(here, "psnr"), "PSNR, 50": tables.Cell(dash="too slow")},
+        "later": {c.name: tables.Cell(dash=grid.NOT_YET) for c in columns},
+        "quoted": {c.name: tables.Cell(dash="no code") for c in columns},
     }
     by_hand = tables.Table("dark", "Dark", columns, rows, corner="method")
     (made,) = grid.tables("ddpm", RECORDS, spec=SPEC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,12 +28,12 @@ def images(seed: int, **changes):
 
 def example(verified=()):
     row = {
-        "PSNR": tables.ours(images(0), "psnr", verified=verified, paper=PAPER),
+        "PSNR": replace(tables.ours(images(0), "psnr", verified=verified), paper=PAPER),
         "FID": tables.ours(images(0), "fid", verified=verified),
     }
     missing = {
-        "PSNR": tables.dash("needs | SID"),
-        "FID": tables.dash("needs | SID", tables.PaperNumber(36.05, "FID 50k", "Table 1")),
+        "PSNR": tables.Cell(dash="needs | SID"),
+        "FID": tables.Cell(dash="needs | SID", paper=tables.PaperNumber(36.05, "FID 50k", "Table 1")),
     }
     return tables.Table(
         "demo", "A demo", (PSNR, FID), {"DDIM": row, "paper model": missing}, ("a note",), corner="method"

@@ -28,15 +28,12 @@ def _of(good: bool, text: str, otherwise: str = "") -> Finding:
     return Finding("ok", text) if good else Finding("warn", otherwise or text)
 
 
-def _python() -> Iterator[Finding]:
-    found = f"Python {platform.python_version()}"
-    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), found, f"{found}: 3.11, 3.12 or 3.13 is tested")
-
-
 def _packages() -> Iterator[Finding]:
-    """What pyproject.toml requires against what is installed."""
+    """Python, and what pyproject.toml requires against what is installed."""
     from packaging.requirements import Requirement
 
+    found = f"Python {platform.python_version()}"
+    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), found, f"{found}: 3.11, 3.12 or 3.13 is tested")
     try:
         required = [Requirement(line) for line in requires("repro-diffusion") or ()]
     except PackageNotFoundError:
@@ -110,20 +107,14 @@ def _pack() -> Iterator[Finding]:
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(paths.root()).free / 1e9
     yield _of(free >= LOW_DISK_GB, f"{free:.1f} GB of disk free", f"{free:.1f} GB of disk free: training may fill it")
-    for folder in (paths.root(), paths.figures()):
-        if folder.exists() and not os.access(folder, os.W_OK):
-            yield Finding("warn", f"{folder} cannot be written: nothing can be regenerated here")
-
-
-def _browser() -> Iterator[Finding]:
+    if not os.access(paths.root(), os.W_OK):
+        yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
     found = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
     yield _of(bool(found), f"Chromium at {found}, for the browser tests", missing)
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, _torch, _hardware, _checkpoints, _pack, _disk, _browser
-)  # fmt: skip
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_packages, _torch, _hardware, _checkpoints, _pack, _disk)
 
 
 def findings() -> Iterator[Finding]:

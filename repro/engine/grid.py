@@ -46,7 +46,7 @@ from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import read_toml
 from repro.engine.records import Record, rounded, select
-from repro.engine.tables import IMAGES, Cell, Column, Table, Verified, dash, mark_of, ours, paper_numbers
+from repro.engine.tables import IMAGES, Cell, Column, Table, Verified, mark_of, ours, paper_numbers
 from repro.errors import ReproError
 
 Spec = Mapping[str, Any]
@@ -165,7 +165,7 @@ def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verifi
     def cell(row: Spec, column: Spec) -> Cell:
         paper = theirs.get((name, row["name"], column["name"]))
         if reason := _absent(table, column, row):
-            return dash(reason, paper)
+            return Cell(dash=reason, paper=paper)
         reason, metric, (places, less) = row.get("dash", NOT_YET), column["metric"], _places(table, column, row)
         if "mean" in column or less:
             found = _pooled(records, metric, places, less, verified, reason)
@@ -218,9 +218,9 @@ def _single(records: Sequence[Record], metric: str, place: Place, verified: Veri
     """Ours from the one cell of that place, at all its training seeds."""
     found = select(records, experiment=place[0], cell=place[1])
     if not found:
-        return dash(reason)
+        return Cell(dash=reason)
     if metric not in found[0].metrics:
-        return dash("this profile does not measure it")
+        return Cell(dash="this profile does not measure it")
     return ours(found, metric, verified=verified)
 
 
@@ -241,7 +241,7 @@ def _pooled(
     sides = [[[r for r in found if r.seed in common] for found in side] for side in sides]
     used = [record for side in sides for found in side for record in found]
     if not all(found for side in sides for found in side) or any(metric not in r.metrics for r in used):
-        return dash(reason)
+        return Cell(dash=reason)
     if len({r.n for r in used}) > 1 or any(len(found) != len(common) for side in sides for found in side):
         raise ReproError(f"{metric}: different images, or several cells of a place, cannot be pooled: {used[0].label}")
     means = [

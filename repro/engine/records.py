@@ -122,26 +122,15 @@ class Record:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _table(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
+# What a field may hold.
 _ACCEPTED: dict[str, Callable[[Any], bool]] = {
-    "room": lambda room: _text(room) and re.fullmatch(r"[a-z][a-z0-9_]*", room) is not None,
-    **dict.fromkeys(("experiment", "profile", "data", "command"), _text),
-    **dict.fromkeys(("n", "seed"), _count),
-    **dict.fromkeys(("cell", "environment"), _table),
-    "metrics": lambda metrics: _table(metrics) and len(metrics) > 0,
-    "checkpoint": lambda name: name is None or isinstance(name, str),
-    "check": lambda check: _table(check) and set(check) in (set(), {"k", "metrics"}),
+    "room": lambda v: isinstance(v, str) and re.fullmatch(r"[a-z][a-z0-9_]*", v) is not None,
+    **dict.fromkeys(("experiment", "profile", "data", "command"), lambda v: isinstance(v, str) and v != ""),
+    **dict.fromkeys(("n", "seed"), lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0),
+    **dict.fromkeys(("cell", "environment"), lambda v: isinstance(v, Mapping)),
+    "metrics": lambda v: isinstance(v, Mapping) and len(v) > 0,
+    "checkpoint": lambda v: v is None or isinstance(v, str),
+    "check": lambda v: isinstance(v, Mapping) and set(v) in (set(), {"k", "metrics"}),
     "source": ("evaluated", "recorded").__contains__,
 }
 

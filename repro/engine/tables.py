@@ -36,7 +36,7 @@ Verified = Collection[tuple[str, str]]  # (record id, metric) re-evaluated in th
 
 @dataclass(frozen=True)
 class PaperNumber:
-    """A number printed in a paper: its protocol as far as the paper says, and where it stands."""
+    """A number printed in a paper: its protocol as far as the paper gives it, and where it stands."""
 
     value: float
     protocol: str
@@ -58,17 +58,13 @@ class Cell:
     records: tuple[str, ...] = ()
 
 
-def ours(
-    records: Record | Sequence[Record], metric: str, *, verified: Verified = (), paper: PaperNumber | None = None
-) -> Cell:
+def ours(records: Record | Sequence[Record], metric: str, *, verified: Verified = ()) -> Cell:
     """The cell of one metric: mean with interval over images and over the training seeds given.
 
     A cell counts as re-evaluated when this metric of all its records is in `verified`. A metric with fewer values than
     an interval needs (one FID, say) stands without one. Raises `ReproError` for records that differ in more than seed.
     """
     group = sorted([records] if isinstance(records, Record) else records, key=lambda record: (record.seed, record.id))
-    if not group:
-        raise ReproError(f"no records for {metric}: use dash(reason) for what was not measured")
     if len({(record.room, every_seed(record), str(record.cell), record.profile) for record in group}) > 1:
         raise ReproError(f"one cell of {metric} from different measurements: {'; '.join(r.label for r in group)}")
     rows = [record.values(metric) for record in group]
@@ -80,17 +76,12 @@ def ours(
     else:
         value, bounds, over = sum(sum(row) / len(row) for row in rows) / len(rows), None, ""
     mark = mark_of(ids, metric, verified)
-    return Cell(rounded(value), bounds, over, group[0].n, len(group), paper=paper, mark=mark, records=ids)
+    return Cell(rounded(value), bounds, over, group[0].n, len(group), mark=mark, records=ids)
 
 
 def mark_of(ids: Iterable[str], metric: str, verified: Verified) -> str:
     """Whether this metric of all those records was re-evaluated."""
     return RE_EVALUATED if all((identity, metric) in verified for identity in ids) else RECORDED
-
-
-def dash(reason: str, paper: PaperNumber | None = None) -> Cell:
-    """What could not be measured, and why."""
-    return Cell(dash=reason, paper=paper)
 
 
 @dataclass(frozen=True)
@@ -131,9 +122,6 @@ class Table:
         for row, cells in self.rows.items():
             for column in self.columns:
                 yield row, column, cells[column.name]
-
-    def record_ids(self) -> tuple[str, ...]:
-        return tuple(sorted({identity for _, _, cell in self for identity in cell.records}))
 
     def to_csv(self) -> str:
         """The table as CSV text, one line per cell."""
@@ -209,7 +197,7 @@ class Table:
     def write(self, command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
         """Write `<name>.csv` and `<name>.md` (with its provenance) to `figures/tables`; returns both paths."""
         folder = folder or paths.figures() / "tables"
-        made = provenance(self.record_ids(), command)
+        made = provenance([identity for _, _, cell in self for identity in cell.records], command)
         csv_path, md_path = folder / f"{self.name}.csv", folder / f"{self.name}.md"
         with locked(folder):
             write_text(csv_path, self.to_csv())
