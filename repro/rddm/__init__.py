@@ -5,7 +5,7 @@ in [-2, 2]; eps ~ N(0, I); I_t = I_0 + abar_t I_res + bbar_t eps. Equation numbe
 of "Residual Denoising Diffusion Models". Timesteps are counted from 0: t here is t + 1 in the report, and -1 the clean
 picture.
 
-In reading order: `schedules`, `process` and `objectives` (forward process, what is predicted), `model` and `tasks`
-(the network, what it learns), `steps`, `samplers` and `sampling` (the reverse process, step by step and in one call),
-`scheduler` and `pipeline` (the same for diffusers), `transform` (RDDM and DDIM as one sampler).
+In reading order: `schedules` and `process` (the forward process, what is predicted), `model` and `tasks` (the network,
+what it learns), `samplers` and `sampling` (the reverse process, step by step and in one call), `scheduler` and
+`pipeline` (the same for diffusers), `transform` (RDDM and DDIM as one sampler).
 """
