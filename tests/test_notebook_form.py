@@ -46,12 +46,6 @@ def test_its_parameters_are_typed_and_documented(number, node, code):
     assert [name for name in played if f"{name}={name}" not in start and f'"{name}"' not in start] == []
 
 
-def test_it_is_played_in_the_first_fifth_of_the_page(node):
-    sizes = [len(cell.source) for cell in node.cells]
-    at = next(i for i, cell in enumerate(node.cells) if cell.cell_type == "code" and "explore(" in cell.source)
-    assert sum(sizes[:at]) < sum(sizes) / 5 and "to play only" in node.cells[0].source.lower()
-
-
 def test_every_claim_of_its_room_is_named(number, prose):
     claims = [claim.id for claim in ledger.load_ledger(ROOMS[number])]
     assert claims and [name for name in claims if f"**{name}**" not in prose] == []
