@@ -66,8 +66,8 @@ def sample(steps: Iterable[Step]) -> Tensor:
 
 def generator_noise(generator: torch.Generator) -> Noise:
     """A torch.Generator as the samplers' noise; unlike `KeyedNoise`, its draws depend on their order."""
-    options = {"generator": generator, "device": generator.device}
-    return lambda step, like: torch.randn(like.shape, dtype=like.dtype, **options).to(like.device)
+    device = generator.device
+    return lambda step, x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
 
 def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) -> list[int]:

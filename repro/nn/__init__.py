@@ -1,5 +1,2 @@
-"""Networks that several methods share.
-
-In reading order: `unet` (the small U-Net and its blocks), `classifier` (small, for FID and guidance), `ema` (the
-weight average that is sampled and shipped), `padding` (images whose sides a network does not divide).
-"""
+"""Networks that several methods share, in reading order: `unet` (the small U-Net and its blocks), `classifier` (for FID
+and guidance), `ema` (the weight average that ships), `padding` (sides that a network does not divide)."""
