@@ -99,7 +99,7 @@ def few_numbers() -> FeatureNet:
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)  # (B, 12)
 
-    return FeatureNet("inception", 12, 3, "means of the four quarters", pooled, lambda x: 9 * pooled(x))
+    return FeatureNet("inception", 3, pooled, lambda x: 9 * pooled(x))
 
 
 TINY = dataclasses.replace(

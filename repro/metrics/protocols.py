@@ -26,7 +26,6 @@ class Protocol:
     Attributes:
         name: the key used in records and tables.
         description: range, colour space, rounding, border handling, weights: enough to repeat the number elsewhere.
-        higher_is_better: direction.
         channels: channels an image must have.
         smallest: shortest side accepted, in pixels.
         kind: "reference" (image against reference), "no-reference" (image alone) or "distribution" (two sets).
@@ -35,7 +34,6 @@ class Protocol:
 
     name: str
     description: str
-    higher_is_better: bool
     channels: int = 3
     smallest: int = 1
     kind: str = "reference"
@@ -53,7 +51,6 @@ def _of_pairs(
     return Protocol(
         name,
         description,
-        higher_is_better=not name.startswith("l1/"),
         channels=1 if "grey" in name else 3,
         smallest=smallest,
         compute=lambda image, reference: measure(transform(image.double()), transform(reference.double())),
@@ -112,8 +109,8 @@ _IMAGE_PROTOCOLS = {
         _of_pairs("ssim/rgb-matlab3d", _VOLUME, pixel.ssim_3d),
         _of_pairs("ssim/rgb-uint8-matlab3d", _VOLUME8, pixel.ssim_3d, pixel.quantise),
         _of_pairs("ssim/rgb-uniform7", _UNIFORM, pixel.ssim_uniform, smallest=7),
-        Protocol("lpips/alex-v0.1", _LPIPS, False, smallest=SMALLEST, compute=lpips),
-        Protocol("niqe/y-skvideo", _NIQE, False, smallest=192, kind="no-reference", compute=_niqe),
+        Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
+        Protocol("niqe/y-skvideo", _NIQE, smallest=192, kind="no-reference", compute=_niqe),
     )
 }
 
@@ -123,15 +120,9 @@ FEATURE_NETWORKS = {
     "fashion-classifier": "this repository's classifier of Fashion-MNIST; not comparable with Inception numbers",
 }
 _SET_MEASURES = {
-    "fid": (
-        "Frechet distance of Gaussians fitted to the features, covariance with n - 1; biased upward for small n",
-        False,
-    ),
-    "kid": (
-        "unbiased squared MMD of the features, cubic kernel (x.y / d + 1)^3, mean over seeded subsets, not scaled",
-        False,
-    ),
-    "is": ("exp of the mean KL of class probabilities from their mean, mean over splits", True),
+    "fid": "Frechet distance of Gaussians fitted to the features, covariance with n - 1; biased upward for small n",
+    "kid": "unbiased squared MMD of the features, cubic kernel (x.y / d + 1)^3, mean over seeded subsets, not scaled",
+    "is": "exp of the mean KL of class probabilities from their mean, mean over splits",
 }
 _SET_NAME = re.compile(r"(fid|kid|is)/([a-z0-9-]+?)(?:-patches(\d+))?")
 
@@ -147,9 +138,9 @@ def protocol(name: str) -> Protocol:
         return _IMAGE_PROTOCOLS[name]
     match = _SET_NAME.fullmatch(name)
     if match and match[2] in FEATURE_NETWORKS and match[3] != "0":
-        text, higher = _SET_MEASURES[match[1]]
         patches = f"; on non-overlapping {match[3]} px patches, remainder dropped" if match[3] else ""
-        return Protocol(name, f"{text}; {FEATURE_NETWORKS[match[2]]}{patches}", higher, kind="distribution")
+        text = f"{_SET_MEASURES[match[1]]}; {FEATURE_NETWORKS[match[2]]}{patches}"
+        return Protocol(name, text, kind="distribution")
     raise ReproError(
         f"unknown metric protocol {name!r}; accepted: {', '.join(names())}, and fid/, kid/ with -patches<size> added"
     )

@@ -33,7 +33,7 @@ def data_hash() -> str:
 def feature_net() -> features.FeatureNet:
     """The shipped classifier as the feature network of FID, KID and IS."""
     module = load_checkpoint(CLASSIFIER)
-    return features.classifier(module, module.config.feature_width)
+    return features.classifier(module)
 
 
 @lru_cache(maxsize=4)
