@@ -1,0 +1,278 @@
+"""What notebook 01 draws, measures and claims, on records made here; the CIFAR-10 model of Ho et al. end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from repro.data.published import CIFAR, load_cifar10
+from repro.ddpm import oracles
+from repro.ddpm.schedules import linear
+from repro.ddpm.study import exercises, figures, lesson, measure, probes, scores
+from repro.ddpm.study.experiments import (
+    COSINE,
+    MAIN,
+    PAPER,
+    PAPER_MODEL,
+    PROFILES,
+    build_network,
+    experiment,
+    schedule_of,
+)
+from repro.engine import evaluation, grid, provenance, records
+from repro.engine.claims import verdicts
+from repro.engine.records import Record
+from repro.engine.registry import find
+from repro.engine.rng import KeyedNoise
+from repro.engine.run import run
+from repro.errors import ReproError
+from repro.metrics.features import FeatureNet
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    return tmp_path
+
+
+def made(experiment: str, cell: dict, metrics: dict, checkpoint: str | None = None, **more) -> Record:
+    fields = {"n": 500, "seed": 0, "profile": "small", "data": "d", "command": "repro evaluate"} | more
+    return Record("ddpm", experiment, cell, metrics, checkpoint=checkpoint, **fields)
+
+
+def generation(experiment: str, fid: list[float], **cell) -> Record:
+    found = {scores.FID: fid, scores.KID: 30.0, scores.IS: 5.0, scores.NEAREST: 0.1}
+    return made(experiment, {"task": "generation", **cell}, found, "w" if cell else None)
+
+
+# -- tables, figures, claims -------------------------------------------------------------------------------------------
+
+
+def test_orders_are_told_apart_from_ties():
+    def rows(*found):
+        known = [generation(MAIN, values, sampler=s, steps=10, eta=eta) for s, eta, values in found]
+        return figures.orders(next(t for t in grid.tables("ddpm", known) if t.name == "ddpm_fid"), known)
+
+    clear = [("ddpm", 1.0, [9, 9.1, 9.2, 9, 9]), ("ddim", 0.0, [11, 12, 13, 12, 11])]
+    (line,) = rows(*clear, ("ddpm-large", 1.0, [12, 11, 13, 14, 12]))
+    assert "ours:  DDPM, small variance < DDIM, η = 0 ≈ DDPM, large variance" in line
+    assert "paper: DDIM, η = 0 < DDPM, small variance < DDPM, large variance   (another order)" in line
+    assert rows(*clear) == []  # two rows make no order worth printing
+
+
+def test_a_lesson_ends_where_its_demonstration_ends():
+    for each in lesson.LESSONS.values():
+        looks, demo = each["looks"], each["demo"]
+        assert looks[-1] == demo.images and all(look % demo.batch == 0 for look in looks)
+    with pytest.raises(ReproError, match="profile is 'tiny': accepted are smoke, small, paper"):
+        lesson.lesson("tiny")
+
+
+def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
+    errors = {measure.NOISE_ERROR: [1.0] * 8}
+    check = {"k": 4, "metrics": {measure.NOISE_ERROR: [5.0] * 4}}
+    record = made("baseline-zero", {"task": "noise-prediction"}, errors, n=8, data=scores.data_hash(), check=check)
+    records.upsert("ddpm", [record])
+    monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
+    with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
+        lesson.lesson("small").recheck()
+    assert lesson.lesson("smoke").recheck().verified == frozenset()
+
+
+def test_a_kept_figure_names_its_records():
+    known = [generation(f"baseline-{name}", [2.0, 4.0]) for name in ("real", "gaussian", "noise", "ideal-denoiser")]
+    for sampler, eta in (("ddim", 0.0), ("ddpm", 1.0)):
+        for steps in (10, 20, 50, 100, 1000):
+            known.append(generation(MAIN, [1000 / steps, 1002 / steps], sampler=sampler, steps=steps, eta=eta))
+    known = records.upsert("ddpm", [*known, generation(COSINE, [7.0], sampler="ddim", steps=10, eta=0.0)])
+    now = lesson.lesson("smoke")
+    now.keep(figures.fid_curve(*grid.tables("ddpm", known)[:2]), "fid", figures.generation_records(known))
+    made_by = provenance.whence(now.figures / "pictures" / "fid.png")
+    assert set(made_by.records) == {r.id for r in known} and made_by.command == now.command
+    assert figures.fid_curve(*grid.tables("ddpm", [])[:2]).png()  # no record yet: a sentence instead of curves
+
+
+def test_claim_d1_follows_from_the_records():
+    def noise(experiment: str, error: float, weights: str | None) -> Record:
+        values = (KeyedNoise(1, range(50), experiment).uniform() * 0.01 + error).tolist()
+        return made(experiment, {"task": "noise-prediction"}, {measure.NOISE_ERROR: values}, weights, n=50)
+
+    chain = made("oracle-chain-vs-closed-form", {}, {"max_abs_difference": 1e-13}, n=1)
+    for error, wanted in ((0.05, "reproduced"), (0.2, "not reproduced")):
+        records.upsert("ddpm", [chain, noise(MAIN, error, "w"), noise("baseline-gaussian", 0.09, None)])
+        (found,) = [v for v in verdicts("ddpm") if v.claim.id == "D1"]
+        assert found.verdict == wanted and found.findings[1].part == "the network predicts the noise"
+
+
+# -- probes and exercises ----------------------------------------------------------------------------------------------
+
+
+def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
+    schedule, images = linear(), (KeyedNoise(0, range(120), "p").uniform((1, 4, 4)) > 0.5).float() * 2 - 1
+    blind = lambda x, t: torch.zeros_like(x)  # noqa: E731
+    models = {
+        "memory": oracles.FiniteData(images, schedule).model(),
+        "gaussian": probes.fitted_gaussian(images, schedule).model(),
+        "blind": blind,
+    }
+    memory, gaussian, none = (probes.noise_errors(m, images, schedule).mean().item() for m in models.values())
+    assert memory < gaussian < none == pytest.approx(1, abs=0.1)  # the variance of the noise
+    assert not torch.equal(*(probes.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
+    curve = probes.denoising_curve({"blind": blind}, images, schedule, [10, 900])["blind"]
+    assert curve[0] == pytest.approx(curve[1])  # the same noise at every time
+
+
+def test_switches_change_what_they_name_and_nothing_else():
+    schedule, x_T = linear(), KeyedNoise(0, range(3), "x").normal((1, 6, 6))
+    given: list[int] = []
+
+    def model(x, t):
+        given.append(int(t[0]))
+        return 0.9 * x
+
+    drawn = {name: probes.switched(model, x_T, schedule, 10, switch) for name, switch in probes.SWITCHES.items()}
+    by_name = dict(zip(drawn, [given[i : i + 10] for i in range(0, len(given), 10)], strict=True))
+    assert by_name["as elsewhere here"] == list(range(900, -1, -100))
+    assert by_name["network told t + 1"] == [t + 1 for t in by_name["as elsewhere here"]]
+    assert by_name["trailing timesteps"][0] == by_name["linspace timesteps"][0] == 999
+    reference, other_t = drawn.pop("as elsewhere here"), drawn.pop("network told t + 1")
+    assert torch.equal(other_t, reference)  # this model does not depend on t
+    assert all(not torch.equal(other, reference) for other in drawn.values())
+
+
+def test_small_probes():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (probes.untrained(8, seed).conv_in.weight for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())  # the student's weights come from the seed alone
+    a, b = KeyedNoise(0, range(2), "ends").normal((1, 28, 28))
+    for spherical, length in ((True, 1.0), (False, 2**-0.5)):  # the sphere keeps the length of noise
+        walk = probes.between(a, b, [0, 0.5, 1], spherical)
+        assert torch.allclose(walk[0], a, atol=1e-5) and torch.allclose(walk[2], b, atol=1e-5)
+        assert walk[1].norm() == pytest.approx(length * a.norm().item(), rel=0.05)
+    bright = torch.ones(3, 50, 80)
+    bright[:, 15:35, 30:50] = 0.2  # a dark thing on white paper becomes a garment on black
+    small = probes.as_fashion(bright)
+    assert small.shape == (1, 28, 28) and small[0, 0, 0] == -1 and small[0, 14, 14] == pytest.approx(0.6, abs=1e-5)
+    assert torch.allclose(probes.as_fashion(1 - bright), small, atol=1e-6)
+    with pytest.raises(ReproError, match="the picture"):
+        probes.as_fashion(b"no picture")
+    assert [probes.downward(*x) for x in ((400, 5), (3, 12), (0, 5))] == [[400, 300, 200, 100, 0], [3, 2, 1, 0], [0]]
+
+
+def test_exercises_accept_the_solution_and_nothing_else(capsys):
+    half = int((linear().alpha_bar < 0.5).nonzero()[0])
+    answers = {
+        "half": (half, half + 1),
+        "estimate": (lambda x, e, a, s: (x - s * e) / a, lambda x, e, a, s: x - s * e),
+        "ddim": (
+            lambda x, e, ab, p: p**0.5 * (x - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - p) ** 0.5 * e,
+            lambda x, e, ab, p: p * (x - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - p) * e,
+        ),
+        "gaussian": (lambda x, a, s, g: s / (a * a * g * g + s * s) * x, lambda x, a, s, g: s * x),
+        "calls": (250, 100),
+    }
+    assert set(answers) == set(exercises.EXERCISES)
+    for name, (right, wrong) in answers.items():
+        for answer, word in ((right, ": right"), (wrong, "not yet. Hint"), (None, "waiting"), ("x", "not yet")):
+            exercises.check(name, answer)
+            assert word in capsys.readouterr().out, (name, word)
+    with pytest.raises(ReproError, match="no exercise 'halves'"):
+        exercises.check("halves", 1)
+
+
+# -- the paper profile -------------------------------------------------------------------------------------------------
+
+A_FILE = 6  # images; the real files have 10,000 of them
+
+
+@pytest.fixture
+def cifar(home, monkeypatch):
+    """The real layout in small: REPRO_DATA/cifar-10-batches-bin/data_batch_{1..5}.bin and test_batch.bin."""
+    folder = home / "data" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in [*CIFAR["train"], *CIFAR["test"]]:
+        label = generator.integers(0, 10, (A_FILE, 1), dtype=np.uint8)
+        pixels = generator.integers(0, 256, (A_FILE, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(np.concatenate([label, pixels], axis=1).tobytes())
+    monkeypatch.setenv("REPRO_DATA", str(home / "data"))
+    return folder
+
+
+def test_network_and_recipe_of_ho_et_al():
+    """35.7 M in the paper (Appendix B); 35,746,307 in google/ddpm-cifar10-32, whose config this is."""
+    with torch.device("meta"):
+        net = build_network(PAPER)
+    assert sum(p.numel() for p in net.parameters()) == 35_746_307
+    assert net(torch.zeros(2, 3, 32, 32, device="meta"), 5).sample.shape == (2, 3, 32, 32)
+    assert {m.heads for m in net.modules() if type(m).__name__ == "Attention"} == {1}
+    assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} >= {0.1}
+    schedule, recipe = schedule_of(PAPER), PAPER.recipe
+    assert schedule.T == 1000 and schedule.alpha_bar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
+    assert recipe.images == 800_000 * 128 and recipe.batch == 128 and recipe.lr == 2e-4 and recipe.clip == 1.0
+    assert recipe.lr_at(recipe.warmup) == recipe.lr == recipe.lr_at(recipe.images)
+    assert 0.5 ** (recipe.batch / recipe.ema) == pytest.approx(0.9999, abs=1e-7)
+    assert recipe.weight_decay == 0 and PAPER.n == 50_000
+
+
+def test_cifars_format_and_faults(cifar, monkeypatch):
+    raw, (images, labels, ids) = (cifar / "data_batch_2.bin").read_bytes(), load_cifar10("train")
+    assert images.shape == (30, 3, 32, 32) and labels.shape == (30,) and len(set(ids)) == 30
+    i, record = A_FILE + 4, raw[4 * 3073 : 5 * 3073]  # the fifth image of the second file
+    assert labels[i] == record[0] and ids[i] == "cifar10 data_batch_2 4"
+    for channel, row, column in ((0, 0, 0), (1, 3, 17), (2, 31, 31)):
+        value = record[1 + 1024 * channel + 32 * row + column]
+        assert images[i, channel, row, column].item() == pytest.approx(value / 127.5 - 1, abs=1e-6)
+    assert images.min() == -1 and images.max() == 1 and load_cifar10("test")[0].shape == (A_FILE, 3, 32, 32)
+    file = cifar / "data_batch_3.bin"
+    data = file.read_bytes()
+    for content, says in ((data[:-5], r"data_batch_3\.bin: 18,433 bytes.*cut short"), (b"\x63" + data[1:], "0 to 9")):
+        file.write_bytes(content)
+        with pytest.raises(ReproError, match=says):
+            load_cifar10("train")
+    monkeypatch.delenv("REPRO_DATA")
+    with pytest.raises(ReproError, match=r"cifar-10-binary\.tar\.gz .*https://www\.cs\.toronto\.edu"):
+        find(PAPER_MODEL).task()
+
+
+def test_from_data_to_table(cifar, home, monkeypatch):
+    network = {**PAPER.network, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2}
+    recipe = dataclasses.replace(PAPER.recipe, images=16, batch=8, threads=1)
+    tiny = dataclasses.replace(PAPER, network=network, recipe=recipe, n=6, k=3, batch=4)
+    monkeypatch.setitem(PROFILES, "paper", tiny)
+    assert evaluation.rows("ddpm", "paper") == []  # nothing trained yet
+    *_, last = run(experiment({"name": PAPER_MODEL, "variant": "linear", "summary": "tiny"}, tiny))
+    assert last.images == 16 and type(last.model) is type(build_network(tiny))
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(home / "hub"))
+    rows = evaluation.rows("ddpm", "paper")
+    assert len(rows) == 1 + 2 * 6 + 4 and {r.experiment for r in rows} == {PAPER_MODEL, "baseline-real"}
+    with pytest.raises(ReproError, match=r"Inception weights .* are missing: download"):
+        rows[0].record()
+
+    def pooled(x):  # means over quarters of the image, a stand-in
+        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    net = FeatureNet("inception", 3, pooled, lambda x: 9 * pooled(x))
+    measure._paper_metrics.cache_clear()
+    monkeypatch.setattr(measure.features, "inception", lambda device: net)
+    for record in (row.record() for row in rows if row.cell.get("steps", 0) in (0, 10)):
+        assert set(record.metrics) == {"fid/inception", "kid/inception", "is/inception"}
+        assert all(math.isfinite(record.values(name)[0]) for name in record.metrics)
+        assert record.profile == "paper" and record.n == 6 and record.check["k"] == 3
+        assert record.source == ("evaluated" if record.experiment == "baseline-real" else "recorded")
+        records.upsert("ddpm", [record])
+    table = next(t for t in grid.tables("ddpm", evaluation.looked_up("ddpm", "paper")) if t.name == "ddpm_fid")
+    assert [name for name, cells in table.rows.items() if cells["10 steps"].value is not None] == [
+        "DDIM, η = 0", "DDPM, small variance (DDIM, η = 1)", "DDPM, large variance",
+    ]  # fmt: skip
+    measure._paper_metrics.cache_clear()
