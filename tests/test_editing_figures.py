@@ -16,7 +16,6 @@ from smoke_editing import fill
 from tiny_editing import tiny_editor, tiny_network
 
 from repro import paths
-from repro.ddpm.schedules import scaled_linear
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
@@ -30,7 +29,6 @@ from repro.editing.study.measure import ATTENDED, SLIDERS, _attention, edited
 from repro.editing.study.scores import L1, LPIPS, STRENGTH
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.records import Record
-from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
@@ -112,25 +110,6 @@ def test_a_row_moves_one_slider_from_end_to_end(now, rows):
     assert torch.allclose(rows["rows"][1][2], wanted, atol=1e-5)
 
 
-def test_holes_grow_and_references_change(now, rows):
-    editor, data = now.editor(), now.photographs()
-    figures.holes(editor, data, 2, {"blur": 0.5})
-    black = [(x == 0).all(dim=1).float().mean().item() for x in rows["rows"][0]]
-    assert black == pytest.approx(figures.MASKS, abs=5e-3)
-    assert rows["rows_said"][2] == "filled,\n+ blur" and rows["cols_said"][0] == "5% hole"
-    figures.references(editor, data, torch.cat([data.reference[:1], 1 - data.reference[:1]]), 2)
-    (_, *shown), (_, *drawn), _ = rows["rows"]
-    assert torch.equal(shown[0], data.reference[:1]) and not torch.equal(drawn[0], drawn[1])
-
-
-def test_inversion_hands_out_what_it_draws(now, rows):
-    _, found = figures.inversion(now.editor(), now.photographs(), 2)
-    assert list(found) == list(TASKS) and [len(row) for row in rows["rows"]] == [5, 5, 5]
-    wanted, drawn, inverted = found["grain"]  # the second column, of the second picture
-    assert torch.equal(rows["rows"][0][1], wanted[1:]) and torch.equal(rows["rows"][2][1], inverted[1:])
-    assert not torch.equal(drawn, inverted)
-
-
 def test_drawings_are_made_with_and_without_weights(now):
     data = now.data(1)
     for editor in (now.editor(), None):
@@ -180,15 +159,6 @@ def test_probes_are_theory_and_the_paper_read_both_ways(now):
     meant, printed = unsharp_mask(image, 3.0, 0.03), probes.as_printed(image, 3.0, 0.03)
     small = (image - gaussian_3x3(image)).abs() < 0.03
     assert torch.equal(meant[small], image[small]) and torch.equal(printed[~small], image[~small])
-
-
-def test_latents_off_by_so_much_are_decoded_as_they_are(now):
-    autoencoder, image = now.autoencoder, now.data(1).sharp
-    found = probes.latents_off(autoencoder, image, (0.0, 0.5), seed=3)
-    assert found[0.0] == pytest.approx((now.editor("mult").floor(image) - image).abs().mean().item(), abs=1e-6)
-    z = autoencoder.encode(image * 2 - 1)
-    z = z + 0.5 * KeyedNoise(3, [0], "probes/off").normal(tuple(z.shape[1:]))
-    assert found[0.5] == pytest.approx(((autoencoder.decode(z) + 1) / 2 - image).abs().mean().item(), abs=1e-6)
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
@@ -351,16 +321,6 @@ def test_a_photo_of_ones_own_is_edited_shown_large_and_saved_at_its_own_size(now
 # -- exercises --------------------------------------------------------------------------------------------------------
 
 
-SOLUTIONS = {
-    "vector": [0.25, 0, 2, 0.05, 1, 0, 0, 0, 1],
-    "hole": lambda image, hole: image * (1 - hole),
-    "sharpen": lambda x, low, k, mu: torch.where((x - low).abs() < mu, x, (x + k * (x - low)).clamp(0, 1)),
-    "attend": lambda queries, key, value: value.expand_as(queries),
-    "velocity": lambda z_t, v, a, s: a * z_t - s * v,
-    "samples": 0.25 * 255**2 / 0.7215**2,
-    "combinations": 26,
-    "left": float(scaled_linear().alpha_bar[-1] ** 0.5),
-}
 WRONG = {
     "vector": [0.25, 0, 2, 0.05, 1, 0, 0, 1, 0],
     "hole": lambda image, hole: image * hole,
@@ -374,9 +334,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_exercises_know_right_from_wrong(name, capsys):
+def test_exercises_know_wrong_answers(name, capsys):
+    """The right ones stand in the notebook, whose test counts them."""
     check(name, None)
     check(name, WRONG[name])
-    check(name, SOLUTIONS[name])
-    waiting, wrong, right = capsys.readouterr().out.splitlines()
-    assert "waiting" in waiting and "not yet" in wrong and right == f"{name}: right"
+    waiting, wrong = capsys.readouterr().out.splitlines()
+    assert "waiting" in waiting and "not yet" in wrong

@@ -11,10 +11,9 @@ from tiny_editing import pictures, pointwise_network, tiny_network
 from repro.data import pack
 from repro.data.images import resize
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.large.carry import carried, gain, matched, membrane, restored, thickness
-from repro.editing.large.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
+from repro.editing.large.carry import carried, gain, matched, membrane, restored
+from repro.editing.large.tiling import TiledNetwork, Tiling, references
 from repro.editing.pipeline import WHOLE, EditingPipeline
-from repro.editing.study.experiments import load_autoencoder
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -41,15 +40,6 @@ def shown(count=2, size=SIZE):
     }
 
 
-def seam_energy(x, tiling=TILES):
-    """Mean step across the borders of tiles over the mean step elsewhere."""
-    step = (x[..., 1:] - x[..., :-1]).abs().mean(dim=(0, 1, 2))
-    starts = {column for _, column in places(tiling, *x.shape[2:])}
-    at = sorted({c - 1 for c in starts if c} | {c + tiling.size - 1 for c in starts if c + tiling.size < x.shape[3]})
-    other = [i for i in range(len(step)) if i not in at]
-    return (step[at].mean() / step[other].mean()).item()
-
-
 def test_a_network_of_one_position_is_reproduced():
     """Whatever the tiling, to rounding: predictions, and the latents of a whole run."""
     net, given = pointwise_network().requires_grad_(False), shown()
@@ -73,32 +63,6 @@ def test_each_tile_is_the_networks_own_answer(mask):
         cut = {n: v[..., row : row + 8, column : column + 8] for n, v in given.items() if v.ndim == 4}
         alone = net(**given | cut, reference=reference[:, k]).sample
         close(found[..., row : row + 8, column : column + 8], alone)
-
-
-def test_overlap_leaves_no_seams():
-    """In what tiles change of the prediction, a border is no step; without overlap it is."""
-    net = tiny_network().requires_grad_(False)
-    given = shown(size=(16, 80))
-    whole = net(**given, reference=torch.zeros(2, 3, 16, 80)).sample
-    energy = {}
-    for overlap in (0, 4):
-        tiling = Tiling(size=16, overlap=overlap)
-        zeros = torch.zeros(2, len(places(tiling, 16, 80)), 3, 16, 16)
-        energy[overlap] = seam_energy(TiledNetwork(net, tiling)(**given, reference=zeros) - whole, tiling)
-    assert energy[0] > 2 and energy[4] < 1.3
-
-
-def test_a_photo_through_the_shipped_autoencoder_shows_no_tiles():
-    plain = load_autoencoder()
-    image = resize(pack.load(pack.photos("test")[0]), 96)[None, :, :96, :160] * 2 - 1
-    tiling = Tiling(size=16, overlap=8)
-    tiled = TiledAutoencoder(plain, tiling)
-    z = tiled.encode(image)
-    assert (z - plain.encode(image)).abs().mean() < 0.15  # of unit deviation
-    whole, found = plain.decode(plain.encode(image)), tiled.decode(z)
-    assert (found - image).abs().mean() < 1.1 * (whole - image).abs().mean()
-    pixels = Tiling(size=16 * 4, overlap=8 * 4)
-    assert seam_energy(found, pixels) < 1.15 * seam_energy(whole, pixels)
 
 
 def test_the_transfer_of_all_tiles_is_that_of_the_whole():
@@ -263,11 +227,3 @@ def test_a_membrane_is_what_is_known_and_smooth_between():
     close(
         membrane(torch.full((1, 2, 7, 9), 0.3), (torch.rand(1, 1, 7, 9) > 0.8).float()), torch.full((1, 2, 7, 9), 0.3)
     )
-
-
-@pytest.mark.parametrize(("box", "wanted"), [((10, 11, 5, 40), 1), ((10, 20, 5, 40), 5), ((0, 20, 5, 40), 18)])
-def test_thickness_is_the_way_to_what_is_known(box, wanted):
-    top, bottom, left, right = box
-    hole = torch.zeros(1, 1, 40, 50)
-    hole[..., top:bottom, left:right] = 1
-    assert thickness(hole) == wanted

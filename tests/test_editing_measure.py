@@ -13,7 +13,7 @@ from repro.editing.effects.grain_law import gaussian_grain, grain_variance
 from repro.editing.effects.sharpen import unsharp_mask
 from repro.editing.study import probes, strength
 from repro.editing.study.benchmark import TINY, split
-from repro.editing.study.measure import BESIDE, SLIDERS, floored, source_of
+from repro.editing.study.measure import floored, source_of
 from repro.editing.study.scores import (
     CRISP,
     DRIFT,
@@ -28,9 +28,7 @@ from repro.editing.study.scores import (
     crops,
     kept,
     scored,
-    target_of,
 )
-from repro.editing.vector import EditingVector
 
 BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
 
@@ -73,18 +71,6 @@ def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
     assert (found.diff(dim=0) > 0).all()
     law = 255 * float(grain_variance(0.5, 0.1)) ** 0.5  # most of it, and far less of as much white noise
     assert (found[-1] > 0.45 * law).all() and strength.grain(flat + noise, flat).max() < 0.35 * 5.1
-
-
-def test_the_targets_own_sliders_are_measured_inside_a_composite():
-    """On validation photographs; read without their contrast, those of one are ranked backwards."""
-    held = split("validation")
-    first = held.at([i for i, name in enumerate(held.ids) if name.endswith("#0")])
-    for task, places in SLIDERS.items():
-        found = []
-        for place in places:
-            asked = replace(first, vectors=(EditingVector(**place, **BESIDE[task]),) * len(first))
-            found.append(strength.MEASURES[task](target_of(asked, asked.vectors[0].active), first.sharp))
-        assert strength.rank_correlation(torch.stack(found)).min() > 0.95, task
 
 
 def test_scores_of_doing_nothing_and_of_the_floor(data):

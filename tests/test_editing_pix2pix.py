@@ -99,15 +99,6 @@ def test_one_backward_of_the_sum_is_the_two_backwards(given):
     assert L1_WEIGHT == 100
 
 
-def test_losses_are_each_samples_own(given):
-    model = network()
-    together = model(*given)
-    alone = model(*(x[2:3] for x in given))
-    for part, other in zip(together, alone, strict=True):
-        assert part.shape == (4,)
-        torch.testing.assert_close(part[2:3], other)
-
-
 def test_layers_are_the_originals_of_vector_and_images_side_by_side():
     vector, image, critic = batch([FULL]), torch.randn(1, 3, 32, 32), seeded(lambda: Discriminator(4))
     stack = condition(image, image, vector)

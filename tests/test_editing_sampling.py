@@ -177,24 +177,6 @@ def test_inversion_comes_back_to_the_source():
     assert (editor.edit(image, vectors, [0], steps=27) - floor).abs().mean() > 10 * error[2]
 
 
-def test_inversion_needs_no_noise_and_asks_for_the_edit_on_the_way_back(editor):
-    image, vectors, editor = IMAGE[:1], [FULL], replace(editor, late=())
-    shown = dict(reference=REFERENCE[:1], hole=HOLE[:1], steps=3, inversion=True)
-    found = editor.edit(image, vectors, [0], **shown)
-    assert torch.equal(found, editor.edit(image, vectors, ["other"], seed=9, **shown))
-    calls = []
-    handle = editor.network.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
-    try:
-        editor.edit(image, vectors, [0], **shown)
-    finally:
-        handle.remove()
-    up, down = calls[:3], calls[3:]
-    assert len(down) == 3
-    assert not any(k["vector"].any() or k["reference"].any() for k in up)
-    assert all(torch.equal(k["vector"][0], FULL.tensor()) and k["reference"].any() for k in down)
-    assert all(torch.equal(k["source"], up[0]["source"]) for k in calls)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

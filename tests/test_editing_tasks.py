@@ -150,14 +150,6 @@ def test_a_composites_target_is_that_of_its_round():
         assert torch.equal(wanted[crop], HELD["composite"][row].float())
 
 
-def test_a_samples_loss_does_not_depend_on_its_batch():
-    net, one = tiny_network(), task(Learning(prediction="v_prediction"))
-    with torch.no_grad():
-        together = one.loss(net, torch.tensor([2, 5, 9]), noises([2, 5, 9]))
-        alone = one.loss(net, torch.tensor([5]), noises([5]))
-    torch.testing.assert_close(together[1:2], alone)
-
-
 @pytest.mark.parametrize("kind", ["bottleneck", "label"])
 def test_the_n_pair_loss_is_added_and_a_network_is_trained_by_it(kind):
     net, ids, learning = tiny_network(), torch.arange(COUNT), Learning(npair=kind)
