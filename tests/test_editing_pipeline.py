@@ -307,7 +307,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
         (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
         (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
-        (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the images that were given"),
+        (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "-o", "other.jpg/x.png"], "other.jpg/x.png: cannot be written (Not a directory)"),
         (["photo.png", "--blur", "1", "-o", "n" * 252 + ".png"], "cannot be written (File name too long)"),

@@ -43,7 +43,7 @@ class Edit:
     variant: str = "taught-long"
     """which network: taught-long, mult, palette, …"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
+    """what to write: .png (which holds its command, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
         from repro.data import inputs
@@ -62,7 +62,7 @@ class Edit:
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
         check_writable(out, (photo.shape[2], photo.shape[1]))
         if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
-            raise ReproError(f"{out}: is one of the images that were given; accepted: another place")
+            raise ReproError(f"{out}: is one of the inputs; accepted: another place")
 
         from repro.editing.pipeline import EditingPipeline
 

@@ -31,8 +31,8 @@ class EditingConfig:
                    each with its recipe; `recipe` is the network's, of which a variant may take a share.
     `steps`        of DDIM; on validation photographs 3 to 5 are best, more leave more noise behind.
     `k`            photographs of the check that every `make reproduce` repeats.
-    `data`         training data: "photos" of the pack, cut by `bench`, or "reds", of which `bench` says no more than
-                   the side of a crop and what the targets are made by.
+    `data`         training data: "photos" of the pack, cut by `bench`, or "reds", of which `bench` gives no more than
+                   the side of a crop and the effects' recipe.
     `prediction`   of the networks, but for variants that have their own.
     `pretrained`   of `repro.editing.study.pretrained.MODELS`: where network and autoencoder come from; "" are ours.
     `variants`     those that are trained, and "pix2pix"; () is all of them. Where the networks are pretrained, each

@@ -18,7 +18,7 @@ from repro.editing.effects.masks import box_mask, free_form_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.study.benchmark import levels
 from repro.editing.study.experiments import LONGER
-from repro.editing.study.lesson import GIVEN, METHODS, MULT, ONE_BY_ONE, PIX2PIX, SINGLE, VARIANTS, Lesson
+from repro.editing.study.lesson import FOR_USE, METHODS, MULT, ONE_BY_ONE, PIX2PIX, SINGLE, VARIANTS, Lesson
 from repro.editing.study.pix2pix import generate
 from repro.editing.vector import TASKS, EditingVector
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
@@ -34,7 +34,7 @@ PHOTOS = {
     "Brandenburg gate": "photos/monuments_brandenburgGate",
     "Colosseum": "photos/monuments_colosseum",
 }
-METHOD_NAMES = (GIVEN, MULT, *(name for name in METHODS if name != MULT))
+METHOD_NAMES = (FOR_USE, MULT, *(name for name in METHODS if name != MULT))
 REFERENCES = ("none", *PHOTOS)
 SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
 MASKS = ("none", "box", *SHARES)
@@ -154,18 +154,18 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
     profile = "" if now.live.name == "small" else f'"{now.live.name}"'
     variant = "" if VARIANTS[method] == LONGER else f'variant="{VARIANTS[method]}"'
-    asked = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
-    asked += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
-    drawn, side = "", now.live.bench.crop[2] * 3 // 2
+    arguments = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
+    arguments += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
+    maker, side = "", now.live.bench.crop[2] * 3 // 2
     if vector.inpaint:
-        drawn = "box_mask" if mask == "box" else "free_form_mask"
+        maker = "box_mask" if mask == "box" else "free_form_mask"
         share = "" if mask == "box" else f", fraction={SHARES[mask]}"
-        asked.append(f'mask={drawn}(1, ["mask"], ({side}, {side}){share})')
-    asked += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
+        arguments.append(f'mask={maker}(1, ["mask"], ({side}, {side}){share})')
+    arguments += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
     lines = [
         "from repro.data import pack",
         "from repro.data.images import center_crop, resize",
-        *([f"from repro.editing.effects.masks import {drawn}"] if drawn else []),
+        *([f"from repro.editing.effects.masks import {maker}"] if maker else []),
         "from repro.editing.pipeline import EditingPipeline",
         "",
         "def photo(name):",
@@ -173,7 +173,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         "",
         f"pipe = EditingPipeline.shipped({', '.join(filter(None, (profile, variant)))})",
         "pipe(",
-        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *asked)),
+        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *arguments)),
         ").images[0]",
     ]
     return "\n".join(lines)
@@ -207,11 +207,11 @@ def own_photo(
     effects = _own_effects(now, **controls)
     reference = effects.pop("reference")
     vector = EditingVector(colour=reference is not None, **effects)
-    if words := _missing(now, GIVEN, vector):
+    if words := _missing(now, FOR_USE, vector):
         return words
     image, said = prepared(photo, picture, 2 * now.live.bench.crop[2])
     colours = None if reference is None else reference[None]
-    (output,) = made(now, GIVEN, image[None], vector, reference=colours, hole=None, steps=now.live.steps, seed=seed)
+    (output,) = made(now, FOR_USE, image[None], vector, reference=colours, hole=None, steps=now.live.steps, seed=seed)
     return image, output, f"{said}   {_written(vector)}"
 
 

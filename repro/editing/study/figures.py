@@ -51,8 +51,8 @@ CLAIMS = {
 
 def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()) -> Photos:
     """Rows of pictures (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap."""
-    shown = [None if x is None else x[0] for row in rows for x in row]
-    return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
+    images = [None if x is None else x[0] for row in rows for x in row]
+    return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
 def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
@@ -165,7 +165,7 @@ def references(editor: Editor, data: Split, others: Tensor, steps: int) -> Photo
 
 
 def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) -> Photos:
-    """Masks from small to large: what is given, and what is made, alone and inside a composite."""
+    """Masks from small to large: input and output, alone and inside a composite."""
     batch = data.at([0] * len(MASKS))
     hole = free_form_mask(1, ["mask"] * len(MASKS), tuple(batch.sharp.shape[2:]), fraction=torch.tensor(MASKS))
     rows = [[x[None] for x in torch.where(hole.bool(), editor.fill, batch.sharp)]]

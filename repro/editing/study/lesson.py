@@ -28,9 +28,9 @@ from repro.engine.evaluation import trained
 
 Method = Callable[[Split, Sequence[str]], "Tensor | None"]
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
-GIVEN = TRAINED[LONGER].label  # to users
+FOR_USE = TRAINED[LONGER].label  # to users
 METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
-VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", GIVEN: LONGER}
+VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", FOR_USE: LONGER}
 # One animal and one building that fill a square, chosen before anything was made of them.
 SUBJECTS = ("photos/erase_kingfisher", "photos/monuments_berlinCathedral")
 ONE_BY_ONE = tuple(f"single-{task}" for task in TASKS)
@@ -52,11 +52,11 @@ class Lesson(study.Lesson):
         return LIVE["smoke" if self.profile == "smoke" else "small"]
 
     def data(self, count: int | None = None) -> Split:
-        """The first crop of each test photograph, in order, with what is asked of it; the first `count` (None: all)."""
+        """The first crop of each test photograph, in order, with its request; the first `count` (None: all)."""
         return crops(self.live.source, 1).first(count)
 
     def photographs(self) -> Split:
-        """The photographs of `SUBJECTS`, cut to squares, with what is asked of each drawn as the benchmark draws it."""
+        """The photographs of `SUBJECTS`, cut to squares, with requests as the benchmark draws them."""
         return _whole("test", {id: pack.load(pack.picture(id)) for id in SUBJECTS}, self.side, self.live.bench)
 
     def unseen(self) -> Split:

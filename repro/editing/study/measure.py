@@ -17,61 +17,19 @@ from torch import Tensor
 
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.study import probes, strength
+from repro.editing.study import experiments, probes, scores, strength
 from repro.editing.study.benchmark import COMPOSITES, UNSEEN, Bench, Split, crop_ids, unseen
 from repro.editing.study.config import EditingConfig
 from repro.editing.study.config import profile as config_of
-from repro.editing.study.experiments import (
-    ABLATIONS,
-    LONGER,
-    LOW,
-    MASKED,
-    TAUGHT,
-    autoencoder_hash,
-    autoencoder_name,
-    editor_of,
-    folder_of,
-    load_autoencoder,
-    name_of,
-)
+from repro.editing.study.experiments import LONGER, TAUGHT, editor_of, folder_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
-from repro.editing.study.scores import (
-    CRISP,
-    DRIFT,
-    EXCESS,
-    GAP,
-    HOLE,
-    HUE,
-    KID,
-    PROTOCOLS,
-    RANK,
-    SILHOUETTE,
-    SPAN,
-    SPREAD,
-    STRENGTH,
-    Method,
-    Metrics,
-    by_photo,
-    crops,
-    kept,
-    scored,
-    target_of,
-)
 from repro.editing.vector import NAMES, TASKS, EditingVector
-from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import trained
 from repro.engine.registry import find
 from repro.engine.study import Sample
 
-ALIASES = {"paired-kid/inception": KID}
-_SMALL = Tolerance(absolute=2e-2, relative=1e-2)
-TOLERANCE = {
-    **dict.fromkeys((*PROTOCOLS, HOLE, EXCESS, KID), Tolerance(absolute=2e-3, relative=5e-3)),
-    SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
-    **dict.fromkeys((HUE, CRISP, *STRENGTH.values(), *GAP.values(), *DRIFT.values()), _SMALL),
-    **dict.fromkeys((*RANK.values(), *SPAN.values(), *SILHOUETTE.values()), _SMALL),
-}
+ALIASES, TOLERANCE = scores.ALIASES, scores.TOLERANCE
 LONG = 50  # steps with which the sliders of single-task networks are measured once more
 SEQUENCE = "editing-edits-singles-s0"  # each task's own network, one after another
 SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -94,7 +52,9 @@ _BATCH = 18  # crops edited at once
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many photographs a cell is measured on; None where it is not measured in this profile."""
     config, task = config_of(profile), cell["task"]
-    if not (config.pretrained or trained(autoencoder_name(profile))) or (config.steps >= LONG and "slider, " in task):
+    if not (config.pretrained or trained(experiments.autoencoder_name(profile))) or (
+        config.steps >= LONG and "slider, " in task
+    ):
         return None
     if config.pretrained and not any(trained(name_of(v, 0, profile)) for v in config.variants):
         return None
@@ -102,19 +62,22 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
     if experiment.startswith("baseline-floor"):
         if config.pretrained and "quantised" in experiment:
             return None  # its autoencoder has no codebook
-        weights = autoencoder_hash(config)
+        weights = experiments.autoencoder_hash(config)
     elif experiment == SEQUENCE:
         names = [name_of(f"single-{each}", 0, profile) for each in TASKS]
         if not all(map(trained, names)):
             return None
         weights = hashlib.sha256("".join(weights_hash(folder_of(each)) for each in names).encode()).hexdigest()
     # Measured again of these networks: the main tables and the sliders.
-    long = experiment in (name_of(TAUGHT), name_of(LONGER)) and task in ("one crop", "combination")
+    long = experiment in (
+        name_of(TAUGHT),
+        name_of(LONGER),
+    ) and task in ("one crop", "combination")
     n, k = (len(UNSEEN) if task == "unseen" else _count(config)), (0 if task in ("clusters", "attention") else config.k)
     return Sample(n, k, data_hash(config), weights, ships=not (long or config.pretrained))
 
 
-def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
+def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> scores.Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
     config, task = config_of(profile), cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
@@ -124,25 +87,25 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
         return probe[task](editor_of(config, found.variant, found.seed), crops_of(config, 1, k))
     method = _method(experiment, cell, config)
     if task == "unseen":
-        return scored(unseen(config.bench).first(k), 1, tasks, method, kid=False)
+        return scores.scored(unseen(config.bench).first(k), 1, tasks, method, kid=False)
     if task == "kept":
-        return kept(crops_of(config, 1, k), tasks, method)
+        return scores.kept(crops_of(config, 1, k), tasks, method)
     if task.startswith("slider"):
         return _slid(crops_of(config, 1, k), tasks[0], cell["inside"], method)
     variant = find(experiment).variant if experiment.startswith("editing-") and experiment != SEQUENCE else ""
-    each = 2 if task == "edit" and variant not in (*ABLATIONS, MASKED, LOW) else 1
+    each = 2 if task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW) else 1
     each = min(each, config.bench.each[2])
-    return scored(crops_of(config, each, k), each, tasks, method, real=config.pretrained)
+    return scores.scored(crops_of(config, each, k), each, tasks, method, real=config.pretrained)
 
 
-def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> Method:
+def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> scores.Method:
     task, switch, steps = cell["task"], cell.get("switch"), cell.get("steps", config.steps)
     if experiment == "baseline-input":
         return source_of
     if experiment == "baseline-target":  # the targets themselves, of parameters that no main table shares
         return lambda data, tasks: data.edit(*tasks).target
     if experiment.startswith("baseline-floor"):
-        return partial(floored, load_autoencoder(config.name), experiment.endswith("quantised"))
+        return partial(floored, experiments.load_autoencoder(config.name), experiment.endswith("quantised"))
     if experiment == SEQUENCE:
         return partial(sequenced, {each: editor_of(config, f"single-{each}") for each in TASKS}, steps=steps)
     found = find(experiment)
@@ -169,12 +132,12 @@ def data_hash(config: EditingConfig) -> str:
 def _count(config: EditingConfig) -> int:
     if isinstance(config.source, Bench):
         return len(crop_ids("test", config.bench)) // config.bench.each[2]
-    return len(crops(config.source, 1))
+    return len(scores.crops(config.source, 1))
 
 
 def crops_of(config: EditingConfig, each: int, k: int | None) -> Split:
     """The crops of the first `k` photographs (None: all)."""
-    whole = crops(config.source, each)
+    whole = scores.crops(config.source, each)
     return whole if k is None else whole.first(k * each)
 
 
@@ -221,7 +184,7 @@ def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
 
 def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
     """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
-    parts = (part.to(autoencoder.device) * 2 - 1 for part in target_of(data, tasks).split(_BATCH))
+    parts = (part.to(autoencoder.device) * 2 - 1 for part in scores.target_of(data, tasks).split(_BATCH))
     return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
 
 
@@ -238,7 +201,7 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
 # --- scores ---------------------------------------------------------------------------------------------------------
 
 
-def _slid(data: Split, task: str, inside: bool, method: Method) -> Metrics:
+def _slid(data: Split, task: str, inside: bool, method: scores.Method) -> scores.Metrics:
     """Measured effect at five places of a slider, alone or inside a composite (claim E13)."""
     rows = []
     for place in SLIDERS[task]:
@@ -246,27 +209,31 @@ def _slid(data: Split, task: str, inside: bool, method: Method) -> Metrics:
         moved = replace(data, vectors=(vector,) * len(data))
         rows.append(strength.MEASURES[task](method(moved, vector.active), data.sharp).double())
     table = torch.stack(rows)  # (5, N)
-    at = {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
-    return {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist(), **at}
+    at = {f"{scores.STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
+    return {
+        scores.RANK[task]: strength.rank_correlation(table).tolist(),
+        scores.SPAN[task]: (table[-1] - table[0]).tolist(),
+        **at,
+    }
 
 
-def _clusters(editor: Editor, data: Split) -> Metrics:
+def _clusters(editor: Editor, data: Split) -> scores.Metrics:
     """How well features tell the tasks apart (claim E7): per photograph, its five edits' silhouettes averaged."""
     *points, task = probes.task_features(editor, data)
     return {
         name: probes.silhouette(found, task).view(len(TASKS), -1).mean(dim=0).tolist()
-        for name, found in zip(SILHOUETTE.values(), points, strict=True)
+        for name, found in zip(scores.SILHOUETTE.values(), points, strict=True)
     }
 
 
-def _spread(steps: int, editor: Editor, data: Split) -> Metrics:
+def _spread(steps: int, editor: Editor, data: Split) -> scores.Metrics:
     """How far edits of one image under different noise lie apart (claim E8)."""
     inputs = request(data, ("inpaint",))
     runs = torch.stack([editor.edit(data.sharp, **inputs, seed=seed, steps=steps) for seed in range(4)])
-    return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
+    return {scores.SPREAD: scores.by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
 
 
-def _attention(tasks: Sequence[str], editor: Editor, data: Split) -> Metrics:
+def _attention(tasks: Sequence[str], editor: Editor, data: Split) -> scores.Metrics:
     """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
     vector = EditingVector(**ATTENDED[label(tasks)], colour="colour" in tasks)
     return {

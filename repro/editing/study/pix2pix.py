@@ -92,9 +92,9 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
         """
         return F.pixel_shuffle(self.patches(condition(source, reference, vector)), PATCH)
 
-    def patches(self, given: Tensor) -> Tensor:
+    def patches(self, stack: Tensor) -> Tensor:
         """The output as patches (B, 12, H/2, W/2), float32, from what `condition` makes."""
-        h = first = self.conv_in(given)
+        h = first = self.conv_in(stack)
         skips = []
         for down in self.down:
             h = down(F.leaky_relu(h, 0.2))
@@ -126,9 +126,9 @@ class Discriminator(nn.Module):
             nn.Conv2d(2 * width, 1, 4, padding=1),
         )
 
-    def forward(self, given: Tensor, *pictures: Tensor) -> Tensor:
+    def forward(self, stack: Tensor, *pictures: Tensor) -> Tensor:
         """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of images as patches (B, 12, H/2, W/2)."""
-        h = self.condition(given)
+        h = self.condition(stack)
         return self.rest(torch.cat([h + self.picture(each) for each in pictures]))
 
 
@@ -163,13 +163,13 @@ class Pix2Pix(ModelMixin, ConfigMixin):
         Images (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
         gradients of what is called through the wrapped model.
         """
-        given = condition(source, reference, vector)
+        stack = condition(source, reference, vector)
         real = F.pixel_unshuffle(target, PATCH)
-        fake = self.generator.patches(given)
+        fake = self.generator.patches(stack)
         l1 = (fake - real).abs().mean(dim=(1, 2, 3))
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, fixed, (given, fake))
-        known, caught = self.discriminator(given, real, fake.detach()).chunk(2)
+        fooled = functional_call(self.discriminator, fixed, (stack, fake))
+        known, caught = self.discriminator(stack, real, fake.detach()).chunk(2)
         return Losses(
             generator=_logistic(fooled, real=True) + L1_WEIGHT * l1,
             discriminator=0.5 * (_logistic(known, real=True) + _logistic(caught, real=False)),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from repro.editing.study import strength
 from repro.editing.study.benchmark import Bench, Split, split
+from repro.engine.check import Tolerance
 from repro.engine.records import Values
 from repro.metrics import distribution, protocols
 from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
@@ -32,6 +33,15 @@ RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
 SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
 SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
 LEAST = 8  # photographs for a KID
+# Of the check that measures the first k again; metrics of the paper's profile -> what tables look for.
+_SMALL = Tolerance(absolute=2e-2, relative=1e-2)
+TOLERANCE = {
+    **dict.fromkeys((*PROTOCOLS, HOLE, EXCESS, KID), Tolerance(absolute=2e-3, relative=5e-3)),
+    SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
+    **dict.fromkeys((HUE, CRISP, *STRENGTH.values(), *GAP.values(), *DRIFT.values()), _SMALL),
+    **dict.fromkeys((*RANK.values(), *SPAN.values(), *SILHOUETTE.values()), _SMALL),
+}
+ALIASES = {"paired-kid/inception": KID}
 
 
 @lru_cache(maxsize=4)
