@@ -48,6 +48,8 @@ class Autoencoder(ModelMixin, ConfigMixin):
         codes: in the codebook.
     """
 
+    factor: int = PATCH  # pixels a side of one latent
+
     @register_to_config
     def __init__(self, width: int = 96, channels: int = 16, codes: int = 1024) -> None:
         super().__init__()
@@ -68,11 +70,6 @@ class Autoencoder(ModelMixin, ConfigMixin):
         self.straight_out = nn.Conv2d(channels, 3 * PATCH**2, 1)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
-
-    @property
-    def factor(self) -> int:
-        """Pixels a side of one latent."""
-        return PATCH
 
     @property
     def channels(self) -> int:

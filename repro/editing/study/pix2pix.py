@@ -179,18 +179,15 @@ class Pix2Pix(ModelMixin, ConfigMixin):
 class Pix2PixTask:
     """Single edits of crops: a label of six is drawn at every visit, and what belongs to the others is zero.
 
-    Args:
-        held: `repro.editing.study.bank.pixels`.
-        ids: names of the crops, by default their numbers.
+    `held`: `repro.editing.study.bank.pixels`.
     """
 
-    def __init__(self, held: Mapping[str, Tensor], ids: Sequence[str] | None = None) -> None:
+    def __init__(self, held: Mapping[str, Tensor]) -> None:
         self.held, self.size = held, len(held["sharp"])
-        self.ids = list(ids) if ids is not None else [f"crop {i}" for i in range(self.size)]
         self.settings = {"l1": L1_WEIGHT, "labels": "uniform"}
 
     def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
+        return [f"crop {i}" for i in indices.tolist()]
 
     def inputs(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(source, reference, vector, target): images (B, 3, S, S) in [-1, 1], vectors (B, 9)."""
