@@ -157,13 +157,6 @@ def test_inversion_is_diffusers(spacing, steps):
     assert largest(ours, others) < 1e-10 and [s.t for s in ours] == times
 
 
-def test_inversion_of_sample_predictions_is_undefined_in_diffusers():
-    """Why `ddim_invert` reads outputs at the network's own t: the other way the first step is 0 / 0."""
-    others, _ = theirs(NET, LINEAR, "ddim_inverse", 50, clip_sample=False, prediction_type="sample")
-    assert not others[0].isfinite().all()
-    assert sample(samplers.ddim_invert(NET, START, LINEAR, 50, prediction="sample")).isfinite().all()
-
-
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_timesteps_equal_diffusers(spacing):
     for T in (1000, 50, 7):
@@ -388,24 +381,6 @@ def test_guided_ancestral_tends_to_the_posterior(where):
         errors.append(worst(oracles.sampler_moments(run, (3,), steps)[-1:], posterior))
     assert errors[1] < 0.5 * errors[0] and errors[1] < 0.1, errors
     assert (posterior.mean - oracle.mean).abs().max() > 0.2  # there was a way to go
-
-
-def test_a_guide_gets_the_place_and_the_state_of_the_step():
-    oracle, seen = gaussian(), []
-
-    def guide(x, t, step):
-        seen[:] = [(x, t, step.x_t, step.mean, step.variance, step.eps)]
-        return torch.zeros_like(x) + 2.0
-
-    noise, x = KeyedNoise(0, range(2), "noise"), draw(0, 2, 3)
-    plain = next(samplers.ancestral(oracle.model(), x, LINEAR, noise, 10, clip=False))
-    for where in ("mean", "x_t"):
-        step = next(samplers.ancestral(oracle.model(), x, LINEAR, noise, 10, clip=False, guide=guide, guide_at=where))
-        at, t, x_t, mean, variance, eps = seen[0]
-        assert torch.equal(at, mean if where == "mean" else x_t) and t.tolist() == [900, 900]
-        assert (LINEAR.a[900] * plain.x0 + LINEAR.s[900] * eps - x).abs().max() < 1e-9
-        assert (step.x - plain.x - 2.0 * variance).abs().max() < 1e-12
-        assert torch.equal(step.mean, mean + variance * 2.0)
 
 
 def test_classifier_guide_is_the_finite_difference():

@@ -42,14 +42,6 @@ def drawn(count: int, shape=(1, 3, 12, 12)):
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_place_in_the_plane_is_found_again():
-    I_0, I_res, eps, other = drawn(4)
-    a, b, rest = probes.place(I_0 + 0.3 * I_res - 0.7 * eps, I_0, I_res, eps)
-    assert (a, b, rest) == pytest.approx((0.3, -0.7, 0.0), abs=1e-12)
-    other -= sum((other * e).sum() / e.square().sum() * e for e in (I_res, eps))  # nearly outside of the plane
-    assert probes.place(I_0 + other, I_0, I_res, eps)[2] == pytest.approx(other.square().mean().sqrt().item(), rel=0.05)
-
-
 def test_perfect_predictions_walk_along_the_forward_process():
     I_0, I_in, eps = (x.clamp(-1, 1) for x in drawn(3))
     both = torch.cat([I_in - I_0, eps], dim=1)
@@ -93,16 +85,6 @@ def test_a_gallery_names_the_psnr_of_the_whole_picture(monkeypatch):
     assert list(said) == [f"half: {psnr(half, truth):.1f} dB", "truth"]
     assert psnr(half, truth) == pytest.approx(10 * np.log10(4 / 0.125), abs=1e-4)
     assert {tuple(x.shape[-2:]) for x in said.values()} == {(8, 12)}  # whole
-
-
-def test_the_two_diffusions_add_up(monkeypatch):
-    monkeypatch.setattr(figures, "photographs", lambda rows, *labels: rows)
-    I_0, I_in = (x.clamp(-1, 1).float() for x in drawn(2))
-    aimed, aimless, both = figures.forward(I_0, I_in, SCHEDULE, [0, 400, 999], 0)
-    assert torch.allclose(aimed[-1], I_in, atol=1e-6) and (aimed[0] - I_0).abs().max() < 0.01
-    assert 0.9 < (aimless[-1] - I_0).std() < 1.1  # s_T = 1
-    for a, b, c in zip(aimed, aimless, both, strict=True):
-        assert torch.allclose(a + b - I_0, c, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [Drawn, figures.Photos])

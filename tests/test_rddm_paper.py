@@ -24,7 +24,6 @@ from repro.engine.run import build, run
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth, imresize
-from repro.metrics.pixel import luma_uint8
 from repro.metrics.protocols import protocol, score
 from repro.rddm.study import paper, settings
 from repro.rddm.study.settings import (
@@ -371,17 +370,6 @@ def test_imresize_by_hand():
     assert torch.equal((imresize(constant, (4, 30)) * 255).round(), torch.full((3, 4, 30), 37.0).double())
     with pytest.raises(ReproError, match="at least 1 pixel: got 0x4"):
         imresize(row[None], (0, 4))
-
-
-def test_luma_of_bytes_is_exact():
-    """Against whole numbers: Y = round(16 + (65481 R + 128553 G + 24966 B) / 255000) of MATLAB's rgb2ycbcr on uint8."""
-    rgb = KeyedNoise(0, [0], "rgb").integers(0, 256, (3, 400, 400))  # (1, 3, 400, 400)
-    rgb[0, :, 0, :256] = torch.arange(256)  # greys too
-    ours = (luma_uint8(rgb.double() / 255) * 255).round().long()[0, 0]
-    r, g, b = rgb[0]
-    weighed = 65481 * r + 128553 * g + 24966 * b
-    exact = 16 + (2 * weighed + 255000) // 510000
-    assert torch.equal(ours, exact)
 
 
 def test_y_protocols_equal_scikit_image_on_bytes():
