@@ -1,6 +1,7 @@
-"""Pictures: the embedded pack, readers of users' images and of the real data sets, deterministic crops.
+"""Data: the embedded pack, readers of users' images and of published data sets, degradations, crops.
 
-In reading order: `pack` (the embedded images), `images`, `inputs`, `metadata` and `writing` (files of users),
-`crops`, `degradations` with `lowlight`, `raindrops`, `wetglass`, `motionblur` and `jpeg`, `flist` and `filesets`
-(pairs of folders, read on demand), `published` and `datasets` (data sets of the papers), `commands` (`repro data`).
+In reading order: `images` (a tensor of a file, an image object or an array; `metadata` beside it), `inputs` (batches,
+colour profiles, masks), `writing`, `pack`, `crops`; `degradations` (`lowlight`, `wetglass`, `motionblur`, `jpeg`, and
+`raindrops` for older networks); `flist` (pairs from folders and lists), `filesets` (read on demand), `datasets`
+(layouts, checked), `published` (readers), `commands`.
 """

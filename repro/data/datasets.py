@@ -80,7 +80,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def home(name: str) -> Path:
-    """Where a known data set lies when nobody says otherwise."""
+    """Where a known data set lies by default."""
     return paths.data() / (LAYOUTS[name].folder or name)
 
 

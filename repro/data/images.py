@@ -3,8 +3,8 @@
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
-- grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF says that white
-  is zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
+- grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
+  white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied: values are taken as sRGB;
 - damaged metadata (EXIF, profiles, comments) is passed over.
 Everything else is refused in one sentence that names the file.

@@ -55,7 +55,7 @@ def pictures(source: ImageSource | Sequence[ImageSource], name: str = "picture",
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
     """The picture (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
 
-    A profile that cannot be read or applied is passed over, and said. Raises `ReproError` as `read_image` does.
+    A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
     """
     image = read_image(path)  # refuses what is no picture, in a sentence
     with Image.open(path) as file:

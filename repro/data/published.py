@@ -59,7 +59,7 @@ def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> 
             raise ReproError(f"{root / part.pattern}: nothing found; {advice(name, root)}")
         wrong = [*miscounted(root, part, files[part.label]), *unpaired(root, (inputs, part), files)]
         if wrong:
-            raise ReproError(f"{wrong[0]}; `repro data check {name} --root {root}` says more")
+            raise ReproError(f"{wrong[0]}; `repro data check {name} --root {root}` lists everything")
     found, targets, *masks = (part.keyed(root, files[part.label]) for part in parts)
     pairs = [Pair(path, targets[key]) for key, path in found.items()]
     check_pairs(pairs)

@@ -32,7 +32,7 @@ POWER = (2.0, 7.0)  # angle that a drop shows, against the pane behind it
 GAIN = (0.65, 2.0)  # of the light through a drop, log-uniform
 BEND = 5.0  # pixels by which outlines are bent, at most
 STREAK = 0.07  # share of drops that run down
-LARGEST = 0.6  # coverage that can be asked for
+LARGEST = 0.6  # coverage that can be chosen
 LAW = (
     f"raindrops, out of focus, version 1: radius {RADIUS} spread {SPREAD}, coverage {COVERAGE}, room {ROOM}, "
     f"soft {SOFT}, opacity {OPACITY}, power {POWER}, gain {GAIN}, bend {BEND}, streaks {STREAK}"

@@ -1,5 +1,5 @@
-"""Scores of pictures, each under a named protocol: see `repro.metrics.protocols`.
+"""Scores of images, each under a named protocol.
 
-In reading order: `protocols` (all names), `pixel` (l1, PSNR, SSIM), `lpips`, `features` and `distribution` (FID, KID,
-IS), `noreference` (NIQE), `matlab` and `traps` (what other protocols do to the numbers).
+In reading order: `protocols` (names, and `score`), `pixel`, `lpips`, `noreference` (NIQE), `matlab`; scores of sets:
+`features` (networks), `distribution` (FID, KID, IS), `sets`; `traps` (what a wrong protocol costs).
 """

@@ -47,7 +47,7 @@ class FeatureNet:
 def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int = 32) -> Tensor:
     """Features (N, d) or logits (N, classes) of (N, C, H, W) pictures in [0, 1], float32 on the CPU.
 
-    Raises `ReproError` for a wrong shape or range, or where logits are asked of a network that has none.
+    Raises `ReproError` for a wrong shape or range, and for logits of a network that has none.
     """
     function = {"features": net.features, "logits": net.logits}.get(what)
     if function is None:

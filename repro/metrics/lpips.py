@@ -31,7 +31,7 @@ class LpipsAlex(nn.Module):
         convs = [nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in shapes]
         self.features = nn.ModuleDict({str(n): conv for n, conv in zip(_TORCHVISION, convs, strict=True)})
         self.heads = nn.ParameterList([nn.Parameter(torch.zeros(c)) for c in _CHANNELS])
-        # The ImageNet mean and deviation, told for inputs in [-1, 1].
+        # The ImageNet mean and deviation, for inputs in [-1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
 

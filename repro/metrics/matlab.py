@@ -43,18 +43,18 @@ def ground_truth(reference: Tensor, output: Tensor) -> Tensor:
     return imresize(reference, tuple(output.shape[-2:])).float()
 
 
-def _weights(length: int, wanted: int) -> Tensor:
-    """(wanted, length) float64: which old pixels make a new one, in which shares."""
-    scale = wanted / length
+def _weights(length: int, size: int) -> Tensor:
+    """(size, length) float64: which old pixels make a new one, in which shares."""
+    scale = size / length
     stretch = min(scale, 1.0)  # below 1 the kernel is widened, so that it also averages
-    centre = (torch.arange(wanted, dtype=torch.float64) + 0.5) / scale - 0.5
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
     reach = int(-(-2 // stretch)) + 1
-    places = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)  # (wanted, taps)
+    places = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)  # (size, taps)
     shares = _cubic(stretch * (places - centre[:, None]))
     shares = shares / shares.sum(dim=1, keepdim=True)
     mirrored = places % (2 * length)
     mirrored = torch.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)
-    return torch.zeros(wanted, length, dtype=torch.float64).scatter_add_(1, mirrored, shares)
+    return torch.zeros(size, length, dtype=torch.float64).scatter_add_(1, mirrored, shares)
 
 
 def _cubic(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""l1, PSNR and SSIM on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop unless said.
+"""l1, PSNR and SSIM on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop unless stated.
 
 Called through `repro.metrics.protocols.score`, which checks shapes and ranges and chooses the colour space.
 """

@@ -1,6 +1,6 @@
 """Every score has a protocol name, and the name travels with the number into records and tables.
 
-A name says measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
+A name states measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
 than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores pictures; scores
 of two *sets* of pictures (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
 """
@@ -176,7 +176,7 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
 
 
 def _checked(p: Protocol, role: str, image: Tensor) -> Tensor:
-    """The image as a batch, or the one sentence that says what is wrong with it."""
+    """The image as a batch, refused in one sentence where it cannot be scored."""
     found = accepted = ""
     if not torch.is_tensor(image) or not image.is_floating_point():
         found = f"is {image.dtype if torch.is_tensor(image) else type(image).__name__}"

@@ -162,7 +162,7 @@ class Chosen:
 
 
 def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> Chosen:
-    """The network that a user asks for, on this machine's device. Raises `ReproError` naming what there is."""
+    """The network of these options, on this machine's device. Raises `ReproError` naming what there is."""
     if checkpoint is not None:
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")

@@ -1,4 +1,4 @@
-"""One TOML file that says everything about training on own pairs; read strictly, checked before anything is trained."""
+"""One TOML file that defines a training on own pairs; read strictly, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _key(table: str, default: float, low: float, high: float = math.inf) -> Any:
 
 @dataclass(frozen=True)
 class PairsFile:
-    """What the file says. Paths are relative to the file; `lr` and `steps` default to the method's."""
+    """Content of the file. Paths are relative to the file; `lr` and `steps` default to the method's."""
 
     method: str
     inputs: Path
@@ -166,7 +166,7 @@ def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
 
 
 def _split(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
-    """Evenly spaced pairs are held out: one at least of five, where a share is asked for."""
+    """Evenly spaced pairs are held out: one at least of five, where the share is above 0."""
     count = max(round(len(pairs) * share), int(share > 0 and len(pairs) >= 5))
     held = {(2 * i + 1) * len(pairs) // (2 * count) for i in range(count)}
     return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]

@@ -36,7 +36,7 @@ class Restore:
     seed: int = 0
     """of the noise: the same command gives the same picture"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """what to write: .png (which says how it was made, see `repro whence`), .jpg, .webp; a folder for a folder
+    """what to write: .png (with its provenance, see `repro whence`), .jpg, .webp; a folder for a folder
     (default: restored-PHOTO.png, or restored-FOLDER)"""
 
     def run(self) -> int:

@@ -22,7 +22,7 @@ METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
 
 @dataclass
 class TrainPairs:
-    """Train on own pairs, as one TOML file says; the same command goes on after a kill.
+    """Train on own pairs, as one TOML file defines it; the same command continues an interrupted training.
 
     Args:
         file: the TOML file; `repro/use/rddm.toml` is a commented example.
