@@ -48,14 +48,14 @@ def x0_from_v(x_t: Tensor, v: Tensor, a: Tensor | float, s: Tensor | float) -> T
 
 
 def from_x0(kind: Kind, x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """The output that says x0 of x_t: itself, eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
+    """The output that means x0: itself, eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
     if check_kind(kind) == "sample":
         return x0
     return (x_t - a * x0) / s if kind == "epsilon" else (a * x_t - x0) / s
 
 
 def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
-    """The sample that an output says of x_t (DDPM Eq. 15 for noise); of noise not where a = 0, which samplers refuse.
+    """The sample by a network's output for x_t (DDPM Eq. 15 for noise, undefined where a = 0, which samplers refuse).
 
     `a`, `s` are plain numbers here and in `to_eps`, so that a step costs few operations.
     """
@@ -67,7 +67,7 @@ def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> 
 
 
 def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
-    """The noise that an output says of x_t."""
+    """The noise in x_t by a network's output."""
     if prediction == "epsilon":
         return output
     if prediction == "sample":

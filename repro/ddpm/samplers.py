@@ -169,7 +169,7 @@ def ddim(
             t_prev = ts[i + 1] if i + 1 < len(ts) else -1
             step = Step(i, t, t_prev, x, x0, x0, x0, sigma2[i], output, a[i], s[i])
             if guide is not None:
-                # eps - s g, said of the sample: x0 = (x_t - s eps) / a moves by s^2 g / a
+                # eps - s g, in terms of the sample: x0 = (x_t - s eps) / a moves by s^2 g / a
                 step.x0 = torch.add(x0, guide(x, times[i], step), alpha=s[i] ** 2 / a[i])
                 step.used_eps = None
             elif prediction == "epsilon" and not (clip and eps_from_clipped):

@@ -20,7 +20,7 @@ from repro.rddm.model import RDDMNet
 from repro.rddm.process import Objective, heads
 from repro.rddm.scheduler import RDDMScheduler
 
-WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which a picture goes in one piece, of its tiles otherwise
+WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
 
 
 class RDDMPipeline(DiffusionPipeline):
@@ -56,7 +56,7 @@ class RDDMPipeline(DiffusionPipeline):
     def shipped(cls, task: str = "lowlight", variant: str = "use") -> RDDMPipeline:
         """The pipeline of weights that ship: of `task` "lowlight" or "raindrop" by default the network for use.
 
-        Raises `ReproError` where there are no weights, and for networks that do not start from the degraded picture.
+        Raises `ReproError` where there are no weights, and for networks that do not start from the degraded image.
         """
         from repro.engine.checkpoint import load_checkpoint
         from repro.engine.evaluation import folders, trained
@@ -101,7 +101,7 @@ class RDDMPipeline(DiffusionPipeline):
             generator: one, or one an image, so that an image does not depend on its batch. seed: instead of it, a
                 number that makes one.
             tile: side of the overlapping tiles that the network sees in every step, the noise being of the whole
-                picture; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
+                image; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
             output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the last two float in [0, 1].
         """
         if output_type not in ("pil", "np", "pt"):

@@ -4,7 +4,7 @@
     for step in reverse(model, x_T, I_in, schedule, steps=5, objective="res"): ...
     x = sample(reverse(...))                                     # only the result
 
-One update is `read` (what the output says of I_t), then `advance` (Eq. 12); the diffusers scheduler calls the same two.
+One update is `read` (estimates from the output), then `advance` (Eq. 12); the diffusers scheduler calls the same two.
 Restoration and generation are one path: generation passes zeros as I_in. The model is a function (I_t, t (B,)) ->
 (B, C, H, W), or (B, 2C, H, W) for "res_noise"; a network that sees I_in gets it by `model_fn(network, cond=I_in)`.
 """
@@ -176,7 +176,7 @@ def check_reading(
 def read(
     res: Tensor | None, noise: Tensor | None, x: Tensor, I_in: Tensor, move: Move, clip: Clip, rule: Rule
 ) -> Estimate:
-    """What the network's residual and noise (None: not predicted) say about I_t = x, clipped for the rule.
+    """Image, residual and noise of I_t = x from the predicted ones (None: not predicted), clipped for the rule.
 
     "eq12" and "posterior" clip as the released code does: predictions are cut one by one, and need not add up to I_t
     any more. "compose" and "rederive" tie the residual to the cut image, I_res = I_in - I_0, where one follows from the

@@ -54,7 +54,7 @@ PHOTOS = {
     "Colosseum": "photos/monuments_colosseum",
     "Mount Rushmore": "photos/monuments_mountRushmore",
 }
-WIDE = 480  # pixels that a picture of the reader's own is shown at
+WIDE = 480  # pixels: width of a reader's own photograph
 
 
 def controls(given: Mapping[str, Any]) -> dict[str, Control]:
@@ -99,8 +99,9 @@ def walk(
     if net.task.degradation == "none":
         return Walked(net.generate(range(9), steps, seed, **settings))
     I_in, I_0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
-    result, between = net.restore(I_in, [picture]) if net.learning.start == "none" else None, {}
-    if result is None:
+    if net.learning.start == "none":
+        result, between = net.restore(I_in, [picture]), {}
+    else:
         run = list(net.trajectory(I_in, [picture], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
         between = {f"first guess, {psnr(run[0].x0, I_0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
@@ -109,7 +110,7 @@ def walk(
 
 
 def view(made: Walked | str, split: float) -> np.ndarray:
-    """Input and result in one large picture, `split` in [0, 1] being how much is input; beside it what stands between.
+    """Input and result in one large image, `split` in [0, 1] being how much is input; beside it what lies between.
     uint8 (H, W, 3)."""
     if isinstance(made, str):
         return plaque(made)
@@ -167,9 +168,9 @@ def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray
 
 
 def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and what was found; None stands for our `picture`.
+    """(3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; None stands for our `picture`.
 
-    Raises `ReproError` for what is no picture, or one smaller than 16 pixels.
+    Raises `ReproError` for what is no image, or one smaller than 16 pixels.
     """
     if photo is None:
         return resize(pack.load(held_out(PHOTOS[picture])), side).clamp(0, 1), picture

@@ -3,11 +3,11 @@
 Written from its description. What sets it apart from `repro.nn.unet`: a 7 x 7 first convolution; weight-standardised
 3 x 3 convolutions; another sinusoid of time, which scales and shifts only the first of a block's two norms; linear
 attention at every level; 4 x 4 convolutions of stride 2 down; and a last block that sees the first convolution's output
-again. With the same weights it answers what the released network answers, to rounding.
+again. With the same weights its output is the released network's, to rounding.
 
 Its linear attention depends on the resolution. The softmax over positions is normalised already, and the values are
 divided by the number of positions H W once more: what a map of the same content contributes falls with its area,
-against the bias and the norm that follow. A network trained at 256 px finds other features in the same picture at
+against the bias and the norm that follow. A network trained at 256 px finds other features in the same image at
 512 px.
 """
 
@@ -154,7 +154,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Up from the bottleneck to a picture; without `skips` it sees nothing of the encoder but the bottleneck."""
+    """Up from the bottleneck to an image; without `skips` its only input from the encoder is the bottleneck."""
 
     def __init__(self, c_out: int, dim: int, widths: tuple[int, ...], skips: bool = True) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
 
 
 class PublishedUNet(nn.Module):
-    """One encoder with a decoder for each picture it predicts; the residual's, where there are two, has no skips."""
+    """One encoder with a decoder for each image it predicts; the residual's, where there are two, has no skips."""
 
     def __init__(self, c_in: int, c_out: int, dim: int, widths: tuple[int, ...], shared: bool = False) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class PublishedNet(ModelMixin, ConfigMixin):
         layout: "one" network; for "res_noise" also "two" networks (72.52 M parameters), or a "shared" encoder
             (51.98 M) whose residual decoder works from the bottleneck alone. "res_noise" in "one" network of twice
             the output channels was never released.
-        channels: of the picture.
+        channels: of the image.
         condition: whether the network sees I_in beside I_t.
         mask_channels: of a mask that it sees behind I_in, in the same `cond` (shadow removal: 3).
         dim, mults: width of the first level and of each level over the first; multiples of 8 in all.
