@@ -1,8 +1,9 @@
 """Plots and widgets for the notebooks: `from repro.ui import explore, Slider, grid`.
 
-In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots` and `schematic` (figures),
-`photos` (drawings made of photographs), `controls` and `explore` (a function with sliders), `live` (its widgets),
-`setup` (how a notebook begins). ipywidgets and matplotlib load when something is shown or plotted, not here.
+In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots`, `sheet` and `schematic`
+(figures), `photos` (drawings made of photographs), `controls` and `explore` (a function with sliders), `live` (its
+widgets), `setup` (how a notebook begins). ipywidgets and matplotlib load when something is shown or plotted, not
+here.
 """
 
 from __future__ import annotations
