@@ -31,7 +31,9 @@ LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole ima
 K = 20
 QUICK = Adaptation(iterations=60, lr=1e-3)  # half a minute on one core; the paper has 400 iterations at 1e-4
 
-GUIDANCE: dict[str, Guidance] = {}  # by task; Algorithm 1 where there is none
+# Colorization has no noise, so s, which weighs the measurement as 1 / (2 sigma^2), is as large as its limit lets it be;
+# and all pixels of grey are seen, so the limit is what s = 10 reaches with the paper's 1000 steps: 10 x 0.02.
+GUIDANCE = {"colour": Guidance(scale=1000.0, limit=0.2)}
 
 
 @dataclass(frozen=True)

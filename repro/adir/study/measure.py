@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from repro import paths
 from repro.adir import guidance, lora, operators, oracle, prior, retrieval
-from repro.adir.adapt import Adaptation, adapt
+from repro.adir.adapt import Adaptation, adapted_to
 from repro.adir.guidance import Guidance, reconstruct
 from repro.adir.pipeline import guidance_of
 from repro.data import pack
@@ -131,7 +131,7 @@ def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, 
 
 
 def setting_of(name: str, profile: str = "small", task: str = "sr4") -> tuple[Guidance, Adaptation, dict[str, Any]]:
-    """(guidance, adaptation, what else a setting changes: steps, seed, the operator assumed, k, after)."""
+    """(guidance, adaptation, the rest: steps, seed, k for photographs and for textures, the operator assumed)."""
     now, changes = profile_of(profile), dict(SETTINGS["setting"][name])
     if changes.get("limit") is False:
         changes["limit"] = None
@@ -140,44 +140,40 @@ def setting_of(name: str, profile: str = "small", task: str = "sr4") -> tuple[Gu
         for kind in (Guidance, Adaptation)
     )
     adaptation = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting})
-    return dataclasses.replace(guidance_of(task), **guiding), adaptation, changes
+    k = changes.pop("k", None)
+    other = {"steps": now["steps"], "seed": 0, "k": (k or now["k"], k or now["unseen_k"]), **changes}
+    return dataclasses.replace(guidance_of(task), **guiding), adaptation, other
 
 
-def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str, after: int = 0) -> str:
+def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> str:
     """The name under which an image's LoRA factors are kept: a hash of all that they follow from."""
     _, adaptation, other = setting_of(cell["setting"], profile)
     names, x = images(cell["set"], profile)
-    now = profile_of(profile)
     about = {
         "adaptation": dataclasses.asdict(adaptation),
         "to": cell["adapt"],
-        "k": other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"]),
+        "k": other["k"][cell["set"] == "unseen"],
         "task": [cell["task"], other.get("assumed", cell["task"])],
         "image": [cell["set"], names[i], x.shape[-1]],
         "weights": weights_hash(_folder(experiment)),
     }
-    return f"{digest(about)}{f'-{after}' if after else ''}.safetensors"
+    return f"{digest(about)}.safetensors"
 
 
 def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
     """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept)."""
-    _, adaptation, other = setting_of(cell["setting"], profile)
-    now, kept = profile_of(profile), paths.runs() / "adir" / "lora"
-    wanted = factors_file(experiment, cell, i, profile, other.get("after", 0))
+    kept, file = paths.runs() / "adir" / "lora", factors_file(experiment, cell, i, profile)
     for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
-        if (folder / wanted).exists():
-            return lora.load(folder / wanted)[0]
+        if (folder / file).exists():
+            return lora.load(folder / file)[0]
+    _, adaptation, other = setting_of(cell["setting"], profile)
     _, x, y = measured(cell["set"], cell["task"], profile)
     assumed = task_operator(other.get("assumed", cell["task"]), x.shape[-1])
-    near = [retrieval.as_image(y[i : i + 1], assumed)[0]]
+    near, unseen = [retrieval.as_image(y[i : i + 1], assumed)[0]], cell["set"] == "unseen"
     if cell["adapt"] != "itself":
-        k = other.get("k", now["unseen_k" if cell["set"] == "unseen" else "k"])
-        near = index("unseen" if cell["set"] == "unseen" else "gallery", profile).nearest(near[0], k).images
-    for step in adapt(network, near, prior.schedule(), adaptation, crop=now["size"]):
-        if (last := step.iteration == adaptation.iterations) or step.iteration in (15, 30):
-            file = factors_file(experiment, cell, i, profile, 0 if last else step.iteration)
-            lora.save(kept / file, step.factors, adaptation.alpha, experiment)
-    return lora.load(kept / wanted)[0]
+        near = index("unseen" if unseen else "gallery", profile).nearest(near[0], other["k"][unseen]).images
+    factors, _ = adapted_to(network, near, prior.schedule(), adaptation, crop=profile_of(profile)["size"])
+    return lora.load(lora.save(kept / file, factors, adaptation.alpha, experiment))[0]
 
 
 def reconstruction(
@@ -185,8 +181,8 @@ def reconstruction(
 ) -> Tensor:
     """(N, 3, size, size) of a cell's method and setting for measurements y (N, …); `instead`: other steps or seed."""
     chosen, _, other = setting_of(cell["setting"], profile, cell["task"])
-    other = {"steps": profile_of(profile)["steps"], "seed": 0, "assumed": cell["task"], **other, **instead}
-    op, noise = task_operator(other["assumed"], size), KeyedNoise(other["seed"], names, "adir/sample")
+    other |= instead
+    op, noise = task_operator(other.get("assumed", cell["task"]), size), KeyedNoise(other["seed"], names, "adir/sample")
     given = (model_fn(network), y, op, prior.schedule(), noise)
     if cell["method"] == "ddrm":
         *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, other["steps"]))
