@@ -75,33 +75,16 @@ def _jpeg(images: Tensor, noises: Noises, quality: float | None) -> tuple[Tensor
     return jpeg.jpeg(images, drawn), (100 - torch.tensor(drawn, dtype=images.dtype, device=images.device)) / 100
 
 
+_STOPS, _LENGTH = lowlight.WIDE_STOPS[1], motionblur.LENGTH[1]
+_UNDER = f"stops of underexposure / {_STOPS:g}"
+_COVERED = "share of the light that comes through drops, mean over the picture"
+_PATH = f"length of the camera's path / {_LENGTH:g} pixels"
 TASKS: dict[str, Degradation] = {
     task.name: task
     for task in (
-        Degradation(
-            "lowlight",
-            f"stops of underexposure / {lowlight.WIDE_STOPS[1]:g}",
-            lowlight.WIDE_LAW,
-            "stops",
-            (0.0, lowlight.WIDE_STOPS[1]),
-            _lowlight,
-        ),
-        Degradation(
-            "raindrops",
-            "share of the light that comes through drops, mean over the picture",
-            wetglass.LAW,
-            "coverage",
-            (0.0, wetglass.LARGEST),
-            _raindrops,
-        ),
-        Degradation(
-            "deblur",
-            f"length of the camera's path / {motionblur.LENGTH[1]:g} pixels",
-            motionblur.LAW,
-            "length",
-            (0.0, motionblur.LENGTH[1]),
-            _deblur,
-        ),
+        Degradation("lowlight", _UNDER, lowlight.WIDE_LAW, "stops", (0.0, _STOPS), _lowlight),
+        Degradation("raindrops", _COVERED, wetglass.LAW, "coverage", (0.0, wetglass.LARGEST), _raindrops),
+        Degradation("deblur", _PATH, motionblur.LAW, "length", (0.0, _LENGTH), _deblur),
         Degradation("jpeg", "(100 - quality) / 100", jpeg.LAW, "quality", (1, 100), _jpeg),
     )
 }
