@@ -43,6 +43,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+PATIENCE = 180  # seconds for anything: a machine may have other work
 # the first explorer that has a slider, its picture and its slider, in ipywidgets 8
 EXPLORER = ".jp-OutputArea .widget-vbox:has(img.widget-image):has(.noUi-handle)"
 PICTURE = f"{EXPLORER} img.widget-image"
@@ -124,7 +125,7 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path]]:
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait(lambda: _answers(f"{address}/api/status?token={token}"), 60, lambda: (tmp_path / "lab.log").read_text())
+        _wait(lambda: _answers(f"{address}/api/status?token={token}"), lambda: (tmp_path / "lab.log").read_text())
         yield address, token, folder
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # its kernels too
@@ -143,11 +144,11 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _wait(ready, seconds: float, explain=lambda: "") -> None:
-    end = time.monotonic() + seconds
+def _wait(ready: Callable[[], bool], explain: Callable[[], str]) -> None:
+    end = time.monotonic() + PATIENCE
     while not ready():
         if time.monotonic() > end:
-            pytest.fail(f"waited {seconds:.0f} s in vain. {explain()}")
+            pytest.fail(f"waited {PATIENCE} s in vain. {explain()}")
         time.sleep(0.1)
 
 
@@ -173,9 +174,8 @@ class Reader:
 
     def open(self, name: str) -> None:
         self.page.goto(f"{self.address}/lab/tree/{name}?token={self.token}&reset")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        # running before the kernel is there makes JupyterLab ask for one
-        self.page.get_by_text("| Idle").wait_for(timeout=60_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.page.get_by_text("| Idle").wait_for()  # before the kernel is there JupyterLab would ask for one
 
     def menu(self, *path: str) -> None:
         for index, label in enumerate(path):
@@ -193,12 +193,12 @@ class Reader:
         data = self.page.evaluate(script, selector)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) if data else None
 
-    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str) -> None:
         def explain() -> str:
             self.shot("failed")
             return f"{what}; the page says: {self.page.inner_text('body')[-1500:]}"
 
-        _wait(ready, seconds, explain)
+        _wait(ready, explain)
 
     def wait_for(self, picture: np.ndarray, what: str) -> None:
         self.wait_until(lambda: _equal(self.picture(), picture), what)
@@ -242,6 +242,7 @@ def reader(chromium, lab) -> Iterator[tuple[Reader, Path]]:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(1000 * PATIENCE)
             yield Reader(page, address, token), folder
         finally:
             browser.close()
@@ -319,9 +320,9 @@ def test_the_first_widget_of_each_notebook(reader, path):
     answer = ".jp-Notebook .jp-CodeCell:last-of-type .jp-RenderedImage img"
 
     def run_and_move(when: str) -> None:
-        person.wait_until(lambda: person.picture() is not None, f"the first widget {when}", 120)
-        person.wait_until(lambda: last.inner_text().startswith("["), f"the last cell {when}", 60)
-        person.wait_until(lambda: "*" not in last.locator(".jp-InputPrompt").inner_text(), f"its end {when}", 120)
+        person.wait_until(lambda: person.picture() is not None, f"the first widget {when}")
+        person.wait_until(lambda: last.inner_text().startswith("["), f"the last cell {when}")
+        person.wait_until(lambda: "*" not in last.locator(".jp-InputPrompt").inner_text(), f"its end {when}")
         person.sees_controls_beside_the_picture()
         before = person.picture()
         person.press("ArrowRight")
@@ -335,6 +336,6 @@ def test_the_first_widget_of_each_notebook(reader, path):
     person.menu("Run", "Run All Cells")
     run_and_move("first")
     person.restart_and_run_all()
-    person.wait_until(lambda: person.picture() is None, "the old widget gone", 30)
+    person.wait_until(lambda: person.picture() is None, "the old widget gone")
     run_and_move("restarted")
     assert person.outside == []
