@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from smoke_editing import fill
-from tiny_editing import tiny_editor, tiny_network
+from tiny_editing import fill, tiny_editor, tiny_network
 
 from repro import paths
 from repro.editing.effects.colour import colour_transfer

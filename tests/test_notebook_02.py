@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from notebook_kit import NOTEBOOKS, execute
-from smoke_editing import fill
+from tiny_editing import fill
 
 from repro.editing.study.config import PROFILES
 from repro.editing.study.experiments import name_of
