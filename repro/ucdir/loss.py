@@ -30,6 +30,7 @@ class Learning:
     `norm`       "l1" (the public code) or "l2".
     `detach`     whether the predictor is cut off from the diffusion loss; it needs a `pixel` loss then.
     `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
+    `hidden`     share of the samples whose strength the network is not given (nan).
     `shared`     one t a batch (published) instead of one a sample.
     """
 
@@ -37,6 +38,7 @@ class Learning:
     norm: str = "l1"
     detach: bool = False
     pixel: float = 0.0
+    hidden: float = 0.0
     shared: bool = False
     schedule: NoiseSchedule = TRAINING
 
@@ -114,6 +116,9 @@ class RestorationTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         clean, degraded, task, strength = self.pair(indices, noise)
+        if self.learning.hidden:
+            hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
+            strength = strength.masked_fill(hide, torch.nan)
         scalars = (task, strength) if self.tasks else (None, None)
         return training_loss(model, degraded, clean, noise, self.learning, *scalars)
 

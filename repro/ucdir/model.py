@@ -23,8 +23,8 @@ class UCDIR(ModelMixin, ConfigMixin):
             where there is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
         told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
-        predictor_channels, predictor_levels, predictor_residual: see `Predictor`.
-        The rest: see `DiffusionUNet`; `patch` is of both.
+        predictor_channels, predictor_levels, predictor_residual, predictor_widest: see `Predictor`.
+        The rest: see `DiffusionUNet`; `patch` and `view` are of both.
     """
 
     @register_to_config
@@ -52,17 +52,22 @@ class UCDIR(ModelMixin, ConfigMixin):
         tasks: tuple[str, ...] = (),
         dropout: float = 0.1,
         level_scale: float = 1.0,
+        predictor_widest: int = 0,
+        blind: bool = False,
+        view: bool = False,
     ) -> None:
         super().__init__()
         if told not in ("sqrt_gamma", "gamma"):
             raise ReproError(f"told {told!r} is unknown: choose sqrt_gamma or gamma")
         if not residual_scale > 0:
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
-        self.predictor = Predictor(predictor_channels, predictor_levels, patch, predictor_residual)
+        self.predictor = Predictor(
+            predictor_channels, predictor_levels, patch, predictor_residual, predictor_widest, view
+        )
         self.unet = DiffusionUNet(
             base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm,
             activation, guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
-            level_scale,
+            level_scale, blind, view,
         )  # fmt: skip
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
@@ -77,10 +82,11 @@ class UCDIR(ModelMixin, ConfigMixin):
         guide: Tensor | None,
         task: Tensor | None = None,
         strength: Tensor | None = None,
+        view: Tensor | None = None,
     ) -> Tensor:
         """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,)."""
         level = sqrt_gamma if self.config.told == "sqrt_gamma" else sqrt_gamma**2
-        out = self.unet(degraded, noisy, level, guide, task, strength)
+        out = self.unet(degraded, noisy, level, guide, task, strength, view)
         if not self.config.residual_std:
             return out
         a = sqrt_gamma[:, None, None, None]

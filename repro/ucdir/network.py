@@ -12,6 +12,7 @@ from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 from repro.nn.unet import InputSkip, sinusoid
 from repro.ucdir.kernels import CONDITIONING, resized
+from repro.ucdir.predictor import statistics
 
 
 class PositionNorm(nn.LayerNorm):
@@ -104,6 +105,8 @@ class DiffusionUNet(nn.Module):
         input_skip: whether the input is also added to the output, mixed per position and scaled by the scalars.
         tasks: names of the tasks a network tells apart: it takes task and strength too. Empty: it takes neither.
         dropout: before the last convolution.
+        blind: whether the strength may be unknown (nan), for which the network has a vector of its own.
+        view: whether `predictor.statistics` of the whole degraded image are scalars too.
         level_scale: factor on the noise level before its sinusoid (published: 1, which hardly tells low levels apart).
     """
 
@@ -124,6 +127,8 @@ class DiffusionUNet(nn.Module):
         tasks: tuple[str, ...],
         dropout: float,
         level_scale: float = 1.0,
+        blind: bool = False,
+        view: bool = False,
     ) -> None:
         super().__init__()
         for what, value, known in (
@@ -140,6 +145,8 @@ class DiffusionUNet(nn.Module):
         if tasks:
             self.task = nn.Embedding(len(tasks), c_emb)
             self.strength = nn.Sequential(nn.Linear(c_emb, 4 * c_emb), nn.SiLU(), nn.Linear(4 * c_emb, c_emb))
+        self.unknown = nn.Parameter(torch.zeros(c_emb)) if tasks and blind else None
+        self.view = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, c_emb)) if view else None
         choices: dict[str, Any] = dict(norm=norm, activation=activation, guidance=guidance, conditioning=conditioning)
 
         def stage(c_in: int, c_out: int, attention: bool) -> Stage:
@@ -176,7 +183,9 @@ class DiffusionUNet(nn.Module):
         nn.init.zeros_(self.head[3].bias)
         self.bypass = InputSkip(6 * patch**2, 3 * patch**2, c_emb) if input_skip else None
 
-    def embed(self, level: Tensor, task: Tensor | None, strength: Tensor | None) -> Tensor:
+    def embed(
+        self, level: Tensor, task: Tensor | None = None, strength: Tensor | None = None, view: Tensor | None = None
+    ) -> Tensor:
         """(B, c_emb) of the scalars; exactly those the network was built for must be given."""
         if (task is not None, strength is not None) != (bool(self.tasks),) * 2:
             takes = "noise level, task and strength" if self.tasks else "the noise level alone"
@@ -184,7 +193,15 @@ class DiffusionUNet(nn.Module):
             raise ReproError(f"this network takes {takes}: of task and strength it was given {gets}")
         emb = self.level(sinusoid(level, self.c_emb, self.level_scale))
         if task is not None and strength is not None:
-            emb = emb + self.task(task) + self.strength(sinusoid(strength, self.c_emb, scale=100.0))
+            known = strength.isfinite()
+            if self.unknown is None and not known.all():
+                raise ReproError("this network needs the strength, in [0, 1]: it was not trained without")
+            given = self.strength(sinusoid(strength.nan_to_num(), self.c_emb, scale=100.0))
+            if self.unknown is not None:
+                given = torch.where(known[:, None], given, self.unknown.to(given.dtype))
+            emb = emb + self.task(task) + given
+        if self.view is not None and view is not None:
+            emb = emb + self.view(view)
         return emb
 
     def forward(
@@ -195,9 +212,13 @@ class DiffusionUNet(nn.Module):
         guide: Tensor | None,
         task: Tensor | None = None,
         strength: Tensor | None = None,
+        view: Tensor | None = None,
     ) -> Tensor:
-        """(B, 3, H, W) of images of any size; `level` (B,), `task` (B,) indices, `strength` (B,) in [0, 1]."""
-        emb = self.embed(level, task, strength)
+        """(B, 3, H, W) of images of any size; `level` (B,), `task` (B,) indices, `strength` (B,) in [0, 1]; `view`
+        (B, 6), the statistics of the whole image where `degraded` is a part of one."""
+        if self.view is not None and view is None:
+            view = statistics(degraded)
+        emb = self.embed(level, task, strength, view)
         x, box = pad_to_multiple(torch.cat([degraded, noisy], dim=1), self.stride)
         x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
         guides: dict[int, Tensor] = {}

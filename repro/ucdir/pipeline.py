@@ -17,6 +17,7 @@ from repro.errors import ReproError
 from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import inference_levels
 from repro.ucdir.patches import Tiles, by_tiles
+from repro.ucdir.predictor import statistics
 from repro.ucdir.sampler import SAMPLERS, Noise, Step
 
 SHIPPED = "ucdir-all-main-s0"
@@ -52,12 +53,15 @@ def trajectory(
     if sampler not in SAMPLERS:
         raise ReproError(f"sampler {sampler!r} is unknown: choose {', '.join(SAMPLERS)}")
     scale, stride = model.config.residual_scale, model.unet.stride
-    initial = by_tiles(model.predictor, [degraded], tiles, stride)
+    initial = model.predictor(
+        degraded
+    )  # light, and in one piece: what is dark in the whole image must not depend on tiles
     guide = model.guide(degraded, initial)
+    view = statistics(degraded) if model.config.view else None
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
         def call(x: Tensor, r: Tensor, g: Tensor | None) -> Tensor:
-            return model.denoise(x, r, level, g, task, strength)
+            return model.denoise(x, r, level, g, task, strength, view)
 
         return by_tiles(call, [degraded, noisy, guide], tiles, stride)
 
