@@ -23,7 +23,7 @@ class UCDIR(ModelMixin, ConfigMixin):
             where there is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
         told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
-        predictor_channels, predictor_levels, predictor_residual, predictor_widest: see `Predictor`.
+        predictor_channels, predictor_levels, predictor_residual, predictor_widest, predictor_normed: see `Predictor`.
         The rest: see `DiffusionUNet`; `patch` and `view` are of both.
     """
 
@@ -53,6 +53,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         dropout: float = 0.1,
         level_scale: float = 1.0,
         predictor_widest: int = 0,
+        predictor_normed: bool = False,
         blind: bool = False,
         view: bool = False,
     ) -> None:
@@ -62,7 +63,14 @@ class UCDIR(ModelMixin, ConfigMixin):
         if not residual_scale > 0:
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
         self.predictor = Predictor(
-            predictor_channels, predictor_levels, patch, predictor_residual, predictor_widest, view
+            predictor_channels,
+            predictor_levels,
+            patch,
+            predictor_residual,
+            predictor_widest,
+            predictor_normed,
+            view,
+            len(tasks),
         )
         self.unet = DiffusionUNet(
             base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm,
@@ -109,7 +117,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         image it is the pass of the regression baseline: (estimate, initial estimate)."""
         if clean is None or sqrt_gamma is None or eps is None:
             return self.regress(degraded, task, strength)
-        initial = self.predictor(degraded)
+        initial = self.predictor(degraded, task=task)
         used = initial.detach() if detach else initial
         s = sqrt_gamma[:, None, None, None]
         noisy = s * self.config.residual_scale * (clean - used) + (1 - s**2).clamp(min=0).sqrt() * eps
@@ -119,7 +127,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         self, degraded: Tensor, task: Tensor | None = None, strength: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The regression baseline of the same architecture: no noise anywhere; (estimate, initial estimate)."""
-        initial = self.predictor(degraded)
+        initial = self.predictor(degraded, task=task)
         level = torch.zeros(len(degraded), device=degraded.device)
         zero = torch.zeros_like(degraded)
         return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), task, strength), initial

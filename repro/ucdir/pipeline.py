@@ -21,8 +21,8 @@ from repro.ucdir.predictor import statistics
 from repro.ucdir.sampler import SAMPLERS, Noise, Step
 
 SHIPPED = "ucdir-all-main-s0"
+WIDE = Tiles(1024, 128)  # the predictor's tiles
 WHOLE = 640  # pixels a side up to which the pipeline does not split
-STRENGTHS = {"lowlight": 0.5, "deblur": 0.5, "jpeg": 0.9}  # where nobody knows better: 3 stops, 10 pixels, quality 10
 SAMPLER = "ancestral"
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 
@@ -35,6 +35,7 @@ def trajectory(
     steps: int = 50,
     sampler: str = SAMPLER,
     levels: tuple[float, ...] | None = None,
+    start: float = 0.0,
     clip: float | None = CLIP,
     task: Tensor | None = None,
     strength: Tensor | None = None,
@@ -46,18 +47,19 @@ def trajectory(
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         noise: (step, like) -> standard normals; step 0 is the start.
         levels: gamma, rising to 1; None: `inference_levels(steps)`.
+        start: leave out the levels below this gamma and start from a residual of zero with the noise of the first one
+            kept: coarse structure then stays the initial estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
-        task, strength: (B,) for a network told several tasks.
+        task, strength: (B,) for a network of several tasks; a strength of nan is unknown.
         tiles: split inside every step; None: in one piece.
     """
     if sampler not in SAMPLERS:
         raise ReproError(f"sampler {sampler!r} is unknown: choose {', '.join(SAMPLERS)}")
     scale, stride = model.config.residual_scale, model.unet.stride
-    initial = model.predictor(
-        degraded
-    )  # light, and in one piece: what is dark in the whole image must not depend on tiles
-    guide = model.guide(degraded, initial)
     view = statistics(degraded) if model.config.view else None
+    # The predictor is light: its tiles are large, so that few places depend on where a tile ends.
+    initial = by_tiles(lambda x: model.predictor(x, view, task), [degraded], tiles and WIDE, model.predictor.stride)
+    guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
         def call(x: Tensor, r: Tensor, g: Tensor | None) -> Tensor:
@@ -65,9 +67,12 @@ def trajectory(
 
         return by_tiles(call, [degraded, noisy, guide], tiles, stride)
 
-    run = SAMPLERS[sampler](
-        denoise, noise(0, degraded), levels or inference_levels(steps), noise, None if clip is None else clip * scale
-    )
+    levels = levels or inference_levels(steps)
+    first = noise(0, degraded)
+    if start:
+        levels = tuple(g for g in levels if g >= start)
+        first = first * (1 - levels[0]) ** 0.5
+    run = SAMPLERS[sampler](denoise, first, levels, noise, None if clip is None else clip * scale)
     for step in run:
         yield step, initial + step.residual / scale
 
@@ -148,7 +153,7 @@ class UCDIRPipeline(DiffusionPipeline):
         Args:
             image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
             task, strength: for a network of several tasks; strength in [0, 1] as `repro.data.degradations` says;
-                None: STRENGTHS.
+                None: unknown.
             num_inference_steps, sampler, clip: see `trajectory`.
             tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
             generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
@@ -158,8 +163,7 @@ class UCDIRPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
         task = task or self.config.task
-        strength = STRENGTHS.get(task or "", 0.5) if strength is None else strength
-        if not 0 <= strength <= 1:
+        if strength is not None and not 0 <= strength <= 1:
             raise ReproError(f"strength must lie in [0, 1]: got {strength}")
         index = self._index(task)
         device = self._execution_device
@@ -173,7 +177,7 @@ class UCDIRPipeline(DiffusionPipeline):
             if index is not None:
                 scalars = {
                     "task": torch.tensor([index], device=device),
-                    "strength": torch.tensor([strength], device=device),
+                    "strength": torch.tensor([torch.nan if strength is None else strength], device=device),
                 }
             run = trajectory(
                 self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, sampler=sampler,

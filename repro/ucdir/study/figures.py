@@ -56,7 +56,7 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
 @torch.no_grad()
 def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor], which: int = 0) -> Photos:
     """Fig. 2: the maps M[b] of one block on a photograph, grey = 0, with the guide that they come from."""
-    initial = model.predictor(degraded)
+    initial = model.predictor(degraded, task=scalars.get("task"))
     blocks = [m for m in model.unet.modules() if isinstance(m, AdaptiveKernels)]
     emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"))
     like = degraded[..., :: model.config.patch, :: model.config.patch]

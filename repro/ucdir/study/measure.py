@@ -37,7 +37,7 @@ IMAGE = ("lpips/alex-v0.1", "psnr/rgb", "ssim/rgb-wang", "niqe/y-skvideo")
 KID, PATCH, SETS = "kid/efficientnet-lite0-patches128", 128, 3
 COLOUR, SEAM, MOVED = "colour/mean-rgb01", "seam/ratio", "l1/unsplit-rgb01"
 MACS, PARAMETERS = "macs/64x64", "parameters"
-MANY, FEW = 12, {"seams": 6}  # photographs of a main table, and of what is varied (4 where not named)
+MANY, FEW = 27, 9  # photographs of a main table, and of what is varied
 TOLERANCE = {
     **dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3)),
     **dict.fromkeys((MACS, PARAMETERS), Tolerance()),
@@ -70,7 +70,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
 
         return paper.sample(task)
     settings = profile(chosen)
-    n = min(FEW.get(varied, 4) if varied else MANY, settings.get("limit", MANY))
+    n = min(FEW if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
     found = hashlib.sha256(text.encode())
     for photo in pack.photos("test")[:n]:
@@ -119,15 +119,19 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Method:
     if not experiment.startswith("ucdir-"):
         return lambda image, name, strength: formulas.FORMULAS[experiment.removeprefix("baseline-")](image, task)
     model = network(experiment)
-    if "regression" in experiment:
-        return lambda image, name, strength: to_unit(
-            pipeline.regress(model, to_model(image)[None], **scalars(model, task, strength))
-        )[0]
     settings = sampling(cell)
 
     def run(image: Tensor, name: str, strength: Tensor) -> Tensor:
-        noise = KeyedNoise(int(cell.get("seed", 0)), [name], "sample")
-        made = pipeline.restore(model, to_model(image)[None], noise, **settings, **scalars(model, task, strength))
+        x = to_model(image)[None]
+        known = scalars(model, task, strength if "strength" in cell else None)
+        if cell.get("output") == "initial":
+            with torch.no_grad():
+                made = model.predictor(x, task=known.get("task")).clamp(-1, 1)
+        elif "regression" in experiment:
+            made = pipeline.regress(model, x, **known)
+        else:
+            noise = KeyedNoise(int(cell.get("seed", 0)), [name], "sample")
+            made = pipeline.restore(model, x, noise, **settings, **known)
         return to_unit(made)[0]
 
     return run
@@ -137,6 +141,8 @@ def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell's settings of the sampler, as `pipeline.restore` takes them."""
     steps = int(cell.get("steps", 20))
     made: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
+    if "start" in cell:
+        made["start"] = float(cell["start"])
     if "clip" in cell:
         made["clip"] = float(cell["clip"]) or None
     if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
@@ -153,10 +159,11 @@ def network(experiment: str) -> UCDIR:
     return load_checkpoint(next(f for f in folders(experiment) if (f / "config.json").exists()))
 
 
-def scalars(model: UCDIR, task: str, strength: Tensor) -> dict[str, Tensor]:
-    """Task and strength, for a network that takes them."""
+def scalars(model: UCDIR, task: str, strength: Tensor | None = None) -> dict[str, Tensor]:
+    """Task and strength, for a network that takes them; None: a strength that nobody knows."""
     if not model.unet.tasks:
         return {}
+    strength = torch.full((1,), torch.nan) if strength is None else strength
     return {"task": torch.tensor([model.unet.tasks.index(task)]), "strength": strength}
 
 
