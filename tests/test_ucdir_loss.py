@@ -61,6 +61,17 @@ def test_a_sample_does_not_depend_on_its_batch():
         assert all(torch.equal(a[i : i + 1], b) for a, b in zip(together, alone, strict=True))
 
 
+def test_hidden_strengths_are_those_of_the_share_asked_for():
+    given = []
+
+    def network(degraded, clean, level, eps, task, strength, detach):
+        given.append(strength)
+        return eps, degraded
+
+    task(Learning(hidden=0.5)).loss(network, torch.zeros(400, dtype=torch.long), noises(list(range(400))))
+    assert 0.4 < given[0].isnan().float().mean() < 0.6
+
+
 def test_training_lowers_the_loss_and_resumes(tmp_path):
     recipe = Recipe(images=2_000, batch=8, lr=3e-3, ema=200, precision="fp32")
     losses = [s.loss for s in train(tiny(tasks=("a", "b")), task(), recipe, seed=0)]

@@ -9,6 +9,7 @@ from repro.errors import ReproError
 from repro.ucdir.kernels import BASES, CONDITIONING, AdaptiveKernels
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import GUIDANCE, NORMS
+from repro.ucdir.predictor import statistics
 
 TINY = dict(
     predictor_channels=8, predictor_levels=2, base_channels=8, channel_mults=(1, 2), blocks=1, light=True,
@@ -132,6 +133,37 @@ def test_every_scalar_is_used_and_none_is_ignored_silently():
         model.denoise(degraded, noisy, level, degraded, task)
     with pytest.raises(ReproError, match="takes the noise level alone"):
         tiny().denoise(degraded, noisy, level, degraded, strength=strength)
+
+
+def test_a_strength_may_be_unknown_to_a_network_trained_without():
+    degraded, noisy = pair()
+    level, task, known = torch.ones(2) * 0.5, torch.tensor([0, 0]), torch.tensor([0.0, 0.9])
+    half = torch.tensor([0.0, torch.nan])
+    model = tiny(tasks=("lowlight",), blind=True)
+    torch.nn.init.normal_(model.unet.unknown)
+    a, b = (model.denoise(degraded, noisy, level, degraded, task, s) for s in (known, half))
+    assert torch.equal(a[0], b[0]) and not torch.allclose(a[1], b[1]) and b.isfinite().all()
+    with pytest.raises(ReproError, match="needs the strength"):
+        tiny(tasks=("lowlight",)).denoise(degraded, noisy, level, degraded, task, half)
+
+
+def test_statistics_of_the_whole_image_and_the_task_reach_predictor_and_network():
+    model = tiny(tasks=("lowlight", "jpeg"), view=True, predictor_normed=True, predictor_widest=8)
+    degraded, noisy = pair()
+    level, task, strength = torch.ones(2) * 0.5, torch.tensor([0, 1]), torch.tensor([0.2, 0.9])
+    own, other = statistics(degraded), statistics(degraded * 0.5)
+    mean = ((degraded + 1) / 2).mean(dim=(2, 3))
+    assert torch.allclose(own[:, :3], (mean + 1 / 255).log2() / 4) and (own <= 0.01).all() and (own >= -2).all()
+    u = model.predictor(degraded, task=task)
+    assert torch.equal(u, model.predictor(degraded, own, task))
+    for changed in (model.predictor(degraded, other, task), model.predictor(degraded, own, 1 - task)):
+        assert not torch.allclose(u, changed)
+    scalars = (degraded, task, strength)
+    out = model.denoise(degraded, noisy, level, *scalars)
+    assert torch.equal(out, model.denoise(degraded, noisy, level, *scalars, own))
+    assert not torch.allclose(out, model.denoise(degraded, noisy, level, *scalars, other))
+    with pytest.raises(ReproError, match="needs the task's number"):
+        model.predictor(degraded)
 
 
 def test_gamma_or_its_root():

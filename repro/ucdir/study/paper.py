@@ -143,8 +143,8 @@ _TOP = {
     "final_conv.3": "head.3",
 }
 _PREDICTOR: Mapping[str, str] = {
-    **{f"conv{k}_{j}": f"down.{k - 1}.{2 * j - 2}" for k in range(1, 6) for j in (1, 2)},
-    **{f"conv{k}_{j}": f"merge.{k - 6}.{2 * j - 2}" for k in range(6, 10) for j in (1, 2)},
+    **{f"conv{k}_{j}": f"down.{k - 1}.conv{j}" for k in range(1, 6) for j in (1, 2)},
+    **{f"conv{k}_{j}": f"merge.{k - 6}.conv{j}" for k in range(6, 10) for j in (1, 2)},
     **{f"upv{k}": f"up.{k - 6}" for k in range(6, 10)},
     "conv10_1": "out",
 }

@@ -66,9 +66,10 @@ def pair(name: str, side: int, task: str, strength: float, seed: int = 0) -> tup
     return to_model(clean), to_model(TASKS[task].degrade(clean, noises, **SETTING[task](strength))[0])
 
 
-def scalars(model: UCDIR, task: str, strength: float) -> dict[str, Tensor]:
-    """What a network takes beside images and noise level."""
-    return measure.scalars(model, task, torch.tensor([strength]))
+@torch.no_grad()
+def estimate(model: UCDIR, degraded: Tensor, task: str) -> Tensor:
+    """The first estimate of (1, 3, H, W) images in [-1, 1]."""
+    return model.predictor(degraded, task=measure.scalars(model, task).get("task")).clamp(-1, 1)
 
 
 def stream(seed: int) -> Callable[[str], KeyedNoise]:
@@ -77,24 +78,24 @@ def stream(seed: int) -> Callable[[str], KeyedNoise]:
 
 
 def restored(
-    model: UCDIR, degraded: Tensor, task: str, strength: float, steps: int, sampler: str, seed: int, **settings: Any
+    model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any
 ) -> Tensor:
-    """(1, 3, H, W) in [-1, 1], as the widgets and galleries draw it."""
+    """(1, 3, H, W) in [-1, 1], as the widgets and galleries draw it; the network does not know the strength."""
     noise = KeyedNoise(seed, ["play"], "sample")
     return pipeline.restore(
-        model, degraded, noise, steps=steps, sampler=sampler, **scalars(model, task, strength), **settings
+        model, degraded, noise, steps=steps, sampler=sampler, **measure.scalars(model, task), **settings
     )
 
 
 def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Input and results of every network of a task that is here for a held-out photograph, and the truth."""
+    """Input and results of the networks that are here for a held-out photograph, and the truth."""
     truth, x = pair(name, now["side"], task, strength)
     shown = {"input": x}
-    if (model := net(now, f"ucdir-{task}-regression-s0")) is not None:
-        shown["regression"] = pipeline.regress(model, x, **scalars(model, task, strength))
-    for words, own in (("ours", f"ucdir-{task}-main-s0"), ("three tasks", pipeline.SHIPPED)):
-        if (model := net(now, own)) is not None:
-            shown[words] = restored(model, x, task, strength, now["steps"], pipeline.SAMPLER, seed)
+    if (model := net(now, pipeline.SHIPPED.replace("main", "regression"))) is not None:
+        shown["regression"] = pipeline.regress(model, x, **measure.scalars(model, task))
+    if (model := net(now, pipeline.SHIPPED)) is not None:
+        shown["first estimate"] = estimate(model, x, task)
+        shown["ours"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
     return shown, truth
 
 
@@ -104,9 +105,8 @@ def restore_view(now: Lesson, task: str, strength: float, steps: int, sampler: s
     if model is None:
         return plaque(f"no weights of {in_profile(pipeline.SHIPPED, now['live'])} here: repro train makes them")
     clean, degraded = pair(PHOTO, now["side"], WORDS[task], strength)
-    with torch.no_grad():
-        initial = model.predictor(degraded).clamp(-1, 1)
-    result = restored(model, degraded, WORDS[task], strength, steps, SAMPLERS[sampler], seed)
+    initial = estimate(model, degraded, WORDS[task])
+    result = restored(model, degraded, WORDS[task], steps, SAMPLERS[sampler], seed)
     shown = {"input": degraded, "first estimate": initial, f"restored, {steps} steps": result, "truth": clean}
     return labelled(shown, clean)
 
@@ -118,7 +118,7 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
         return plaque(f"no weights of {in_profile(pipeline.SHIPPED, now['live'])} here: repro train makes them")
     tiles = Tiles(size, margin)  # refuses a margin that leaves nothing of the tile
     clean, degraded = pair(SECOND, now["side"], WORDS[task], 0.6)
-    run = lambda **split: restored(model, degraded, WORDS[task], 0.6, 8, "ancestral", seed, **split)  # noqa: E731
+    run = lambda **split: restored(model, degraded, WORDS[task], 8, "ancestral", seed, **split)  # noqa: E731
     whole, split = run(), run(**{"tiles" if where == "inside the step" else "outside": tiles})
     seam = ((split - whole).abs() * 4 - 1).clamp(-1, 1)
     return labelled({"in one piece": whole, f"split {where}": split, "difference × 4": seam, "truth": clean}, clean)
@@ -142,7 +142,7 @@ def own_photo(
     if degrade:
         noises = lambda purpose: KeyedNoise(seed, ["own"], purpose)  # noqa: E731
         given = TASKS[WORDS[task]].degrade(given, noises, **SETTING[WORDS[task]](strength))[0]
-    result = restored(model, to_model(given), WORDS[task], strength, steps, "ancestral", seed)
+    result = restored(model, to_model(given), WORDS[task], steps, "ancestral", seed)
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
 
 
