@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,16 +115,19 @@ def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, 
     return Photos(photos.captioned(shown, 3))
 
 
-def plane(records: Sequence[Record], tasks: Mapping[str, str], rows: Mapping[str, str]) -> Plate:
+def plane(
+    records: Sequence[Record], tasks: Mapping[str, str], rows: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> Plate:
     """Perception against distortion, a panel a task: every row a point; down and to the right is better in both.
 
-    `rows`: words -> experiment, with {task} for the task's name.
+    `rows`: words -> experiment and the cell beside the task.
     """
     with style():
         plate = Plate(figsize=(9.4, 3.1), layout="constrained")
         for axis, (task, title) in zip(np.atleast_1d(plate.subplots(1, len(tasks))), tasks.items(), strict=True):
-            for i, (words, pattern) in enumerate(rows.items()):
-                found = select(records, experiment=pattern.format(task=task), cell={"task": task})
+            for i, (words, (experiment, cell)) in enumerate(rows.items()):
+                same = {"task": task, **cell}
+                found = [r for r in select(records, experiment=experiment, cell=same) if r.cell.keys() == same.keys()]
                 for record in found[:1]:
                     x, y = (np.mean(record.values(m)) for m in ("psnr/rgb", "lpips/alex-v0.1"))
                     axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)

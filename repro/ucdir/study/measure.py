@@ -123,7 +123,7 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Method:
 
     def run(image: Tensor, name: str, strength: Tensor) -> Tensor:
         x = to_model(image)[None]
-        known = scalars(model, task, strength if "strength" in cell else None)
+        known = scalars(model, task, strength if cell.get("strength") == "known" else None)
         if cell.get("output") == "initial":
             with torch.no_grad():
                 made = model.predictor(x, task=known.get("task")).clamp(-1, 1)

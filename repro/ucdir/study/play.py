@@ -77,9 +77,7 @@ def stream(seed: int) -> Callable[[str], KeyedNoise]:
     return lambda purpose: KeyedNoise(seed, ["open"], purpose)
 
 
-def restored(
-    model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any
-) -> Tensor:
+def restored(model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any) -> Tensor:
     """(1, 3, H, W) in [-1, 1], as the widgets and galleries draw it; the network does not know the strength."""
     noise = KeyedNoise(seed, ["play"], "sample")
     return pipeline.restore(
