@@ -211,6 +211,27 @@ def _grain(name: str) -> dict[str, Arm]:
     }
 
 
+LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
+
+
+def _kernels(name: str) -> dict[str, Arm]:
+    """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
+    from repro.ucdir.kernels import AdaptiveKernels
+
+    def arm(layer: nn.Module, channels: int, side: int, *conditions: Tensor) -> Arm:
+        noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
+        x = noise.normal((channels, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
+        guide = [noise.normal((3, side, side))] if conditions else []
+        return lambda: lambda: layer(x, *(c.expand(len(x), -1) for c in conditions), *guide).sum().backward()
+
+    arms: dict[str, Arm] = {}
+    for channels, side in LAYERS.items():
+        layers = _seeded(lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)]))
+        arms[f"kernels {channels}"] = arm(layers[0], channels, side, torch.ones(1, 32))
+        arms[f"convolution {channels}"] = arm(layers[1], channels, side)
+    return arms
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
@@ -241,6 +262,11 @@ BENCHES = {
         f"film grain of radius {RADIUS} on 256 x 256: grains with 100 samples, and their Gaussian field",
         _grain,
         (("field", "grains", None),),
+    ),
+    "kernels": Benchmark(
+        "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
+        _kernels,
+        tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
     ),
     "restoration": Benchmark(
         "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes",
