@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,8 +21,7 @@ from repro.ucdir.loss import Learning, RestorationTask
 from repro.ucdir.model import UCDIR
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
-TRAINED = ("lowlight", "deblur", "jpeg")  # the tasks, in the order that a network of all three counts them
-LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "three tasks in one network"}
+LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
 
 
 def profile(name: str) -> Mapping[str, Any]:
@@ -31,15 +31,16 @@ def profile(name: str) -> Mapping[str, Any]:
     return SPEC["profile"][name]
 
 
-def tasks_of(task: str) -> tuple[str, ...]:
-    """What a network tells apart; every network takes task and strength, as the paper's framework has it."""
-    return TRAINED if task == "all" else (task,)
-
-
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    found = {**profile(chosen)["network"], **SPEC["variant"][variant].get("network", {})}
-    return found | ({"tasks": list(tasks_of(task))} if chosen != "paper" else {})
+    own = _own(task, chosen).get("network", {})
+    found = {**profile(chosen)["network"], **own, **SPEC["variant"][variant].get("network", {})}
+    return found | ({"tasks": [task]} if chosen != "paper" else {})
+
+
+def _own(task: str, chosen: str) -> Mapping[str, Any]:
+    """What a profile has of its own for a task."""
+    return profile(chosen).get("own", {}).get(task, {})
 
 
 def learning_of(variant: str, chosen: str = "small") -> Learning:
@@ -55,23 +56,21 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
     return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
 
 
-def training_task(task: str, variant: str, chosen: str = "small", crop: int = 0) -> Any:
-    """Training set and loss; `crop` in pixels, 0: the profile's."""
+def training_task(task: str, variant: str, chosen: str = "small") -> Any:
+    """Training set and loss."""
+    settings = {**profile(chosen), **_own(task, chosen)}
     if chosen == "paper":
         from repro.ucdir.study.paper import training_task as published
 
-        return published(task, learning_of(variant, chosen), profile(chosen)["crop"])
-    settings = profile(chosen)
+        return published(task, learning_of(variant, chosen), settings["crop"])
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
-    degradations = {name: TASKS[name].degrade for name in tasks_of(task)}
-    return RestorationTask(
-        images, ids, degradations, crop or settings["crop"], learning_of(variant, chosen), tasks_of(task)
-    )
+    degradations = {task: TASKS[task].degrade}
+    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), [task])
 
 
-def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) -> Experiment:
-    task, small = entry["task"], chosen == "small"
-    own = {k: entry[k] for k in ("images", "batch") if small and k in entry}
+def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
+    small = chosen == "small"
+    own = {"images": entry["images"]} if small else {}
     return Experiment(
         name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
         room="ucdir",
@@ -84,7 +83,7 @@ def _experiment(entry: Mapping[str, Any], variant: str, seed: int, chosen: str) 
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
         ships=small and entry.get("ships", False) and seed == 0,
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
-        task=lambda: training_task(task, variant, chosen, entry.get("crop", 0) if small else 0),
+        task=lambda: training_task(task, variant, chosen),
     )
 
 
@@ -92,11 +91,11 @@ def _listed() -> list[Experiment]:
     found = []
     for chosen in SPEC["profile"]:
         for entry in SPEC["experiment"]:
-            for variant in entry.get("variants", [entry.get("variant")]):
-                if chosen == "paper" and (entry["task"] == "all" or variant not in ("main", "regression")):
+            for task, variant in itertools.product(entry["tasks"], entry["variants"]):
+                if chosen == "paper" and variant not in ("main", "regression"):
                     continue
                 for seed in entry.get("seeds", [0]) if chosen == "small" else [0]:
-                    found.append(_experiment(entry, variant, seed, chosen))
+                    found.append(_experiment(entry, task, variant, seed, chosen))
     return found
 
 
