@@ -48,11 +48,15 @@ class NoiseSchedule:
         high, low = root[t - 1].to(u), root[t].to(u)
         return low + (high - low) * u
 
-    def levels(self, steps: int) -> tuple[float, ...]:
-        """gamma at `steps` + 1 equal distances of t, from gamma_T up to 1: a part of this schedule, for inference."""
-        if not 1 <= steps <= self.T:
-            raise ReproError(f"inference takes 1 to {self.T} steps of this schedule: got {steps}")
-        t = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64).round().long()
+    def levels(self, steps: int, start: float = 0.0) -> tuple[float, ...]:
+        """gamma at `steps` + 1 equal distances of t, from gamma_T up to 1: a part of this schedule, for inference.
+
+        `start`: begin at the level whose gamma is nearest to it instead.
+        """
+        first = int((self.gamma - start).abs().argmin()) if start else self.T
+        if not 1 <= steps <= first:
+            raise ReproError(f"inference takes 1 to {first} steps of this schedule: got {steps}")
+        t = torch.linspace(first, 0, steps + 1, dtype=torch.float64).round().long()
         return tuple(self.gamma[t].tolist())
 
 

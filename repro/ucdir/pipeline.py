@@ -15,15 +15,19 @@ from repro.data.images import ImageSource, read_image, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir.model import UCDIR
-from repro.ucdir.noise import inference_levels
+from repro.ucdir.noise import TRAINING, inference_levels
 from repro.ucdir.patches import Tiles, by_tiles
 from repro.ucdir.predictor import statistics
 from repro.ucdir.sampler import SAMPLERS, Noise, Step
 
-SHIPPED = "ucdir-all-main-s0"
+SHIPPED = "ucdir-{task}-main-s0"  # the networks for use
 WIDE = Tiles(1024, 128)  # the predictor's tiles
 WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"
+STEPS, START = (
+    5,
+    0.97,
+)  # how the networks for use sample, chosen on validation photographs: what lies before adds blotches
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 
 
@@ -47,8 +51,8 @@ def trajectory(
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         noise: (step, like) -> standard normals; step 0 is the start.
         levels: gamma, rising to 1; None: `inference_levels(steps)`.
-        start: leave out the levels below this gamma and start from a residual of zero with the noise of the first one
-            kept: coarse structure then stays the initial estimate's. 0, as published, starts from pure noise.
+        start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
+            estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
         task, strength: (B,) for a network of several tasks; a strength of nan is unknown.
         tiles: split inside every step; None: in one piece.
@@ -67,11 +71,8 @@ def trajectory(
 
         return by_tiles(call, [degraded, noisy, guide], tiles, stride)
 
-    levels = levels or inference_levels(steps)
-    first = noise(0, degraded)
-    if start:
-        levels = tuple(g for g in levels if g >= start)
-        first = first * (1 - levels[0]) ** 0.5
+    levels = levels or (TRAINING.levels(steps, start) if start else inference_levels(steps))
+    first = noise(0, degraded) * ((1 - levels[0]) ** 0.5 if start else 1)
     run = SAMPLERS[sampler](denoise, first, levels, noise, None if clip is None else clip * scale)
     for step in run:
         yield step, initial + step.residual / scale
@@ -118,10 +119,10 @@ class UCDIRPipeline(DiffusionPipeline):
 
     @classmethod
     def shipped(cls, task: str = "lowlight") -> UCDIRPipeline:
-        """With the weights for use: one network for low light, motion blur and JPEG."""
+        """With the weights for use: lowlight, deblur (motion blur) or jpeg."""
         from repro.engine.checkpoint import load_checkpoint
 
-        return cls(copy.deepcopy(load_checkpoint(SHIPPED)), task)
+        return cls(copy.deepcopy(load_checkpoint(SHIPPED.format(task=task))), task)
 
     def _index(self, task: str | None) -> int | None:
         tasks = self.model.unet.tasks
@@ -138,7 +139,8 @@ class UCDIRPipeline(DiffusionPipeline):
         *,
         task: str | None = None,
         strength: float | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = STEPS,
+        start: float = START,
         sampler: str = SAMPLER,
         clip: float | None = CLIP,
         tiles: Tiles | str | None = "auto",
@@ -154,7 +156,7 @@ class UCDIRPipeline(DiffusionPipeline):
             image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
             task, strength: for a network of several tasks; strength in [0, 1] as `repro.data.degradations` says;
                 None: unknown.
-            num_inference_steps, sampler, clip: see `trajectory`.
+            num_inference_steps, start, sampler, clip: see `trajectory`; published are 50 steps from 0.
             tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
             generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
@@ -180,8 +182,8 @@ class UCDIRPipeline(DiffusionPipeline):
                     "strength": torch.tensor([torch.nan if strength is None else strength], device=device),
                 }
             run = trajectory(
-                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, sampler=sampler,
-                clip=clip, tiles=chosen, **scalars,
+                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, start=start,
+                sampler=sampler, clip=clip, tiles=chosen, **scalars,
             )  # fmt: skip
             made = x
             for number, (_, made) in enumerate(self.progress_bar(run)):

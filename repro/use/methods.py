@@ -74,13 +74,14 @@ def _ucdir() -> Learner:
     from repro.ucdir.model import UCDIR
     from repro.ucdir.pipeline import UCDIRPipeline
 
-    learning = Learning(norm="l1")
+    learning = Learning(norm="l1", detach=True, pixel=1.0)
 
     def build(width: int) -> nn.Module:
         return UCDIR(
-            residual_scale=8.0, residual_std=0.9, predictor_channels=max(8, width // 2), predictor_levels=3,
-            predictor_residual=True, base_channels=width, channel_mults=(1, 1, 2), blocks=1, light=True,
-            attention_levels=(), mid_attention=False, norm="layer", patch=2, dropout=0.0,
+            residual_scale=4.0, residual_std=1.0, fine_std=0.1, predictor_channels=max(8, width // 2),
+            predictor_levels=4, predictor_widest=2 * width, predictor_residual=True, predictor_normed=True, view=True,
+            base_channels=width, channel_mults=(1, 1, 2), blocks=1, light=True, attention_levels=(),
+            mid_attention=False, norm="one-group", patch=2, dropout=0.0,
         )  # fmt: skip
 
     return Learner(
@@ -123,7 +124,7 @@ def _shipped_rddm(task: str) -> tuple[Run, str]:
 def _shipped_ucdir(task: str) -> tuple[Run, str]:
     from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
-    return _run(UCDIRPipeline.shipped(task)), SHIPPED
+    return _run(UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
@@ -145,7 +146,7 @@ def _run(pipe: Any) -> Run:
 
 RESTORERS: dict[str, Restorer] = {
     "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
-    "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 50),
+    "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 5),
     "adir": Restorer(
         {name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100, ("adapt", "neighbours")
     ),

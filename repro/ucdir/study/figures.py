@@ -120,14 +120,15 @@ def plane(
 ) -> Plate:
     """Perception against distortion, a panel a task: every row a point; down and to the right is better in both.
 
-    `rows`: words -> experiment and the cell beside the task.
+    `rows`: words -> experiment, with {task} for the task, and the cell beside the task.
     """
     with style():
         plate = Plate(figsize=(9.4, 3.1), layout="constrained")
         for axis, (task, title) in zip(np.atleast_1d(plate.subplots(1, len(tasks))), tasks.items(), strict=True):
             for i, (words, (experiment, cell)) in enumerate(rows.items()):
                 same = {"task": task, **cell}
-                found = [r for r in select(records, experiment=experiment, cell=same) if r.cell.keys() == same.keys()]
+                found = select(records, experiment=experiment.format(task=task), cell=same)
+                found = [record for record in found if record.cell.keys() == same.keys()]
                 for record in found[:1]:
                     x, y = (np.mean(record.values(m)) for m in ("psnr/rgb", "lpips/alex-v0.1"))
                     axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)
@@ -141,7 +142,7 @@ def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
     """LPIPS over the number of steps, a line a sampler, means over photographs."""
     from repro.ui.plots import curve
 
-    at = (5, 10, 20)
+    at, experiment = (2, 5, 10, 20), experiment.format(task=task)
     series = {}
     for name, words in (("ancestral", "ancestral"), ("ddim", "DDIM"), ("dpm", "DPM-Solver++ (2M)")):
         cells = [

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: a dark and a shaken photograph, restored by one network."""
+"""This method's row of the README's picture: a dark and a shaken photograph, restored by a network each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from repro.data.images import center_crop, resize
 from repro.engine.rng import KeyedNoise
 from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
-TITLE = "04 UCDIR: one network for three tasks, an initial estimate and the residual that diffusion adds to it"
-NEEDS = (SHIPPED,)
+TITLE = "04 UCDIR: an initial estimate, and the residual that diffusion adds to it"
 SHOWN = (
     ("lowlight", "photos/erase_red_panda", {"stops": 3.0}, "three stops too dark"),
     ("deblur", "photos/farm_animals_sheep", {"length": 10.0}, "shaken"),
 )
+NEEDS = tuple(SHIPPED.format(task=task) for task, *_ in SHOWN)
 
 
 def tiles() -> dict[str, Tensor]:

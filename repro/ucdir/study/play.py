@@ -26,7 +26,6 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles
 from repro.ucdir.study import measure
-from repro.ucdir.study.experiments import TRAINED
 from repro.ui.controls import UploadedFile
 from repro.ui.photos import captioned
 
@@ -37,6 +36,7 @@ LESSONS: Mapping[str, Lesson] = {
     "paper": Lesson("ucdir", "04_ucdir", "paper", 1.5, {"side": 192, "crop": 160, "steps": 20, "live": "small"}),
 }
 WORDS = {"low light": "lowlight", "motion blur": "deblur", "JPEG": "jpeg"}
+STARTS = {"pure noise": 0.0, "middle": 0.5, "last levels": pipeline.START}
 SAMPLERS = {"ancestral": "ancestral", "DDIM": "ddim", "DPM-Solver++": "dpm"}
 # The setting behind a strength in [0, 1] of each task, as `repro.data.degradations` counts it.
 SETTING: Mapping[str, Callable[[float], dict[str, float]]] = {
@@ -47,8 +47,9 @@ SETTING: Mapping[str, Callable[[float], dict[str, float]]] = {
 
 
 def net(now: Lesson, name: str) -> UCDIR | None:
-    """The network of a small-profile name, in the profile whose networks run live; None where it is not here."""
-    own = in_profile(name, now["live"])
+    """The network for use of a task, or the one of a small-profile name, in the profile whose networks run live; None
+    where it is not here."""
+    own = in_profile(pipeline.SHIPPED.format(task=name) if name in SETTING else name, now["live"])
     return measure.network(own) if trained(own) else None
 
 
@@ -89,31 +90,34 @@ def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tu
     """Input and results of the networks that are here for a held-out photograph, and the truth."""
     truth, x = pair(name, now["side"], task, strength)
     shown = {"input": x}
-    if (model := net(now, pipeline.SHIPPED.replace("main", "regression"))) is not None:
+    if (model := net(now, f"ucdir-{task}-regression-s0")) is not None:
         shown["regression"] = pipeline.regress(model, x, **measure.scalars(model, task))
-    if (model := net(now, pipeline.SHIPPED)) is not None:
+    if (model := net(now, task)) is not None:
         shown["first estimate"] = estimate(model, x, task)
         shown["ours"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
+        shown["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
     return shown, truth
 
 
-def restore_view(now: Lesson, task: str, strength: float, steps: int, sampler: str, seed: int) -> np.ndarray:
+def restore_view(
+    now: Lesson, task: str, strength: float, start: str, steps: int, sampler: str, seed: int
+) -> np.ndarray:
     """Input, first estimate, result and truth of a held-out photograph at these settings; uint8 (H, W, 3)."""
-    model = net(now, pipeline.SHIPPED)
+    model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights of {in_profile(pipeline.SHIPPED, now['live'])} here: repro train makes them")
+        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
     clean, degraded = pair(PHOTO, now["side"], WORDS[task], strength)
     initial = estimate(model, degraded, WORDS[task])
-    result = restored(model, degraded, WORDS[task], steps, SAMPLERS[sampler], seed)
+    result = restored(model, degraded, WORDS[task], steps, SAMPLERS[sampler], seed, start=STARTS[start])
     shown = {"input": degraded, "first estimate": initial, f"restored, {steps} steps": result, "truth": clean}
     return labelled(shown, clean)
 
 
 def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed: int) -> np.ndarray:
     """One photograph split inside or outside the step, beside the result in one piece; uint8 (H, W, 3)."""
-    model = net(now, pipeline.SHIPPED)
+    model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights of {in_profile(pipeline.SHIPPED, now['live'])} here: repro train makes them")
+        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
     tiles = Tiles(size, margin)  # refuses a margin that leaves nothing of the tile
     clean, degraded = pair(SECOND, now["side"], WORDS[task], 0.6)
     run = lambda **split: restored(model, degraded, WORDS[task], 8, "ancestral", seed, **split)  # noqa: E731
@@ -123,12 +127,19 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, task: str, strength: float, degrade: bool, steps: int, seed: int
+    now: Lesson,
+    photo: UploadedFile | None,
+    task: str,
+    strength: float,
+    degrade: bool,
+    start: str,
+    steps: int,
+    seed: int,
 ) -> np.ndarray:
     """A reader's photograph (or one of ours), degraded first where asked for, and restored; uint8 (H, W, 3)."""
-    model = net(now, pipeline.SHIPPED)
+    model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights of {in_profile(pipeline.SHIPPED, now['live'])} here: repro train makes them")
+        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
     if photo is None:
         image, words = photograph(SECOND, now["side"]), "a held-out photograph"
     else:
@@ -140,7 +151,7 @@ def own_photo(
     if degrade:
         noises = lambda purpose: KeyedNoise(seed, ["own"], purpose)  # noqa: E731
         given = TASKS[WORDS[task]].degrade(given, noises, **SETTING[WORDS[task]](strength))[0]
-    result = restored(model, to_model(given), WORDS[task], steps, "ancestral", seed)
+    result = restored(model, to_model(given), WORDS[task], steps, "ancestral", seed, start=STARTS[start])
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
 
 
@@ -218,4 +229,4 @@ def check(name: str, answer: Any) -> None:
     shared.check(name, answer, EXERCISES)
 
 
-__all__ = ["LESSONS", "TRAINED", "TRAINING", "center_crop", "check", "linear_levels"]
+__all__ = ["LESSONS", "TRAINING", "center_crop", "check", "linear_levels"]
