@@ -226,7 +226,8 @@ def _kernels(name: str) -> dict[str, Arm]:
 
     arms: dict[str, Arm] = {}
     for channels, side in LAYERS.items():
-        layers = _seeded(lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)]))
+        both = lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)])  # noqa: E731
+        layers = _seeded(both, sampled=False)
         arms[f"kernels {channels}"] = arm(layers[0], channels, side, torch.ones(1, 32))
         arms[f"convolution {channels}"] = arm(layers[1], channels, side)
     return arms
