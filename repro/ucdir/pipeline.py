@@ -27,7 +27,7 @@ SAMPLER = "ancestral"
 STEPS, START = (
     5,
     0.97,
-)  # how the networks for use sample, chosen on validation photographs: what lies before adds blotches
+)  # how the networks for use sample, chosen on validation photographs: more noise adds blotches
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 
 
@@ -54,7 +54,7 @@ def trajectory(
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
-        task, strength: (B,) for a network of several tasks; a strength of nan is unknown.
+        task, strength: (B,) for a network that takes them; a strength of nan is unknown.
         tiles: split inside every step; None: in one piece.
     """
     if sampler not in SAMPLERS:
@@ -83,7 +83,7 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
     """The last image of `trajectory`, clipped to [-1, 1].
 
     `outside`: tiles restored one by one from beginning to end and then joined, the common practice that leaves a grid;
-    each has the noise of its own place.
+    each draws noise, and has statistics and a first estimate, of its own.
     """
     if outside is None:
         *_, (_, image) = trajectory(model, degraded, noise, **settings)
@@ -108,7 +108,7 @@ class UCDIRPipeline(DiffusionPipeline):
 
     Args:
         model: predictor and diffusion network.
-        task: what the pictures suffer from where the call does not say; a network of one task needs none.
+        task: what the pictures suffer from where the call does not say; a network built without tasks needs none.
     """
 
     def __init__(self, model: UCDIR, task: str | None = None) -> None:
@@ -154,7 +154,7 @@ class UCDIRPipeline(DiffusionPipeline):
 
         Args:
             image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
-            task, strength: for a network of several tasks; strength in [0, 1] as `repro.data.degradations` says;
+            task, strength: for a network that takes them; strength in [0, 1] as `repro.data.degradations` says;
                 None: unknown.
             num_inference_steps, start, sampler, clip: see `trajectory`; published are 50 steps from 0.
             tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.

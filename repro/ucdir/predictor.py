@@ -13,7 +13,7 @@ from repro.nn.padding import pad_to_multiple, unpad
 
 
 def statistics(x: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B, 6): mean and deviation of each channel over the whole image, log2, in [-2, 0].
+    """(B, 3, H, W) in [-1, 1] -> (B, 6) in [-2, 0]: log2 of each channel's mean and deviation, divided by 4.
 
     A network of convolutions sees a neighbourhood; how dark or coloured the photograph is as a whole it must be given.
     """
@@ -52,7 +52,7 @@ class Predictor(nn.Module):
         residual: whether the degraded image is added to the output, which starts at zero then.
         widest: most channels of a level; 0: no limit.
         normed: whether a GroupNorm of one group follows every convolution.
-        view: whether it also takes `statistics` of the whole image, and the task where there are several `tasks`.
+        view: whether it also takes `statistics` of the whole image, and the task's number where `tasks` is not 0.
     """
 
     def __init__(

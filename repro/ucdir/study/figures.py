@@ -15,6 +15,7 @@ from repro.metrics.pixel import psnr
 from repro.ucdir.kernels import AdaptiveKernels, resized
 from repro.ucdir.model import UCDIR
 from repro.ucdir.patches import Tiles
+from repro.ucdir.predictor import statistics
 from repro.ui import photos
 from repro.ui.photos import Photos
 from repro.ui.plots import PALETTE, Plate, style, tile
@@ -56,10 +57,11 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
 
 @torch.no_grad()
 def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor], which: int = 0) -> Photos:
-    """Fig. 2: the maps M[b] of one block on a photograph, grey = 0, with the guide that they come from."""
+    """Fig. 2: the maps M[b] of one block on a photograph, with the guide; grey is a map's own mean."""
     initial = model.predictor(degraded, task=scalars.get("task"))
     blocks = [m for m in model.unet.modules() if isinstance(m, AdaptiveKernels)]
-    emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"))
+    view = statistics(degraded) if model.config.view else None
+    emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"), view)
     like = degraded[..., :: model.config.patch, :: model.config.patch]
     M = blocks[which].maps(emb, resized(initial, like))[0]  # (N, h, w)
     size = tuple(degraded.shape[-2:])
