@@ -95,7 +95,9 @@ def test_pipeline_is_the_plain_function_and_survives_saving(tmp_path):
     image = picture()
     made = pipe(image, num_inference_steps=3, strength=0.25, seed=5, output_type="pt").images[0]
     scalars = {"task": torch.tensor([1]), "strength": torch.tensor([0.25])}
-    *_, (_, plain) = trajectory(pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, **scalars)
+    *_, (_, plain) = trajectory(
+        pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, start=pipeline.START, **scalars
+    )
     assert torch.equal(made, ((plain[0] + 1) / 2).clamp(0, 1))
     pipe.save_pretrained(tmp_path)
     again = UCDIRPipeline.from_pretrained(tmp_path)
