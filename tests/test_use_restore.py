@@ -144,10 +144,10 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["photo.jpg"], "--task is missing: say what the picture suffers from (rddm: lowlight, raindrops; ucdir:"),
-        (["photo.jpg", "--task", "snow"], "--task 'snow' is unknown; accepted: lowlight, raindrops"),
+        (["photo.jpg"], "--task is missing: say what the picture suffers from (ucdir: lowlight, deblur, jpeg; rddm:"),
+        (["photo.jpg", "--task", "snow"], "--task 'snow' is unknown; accepted: lowlight, deblur"),
         (["photo.jpg", "--task", "jpeg", "--method", "rddm"], "'jpeg' is unknown to rddm; accepted: lowlight"),
-        (["photo.jpg", "--task", "jpeg", "--method", "x"], "--method 'x' is unknown; accepted: rddm, ucdir, adir"),
+        (["photo.jpg", "--task", "jpeg", "--method", "x"], "--method 'x' is unknown; accepted: ucdir, rddm, adir"),
         (["photo.jpg", "--task", "jpeg", "--checkpoint", "x"], "it alone, without --method and --task"),
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),

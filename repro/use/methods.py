@@ -145,8 +145,9 @@ def _run(pipe: Any) -> Run:
 
 
 RESTORERS: dict[str, Restorer] = {
-    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
+    # The first that has a task is used where no method is named: in low light the better one on validation photographs.
     "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 5),
+    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
     "adir": Restorer(
         {name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100, ("adapt", "neighbours")
     ),

@@ -24,7 +24,7 @@ class Restore:
     task: str | None = None
     """what the picture suffers from: lowlight, raindrops, deblur, jpeg; of adir sr4, sr8, box, gauss, colour"""
     method: str | None = None
-    """rddm, ucdir, …; the first that has the task where none is named"""
+    """ucdir, rddm or adir; the first of them that has the task where none is named"""
     checkpoint: Path | None = None
     """instead of a method and a task: a network that `repro train my.toml` wrote"""
     steps: int | None = None
