@@ -33,10 +33,11 @@ def test_a_pointwise_function_is_reproduced_exactly():
     assert torch.equal(by_tiles(lambda a, b: a * 2, [x, None], Tiles(16, 4), 4), x * 2)
 
 
+@pytest.mark.parametrize("view", [False, True])
 @pytest.mark.parametrize("size", [(144, 168), (131, 175)])
-def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size):
-    """Pure convolutions with per-position norms: beyond the receptive field nothing else is seen."""
-    model = tiny()
+def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size, view):
+    """Convolutions with per-position norms see nothing beyond their reach but the whole image's statistics."""
+    model = tiny(view=view)
     x, noise = picture(*size)[None] * 2 - 1, KeyedNoise(0, [0], "z")
     whole = restore(model, x, noise, steps=3)
     split = restore(model, x, noise, steps=3, tiles=Tiles(140, 64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -27,7 +26,7 @@ from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles
 from repro.ucdir.study import measure
 from repro.ui.controls import UploadedFile
-from repro.ui.photos import captioned
+from repro.ui.photos import captioned, plaque
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 LESSONS: Mapping[str, Lesson] = {
@@ -105,7 +104,7 @@ def restore_view(
     """Input, first estimate, result and truth of a held-out photograph at these settings; uint8 (H, W, 3)."""
     model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
+        return missing(task)
     clean, degraded = pair(PHOTO, now["side"], WORDS[task], strength)
     initial = estimate(model, degraded, WORDS[task])
     result = restored(model, degraded, WORDS[task], steps, SAMPLERS[sampler], seed, start=STARTS[start])
@@ -117,7 +116,7 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
     """One photograph split inside or outside the step, beside the result in one piece; uint8 (H, W, 3)."""
     model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
+        return missing(task)
     tiles = Tiles(size, margin)  # refuses a margin that leaves nothing of the tile
     clean, degraded = pair(SECOND, now["side"], WORDS[task], 0.6)
     run = lambda **split: restored(model, degraded, WORDS[task], 8, "ancestral", seed, **split)  # noqa: E731
@@ -139,7 +138,7 @@ def own_photo(
     """A reader's photograph (or one of ours), degraded first where asked for, and restored; uint8 (H, W, 3)."""
     model = net(now, WORDS[task])
     if model is None:
-        return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
+        return missing(task)
     if photo is None:
         image, words = photograph(SECOND, now["side"]), "a held-out photograph"
     else:
@@ -164,12 +163,9 @@ def labelled(shown: Mapping[str, Tensor], clean: Tensor) -> np.ndarray:
     return captioned(named, 2)
 
 
-def plaque(text: str) -> np.ndarray:
-    """A message as an image."""
-    lines = textwrap.wrap(f"— {text}", 56)
-    return captioned(
-        {line: torch.ones(3, 2 if i < len(lines) - 1 else 240, 390) for i, line in enumerate(lines[-1:])} | {}, 1
-    )
+def missing(task: str) -> np.ndarray:
+    """In place of a result, a sentence that says which network is not here."""
+    return plaque(f"no weights for {task} here: repro train {pipeline.SHIPPED.format(task=WORDS[task])} makes them")
 
 
 def credits() -> str:
