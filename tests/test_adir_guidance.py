@@ -32,7 +32,7 @@ def test_the_step_of_algorithm_1_is_the_packages():
         x,
         SCHEDULE,
         KeyedNoise(0, range(2), "n"),
-        timesteps=[t, t - 1],
+        [t, t - 1],
         variance="learned_range",
         clip=False,
         guide=guidance.guide(model, y, op, SCHEDULE, Guidance(scale=s, transpose="adjoint", limit=None)),
@@ -81,7 +81,7 @@ def test_the_factor_of_the_residual_never_turns_negative(eigenvalue):
 def test_each_gradient_is_what_it_is_called():
     op, y, x = operator(), drawn((1, 3, 2, 2)), drawn((1, *SHAPE), 1)
     data = gaussian()
-    step = next(ancestral(data.model(), x, SCHEDULE, KeyedNoise(0, [0], "n"), timesteps=[300, 200], clip=False))
+    step = next(ancestral(data.model(), x, SCHEDULE, KeyedNoise(0, [0], "n"), [300, 200], clip=False))
     a, s, t = step.a, step.s, torch.tensor([300])
 
     def g(gradient):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import stats
 from torch import nn
 
 from repro.ddpm import losses, oracles, process, schedules
@@ -57,17 +57,17 @@ def test_betas_equal_diffusers(name):
         # diffusers rounds to float32 on the way (rescaling amplifies it near the end); samplers use alpha_bar
         assert (theirs.betas.double() - schedule.betas).abs().max() < (3e-4 if "zero" in name else 1e-7)
         assert (theirs.alphas_cumprod.double() - schedule.alpha_bar).abs().max() < 2e-6
-
-
-def test_diffusers_own_names_and_hand_made_betas(tmp_path):
-    """Against constructors written out here, so that `to_diffusers` cannot hide a wrong name."""
+    # constructors written out here, so that `to_diffusers` cannot hide a wrong name
     own = {
-        "linear": diffusers.DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
-        "cosine": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        "scaled_linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+        "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+        "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     }
-    for name, theirs in own.items():
-        assert (theirs.betas.double() / ALL[name].betas - 1).abs().max() < 1e-5, name
+    if name in own:
+        assert (diffusers.DDPMScheduler(**own[name]).betas.double() / schedule.betas - 1).abs().max() < 1e-5
+
+
+def test_hand_made_betas_go_to_diffusers(tmp_path):
     schedule = schedules.Schedule("mine", torch.tensor([0.1, 0.3, 0.2]))
     schedules.to_diffusers(schedule, "ddim", prediction_type="v_prediction").save_pretrained(tmp_path)
     again = diffusers.DDIMScheduler.from_pretrained(tmp_path)
@@ -78,7 +78,7 @@ def test_diffusers_own_names_and_hand_made_betas(tmp_path):
 @pytest.mark.parametrize("name", ALL)
 def test_tables_are_consistent_and_equal_the_chain(name):
     s = ALL[name]
-    for table in (s.betas, s.alpha_bar, s.alpha_bar_prev, s.posterior_variance, s.posterior_log_variance, s.snr):
+    for table in (s.betas, s.alpha_bar, s.alpha_bar_prev, s.posterior_variance, s.posterior_log_variance):
         assert table.shape == (s.T,) and table.dtype == torch.float64 and table.isfinite().all()
     assert (s.posterior_variance <= s.betas).all() and s.posterior_variance[0] == 0
     # log 0 at t = 0 gives way to its neighbour (Improved DDPM's code); the rest is the logarithm
@@ -188,15 +188,6 @@ def test_model_fn_reads_modules():
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("numbers", [(0.3, -1.0, -0.2, 0.4), (0.0, -6.0, 0.1, -5.0), (2.0, 0.5, -1.0, -0.7)])
-def test_kl_is_the_integral(numbers):
-    m1, l1, m2, l2 = numbers
-    p, q = stats.norm(m1, math.exp(l1 / 2)), stats.norm(m2, math.exp(l2 / 2))
-    width = 12 * p.std()
-    integral, _ = integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), m1 - width, m1 + width, limit=200)
-    assert losses.gaussian_kl(*map(one, numbers)).item() == pytest.approx(integral, rel=1e-8)
-
-
 @pytest.mark.parametrize(("mean", "log_var"), [(0.1, -3.0), (-0.97, -7.0), (1.3, -1.0), (0.0, 2.0)])
 def test_decoder_is_a_distribution_over_256_values(mean, log_var):
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
@@ -208,10 +199,7 @@ def test_decoder_is_a_distribution_over_256_values(mean, log_var):
         low, high = (-math.inf if k == 0 else x - 1 / 255), (math.inf if k == 255 else x + 1 / 255)
         if (mass := gauss.cdf(high) - gauss.cdf(low)) > 1e-9:
             assert nll[k].item() == pytest.approx(-math.log(mass), rel=1e-6)
-
-
-def test_decoder_keeps_its_digits_in_the_tails():
-    """Six deviations out in float32, where (1 + erf) / 2 is 0 or 1 on both sides of the bin."""
+    # six deviations out in float32, where (1 + erf) / 2 is 0 or 1 on both sides of the bin
     mass = stats.norm.cdf((-0.6 + 1 / 255) / 0.1) - stats.norm.cdf((-0.6 - 1 / 255) / 0.1)
     for x in (torch.tensor([[0.6]]), torch.tensor([[-0.6]])):
         found = losses.discretized_nll(x, torch.zeros(1, 1), torch.tensor([[2 * math.log(0.1)]]))

@@ -18,7 +18,7 @@ from repro.errors import ReproError
 LINEAR, COSINE, LATENT = schedules.linear(), schedules.cosine(), schedules.scaled_linear()
 ZERO = schedules.zero_terminal_snr(LINEAR)
 NOISE = KeyedNoise(0, range(3), "noise")
-sample = samplers.sample
+sample, spaced = samplers.sample, samplers.spaced
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
@@ -80,10 +80,6 @@ def theirs(net, schedule, kind, steps, x=START, exact=True, step=None, **config)
     return states, scheduler.timesteps.tolist()
 
 
-def of_generator():
-    return samplers.generator_noise(torch.Generator().manual_seed(7))
-
-
 def largest(run, others) -> float:
     """Absolute, except where states outgrow 1: unclipped, the cosine schedule starts with a division by 5e-5."""
     ours = [s.x for s in run]
@@ -91,15 +87,20 @@ def largest(run, others) -> float:
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(ours, others, strict=True))
 
 
-@pytest.mark.parametrize("kind", process.KINDS)
-@pytest.mark.parametrize(("schedule", "steps", "spacing"), [(LINEAR, 20, "leading"), (COSINE, 10, "trailing")])
+@pytest.mark.parametrize(
+    ("schedule", "steps", "spacing", "kind"),
+    [(LINEAR, 20, "leading", "epsilon"), (COSINE, 10, "trailing", "epsilon"), (LINEAR, 20, "leading", "v_prediction"),
+     (LINEAR, 20, "leading", "sample"), (ZERO, 20, "trailing", "v_prediction"), (ZERO, 20, "trailing", "sample")],
+)  # fmt: skip
 def test_ddim_is_diffusers(schedule, steps, spacing, kind):
     for eta, clip, use in [(0.0, True, True), (0.5, True, False), (1.0, True, True), (0.0, False, False)]:
         config = {"prediction_type": kind, "clip_sample": clip, "timestep_spacing": spacing}
-        step = {"eta": eta, "use_clipped_model_output": use}
-        others, times = theirs(NET, schedule, "ddim", steps, step=step, **config)
-        common = {"spacing": spacing, "prediction": kind, "clip": clip, "eps_from_clipped": use}
-        ours = list(samplers.ddim(NET, START, schedule, steps, eta=eta, noise=NOISE, **common))
+        others, times = theirs(
+            NET, schedule, "ddim", steps, step={"eta": eta, "use_clipped_model_output": use}, **config
+        )
+        common = {"prediction": kind, "clip": clip, "eps_from_clipped": use}
+        chosen = spaced(1000, steps, spacing)
+        ours = list(samplers.ddim(NET, START, schedule, chosen, eta=eta, noise=NOISE, **common))
         assert largest(ours, others) < 1e-10 and [s.t for s in ours] == times
         assert not clip or max(s.x0.abs().max() for s in ours) == 1  # clipping did happen
 
@@ -109,51 +110,34 @@ def test_ddim_latent_settings(final):
     """Stable Diffusion's: offset 1, no clipping, alpha_bar after the last step 1 or the schedule's first."""
     config = {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": final == "one"}
     others, _ = theirs(NET, LATENT, "ddim", 50, step={"eta": 0.3}, **config)
-    ours = samplers.ddim(NET, START, LATENT, 50, eta=0.3, noise=NOISE, offset=1, clip=False, final=final)
+    times = spaced(1000, 50, offset=1)
+    ours = samplers.ddim(NET, START, LATENT, times, eta=0.3, noise=NOISE, clip=False, final=final)
     assert largest(ours, others) < 1e-10
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize(
-    ("kind", "steps", "spacing", "clip"),
-    [("epsilon", 40, "leading", True), ("sample", 37, "linspace", False), ("v_prediction", 30, "trailing", True),
-     ("epsilon", 37, "linspace", False)],
+    ("schedule", "kind", "steps", "spacing", "clip"),
+    [(LINEAR, "epsilon", 40, "leading", True), (LINEAR, "sample", 37, "linspace", False),
+     (ZERO, "v_prediction", 30, "trailing", True), (LINEAR, "epsilon", 37, "linspace", False)],
 )  # fmt: skip
-def test_ancestral_is_diffusers(steps, spacing, kind, variance, clip):
+def test_ancestral_is_diffusers(schedule, steps, spacing, kind, variance, clip):
     net = Net(2 if variance == "learned_range" else 1).double()
     config = {"prediction_type": kind, "clip_sample": clip, "variance_type": variance, "timestep_spacing": spacing}
-    others, times = theirs(net, LINEAR, "ddpm", steps, **config)
-    common = {"spacing": spacing, "prediction": kind, "variance": variance, "clip": clip}
-    ours = list(samplers.ancestral(net, START, LINEAR, of_generator(), steps, **common))
+    others, times = theirs(net, schedule, "ddpm", steps, **config)
+    generator = torch.Generator().manual_seed(7)
+    noise = lambda step, x: torch.randn(x.shape, generator=generator, dtype=x.dtype)  # noqa: E731
+    common = {"prediction": kind, "variance": variance, "clip": clip}
+    ours = list(samplers.ancestral(net, START, schedule, noise, spaced(1000, steps, spacing), **common))
     # diffusers adds noise after t > 0 even where the step ends at the data; here the mean is the end
     end = len(ours) - (ours[-1].t > 0)
     assert largest(ours[:end], others[:end]) < 1e-10 and [s.t for s in ours] == times
 
 
-def test_ancestral_is_diffusers_over_all_steps():
-    others, _ = theirs(NET, LINEAR, "ddpm", 1000)
-    assert largest(samplers.ancestral(NET, START, LINEAR, of_generator()), others) < 1e-10
-
-
-@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-@pytest.mark.parametrize("clip", [True, False])
-def test_zero_terminal_snr_is_diffusers(kind, clip):
-    config = {"prediction_type": kind, "clip_sample": clip}
-    step = {"eta": 1.0, "use_clipped_model_output": clip}
-    others, _ = theirs(NET, ZERO, "ddim", 20, step=step, timestep_spacing="trailing", **config)
-    common = {"prediction": kind, "clip": clip}
-    ours = list(samplers.ddim(NET, START, ZERO, 20, eta=1.0, noise=NOISE, spacing="trailing", **common))
-    assert ours[0].t == 999 and ours[0].a == 0 and largest(ours, others) < 1e-10
-    others, _ = theirs(NET, ZERO, "ddpm", 50, timestep_spacing="linspace", **config)
-    assert (
-        largest(samplers.ancestral(NET, START, ZERO, of_generator(), 50, spacing="linspace", **common), others) < 1e-10
-    )
-
-
 @pytest.mark.parametrize(("spacing", "steps"), [("leading", 50), ("trailing", 25)])
 def test_inversion_is_diffusers(spacing, steps):
     others, times = theirs(NET, LINEAR, "ddim_inverse", steps, START * 0.3, clip_sample=False, timestep_spacing=spacing)
-    ours = list(samplers.ddim_invert(NET, START * 0.3, LINEAR, steps, spacing=spacing))
+    ours = list(samplers.ddim_invert(NET, START * 0.3, LINEAR, spaced(1000, steps, spacing)))
     assert largest(ours, others) < 1e-10 and [s.t for s in ours] == times
 
 
@@ -163,10 +147,11 @@ def test_timesteps_equal_diffusers(spacing):
         scheduler = schedules.to_diffusers(schedules.linear(T), "ddpm", timestep_spacing=spacing)
         for steps in range(2 if spacing == "linspace" else 1, T + 1, 1 if T < 100 else 7):
             scheduler.set_timesteps(steps)
-            got, wanted = samplers.spaced(T, steps, spacing), scheduler.timesteps.tolist()
+            got, wanted = spaced(T, steps, spacing), scheduler.timesteps.tolist()
             assert len(set(got)) == steps and got[0] < T and got[-1] >= 0
             if len(wanted) == steps:  # its float arange sometimes gives one step too many
                 assert got == wanted, (T, steps)
+    assert [step.t for step in samplers.ddim(NET, START, schedules.linear(7))] == list(range(6, -1, -1))  # all
 
 
 def test_float32_rounds_no_more_than_diffusers_as_it_comes():
@@ -205,33 +190,19 @@ def test_finite_oracle_is_the_weighted_mean():
         assert oracle.model(kind)(x, t).isfinite().all()
 
 
-def test_impossible_oracles_are_refused():
-    with pytest.raises(ReproError, match="N >= 1"):
-        oracles.FiniteData(torch.zeros(0, 3), LINEAR)
-    with pytest.raises(ReproError, match="symmetric"):
-        oracles.GaussianData(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]), LINEAR)
-    with pytest.raises(ReproError, match="semidefinite: got eigenvalue -1"):
-        oracles.GaussianData(torch.zeros(2), torch.diag(torch.tensor([1.0, -1.0])), LINEAR)
-    with pytest.raises(ReproError, match="more often than the 2"):
-        oracles.sampler_moments(lambda x, z: samplers.ancestral(gaussian().model(), x, LINEAR, z, 10), (3,), 2)
-
-
 # -- samplers on Gaussian data: every marginal, exactly ----------------------------------------------------------------
 
-TRAILING = {"spacing": "trailing", "prediction": "v_prediction", "clip": False}
+V = {"prediction": "v_prediction", "clip": False}
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100])
 @pytest.mark.parametrize("schedule", [ZERO, schedules.zero_terminal_snr(COSINE)], ids=lambda s: s.name)
 def test_one_data_point_is_exact(schedule, steps):
     """x_{t-1} given x_t and the only x0 is Eq. 7's posterior: exact marginals at every step and stride."""
-    oracle = oracles.GaussianData(draw(6, 3), torch.zeros(3, 3), schedule)
+    oracle, times = oracles.GaussianData(draw(6, 3), torch.zeros(3, 3), schedule), spaced(1000, steps, "trailing")
     model = oracle.model("v_prediction")
-    runs = [lambda x, z: samplers.ancestral(model, x, schedule, z, steps, **TRAILING)]
-    runs += [
-        lambda x, z, eta=eta: samplers.ddim(model, x, schedule, steps, eta=eta, noise=z, **TRAILING)
-        for eta in (0.0, 0.5, 1.0)
-    ]
+    runs = [lambda x, z: samplers.ancestral(model, x, schedule, z, times, **V)]
+    runs += [lambda x, z, e=e: samplers.ddim(model, x, schedule, times, eta=e, noise=z, **V) for e in (0.0, 0.5, 1.0)]
     for run in runs:
         assert worst(oracles.sampler_moments(run, (3,), steps), oracle) < 1e-10
 
@@ -254,7 +225,7 @@ def test_learned_range_with_the_true_variance_is_exact(power):
     """Data N(m, power I): the true reverse variance lies between beta_tilde and beta; with it the chain is exact."""
     steps, D = 25, 3
     oracle = oracles.GaussianData(draw(6, D), power * torch.eye(D), ZERO)
-    ts = samplers.spaced(1000, steps, "trailing")
+    ts = spaced(1000, steps, "trailing")
 
     def model(x, t):
         i = ts.index(int(t[0]))
@@ -266,10 +237,8 @@ def test_learned_range_with_the_true_variance_is_exact(power):
         v = (true.log() - tilde.log()) / (beta.log() - tilde.log()) if i + 1 < steps else torch.tensor(0.0)
         return torch.cat([oracle.model("v_prediction")(x, t), torch.full_like(x, float(2 * v - 1))], dim=1)
 
-    moments = oracles.sampler_moments(
-        lambda x, z: samplers.ancestral(model, x, ZERO, z, steps, variance="learned_range", **TRAILING), (D, 1), steps
-    )
-    assert worst(moments[:-1], oracle) < 1e-9
+    run = lambda x, z: samplers.ancestral(model, x, ZERO, z, ts, variance="learned_range", **V)  # noqa: E731
+    assert worst(oracles.sampler_moments(run, (D, 1), steps)[:-1], oracle) < 1e-9
 
 
 def test_with_more_steps_samplers_tend_to_the_data():
@@ -403,29 +372,35 @@ def test_classifier_guide_is_the_finite_difference():
 
 def test_samplers_refuse_what_cannot_work():
     x, noise, model = draw(0, 2, 3), KeyedNoise(0, range(2), "n"), gaussian(ZERO).model("sample")
+    ddim = functools.partial(samplers.ddim, model, x, LINEAR)
     cases = {
-        r"'epsilon' cannot start at t=999.*zero SNR": lambda: samplers.ddim(model, x, ZERO, 20, spacing="trailing"),
+        r"'epsilon' cannot start at t=999.*zero SNR": lambda: samplers.ddim(model, x, ZERO, [999, 3]),
         r"'epsilon' cannot start": lambda: samplers.ancestral(model, x, ZERO, noise),
         "DDIM guidance moves the noise": lambda: samplers.ddim(
             model, x, ZERO, prediction="sample", guide=lambda x, t, step: x
         ),
-        r"eta must lie in \[0, 1\]: got 2": lambda: samplers.ddim(model, x, LINEAR, 20, eta=2),
-        "eta 0.5 adds noise": lambda: samplers.ddim(model, x, LINEAR, 20, eta=0.5),
-        r"1\.\.1000 .* got 1001": lambda: samplers.ddim(model, x, LINEAR, 1001),
-        r"1\.\.1000 .* got 0": lambda: samplers.ddim(model, x, LINEAR, 0),
-        "'uniform' is unknown": lambda: samplers.ddim(model, x, LINEAR, 10, spacing="uniform"),
-        "must fall": lambda: samplers.ddim(model, x, LINEAR, timesteps=[10, 10]),
-        "must fall.*got \\[1000": lambda: samplers.ddim(model, x, LINEAR, timesteps=[1000, 3]),
-        "either steps or timesteps": lambda: samplers.ddim(model, x, LINEAR, 10, timesteps=[3]),
-        "offset 1 with 1000 leading": lambda: samplers.ddim(model, x, LINEAR, 1000, offset=1),
-        "belongs to 'leading'": lambda: samplers.ddim(model, x, LINEAR, 10, offset=1, spacing="trailing"),
-        "t=0 alone": lambda: samplers.ddim(model, x, LINEAR, 1, spacing="linspace"),
+        r"eta must lie in \[0, 1\]: got 2": lambda: ddim(20, eta=2),
+        "eta 0.5 adds noise": lambda: ddim(20, eta=0.5),
+        r"1\.\.1000 .* got 1001": lambda: ddim(1001),
+        r"1\.\.1000 .* got 0": lambda: ddim(0),
+        "must fall": lambda: ddim([10, 10]),
+        "must fall.*got \\[1000": lambda: ddim([1000, 3]),
+        "'uniform' is unknown": lambda: spaced(1000, 10, "uniform"),
+        "offset 1 with 1000 leading": lambda: spaced(1000, 1000, offset=1),
+        "belongs to 'leading'": lambda: spaced(1000, 10, "trailing", 1),
+        "t=0 alone": lambda: spaced(1000, 1, "linspace"),
         "'learned' is unknown": lambda: samplers.ancestral(model, x, LINEAR, noise, variance="learned"),
         "guide_at 'mu'": lambda: samplers.ancestral(model, x, LINEAR, noise, guide_at="mu"),
-        "final 'zero'": lambda: samplers.ddim(model, x, LINEAR, 10, final="zero"),
+        "final 'zero'": lambda: ddim(10, final="zero"),
         "float tensor": lambda: samplers.ddim(model, x.long(), LINEAR, 10),
         "refine must be": lambda: samplers.ddim_invert(model, x, LINEAR, 10, refine=-1),
         "'noise' is unknown": lambda: samplers.ddim_invert(model, x, LINEAR, 10, prediction="noise"),
+        "N >= 1": lambda: oracles.FiniteData(torch.zeros(0, 3), LINEAR),
+        "symmetric": lambda: oracles.GaussianData(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]), LINEAR),
+        "semidefinite": lambda: oracles.GaussianData(torch.zeros(2), torch.diag(torch.tensor([1.0, -1.0])), LINEAR),
+        "more often than the 2": lambda: oracles.sampler_moments(
+            lambda x, z: samplers.ancestral(gaussian().model(), x, LINEAR, z, 10), (3,), 2
+        ),
     }
     for says, make in cases.items():
         with pytest.raises(ReproError, match=says):

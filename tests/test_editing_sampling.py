@@ -130,8 +130,8 @@ def test_grain_takes_further_steps(editor):
     for count, times in ((1, [*even, 100, 20]), (2, even)):
         one = {name: value[count - 1 : count] for name, value in shown.items()}
         model = model_fn(editor.network, **one)
-        settings = dict(timesteps=times, prediction=editor.prediction, clip=False)
-        wanted = last(ddim(model, start[count - 1 : count], editor.schedule, **settings)).x
+        settings = dict(prediction=editor.prediction, clip=False)
+        wanted = last(ddim(model, start[count - 1 : count], editor.schedule, times, **settings)).x
         steps, _ = editor.trajectory(IMAGE, VECTORS, range(3), **GIVEN)
         seen = list(steps)
         assert [step.t for step in seen] == [*even, 100, 20]

@@ -135,9 +135,10 @@ def reconstruct(
     """
     settings = settings or Guidance()
     x_T = noise.normal(getattr(operator, "image", tuple(y.shape[1:])), step=schedule.T).to(y)
-    options = {"spacing": "linspace", "variance": variance, "clip": settings.clip, "guide_at": settings.at}
-    chosen = instead or guide(model, y, operator, schedule, settings)
-    return ancestral(model, x_T, schedule, noise, steps, guide=chosen, **options)  # type: ignore[arg-type]
+    times = spaced(schedule.T, schedule.T if steps is None else steps, "linspace")
+    chosen, options = instead or guide(model, y, operator, schedule, settings), {"variance": variance}
+    options |= {"clip": settings.clip, "guide_at": settings.at}
+    return ancestral(model, x_T, schedule, noise, times, guide=chosen, **options)  # type: ignore[arg-type]
 
 
 # -- peers: DDRM and DPS -----------------------------------------------------------------------------------------------

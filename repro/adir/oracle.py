@@ -14,7 +14,7 @@ from torch import Tensor
 from repro.adir.guidance import Guidance, guide
 from repro.adir.operators import Separable
 from repro.ddpm.oracles import GaussianData, sampler_moments
-from repro.ddpm.samplers import ancestral
+from repro.ddpm.samplers import ancestral, spaced
 from repro.ddpm.schedules import linear
 from repro.engine.rng import KeyedNoise
 
@@ -59,8 +59,7 @@ def guided(data: GaussianData, operator: Separable, y: Tensor, settings: Guidanc
             x_T,
             data.schedule,
             noise,
-            steps,
-            spacing="linspace",
+            spaced(data.schedule.T, steps, "linspace"),
             variance="fixed_small",
             clip=False,
             guide=guide(data.model(), y.double(), operator, data.schedule, settings),

@@ -15,22 +15,15 @@ from torch.nn import functional as F
 
 from repro.ddpm.process import Kind, Model, q_posterior, q_sample, target
 from repro.ddpm.schedules import Schedule
-from repro.errors import ReproError
-
-
-def per_sample(values: Tensor) -> Tensor:
-    """(B, …) -> (B,) means."""
-    return values.flatten(1).mean(dim=1)
+from repro.errors import ReproError, one_of
 
 
 def simple(output: Tensor, wanted: Tensor, norm: Literal["l1", "l2"] = "l2") -> Tensor:
     """(B,) mean absolute (l1) or squared (l2) difference; half-precision outputs are compared in float32."""
     if output.shape != wanted.shape:
         raise ReproError(f"loss needs two tensors of one shape: got {tuple(output.shape)} and {tuple(wanted.shape)}")
-    if norm not in ("l1", "l2"):
-        raise ReproError(f"loss norm {norm!r} is unknown: choose l1 or l2")
-    measure = F.l1_loss if norm == "l1" else F.mse_loss
-    return per_sample(measure(output.to(wanted.dtype), wanted, reduction="none"))
+    measure = F.l1_loss if one_of("loss norm", norm, ("l1", "l2")) == "l1" else F.mse_loss
+    return measure(output.to(wanted.dtype), wanted, reduction="none").flatten(1).mean(dim=1)
 
 
 def simple_loss(
@@ -59,8 +52,7 @@ def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 def learned_range_log_variance(number: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
     """log Sigma = v log beta_t + (1 - v) log beta_tilde_t with v = (number + 1) / 2 (Improved DDPM Eq. 15)."""
     v = (number + 1) / 2
-    low = schedule.gather("posterior_log_variance", t, number)
-    return v * schedule.gather("log_betas", t, number) + (1 - v) * low
+    return v * schedule.gather("log_betas", t, number) + (1 - v) * schedule.gather("posterior_log_variance", t, number)
 
 
 def gaussian_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) -> Tensor:
@@ -95,7 +87,7 @@ def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, 
     kl = gaussian_kl(true_mean, schedule.gather("posterior_log_variance", t, x0), mean, log_var)
     first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
     # The KL at t = 0 uses a substituted variance and is finite, so the branch not taken sends no NaN through `where`.
-    return per_sample(torch.where(first, discretized_nll(x0, mean, log_var), kl)) / math.log(2)
+    return torch.where(first, discretized_nll(x0, mean, log_var), kl).flatten(1).mean(dim=1) / math.log(2)
 
 
 def reverse_mean(eps: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:

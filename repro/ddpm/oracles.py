@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import Kind, Model, check_kind, from_x0
+from repro.ddpm.process import KINDS, Kind, Model, from_x0
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Noise, Step
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 class Oracle(ABC):
@@ -34,7 +34,7 @@ class Oracle(ABC):
 
     def model(self, prediction: Kind = "epsilon") -> Model:
         """The output of a perfect network of that prediction type; fits every sampler."""
-        check_kind(prediction)
+        one_of("prediction type", prediction, KINDS)
 
         def output(x: Tensor, t: Tensor | int) -> Tensor:
             wide = x.double()

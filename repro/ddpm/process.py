@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.ddpm.schedules import Schedule
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Kind = Literal["epsilon", "sample", "v_prediction"]  # diffusers' names
 KINDS: tuple[Kind, ...] = ("epsilon", "sample", "v_prediction")
@@ -36,20 +36,15 @@ def q_posterior(x0: Tensor, x_t: Tensor, t: Tensor | int, schedule: Schedule) ->
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
     """The target of the network's output at x_t = q_sample(x0, t, eps); exact at every t, zero terminal SNR too."""
-    if check_kind(kind) == "v_prediction":
+    if one_of("prediction type", kind, KINDS) == "v_prediction":
         a, s = schedule.at(t, x0)
         return a * eps - s * x0
     return eps if kind == "epsilon" else x0
 
 
-def x0_from_v(x_t: Tensor, v: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """Salimans and Ho 2022, Appendix D; finite at every noise level."""
-    return a * x_t - s * v
-
-
 def from_x0(kind: Kind, x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
     """The output that means x0: itself, eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
-    if check_kind(kind) == "sample":
+    if one_of("prediction type", kind, KINDS) == "sample":
         return x0
     return (x_t - a * x0) / s if kind == "epsilon" else (a * x_t - x0) / s
 
@@ -83,13 +78,6 @@ def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
     if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
         raise ReproError(f"the network answered {tuple(output.shape)} to a state of shape {tuple(x_t.shape)}")
     return output
-
-
-def check_kind(kind: str) -> Kind:
-    """Refuse a prediction type that does not exist."""
-    if kind not in KINDS:
-        raise ReproError(f"prediction type {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    return kind  # type: ignore[return-value]
 
 
 def model_fn(module: nn.Module, *args: Any, **kwargs: Any) -> Model:

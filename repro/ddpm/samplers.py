@@ -19,25 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from repro.ddpm.losses import split_variance
-from repro.ddpm.process import Kind, Model, check_kind, model_fn, prediction_part, to_eps, to_x0
+from repro.ddpm.process import KINDS, Kind, Model, model_fn, prediction_part, to_eps, to_x0
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import (
-    Guide,
-    Noise,
-    Spacing,
-    Step,
-    batch_times,
-    check_start,
-    falling,
-    generator_noise,
-    last,
-    sample,
-    spaced,
-)
+from repro.ddpm.steps import Guide, Noise, Step, Steps, batch_times, check_start, falling, last, sample, spaced
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
-__all__ = ["Guide", "Noise", "Step", "ancestral", "ddim", "ddim_invert", "generator_noise", "last", "sample", "spaced"]
+__all__ = ["Guide", "Noise", "Step", "ancestral", "ddim", "ddim_invert", "last", "sample", "spaced"]
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 SAMPLERS = ("ddpm", "ddpm-large", "ddpm-learned", "ddim")
@@ -49,18 +37,15 @@ def ancestral(
     x_T: Tensor,
     schedule: Schedule,
     noise: Noise,
-    steps: int | None = None,
+    steps: Steps = None,
     *,
-    spacing: Spacing = "leading",
-    offset: int = 0,
-    timesteps: Sequence[int] | None = None,
     prediction: Kind = "epsilon",
     variance: Variance = "fixed_small",
     clip: bool = True,
     guide: Guide | None = None,
     guide_at: Literal["mean", "x_t"] = "mean",
 ) -> Iterator[Step]:
-    """Ancestral sampling (DDPM Algorithm 2) over all steps, `steps` of them, or the given `timesteps`.
+    """Ancestral sampling (DDPM Algorithm 2) over all steps, `steps` of them, or given timesteps.
 
     A stride puts alpha_bar_t / alpha_bar_prev in the place of alpha_t; the network is given the original t.
 
@@ -74,11 +59,9 @@ def ancestral(
         guide: moves the mean by variance * gradient (Dhariwal and Nichol 2021, Algorithm 1).
         guide_at: where the gradient is taken: the derivation expands around the mean, the authors' code takes x_t.
     """
-    ts = _visited(x_T, schedule, steps, spacing, offset, timesteps, prediction)
-    if variance not in ("fixed_small", "fixed_large", "learned_range"):
-        raise ReproError(f"variance {variance!r} is unknown: choose fixed_small, fixed_large or learned_range")
-    if guide_at not in ("mean", "x_t"):
-        raise ReproError(f"guide_at {guide_at!r} is unknown: choose mean or x_t")
+    ts = _visited(x_T, schedule, steps, prediction)
+    one_of("variance", variance, VARIANCE.values())
+    one_of("guide_at", guide_at, ("mean", "x_t"))
     ab, ab_prev = _levels(schedule, ts)
     beta = 1 - ab / ab_prev
     tilde = (1 - ab_prev) / (1 - ab) * beta  # DDPM Eq. 7; 0 at the last step
@@ -124,13 +107,10 @@ def ddim(
     model: Model,
     x_T: Tensor,
     schedule: Schedule,
-    steps: int | None = None,
+    steps: Steps = None,
     *,
     eta: float = 0.0,
     noise: Noise | None = None,
-    spacing: Spacing = "leading",
-    offset: int = 0,
-    timesteps: Sequence[int] | None = None,
     prediction: Kind = "epsilon",
     clip: bool = True,
     eps_from_clipped: bool = True,
@@ -147,10 +127,9 @@ def ddim(
         final: alpha_bar after the last step: 1, or the schedule's own first ("first", Stable Diffusion's setting).
         guide: moves eps by -s * gradient at x_t, before clipping (Dhariwal and Nichol 2021, Algorithm 2).
     """
-    ts = _visited(x_T, schedule, steps, spacing, offset, timesteps, prediction)
+    ts = _visited(x_T, schedule, steps, prediction)
     check_start(x_T, eta, noise)
-    if final not in ("one", "first"):
-        raise ReproError(f"final {final!r} is unknown: choose one or first")
+    one_of("final", final, ("one", "first"))
     if guide is not None and schedule.alpha_bar[ts[0]] == 0:
         raise ReproError(f"DDIM guidance moves the noise, which at t={ts[0]} (zero SNR) says nothing about the sample")
     ab, ab_prev = _levels(schedule, ts, 1.0 if final == "one" else float(schedule.alpha_bar[0]))
@@ -189,14 +168,7 @@ def ddim(
 
 
 def ddim_invert(
-    model: Model,
-    x_0: Tensor,
-    schedule: Schedule,
-    steps: int | None = None,
-    *,
-    spacing: Spacing = "leading",
-    prediction: Kind = "epsilon",
-    refine: int = 0,
+    model: Model, x_0: Tensor, schedule: Schedule, steps: Steps = None, *, prediction: Kind = "epsilon", refine: int = 0
 ) -> Iterator[Step]:
     """Deterministic DDIM upwards, from a sample to its noise; `ddim` over the same timesteps comes back, clip=False.
 
@@ -208,7 +180,7 @@ def ddim_invert(
     lower level, where for "sample" the first step divides zero by zero.) In each `Step`, t is the level that x reaches
     and t_prev the level of x_t; the first x_t is the sample.
     """
-    ts = _visited(x_0, schedule, steps, spacing, 0, None, prediction, upwards=True)
+    ts = _visited(x_0, schedule, steps, prediction, upwards=True)
     if refine < 0:
         raise ReproError(f"refine must be 0 or more: got {refine}")
     ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
@@ -233,25 +205,14 @@ def ddim_invert(
     return run(x_0)
 
 
-def _visited(
-    x: Tensor,
-    schedule: Schedule,
-    steps: int | None,
-    spacing: Spacing,
-    offset: int,
-    timesteps: Sequence[int] | None,
-    prediction: Kind,
-    upwards: bool = False,
-) -> list[int]:
-    """The descending timesteps of a run: given ones, or `steps` spaced ones, or all; refuses what cannot be sampled."""
+def _visited(x: Tensor, schedule: Schedule, steps: Steps, prediction: Kind, upwards: bool = False) -> list[int]:
+    """The descending timesteps of a run; refuses what cannot be sampled."""
     check_start(x)
-    check_kind(prediction)
-    if timesteps is None:
-        ts = spaced(schedule.T, schedule.T if steps is None else steps, spacing, offset)
-    elif steps is not None:
-        raise ReproError(f"give either steps or timesteps: got steps={steps} and {len(timesteps)} timesteps")
+    one_of("prediction type", prediction, KINDS)
+    if steps is None or isinstance(steps, int):
+        ts = spaced(schedule.T, schedule.T if steps is None else steps)
     else:
-        ts = falling(timesteps, schedule.T)
+        ts = falling(steps, schedule.T)
     first = ts[-1 if upwards else 0]
     if prediction == "epsilon" and schedule.alpha_bar[first] == 0:
         raise ReproError(

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 class Tables:
@@ -54,85 +53,37 @@ def table(values: Any, name: str) -> Tensor:
     return found
 
 
-@dataclass(frozen=True, eq=False)
 class Schedule(Tables):
-    """A discrete noise schedule.
+    """A discrete noise schedule: float64 tables of shape (T,), not to be changed.
 
     Args:
         name: what images and records call it.
-        betas: (T,) variances of the forward steps, each in (0, 1]; only the last may be 1. Stored as float64.
+        betas: (T,) variances of the forward steps, each in (0, 1]; only the last may be 1.
         config: keyword arguments that make it again: `by_name(**schedule.config)`; empty for hand-made betas.
     """
 
-    name: str
-    betas: Tensor
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        betas = table(self.betas, "betas")
+    def __init__(self, name: str, betas: Tensor, config: Mapping[str, Any] | None = None) -> None:
+        betas = table(betas, "betas")
         for wrong, rule in ((~((betas > 0) & (betas <= 1)), "betas must lie in (0, 1]"),  # true for NaN too
                             (betas[:-1] == 1, "only the last beta may be 1 (it erases the signal)")):  # fmt: skip
             if wrong.any():
                 at = int(wrong.nonzero()[0])
-                raise ReproError(f"{rule}: got {betas[at].item():g} at t={at} of schedule {self.name!r}")
-        object.__setattr__(self, "betas", betas)
-
-    @property
-    def T(self) -> int:  # type: ignore[override]
-        """Number of forward steps."""
-        return len(self.betas)
-
-    @cached_property
-    def alpha_bar(self) -> Tensor:
-        """(T,) prod of (1 - beta), DDPM Eq. 4."""
-        return torch.cumprod(1.0 - self.betas, dim=0)
-
-    @cached_property
-    def alpha_bar_prev(self) -> Tensor:
-        """(T,) alpha_bar one step nearer to the data; 1 at t = 0."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
-
-    @cached_property
-    def a(self) -> Tensor:
-        """(T,) sqrt(alpha_bar), the share of the sample in x_t."""
-        return self.alpha_bar.sqrt()
-
-    @cached_property
-    def s(self) -> Tensor:
-        """(T,) sqrt(1 - alpha_bar), the standard deviation of the noise in x_t."""
-        return (1 - self.alpha_bar).sqrt()
-
-    @cached_property
-    def snr(self) -> Tensor:
-        """(T,) signal-to-noise ratio alpha_bar / (1 - alpha_bar)."""
-        return self.alpha_bar / (1 - self.alpha_bar)
-
-    @cached_property
-    def posterior_variance(self) -> Tensor:
-        """(T,) beta_tilde, DDPM Eq. 7; 0 at t = 0."""
-        return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.betas
-
-    @cached_property
-    def posterior_log_variance(self) -> Tensor:
-        """(T,) log beta_tilde; the -inf at t = 0 is replaced by the value at t = 1, as in Improved DDPM."""
-        variance = self.posterior_variance.clone()
-        variance[0] = variance[1] if self.T > 1 else self.betas[0]
-        return variance.log()
-
-    @cached_property
-    def log_betas(self) -> Tensor:
-        """(T,) log beta."""
-        return self.betas.log()
-
-    @cached_property
-    def posterior_x0(self) -> Tensor:
-        """(T,) of DDPM Eq. 7: the mean of the posterior is posterior_x0 * x0 + posterior_xt * x_t."""
-        return self.alpha_bar_prev.sqrt() * self.betas / (1 - self.alpha_bar)
-
-    @cached_property
-    def posterior_xt(self) -> Tensor:
-        """(T,) see `posterior_x0`."""
-        return (1 - self.betas).sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+                raise ReproError(f"{rule}: got {betas[at].item():g} at t={at} of schedule {name!r}")
+        self.name, self.config, self.T = name, config or {}, len(betas)
+        self.betas, self.log_betas = betas, betas.log()
+        # prod of (1 - beta), DDPM Eq. 4; and the same one step nearer to the data
+        self.alpha_bar = torch.cumprod(1.0 - betas, dim=0)
+        self.alpha_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+        # the share of the sample in x_t, and the standard deviation of its noise
+        self.a, self.s = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        # beta_tilde, DDPM Eq. 7; the log of its 0 at t = 0 is replaced by the one at t = 1, as in Improved DDPM
+        self.posterior_variance = (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * betas
+        finite = self.posterior_variance.clone()
+        finite[0] = finite[1] if self.T > 1 else betas[0]
+        self.posterior_log_variance = finite.log()
+        # DDPM Eq. 7: the mean of the posterior is posterior_x0 * x0 + posterior_xt * x_t
+        self.posterior_x0 = self.alpha_bar_prev.sqrt() * betas / (1 - self.alpha_bar)
+        self.posterior_xt = (1 - betas).sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
 
     @property
     def zero_terminal(self) -> bool:
@@ -186,10 +137,8 @@ _BY_NAME = {"linear": linear, "cosine": cosine, "scaled_linear": scaled_linear}
 
 def by_name(name: str, *, zero_terminal_snr: bool = False, **kwargs: Any) -> Schedule:
     """The schedule of that name, e.g. `by_name("linear", T=1000)`. A schedule's own `config` fits in."""
-    if name not in _BY_NAME:
-        raise ReproError(f"schedule {name!r} is unknown: choose one of {', '.join(_BY_NAME)}")
     try:
-        schedule = _BY_NAME[name](**kwargs)
+        schedule = _BY_NAME[one_of("schedule", name, _BY_NAME)](**kwargs)
     except TypeError as error:
         raise ReproError(f"schedule {name!r} does not take those settings: got {', '.join(kwargs)}") from error
     return _zero_terminal_snr(schedule) if zero_terminal_snr else schedule
@@ -203,8 +152,7 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
     import diffusers
 
     classes = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "ddim_inverse": "DDIMInverseScheduler"}
-    if kind not in classes:
-        raise ReproError(f"diffusers scheduler kind {kind!r} is unknown: choose one of {', '.join(classes)}")
+    one_of("diffusers scheduler kind", kind, classes)
     config = schedule.config  # by recipe where diffusers has the same, so its JSON is short
     if config.get("name") in ("linear", "scaled_linear"):
         betas = {"beta_schedule": config["name"], "beta_start": config["beta_1"], "beta_end": config["beta_T"]}

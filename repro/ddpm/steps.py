@@ -1,4 +1,4 @@
-"""What the samplers share: which timesteps they visit, the state they yield, where their noise comes from."""
+"""What the samplers share: which timesteps they visit, and the state they yield."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Spacing = Literal["leading", "trailing", "linspace"]
+
+# The steps of a run: how many, "leading" as DDPM's code has them; or the timesteps, see `spaced`; None: all.
+Steps = int | Sequence[int] | None
 
 # Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers ask with the
 # timestep t as the step's number and never with 0, so that a start x_T drawn with step 0 or T meets no number twice.
@@ -64,18 +67,13 @@ def sample(steps: Iterable[Step]) -> Tensor:
     return last(steps).x
 
 
-def generator_noise(generator: torch.Generator) -> Noise:
-    """A torch.Generator as the samplers' noise; unlike `KeyedNoise`, its draws depend on their order."""
-    device = generator.device
-    return lambda step, x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-
-
 def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) -> list[int]:
     """`steps` of the timesteps 0..T-1, descending, under diffusers' names (Lin et al. 2024, Table 2).
 
     "leading" starts below T - 1 and ends at `offset`; "trailing" starts at T - 1, as zero terminal SNR needs;
     "linspace" holds both ends.
     """
+    one_of("timestep spacing", spacing, ("leading", "trailing", "linspace"))
     if not 1 <= steps <= T:
         raise ReproError(f"number of sampling steps must lie in 1..{T} for a schedule of {T}: got {steps}")
     if offset and spacing != "leading":
@@ -88,11 +86,9 @@ def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) ->
     if spacing == "trailing":
         stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
         return [round(T + k * stride) - 1 for k in range(steps)]
-    if spacing == "linspace":
-        if steps == 1:
-            raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
-        return [round(k * ((T - 1) / (steps - 1))) for k in range(steps)][::-1]
-    raise ReproError(f"timestep spacing {spacing!r} is unknown: choose leading, trailing or linspace")
+    if steps == 1:
+        raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
+    return [round(k * ((T - 1) / (steps - 1))) for k in range(steps)][::-1]
 
 
 def falling(timesteps: Sequence[int], T: int) -> list[int]:
@@ -110,7 +106,7 @@ def check_start(x: Tensor, eta: float = 0.0, noise: Noise | None = None) -> None
     if not 0 <= eta <= 1:
         raise ReproError(f"eta must lie in [0, 1]: got {eta}")
     if eta > 0 and noise is None:
-        raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...) or generator_noise(...)")
+        raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...)")
 
 
 def batch_times(ts: Sequence[int], x: Tensor) -> Tensor:

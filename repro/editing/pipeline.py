@@ -305,8 +305,8 @@ class EditingPipeline(DiffusionPipeline):
         ab = float(editor.schedule.alpha_bar[DETAIL])
         start = ab**0.5 * smooth + (1 - ab) ** 0.5 * eps / self.scheduler.init_noise_sigma
         model, times = model_fn(editor.network, **conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
-        settings = {"timesteps": times, "prediction": editor.prediction, "clip": False}
-        return editor.picture(sample(ddim(model, start, editor.schedule, **settings)), box)
+        steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
+        return editor.picture(sample(steps), box)
 
     def _start(self, source: Tensor, noise: _Noise) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Any]]]:
         """The start noise, and the arguments of `scheduler.step` beside its state."""

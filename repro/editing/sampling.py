@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from repro.ddpm.process import Kind, Model, model_fn
 from repro.ddpm.samplers import ddim, ddim_invert
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Step, sample
+from repro.ddpm.steps import Step, sample, spaced
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Recipe
 from repro.editing.effects.masks import cut_hole
@@ -138,18 +138,19 @@ class Editor:
         if len(ids) != len(image):
             raise ReproError(f"edit: got {len(ids)} ids for {len(image)} images; accepted: one each")
         inputs, box = self.conditions(image, vectors, reference, hole)
-        source, run = inputs["source"], {"spacing": "trailing", "prediction": self.prediction}
+        # "trailing" begins at the last timestep, where the start really is noise
+        source, times = inputs["source"], spaced(self.schedule.T, steps, "trailing")
         if inversion:
             empty = {name: torch.zeros_like(inputs[name]) for name in ("vector", "reference")}
             upwards = model_fn(self.network, **{**inputs, **empty})
-            start = sample(ddim_invert(upwards, source, self.schedule, steps, **run))
+            start = sample(ddim_invert(upwards, source, self.schedule, times, prediction=self.prediction))
         else:
             start = KeyedNoise(seed, list(ids), "sample/x_T", source.device).normal(tuple(source.shape[1:]))
         model, noise = model_fn(self.network, **inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
 
         def down() -> Iterator[Step]:
-            # "trailing" begins at the last timestep, where the start really is noise; latents have no range to clip to
-            for step in ddim(model, start, self.schedule, steps, eta=eta, noise=noise, clip=False, **run):
+            settings = {"eta": eta, "noise": noise, "prediction": self.prediction}
+            for step in ddim(model, start, self.schedule, times, clip=False, **settings):  # latents have no range
                 yield step
             last = (step.x_t, step.x0, step.t, inputs["vector"])
             yield from refine(model, *last, self.schedule, self.prediction, self.late)
@@ -192,7 +193,7 @@ def refine(
     eps = torch.sub(x_t, x0, alpha=ab**0.5).div_((1 - ab) ** 0.5)
     start = torch.mul(x0, ab_late**0.5).add_(eps, alpha=(1 - ab_late) ** 0.5)
     on = grain[:, None, None, None]
-    for step in ddim(model, start, schedule, timesteps=times, prediction=prediction, clip=False):
+    for step in ddim(model, start, schedule, times, prediction=prediction, clip=False):
         yield replace(step, x=torch.where(on, step.x, x0))
 
 

@@ -23,7 +23,7 @@ def _estimate() -> Judge:
 
 def _ddim() -> Judge:
     (x_t, eps), ab = tensors(2), linear().alpha_bar
-    wanted = next(samplers.ddim(lambda x, t: eps, x_t, linear(), timesteps=[700, 300], clip=False)).x
+    wanted = next(samplers.ddim(lambda x, t: eps, x_t, linear(), [700, 300], clip=False)).x
     return lambda answer: same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
 
 

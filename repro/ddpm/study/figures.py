@@ -152,8 +152,8 @@ def schedules(known: Mapping[str, Schedule]) -> Plate:
             u = torch.arange(schedule.T) / schedule.T
             look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)], "label": name}
             left.plot(u, schedule.alpha_bar, **look)
-            ratio = schedule.snr.clamp(min=1e-12).log10()
-            right.plot(u, torch.where(schedule.snr > 0, ratio, math.nan), **look)
+            snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
+            right.plot(u, torch.where(snr > 0, snr.clamp(min=1e-12).log10(), math.nan), **look)
         left.set(xlabel="t / T", ylabel=r"$\bar\alpha_t$")
         right.set(xlabel="t / T", ylabel=r"$\log_{10}$ SNR", ylim=(-8, 5))
         left.legend()

@@ -79,8 +79,8 @@ def variance_numbers(model: Model, images: Tensor, schedule: Schedule, times: Se
 def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: Mapping[str, Any]) -> Tensor:
     """DDIM samples (eta 0) under one entry of `SWITCHES`."""
     settings = dict(switch)
-    off = settings.pop("told", 0)
-    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + off), x_T, schedule, steps, **settings))
+    off, times = settings.pop("told", 0), samplers.spaced(schedule.T, steps, settings.pop("spacing", "leading"))
+    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + off), x_T, schedule, times, **settings))
 
 
 def between(a: Tensor, b: Tensor, shares: Sequence[float], spherical: bool = True) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import x0_from_v
+from repro.ddpm.process import to_x0
 from repro.ddpm.schedules import scaled_linear
 from repro.editing.effects.grain import RADII
 from repro.editing.effects.grain_law import grain_variance
@@ -48,7 +48,7 @@ def _attend() -> Judge:
 
 def _velocity() -> Judge:
     z_t, v = _tensors(2)
-    return _as(x0_from_v, [(z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6)])
+    return _as(lambda z_t, v, a, s: to_x0(v, z_t, a, s, "v_prediction"), [(z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6)])
 
 
 def _vector() -> Judge:
