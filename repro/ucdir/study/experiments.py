@@ -33,8 +33,9 @@ def profile(name: str) -> Mapping[str, Any]:
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    own = _own(task, chosen).get("network", {})
-    found = {**profile(chosen)["network"], **own, **SPEC["variant"][variant].get("network", {})}
+    chosen_for, own = SPEC["variant"][variant], _own(task, chosen).get("network", {})
+    found = {**profile(chosen)["network"], **own, **chosen_for.get("network", {})}
+    found |= chosen_for.get("own", {}).get(task, {})
     return found | ({"tasks": [task]} if chosen != "paper" else {})
 
 
