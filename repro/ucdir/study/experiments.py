@@ -95,7 +95,9 @@ def _listed() -> list[Experiment]:
             for task, variant in itertools.product(entry["tasks"], entry["variants"]):
                 if chosen == "paper" and variant not in ("main", "regression"):
                     continue
-                for seed in entry.get("seeds", [0]) if chosen == "small" else [0]:
+                for seed in entry.get("seeds", [0]):
+                    if seed and chosen != "small":
+                        continue
                     found.append(_experiment(entry, task, variant, seed, chosen))
     return found
 
