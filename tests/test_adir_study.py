@@ -14,7 +14,7 @@ from repro.adir.study import play
 from repro.adir.study.experiments import SMOKE, TINY
 from repro.engine import grid
 from repro.engine.checkpoint import save_checkpoint
-from repro.engine.ledger import Selector, load_ledger
+from repro.engine.claims import Selector, load_ledger
 from repro.errors import ReproError
 
 BASE = {"set": "adapted", "task": "sr4", "method": "gd", "adapt": "none", "setting": "default"}

@@ -26,9 +26,8 @@ from repro.ddpm.study.experiments import (
 from repro.engine import evaluation, grid, provenance, records
 from repro.engine.claims import verdicts
 from repro.engine.records import Record
-from repro.engine.registry import find
+from repro.engine.registry import find, run
 from repro.engine.rng import KeyedNoise
-from repro.engine.run import run
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 

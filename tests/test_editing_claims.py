@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from repro.editing.study.experiments import ABLATIONS, name_of
-from repro.engine import claims, grid, ledger
-from repro.engine.claims import NOT_MEASURED
-from repro.engine.ledger import Comparison, Selector
+from repro.engine import claims, grid
+from repro.engine.claims import NOT_MEASURED, Comparison, Selector
 from repro.engine.records import Record
 
-LEDGER = ledger.load_ledger("editing")
+LEDGER = claims.load_ledger("editing")
 PARTS = [(claim.id, part) for claim in LEDGER for part in claim.parts]
 N = 8
 

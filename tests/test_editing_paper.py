@@ -26,8 +26,8 @@ from repro.editing.vector import LENGTH, TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine import evaluation
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
+from repro.engine.registry import run
 from repro.engine.rng import KeyedNoise
-from repro.engine.run import run
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 

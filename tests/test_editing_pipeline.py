@@ -184,7 +184,7 @@ def shipping(tmp_path, monkeypatch):
 def test_what_ships_is_what_the_experiments_say(shipping):
     pipe = EditingPipeline.shipped("smoke")
     pipe.set_progress_bar_config(disable=True)
-    network = load_checkpoint(experiments.folder_of(experiments.name_of("taught-long", 0, "smoke")))
+    network = load_checkpoint(experiments.name_of("taught-long", 0, "smoke"))
     editor = tiny_editor(network, prediction=experiments.learning_of("taught-long", SMOKE).prediction)
     editor = type(editor)(network, experiments.load_autoencoder("smoke"), SCHEDULE, editor.prediction)
     found = pipe(IMAGE, seed=0, exact=False, output_type="pt").images

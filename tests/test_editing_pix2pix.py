@@ -23,9 +23,8 @@ from repro.editing.tasks import COLOUR, INPAINT
 from repro.editing.vector import TASKS, EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.recipe import Recipe
-from repro.engine.registry import Experiment
+from repro.engine.registry import Experiment, run
 from repro.engine.rng import KeyedNoise
-from repro.engine.run import run
 from repro.engine.train import train
 
 FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))

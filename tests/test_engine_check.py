@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_engine_records import make
 
-from repro.engine import check, records
-from repro.engine.check import Tolerance
+from repro.engine import evaluation, records
 from repro.engine.commands import TablesCompare
 from repro.engine.compare import compare
 from repro.engine.environment import environment, measured
+from repro.engine.evaluation import Tolerance
 from repro.errors import ReproError
 
 VALUES = {"psnr": [20.0, 21.0], "fid": 12.0}
@@ -34,7 +34,7 @@ def test_agreement_disagreement_and_silence_are_told_apart():
         worse = {"psnr": [20.0, 21.5]} if record is bad else {}
         return {**VALUES, **worse} if record is not silent else {"fid": 12.01}
 
-    report = check.check([good, bad, silent, gone, ablation, unchecked], recompute)
+    report = evaluation.check([good, bad, silent, gone, ablation, unchecked], recompute)
     assert calls == [(record.id, 2) for record in (good, bad, silent, gone)]
     assert report.verified == {(good.id, "psnr"), (good.id, "fid")}
     assert {(row.record.id, row.metric) for row in report.failed} == {
@@ -58,14 +58,14 @@ def test_agreement_disagreement_and_silence_are_told_apart():
     ],
 )
 def test_the_tolerance_is_absolute_plus_relative_and_per_protocol(tolerance, ok):
-    report = check.check([checked()], lambda record, k: {**VALUES, "psnr": [20.1, 21.0]}, tolerance)
+    report = evaluation.check([checked()], lambda record, k: {**VALUES, "psnr": [20.1, 21.0]}, tolerance)
     assert (not report.failed) == ok
     assert next(row for row in report.rows if row.metric == "psnr").recomputed == 20.1, "the worst value is shown"
 
 
 @pytest.mark.parametrize("found", [[20.0], [20.0, float("nan")], [20.0, 21.0, 22.0]])
 def test_values_that_cannot_be_compared_fail(found):
-    report = check.check([checked()], lambda record, k: {**VALUES, "psnr": found})
+    report = evaluation.check([checked()], lambda record, k: {**VALUES, "psnr": found})
     assert [row.metric for row in report.failed] == ["psnr"]
 
 
@@ -74,20 +74,20 @@ def test_the_report_is_written_alike_and_read_back(home):
 
     def report(near: float = 0.0, of_bad: float = 20.0):
         psnr = [value + near for value in VALUES["psnr"]]
-        return check.check([good, bad], lambda r, k: VALUES | {"psnr": psnr if r is good else [of_bad, 0.0]})
+        return evaluation.check([good, bad], lambda r, k: VALUES | {"psnr": psnr if r is good else [of_bad, 0.0]})
 
     path = report().write("ddpm")
     assert path == home / "figures" / "checks" / "ddpm.csv"
     before = path.read_bytes()
     assert report(near=2e-4).write("ddpm").read_bytes() == before, "another processor: within tolerance"
-    assert check.verified("ddpm", [good, bad]) == report().verified == {(good.id, "psnr"), (good.id, "fid")}
-    assert check.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
-    assert check.verified("rddm", [good]) == frozenset()
-    check.check([good, bad], lambda r, k: VALUES).write("ddpm")
+    assert evaluation.verified("ddpm", [good, bad]) == report().verified == {(good.id, "psnr"), (good.id, "fid")}
+    assert evaluation.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
+    assert evaluation.verified("rddm", [good]) == frozenset()
+    evaluation.check([good, bad], lambda r, k: VALUES).write("ddpm")
     assert path.read_bytes() != before, "a verdict changed"
     path.write_text("a,b\n")
     with pytest.raises(ReproError, match="line 1: the header must read record,experiment"):
-        check.verified("ddpm", [good])
+        evaluation.verified("ddpm", [good])
 
 
 # Tables, regenerated against committed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_engine_records import make
 
-from repro.engine import claims, ledger, records
+from repro.engine import claims, records
 from repro.engine.commands import Claims
 from repro.engine.provenance import whence
 from repro.errors import ReproError
@@ -165,7 +165,7 @@ def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
     path = tmp_path / "claims.toml"
     path.write_text(HEAD + body)
     with pytest.raises(ReproError, match=sentence) as caught:
-        ledger.load_ledger("rddm", path)
+        claims.load_ledger("rddm", path)
     assert str(path) in str(caught.value)
 
 
@@ -179,8 +179,8 @@ def test_recorded_and_re_evaluated_findings_are_told_apart(judge):
 
 
 def test_every_shipped_ledger_is_valid():
-    assert ledger.rooms() == records.ROOMS
-    ids = [claim.id for room in ledger.rooms() for claim in ledger.load_ledger(room)]
+    assert claims.rooms() == records.ROOMS
+    ids = [claim.id for room in claims.rooms() for claim in claims.load_ledger(room)]
     assert len(ids) == len(set(ids))
 
 

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.engine import notebook_files
-from repro.engine.notebook_files import Parameter, normalise
-from repro.engine.notebooks import Reproduce, chosen, reproduce
+from repro.engine import notebooks
+from repro.engine.notebooks import Parameter, Reproduce, chosen, normalise, reproduce
 from repro.errors import ReproError
 
 PARAMETERS = """\
@@ -92,10 +91,10 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
     ],
 )
 def test_ranges_and_choices_are_what_the_comment_says(books, name, bad, accepted, good):
-    nb = notebook_files.read(write(books["folder"], "00_first", parameters=RANGES))
-    notebook_files.check(nb, "00_first", {name: good})
+    nb = notebooks.read(write(books["folder"], "00_first", parameters=RANGES))
+    notebooks.check(nb, "00_first", {name: good})
     with pytest.raises(ReproError) as caught:
-        notebook_files.check(nb, "00_first", {name: bad})
+        notebooks.check(nb, "00_first", {name: bad})
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
 
 
@@ -118,7 +117,7 @@ print(lesson.command, lesson.figures.parts[-2:])"""
 def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
     path = write(books["folder"], "00_first", parameters=f"eta: float = 0.5\n{line}")
     with pytest.raises(ReproError, match=r"notebook 00_first: one cell tagged 'parameters' is accepted, of lines such"):
-        notebook_files.declared(notebook_files.read(path), path.stem)
+        notebooks.declared(notebooks.read(path), path.stem)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +205,7 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
     assert [(cell.id, cell.source) for cell in after.cells] == [(cell.id, cell.source) for cell in before.cells]
     assert [cell.execution_count for cell in after.cells if cell.cell_type == "code"] == [1, 2, 3]
     assert "careful" in text and "0\n1\n2\n" in outputs(path) and "image/png" in text
-    assert notebook_files.INJECTED in built.decode()
+    assert notebooks.INJECTED in built.decode()
 
 
 def test_update_refuses_other_than_default_parameters(books):

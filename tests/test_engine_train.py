@@ -20,10 +20,8 @@ from repro.cli import main
 from repro.engine.atomic import locked
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.recipe import Recipe
-from repro.engine.registry import find
-from repro.engine.run import precision_note
-from repro.engine.state import load_state, save_state
-from repro.engine.train import TrainingStopped, make_accelerator, places_to_indices, train
+from repro.engine.registry import find, precision_note
+from repro.engine.train import TrainingStopped, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.engine import notebook_files
+from repro.engine import notebooks
 from repro.engine.notebooks import reproduce
 
 NAME = "00_start_here"
@@ -17,6 +17,6 @@ NAME = "00_start_here"
 def test_it_runs(tmp_path: Path) -> None:
     (run,) = reproduce([NAME], profile="smoke", build=tmp_path)
     assert run.error is None, run.error
-    executed = notebook_files.read(run.path)
+    executed = notebooks.read(run.path)
     kinds = [kind for c in executed.cells for o in c.get("outputs", []) for kind in o.get("data", {})]
     assert kinds.count("image/jpeg") == 4

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from notebook_kit import NOTEBOOKS, ROOT
 
-from repro.engine import ledger, notebook_files
+from repro.engine import claims, notebooks
 from repro.ui.setup import first_cell
 
 METHODS = [number for number in NOTEBOOKS if number != "00"]  # 00 has no parameters of its own and plays nothing
@@ -34,7 +34,7 @@ def prose(node):
 
 
 def test_its_parameters_are_typed_and_documented(number, node, code):
-    known = notebook_files.declared(node, NOTEBOOKS[number].stem)
+    known = notebooks.declared(node, NOTEBOOKS[number].stem)
     assert known["profile"].default == "small" and known["seed"].default == 0
     (cell,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert all("  # " in line for line in cell.source.splitlines())
@@ -47,14 +47,14 @@ def test_its_parameters_are_typed_and_documented(number, node, code):
 
 
 def test_every_claim_of_its_room_is_named(number, prose):
-    claims = [claim.id for claim in ledger.load_ledger(ROOMS[number])]
-    assert claims and [name for name in claims if f"**{name}**" not in prose] == []
+    known = [claim.id for claim in claims.load_ledger(ROOMS[number])]
+    assert known and [name for name in known if f"**{name}**" not in prose] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
 def test_shape(path):
     """The bootstrap first, documented parameters, cells that fit a glance, at most 1 MB, no widgets kept."""
-    notebook = notebook_files.read(path)
+    notebook = notebooks.read(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source.strip() == first_cell(ROOT).strip()
     assert "parameters" in code[1].metadata.tags

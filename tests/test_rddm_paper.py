@@ -18,9 +18,8 @@ from repro.data.images import read_image, resize
 from repro.data.published import read_split
 from repro.engine import evaluation
 from repro.engine.records import upsert
-from repro.engine.registry import Experiment, experiments
+from repro.engine.registry import Experiment, build, experiments, run
 from repro.engine.rng import KeyedNoise
-from repro.engine.run import build, run
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 from repro.metrics.matlab import ground_truth, imresize

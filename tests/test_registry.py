@@ -16,8 +16,7 @@ import torch
 
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.records import ROOMS
-from repro.engine.registry import experiments, find
-from repro.engine.run import build
+from repro.engine.registry import build, experiments, find
 from repro.errors import ReproError
 
 SMOKE = "ddpm-fashion-smoke-s0"

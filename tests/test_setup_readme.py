@@ -12,7 +12,7 @@ from PIL import Image
 
 from repro.cli import main
 from repro.data import pack
-from repro.engine import front, ledger, readme
+from repro.engine import claims, front
 from repro.engine.provenance import whence
 from repro.errors import ReproError
 
@@ -26,8 +26,8 @@ def block(text: str, name: str) -> str:
 
 
 def test_results_are_those_of_figures():
-    wanted = readme.rendered(TEXT, ROOT, ROOT / "figures")
-    assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.readme` brings it up to date"
+    wanted = front.rendered(TEXT, ROOT, ROOT / "figures")
+    assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.front` brings it up to date"
     links = re.compile(r"\]\((\S+)\)")
     assert links.findall(block(TEXT, "notebooks")) == links.findall(block(wanted, "notebooks"))
 
@@ -86,20 +86,20 @@ def test_the_picture_has_a_row_for_every_method_whose_weights_are_here(monkeypat
 
 @pytest.fixture
 def figures(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr(ledger, "rooms", lambda: ("rddm",))
+    monkeypatch.setattr(claims, "rooms", lambda: ("rddm",))
     (tmp_path / "tables").mkdir()
     (tmp_path / "pictures").mkdir()
     (tmp_path / "tables/rddm_b.md").write_text("<!-- made by\nx -->\n\n**B**\n\n| a |\n|---|\n| 1 |\n")
     (tmp_path / "pictures/rddm_some_steps.png").write_bytes(b"")
     head = "id,part,room,text,verdict,estimate,low,high\n"
-    part = ledger.headline("rddm")
+    part = claims.headline("rddm")
     rows = f'{part.claim},"{part.part}",rddm,x,reproduced,-10.5,-11.5,-9.5\n{part.claim},other,rddm,x,weaker,1,,\n'
     (tmp_path / "claims.csv").write_text(head + rows + 'A1,p,adir,"a | b",not reproduced,0.1234,0.11,0.14\n')
     return tmp_path
 
 
 def test_a_line_a_method_with_the_papers_difference_and_ours(figures):
-    rddm, adir = readme.results(figures).splitlines()[2:]
+    rddm, adir = front.results(figures).splitlines()[2:]
     # the report's Table 1: 15.56 - 23.14 dB
     assert "| −7.6 dB | −10.5 ± 1.0 dB | reproduced; R2: 1 of 2 | 1 reproduced, 1 weaker |" in rddm
     # without a headline: the first comparison
@@ -107,23 +107,23 @@ def test_a_line_a_method_with_the_papers_difference_and_ours(figures):
 
 
 def test_the_index_lists_tables_and_pictures(figures):
-    text = readme.index(figures)
+    text = front.index(figures)
     assert "- [B](tables/rddm_b.md)" in text and "[some steps](pictures/rddm_some_steps.png)" in text
 
 
 def test_before_the_first_verdict(tmp_path):
-    assert readme.results(tmp_path).startswith("No verdict")
+    assert front.results(tmp_path).startswith("No verdict")
 
 
 @pytest.mark.parametrize("text", ["", "<!-- results:begin -->", TEXT + TEXT])
 def test_damaged_markers_are_refused(text, figures):
     with pytest.raises(ReproError, match=r"README\.md: one <!-- notebooks:begin"):
-        readme.rendered(text, ROOT, figures)
+        front.rendered(text, ROOT, figures)
 
 
 def test_a_headline_that_names_no_claim_is_refused(tmp_path):
     path = tmp_path / "claims.toml"
-    source = ledger.path_of("rddm").read_text(encoding="utf-8")
+    source = claims.path_of("rddm").read_text(encoding="utf-8")
     path.write_text(source.replace('claim = "R2"', 'claim = "R99"', 1), encoding="utf-8")
     with pytest.raises(ReproError, match="no claim 'R99' with a part"):
-        ledger.headline("rddm", path)
+        claims.headline("rddm", path)

@@ -8,7 +8,7 @@ import pytest
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.check import verified
+from repro.engine.evaluation import verified
 from repro.engine.records import ROOMS
 from repro.engine.registry import experiments
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from repro.engine import grid
-from repro.engine.ledger import load_ledger
+from repro.engine.claims import load_ledger
 from repro.engine.recipe import Recipe
-from repro.engine.run import build
+from repro.engine.registry import build
 from repro.engine.train import train
 from repro.ucdir.study import measure
 from repro.ucdir.study.experiments import EXPERIMENTS, SPEC, network_of

@@ -13,8 +13,7 @@ from repro.cli import main
 from repro.data import pack
 from repro.data.images import read_image
 from repro.data.inputs import read_srgb
-from repro.engine.checkpoint import CONFIG
-from repro.engine.evaluation import folders
+from repro.engine.checkpoint import trained
 from repro.engine.provenance import whence
 from repro.rddm.model import RDDMNet
 from repro.rddm.pipeline import RDDMPipeline
@@ -56,7 +55,7 @@ def test_every_shipped_network_restores_a_photo(method, task, photo, capsys):
         name = restorer.shipped(restorer.tasks[task])[1]
     except methods.ReproError as error:
         pytest.skip(f"no weights here: {error}")
-    assert any((f / CONFIG).exists() for f in folders(name))
+    assert trained(name)
     out = photo.with_name("out.png")
     argv = ["restore", str(photo), "--task", task, "--method", method, "--steps", "2", "-o", str(out)]
     argv += QUICK.get(method, [])

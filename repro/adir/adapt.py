@@ -25,7 +25,7 @@ from repro.ddpm import losses, process
 from repro.ddpm.schedules import Schedule
 from repro.engine.recipe import digest
 from repro.engine.rng import KeyedNoise
-from repro.engine.state import load_state, save_state
+from repro.engine.train import load_state, save_state
 from repro.errors import ReproError
 from repro.metrics import lpips
 

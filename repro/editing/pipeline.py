@@ -28,8 +28,7 @@ from repro.editing.large.tiling import TiledAutoencoder, TiledNetwork, Tiling, r
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request, refine
 from repro.editing.vector import EditingVector
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders
+from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple
@@ -124,11 +123,10 @@ class EditingPipeline(DiffusionPipeline):
         names = (f"editing-{edits}-{variant}-s0", f"editing-{edits}-autoencoder-vq-s0".replace("-edits-", "-"))
         parts = []
         for name in names:
-            folder = next((f for f in folders(name) if (f / "config.json").exists()), None)
-            if folder is None:
+            if not trained(name):
                 raise ReproError(f"{name}: no weights here; `repro train {name}` makes them (see `repro list editing`)")
             # A copy: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
-            parts.append(copy.deepcopy(load_checkpoint(folder)))
+            parts.append(copy.deepcopy(load_checkpoint(name)))
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
 
     @property

@@ -81,24 +81,61 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
             old.rename(folder)
         kept = "what was there before is unchanged"
         raise ReproError(f"checkpoint {folder} could not be written ({error.strerror}): {kept}") from error
-    load_checkpoint.cache_clear()
+    _loaded.cache_clear()
     return folder
 
 
+def places(name: str) -> list[Path]:
+    """Where the weights of that name may lie: in checkpoints/ where they ship, else in their run's folder."""
+    return [paths.checkpoints() / name, paths.runs() / name / "checkpoint"]
+
+
+def trained(name: str) -> bool:
+    """Whether the weights of that name are here."""
+    return any((place / CONFIG).exists() for place in places(name))
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder of a checkpoint: one as given, or that of a name (`places`).
+
+    Raises `ReproError` with the nearest names where there is none.
+    """
+    folder = Path(name)
+    given = folder.is_absolute() or (folder / CONFIG).exists()
+    for place in [folder] if given else places(str(name)):
+        if place.is_dir() and (given or (place / CONFIG).exists()):
+            return place
+    parent = folder.parent if given else paths.checkpoints()
+    have = sorted(p.name for p in parent.glob("*") if p.is_dir())
+    near = difflib.get_close_matches(folder.name, have, n=3) or have
+    raise ReproError(
+        f"no checkpoint {folder.name} in {parent}: did you mean {', '.join(near[:3])}? "
+        f"`repro list` names the networks, `repro train` makes them"
+    )
+
+
 def read_card(name: str | Path) -> dict[str, Any]:
-    """The machine-readable card of a checkpoint (a name in checkpoints/ or a folder)."""
-    return _read_json(_folder(name) / CARD)
+    """The machine-readable card of a checkpoint (a name or a folder)."""
+    return _read_json(folder_of(name) / CARD)
 
 
-@functools.lru_cache(maxsize=8)
+def weights_hash(name: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights, the name that records know it by."""
+    return sha256(folder_of(name) / WEIGHTS)
+
+
 def load_checkpoint(name: str | Path) -> nn.Module:
     """The network of a checkpoint, fp32, in eval mode, gradients off; treat it as read-only (it is shared).
 
     Raises `ReproError` naming what is missing, damaged, or of another version. Never unpickles.
     """
-    folder = _folder(name)
+    return _loaded(folder_of(name))
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(folder: Path) -> nn.Module:
     model = _network(folder / CONFIG)
-    weights, expected = folder / WEIGHTS, read_card(folder).get("sha256")
+    weights, expected = folder / WEIGHTS, _read_json(folder / CARD).get("sha256")
     if not weights.exists():
         raise ReproError(f"checkpoint {folder.name} has no {WEIGHTS}: the weights are missing")
     blob = weights.read_bytes()
@@ -135,31 +172,11 @@ def _network(path: Path) -> nn.Module:
         raise ReproError(f"{path} names {module}.{name}, which this version cannot build: {error}") from error
 
 
-def weights_hash(name: str | Path) -> str:
-    """SHA-256 of a checkpoint's weights, the name that records know it by."""
-    return sha256(_folder(name) / WEIGHTS)
-
-
 def card_text(card: dict[str, Any]) -> str:
     """The card as a README: everything on it, and the command that trains it again."""
     rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
     head = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|"]
     return "\n".join([*head, *rows, "", "Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""])
-
-
-def _folder(name: str | Path) -> Path:
-    """A folder as given, a name in checkpoints/, or the finished network of a run that does not ship."""
-    folder = Path(name)
-    if folder.is_absolute() or (folder / CONFIG).exists():
-        places = [folder]
-    else:
-        places = [paths.checkpoints() / name, paths.runs() / name / "checkpoint"]
-    for place in places:
-        if place.is_dir():
-            return place
-    have = sorted(p.name for p in places[0].parent.glob("*") if p.is_dir())
-    near = difflib.get_close_matches(folder.name, have, n=3) or have
-    raise ReproError(f"no checkpoint {folder.name} in {places[0].parent}: did you mean {', '.join(near[:3])}?")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -24,9 +24,8 @@ class List:
     room: Positional[str | None] = None
 
     def run(self) -> int:
-        from repro.engine.evaluation import trained
-        from repro.engine.registry import experiments
-        from repro.engine.run import state_path
+        from repro.engine.checkpoint import trained
+        from repro.engine.registry import experiments, state_path
 
         for e in experiments(self.room):
             state = "trained" if trained(e.name) else "begun" if state_path(e).exists() else "untrained"
@@ -50,7 +49,7 @@ class Train:
     until: int | None = None
 
     def run(self) -> int:
-        from repro.engine.evaluation import trained
+        from repro.engine.checkpoint import trained
         from repro.engine.registry import experiments, find
 
         if bool(self.names) == self.all:
@@ -67,7 +66,7 @@ class Train:
         """Whether the training came to its end, or to `until`."""
         from tqdm import tqdm
 
-        from repro.engine.run import precision_note, run, state_path, weights_path
+        from repro.engine.registry import precision_note, run, state_path, weights_path
 
         if note := precision_note(experiment):
             print(note, flush=True)
@@ -141,12 +140,12 @@ class Claims:
     """Write the overview of all rooms; --no-write only prints."""
 
     def run(self) -> int:
-        from repro.engine import claims, ledger
+        from repro.engine import claims
         from repro.engine.evaluation import of_profile
 
-        if self.room and self.room not in ledger.rooms():
-            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(ledger.rooms())}")
-        rooms = [self.room] if self.room else ledger.rooms()
+        if self.room and self.room not in claims.rooms():
+            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(claims.rooms())}")
+        rooms = [self.room] if self.room else claims.rooms()
         found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
         if self.write and not self.room:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.engine.check import Tolerance
+from repro.engine.evaluation import Tolerance
 from repro.errors import ReproError
 
 # A table states its own tolerance in the columns atol and rtol; this one is for those that do not.

@@ -6,15 +6,25 @@ its checkpoints) and `tiles()`, caption -> picture, four of one size.
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from repro import paths
+from repro.engine import claims
+from repro.engine.atomic import read_toml, write_text
 from repro.engine.checkpoint import CONFIG
+from repro.engine.claims import NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, WEAKER
 from repro.engine.provenance import save_figure
 from repro.engine.records import ROOMS
 from repro.engine.registry import study_module
+from repro.engine.tables import paper_numbers, table_line
+from repro.errors import ReproError
 
 NAME, COLUMNS, WIDTH, GAP = "overview", 4, 256, 6
 COMMAND = "repro reproduce"
@@ -46,3 +56,127 @@ def _wide(pixels: np.ndarray, width: int) -> np.ndarray:
 def draw(folder: Path | None = None) -> Path:
     """Write figures/pictures/overview.jpg with its provenance."""
     return save_figure(picture(), NAME, (), COMMAND, photograph=True, folder=folder)
+
+
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+
+def notebooks(root: Path) -> str:
+    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml."""
+    settings = read_toml(root / "pyproject.toml")["tool"]["repro"]
+    address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
+    lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
+        name, _, text = settings.get("notebooks", {}).get(path.stem, path.stem).partition(": ")
+        link, badge = f"[{path.stem[:2]} {name}](notebooks/{path.name})", f"[![open in Colab]({BADGE})]({colab})"
+        lines.append(table_line([link, text, *_minutes(path), badge]))
+    return "\n".join(lines)
+
+
+def _minutes(path: Path) -> tuple[str, str]:
+    """How long reading and running take, as the notebook says: its line at the top, and its own first output."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    top = "".join("".join(cells[0]["source"]).splitlines()[:4])
+    outputs = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
+    read = re.search(r"Reading: ([\d.]+ min)", top)
+    run = re.search(rf"{path.stem} · profile small .* · about (.+)", outputs) or re.search(r"about ([\d.]+ min)", top)
+    return (read[1] if read else "—", run[1] if run else "—")
+
+
+def results(figures: Path) -> str:
+    """A line a method: the headline comparison, the paper's difference and ours, its verdict and that of its claim,
+    all verdicts counted."""
+    file = figures / "claims.csv"
+    rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
+    if not rows:
+        return "No verdict has been generated yet: `make reproduce` writes them."
+    lines = ["| paper | claim | paper's | ours ± 95 % | verdict | all its comparisons |", "|---|---|--:|--:|---|---|"]
+    for room in ROOMS:
+        here = [row for row in rows if row["room"] == room]
+        if any(row["estimate"] for row in here):  # a method whose records are not made yet has no line
+            lines.append(_headline(room, here))
+    return "\n".join(lines)
+
+
+def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
+    chosen = claims.headline(room) if room in claims.rooms() else None
+    if chosen is None:  # a ledger without one is shown by its first comparison that was measured
+        row = next((r for r in rows if r["estimate"]), rows[0])
+        chosen = claims.Headline(room, row["text"], row["id"], row["part"])
+    row = next((r for r in rows if (r["id"], r["part"]) == (chosen.claim, chosen.part)), None)
+    numbers = paper_numbers(room)
+    if row is None or not set(chosen.paper) <= set(numbers):
+        raise ReproError(f"the headline of {room} names a part that figures/claims.csv, or a cell that the paper's "
+                         "numbers do not have: `repro claims` writes the one anew")  # fmt: skip
+    theirs = ours = "—"
+    if chosen.paper:
+        left, right = (numbers[cell].value for cell in chosen.paper)
+        theirs = _number(left - right, chosen.unit)
+    if row["estimate"]:
+        half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
+        ours = _number(float(row["estimate"]), chosen.unit, half)
+    parts = [r["verdict"] for r in rows if r["id"] == chosen.claim]
+    of_parts = f"; {chosen.claim}: {parts.count(REPRODUCED)} of {len(parts)}" if len(parts) > 1 else ""
+    counts = Counter(r["verdict"] for r in rows)
+    every = ", ".join(f"{counts[v]} {v}" for v in (REPRODUCED, WEAKER, NOT_REPRODUCED, NOT_MEASURED) if counts[v])
+    return table_line([chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, row["verdict"] + of_parts, every])
+
+
+def _number(value: float, unit: str, half: float | None = None) -> str:
+    """Two significant digits of the interval decide how many are shown."""
+    size = abs(value) if half is None else half
+    decimals = 3 if size < 0.1 else 2 if size < 1 else 1
+    text = f"{value:+.{decimals}f}" + ("" if half is None else f" ± {half:.{decimals}f}")
+    return f"{text} {unit}".rstrip().replace("-", "−")
+
+
+def index(figures: Path) -> str:
+    """figures/README.md: everything that is generated, by method."""
+    parts = [
+        "# Generated results",
+        "Everything here is made by `make reproduce`; `repro whence FILE` prints the records and the command behind a "
+        "file. Records: [records/](records). What was measured again from the shipped weights: [checks/](checks). "
+        "Speed: [bench/](bench).",
+        "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
+    ]
+    tables = {p.stem: p for p in sorted((figures / "tables").glob("*.md"))}
+    pictures = {p.stem: p for p in sorted((figures / "pictures").glob("*.[pj][np]g"))}
+    for room in ROOMS:
+        mine = [f"- [{_caption(p)}](tables/{p.name})" for stem, p in tables.items() if stem.startswith(f"{room}_")]
+        drawn = [p for stem, p in pictures.items() if stem.startswith(f"{room}_")]
+        links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in drawn]
+        mine += [f"- Pictures: {' · '.join(links)}"] if links else []
+        if mine:
+            parts.append(f"## {room}\n\n" + "\n".join(mine))
+    return "\n\n".join(parts) + "\n"
+
+
+def _caption(path: Path) -> str:
+    text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return text.strip().split("\n", 1)[0].strip("*")
+
+
+def rendered(text: str, root: Path, figures: Path) -> str:
+    """The README `text` with its two generated parts replaced. Each pair of markers must stand there once, in order."""
+    for name, new in (("notebooks", notebooks(root)), ("results", results(figures))):
+        found = re.findall(rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", text, flags=re.DOTALL)
+        if len(found) != 1 or text.count(f"<!-- {name}:") != 2:
+            raise ReproError(f"README.md: one <!-- {name}:begin --> and one <!-- {name}:end --> after it are needed")
+        text = text.replace(found[0], f"<!-- {name}:begin -->\n{new}\n<!-- {name}:end -->")
+    return text
+
+
+def update(root: Path | None = None) -> bool:
+    """Bring README.md and figures/README.md up to date; True where that changed one."""
+    root = root or paths.root()
+    figures, readme = root / "figures", root / "README.md"
+    new = {readme: rendered(readme.read_text(encoding="utf-8"), root, figures), figures / "README.md": index(figures)}
+    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        write_text(path, new[path])
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    print("README.md and figures/README.md:", "updated" if update() else "unchanged")

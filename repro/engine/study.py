@@ -22,8 +22,7 @@ from typing import Any
 
 from repro import paths
 from repro.engine import grid
-from repro.engine.check import CheckReport
-from repro.engine.evaluation import check_room, looked_up, of_profile
+from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profile
 from repro.engine.records import Record
 from repro.engine.registry import study_module
 from repro.engine.tables import Table, Verified

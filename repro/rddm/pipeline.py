@@ -58,17 +58,15 @@ class RDDMPipeline(DiffusionPipeline):
 
         Raises `ReproError` where there are no weights, and for networks that do not start from the degraded image.
         """
-        from repro.engine.checkpoint import load_checkpoint
-        from repro.engine.evaluation import folders, trained
+        from repro.engine.checkpoint import load_checkpoint, trained
 
         if variant in ("regression", "regression-long", "sr3"):
             raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded picture")
         name = f"rddm-{task}-{variant}-s0"
         if not trained(name):
             raise ReproError(f"{name}: no weights here; `repro list rddm` names the networks and what trains them")
-        folder = next(f for f in folders(name) if (f / "config.json").exists())
         # A copy: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
-        network = copy.deepcopy(load_checkpoint(folder))
+        network = copy.deepcopy(load_checkpoint(name))
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
         return cls(network, RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0))
 

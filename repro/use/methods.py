@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.engine.checkpoint import CONFIG, read_card
-from repro.engine.evaluation import folders
+from repro.engine.checkpoint import read_card, trained
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -116,8 +115,9 @@ class Restorer:
 def _shipped_rddm(task: str) -> tuple[Run, str]:
     from repro.rddm.pipeline import RDDMPipeline
 
-    here = any((f / CONFIG).exists() for f in folders(f"rddm-{task}-use-s0"))
-    variant = "use" if here else "smres"  # the network of the comparisons, until one for use is trained
+    variant = (
+        "use" if trained(f"rddm-{task}-use-s0") else "smres"
+    )  # the network of the comparisons, until one for use is trained
     return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 

@@ -25,14 +25,12 @@ from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import sample as last_of
-from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint, weights_hash
-from repro.engine.evaluation import folders
+from repro.engine.evaluation import Tolerance
 from repro.engine.recipe import digest
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
-from repro.errors import ReproError
 from repro.metrics import protocols
 
 LPIPS, PSNR, KID = "lpips/alex-v0.1", "psnr/rgb", "kid-paired/efficientnet-lite0"
@@ -155,7 +153,7 @@ def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str)
         "k": other["k"][cell["set"] == "unseen"],
         "task": [cell["task"], other.get("assumed", cell["task"])],
         "image": [cell["set"], names[i], x.shape[-1]],
-        "weights": weights_hash(_folder(experiment)),
+        "weights": weights_hash(experiment),
     }
     return f"{digest(about)}.safetensors"
 
@@ -217,14 +215,7 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 @lru_cache(maxsize=2)
 def private(experiment: str) -> nn.Module:
     """A copy of a checkpoint's network that adaptation may write on."""
-    return copy.deepcopy(load_checkpoint(_folder(experiment))).requires_grad_(False)
-
-
-def _folder(experiment: str) -> Path:
-    found = [f for f in folders(experiment) if (f / "config.json").exists()]
-    if not found:
-        raise ReproError(f"no weights of {experiment} here: `repro train {experiment}` makes them")
-    return found[0]
+    return copy.deepcopy(load_checkpoint(experiment)).requires_grad_(False)
 
 
 # -- the study's two functions -----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model
 from repro.ddpm.process import model_fn
 from repro.engine import exercises
-from repro.engine.evaluation import trained
+from repro.engine.checkpoint import trained
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
 from repro.errors import ReproError

@@ -11,7 +11,6 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,9 +34,8 @@ from repro.ddpm.study.experiments import (
 )
 from repro.ddpm.study.scores import FID, Metrics, data_hash, feature_net, replicated, set_metrics, unit
 from repro.ddpm.tasks import fashion_tensor
-from repro.engine.check import Tolerance
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders, trained
+from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.evaluation import Tolerance
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
@@ -83,7 +81,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return {NOISE_ERROR: probes.noise_errors(_predictor(experiment), images, schedule_of(config)).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(_BASELINES[experiment.removeprefix("baseline-")], config.n, config.replicates, k)
-    model, steps = load_checkpoint(_folder(experiment)), cell["steps"]
+    model, steps = load_checkpoint(experiment), cell["steps"]
     schedule = by_name(**SCHEDULES["cosine" if "cosine" in experiment else "linear"])
     fn = model_fn(model)
     if task == "inversion":  # test images inverted to noise and sampled again with the same steps
@@ -110,10 +108,6 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return replicated(some, config.n, config.replicates, k)
 
 
-def _folder(experiment: str) -> Path:
-    return next(f for f in folders(experiment) if (f / "config.json").exists())
-
-
 def class_guide(labels: Sequence[int], scale: float) -> Guide:
     """Guidance of one sample per label by the shipped classifier, which counts noising steps: index t is its t + 1."""
     classifier = load_checkpoint(CLASSIFIER)
@@ -132,7 +126,7 @@ def _predictor(experiment: str) -> Model:
         return probes.fitted_gaussian(images, schedule).model()
     if experiment == "baseline-ideal-denoiser":
         return oracles.FiniteData(images, schedule).model()
-    return model_fn(load_checkpoint(_folder(experiment)))
+    return model_fn(load_checkpoint(experiment))
 
 
 # --- what no learning reaches: real images (the floor), a Gaussian fitted to them, noise, a memorising denoiser ---
@@ -196,7 +190,7 @@ def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPM
     score = _paper_metrics(config.batch)
     if experiment == "baseline-real":
         return score(published.load_cifar10("test")[0][: k or config.n])
-    model: nn.Module = copy.deepcopy(load_checkpoint(_folder(experiment))).to(_device())
+    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(_device())
     shape = (config.channels, config.size, config.size)
     settings = {"batch": config.batch, "shape": shape, "device": _device()}
     return score(

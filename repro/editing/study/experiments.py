@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +19,8 @@ from repro.editing.study.config import profile as config_of
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
 from repro.engine.checkpoint import load_checkpoint, weights_hash
-from repro.engine.evaluation import folders, trained
 from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
-from repro.errors import ReproError
 
 
 @dataclass(frozen=True)
@@ -84,25 +81,18 @@ def schedule_of(config: EditingConfig, variant: str) -> Schedule:
     return by_name(**{**config.schedule, **VARIANTS[variant].schedule})
 
 
-def folder_of(name: str) -> Path:
-    """Where an experiment's weights lie. Raises `ReproError` where they are not here."""
-    if not trained(name):
-        raise ReproError(f"{name} has no weights here: `repro train {name}` makes them")
-    return next(folder for folder in folders(name) if (folder / "config.json").exists())
-
-
 def load_autoencoder(profile: str = "small") -> Autoencoder:
     """The autoencoder of a profile; read-only."""
     if name := config_of(profile).pretrained:
         return pretrained.load_autoencoder(name)
-    return load_checkpoint(folder_of(autoencoder_name(profile)))  # type: ignore[return-value]
+    return load_checkpoint(autoencoder_name(profile))  # type: ignore[return-value]
 
 
 def autoencoder_hash(config: EditingConfig) -> str:
     """SHA-256 of the weights of a profile's autoencoder."""
     if config.pretrained:
         return pretrained.autoencoder_hash(config.pretrained)
-    return weights_hash(folder_of(autoencoder_name(config.name)))
+    return weights_hash(autoencoder_name(config.name))
 
 
 def autoencoder_task(config: EditingConfig) -> Task:
@@ -127,7 +117,7 @@ def training_task(config: EditingConfig, variant: str) -> Task:
 def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
     autoencoder = load_autoencoder(config.name)
-    network = load_checkpoint(folder_of(name_of(variant, seed, config.name))).to(autoencoder.device)
+    network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
     prediction = learning_of(variant, config).prediction
     return Editor(network, autoencoder, schedule_of(config, variant), prediction, config.bench.recipe.fill)
 

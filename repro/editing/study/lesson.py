@@ -16,15 +16,14 @@ from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import UNSEEN, Bench, Split, as_split, levels, load_unseen
 from repro.editing.study.config import SMALL, SMOKE, EditingConfig
-from repro.editing.study.experiments import LONGER, editor_of, folder_of, load_autoencoder, name_of
+from repro.editing.study.experiments import LONGER, editor_of, load_autoencoder, name_of
 from repro.editing.study.experiments import VARIANTS as TRAINED
 from repro.editing.study.measure import by_pix2pix, edited, sequenced
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.scores import crops
 from repro.editing.vector import TASKS
 from repro.engine import study
-from repro.engine.checkpoint import load_checkpoint, read_card
-from repro.engine.evaluation import trained
+from repro.engine.checkpoint import folder_of, load_checkpoint, read_card, trained
 
 Method = Callable[[Split, Sequence[str]], "Tensor | None"]
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
@@ -98,7 +97,7 @@ class Lesson(study.Lesson):
 
     def generator(self) -> Pix2PixGenerator:
         """The trained generator of pix2pix. Raises `ReproError` where it is not here."""
-        return load_checkpoint(folder_of(name_of("pix2pix", 0, self.live.name)))  # type: ignore[return-value]
+        return load_checkpoint(name_of("pix2pix", 0, self.live.name))  # type: ignore[return-value]
 
     def cards(self) -> str:
         """A line for every network of the main tables: what it learned from, or the command that makes it."""
@@ -106,7 +105,7 @@ class Lesson(study.Lesson):
         for variant in ("mult", LONGER, "palette", "pix2pix", *ONE_BY_ONE):
             name = name_of(variant, 0, self.live.name)
             if self.has(variant):
-                card = read_card(folder_of(name))
+                card = read_card(name)
                 words = [f"{card.get(key, '—')} {key}" for key in ("parameters", "images", "duration")]
                 lines.append(" · ".join([f"{name:<32}", *words]))
             else:

@@ -21,11 +21,10 @@ from repro.editing.study import experiments, probes, scores, strength
 from repro.editing.study.benchmark import COMPOSITES, UNSEEN, Bench, Split, crop_ids, unseen
 from repro.editing.study.config import EditingConfig
 from repro.editing.study.config import profile as config_of
-from repro.editing.study.experiments import LONGER, TAUGHT, editor_of, folder_of, name_of
+from repro.editing.study.experiments import LONGER, TAUGHT, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
 from repro.editing.vector import NAMES, TASKS, EditingVector
-from repro.engine.checkpoint import load_checkpoint, weights_hash
-from repro.engine.evaluation import trained
+from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
 from repro.engine.registry import find
 from repro.engine.study import Sample
 
@@ -67,7 +66,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
         names = [name_of(f"single-{each}", 0, profile) for each in TASKS]
         if not all(map(trained, names)):
             return None
-        weights = hashlib.sha256("".join(weights_hash(folder_of(each)) for each in names).encode()).hexdigest()
+        weights = hashlib.sha256("".join(weights_hash(each) for each in names).encode()).hexdigest()
     # Measured again of these networks: the main tables and the sliders.
     long = experiment in (
         name_of(TAUGHT),
@@ -110,7 +109,7 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
         return partial(sequenced, {each: editor_of(config, f"single-{each}") for each in TASKS}, steps=steps)
     found = find(experiment)
     if found.variant == "pix2pix":
-        return partial(by_pix2pix, load_checkpoint(folder_of(experiment)))
+        return partial(by_pix2pix, load_checkpoint(experiment))
     editor = editor_of(config, found.variant, found.seed)
     if switch == "quantised":
         editor = replace(editor, quantize=True)

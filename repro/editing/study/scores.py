@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repro.editing.study import strength
 from repro.editing.study.benchmark import Bench, Split, split
-from repro.engine.check import Tolerance
+from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.metrics import distribution, protocols
 from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception

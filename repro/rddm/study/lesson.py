@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model
 from repro.engine import study
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders
+from repro.engine.checkpoint import load_checkpoint, trained
 from repro.errors import ReproError
 from repro.rddm import sampling
 from repro.rddm.samplers import Step
@@ -91,11 +90,10 @@ class Lesson(study.Lesson):
         """The trained network of a variant, None where its weights are not here."""
         config = USE[task] if variant == "use" else profile(self.live)[task]
         name = name_of(task, variant, 0, self.live)
-        found = next((f for f in folders(name) if (f / "config.json").exists()), None)
-        if found is None:
+        if not trained(name):
             return None
         label = NAMES.get(variant, FOR_USE)
-        return Net(name, label, config, load_checkpoint(found), learning_of(config, variant))
+        return Net(name, label, config, load_checkpoint(name), learning_of(config, variant))
 
     def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
         """label -> network of what is here; of others, unless `quiet`, the command that makes them is printed."""

@@ -20,9 +20,8 @@ from repro.data.images import to_model, to_unit
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.study.experiments import CLASSIFIER
 from repro.ddpm.study.scores import FID, IS, KID, NEAREST, data_hash, replicated
-from repro.engine.check import Tolerance
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders, trained
+from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import find
 from repro.engine.study import Sample
@@ -99,8 +98,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     if experiment.startswith("baseline-"):
         run = baselines.BASELINES[task.name][experiment.removeprefix("baseline-")]
         return scored(pairs(), lambda x, _: run(x))
-    folder = next(f for f in folders(experiment) if (f / "config.json").exists())
-    network, learning = load_checkpoint(folder), learning_of(task, find(experiment).variant)
+    network, learning = load_checkpoint(experiment), learning_of(task, find(experiment).variant)
     if task.degradation == "none":
         model, learning, settings = _switched(network, learning, cell)
         generated = lambda ids: generate(model, learning, ids, cell["steps"], **settings)  # noqa: E731

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from repro.data.images import to_model, to_unit
 from repro.ddpm.samplers import start_noise
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders, trained
+from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.records import Values
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
@@ -106,8 +105,7 @@ def measure(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = None
     if experiment != "baseline-input":
-        folder = next(f for f in folders(experiment) if (f / "config.json").exists())
-        network = copy.deepcopy(load_checkpoint(folder)).to(device)
+        network = copy.deepcopy(load_checkpoint(experiment)).to(device)
     given = read(setting, "test", full=full)
     if setting.samples:
         reference = to_model(torch.stack(given.targets.several(torch.arange(given.size))))

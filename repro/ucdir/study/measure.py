@@ -17,9 +17,8 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
-from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import folders
+from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
@@ -156,7 +155,7 @@ def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def network(experiment: str) -> UCDIR:
     """The trained network of that name, from checkpoints/ or runs/."""
-    return load_checkpoint(next(f for f in folders(experiment) if (f / "config.json").exists()))
+    return load_checkpoint(experiment)
 
 
 def scalars(model: UCDIR, task: str, strength: Tensor | None = None) -> dict[str, Tensor]:

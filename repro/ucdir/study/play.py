@@ -14,7 +14,7 @@ from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.engine import exercises as shared
-from repro.engine.evaluation import trained
+from repro.engine.checkpoint import trained
 from repro.engine.registry import in_profile
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
