@@ -1,17 +1,20 @@
 """`repro bench`: our speed against a peer's, or against the bare network passes, in one run and in alternating blocks.
 
 The arms of a bench take turns, a block each, in an order that changes every round, so that whatever else the machine
-does falls on all of them; the median of the rounds' own ratios is compared. Times enter no record and no table.
+does falls on all of them; the median of the rounds' own ratios is compared. Peak memory is that of one block.
+Times enter no record and no table.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -233,6 +236,32 @@ def _kernels(name: str) -> dict[str, Arm]:
     return arms
 
 
+SPLIT = {"512 × 512, 12 times": (512, 512, 12), "2048 × 1536": (2048, 1536, 1)}  # as many pixels
+
+
+def _splitting(name: str) -> dict[str, Arm]:
+    """One diffusion step with its first estimate, split into tiles: twelve small images, and a large one."""
+    from repro.ucdir.model import UCDIR
+    from repro.ucdir.patches import Tiles
+    from repro.ucdir.pipeline import restore
+    from repro.ucdir.study.experiments import network_of
+
+    network = _seeded(lambda: UCDIR(**network_of("jpeg", "long", name)))
+    scalars = {
+        "task": torch.zeros(1, dtype=torch.long, device=DEVICE),
+        "strength": torch.full((1,), torch.nan).to(DEVICE),
+    }
+
+    def arm(height: int, width: int, times: int) -> Arm:
+        if name == "smoke":
+            height, width = height // 8, width // 8
+        x = KeyedNoise(0, [0], "bench").uniform((3, height, width)).to(DEVICE)
+        run = partial(restore, network, x, KeyedNoise(0, [0], "sample", DEVICE), steps=1, **scalars)
+        return lambda: lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
+
+    return {words: arm(*size) for words, size in SPLIT.items()}
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
@@ -269,6 +298,11 @@ BENCHES = {
         _kernels,
         tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
     ),
+    "splitting": Benchmark(
+        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
+        _splitting,
+        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),),
+    ),
     "restoration": Benchmark(
         "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes",
         _restoration,
@@ -291,6 +325,17 @@ def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
+def peak(run: Callable[[], object]) -> float | None:
+    """MB by which one call raises this process's resident memory; None where Linux does not count it."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        return None
+    reset.write_text("5")  # the peak counts from here
+    before = int(status.read_text().split("VmRSS:")[1].split()[0])
+    run()
+    return round((int(status.read_text().split("VmHWM:")[1].split()[0]) - before) / 1024, 1)
+
+
 def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
     """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
     from repro.engine.environment import environment
@@ -304,8 +349,9 @@ def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, An
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
     medians = {arm: statistics.median(found) for arm, found in seconds.items()}
+    peaks = {arm: peak(start()) for arm, start in bench.arms(profile).items()}
     about = {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds}
-    return about | {"seconds a block": medians, "ratios": ratios, "environment": environment()}
+    return about | {"seconds a block": medians, "MB a block": peaks, "ratios": ratios, "environment": environment()}
 
 
 @dataclass(frozen=True)
@@ -337,6 +383,7 @@ class Bench:
             for folder in [paths.runs() / "bench"] + [paths.figures() / "bench"] * self.keep:
                 write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
             print(f"{name}: {result['summary']}")
+            print("  peak memory in MB: " + ", ".join(f"{arm} {mb}" for arm, mb in result["MB a block"].items()))
             for words, r in result["ratios"].items():
                 print(f"  {words}: {r['median']:.3f} [{r['q1']:.3f}, {r['q3']:.3f}], {r['verdict']}")
                 missed += r["verdict"] == "MISSED"
