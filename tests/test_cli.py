@@ -76,7 +76,10 @@ MISTAKES = {
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
     "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a check is of a whole room"),
-    "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "unknown profile 'huge': there are smoke"),
+    "unknown profile": (
+        ["evaluate", "ddpm", "--full", "--profile", "huge"],
+        "profile 'huge' is unknown: choose one of smoke",
+    ),
     "unknown data set": (["data", "check", "loll"], "no data set 'loll'"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "there are training"),

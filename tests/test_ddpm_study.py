@@ -12,7 +12,7 @@ import torch
 from repro.data.published import CIFAR, load_cifar10
 from repro.ddpm import oracles
 from repro.ddpm.schedules import linear
-from repro.ddpm.study import exercises, figures, lesson, measure, probes, scores
+from repro.ddpm.study import figures, lesson, measure, probes
 from repro.ddpm.study.experiments import (
     COSINE,
     MAIN,
@@ -47,7 +47,7 @@ def made(experiment: str, cell: dict, metrics: dict, checkpoint: str | None = No
 
 
 def generation(experiment: str, fid: list[float], **cell) -> Record:
-    found = {scores.FID: fid, scores.KID: 30.0, scores.IS: 5.0, scores.NEAREST: 0.1}
+    found = {measure.FID: fid, measure.KID: 30.0, measure.IS: 5.0, measure.NEAREST: 0.1}
     return made(experiment, {"task": "generation", **cell}, found, "w" if cell else None)
 
 
@@ -77,7 +77,7 @@ def test_a_lesson_ends_where_its_demonstration_ends():
 def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
     errors = {measure.NOISE_ERROR: [1.0] * 8}
     check = {"k": 4, "metrics": {measure.NOISE_ERROR: [5.0] * 4}}
-    record = made("baseline-zero", {"task": "noise-prediction"}, errors, n=8, data=scores.data_hash(), check=check)
+    record = made("baseline-zero", {"task": "noise-prediction"}, errors, n=8, data=measure.data_hash(), check=check)
     records.upsert("ddpm", [record])
     monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
@@ -179,13 +179,13 @@ def test_exercises_accept_the_solution_and_nothing_else(capsys):
         "gaussian": (lambda x, a, s, g: s / (a * a * g * g + s * s) * x, lambda x, a, s, g: s * x),
         "calls": (250, 100),
     }
-    assert set(answers) == set(exercises.EXERCISES)
+    assert set(answers) == set(lesson.EXERCISES)
     for name, (right, wrong) in answers.items():
         for answer, word in ((right, ": right"), (wrong, "not yet. Hint"), (None, "waiting"), ("x", "not yet")):
-            exercises.check(name, answer)
+            lesson.check(name, answer)
             assert word in capsys.readouterr().out, (name, word)
     with pytest.raises(ReproError, match="no exercise 'halves'"):
-        exercises.check("halves", 1)
+        lesson.check("halves", 1)
 
 
 # -- the paper profile -------------------------------------------------------------------------------------------------

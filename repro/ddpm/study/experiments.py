@@ -17,7 +17,7 @@ from repro.ddpm.schedules import Schedule, by_name
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
-from repro.errors import ReproError
+from repro.errors import one_of
 from repro.nn.classifier import Classifier
 
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -55,20 +55,18 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else None if v == "none" else v for k, v in values.items()}
 
 
-def _profile(name: str, spec: Mapping[str, Any]) -> DDPMConfig:
-    network, recipe = _plain(spec["network"]), Recipe(**_plain(spec["recipe"]))
-    return DDPMConfig(**{**spec, "name": name, "network": network, "recipe": recipe})
-
-
-PROFILES = {name: _profile(name, spec) for name, spec in _SPEC["profile"].items()}
+PROFILES = {
+    name: DDPMConfig(
+        name=name, network=_plain(spec.pop("network")), recipe=Recipe(**_plain(spec.pop("recipe"))), **spec
+    )
+    for name, spec in _SPEC["profile"].items()
+}
 SMOKE, SMALL, PAPER = PROFILES["smoke"], PROFILES["small"], PROFILES["paper"]
 
 
 def profile(name: str) -> DDPMConfig:
     """The profile of that name."""
-    if name not in PROFILES:
-        raise ReproError(f"unknown profile {name!r}: there are {', '.join(PROFILES)}")
-    return PROFILES[name]
+    return PROFILES[one_of("profile", name, PROFILES)]
 
 
 def schedule_of(config: DDPMConfig) -> Schedule:

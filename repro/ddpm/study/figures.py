@@ -13,7 +13,7 @@ from repro.ddpm import oracles, process
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Step
 from repro.ddpm.study.experiments import CLASSIFIER
-from repro.ddpm.study.scores import FID, NET, unit
+from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repro.data import published
+from repro.data import pack, published
+from repro.data.images import to_unit as unit
 from repro.ddpm import oracles, samplers
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import classifier_guide, draw, start_noise
@@ -32,18 +33,23 @@ from repro.ddpm.study.experiments import (
     profile,
     schedule_of,
 )
-from repro.ddpm.study.scores import FID, Metrics, data_hash, feature_net, replicated, set_metrics, unit
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance
+from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.sets import SetMetrics
 
+Metrics = Mapping[str, Values]
+
+NET = "fashion-classifier"
+FID, KID, IS = f"fid/{NET}", f"kid/{NET}", f"is/{NET}"
+NEAREST = "nearest/l2-train"  # root mean square distance to the nearest training image, pixels in [0, 1]
 NOISE_ERROR = "mse/eps"
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in another order; 16 samples magnify it
-ALIASES = {f"{m}/inception": f"{m}/fashion-classifier" for m in ("fid", "kid", "is")}
+ALIASES = {f"{m}/inception": f"{m}/{NET}" for m in ("fid", "kid", "is")}
 QUICK = 20  # most steps of what the smoke profile measures
 
 
@@ -108,6 +114,37 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return replicated(some, config.n, config.replicates, k)
 
 
+@lru_cache(maxsize=1)
+def data_hash() -> str:
+    """Of the embedded Fashion-MNIST images."""
+    return pack.file_hash(pack.PACK / "fashion_mnist_subset.npz")
+
+
+@lru_cache(maxsize=1)
+def feature_net() -> features.FeatureNet:
+    """The shipped classifier as the feature network of FID, KID and IS."""
+    return features.classifier(load_checkpoint(CLASSIFIER))
+
+
+@lru_cache(maxsize=1)
+def _references() -> tuple[SetMetrics, Tensor]:
+    return SetMetrics(feature_net, fashion_tensor("test")[0], 250), unit(fashion_tensor("train")[0]).flatten(1)
+
+
+def set_metrics(images: Tensor) -> dict[str, float]:
+    """FID, KID and IS of images (N, 1, 28, 28) in [-1, 1] against the test split, and their mean `NEAREST`."""
+    score, training = _references()
+    distance = torch.cdist(unit(images).flatten(1), training).min(dim=1).values / images[0].numel() ** 0.5
+    return {**score(images), NEAREST: distance.mean().item()}
+
+
+def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> Metrics:
+    """Set metrics per replicate of n images each; of the first k images alone where `k` is given."""
+    blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
+    measured = [set_metrics(make(ids)) for ids in blocks]
+    return {name: [m[name] for m in measured] for name in measured[0]}
+
+
 def class_guide(labels: Sequence[int], scale: float) -> Guide:
     """Guidance of one sample per label by the shipped classifier, which counts noising steps: index t is its t + 1."""
     classifier = load_checkpoint(CLASSIFIER)
@@ -140,12 +177,10 @@ def _real(ids: range) -> Tensor:
 
 
 def _gaussian(ids: range) -> Tensor:
-    flat = fashion_tensor("train")[0].flatten(1).double()
-    mean, cov = flat.mean(dim=0), torch.cov(flat.T)
-    values, vectors = torch.linalg.eigh(cov)
-    root = vectors * values.clamp(min=0).sqrt()  # (784, 784)
+    fitted = probes.fitted_gaussian(fashion_tensor("train")[0], by_name(**SCHEDULES["linear"]))
     z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
-    return (mean + z @ root.T).float().clamp(-1, 1).view(-1, 1, 28, 28)
+    samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
+    return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
 
 
 def _memorising(ids: range) -> Tensor:
@@ -178,21 +213,16 @@ def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) 
 
 
 @lru_cache(maxsize=1)
-def _paper_metrics(batch: int) -> SetMetrics:
-    return SetMetrics(lambda: features.inception(device=_device()), published.load_cifar10("train")[0], batch)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _paper_metrics(batch: int, device: str) -> SetMetrics:
+    return SetMetrics(lambda: features.inception(device=device), published.load_cifar10("train")[0], batch)
 
 
 def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
-    score = _paper_metrics(config.batch)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    score = _paper_metrics(config.batch, device)
     if experiment == "baseline-real":
         return score(published.load_cifar10("test")[0][: k or config.n])
-    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(_device())
-    shape = (config.channels, config.size, config.size)
-    settings = {"batch": config.batch, "shape": shape, "device": _device()}
-    return score(
-        draw(model, schedule_of(config), range(k or config.n), cell["sampler"], cell["steps"], **settings).cpu()
-    )
+    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(device)
+    settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": device}
+    ids, schedule = range(k or config.n), schedule_of(config)
+    return score(draw(model, schedule, ids, cell["sampler"], cell["steps"], **settings).cpu())

@@ -19,7 +19,7 @@ from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.study.experiments import CLASSIFIER
-from repro.ddpm.study.scores import FID, IS, KID, NEAREST, data_hash, replicated
+from repro.ddpm.study.measure import FID, IS, KID, NEAREST, data_hash, replicated
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
