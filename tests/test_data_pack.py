@@ -19,7 +19,6 @@ def copy(tmp_path, monkeypatch):
     folder = tmp_path / "pack"
     shutil.copytree(pack.PACK, folder)
     monkeypatch.setattr(pack, "PACK", folder)
-    monkeypatch.setattr(pack, "MANIFEST", folder / "manifest.csv")
     caches = (pack._pictures, pack._fashion_arrays, pack._hash_of)
     for cache in caches:
         cache.cache_clear()
@@ -56,14 +55,10 @@ def test_pictures_load_in_range_and_wrong_names_are_refused():
         image = pack.load(p)
         assert image.dtype == torch.float32 and image.shape[0] == 3
         assert min(image.shape[1:]) == (384 if p.kind == "photo" else 128)
-    for call, words in (
-        (lambda: pack.photos("tset"), "train, validation, test, gallery"),
-        (lambda: pack.photos(kind="photos"), "photo, thumb"),
-        (lambda: pack.fashion("gallery"), "train, validation, test"),
-        (lambda: pack.picture("monuments_colosseum"), "names 2 pictures"),
-    ):
-        with pytest.raises(ReproError, match=words):
-            call()
+    with pytest.raises(ReproError, match="train, validation, test, gallery"):
+        pack.photos("tset")
+    with pytest.raises(ReproError, match="names 2 pictures"):
+        pack.picture("monuments_colosseum")
     assert pack.picture("erase_bee") is pack.picture("photos/erase_bee")
 
 
@@ -106,12 +101,10 @@ def test_pack_hash_follows_the_data_and_only_the_data(copy):
     (copy / "photos" / "stranger.jpg").write_bytes(b"x")
     lines = "\n".join(pack.verify())
     assert "erase_bee.jpg: missing" in lines and "stranger.jpg: not part of the pack" in lines
-
-
-def test_damage_is_refused(copy):
     np.savez(copy / "fashion_mnist_subset.npz", train_images=np.array([object()]))
     with pytest.raises(ReproError, match="is damaged"):  # a pickle inside is never opened
         pack.fashion("train")
     (copy / "ATTRIBUTION.csv").unlink()
+    pack._pictures.cache_clear()
     with pytest.raises(ReproError, match="incomplete"):
         pack.photos()

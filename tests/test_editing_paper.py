@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from repro.data.crops import crop_places
+from repro.data.crops import crops
 from repro.data.datasets import LAYOUTS
 from repro.data.flist import Pair
 from repro.data.images import read_image, resize
@@ -83,7 +83,7 @@ def data(tmp_path_factory):
                 write_image(root / "reds" / part / f"{part}_blur" / name, levels(blurred))
         counts |= {f"{part}/{part}_{kind}": FRAMES * sequences for kind in ("sharp", "blur")}
     reds = LAYOUTS["reds"]
-    parts = tuple(dataclasses.replace(p, count=counts[p.label], folders=None) for p in reds.parts)
+    parts = tuple(dataclasses.replace(p, count=counts[p.label]) for p in reds.parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "reds", dataclasses.replace(reds, parts=parts))
         patch.setitem(MODELS, "tiny", TINY)
@@ -247,14 +247,13 @@ def test_a_pair_is_cut_alike_and_the_blurred_frame_is_the_target(data):
     (whole,) = source.blocks("test", 100)
     id = whole.ids[1]
     sharp, blurred = (read_image(data / "reds" / "val" / f"val_{k}" / f"{id[4:]}.png") for k in ("sharp", "blur"))
-    (top,), (left,), _ = crop_places([(40, 48)], SIDE, [id], VERSION)
-    place = (slice(None), slice(top, top + SIDE), slice(left, left + SIDE))
-    assert torch.equal(whole.sharp[1], sharp[place]) and torch.equal(whole.edit("blur").target[1], blurred[place])
+    sharp, blurred = (crops([image], SIDE, [id], VERSION, flip=False)[0] for image in (sharp, blurred))
+    assert torch.equal(whole.sharp[1], sharp) and torch.equal(whole.edit("blur").target[1], blurred)
     assert torch.equal(whole.edit("blur", "inpaint").source, whole.edit("inpaint").source)
     drawn, found = parameters([id], VERSION)[0], whole.vectors[1]
     assert found.only("grain", "sharpen") == drawn.only("grain", "sharpen")
-    deviation = (sharp[place] - sharp[place].mean(dim=(1, 2), keepdim=True)).norm()
-    assert found.blur == pytest.approx(((sharp - blurred)[place].norm() / deviation).item(), abs=1e-4)
+    deviation = (sharp - sharp.mean(dim=(1, 2), keepdim=True)).norm()
+    assert found.blur == pytest.approx(((sharp - blurred).norm() / deviation).item(), abs=1e-4)
     assert blur_degree(whole.sharp, whole.sharp) == [0.0] * 4 and blur_degree(whole.sharp, -whole.sharp) == [1.0] * 4
     parts = list(source.blocks("test", 3))
     assert [len(p) for p in parts] == [3, 1] and torch.equal(torch.cat([p.reference for p in parts]), whole.reference)

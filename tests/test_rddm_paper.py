@@ -22,7 +22,7 @@ from repro.engine.registry import Experiment, build, experiments, run
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
-from repro.metrics.matlab import ground_truth, imresize
+from repro.metrics.pixel import ground_truth, imresize
 from repro.metrics.protocols import protocol, score
 from repro.rddm.study import paper, settings
 from repro.rddm.study.settings import (
@@ -198,9 +198,9 @@ def test_raindrop_is_tested_on_a_and_paired_by_number(data):
         assert given.stem.removesuffix("_rain") == clean.stem.removesuffix("_clean")
         assert given.parent.parent.name == "test_a"
     assert read(SETTINGS["raindrop"], "train", data / "raindrop").size == 20
-    with pytest.raises(ReproError, match=r"test_b.*nothing found"):
+    with pytest.raises(ReproError, match=r"test_b.*0 images found"):
         read_split("raindrop", "test_b", data / "raindrop")  # has to be asked for by its name
-    with pytest.raises(ReproError, match="no split 'test-b'; accepted: train, test, test_b"):
+    with pytest.raises(ReproError, match="split 'test-b' is unknown: choose one of train, test, test_b"):
         read_split("raindrop", "test-b", data / "raindrop")
 
 
@@ -246,20 +246,16 @@ def test_crops_and_mirrors_are_those_of_the_pair(data):
 
 
 def test_what_a_folder_lacks_is_said(tmp_path, data):
-    with pytest.raises(ReproError, match=r"nothing found; get LOLdataset\.zip from https://"):
+    with pytest.raises(ReproError, match=r"0 images found, 20 expected; get LOLdataset\.zip from https://"):
         read_split("lol", "train", tmp_path)
     fill(tmp_path / "eval15" / "low", [f"{i}.png" for i in range(15)], 0.1)
     fill(tmp_path / "eval15" / "high", [f"{i}.png" for i in range(14)], 0.6)
-    with pytest.raises(ReproError, match=r"14 images found, 15 expected; `repro data check lol --root"):
+    with pytest.raises(ReproError, match=r"14\.png: no partner in .*high.*; `repro data check lol --root"):
         read_split("lol", "test", tmp_path)
-    (tmp_path / "eval15" / "high" / "fourteen.png").write_bytes(png(0.6))
-    with pytest.raises(ReproError, match=r"14\.png: no partner in .*high"):
-        read_split("lol", "test", tmp_path)
-    (tmp_path / "eval15" / "high" / "fourteen.png").unlink()
     (tmp_path / "eval15" / "high" / "14.png").write_bytes(png(0.6, width=25))
     with pytest.raises(ReproError, match=r"24x20 but its target .* is 25x20"):
         read_split("lol", "test", tmp_path)
-    with pytest.raises(ReproError, match="no paired data set 'lowlight' is known; accepted: lol, raindrop"):
+    with pytest.raises(ReproError, match="paired data set 'lowlight' is unknown: choose one of lol, raindrop"):
         read_split("lowlight", "train")
 
 
@@ -274,7 +270,7 @@ def test_gopros_sequences_are_told_apart(tmp_path, monkeypatch):
     found = read_split("gopro", "test", tmp_path).pairs
     assert [(p.input.parts[-3], p.target.parts[-3]) for p in found] == [("a", "a"), ("b", "b")]
     (tmp_path / "test/b/sharp").rename(tmp_path / "test/c")
-    with pytest.raises(ReproError, match="1 images found"):
+    with pytest.raises(ReproError, match=r"b/blur/000001\.png: no partner in"):
         read_split("gopro", "test", tmp_path)
 
 

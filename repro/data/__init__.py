@@ -1,7 +1,7 @@
 """Data: the embedded pack, readers of users' images and of published data sets, degradations, crops.
 
-In reading order: `images` (a tensor of a file, an image object or an array; `metadata` beside it), `inputs` (batches,
-colour profiles, masks), `writing`, `pack`, `crops`; `degradations` (`lowlight`, `wetglass`, `motionblur`, `jpeg`, and
-`raindrops` for older networks); `flist` (pairs from folders and lists), `filesets` (read on demand), `datasets`
-(layouts, checked), `published` (readers), `commands`.
+In reading order: `images` (a tensor of a file, an image object or an array), `inputs` (batches, colour profiles,
+masks), `writing`, `pack`, `crops`; `degradations` (`lowlight`, `wetglass`, and `raindrops` for older networks); `flist`
+(pairs from folders and lists), `filesets` (read on demand), `datasets` (layouts, checked), `published` (readers),
+`commands`.
 """

@@ -26,7 +26,9 @@ class DataCheck:
     def run(self) -> int:
         from repro.data import pack
         from repro.data.datasets import LAYOUTS, advice, check, home
+        from repro.errors import one_of
 
+        one_of("data set", self.name, ["pack", *sorted(LAYOUTS)])
         if self.name == "pack":
             root, title, problems = pack.PACK, "embedded images", pack.verify()
             found = [] if problems else ["every photograph, thumbnail and list has the SHA-256 that was committed"]

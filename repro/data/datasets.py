@@ -10,33 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import paths
+from repro.data.flist import some, unpaired
 from repro.data.images import SUFFIXES, image_size
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 @dataclass(frozen=True)
 class Part:
-    """Files of one kind.
+    """Files of one kind."""
 
-    Attributes:
-        label: what to call them.
-        pattern: glob, relative to the root.
-        count: how many there are; None: any number but none.
-        suffixes: accepted suffixes, lower case.
-        optional: not an error where there is none; where all parts are, one of them is needed.
-        folders: how many folders they lie in, where that is known.
-        partner: label of the part whose files pair with these.
-        key: regular expression on the relative path; its groups name the pair. Empty: the stem.
-    """
-
-    label: str
-    pattern: str
-    count: int | None = None
-    suffixes: Sequence[str] = SUFFIXES
-    optional: bool = False
-    folders: int | None = None
-    partner: str = ""
-    key: str = ""
+    label: str  # what to call them
+    pattern: str  # glob, relative to the root
+    count: int | None = None  # how many there are; None: any number but none
+    suffixes: Sequence[str] = SUFFIXES  # accepted, lower case
+    optional: bool = False  # not an error where there is none; where all parts are, one of them is needed
+    partner: str = ""  # label of the part whose files pair with these
+    key: str = ""  # regular expression on the relative path; its groups name the pair. Empty: the stem
 
     def files(self, root: Path) -> list[Path]:
         """Those that are there, in order of their names."""
@@ -53,20 +42,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set: title, its project page, what to get there, its parts; `folder` is its own in `repro.paths.data()`,
-    where that is not called by the data set's name; `splits` of paired data: the part that holds the inputs."""
+    """A data set."""
 
     title: str
-    page: str
-    get: str
+    page: str  # of its project
+    get: str  # what to download there
     parts: Sequence[Part]
-    folder: str = ""
-    splits: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""  # its own in `repro.paths.data()`, where that is not called by the data set's name
+    splits: Mapping[str, str] = field(default_factory=dict)  # of paired data: label of the part that holds the inputs
 
     @property
-    def needed(self) -> Sequence[Part]:
-        """The parts that it cannot do without; all, where one of them is enough."""
-        return [part for part in self.parts if not part.optional] or self.parts
+    def needed(self) -> str:
+        """Patterns of the parts that it cannot do without; of all, where one of them is enough."""
+        needed = [part.pattern for part in self.parts if not part.optional]
+        return ", ".join(needed) or " or ".join(part.pattern for part in self.parts)
 
     def part(self, label: str) -> Part:
         """The part of that label."""
@@ -87,9 +76,7 @@ def home(name: str) -> Path:
 def advice(name: str, root: Path) -> str:
     """What to get from where, and what its folder then holds."""
     layout = LAYOUTS[name]
-    joint = " or " if all(part.optional for part in layout.parts) else ", "
-    holds = joint.join(part.pattern for part in layout.needed)
-    return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {holds}"
+    return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {layout.needed}"
 
 
 def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> tuple[list[str], list[str]]:
@@ -106,22 +93,18 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     Raises:
         ReproError: for an unknown name.
     """
-    if name not in LAYOUTS:
-        raise ReproError(f"no data set {name!r} is known; accepted: pack, {', '.join(sorted(LAYOUTS))}")
+    one_of("data set", name, sorted(LAYOUTS))
     layout, root = LAYOUTS[name], home(name) if root is None else Path(root)
     if not root.is_dir():
         return [], [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
     files = {part.label: part.files(root) for part in layout.parts}
     if not any(files.values()):
-        below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.needed)]
-        needed = " or ".join(part.pattern for part in layout.needed)
+        below = [f for f in sorted(root.iterdir()) if f.is_dir() and any(part.files(f) for part in layout.parts)]
         deeper = f"the data set lies one level deeper; give --root {below[0]}" if below else ""
-        return [], [f"{root}: {deeper or f'nothing found of {needed}'}"]
+        return [], [f"{root}: {deeper or f'nothing found of {layout.needed}'}"]
     found, problems = [], []
     for part in layout.parts:
-        wrong = list(miscounted(root, part, files[part.label]))
-        if part.partner and files[part.label] and files[part.partner]:
-            wrong += unpaired(root, (part, layout.part(part.partner)), files)
+        wrong = list(faults(layout, part, root, files))
         if headers and part.suffixes == SUFFIXES:
             wrong += _unreadable(files[part.label])
         problems += wrong
@@ -130,32 +113,25 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     return found, problems
 
 
-def miscounted(root: Path, part: Part, files: Sequence[Path]) -> Iterator[str]:
-    """A sentence for a wrong number of files or folders, and one for empty files."""
-    folders = len({file.parent for file in files})
+def faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """A sentence for each: a wrong number of files, empty files, misnamed files, files without partner.
+
+    `found` holds the files of the part and of its partner by the parts' labels.
+    """
+    files, where = found[part.label], root / part.pattern
     if not files and part.optional:
         return
     if len(files) != part.count if part.count else not files:
         kind = "images" if part.suffixes == SUFFIXES else f"{'/'.join(part.suffixes)} files"
-        yield f"{root / part.pattern}: {len(files):,} {kind} found, {part.count or 'at least one'} expected"
-    elif part.folders not in (None, folders):
-        yield f"{root / part.pattern}: {folders} folders found, {part.folders} expected"
+        yield f"{where}: {len(files):,} {kind} found, {part.count or 'at least one'} expected"
     if empty := [file for file in files if file.stat().st_size == 0]:
-        yield f"{_some(empty)}: empty"
-
-
-def unpaired(root: Path, parts: tuple[Part, Part], files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """A sentence for misnamed files, and one for those of either part that have no partner in the other."""
-    mine, theirs = (part.keyed(root, files[part.label]) for part in parts)
-    if misnamed := mine.pop(None, None) or theirs.pop(None, None):
-        yield f"{misnamed}: misnamed; names are expected to match {parts[0].key}"
-    for here, there, other in ((mine, theirs, parts[1]), (theirs, mine, parts[0])):
-        if alone := [file for key, file in here.items() if key not in there]:
-            yield f"{_some(alone)}: no partner in {root / other.pattern}"
-
-
-def _some(files: Sequence[Path]) -> str:
-    return ", ".join(map(str, files[:3])) + (f" and {len(files) - 3:,} more" if len(files) > 3 else "")
+        yield f"{some(empty)}: empty"
+    if files and part.partner and found[part.partner]:
+        other = layout.part(part.partner)
+        mine, theirs = part.keyed(root, files), other.keyed(root, found[other.label])
+        if misnamed := mine.pop(None, None) or theirs.pop(None, None):
+            yield f"{misnamed}: misnamed; names are expected to match {part.key}"
+        yield from unpaired((mine, theirs), (where, root / other.pattern))
 
 
 def _unreadable(files: Sequence[Path]) -> Iterator[str]:

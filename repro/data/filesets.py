@@ -53,12 +53,8 @@ class Pictures:
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
         if not files:
             raise ReproError("a set of pictures needs at least one file: got none")
-        self.files, self.prepare, self.size, self.room = list(files), prepare or (lambda x: x), len(files), keep
+        self.files, self.prepare, self.room = list(files), prepare or (lambda x: x), keep
         self._kept: dict[int, Tensor] = {}
-
-    def names(self, indices: Tensor) -> list[str]:
-        """Paths of the files."""
-        return [str(self.files[i]) for i in indices.tolist()]
 
     def __getitem__(self, index: int) -> Tensor:
         """float32 (3, H, W) in [0, 1]."""
@@ -74,13 +70,6 @@ class Pictures:
         """float32 (3, H, W) in [0, 1] each, any sizes."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(self.__getitem__, indices.tolist()))
-
-    def digest(self) -> str:
-        """SHA-256 over the files' bytes, in order."""
-        total = hashlib.sha256()
-        for file in self.files:
-            total.update(file.read_bytes())
-        return total.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -108,32 +97,42 @@ class PictureSet:
         )
 
     @property
+    def files(self) -> list[Path]:
+        """The files, the input's where there is one."""
+        return (self.inputs or self.targets).files
+
+    @property
     def size(self) -> int:
         """How many."""
-        return self.targets.size
+        return len(self.files)
 
     @property
     def ids(self) -> list[str]:
-        """Stems of the files, the input's where there is one."""
-        return [file.stem for file in (self.inputs or self.targets).files]
+        """Stems of the files."""
+        return [file.stem for file in self.files]
 
     def names(self, indices: Tensor) -> list[str]:
-        """Paths of the files, the input's where there is one."""
-        return (self.inputs or self.targets).names(indices)
+        """Paths of the files."""
+        return [str(self.files[i]) for i in indices.tolist()]
 
     def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:
         """The same crop (B, 3, side, side) in [0, 1] of target, input and mask, None of what there is not.
 
         `draw` is (B, 3) in [0, 1) as `repro.data.crops.cut` takes it.
         """
+        names = self.names(indices)
         return [
-            None
-            if part is None
-            else crops.cut(part.several(indices), side, draw.cpu(), names=part.names(indices)).to(draw.device)
+            None if part is None else crops.cut(part.several(indices), side, draw, names=names).to(draw.device)
             for part in (self.targets, self.inputs, self.masks)
         ]
 
     def digest(self) -> str:
-        """SHA-256 over the bytes of all files."""
-        parts = [part.digest() for part in (self.inputs, self.targets, self.masks) if part is not None]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        """SHA-256 over the bytes of all files: of the hashes of inputs, targets and masks, each in order."""
+        total = hashlib.sha256()
+        for part in (self.inputs, self.targets, self.masks):
+            if part is not None:
+                one = hashlib.sha256()
+                for file in part.files:
+                    one.update(file.read_bytes())
+                total.update(one.hexdigest().encode())
+        return total.hexdigest()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -85,9 +86,7 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
     if len(first) != len(second):
         where, alone = max(first, second, key=len)[min(len(first), len(second))]
         raise ReproError(f"{where}: {alone.name} has no partner, the other list ends before it")
-    pairs = [Pair(a, b) for (_, a), (_, b) in zip(first, second, strict=True)]
-    check_pairs(pairs)
-    return pairs
+    return checked([Pair(a, b) for (_, a), (_, b) in zip(first, second, strict=True)])
 
 
 def _other_number(first: str, second: str) -> bool:
@@ -96,14 +95,43 @@ def _other_number(first: str, second: str) -> bool:
     return bool(one) and bool(two) and not (one <= two or two <= one)
 
 
-def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Read the header of every file; raise `ReproError` for the first unreadable one and the first unequal pair."""
+def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
+    """Pairs of two folders by relative path without suffix; the header of every file is read.
+
+    Raises `ReproError` for an image without its partner, an unreadable one and a pair of two sizes.
+    """
+    named: tuple[dict[str, Path], dict[str, Path]] = ({}, {})
+    for folder, files in zip((inputs, targets), named, strict=True):
+        for path in list_images(folder):
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if files.setdefault(stem, path) != path:
+                raise ReproError(f"{path}: has the same name as {files[stem].name}; one picture per name is expected")
+    for problem in unpaired(named, (inputs, targets)):
+        raise ReproError(problem)
+    return checked([Pair(path, named[1][stem]) for stem, path in named[0].items()])
+
+
+def unpaired(files: tuple[Mapping[Any, Path], Mapping[Any, Path]], places: tuple[FILE, FILE]) -> Iterator[str]:
+    """A sentence for those of either side, by their pair's name, that have no partner on the other."""
+    for mine, theirs, other in ((files[0], files[1], places[1]), (files[1], files[0], places[0])):
+        if alone := [file for name, file in mine.items() if name not in theirs]:
+            yield f"{some(alone)}: no partner in {other}"
+
+
+def some(files: Sequence[Path]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(map(str, files[:3])) + (f" and {len(files) - 3:,} more" if len(files) > 3 else "")
+
+
+def checked(pairs: list[Pair]) -> list[Pair]:
+    """The same; the header of every file is read. Raises `ReproError` for an unreadable one and an unequal pair."""
     for pair in pairs:
         one, two = ("{}x{}".format(*image_size(path)) for path in (pair.input, pair.target))
         if one != two:
             raise ReproError(
                 f"{pair.input} is {one} but its target {pair.target} is {two}; accepted: pairs of one size"
             )
+    return pairs
 
 
 def list_images(folder: FILE) -> list[Path]:
@@ -113,15 +141,14 @@ def list_images(folder: FILE) -> list[Path]:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
-    files, seen = [], {folder.resolve()}
+    files, seen = [], set()
     for where, below, names in os.walk(folder, followlinks=True):
-        kept = []
-        for name in below:
-            real = (Path(where) / name).resolve()
-            if not name.startswith(".") and real not in seen:  # a link may lead back to where it lies
-                seen.add(real)
-                kept.append(name)
-        below[:] = kept
+        real = os.path.realpath(where)
+        if real in seen:  # a link that leads back to where it lies
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
         paths = [Path(where) / name for name in names if not name.startswith(".")]
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
@@ -134,33 +161,6 @@ def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """A key that sorts numbers in names as numbers: 2 before 10."""
     parts = re.split(r"([0-9]+)", text)
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
-
-
-def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
-    """Pairs of two folders by relative path without suffix; the header of every file is read.
-
-    Raises `ReproError` for an image without its partner, an unreadable one and a pair of two sizes.
-    """
-    named = [_by_stem(Path(folder)) for folder in (inputs, targets)]
-    for mine, other, folder in ((named[0], named[1], targets), (named[1], named[0], inputs)):
-        if alone := sorted(mine.keys() - other.keys()):
-            raise ReproError(
-                f"{mine[alone[0]]}: has no partner named {alone[0]}.* in {folder} "
-                f"({len(alone)} of {len(mine)} pictures have none)"
-            )
-    pairs = [Pair(path, named[1][stem]) for stem, path in named[0].items()]
-    check_pairs(pairs)
-    return pairs
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    out: dict[str, Path] = {}
-    for path in list_images(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in out:
-            raise ReproError(f"{path}: has the same name as {out[stem].name}; one picture per name is expected")
-        out[stem] = path
-    return out
 
 
 def write_flist(folder: FILE, out: FILE) -> int:

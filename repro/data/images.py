@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.metadata import orientation, pixels_alone, upright
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -34,6 +35,11 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 T = TypeVar("T")
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_TURN = Image.Transpose
+_TURNS = {
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 _SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
@@ -55,136 +61,186 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
     height, width = image.shape[1:]
     if min(height, width) < min_side:
         raise ReproError(f"{name}: {width}x{height} is too small; both sides must be at least {min_side} pixels")
-    if len(image) == 4:
-        opacity = image[3:]
-        image = image[:3] * opacity + (1 - opacity)
-    return image.expand(3, -1, -1).contiguous()
+    return on_white(image)
 
 
 def read_channels(source: ImageSource, *, name: str) -> Tensor:
     """The same, float32 (C, H, W), with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
     if isinstance(source, Tensor | np.ndarray):
         return _of_numbers(source, name)
+    return channels(open_image(source, name), name)
+
+
+def on_white(image: Tensor) -> Tensor:
+    """(3, H, W) of 1, 3, or 4 channels."""
+    if len(image) == 4:
+        image = image[:3] * image[3:] + (1 - image[3:])
+    return image.expand(3, -1, -1).contiguous()
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
+
+    def turned(image: Image.Image) -> tuple[int, int]:
+        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
+
+    return _opened(path, str(path), turned)
+
+
+def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Image.Image:
+    """The decoded image, turned as its camera was held. Raises `ReproError` as `read_image` does."""
     if isinstance(source, Image.Image):
-        return _decode(source, name)
-    if isinstance(source, str | os.PathLike):
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise _no_file(error, name) from error
-    if not isinstance(source, bytes | bytearray):
+        return _decoded(source, name)
+    if not isinstance(source, str | os.PathLike | bytes | bytearray):
         raise ReproError(
             f"{name}: got {type(source).__name__}; "
             "accepted: a path, bytes, a Pillow image, a numpy array or a torch tensor"
         )
-    if not source:
-        raise ReproError(f"{name}: the file is empty (0 bytes); an image was expected")
-    return _opened(io.BytesIO(source), name, _decode)
-
-
-def image_size(path: str | os.PathLike, *, name: str = "") -> tuple[int, int]:
-    """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
-    name = name or str(path)
-    try:
-        with Path(path).open("rb") as file:
-            return _opened(file, name, _turned_size)
-    except OSError as error:
-        raise _no_file(error, name) from error
+    return _opened(source, name, lambda image: _decoded(image, name))
 
 
 class _Unreadable(ReproError):
     """A file whose header or pixels Pillow cannot read."""
 
 
-def _no_file(error: OSError, name: str) -> ReproError:
-    reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
-    return ReproError(f"{name}: {reason}; an image file was expected")
-
-
-def _opened(file: BinaryIO, name: str, use: Callable[[Image.Image, str], T]) -> T:
+def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
     try:
-        return use(_open(file, name), name)
-    except _Unreadable:
-        file.seek(0)
-        data = file.read()
-        if (bare := pixels_alone(data)) is None or bare == data:
-            raise
-        with suppress(_Unreadable):
-            return use(_open(io.BytesIO(bare), name), name)
-        raise
+        with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
+            try:
+                return use(_header(file, name))
+            except _Unreadable:
+                file.seek(0)
+                if bare := pixels_alone(file.read()):
+                    with suppress(_Unreadable):
+                        return use(_header(io.BytesIO(bare), name))
+                raise
+    except OSError as error:
+        reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
+        raise ReproError(f"{name}: {reason}; an image file was expected") from error
 
 
-def _open(file: BinaryIO, name: str) -> Image.Image:
+@contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """One sentence for whatever decoders raise; no warnings of large pictures and damaged metadata."""
     with warnings.catch_warnings():
-        # Pillow warns of large pictures, which our own limit refuses, and of damaged metadata, which does not matter.
         warnings.simplefilter("ignore")
         try:
-            return Image.open(file)
+            yield
+        except (ReproError, MemoryError):
+            raise
+        except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
+            raise _Unreadable(problem.format(error=error)) from error
+
+
+def _header(file: BinaryIO, name: str) -> Image.Image:
+    with _refusing(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+        try:
+            image = Image.open(file)
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-        except Exception as error:  # a damaged header makes decoders raise nearly anything
-            raise _Unreadable(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}") from error
+    return _not_too_large(image, name)
 
 
-def _size(image: Image.Image, name: str) -> tuple[int, int]:
+def _not_too_large(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
-    return width, height
+    return image
 
 
-def _turned_size(image: Image.Image, name: str) -> tuple[int, int]:
-    width, height = _size(image, name)
-    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, none that can be read, or where Pillow turns by itself."""
+    if image.format == "TIFF":  # turned while it is loaded, and `size` is the turned one
+        return 1
+    with suppress(_Unreadable), _refusing(""):
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
-def _decode(image: Image.Image, name: str) -> Tensor:
-    _size(image, name)  # not the turned one: to find the orientation, Pillow may decode, and hide what is damaged
-    container = image.format  # a transposed copy no longer knows it
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `_open`
-            image.load()
-        if image.mode in _SIXTEEN or (image.mode == "I" and container in ("PNG", "PPM")):  # what Pillow opens them as
-            return _deep_grey(image, name)
-        if image.mode in ("I", "F", "LAB", "HSV") or (container == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
-            signed = " with signed values" if image.mode == "L" else ""
-            raise ReproError(
-                f"{name}: pixel mode {image.mode}{signed} is not accepted; save it as 8- or 16-bit grey or RGB"
-            )
-        image = upright(image)
-        opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    with _refusing(f"{name}: the image is truncated or corrupt ({{error}})"):
+        _not_too_large(image, name).load()  # before its orientation: to find that, Pillow may hide what is damaged
+        turn = _TURNS.get(_orientation(image))
+        if turn is None:
+            return image
+        turned = image.transpose(turn)
+        turned.format = image.format
+        return turned
+
+
+def channels(image: Image.Image, name: str) -> Tensor:
+    """float32 (C, H, W) in [0, 1] of a decoded image: grey of more than 8 bits has 1 channel, others 3 or 4."""
+    if image.mode in _SIXTEEN or (image.mode == "I" and image.format in ("PNG", "PPM")):  # what Pillow opens them as
+        return _deep_grey(image, name)
+    if image.mode in ("I", "F", "LAB", "HSV") or (image.format == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
+        signed = " with signed values" if image.mode == "L" else ""
+        raise ReproError(
+            f"{name}: pixel mode {image.mode}{signed} is not accepted; save it as 8- or 16-bit grey or RGB"
+        )
+    opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
+    with _refusing(f"{name}: the image is truncated or corrupt ({{error}})"):
         if image.mode == "La":  # the one kind that Pillow does not convert in one step
             image = image.convert("LA")
         array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)
-    except (ReproError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-        raise _Unreadable(f"{name}: the image is truncated or corrupt ({error})") from error
     return torch.from_numpy(array / 255.0).permute(2, 0, 1).contiguous()
 
 
 def _deep_grey(image: Image.Image, name: str) -> Tensor:
     """(1, H, W) of grey with more than 8 bits, or (4, H, W) where one of its values is transparent."""
-    bits, clear = 16, image.info.get("transparency")
-    if image.format == "TIFF":
-        (bits,) = _tag(image, _BITS) or (16,)
-    elif image.format not in (None, "PNG", "PPM"):
+    if image.format not in (None, "PNG", "PPM", "TIFF"):
         raise ReproError(f"{name}: 16-bit grey in {image.format} is not accepted; save it as PNG or TIFF")
-    white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == (0,)
-    most = 2**bits - 1
-    values = np.asarray(upright(image)).astype(np.float32)
-    grey = torch.from_numpy((most - values if white_is_zero else values) / most)[None]
+    most = 2 ** (*_tag(image, _BITS), 16)[0] - 1
+    values = np.asarray(image).astype(np.float32)
+    grey = torch.from_numpy((most - values if _tag(image, _PHOTOMETRIC) == (0,) else values) / most)[None]
+    clear = image.info.get("transparency")
     if clear is None:
         return grey
     return torch.cat([grey.expand(3, -1, -1), torch.from_numpy(values != clear).float()[None]])
 
 
 def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
-    """Values of a TIFF's tag; none where it is not there."""
-    found = image.tag_v2.get(number, ())
+    """Values of a TIFF's tag; none where it is not there, or in another format."""
+    found = image.tag_v2.get(number, ()) if image.format == "TIFF" else ()
     return found if isinstance(found, tuple) else (found,)
+
+
+def pixels_alone(data: bytes) -> bytes | None:
+    """A JPEG or PNG file without all that its pixels do not need but the orientation; None of other files."""
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _jpeg_pixels(data)
+        return _png_pixels(data) if data[:8] == b"\x89PNG\r\n\x1a\n" else None
+    except (struct.error, IndexError):
+        return None
+
+
+def _jpeg_pixels(data: bytes) -> bytes:
+    out, at = data[:2], 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+        marker, body = data[at + 1], data[at + 4 : end]
+        application = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
+        if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
+            out += data[at:end]
+        at = end
+    return out + data[at:]
+
+
+def _png_pixels(data: bytes) -> bytes:
+    out, at = data[:8], 8
+    while at < len(data):
+        end = at + 12 + struct.unpack_from(">I", data, at)[0]
+        kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
+        if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
+            out += data[at:end]
+        at = end
+    return out
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
@@ -194,8 +250,8 @@ def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     accepted = f"{axes} of 1, 3 or 4 channels, uint8, uint16, bool, or floating point in [0, 1]"
     kind = source.dtype.name if array else str(source.dtype).removeprefix("torch.")
     most = 1 if "float" in kind else {"uint8": 255, "uint16": 65535, "bool": 1}.get(kind)
-    channels = 1 if len(shape) == 2 else shape[-1 if array else 0] if len(shape) == 3 else 0
-    if channels not in (1, 3, 4) or 0 in shape or most is None:
+    planes = 1 if len(shape) == 2 else shape[-1 if array else 0] if len(shape) == 3 else 0
+    if planes not in (1, 3, 4) or 0 in shape or most is None:
         raise ReproError(f"{name}: got {source.dtype} {shape}; accepted: {accepted}")
     image = torch.from_numpy(source.astype(np.float32)) if array else source.detach().cpu().float()
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if array else image

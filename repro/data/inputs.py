@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import ImageCms
 from torch import Tensor
 
-from repro.data.images import ImageSource, read_channels, read_image
-from repro.data.metadata import upright
+from repro.data.images import ImageSource, channels, on_white, open_image, read_channels, read_image
 from repro.errors import ReproError
 
 BLACK, WHITE = 0.1, 0.9  # what counts as black and white in a drawn mask
@@ -57,25 +56,18 @@ def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
 
     A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
     """
-    image = read_image(path)  # refuses what is no picture, in a sentence
-    with Image.open(path) as file:
-        profile = file.info.get("icc_profile")
-        if not profile:
-            return image, ""
-        name = "its colour profile"
+    image, note = open_image(path, str(path)), ""
+    if profile := image.info.get("icc_profile"):
+        name, mode = "its colour profile", "RGBA" if image.mode == "RGBA" else "RGB"
         try:
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             name = ImageCms.getProfileDescription(given).strip() or name
-            if "srgb" in name.lower():
-                return image, ""
-            turned = upright(file)
-            mode = "RGBA" if turned.mode == "RGBA" else "RGB"
-            done = ImageCms.profileToProfile(turned, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+            if "srgb" not in name.lower():
+                image = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+                note = f"{Path(path).name}: converted from {name} to sRGB"
         except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
-            return image, f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
-    done.info.pop("icc_profile", None)
-    done.info.pop("exif", None)  # turned already
-    return read_image(done, name=str(path)), f"{Path(path).name}: converted from {name} to sRGB"
+            note = f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
+    return on_white(channels(image, str(path))), note
 
 
 def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from repro.data.images import read_image
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 PACK = Path(__file__).parent / "pack"
-MANIFEST = PACK / "manifest.csv"
 SPLITS = ("train", "validation", "test", "gallery")
 KINDS = ("photo", "thumb")
 class_names = (
@@ -78,8 +77,6 @@ def _pictures() -> tuple[Picture, ...]:
     out = []
     for row in _rows("split.csv"):
         file = row.pop("file")
-        if file not in credits:
-            raise ReproError(f"{PACK / 'split.csv'}: {file} has no line in the attribution files")
         credit = {key: credits[file][key] for key in ("author", "licence", "source")}
         out.append(Picture(id=file.rsplit(".", 1)[0], path=PACK / file, **row, **credit))
     return tuple(out)
@@ -87,15 +84,14 @@ def _pictures() -> tuple[Picture, ...]:
 
 def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
     """Pictures of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
-    for what, given, known in (("split", split, SPLITS), ("kind", kind, KINDS)):
-        if given is not None and given not in known:
-            raise ReproError(f"photos: no {what} {given!r} in the pack; accepted: {', '.join(known)}")
+    one_of("photos: split", split, (*SPLITS, None))
+    one_of("photos: kind", kind, (*KINDS, None))
     return [p for p in _pictures() if split in (None, p.split) and kind in (None, p.kind)]
 
 
 def picture(id: str) -> Picture:
     """The picture of an id, e.g. "photos/erase_bee"; a bare stem that only one picture has is accepted too."""
-    found = [p for p in _pictures() if p.id == id] or [p for p in _pictures() if p.path.stem == id]
+    found = [p for p in _pictures() if id in (p.id, p.path.stem)]
     if len(found) != 1:
         raise ReproError(
             f"picture: {id!r} names {len(found)} pictures of the pack; an id is like {_pictures()[0].id!r}"
@@ -123,8 +119,7 @@ def _fashion_arrays() -> tuple[np.ndarray, np.ndarray, int]:
 
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
-    if split not in SPLITS[:3]:
-        raise ReproError(f"fashion: no split {split!r}; accepted: {', '.join(SPLITS[:3])}")
+    one_of("fashion: split", split, SPLITS[:3])
     images, labels, train = _fashion_arrays()
     held_out = np.concatenate([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))])
     chosen = {
@@ -165,15 +160,12 @@ def pack_hash() -> str:
 
 def verify() -> list[str]:
     """What differs from the committed manifest, one sentence each; empty where the pack is whole."""
-    expected = {row["file"]: row["sha256"] for row in _rows(MANIFEST.name)}
-    files = [p for p in PACK.rglob("*") if p.is_file() and p.name != MANIFEST.name and p.name[0] != "."]
+    expected = {row["file"]: row["sha256"] for row in _rows("manifest.csv")}
+    files = [p for p in PACK.rglob("*") if p.is_file() and p.name != "manifest.csv" and p.name[0] != "."]
     found = {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
     out = []
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            out.append(f"{PACK / name}: missing")
-        elif name not in expected:
-            out.append(f"{PACK / name}: not part of the pack")
-        elif expected[name] != found[name]:
-            out.append(f"{PACK / name}: changed (SHA-256 {found[name][:12]}…, committed {expected[name][:12]}…)")
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            lacking = "missing" if name not in found else "not part of the pack" if name not in expected else ""
+            out.append(f"{PACK / name}: {lacking or 'changed, it has another SHA-256'}")
     return out

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from repro.data.datasets import LAYOUTS, advice, home, miscounted, unpaired
+from repro.data.datasets import LAYOUTS, advice, faults, home
 from repro.data.filesets import Prepare
-from repro.data.flist import Pair, check_pairs
+from repro.data.flist import Pair, checked
 from repro.data.images import resize
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 @dataclass(frozen=True)
@@ -45,24 +44,18 @@ def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> 
         ReproError: absent (with what to get from where), another number of files, a file without partner or of another
             name than expected, a pair of two sizes, an unreadable header.
     """
-    paired = [known for known, layout in LAYOUTS.items() if layout.splits]
-    if name not in paired:
-        raise ReproError(f"no paired data set {name!r} is known; accepted: {', '.join(paired)}")
+    one_of("paired data set", name, [known for known, layout in LAYOUTS.items() if layout.splits])
     layout, root = LAYOUTS[name], home(name) if root is None else Path(root)
-    if split not in layout.splits:
-        raise ReproError(f"{name} has no split {split!r}; accepted: {', '.join(layout.splits)}")
+    one_of(f"{name}: split", split, layout.splits)
     inputs = layout.part(layout.splits[split])
     parts = [inputs, layout.part(inputs.partner), *(p for p in layout.parts if p.partner == inputs.label)]
     files = {part.label: part.files(root) for part in parts}
     for part in parts:
-        if not files[part.label]:
-            raise ReproError(f"{root / part.pattern}: nothing found; {advice(name, root)}")
-        wrong = [*miscounted(root, part, files[part.label]), *unpaired(root, (inputs, part), files)]
-        if wrong:
-            raise ReproError(f"{wrong[0]}; `repro data check {name} --root {root}` lists everything")
+        for problem in faults(layout, replace(part, optional=False), root, files):
+            absent = "" if files[part.label] else f"; {advice(name, root)}"
+            raise ReproError(f"{problem}{absent}; `repro data check {name} --root {root}` lists everything")
     found, targets, *masks = (part.keyed(root, files[part.label]) for part in parts)
-    pairs = [Pair(path, targets[key]) for key, path in found.items()]
-    check_pairs(pairs)
+    pairs = checked([Pair(path, targets[key]) for key, path in found.items()])
     return Split(pairs, [masks[0][key] for key in found] if masks else None)
 
 
@@ -96,12 +89,10 @@ def face(side: int) -> Prepare:
 def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Path]:
     """The files of a split (train, validation, test), in the order of the data set's own list.
 
-    Raises:
-        ReproError: an unknown split, what is absent (with what to get from where), a line that is no entry, another
-            number of images than the split has.
+    Raises `ReproError` for an unknown split, what is absent (with what to get from where), a line that is no entry and
+    another number of images than the split has.
     """
-    if split not in CELEBA:
-        raise ReproError(f"CelebA has no split {split!r}; accepted: {', '.join(CELEBA)}")
+    one_of("CelebA: split", split, CELEBA)
     root = home("celeba") if root is None else Path(root)
     listed, folder = root / "list_eval_partition.txt", root / "img_align_celeba"
     for needed in (listed, folder):
@@ -131,8 +122,6 @@ def load_cifar10(split: str) -> tuple[Tensor, Tensor, list[str]]:
     Returns images (N, 3, 32, 32) float32 in [-1, 1], labels (N,) int64 in 0..9, ids. Raises `ReproError` for an unknown
     split, files that are absent (with what to download), cut short or no CIFAR-10.
     """
-    if split not in CIFAR:
-        raise ReproError(f"CIFAR-10 has no split {split!r}; accepted: {', '.join(CIFAR)}")
     parts, ids = [], []
     for file in _cifar_files(split):
         raw = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
@@ -152,9 +141,9 @@ def cifar10_hash(split: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in _cifar_files(split))).hexdigest()
 
 
-def _cifar_files(split: str) -> Iterator[Path]:
-    folder = home("cifar10")
-    for name in CIFAR[split]:
-        if not (folder / name).is_file():
-            raise ReproError(f"{folder / name}: not found; {advice('cifar10', folder)}, or set REPRO_DATA")
-        yield folder / name
+def _cifar_files(split: str) -> list[Path]:
+    one_of("CIFAR-10: split", split, CIFAR)
+    files = [home("cifar10") / name for name in CIFAR[split]]
+    if absent := [file for file in files if not file.is_file()]:
+        raise ReproError(f"{absent[0]}: not found; {advice('cifar10', files[0].parent)}, or set REPRO_DATA")
+    return files

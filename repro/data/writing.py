@@ -14,13 +14,13 @@ from repro.data.images import ImageSource, read_image
 from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
-_WRITERS = {
-    ".png": {"compress_level": 6},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
+_JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)
+_WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
+    ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": ("WEBP", {"lossless": True}, 16_383),
 }
-_LARGEST = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # pixels a side that a format holds
 
 
 def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
@@ -30,10 +30,9 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    _check_format(path, (image.shape[2], image.shape[1]))
+    kind, options = _writer(path, (image.shape[2], image.shape[1]))
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    kind = path.suffix.lower()
-    Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[kind], **_WRITERS[kind])
+    Image.fromarray(pixels).save(stream, format=kind, **options)
     write_bytes(path, stream.getvalue())
     return path
 
@@ -41,7 +40,7 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
 def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
     """Refuse, before any work, a place where a picture of (width, height) cannot be written. Raises `ReproError`."""
     path = Path(path)
-    _check_format(path, size)
+    _writer(path, size)
     folder = path.parent
     try:
         if path.is_dir():  # fails where the name is too long
@@ -54,11 +53,11 @@ def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
         raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-def _check_format(path: Path, size: tuple[int, int]) -> None:
-    kind = path.suffix.lower()
-    if kind not in _WRITERS:
+def _writer(path: Path, size: tuple[int, int]) -> tuple[str, dict]:
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
         raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
-    if max(size) > _LARGEST.get(kind, max(size)):
-        raise ReproError(
-            f"{path}: {size[0]}x{size[1]} is more than the {_LARGEST[kind]:,} pixels a side of {kind}; use .png"
-        )
+    kind, options, most = _WRITERS[suffix]
+    if max(size) > most:
+        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
+    return kind, options

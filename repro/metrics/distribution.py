@@ -19,12 +19,9 @@ from repro.errors import ReproError
 
 def _checked(measure: str, *sets: Tensor) -> list[Tensor]:
     """The sets in float64 on the CPU."""
-    for features in sets:
-        if features.dim() != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
-            found = " and ".join(str(tuple(each.shape)) for each in sets)
-            raise ReproError(f"{measure}: got {found}; accepted: (N, d) with N of 2 or more, d of one network")
-        if not torch.isfinite(features).all():
-            raise ReproError(f"{measure}: holds NaN or infinite features")
+    if any(len(features) < 2 or not torch.isfinite(features).all() for features in sets):
+        found = " and ".join(str(tuple(features.shape)) for features in sets)
+        raise ReproError(f"{measure}: got {found}; accepted: (N, d) with N of 2 or more, no NaN and nothing infinite")
     return [features.detach().double().cpu() for features in sets]
 
 

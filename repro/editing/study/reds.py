@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repro.data.crops import crop_places
+from repro.data.crops import crops
 from repro.data.flist import Pair
 from repro.data.images import read_image
 from repro.data.published import read_split
@@ -90,9 +90,7 @@ class Reds:
 
     def _cut(self, id: str, path: Path) -> Tensor:
         """A frame's crop, not mirrored; the same place for both frames of a pair."""
-        image = read_image(path)
-        (top,), (left,), _ = crop_places([tuple(image.shape[1:])], self.crop, [id], self.version)
-        return image[:, top : top + self.crop, left : left + self.crop].clone()
+        return crops([read_image(path)], self.crop, [id], self.version, flip=False)[0]
 
 
 def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:

@@ -1,7 +1,7 @@
 """The published experiments of RDDM sampled and scored, as published and beside it.
 
 The report's table is measured in the cells of the small profile's: LOL for low light, RainDrop, CelebA for generation.
-A restoration's input is squeezed to a square and the ground truth resized to the output (`repro.metrics.matlab`); a
+A restoration's input is squeezed to a square and the ground truth resized to the output (`repro.metrics.pixel`); a
 "full-size" cell is the same network on the images' own size. Protocol names say the rest (Y or RGB, rounded or not).
 """
 
@@ -20,9 +20,8 @@ from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.records import Values
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
-from repro.metrics.features import FeatureNet
-from repro.metrics.matlab import ground_truth
-from repro.metrics.sets import SetMetrics
+from repro.metrics.features import FeatureNet, SetMetrics
+from repro.metrics.pixel import ground_truth
 from repro.rddm import process, samplers
 from repro.rddm.study.settings import PaperSetting, measured, name_of, read, schedule
 
