@@ -1,4 +1,4 @@
-"""How conditions enter a block: adaptive kernels (Eq. 2), and the four other ways that the paper compares with.
+"""How conditions enter a block: adaptive kernels (Eq. 2), and the three other ways that the paper compares with.
 
 Each class takes a feature map, the embedding of the scalars and the guide, and ends in the block's second convolution.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from repro.errors import ReproError
 
@@ -15,15 +14,15 @@ BASES = 8  # N, as published (the paper's figure draws 3)
 
 
 class Integration(nn.Module):
-    """Conditional integration module: G (B, c_out, H, W) from the guide, S (B, c_out, 1, 1) from the scalars.
+    """Conditional integration module: G (B, c_out, H, W) from the guide and S (B, c_out, 1, 1) from the scalars, as
+    their `product`, which starts near 1, or their sum; without a guide (`c_guide` = 0) S alone.
 
-    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear. Without a
-    guide (`c_guide` = 0) G is None.
+    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear.
     """
 
-    def __init__(self, c_guide: int, c_emb: int, c_out: int, centre: float = 0.0) -> None:
+    def __init__(self, c_guide: int, c_emb: int, c_out: int, product: bool) -> None:
         super().__init__()
-        self.c_guide = c_guide
+        self.product, centre = product, float(product)
         if c_guide:
             self.mix = nn.Conv2d(c_guide, 2 * BASES, 1)
             self.spread = nn.Conv2d(BASES, c_out, 3, padding=1)
@@ -31,12 +30,13 @@ class Integration(nn.Module):
         self.scalars = nn.Sequential(nn.Linear(c_emb, BASES), nn.SiLU(), nn.Linear(BASES, c_out))
         nn.init.constant_(self.scalars[2].bias, centre)
 
-    def forward(self, emb: Tensor, guide: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def forward(self, emb: Tensor, guide: Tensor | None) -> Tensor:
         S = self.scalars(emb)[:, :, None, None]
-        if not self.c_guide:
-            return None, S
+        if guide is None:
+            return S
         a, b = self.mix(guide).chunk(2, dim=1)
-        return self.spread(a * b), S
+        G = self.spread(a * b)
+        return G * S if self.product else G + S
 
 
 class AdaptiveKernels(nn.Module):
@@ -51,7 +51,7 @@ class AdaptiveKernels(nn.Module):
         super().__init__()
         if channels % BASES:
             raise ReproError(f"adaptive kernels need channels divisible by the {BASES} bases: got {channels}")
-        self.condition = Integration(c_guide, c_emb, BASES, centre=1.0)
+        self.condition = Integration(c_guide, c_emb, BASES, product=True)
         self.bases = nn.Conv2d(channels, channels * BASES, 3, padding=1, groups=BASES)
         with torch.no_grad():
             self.bases.weight.mul_(BASES**-0.5)  # N of them are added
@@ -59,32 +59,24 @@ class AdaptiveKernels(nn.Module):
 
     def maps(self, emb: Tensor, guide: Tensor | None) -> Tensor:
         """M (B, N, H, W), or (B, N, 1, 1) without a guide."""
-        G, S = self.condition(emb, guide)
-        return S if G is None else G * S
+        return self.condition(emb, guide)
 
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        return mix_bases(self.bases(h), self.maps(emb, guide))
-
-
-def mix_bases(h: Tensor, M: Tensor) -> Tensor:
-    """(B, C N, H, W) outputs of all bases, basis fastest, and M (B, N, H or 1, W or 1) -> (B, C, H, W)."""
-    n = M.shape[1]
-    h = h.permute(0, 2, 3, 1).unflatten(-1, (-1, n))  # (B, H, W, C, N)
-    M = M.permute(0, 2, 3, 1)[..., None].expand(*h.shape[:3], n, 1)  # (B, H, W, N, 1)
-    return torch.matmul(h, M.to(h.dtype)).squeeze(-1).permute(0, 3, 1, 2)
+        h = self.bases(h).permute(0, 2, 3, 1).unflatten(-1, (-1, BASES))  # (B, H, W, C, N)
+        M = self.maps(emb, guide).permute(0, 2, 3, 1)[..., None].expand(*h.shape[:3], BASES, 1)  # (B, H, W, N, 1)
+        return torch.matmul(h, M.to(h.dtype)).squeeze(-1).permute(0, 3, 1, 2)
 
 
 class Addition(nn.Module):
-    """G and S are added to the features. Without a guide this is DvSR's block: only the scalars enter."""
+    """G + S is added to the features. Without a guide this is DvSR's block: only the scalars enter."""
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
         super().__init__()
-        self.condition = Integration(c_guide, c_emb, channels)
+        self.condition = Integration(c_guide, c_emb, channels, product=False)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        G, S = self.condition(emb, guide)
-        return self.conv(h + S if G is None else h + S + G)
+        return self.conv(h + self.condition(emb, guide))
 
 
 class Concatenation(nn.Module):
@@ -92,13 +84,11 @@ class Concatenation(nn.Module):
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
         super().__init__()
-        self.condition = Integration(c_guide, c_emb, channels, centre=1.0)
+        self.condition = Integration(c_guide, c_emb, channels, product=True)
         self.conv = nn.Conv2d(2 * channels, channels, 3, padding=1)
 
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        G, S = self.condition(emb, guide)
-        M = S.expand_as(h) if G is None else G * S
-        return self.conv(torch.cat([h, M], dim=1))
+        return self.conv(torch.cat([h, self.condition(emb, guide).expand_as(h)], dim=1))
 
 
 class AdaIN(nn.Module):
@@ -106,20 +96,12 @@ class AdaIN(nn.Module):
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
         super().__init__()
-        self.condition = Integration(c_guide, c_emb, 2 * channels)
+        self.condition = Integration(c_guide, c_emb, 2 * channels, product=False)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        G, S = self.condition(emb, guide)
-        scale, shift = (S if G is None else G + S).chunk(2, dim=1)
+        scale, shift = self.condition(emb, guide).chunk(2, dim=1)
         return self.conv(h * (1 + scale) + shift)
 
 
 CONDITIONING = {"kernels": AdaptiveKernels, "addition": Addition, "concatenation": Concatenation, "adain": AdaIN}
-
-
-def resized(guide: Tensor, like: Tensor) -> Tensor:
-    """The guide at a feature map's size, bilinear."""
-    if guide.shape[-2:] == like.shape[-2:]:
-        return guide
-    return F.interpolate(guide, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -8,8 +8,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.ucdir.network import DiffusionUNet
+from repro.ucdir.kernels import CONDITIONING
+from repro.ucdir.network import ACTIVATIONS, GUIDANCE, NORMS, DiffusionUNet
 from repro.ucdir.predictor import Predictor
+
+LEVEL_INPUTS = ("sqrt_gamma", "gamma")
 
 
 class UCDIR(ModelMixin, ConfigMixin):
@@ -19,12 +22,23 @@ class UCDIR(ModelMixin, ConfigMixin):
 
     Args:
         residual_scale: the diffusion runs on this many times the residual y - u(x) (published: 1).
-        residual_std: standard deviation of the scaled residual; where it is given, the U-Net predicts that residual
-            where there is much noise and the noise where there is little (published: 0, the noise everywhere).
+        residual_std: standard deviation of the scaled residual; where it is given, f predicts that residual where there
+            is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
-        told: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
-        predictor_channels, predictor_levels, predictor_residual, predictor_widest, predictor_normed: see `Predictor`.
-        The rest: see `DiffusionUNet`; `patch` and `view` are of both.
+        level_input: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
+        predictor_channels, predictor_levels: width of u's first level, doubled at each of the following.
+        predictor_widest: most channels of a level of u; 0: no limit.
+        base_channels, channel_mults, blocks: width of f's first level, of each level over it, blocks a level down (one
+            more up).
+        light: our small form instead of the published one. u adds its output, zero at the start, to the degraded image
+            and has a GroupNorm of one group behind each convolution; f has as many blocks up as down, one in the
+            middle, and only its blocks' outputs skip to the other side; both take the whole image's `statistics`.
+        attention_levels: where f has self-attention, and then in the middle too; empty: nowhere.
+        norm, activation, guidance, conditioning: names of NORMS, ACTIVATIONS, GUIDANCE and CONDITIONING.
+        patch: side of the square of pixels that becomes one position.
+        tasks: names of the tasks that the network tells apart: it takes the task's number and the strength, which may
+            be unknown. Empty: it takes neither.
+        dropout: before f's last convolution.
     """
 
     @register_to_config
@@ -33,50 +47,37 @@ class UCDIR(ModelMixin, ConfigMixin):
         residual_scale: float = 1.0,
         residual_std: float = 0.0,
         fine_std: float = 0.02,
-        told: str = "sqrt_gamma",
+        level_input: str = "sqrt_gamma",
         predictor_channels: int = 32,
         predictor_levels: int = 5,
-        predictor_residual: bool = False,
+        predictor_widest: int = 0,
         base_channels: int = 64,
         channel_mults: tuple[int, ...] = (1, 2, 4, 8, 8),
         blocks: int = 2,
         light: bool = False,
         attention_levels: tuple[int, ...] = (3,),
-        mid_attention: bool = True,
         norm: str = "one-group",
         activation: str = "swish",
         guidance: str = "predictor",
         conditioning: str = "kernels",
         patch: int = 1,
-        input_skip: bool = False,
         tasks: tuple[str, ...] = (),
         dropout: float = 0.1,
-        level_scale: float = 1.0,
-        predictor_widest: int = 0,
-        predictor_normed: bool = False,
-        blind: bool = False,
-        view: bool = False,
     ) -> None:
         super().__init__()
-        if told not in ("sqrt_gamma", "gamma"):
-            raise ReproError(f"told {told!r} is unknown: choose sqrt_gamma or gamma")
+        for what, value, known in (
+            ("level_input", level_input, LEVEL_INPUTS),
+            ("norm", norm, NORMS),
+            ("activation", activation, ACTIVATIONS),
+            ("guidance", guidance, GUIDANCE),
+            ("conditioning", conditioning, CONDITIONING),
+        ):
+            if value not in known:
+                raise ReproError(f"{what} {value!r} is unknown: choose {', '.join(known)}")
         if not residual_scale > 0:
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
-        self.predictor = Predictor(
-            predictor_channels,
-            predictor_levels,
-            patch,
-            predictor_residual,
-            predictor_widest,
-            predictor_normed,
-            view,
-            len(tasks),
-        )
-        self.unet = DiffusionUNet(
-            base_channels, tuple(channel_mults), blocks, light, tuple(attention_levels), mid_attention, norm,
-            activation, guidance, conditioning, patch, input_skip, tuple(tasks), dropout,
-            level_scale, blind, view,
-        )  # fmt: skip
+        self.predictor = Predictor(self.config)
+        self.unet = DiffusionUNet(self.config)
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
         """What guides the blocks: the initial estimate as published, or what the ablation puts in its place."""
@@ -93,7 +94,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         view: Tensor | None = None,
     ) -> Tensor:
         """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,)."""
-        level = sqrt_gamma if self.config.told == "sqrt_gamma" else sqrt_gamma**2
+        level = sqrt_gamma if self.config.level_input == "sqrt_gamma" else sqrt_gamma**2
         out = self.unet(degraded, noisy, level, guide, task, strength, view)
         if not self.config.residual_std:
             return out
@@ -115,19 +116,11 @@ class UCDIR(ModelMixin, ConfigMixin):
         """One training pass (Eq. 1): (predicted noise, initial estimate), gradients reaching the predictor through both
         target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean
         image it is the pass of the regression baseline: (estimate, initial estimate)."""
-        if clean is None or sqrt_gamma is None or eps is None:
-            return self.regress(degraded, task, strength)
         initial = self.predictor(degraded, task=task)
+        if clean is None or sqrt_gamma is None or eps is None:  # regression: no noise anywhere
+            zero, level = torch.zeros_like(degraded), degraded.new_zeros(len(degraded))
+            return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), task, strength), initial
         used = initial.detach() if detach else initial
         s = sqrt_gamma[:, None, None, None]
         noisy = s * self.config.residual_scale * (clean - used) + (1 - s**2).clamp(min=0).sqrt() * eps
         return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), task, strength), initial
-
-    def regress(
-        self, degraded: Tensor, task: Tensor | None = None, strength: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The regression baseline of the same architecture: no noise anywhere; (estimate, initial estimate)."""
-        initial = self.predictor(degraded, task=task)
-        level = torch.zeros(len(degraded), device=degraded.device)
-        zero = torch.zeros_like(degraded)
-        return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), task, strength), initial

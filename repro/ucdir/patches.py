@@ -6,7 +6,8 @@ by more than one step. Of every tile its margin is dropped; nothing is blended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +30,6 @@ class Tiles:
                 f"tiles: a margin lies between 0 and half the tile: got margin {self.margin}, tile {self.size}"
             )
 
-    def check(self, stride: int) -> None:
-        """Refuse tiles that would not lie on the network's own grid."""
-        if self.size % stride or self.margin % stride:
-            raise ReproError(
-                f"tiles: size and margin must be multiples of the network's stride of {stride} pixels: got a size of "
-                f"{self.size} and a margin of {self.margin}"
-            )
-
     def along(self, length: int) -> list[tuple[int, int, int]]:
         """(first pixel of the tile, first and last + 1 of those kept) along an axis; what is kept covers it once."""
         if length <= self.size:
@@ -46,33 +39,29 @@ class Tiles:
         ends = [s + self.size - self.margin for s in starts[:-1]] + [length]
         return list(zip(starts, [0, *ends[:-1]], ends, strict=True))
 
-    def boxes(self, height: int, width: int) -> Iterator[tuple[slice, slice, slice, slice]]:
-        """Rows and columns of every tile, then the rows and columns of it that are kept."""
-        for top, r0, r1 in self.along(height):
-            for left, c0, c1 in self.along(width):
-                yield slice(top, top + self.size), slice(left, left + self.size), slice(r0, r1), slice(c0, c1)
 
-
-def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor | None], tiles: Tiles | None, stride: int) -> Tensor:
+def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles | None, stride: int) -> Tensor:
     """`fn(*images)` (B, 3, H, W), computed tile by tile; None computes it in one piece.
 
-    The picture is first padded to the network's stride. With a margin as wide as the network's receptive field (and no
-    statistics over the tile) the result is that of one piece.
+    The picture is first padded to the network's stride, of which size and margin must be multiples. With a margin as
+    wide as the network's receptive field (and no statistics over the tile) the result is that of one piece.
     """
-    shown = next(x for x in images if x is not None)
-    if tiles is None or max(shown.shape[-2:]) <= tiles.size:
+    size = images[0].shape[-2:]
+    if tiles is None or max(size) <= tiles.size:
         return fn(*images)
-    tiles.check(stride)
-    padded = [None if x is None else pad_to_multiple(x, stride)[0] for x in images]
-    box = tuple(shown.shape[-2:])
-    height, width = next(x for x in padded if x is not None).shape[-2:]
-    out = shown.new_empty(*shown.shape[:2], height, width)
-    for rows, cols, keep_r, keep_c in tiles.boxes(height, width):
-        part = fn(*(None if x is None else x[..., rows, cols] for x in padded))
-        inner_r = slice(keep_r.start - rows.start, keep_r.stop - rows.start)
-        inner_c = slice(keep_c.start - cols.start, keep_c.stop - cols.start)
-        out[..., keep_r, keep_c] = part[..., inner_r, inner_c]
-    return unpad(out, box)  # type: ignore[arg-type]
+    if tiles.size % stride or tiles.margin % stride:
+        raise ReproError(
+            f"tiles: size and margin must be multiples of the network's stride of {stride} pixels: got a size of "
+            f"{tiles.size} and a margin of {tiles.margin}"
+        )
+    padded = [pad_to_multiple(x, stride)[0] for x in images]
+    out = torch.empty_like(padded[0])
+    places = itertools.product(tiles.along(out.shape[-2]), tiles.along(out.shape[-1]))
+    for (top, row, row_end), (left, col, col_end) in places:
+        rows, cols = slice(top, top + tiles.size), slice(left, left + tiles.size)
+        part = fn(*(x[..., rows, cols] for x in padded))
+        out[..., row:row_end, col:col_end] = part[..., row - top : row_end - top, col - left : col_end - left]
+    return unpad(out, (size[0], size[1]))
 
 
 def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
@@ -83,9 +72,9 @@ def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
     """
     error = image - truth
     lines, beside = [], []
-    for axis, length in ((-2, error.shape[-2]), (-1, error.shape[-1])):
+    for axis in (-2, -1):
         jump = error.diff(dim=axis).abs()
-        for _, first, _ in tiles.along(length)[1:]:
+        for _, first, _ in tiles.along(error.shape[axis])[1:]:
             at = first - 1
             lines.append(jump.narrow(axis, at, 1).mean())
             beside += [jump.narrow(axis, at + d, 1).mean() for d in (-5, 5) if 0 <= at + d < jump.shape[axis]]

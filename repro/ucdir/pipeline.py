@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,21 +15,38 @@ from torch import Tensor
 from repro.data.images import ImageSource, read_image, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.ucdir.kernels import BASES
 from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, inference_levels
 from repro.ucdir.patches import Tiles, by_tiles
 from repro.ucdir.predictor import statistics
-from repro.ucdir.sampler import SAMPLERS, Noise, Step
+from repro.ucdir.sampler import Noise, Step, sample
 
 SHIPPED = "ucdir-{task}-main-s0"  # the networks for use
 WIDE = Tiles(1024, 128)  # the predictor's tiles
 WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"
-STEPS, START = (
-    5,
-    0.97,
-)  # how the networks for use sample, chosen on validation photographs: more noise adds blotches
+# How the networks for use sample, chosen on validation photographs: more noise adds blotches.
+STEPS, START = 5, 0.97
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
+
+
+def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> dict[str, Tensor]:
+    """Task and strength as `trajectory` takes them, none for a network without tasks; an unknown strength is nan.
+
+    Raises `ReproError` for a task that the network does not have, and a strength outside [0, 1].
+    """
+    if strength is not None and not 0 <= strength <= 1:
+        raise ReproError(f"strength must lie in [0, 1]: got {strength}")
+    tasks = model.unet.tasks
+    if not tasks:
+        return {}
+    if task not in tasks:
+        raise ReproError(f"task {task!r} is unknown to this network: choose {', '.join(tasks)}")
+    return {
+        "task": torch.tensor([tasks.index(task)], device=model.device),
+        "strength": torch.tensor([torch.nan if strength is None else strength], device=model.device),
+    }
 
 
 def trajectory(
@@ -50,31 +68,29 @@ def trajectory(
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         noise: (step, like) -> standard normals; step 0 is the start.
+        sampler: a name of `repro.ucdir.sampler.SAMPLERS`.
         levels: gamma, rising to 1; None: `inference_levels(steps)`.
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
-        task, strength: (B,) for a network that takes them; a strength of nan is unknown.
+        task, strength: see `scalars`.
         tiles: split inside every step; None: in one piece.
     """
-    if sampler not in SAMPLERS:
-        raise ReproError(f"sampler {sampler!r} is unknown: choose {', '.join(SAMPLERS)}")
     scale, stride = model.config.residual_scale, model.unet.stride
-    view = statistics(degraded) if model.config.view else None
+    view = statistics(degraded) if model.config.light else None
     # The predictor is light: its tiles are large, so that few places depend on where a tile ends.
     initial = by_tiles(lambda x: model.predictor(x, view, task), [degraded], tiles and WIDE, model.predictor.stride)
     guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
-        def call(x: Tensor, r: Tensor, g: Tensor | None) -> Tensor:
+        def call(x: Tensor, r: Tensor, g: Tensor | None = None) -> Tensor:
             return model.denoise(x, r, level, g, task, strength, view)
 
-        return by_tiles(call, [degraded, noisy, guide], tiles, stride)
+        return by_tiles(call, [degraded, noisy] if guide is None else [degraded, noisy, guide], tiles, stride)
 
     levels = levels or (TRAINING.levels(steps, start) if start else inference_levels(steps))
     first = noise(0, degraded) * ((1 - levels[0]) ** 0.5 if start else 1)
-    run = SAMPLERS[sampler](denoise, first, levels, noise, None if clip is None else clip * scale)
-    for step in run:
+    for step in sample(sampler, denoise, first, levels, noise, None if clip is None else clip * scale):
         yield step, initial + step.residual / scale
 
 
@@ -88,19 +104,13 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
     if outside is None:
         *_, (_, image) = trajectory(model, degraded, noise, **settings)
         return image.clamp(-1, 1)
-    made = iter(range(1_000_000))
+    starts = itertools.count(0, 1000)
 
     def whole(part: Tensor) -> Tensor:
-        first = next(made) * 1000
+        first = next(starts)
         return restore(model, part, lambda step, like: noise(first + step, like), **settings)
 
     return by_tiles(whole, [degraded], outside, model.unet.stride)
-
-
-@torch.no_grad()
-def regress(model: UCDIR, degraded: Tensor, task: Tensor | None = None, strength: Tensor | None = None) -> Tensor:
-    """The regression baseline's output, clipped to [-1, 1]."""
-    return model.regress(degraded, task, strength)[0].clamp(-1, 1)
 
 
 class UCDIRPipeline(DiffusionPipeline):
@@ -115,7 +125,7 @@ class UCDIRPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(model=model)
         self.register_to_config(task=task)
-        self._index(task)
+        scalars(model, task)  # refuses a task that the network does not have
 
     @classmethod
     def shipped(cls, task: str = "lowlight") -> UCDIRPipeline:
@@ -123,14 +133,6 @@ class UCDIRPipeline(DiffusionPipeline):
         from repro.engine.checkpoint import load_checkpoint
 
         return cls(copy.deepcopy(load_checkpoint(SHIPPED.format(task=task))), task)
-
-    def _index(self, task: str | None) -> int | None:
-        tasks = self.model.unet.tasks
-        if not tasks:
-            return None
-        if task not in tasks:
-            raise ReproError(f"task {task!r} is unknown to this network: choose {', '.join(tasks)}")
-        return tasks.index(task)
 
     @torch.no_grad()
     def __call__(
@@ -148,7 +150,6 @@ class UCDIRPipeline(DiffusionPipeline):
         seed: int = 0,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback: Callable[[int, Tensor], None] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restored pictures, `.images`.
 
@@ -160,56 +161,36 @@ class UCDIRPipeline(DiffusionPipeline):
             tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
             generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
-            callback: called with step number and the image so far, (1, 3, H, W) in [0, 1].
         """
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
-        task = task or self.config.task
-        if strength is not None and not 0 <= strength <= 1:
-            raise ReproError(f"strength must lie in [0, 1]: got {strength}")
-        index = self._index(task)
-        device = self._execution_device
-        images = []
+        given, device = scalars(self.model, task or self.config.task, strength), self._execution_device
+
+        def drawn(step: int, like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
+
+        images: list[Any] = []
         for i, picture in enumerate(image if isinstance(image, list) else [image]):
             x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
-            if chosen is None:
-                _check_memory(self.model, x)
-            scalars: dict[str, Any] = {}
-            if index is not None:
-                scalars = {
-                    "task": torch.tensor([index], device=device),
-                    "strength": torch.tensor([torch.nan if strength is None else strength], device=device),
-                }
-            run = trajectory(
-                self.model, x, _noise(generator, seed, i, device), steps=num_inference_steps, start=start,
-                sampler=sampler, clip=clip, tiles=chosen, **scalars,
-            )  # fmt: skip
-            made = x
-            for number, (_, made) in enumerate(self.progress_bar(run)):
-                if callback is not None:
-                    callback(number, to_unit(made).clamp(0, 1))
-            images.append(to_unit(made).clamp(0, 1)[0].cpu())
-        if output_type != "pt":
-            arrays = [m.permute(1, 2, 0).numpy() for m in images]
-            images = [p for a in arrays for p in self.numpy_to_pil(a)] if output_type == "pil" else arrays
+            if chosen is None and device.type == "cpu":
+                _check_memory(self.model, *x.shape[-2:])
+            noise = KeyedNoise(seed, [i], "sample", device) if generator is None else drawn
+            settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
+            *_, (_, x) = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
+            made = to_unit(x)[0].cpu()
+            if output_type != "pt":
+                made = made.permute(1, 2, 0).numpy()
+            images.append(self.numpy_to_pil(made)[0] if output_type == "pil" else made)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def _noise(generator: torch.Generator | None, seed: int, i: int, device: torch.device) -> Noise:
-    if generator is None:
-        return KeyedNoise(seed, [i], "sample", device)
-    return lambda step, like: torch.randn(like.shape, generator=generator, device=generator.device).to(like)
-
-
-def _check_memory(model: UCDIR, x: Tensor) -> None:
+def _check_memory(model: UCDIR, height: int, width: int) -> None:
     """Refuse a picture whose widest layer alone would not fit: C N channels at the first level, twice."""
-    if x.device.type != "cpu":
-        return
-    need = 2 * 4 * 8 * model.config.base_channels * x.shape[-2] * x.shape[-1] / model.config.patch**2
+    need = 2 * 4 * BASES * model.config.base_channels * height * width / model.config.patch**2
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have / 2:
         raise ReproError(
-            f"a picture of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need / 1e9:.0f} GB, this machine has "
+            f"a picture of {width}x{height} in one piece needs about {need / 1e9:.0f} GB, this machine has "
             f"{have / 1e9:.0f}: use tiles"
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 
 
@@ -23,15 +24,13 @@ def statistics(x: Tensor) -> Tensor:
 
 
 class Pair(nn.Module):
-    """Two 3x3 convolutions, each with LeakyReLU 0.2.
+    """Two 3x3 convolutions, each with LeakyReLU 0.2; with scalars of width `c_emb`, which are added after the first,
+    each also has a GroupNorm of one group."""
 
-    `normed`: each convolution is followed by GroupNorm of one group; `c_emb`: width of scalars added after the first.
-    """
-
-    def __init__(self, c_in: int, c_out: int, normed: bool = False, c_emb: int = 0) -> None:
+    def __init__(self, c_in: int, c_out: int, c_emb: int) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.norm1, self.norm2 = (nn.GroupNorm(1, c_out) if normed else nn.Identity() for _ in range(2))
+        self.norm1, self.norm2 = (nn.GroupNorm(1, c_out) if c_emb else nn.Identity() for _ in range(2))
         self.scalars = nn.Linear(c_emb, c_out) if c_emb else None
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
@@ -42,43 +41,22 @@ class Pair(nn.Module):
 
 
 class Predictor(nn.Module):
-    """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size.
+    """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size. `config`: see `UCDIR`."""
 
-    The defaults are as published; with the arguments behind `patch` it is not.
-
-    Args:
-        base_channels, levels: width of the first level, doubled at each of the following.
-        patch: side of the square of pixels that becomes one position.
-        residual: whether the degraded image is added to the output, which starts at zero then.
-        widest: most channels of a level; 0: no limit.
-        normed: whether a GroupNorm of one group follows every convolution.
-        view: whether it also takes `statistics` of the whole image, and the task's number where `tasks` is not 0.
-    """
-
-    def __init__(
-        self,
-        base_channels: int = 32,
-        levels: int = 5,
-        patch: int = 1,
-        residual: bool = False,
-        widest: int = 0,
-        normed: bool = False,
-        view: bool = False,
-        tasks: int = 0,
-    ) -> None:
+    def __init__(self, config: FrozenDict) -> None:
         super().__init__()
-        self.patch, self.residual = patch, residual
-        widths = [min(base_channels * 2**i, widest or base_channels * 2**i) for i in range(levels)]
-        c_emb = 64 if view else 0
-        self.view = nn.Sequential(nn.Linear(6, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if view else None
-        self.task = nn.Embedding(tasks, c_emb) if view and tasks else None
-        joined = zip([3 * patch**2, *widths], widths, strict=False)
-        self.down = nn.ModuleList(Pair(a, b, normed, c_emb) for a, b in joined)
+        self.patch, self.light = config.patch, config.light
+        base, c_emb = config.predictor_channels, 64 if self.light else 0
+        widths = [min(base * 2**i, config.predictor_widest or math.inf) for i in range(config.predictor_levels)]
+        self.view = nn.Sequential(nn.Linear(6, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if self.light else None
+        self.task = nn.Embedding(len(config.tasks), c_emb) if self.light and config.tasks else None
+        joined = zip([3 * self.patch**2, *widths], widths, strict=False)
+        self.down = nn.ModuleList(Pair(a, b, c_emb) for a, b in joined)
         steps = list(itertools.pairwise(widths))[::-1]
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
-        self.merge = nn.ModuleList(Pair(2 * a, a, normed, c_emb) for a, _ in steps)
-        self.out = nn.Conv2d(base_channels, 3 * patch**2, 1)
-        if residual:
+        self.merge = nn.ModuleList(Pair(2 * a, a, c_emb) for a, _ in steps)
+        self.out = nn.Conv2d(base, 3 * self.patch**2, 1)
+        if self.light:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
@@ -89,14 +67,11 @@ class Predictor(nn.Module):
 
     def forward(self, x: Tensor, view: Tensor | None = None, task: Tensor | None = None) -> Tensor:
         """The estimate of x; `view` (B, 6) are the statistics of the whole image where x is a part of one, `task` (B,)
-        the numbers of the tasks."""
+        the numbers of the tasks, where the network was built for some."""
         emb = None
         if self.view is not None:
             emb = self.view(statistics(x) if view is None else view)
-            if self.task is not None:
-                if task is None:
-                    raise ReproError("this predictor needs the task's number")
-                emb = emb + self.task(task)
+            emb = emb if self.task is None else emb + self.task(task)
         padded, box = pad_to_multiple(x, self.stride)
         h = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
@@ -107,4 +82,4 @@ class Predictor(nn.Module):
         for up, merge in zip(self.up, self.merge, strict=True):
             h = merge(torch.cat([up(h), skips.pop()], dim=1), emb)
         out = unpad(F.pixel_shuffle(self.out(h), self.patch), box)
-        return x + out if self.residual else out
+        return x + out if self.light else out

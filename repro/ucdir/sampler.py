@@ -1,16 +1,11 @@
-"""From noise to a residual: ancestral sampling as published, and two faster samplers that the paper leaves for later.
-
-Each takes `denoise(noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise` and a list of levels gamma, from the
-noisiest up to 1, and yields its steps; the last step's `residual` is the result. All of them work in the scaled
-residual, with `clip` in the same units.
-"""
+"""From noise to a residual: ancestral sampling as published, and two faster ways that the paper leaves for later."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,80 +18,77 @@ Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
 
 @dataclass
 class Step:
-    """One step: `residual` is the new state, `noisy` the state before, `clean` and `eps` what was predicted from it."""
+    """One step from level `gamma`: `noisy` is the state before it, `eps` and `clean` are what was predicted from that,
+    `residual` is the new state."""
 
     i: int
     gamma: float
     noisy: Tensor
     eps: Tensor
     clean: Tensor
-    residual: Tensor
+    residual: Tensor = field(init=False)
 
 
-def _predict(denoise: Denoise, r: Tensor, gamma: float, clip: float | None) -> tuple[Tensor, Tensor]:
-    """(eps, clean residual) predicted from the state; a clipped residual makes eps agree with it."""
-    a, s = math.sqrt(gamma), math.sqrt(1 - gamma)
-    eps = denoise(r, torch.full((len(r),), a, device=r.device))
-    clean = (r - s * eps) / a
-    if clip is not None:
-        clean = clean.clamp(-clip, clip)
-        eps = (r - a * clean) / s
-    return eps, clean
+def ancestral(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
+    """DDPM's posterior, variance (1 - g') / (1 - g) beta; the last step, to g' = 1, adds none."""
+    g, beta = now.gamma, 1 - now.gamma / g_next
+    mean = now.clean * (math.sqrt(g_next) * beta / (1 - g))
+    mean = mean + now.noisy * (math.sqrt(1 - beta) * (1 - g_next) / (1 - g))
+    sigma = math.sqrt((1 - g_next) / (1 - g) * beta)
+    return mean + sigma * noise(now.i + 1, now.noisy) if sigma > 0 else mean
 
 
-def _check(levels: Sequence[float]) -> None:
-    rising = all(0 < a < b for a, b in itertools.pairwise(levels))
-    if len(levels) < 2 or levels[-1] != 1 or not rising:
-        raise ReproError(f"levels must rise from above 0 to 1, at least two: got {list(levels)[:4]}… {levels[-1:]}")
+def ddim(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
+    """Song et al., deterministic (eta = 0)."""
+    return math.sqrt(g_next) * now.clean + math.sqrt(1 - g_next) * now.eps
 
 
-@torch.no_grad()
-def ancestral(
-    denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
-) -> Iterator[Step]:
-    """DDPM's posterior at every step, variance (1 - g') / (1 - g) beta, none at the last. `r` starts as N(0, I)."""
-    _check(levels)
-    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
-        eps, clean = _predict(denoise, r, g, clip)
-        beta = 1 - g / g_next
-        mean = clean * (math.sqrt(g_next) * beta / (1 - g)) + r * (math.sqrt(1 - beta) * (1 - g_next) / (1 - g))
-        sigma = math.sqrt((1 - g_next) / (1 - g) * beta)
-        new = mean + sigma * noise(i + 1, r) if sigma > 0 else mean
-        yield Step(i, g, r, eps, clean, new)
-        r = new
-
-
-@torch.no_grad()
-def ddim(
-    denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
-) -> Iterator[Step]:
-    """Song et al., deterministic (eta = 0): `noise` is not used after the start."""
-    _check(levels)
-    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
-        eps, clean = _predict(denoise, r, g, clip)
-        new = math.sqrt(g_next) * clean + math.sqrt(1 - g_next) * eps
-        yield Step(i, g, r, eps, clean, new)
-        r = new
-
-
-@torch.no_grad()
-def dpm_solver(
-    denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
-) -> Iterator[Step]:
+def dpm_solver(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
     """DPM-Solver++(2M) of Lu et al.: second order from the last two predictions, first order at both ends."""
-    _check(levels)
-    before: Tensor | None = None
-    h_before = 0.0
-    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
-        eps, clean = _predict(denoise, r, g, clip)
-        if g_next == 1:
-            yield Step(i, g, r, eps, clean, clean)
-            return
-        h = 0.5 * (math.log(g_next / (1 - g_next)) - math.log(g / (1 - g)))  # difference of log(a / s)
-        D = clean if before is None else clean + (h / (2 * h_before)) * (clean - before)
-        new = math.sqrt((1 - g_next) / (1 - g)) * r - math.sqrt(g_next) * math.expm1(-h) * D
-        yield Step(i, g, r, eps, clean, new)
-        r, before, h_before = new, clean, h
+    if g_next == 1:
+        return now.clean
+
+    def between(low: float, high: float) -> float:
+        """Difference of log(a / s) between two levels."""
+        return 0.5 * (math.log(high / (1 - high)) - math.log(low / (1 - low)))
+
+    g, h, D = now.gamma, between(now.gamma, g_next), now.clean
+    if before is not None:
+        D = D + (h / (2 * between(before.gamma, g))) * (D - before.clean)
+    return math.sqrt((1 - g_next) / (1 - g)) * now.noisy - math.sqrt(g_next) * math.expm1(-h) * D
 
 
 SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpm": dpm_solver}
+
+
+@torch.no_grad()
+def sample(
+    name: str, denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
+) -> Iterator[Step]:
+    """The steps of a sampler; the last one's `residual` is the result.
+
+    Args:
+        name: one of SAMPLERS.
+        denoise: (noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise.
+        r: where it starts, N(0, I) at the first level.
+        levels: gamma, from the noisiest up to 1.
+        noise: (step, like) -> standard normals; the deterministic samplers do not use it.
+        clip: largest absolute residual predicted, in the units of `r`; eps is made to agree with it. None: unlimited.
+    """
+    if name not in SAMPLERS:
+        raise ReproError(f"sampler {name!r} is unknown: choose {', '.join(SAMPLERS)}")
+    rising = all(0 < a < b for a, b in itertools.pairwise(levels))
+    if len(levels) < 2 or levels[-1] != 1 or not rising:
+        raise ReproError(f"levels must rise from above 0 to 1, at least two: got {list(levels)[:4]}… {levels[-1:]}")
+    before = None
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
+        a, s = math.sqrt(g), math.sqrt(1 - g)
+        eps = denoise(r, torch.full((len(r),), a, device=r.device))
+        clean = (r - s * eps) / a
+        if clip is not None:
+            clean = clean.clamp(-clip, clip)
+            eps = (r - a * clean) / s
+        step = Step(i, g, r, eps, clean)
+        r = step.residual = SAMPLERS[name](step, g_next, before, noise)
+        yield step
+        before = step

@@ -73,14 +73,13 @@ def _ucdir() -> Learner:
     from repro.ucdir.model import UCDIR
     from repro.ucdir.pipeline import UCDIRPipeline
 
-    learning = Learning(norm="l1", detach=True, pixel=1.0)
+    learning = Learning(detach=True, pixel=1.0)
 
     def build(width: int) -> nn.Module:
         return UCDIR(
             residual_scale=4.0, residual_std=1.0, fine_std=0.1, predictor_channels=max(8, width // 2),
-            predictor_levels=4, predictor_widest=2 * width, predictor_residual=True, predictor_normed=True, view=True,
-            base_channels=width, channel_mults=(1, 1, 2), blocks=1, light=True, attention_levels=(),
-            mid_attention=False, norm="one-group", patch=2, dropout=0.0,
+            predictor_levels=4, predictor_widest=2 * width, base_channels=width, channel_mults=(1, 1, 2), blocks=1,
+            light=True, attention_levels=(), norm="one-group", patch=2, dropout=0.0,
         )  # fmt: skip
 
     return Learner(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from repro.data import pack
+from repro.data import crops, pack
 from repro.data.degradations import TASKS
 from repro.data.images import resize
 from repro.engine.recipe import Recipe
@@ -24,82 +24,67 @@ SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.to
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
 
 
-def profile(name: str) -> Mapping[str, Any]:
-    """The settings of that profile. Raises `ReproError` naming those there are."""
-    if name not in SPEC["profile"]:
-        raise ReproError(f"profile is {name!r}: accepted are {', '.join(SPEC['profile'])}")
-    return SPEC["profile"][name]
+def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
+    """The settings of a profile, with what it has of its own for a task. Raises `ReproError` naming the profiles."""
+    if chosen not in SPEC["profile"]:
+        raise ReproError(f"profile is {chosen!r}: accepted are {', '.join(SPEC['profile'])}")
+    profile = SPEC["profile"][chosen]
+    own = profile.get("own", {}).get(task, {})
+    return {**profile, **own, "network": {**profile["network"], **own.get("network", {})}}
 
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    chosen_for, own = SPEC["variant"][variant], _own(task, chosen).get("network", {})
-    found = {**profile(chosen)["network"], **own, **chosen_for.get("network", {})}
-    found |= chosen_for.get("own", {}).get(task, {})
-    return found | ({"tasks": [task]} if chosen != "paper" else {})
-
-
-def _own(task: str, chosen: str) -> Mapping[str, Any]:
-    """What a profile has of its own for a task."""
-    return profile(chosen).get("own", {}).get(task, {})
-
-
-def learning_of(variant: str, chosen: str = "small") -> Learning:
-    """The switches of a variant's loss."""
-    return Learning(**{**profile(chosen)["learning"], **SPEC["variant"][variant].get("learning", {})})
+    of_variant, tasks = SPEC["variant"][variant], {} if chosen == "paper" else {"tasks": [task]}
+    found = settings_of(chosen, task)["network"] | of_variant.get("network", {})
+    return found | of_variant.get("own", {}).get(task, {}) | tasks
 
 
 @lru_cache(maxsize=8)
 def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
+    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side`."""
     chosen = pack.photos(split)[: limit or None]
-    images = [pack.load(p) for p in chosen]
-    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
+    return tuple(p.id for p in chosen), tuple(resize(pack.load(p), side) for p in chosen)
 
 
-def training_task(task: str, variant: str, chosen: str = "small") -> Any:
+def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:
     """Training set and loss."""
-    settings = {**profile(chosen), **_own(task, chosen)}
+    settings = settings_of(chosen, task)
+    learning = Learning(**settings["learning"] | SPEC["variant"][variant].get("learning", {}))
     if chosen == "paper":
-        from repro.ucdir.study.paper import training_task as published
+        from repro.ucdir.study import paper
 
-        return published(task, learning_of(variant, chosen), settings["crop"])
+        return paper.training_task(task, learning, settings["crop"])
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
-    degradations = {task: TASKS[task].degrade}
-    return RestorationTask(images, ids, degradations, settings["crop"], learning_of(variant, chosen), [task])
+
+    def cut(indices: Tensor, crop: int, draw: Tensor) -> tuple[Tensor, None]:
+        return crops.cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device), None
+
+    return RestorationTask(ids, cut, settings["crop"], learning, TASKS[task].degrade, scalars=True)
 
 
-def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
+def _experiment(entry: Mapping[str, Any], task: str, variant: str, chosen: str) -> Experiment:
     small = chosen == "small"
     own = {"images": entry["images"]} if small else {}
     return Experiment(
-        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
+        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s0",
         room="ucdir",
         task_name=task,
         variant=variant,
         data="photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task],
         profile=chosen,
-        seed=seed,
-        recipe=Recipe(**{**profile(chosen)["recipe"], **own}),
+        seed=0,
+        recipe=Recipe(**settings_of(chosen)["recipe"] | own),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
-        ships=small and entry.get("ships", False) and seed == 0,
+        ships=small and entry.get("ships", False),
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
         task=lambda: training_task(task, variant, chosen),
     )
 
 
-def _listed() -> list[Experiment]:
-    found = []
-    for chosen in SPEC["profile"]:
-        for entry in SPEC["experiment"]:
-            for task, variant in itertools.product(entry["tasks"], entry["variants"]):
-                if chosen == "paper" and variant not in ("main", "regression"):
-                    continue
-                for seed in entry.get("seeds", [0]):
-                    if seed and chosen != "small":
-                        continue
-                    found.append(_experiment(entry, task, variant, seed, chosen))
-    return found
-
-
-EXPERIMENTS: tuple[Experiment, ...] = tuple(_listed())
+EXPERIMENTS: tuple[Experiment, ...] = tuple(
+    _experiment(entry, task, variant, chosen)
+    for chosen, entry in itertools.product(SPEC["profile"], SPEC["experiment"])
+    for task, variant in itertools.product(entry["tasks"], entry["variants"])
+    if chosen != "paper" or variant in ("main", "regression")
+)

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.data.images import center_crop, to_unit
 from repro.engine.records import Record, select
 from repro.metrics.pixel import psnr
-from repro.ucdir.kernels import AdaptiveKernels, resized
+from repro.ucdir.kernels import AdaptiveKernels
 from repro.ucdir.model import UCDIR
 from repro.ucdir.patches import Tiles
 from repro.ucdir.predictor import statistics
 from repro.ui import photos
 from repro.ui.photos import Photos
-from repro.ui.plots import PALETTE, Plate, style, tile
+from repro.ui.plots import PALETTE, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
 
 
@@ -26,75 +27,65 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
     """Fig. 1: predictor, diffusion of the residual, and a block with its two conditions. Images (1, 3, H, W)."""
     noise = torch.randn(initial.shape, generator=torch.Generator().manual_seed(0))
     drawing = Schematic(9.4, 3.9)
-    places = {
-        "x": (degraded, (0.8, 2.9)),
-        "u": (initial, (3.6, 2.9)),
-        "r": (((clean - initial) * 2).clamp(-1, 1), (6.6, 2.9)),
-        "n": ((noise * 0.5).clamp(-1, 1), (6.6, 1.05)),
-        "y": (clean, (8.7, 2.9)),
-    }
-    for name, (image, at) in places.items():
-        drawing.image(name, at, to_unit(image)[0], height=0.95)
-    for at, text in (
-        ((0.8, 3.6), "degraded $x$"),
-        ((3.6, 3.6), "first estimate $u(x)$"),
-        ((6.6, 3.6), "residual $r$"),
-        ((8.7, 3.6), "restored $u + r$"),
-        ((6.6, 0.4), "pure noise"),
+    for name, image, (x, y), text in (
+        ("x", degraded, (0.8, 2.9), "degraded $x$"),
+        ("u", initial, (3.6, 2.9), "first estimate $u(x)$"),
+        ("r", ((clean - initial) * 2).clamp(-1, 1), (6.6, 2.9), "residual $r$"),
+        ("n", (noise * 0.5).clamp(-1, 1), (6.6, 1.05), "pure noise"),
+        ("y", clean, (8.7, 2.9), "restored $u + r$"),
     ):
-        drawing.note(at, text, size=9)
-    drawing.box(
-        "net",
-        (3.6, 1.05),
-        "diffusion network\n$\\epsilon_\\theta(x, r_\\gamma, \\sqrt{\\gamma};\\ u)$",
-        kind="network",
-        size=(2.2, 0.8),
-    )
+        drawing.image(name, (x, y), to_unit(image)[0], height=0.95)
+        drawing.note((x, y + 0.7 if name != "n" else 0.4), text, size=9)
+    words = "diffusion network\n$\\epsilon_\\theta(x, r_\\gamma, \\sqrt{\\gamma};\\ u)$"
+    drawing.box("net", (3.6, 1.05), words, kind="network", size=(2.2, 0.8))
     drawing.arrow("x", "u", "predictor").arrow("u", "net", "guides every block").arrow("x", "net")
     drawing.arrow("n", "r", "50 steps").arrow("net", "n", "noise to remove").arrow("r", "y", "added")
     return Photos(drawing.plate())
 
 
 @torch.no_grad()
-def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor], which: int = 0) -> Photos:
-    """Fig. 2: the maps M[b] of one block on a photograph, with the guide; grey is a map's own mean."""
+def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor]) -> Photos:
+    """Fig. 2: the maps M[b] of the first block on a photograph, with the guide; grey is a map's own mean."""
     initial = model.predictor(degraded, task=scalars.get("task"))
-    blocks = [m for m in model.unet.modules() if isinstance(m, AdaptiveKernels)]
-    view = statistics(degraded) if model.config.view else None
+    block = next(m for m in model.unet.modules() if isinstance(m, AdaptiveKernels))
+    view = statistics(degraded) if model.config.light else None
     emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"), view)
-    like = degraded[..., :: model.config.patch, :: model.config.patch]
-    M = blocks[which].maps(emb, resized(initial, like))[0]  # (N, h, w)
-    size = tuple(degraded.shape[-2:])
-    shown = {"guide": to_unit(initial).clamp(0, 1)[0]}
+    size = degraded.shape[-2:]
+    coarse = [-(-n // model.config.patch) for n in size]
+    M = block.maps(emb, F.interpolate(initial, size=coarse, mode="bilinear", align_corners=False))[0]  # (N, h, w)
+    shown = {"guide": to_unit(initial)[0]}
     for b, m in enumerate(M):
-        wide = torch.nn.functional.interpolate(m[None, None], size=size, mode="nearest")[0].expand(3, -1, -1)
-        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = (
-            0.5 + 0.25 * (wide - m.mean()) / m.std().clamp(min=1e-6)
-        ).clamp(0, 1)
+        grey = (0.5 + 0.25 * (m - m.mean()) / m.std().clamp(min=1e-6)).clamp(0, 1)
+        wide = F.interpolate(grey[None, None], size=size, mode="nearest")[0].expand(3, -1, -1)
+        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = wide
     return Photos(photos.captioned(shown, 3))
+
+
+def scored(images: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+    """Images (1, 3, H, W) in [-1, 1] under their names, those that are results with their PSNR."""
+    named = {}
+    for words, image in images.items():
+        plain = words == "truth" or "difference" in words
+        named[words if plain else f"{words}, {psnr(to_unit(image), to_unit(truth)).item():.1f} dB"] = to_unit(image)[0]
+    return named
 
 
 def gallery(rows: Mapping[str, tuple[Mapping[str, Tensor], Tensor]], crop: int) -> Photos:
     """Figs 3 to 5: a row a photograph, (results, truth) of (1, 3, H, W); its middle, PSNR of the whole."""
     lines = []
     for results, truth in rows.values():
-        named = {}
-        for words, image in {**results, "truth": truth}.items():
-            score = "" if words == "truth" else f", {psnr(to_unit(image), to_unit(truth)).item():.1f} dB"
-            named[words + score] = to_unit(center_crop(image, min(crop, *image.shape[-2:])))[0].clamp(0, 1)
-        lines.append(photos.captioned(named, len(named)))
+        named = scored({**results, "truth": truth}, truth)
+        cut = {words: center_crop(x, min(crop, *x.shape[-2:])) for words, x in named.items()}
+        lines.append(photos.captioned(cut, len(cut)))
     return Photos(tile(lines, 1, gap=4))
 
 
 def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> Photos:
     """Fig. 6: each image (1, 3, H, W) around a place where four tiles meet, three times as large."""
-    height, width = next(iter(images.values())).shape[-2:]
-    row, col = (
-        ends[1][1] if len(ends) > 1 else n // 2
-        for ends, n in ((tiles.along(height), height), (tiles.along(width), width))
-    )
-    top, left = max(0, row - around // 2), max(0, col - around // 2)
-    cut = {k: to_unit(x)[0, :, top : top + around, left : left + around].clamp(0, 1) for k, x in images.items()}
+    size = next(iter(images.values())).shape[-2:]
+    meets = [ends[1][1] if len(ends := tiles.along(n)) > 1 else n // 2 for n in size]
+    top, left = (max(0, at - around // 2) for at in meets)
+    cut = {k: to_unit(x)[0, :, top : top + around, left : left + around] for k, x in images.items()}
     return Photos(
         photos.captioned({k: x.repeat_interleave(3, 1).repeat_interleave(3, 2) for k, x in cut.items()}, len(cut))
     )
@@ -108,7 +99,7 @@ def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, 
 
     shown = {
         "input": to_unit(degraded)[0],
-        "first estimate": to_unit(initial).clamp(0, 1)[0],
+        "first estimate": to_unit(initial)[0],
         "restored": to_unit(restored)[0],
         f"what diffusion changed, × {gain:g}": grey(restored - initial),
         f"what was wrong before, × {gain:g}": grey(clean - initial),
@@ -130,8 +121,7 @@ def plane(
             for i, (words, (experiment, cell)) in enumerate(rows.items()):
                 same = {"task": task, **cell}
                 found = select(records, experiment=experiment.format(task=task), cell=same)
-                found = [record for record in found if record.cell.keys() == same.keys()]
-                for record in found[:1]:
+                for record in [record for record in found if record.cell.keys() == same.keys()][:1]:
                     x, y = (np.mean(record.values(m)) for m in ("psnr/rgb", "lpips/alex-v0.1"))
                     axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)
             axis.set(xlabel="PSNR in dB", ylabel="LPIPS")
@@ -142,17 +132,12 @@ def plane(
 
 def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
     """LPIPS over the number of steps, a line a sampler, means over photographs."""
-    from repro.ui.plots import curve
-
-    at, experiment = (2, 5, 10, 20), experiment.format(task=task)
-    series = {}
+    at, series = (2, 5, 10, 20), {}
     for name, words in (("ancestral", "ancestral"), ("ddim", "DDIM"), ("dpm", "DPM-Solver++ (2M)")):
-        cells = [
-            select(records, experiment=experiment, cell={"task": f"{task}-sampler", "sampler": name, "steps": s})
-            for s in at
-        ]
-        if all(cells):
-            series[words] = [np.mean(c[0].values("lpips/alex-v0.1")) for c in cells]
+        cells = [{"task": f"{task}-sampler", "sampler": name, "steps": steps} for steps in at]
+        found = [select(records, experiment=experiment.format(task=task), cell=cell) for cell in cells]
+        if all(found):
+            series[words] = [np.mean(each[0].values("lpips/alex-v0.1")) for each in found]
     if not series:
         return photos.nothing("— no records of the samplers yet")
     return curve(at, series, xlabel="steps", ylabel="LPIPS", log_x=True)

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
+from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
@@ -27,8 +28,8 @@ from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles, seam_energy
-from repro.ucdir.study import formulas
-from repro.ucdir.study.experiments import SPEC, network_of, photographs, profile
+from repro.ucdir.pipeline import scalars
+from repro.ucdir.study.experiments import network_of, photographs, settings_of
 
 TEST_SEED = 7  # of the test pictures' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
@@ -41,22 +42,18 @@ TOLERANCE = {
     **dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3)),
     **dict.fromkeys((MACS, PARAMETERS), Tolerance()),
 }
-
-
-def degraded(task: str, image: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """(3, H, W) in [0, 1] -> the test set's degraded image and its strength (1,)."""
-    given, strength = TASKS[task].degrade(
-        image[None], lambda purpose: KeyedNoise(TEST_SEED, [name], purpose), **FIXED.get(task, {})
-    )
-    return given[0], strength
+Tested = tuple[str, Tensor, Tensor, Tensor]  # name, degraded (3, H, W) in [0, 1], strength (1,), clean
 
 
 @lru_cache(maxsize=4)
-def pairs(task: str, chosen: str = "small", split: str = "test") -> tuple[tuple[str, Tensor, Tensor, Tensor], ...]:
-    """(name, degraded, strength, clean) of the held-out photographs."""
-    settings = profile(chosen)
-    names, images = photographs(split, settings["side"], settings.get("limit", 0))
-    return tuple((n, *degraded(task, x, n), x) for n, x in zip(names, images, strict=True))
+def pairs(task: str, chosen: str) -> tuple[Tested, ...]:
+    """The held-out photographs of a profile."""
+    settings, found = settings_of(chosen), []
+    for name, clean in zip(*photographs("test", settings["side"], settings.get("limit", 0)), strict=True):
+        noises = lambda purpose, name=name: KeyedNoise(TEST_SEED, [name], purpose)  # noqa: E731
+        given, strength = TASKS[task].degrade(clean[None], noises, **FIXED.get(task, {}))
+        found.append((name, given[0], strength, clean))
+    return tuple(found)
 
 
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> Sample:
@@ -68,7 +65,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
         from repro.ucdir.study import paper
 
         return paper.sample(task)
-    settings = profile(chosen)
+    settings = settings_of(chosen)
     n = min(FEW if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
     found = hashlib.sha256(text.encode())
@@ -91,46 +88,44 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     else:
         tested = pairs(task, chosen)[:n]
     run = method(experiment, task, cell)
+    outputs, truths = [run(*given) for *given, _ in tested], [truth for *_, truth in tested]
+    both = list(zip(outputs, truths, strict=True))
     if varied == "seams":
-        return seams(experiment, task, cell, tested)
-    found: dict[str, list[float]] = {name: [] for name in (*IMAGE, COLOUR)}
-    outputs = []
-    for name, given, strength, clean in tested:
-        output = run(given, name, strength)[None]
-        outputs.append(output[0])
-        for protocol in IMAGE:
-            if min(output.shape[-2:]) < protocols.protocol(protocol).smallest:  # smoke's small pictures
-                found[protocol].append(0.0)
-                continue
-            reference = () if protocol.startswith("niqe") else (clean[None],)
-            found[protocol] += protocols.score(protocol, output, *reference).tolist()
-        found[COLOUR].append((output[0] - clean).mean(dim=(1, 2)).abs().mean().item())
-    if k is None and not varied and len(outputs) >= SETS:
-        found[KID] = kid(outputs, [clean for *_, clean in tested])
-    return dict(found)
+        tiles, whole = tiles_of(cell), method(experiment, task, {**cell, "split": "none"})
+        one_piece = [whole(*given) for *given, _ in tested]
+        return {
+            SEAM: [seam_energy(made[None], truth[None], tiles) for made, truth in both],
+            MOVED: [(made - one).abs().mean().item() for made, one in zip(outputs, one_piece, strict=True)],
+        }
+    found: dict[str, Values] = {protocol: [scored(protocol, *pair) for pair in both] for protocol in IMAGE}
+    found[COLOUR] = [(made - truth).mean(dim=(1, 2)).abs().mean().item() for made, truth in both]
+    if k is None and not varied and n >= SETS:
+        found[KID] = kid(outputs, truths)
+    return found
 
 
-Method = Callable[[Tensor, str, Tensor], Tensor]  # (degraded (3, H, W) in [0, 1], name, strength) -> the same
+Method = Callable[[Tensor, str, Tensor], Tensor]  # (degraded, name, strength) -> restored (3, H, W) in [0, 1]
 
 
 def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Method:
     """What a row of a table does to an image."""
-    if not experiment.startswith("ucdir-"):
-        return lambda image, name, strength: formulas.FORMULAS[experiment.removeprefix("baseline-")](image, task)
-    model = network(experiment)
-    settings = sampling(cell)
+    if experiment == "baseline-input":
+        return lambda image, name, strength: image
+    if experiment == "baseline-formula":
+        return lambda image, name, strength: formula(image, task)
+    model, settings = load_checkpoint(experiment), sampling(cell)
 
+    @torch.no_grad()
     def run(image: Tensor, name: str, strength: Tensor) -> Tensor:
         x = to_model(image)[None]
-        known = scalars(model, task, strength if cell.get("strength") == "known" else None)
+        given = scalars(model, task, strength.item() if cell.get("strength") == "known" else None)
         if cell.get("output") == "initial":
-            with torch.no_grad():
-                made = model.predictor(x, task=known.get("task")).clamp(-1, 1)
+            made = model.predictor(x, task=given.get("task"))
         elif "regression" in experiment:
-            made = pipeline.regress(model, x, **known)
+            made, _ = model(x, **given)
         else:
             noise = KeyedNoise(int(cell.get("seed", 0)), [name], "sample")
-            made = pipeline.restore(model, x, noise, **settings, **known)
+            made = pipeline.restore(model, x, noise, **settings, **given)
         return to_unit(made)[0]
 
     return run
@@ -140,42 +135,50 @@ def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell's settings of the sampler, as `pipeline.restore` takes them."""
     steps = int(cell.get("steps", 20))
     made: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
-    if "start" in cell:
-        made["start"] = float(cell["start"])
-    if "clip" in cell:
-        made["clip"] = float(cell["clip"]) or None
+    made |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
     if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
         made["levels"] = TRAINING.levels(steps) if cell["levels"] == "spaced" else linear_levels(steps, cell["levels"])
     if cell.get("split", "none") != "none":
-        tiles = Tiles(int(cell["size"]), int(cell["margin"]))
-        made["tiles" if cell["split"] == "inside" else "outside"] = tiles
+        made["tiles" if cell["split"] == "inside" else "outside"] = tiles_of(cell)
     return made
 
 
-@lru_cache(maxsize=4)
-def network(experiment: str) -> UCDIR:
-    """The trained network of that name, from checkpoints/ or runs/."""
-    return load_checkpoint(experiment)
+def tiles_of(cell: Mapping[str, Any]) -> Tiles:
+    """The tiles of a cell."""
+    return Tiles(int(cell["size"]), int(cell["margin"]))
 
 
-def scalars(model: UCDIR, task: str, strength: Tensor | None = None) -> dict[str, Tensor]:
-    """Task and strength, for a network that takes them; None: a strength that nobody knows."""
-    if not model.unet.tasks:
-        return {}
-    strength = torch.full((1,), torch.nan) if strength is None else strength
-    return {"task": torch.tensor([model.unet.tasks.index(task)]), "strength": strength}
+def formula(image: Tensor, task: str) -> Tensor:
+    """What no learning reaches, (3, H, W) in [0, 1], its few numbers fitted on training photographs.
+
+    Low light: a gain that brings each channel's mean to that of the training photographs, exposure and colour cast at
+    once. Blur: an unsharp mask. JPEG: a bilateral filter over 7 x 7 pixels.
+    """
+    if task == "lowlight":
+        return (image * (_training_mean() / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
+    if task == "deblur":
+        from torchvision.transforms.functional import gaussian_blur
+
+        return (image + 0.8 * (image - gaussian_blur(image, 13, 2.0))).clamp(0, 1)
+    patches = F.unfold(F.pad(image[None], (3, 3, 3, 3), mode="reflect"), 7).unflatten(1, (3, 49))[0]  # (3, 49, H W)
+    y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
+    far = ((y**2 + x**2) / (2 * 1.5**2)).flatten()[:, None]
+    other = (patches - image.flatten(1)[:, None]).square().sum(dim=0) / (2 * 0.06**2)
+    weight = torch.exp(-far - other)
+    return ((patches * weight).sum(dim=1) / weight.sum(dim=0)).unflatten(1, image.shape[1:])
 
 
-def seams(experiment: str, task: str, cell: Mapping[str, Any], tested: Any) -> dict[str, list[float]]:
-    """Seam energy at the borders of the tiles, and how far the image is from the one made in one piece."""
-    tiles = Tiles(int(cell["size"]), int(cell["margin"]))
-    split, whole = method(experiment, task, cell), method(experiment, task, {**cell, "split": "none"})
-    found: dict[str, list[float]] = {SEAM: [], MOVED: []}
-    for name, given, strength, clean in tested:
-        made = split(given, name, strength)
-        found[SEAM].append(seam_energy(made[None], clean[None], tiles))
-        found[MOVED].append((made - whole(given, name, strength)).abs().mean().item())
-    return found
+@lru_cache(maxsize=1)
+def _training_mean() -> Tensor:
+    return torch.stack([x.mean(dim=(1, 2)) for x in photographs("train", 256)[1]]).mean(dim=0)
+
+
+def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
+    """One score of an image; 0 for smoke's pictures, which are too small for some."""
+    if min(image.shape[-2:]) < protocols.protocol(protocol).smallest:
+        return 0.0
+    reference = () if protocol.startswith("niqe") else (truth[None],)
+    return protocols.score(protocol, image[None], *reference).item()
 
 
 def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
@@ -199,15 +202,9 @@ def cost(variant: str) -> dict[str, float]:
     """MACs of the diffusion network at one step on 64 x 64 pixels (torch's own counter), and its parameters."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    changes = {} if variant == "published" else network_of("lowlight", variant)
     with torch.device("meta"):
-        model = UCDIR(**changes).eval()
+        model = UCDIR(**({} if variant == "published" else network_of("lowlight", variant))).eval()
         x, level = torch.zeros(1, 3, 64, 64), torch.zeros(1)
         with FlopCounterMode(display=False) as counter:
-            model.denoise(x, x, level, x, **scalars(model, "lowlight", level))
+            model.denoise(x, x, level, x, **scalars(model, "lowlight"))
     return {MACS: counter.get_total_flops() / 2, PARAMETERS: sum(p.numel() for p in model.unet.parameters())}
-
-
-def variants() -> list[str]:
-    """The ablations of Table 4, ours first."""
-    return [v for v in SPEC["variant"] if v.startswith("short")]
