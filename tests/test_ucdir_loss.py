@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_ucdir_network import tiny
 
+from repro.data import crops
 from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
@@ -11,10 +12,7 @@ from repro.errors import ReproError
 from repro.ucdir.loss import Learning, RestorationTask, training_loss
 from repro.ucdir.noise import TRAINING
 
-
-def darker(images, noise):
-    strength = noise("degrade/settings").uniform(())
-    return images * (1 - strength[:, None, None, None]), strength
+PICTURES = [KeyedNoise(0, [i], "photo").uniform((3, 20 + i, 24))[0] for i in range(5)]
 
 
 def noisier(images, noise):
@@ -23,10 +21,12 @@ def noisier(images, noise):
     return (images + strength[:, None, None, None] * grain).clamp(0, 1), strength
 
 
-def task(learning=None, tasks=("a", "b"), crop=16):
-    pictures = [KeyedNoise(0, [i], "photo").uniform((3, 20 + i, 24))[0] for i in range(5)]
-    names = [f"photo {i}" for i in range(5)]
-    return RestorationTask(pictures, names, {"a": darker, "b": noisier}, crop, learning or Learning(), tasks)
+def cut(indices, crop, draw):
+    return crops.cut([PICTURES[i] for i in indices.tolist()], crop, draw), None
+
+
+def task(**learning):
+    return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), noisier, scalars=True)
 
 
 def noises(places):
@@ -36,7 +36,7 @@ def noises(places):
 def test_the_loss_is_the_mean_absolute_error_of_the_noise():
     model, places = tiny(), list(range(4))
     clean = KeyedNoise(0, places, "clean").uniform((3, 16, 16)) * 2 - 1
-    found = training_loss(model, clean * 0.5, clean, noises(places), Learning(norm="l1", pixel=0.5))
+    found = training_loss(model, clean * 0.5, clean, noises(places), Learning(pixel=0.5))
     eps = noises(places)("noise").normal((3, 16, 16))
     level = TRAINING.draw(noises(places)("level"))
     made, initial = model(clean * 0.5, clean, level, eps)
@@ -47,15 +47,14 @@ def test_the_loss_is_the_mean_absolute_error_of_the_noise():
 def test_regression_learns_the_clean_image():
     model = tiny()
     clean = KeyedNoise(0, [0, 1], "clean").uniform((3, 16, 16)) * 2 - 1
-    found = training_loss(model, clean * 0.5, clean, noises([0, 1]), Learning("regression", "l2"))
-    assert torch.allclose(found, (model.regress(clean * 0.5)[0] - clean).square().mean(dim=(1, 2, 3)), atol=1e-6)
+    found = training_loss(model, clean * 0.5, clean, noises([0, 1]), Learning("regression"))
+    assert torch.allclose(found, (model(clean * 0.5)[0] - clean).abs().mean(dim=(1, 2, 3)), atol=1e-6)
 
 
 def test_a_sample_does_not_depend_on_its_batch():
     made = task()
     places = list(range(100, 112))
     together = made.pair(torch.arange(12) % 5, noises(places))
-    assert set(together[2].tolist()) == {0, 1}
     for i in range(12):
         alone = made.pair(torch.tensor([i % 5]), noises(places[i : i + 1]))
         assert all(torch.equal(a[i : i + 1], b) for a, b in zip(together, alone, strict=True))
@@ -64,22 +63,22 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_hidden_strengths_are_those_of_the_share_asked_for():
     given = []
 
-    def network(degraded, clean, level, eps, task, strength, detach):
+    def network(degraded, clean, level, eps, detach, task, strength):
         given.append(strength)
         return eps, degraded
 
-    task(Learning(hidden=0.5)).loss(network, torch.zeros(400, dtype=torch.long), noises(list(range(400))))
+    task(hidden=0.5).loss(network, torch.zeros(400, dtype=torch.long), noises(list(range(400))))
     assert 0.4 < given[0].isnan().float().mean() < 0.6
 
 
-def test_training_lowers_the_loss_and_resumes(tmp_path):
+def test_training_lowers_the_loss():
     recipe = Recipe(images=2_000, batch=8, lr=3e-3, ema=200, precision="fp32")
-    losses = [s.loss for s in train(tiny(tasks=("a", "b")), task(), recipe, seed=0)]
+    losses = [s.loss for s in train(tiny(tasks=("a",)), task(), recipe, seed=0)]
     assert sum(losses[-25:]) < 0.75 * sum(losses[:25])
 
 
 def test_losses_that_cannot_work_are_refused():
     with pytest.raises(ReproError, match="a detached predictor learns nothing without a pixel loss"):
         Learning(detach=True)
-    with pytest.raises(ReproError, match="l1 or l2"):
-        Learning(norm="huber")
+    with pytest.raises(ReproError, match="noise or regression: got 'clean'"):
+        Learning(objective="clean")

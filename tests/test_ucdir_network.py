@@ -13,15 +13,16 @@ from repro.ucdir.predictor import statistics
 
 TINY = dict(
     predictor_channels=8, predictor_levels=2, base_channels=8, channel_mults=(1, 2), blocks=1, light=True,
-    attention_levels=(), mid_attention=False, norm="layer", patch=2, input_skip=True, dropout=0.0,
+    attention_levels=(), norm="layer", patch=2, dropout=0.0,
 )  # fmt: skip
 
 
 def tiny(seed=0, **changes):
     torch.manual_seed(seed)
     model = UCDIR(**{**TINY, **changes}).eval()
-    with torch.no_grad():  # the last layer starts at zero
+    with torch.no_grad():  # the last layers start at zero
         model.unet.head[3].weight.normal_(std=0.1)
+        model.predictor.out.weight.normal_(std=0.1)
     return model
 
 
@@ -58,19 +59,11 @@ def test_grouped_bases_equal_the_fused_kernel_of_every_position_value_and_gradie
     emb = emb[:, 0, 0, :4].contiguous().requires_grad_()
     x.requires_grad_(), guide.requires_grad_()
     leaves = [x, guide, emb, *layer.parameters()]
-    ours = layer(x, emb, guide)
-    theirs = fused(x, layer.maps(emb, guide), layer.bases.weight, layer.bases.bias)
-    assert torch.allclose(ours, theirs, atol=1e-12)
-    toward = torch.randn_like(ours)
-    for a, b in zip(
-        torch.autograd.grad(ours, leaves, toward), torch.autograd.grad(theirs, leaves, toward), strict=True
-    ):
+    both = layer(x, emb, guide), fused(x, layer.maps(emb, guide), layer.bases.weight, layer.bases.bias)
+    assert torch.allclose(*both, atol=1e-12)
+    toward = torch.randn_like(x)
+    for a, b in zip(*(torch.autograd.grad(out, leaves, toward) for out in both), strict=True):
         assert torch.allclose(a, b, atol=1e-11)
-
-
-def test_without_a_guide_the_kernels_are_the_same_at_every_position():
-    layer = AdaptiveKernels(8, 4, 0)
-    assert layer.maps(torch.randn(3, 4), None).shape == (3, BASES, 1, 1)
 
 
 def test_published_parameter_counts():
@@ -82,9 +75,11 @@ def test_published_parameter_counts():
     assert len(attended) == 6  # two down, three up, one in the middle
 
 
-def test_channels_that_the_bases_do_not_divide_are_refused():
+def test_networks_that_cannot_be_built_are_refused():
     with pytest.raises(ReproError, match="divisible by the 8 bases: got 12"):
-        UCDIR(**{**TINY, "base_channels": 12})
+        tiny(base_channels=12)
+    with pytest.raises(ReproError, match="guidance 'truth' is unknown: choose predictor, degraded, feature, none"):
+        tiny(guidance="truth")
 
 
 @pytest.mark.parametrize("conditioning", list(CONDITIONING))
@@ -102,73 +97,53 @@ def test_guide_and_level_reach_the_output_in_every_way_of_conditioning(condition
 
 
 @pytest.mark.parametrize("norm", list(NORMS))
-@pytest.mark.parametrize("activation", ["swish", "relu"])
-def test_norms_and_activations_run_at_any_size(norm, activation):
-    model = tiny(norm=norm, activation=activation)
+@pytest.mark.parametrize("form", [{}, {"light": False, "attention_levels": (1,), "activation": "relu"}])
+def test_every_norm_and_both_forms_run_at_any_size(norm, form):
     degraded, noisy = pair((13, 22))
-    assert model.denoise(degraded, noisy, torch.ones(2), degraded).shape == (2, 3, 13, 22)
+    assert tiny(norm=norm, **form).denoise(degraded, noisy, torch.ones(2), degraded).shape == (2, 3, 13, 22)
 
 
-def test_layer_norm_is_per_position_and_the_public_one_is_over_the_picture():
+@pytest.mark.parametrize(("norm", "reaches"), [("layer", False), ("one-group", True), ("group", True)])
+def test_layer_norm_is_per_position_and_the_public_one_is_over_the_picture(norm, reaches):
     """Changing a far corner changes the other one only through statistics over the whole picture."""
-    for norm, reaches in (("layer", False), ("one-group", True), ("group", True)):
-        model = tiny(norm=norm)
-        degraded, noisy = pair((96, 96))
-        changed = degraded.clone()
-        changed[..., -8:, -8:] = 1
-        a, b = (model.denoise(d, noisy, torch.ones(2), d)[..., :8, :8] for d in (degraded, changed))
-        assert torch.allclose(a, b, atol=1e-6) != reaches
+    model, (degraded, noisy) = tiny(norm=norm), pair((96, 96))
+    changed, view = degraded.clone(), statistics(degraded)
+    changed[..., -8:, -8:] = 1
+    a, b = (model.denoise(d, noisy, torch.ones(2), d, view=view)[..., :8, :8] for d in (degraded, changed))
+    assert torch.allclose(a, b, atol=1e-6) != reaches
 
 
 def test_every_scalar_is_used_and_none_is_ignored_silently():
-    model = tiny(tasks=("lowlight", "jpeg"))
-    degraded, noisy = pair()
-    level, task, strength = torch.ones(2) * 0.5, torch.tensor([0, 1]), torch.tensor([0.2, 0.9])
-    out = model.denoise(degraded, noisy, level, degraded, task, strength)
-    assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, 1 - task, strength))
-    assert not torch.allclose(out, model.denoise(degraded, noisy, level, degraded, task, 1 - strength))
-    with pytest.raises(
-        ReproError, match="takes noise level, task and strength: of task and strength it was given task"
-    ):
-        model.denoise(degraded, noisy, level, degraded, task)
-    with pytest.raises(ReproError, match="takes the noise level alone"):
-        tiny().denoise(degraded, noisy, level, degraded, strength=strength)
-
-
-def test_a_strength_may_be_unknown_to_a_network_trained_without():
-    degraded, noisy = pair()
-    level, task, known = torch.ones(2) * 0.5, torch.tensor([0, 0]), torch.tensor([0.0, 0.9])
-    half = torch.tensor([0.0, torch.nan])
-    model = tiny(tasks=("lowlight",), blind=True)
+    model = tiny(tasks=("lowlight", "jpeg"), predictor_widest=8)
     torch.nn.init.normal_(model.unet.unknown)
-    a, b = (model.denoise(degraded, noisy, level, degraded, task, s) for s in (known, half))
-    assert torch.equal(a[0], b[0]) and not torch.allclose(a[1], b[1]) and b.isfinite().all()
-    with pytest.raises(ReproError, match="needs the strength"):
-        tiny(tasks=("lowlight",)).denoise(degraded, noisy, level, degraded, task, half)
-
-
-def test_statistics_of_the_whole_image_and_the_task_reach_predictor_and_network():
-    model = tiny(tasks=("lowlight", "jpeg"), view=True, predictor_normed=True, predictor_widest=8)
     degraded, noisy = pair()
-    level, task, strength = torch.ones(2) * 0.5, torch.tensor([0, 1]), torch.tensor([0.2, 0.9])
-    own, other = statistics(degraded), statistics(degraded * 0.5)
+    level, own = torch.ones(2) * 0.5, statistics(degraded)
     mean = ((degraded + 1) / 2).mean(dim=(2, 3))
     assert torch.allclose(own[:, :3], (mean + 1 / 255).log2() / 4) and (own <= 0.01).all() and (own >= -2).all()
-    u = model.predictor(degraded, task=task)
-    assert torch.equal(u, model.predictor(degraded, own, task))
-    for changed in (model.predictor(degraded, other, task), model.predictor(degraded, own, 1 - task)):
-        assert not torch.allclose(u, changed)
-    scalars = (degraded, task, strength)
-    out = model.denoise(degraded, noisy, level, *scalars)
-    assert torch.equal(out, model.denoise(degraded, noisy, level, *scalars, own))
-    assert not torch.allclose(out, model.denoise(degraded, noisy, level, *scalars, other))
-    with pytest.raises(ReproError, match="needs the task's number"):
-        model.predictor(degraded)
+    given = {"task": torch.tensor([0, 1]), "strength": torch.tensor([0.2, 0.9])}
+    u, out = model.predictor(degraded, task=given["task"]), model.denoise(degraded, noisy, level, degraded, **given)
+    assert torch.equal(u, model.predictor(degraded, own, given["task"]))
+    assert torch.equal(out, model.denoise(degraded, noisy, level, degraded, **given, view=own))
+    for name, other in {
+        "task": torch.tensor([1, 0]),
+        "strength": torch.tensor([0.2, torch.nan]),
+        "view": own - 1,
+    }.items():
+        changed = {**given, "view": own, name: other}
+        made = model.denoise(degraded, noisy, level, degraded, **changed)
+        assert made.isfinite().all() and not torch.allclose(out[1], made[1])
+        assert torch.equal(out[0], made[0]) == (name == "strength")  # an unknown one has a vector of its own
+        assert torch.equal(u, model.predictor(degraded, changed["view"], changed["task"])) == (name == "strength")
+    takes = "takes noise level, task and strength: of task and strength it was given task"
+    with pytest.raises(ReproError, match=takes):
+        model.denoise(degraded, noisy, level, degraded, task=given["task"])
+    with pytest.raises(ReproError, match="takes the noise level alone"):
+        tiny().denoise(degraded, noisy, level, degraded, strength=given["strength"])
 
 
 def test_gamma_or_its_root():
     degraded, noisy = pair()
-    root, square = tiny(), tiny(told="gamma")
+    root, square = tiny(), tiny(level_input="gamma")
     square.load_state_dict(root.state_dict())
     level = torch.tensor([0.36, 0.81])
     a, b = square.denoise(degraded, noisy, level, degraded), root.denoise(degraded, noisy, level**2, degraded)

@@ -12,9 +12,9 @@ from repro.engine.train import train
 from repro.errors import ReproError
 from repro.ucdir.loss import Learning
 from repro.ucdir.model import UCDIR
-from repro.ucdir.study import paper
+from repro.ucdir.study import measure, paper
 
-GOPRO = "GOPR0001_11_00"
+PARTS = ["noise_func.0", "noise_func.2", "norm1", "norm2", "conv1", "conv2.0", "conv2.2", "spdyconv"]
 
 
 def image(name, height=40, width=48):
@@ -35,15 +35,18 @@ def filled(root, task, split, count=3):
 
 
 @pytest.mark.parametrize("task", ["lowlight", "jpeg"])
-def test_a_training_runs_on_files_and_a_test_set_is_read(tmp_path, task):
+def test_a_training_runs_on_files_and_a_test_set_is_read(tmp_path, task, monkeypatch):
     filled(tmp_path, task, "train"), filled(tmp_path, task, "test")
     made = paper.training_task(task, Learning(), 16, tmp_path)
     assert made.size == 3
     (step,) = train(UCDIR(**TINY), made, Recipe(images=4, batch=4, precision="fp32"), seed=0)
     assert torch.isfinite(torch.tensor(step.loss))
-    tested = paper.pairs(task, 2, tmp_path)
-    assert [name for name, *_ in tested] == ["0000", "0001"]
-    for _, given, strength, clean in tested:
+    monkeypatch.setattr(paper.paths, "data", lambda: tmp_path)
+    (tmp_path / {"lowlight": "sid-rgb", "jpeg": "imagenet"}[task]).symlink_to(tmp_path)
+    assert measure.sample("x", {"task": task}, "paper").n == 3
+    tested = measure.pairs(task, "paper", 2)
+    assert [name for _, name, *_ in tested] == ["0000", "0001"]
+    for given, _, strength, clean in tested:
         assert given.shape == clean.shape and not torch.equal(given, clean)
         assert strength.item() == pytest.approx(0.9 if task == "jpeg" else 0)
 
@@ -53,15 +56,8 @@ def test_crops_of_a_pair_are_cut_alike(tmp_path):
         (tmp_path / "train" / kind).mkdir(parents=True)
         write_image(tmp_path / "train" / kind / "a.png", image("same"))
     made = paper.training_task("lowlight", Learning(), 16, tmp_path)
-    clean, degraded = made.pair(torch.zeros(4, dtype=torch.long), lambda p: KeyedNoise(0, range(4), p))
+    clean, degraded, _ = made.pair(torch.zeros(4, dtype=torch.long), lambda p: KeyedNoise(0, range(4), p))
     assert torch.equal(clean, degraded) and len({tuple(c.flatten()[:9].tolist()) for c in clean}) > 1
-
-
-def test_sid_raw_lists_give_pairs_and_ratios(tmp_path):
-    line = "./Sony/short/00001_00_0.04s.ARW ./Sony/long/00001_00_10s.ARW ISO200 F8\n"
-    (tmp_path / "Sony_train_list.txt").write_text(line)
-    ((short, long, ratio),) = paper.raw_pairs(tmp_path, "train")
-    assert short == tmp_path / "Sony/short/00001_00_0.04s.ARW" and long.name == "00001_00_10s.ARW" and ratio == 250
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -78,8 +74,7 @@ def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):
     ]
 
     def stage(place, changes_width, attention):
-        parts = ["noise_func.0", "noise_func.2", "norm1", "norm2", "conv1", "conv2.0", "conv2.2", "spdyconv"]
-        names.extend(f"denoise_fn.{place}.res_block.{p}" for p in parts + ["res_conv"] * changes_width)
+        names.extend(f"denoise_fn.{place}.res_block.{p}" for p in PARTS + ["res_conv"] * changes_width)
         names.extend(f"denoise_fn.{place}.attn.{p}" for p in ("norm", "qkv", "out") if attention)
 
     place, width = 1, 1
@@ -107,9 +102,7 @@ def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):
 def test_every_published_weight_has_its_place():
     with torch.device("meta"):
         ours = set(UCDIR().state_dict())
-    assert {paper.renamed(name) for name in published_names()} == ours
-    with pytest.raises(ReproError, match="belongs to no published UCDIR network"):
-        paper.renamed("denoise_fn.downs.1.res_block.conv3.weight")
+    assert paper.from_published(dict.fromkeys([*published_names(), "betas"], torch.zeros(1))).keys() == ours
 
 
 def test_a_block_in_the_published_layout_computes_what_its_public_form_says():
@@ -117,28 +110,13 @@ def test_a_block_in_the_published_layout_computes_what_its_public_form_says():
     torch.manual_seed(0)
     model = UCDIR(base_channels=8, channel_mults=(1, 2), blocks=1, attention_levels=(), predictor_channels=4).eval()
     block = model.unet.downs[3].block  # 8 -> 16 channels
-    published = {
-        name: f"denoise_fn.downs.3.res_block.{name}"
-        for name in (
-            "noise_func.0",
-            "noise_func.2",
-            "norm1",
-            "norm2",
-            "conv1",
-            "conv2.0",
-            "conv2.2",
-            "spdyconv",
-            "res_conv",
-        )
-    }
+    place, names = "denoise_fn.downs.3.res_block", [*PARTS, "res_conv"]
     state = {}
-    for name in published.values():
-        for kind in ("weight", "bias"):
-            shape = model.state_dict()[paper.renamed(f"{name}.{kind}")].shape
-            state[f"{name}.{kind}"] = torch.randn(shape) * 0.3
-    loaded = paper.from_published(state | {"betas": torch.zeros(3)})
-    assert not model.load_state_dict(loaded, strict=False).unexpected_keys
-    W = lambda name: (state[f"{published[name]}.weight"], state[f"{published[name]}.bias"])  # noqa: E731
+    for name in [f"{place}.{part}.{kind}" for part in names for kind in ("weight", "bias")]:
+        (ours,) = paper.from_published({name: torch.zeros(1)})
+        state[name] = torch.randn(model.state_dict()[ours].shape) * 0.3
+    assert not model.load_state_dict(paper.from_published(state), strict=False).unexpected_keys
+    W = lambda name: (state[f"{place}.{name}.weight"], state[f"{place}.{name}.bias"])  # noqa: E731
     x, emb, guide = torch.randn(2, 8, 6, 6), torch.randn(2, 8), torch.randn(2, 3, 6, 6)
     swish = lambda z: z * torch.sigmoid(z)  # noqa: E731
     h = swish(F.conv2d(F.group_norm(x, 1, *W("norm1")), *W("conv1"), padding=1))

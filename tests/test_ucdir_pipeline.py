@@ -8,11 +8,19 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir import pipeline
 from repro.ucdir.patches import Tiles, by_tiles, seam_energy
-from repro.ucdir.pipeline import UCDIRPipeline, restore, trajectory
+from repro.ucdir.pipeline import UCDIRPipeline, restore, scalars, trajectory
+
+NOISE = KeyedNoise(0, [0], "z")
 
 
 def picture(height=40, width=56, name="p"):
     return KeyedNoise(0, [name], "picture").uniform((3, height, width))[0]
+
+
+def quiet(model, task=None):
+    pipe = UCDIRPipeline(model, task)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 31, 64, 100])
@@ -30,110 +38,89 @@ def test_what_tiles_keep_covers_every_pixel_once_and_lies_inside_them(length):
 def test_a_pointwise_function_is_reproduced_exactly():
     x = picture(50, 70)[None]
     assert torch.equal(by_tiles(lambda a, b: a * 2 + b, [x, x], Tiles(16, 4), 4), x * 2 + x)
-    assert torch.equal(by_tiles(lambda a, b: a * 2, [x, None], Tiles(16, 4), 4), x * 2)
 
 
-@pytest.mark.parametrize("view", [False, True])
+@pytest.mark.parametrize("guidance", ["predictor", "none"])
 @pytest.mark.parametrize("size", [(144, 168), (131, 175)])
-def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size, view):
+def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size, guidance):
     """Convolutions with per-position norms see nothing beyond their reach but the whole image's statistics."""
-    model = tiny(view=view)
-    x, noise = picture(*size)[None] * 2 - 1, KeyedNoise(0, [0], "z")
-    whole = restore(model, x, noise, steps=3)
-    split = restore(model, x, noise, steps=3, tiles=Tiles(140, 64))
+    model, x = tiny(guidance=guidance), picture(*size)[None] * 2 - 1
+    whole, split = (restore(model, x, NOISE, steps=3, tiles=tiles) for tiles in (None, Tiles(140, 64)))
     assert (whole - split).abs().max() < 2e-5
 
 
-def test_starting_at_a_middle_level_keeps_the_coarse_structure_of_the_first_estimate():
-    model = tiny()
-    x, noise = picture()[None] * 2 - 1, KeyedNoise(0, [0], "z")
-    first, second = (step for step, _ in trajectory(model, x, noise, steps=2, start=0.9))
-    assert first.gamma == pytest.approx(0.9, abs=1e-3) and 0.9 < second.gamma < 1
-    assert torch.allclose(first.noisy, (1 - first.gamma) ** 0.5 * noise(0, x))
-    with pytest.raises(ReproError, match="takes 1 to 11 steps"):
-        restore(model, x, noise, steps=50, start=0.9997)
-
-
 def test_statistics_over_the_picture_do_depend_on_the_tile():
-    model = tiny(norm="one-group")
-    x, noise = picture(80, 96)[None] * 2 - 1, KeyedNoise(0, [0], "z")
-    assert (
-        restore(model, x, noise, steps=3) - restore(model, x, noise, steps=3, tiles=Tiles(72, 32))
-    ).abs().max() > 1e-4
+    model, x = tiny(norm="one-group"), picture(80, 96)[None] * 2 - 1
+    whole, split = (restore(model, x, NOISE, steps=3, tiles=tiles) for tiles in (None, Tiles(72, 32)))
+    assert (whole - split).abs().max() > 1e-4
+
+
+def test_starting_at_a_middle_level_keeps_the_coarse_structure_of_the_first_estimate():
+    model, x = tiny(), picture()[None] * 2 - 1
+    first, second = (step for step, _ in trajectory(model, x, NOISE, steps=2, start=0.9))
+    assert first.gamma == pytest.approx(0.9, abs=1e-3) and 0.9 < second.gamma < 1
+    assert torch.allclose(first.noisy, (1 - first.gamma) ** 0.5 * NOISE(0, x))
+    with pytest.raises(ReproError, match="takes 1 to 11 steps"):
+        restore(model, x, NOISE, steps=50, start=0.9997)
 
 
 def test_outside_the_step_tiles_have_noise_of_their_own():
-    model = tiny()
-    x, noise = picture(40, 40)[None] * 2 - 1, KeyedNoise(0, [0], "z")
-    joined = restore(model, x, noise, steps=3, outside=Tiles(32, 8))
-    assert not torch.allclose(joined, restore(model, x, noise, steps=3, tiles=Tiles(32, 8)), atol=1e-2)
-    assert torch.equal(restore(model, x[..., :32, :32], noise, steps=3, outside=Tiles(32, 8)),
-                       restore(model, x[..., :32, :32], lambda s, like: noise(s, like), steps=3))  # fmt: skip
+    model, x = tiny(), picture(40, 40)[None] * 2 - 1
+    joined, inside = (restore(model, x, NOISE, steps=3, **{way: Tiles(32, 8)}) for way in ("outside", "tiles"))
+    assert not torch.allclose(joined, inside, atol=1e-2)
+    small = x[..., :32, :32]  # one tile
+    assert torch.equal(
+        restore(model, small, NOISE, steps=3, outside=Tiles(32, 8)), restore(model, small, NOISE, steps=3)
+    )
 
 
 def test_seam_energy_sees_a_step_at_the_lines_and_nothing_else():
-    truth = picture(64, 64)[None]
+    truth, tiles = picture(64, 64)[None], Tiles(32, 8)
     error = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
-    tiles = Tiles(32, 8)
     assert seam_energy(truth + error, truth, tiles) == pytest.approx(1, abs=0.15)
-    stepped = error.clone()
-    stepped[..., tiles.along(64)[1][1] :] += 0.5
-    assert seam_energy(truth + stepped, truth, tiles) > 1.5
+    error[..., tiles.along(64)[1][1] :] += 0.5
+    assert seam_energy(truth + error, truth, tiles) > 1.5
     with pytest.raises(ReproError, match="has none in tiles of 64"):
         seam_energy(truth, truth, Tiles(64, 8))
 
 
-def test_tiles_that_cannot_work_are_refused():
-    with pytest.raises(ReproError, match="got margin 16, tile 32"):
-        Tiles(32, 16)
-    with pytest.raises(ReproError, match="multiples of the network's stride of 4 pixels"):
-        restore(tiny(), picture(64, 64)[None], KeyedNoise(0, [0], "z"), steps=1, tiles=Tiles(30, 4))
-
-
 def test_pipeline_is_the_plain_function_and_survives_saving(tmp_path):
-    pipe = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg"), blind=True), "jpeg")
-    pipe.set_progress_bar_config(disable=True)
-    image = picture()
-    made = pipe(image, num_inference_steps=3, strength=0.25, seed=5, output_type="pt").images[0]
-    scalars = {"task": torch.tensor([1]), "strength": torch.tensor([0.25])}
-    *_, (_, plain) = trajectory(
-        pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, start=pipeline.START, **scalars
-    )
-    assert torch.equal(made, ((plain[0] + 1) / 2).clamp(0, 1))
+    pipe, image = quiet(tiny(tasks=("lowlight", "jpeg")), "jpeg"), picture()
+    settings = {"num_inference_steps": 3, "seed": 5, "output_type": "pt"}
+    made = pipe(image, strength=0.25, **settings).images[0]
+    given = {"start": pipeline.START, **scalars(pipe.model, "jpeg", 0.25)}
+    plain = restore(pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, **given)
+    assert torch.equal(made, (plain[0] + 1) / 2)
     pipe.save_pretrained(tmp_path)
     again = UCDIRPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
-    same = again(image, num_inference_steps=3, strength=0.25, seed=5, output_type="pt").images[0]
+    same = again(image, strength=0.25, **settings).images[0]
     assert torch.allclose(same, made, atol=1e-4)  # weights in mapped memory round differently
-    assert not torch.equal(
-        again(image, task="lowlight", num_inference_steps=3, seed=5, output_type="pt").images[0], made
-    )
+    assert not torch.equal(again(image, task="lowlight", **settings).images[0], made)
 
 
 def test_pipeline_takes_sizes_generators_and_lists():
-    pipe = UCDIRPipeline(tiny())
-    pipe.set_progress_bar_config(disable=True)
-    images = [picture(17, 30), picture(33, 9, "q")]
+    pipe, images = quiet(tiny()), [picture(17, 30), picture(33, 9, "q")]
     made = pipe(images, num_inference_steps=2, sampler="ddim", output_type="np").images
     assert [m.shape for m in made] == [(17, 30, 3), (33, 9, 3)]
-    with_torch = [
-        pipe(images[0], num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="pil").images[0]
-        for _ in range(2)
-    ]
-    assert with_torch[0].tobytes() == with_torch[1].tobytes() and with_torch[0].size == (30, 17)
+    drawn = [pipe(images[0], num_inference_steps=2, generator=torch.Generator().manual_seed(1)).images[0] for _ in "ab"]
+    assert drawn[0].tobytes() == drawn[1].tobytes() and drawn[0].size == (30, 17)
 
 
 def test_bad_input_is_one_sentence(monkeypatch):
-    pipe = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg")), "jpeg")
-    pipe.set_progress_bar_config(disable=True)
-    with pytest.raises(ReproError, match="3x40 is too small; both sides must be at least 4"):
-        pipe(picture(40, 3))
-    with pytest.raises(ReproError, match="task 'rain' is unknown to this network: choose lowlight, jpeg"):
-        pipe(picture(), task="rain")
-    with pytest.raises(ReproError, match=r"strength must lie in \[0, 1\]: got 2"):
-        pipe(picture(), strength=2)
-    with pytest.raises(ReproError, match="sampler 'euler' is unknown"):
-        pipe(picture(), sampler="euler")
+    pipe = quiet(tiny(tasks=("lowlight", "jpeg")), "jpeg")
+    for size, settings, words in (
+        ((40, 3), {}, "3x40 is too small; both sides must be at least 4"),
+        ((40, 56), {"task": "rain"}, "task 'rain' is unknown to this network: choose lowlight, jpeg"),
+        ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
+        ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
+        ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
+        ((64, 64), {"tiles": Tiles(30, 4)}, "multiples of the network's stride of 4 pixels"),
+    ):
+        with pytest.raises(ReproError, match=words):
+            pipe(picture(*size), **settings)
+    with pytest.raises(ReproError, match="got margin 16, tile 32"):
+        Tiles(32, 16)
     monkeypatch.setattr(pipeline.os, "sysconf", lambda name: 1000)
     with pytest.raises(ReproError, match=r"in one piece needs about .* use tiles"):
         pipe(picture(200, 200), tiles=None)

@@ -48,22 +48,16 @@ class Learning:
 
 
 def training_loss(
-    model: nn.Module,
-    degraded: Tensor,
-    clean: Tensor,
-    noise: Noises,
-    learning: Learning,
-    task: Tensor | None = None,
-    strength: Tensor | None = None,
+    model: nn.Module, degraded: Tensor, clean: Tensor, noise: Noises, learning: Learning, **scalars: Tensor
 ) -> Tensor:
-    """(B,) loss of pairs in [-1, 1]."""
+    """(B,) loss of pairs in [-1, 1]; `scalars`: task and strength for a network that takes them."""
     if learning.objective == "regression":
-        output, initial = model(degraded, task=task, strength=strength)
+        output, initial = model(degraded, **scalars)
         target = clean
     else:
         target = noise("noise").normal(tuple(clean.shape[1:])).to(clean)
         level = TRAINING.draw(noise("level"), learning.shared).to(clean)
-        output, initial = model(degraded, clean, level, target, task, strength, learning.detach)
+        output, initial = model(degraded, clean, level, target, learning.detach, **scalars)
     loss = F.l1_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
     if learning.pixel:
         loss = loss + learning.pixel * F.l1_loss(initial.float(), clean, reduction="none").mean(dim=(1, 2, 3))
@@ -106,9 +100,9 @@ class RestorationTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         clean, degraded, strength = self.pair(indices, noise)
-        if not self.scalars:
-            return training_loss(model, degraded, clean, noise, self.learning)
-        hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
-        task = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
-        strength = strength.masked_fill(hide, torch.nan)
-        return training_loss(model, degraded, clean, noise, self.learning, task, strength)
+        given = {}
+        if self.scalars:
+            hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
+            given["task"] = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+            given["strength"] = strength.masked_fill(hide, torch.nan)
+        return training_loss(model, degraded, clean, noise, self.learning, **given)

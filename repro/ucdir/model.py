@@ -12,7 +12,13 @@ from repro.ucdir.kernels import CONDITIONING
 from repro.ucdir.network import ACTIVATIONS, GUIDANCE, NORMS, DiffusionUNet
 from repro.ucdir.predictor import Predictor
 
-LEVEL_INPUTS = ("sqrt_gamma", "gamma")
+CHOICES = {
+    "level_input": ("sqrt_gamma", "gamma"),
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+    "guidance": GUIDANCE,
+    "conditioning": CONDITIONING,
+}
 
 
 class UCDIR(ModelMixin, ConfigMixin):
@@ -25,7 +31,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         residual_std: standard deviation of the scaled residual; where it is given, f predicts that residual where there
             is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
-        level_input: what f takes as the noise level: "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
+        level_input: what f takes as the noise level, "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
         predictor_channels, predictor_levels: width of u's first level, doubled at each of the following.
         predictor_widest: most channels of a level of u; 0: no limit.
         base_channels, channel_mults, blocks: width of f's first level, of each level over it, blocks a level down (one
@@ -34,7 +40,7 @@ class UCDIR(ModelMixin, ConfigMixin):
             and has a GroupNorm of one group behind each convolution; f has as many blocks up as down, one in the
             middle, and only its blocks' outputs skip to the other side; both take the whole image's `statistics`.
         attention_levels: where f has self-attention, and then in the middle too; empty: nowhere.
-        norm, activation, guidance, conditioning: names of NORMS, ACTIVATIONS, GUIDANCE and CONDITIONING.
+        norm, activation, guidance, conditioning: see CHOICES.
         patch: side of the square of pixels that becomes one position.
         tasks: names of the tasks that the network tells apart: it takes the task's number and the strength, which may
             be unknown. Empty: it takes neither.
@@ -65,15 +71,9 @@ class UCDIR(ModelMixin, ConfigMixin):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        for what, value, known in (
-            ("level_input", level_input, LEVEL_INPUTS),
-            ("norm", norm, NORMS),
-            ("activation", activation, ACTIVATIONS),
-            ("guidance", guidance, GUIDANCE),
-            ("conditioning", conditioning, CONDITIONING),
-        ):
-            if value not in known:
-                raise ReproError(f"{what} {value!r} is unknown: choose {', '.join(known)}")
+        for what, known in CHOICES.items():
+            if self.config[what] not in known:
+                raise ReproError(f"{what} {self.config[what]!r} is unknown: choose {', '.join(known)}")
         if not residual_scale > 0:
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
         self.predictor = Predictor(self.config)
@@ -84,18 +84,12 @@ class UCDIR(ModelMixin, ConfigMixin):
         return {"predictor": initial, "degraded": degraded}.get(self.config.guidance)
 
     def denoise(
-        self,
-        degraded: Tensor,
-        noisy: Tensor,
-        sqrt_gamma: Tensor,
-        guide: Tensor | None,
-        task: Tensor | None = None,
-        strength: Tensor | None = None,
-        view: Tensor | None = None,
+        self, degraded: Tensor, noisy: Tensor, sqrt_gamma: Tensor, guide: Tensor | None, **scalars: Tensor | None
     ) -> Tensor:
-        """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,)."""
+        """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,); `scalars`: task,
+        strength and view, see `DiffusionUNet`."""
         level = sqrt_gamma if self.config.level_input == "sqrt_gamma" else sqrt_gamma**2
-        out = self.unet(degraded, noisy, level, guide, task, strength, view)
+        out = self.unet(degraded, noisy, level, guide, **scalars)
         if not self.config.residual_std:
             return out
         a = sqrt_gamma[:, None, None, None]
@@ -109,18 +103,17 @@ class UCDIR(ModelMixin, ConfigMixin):
         clean: Tensor | None = None,
         sqrt_gamma: Tensor | None = None,
         eps: Tensor | None = None,
-        task: Tensor | None = None,
-        strength: Tensor | None = None,
         detach: bool = False,
+        **scalars: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One training pass (Eq. 1): (predicted noise, initial estimate), gradients reaching the predictor through both
         target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean
         image it is the pass of the regression baseline: (estimate, initial estimate)."""
-        initial = self.predictor(degraded, task=task)
+        initial = self.predictor(degraded, task=scalars.get("task"))
         if clean is None or sqrt_gamma is None or eps is None:  # regression: no noise anywhere
             zero, level = torch.zeros_like(degraded), degraded.new_zeros(len(degraded))
-            return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), task, strength), initial
+            return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), **scalars), initial
         used = initial.detach() if detach else initial
         s = sqrt_gamma[:, None, None, None]
         noisy = s * self.config.residual_scale * (clean - used) + (1 - s**2).clamp(min=0).sqrt() * eps
-        return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), task, strength), initial
+        return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), **scalars), initial

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
@@ -78,17 +80,6 @@ class Stage(nn.Module):
         return self.attention(self.block(x, emb, guide))
 
 
-class Upsample(nn.Module):
-    """Nearest neighbour, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
 class DiffusionUNet(nn.Module):
     """(degraded, noisy residual), scalars and guide -> predicted noise. `config`: see `UCDIR`."""
 
@@ -125,7 +116,9 @@ class DiffusionUNet(nn.Module):
                 ups.append(Stage(c + skips.pop(), base * mult, config, i in config.attention_levels))
                 c = base * mult
             if i > 0:
-                ups.append(Upsample(c))
+                ups.append(
+                    nn.Sequential(OrderedDict(wide=nn.Upsample(scale_factor=2), conv=nn.Conv2d(c, c, 3, padding=1)))
+                )
         self.ups = nn.ModuleList(ups)
         self.head = nn.Sequential(
             NORMS["one-group" if config.norm == "group" else config.norm](c),

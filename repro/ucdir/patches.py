@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.padding import pad_to_multiple, tile_starts, unpad
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class Tiles:
 
     def along(self, length: int) -> list[tuple[int, int, int]]:
         """(first pixel of the tile, first and last + 1 of those kept) along an axis; what is kept covers it once."""
-        if length <= self.size:
-            return [(0, 0, length)]
-        step = self.size - 2 * self.margin
-        starts = [*range(0, length - self.size, step), length - self.size]
+        starts = tile_starts(length, self.size, self.size - 2 * self.margin)
         ends = [s + self.size - self.margin for s in starts[:-1]] + [length]
         return list(zip(starts, [0, *ends[:-1]], ends, strict=True))
 

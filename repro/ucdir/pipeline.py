@@ -59,9 +59,8 @@ def trajectory(
     levels: tuple[float, ...] | None = None,
     start: float = 0.0,
     clip: float | None = CLIP,
-    task: Tensor | None = None,
-    strength: Tensor | None = None,
     tiles: Tiles | None = None,
+    **given: Tensor,
 ) -> Iterator[tuple[Step, Tensor]]:
     """Every step of the sampler and the image it stands for, (B, 3, H, W) in [-1, 1]: initial estimate plus residual.
 
@@ -73,18 +72,19 @@ def trajectory(
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
-        task, strength: see `scalars`.
         tiles: split inside every step; None: in one piece.
+        given: task and strength, see `scalars`.
     """
     scale, stride = model.config.residual_scale, model.unet.stride
     view = statistics(degraded) if model.config.light else None
     # The predictor is light: its tiles are large, so that few places depend on where a tile ends.
-    initial = by_tiles(lambda x: model.predictor(x, view, task), [degraded], tiles and WIDE, model.predictor.stride)
+    predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
+    initial = by_tiles(predict, [degraded], tiles and WIDE, model.predictor.stride)
     guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
         def call(x: Tensor, r: Tensor, g: Tensor | None = None) -> Tensor:
-            return model.denoise(x, r, level, g, task, strength, view)
+            return model.denoise(x, r, level, g, view=view, **given)
 
         return by_tiles(call, [degraded, noisy] if guide is None else [degraded, noisy, guide], tiles, stride)
 

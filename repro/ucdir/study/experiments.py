@@ -19,6 +19,7 @@ from repro.engine.registry import Experiment
 from repro.errors import ReproError
 from repro.ucdir.loss import Learning, RestorationTask
 from repro.ucdir.model import UCDIR
+from repro.ucdir.study import paper
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
@@ -52,8 +53,6 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
     settings = settings_of(chosen, task)
     learning = Learning(**settings["learning"] | SPEC["variant"][variant].get("learning", {}))
     if chosen == "paper":
-        from repro.ucdir.study import paper
-
         return paper.training_task(task, learning, settings["crop"])
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
 

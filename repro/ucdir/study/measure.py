@@ -7,6 +7,7 @@ cell's `task` names the degradation; behind a dash stands what is varied: "lowli
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles, seam_energy
 from repro.ucdir.pipeline import scalars
+from repro.ucdir.study import paper
 from repro.ucdir.study.experiments import network_of, photographs, settings_of
 
 TEST_SEED = 7  # of the test pictures' degradations
@@ -42,18 +44,23 @@ TOLERANCE = {
     **dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3)),
     **dict.fromkeys((MACS, PARAMETERS), Tolerance()),
 }
-Tested = tuple[str, Tensor, Tensor, Tensor]  # name, degraded (3, H, W) in [0, 1], strength (1,), clean
 
 
-@lru_cache(maxsize=4)
-def pairs(task: str, chosen: str) -> tuple[Tested, ...]:
-    """The held-out photographs of a profile."""
+def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Tensor]]:
+    """The first `n` held-out photographs: degraded (3, H, W) in [0, 1], name, strength (1,), clean."""
     settings, found = settings_of(chosen), []
-    for name, clean in zip(*photographs("test", settings["side"], settings.get("limit", 0)), strict=True):
-        noises = lambda purpose, name=name: KeyedNoise(TEST_SEED, [name], purpose)  # noqa: E731
-        given, strength = TASKS[task].degrade(clean[None], noises, **FIXED.get(task, {}))
-        found.append((name, given[0], strength, clean))
-    return tuple(found)
+    if chosen == "paper":
+        pictures = paper.tested(task, n)
+    else:
+        ids, images = photographs("test", settings["side"], settings.get("limit", 0))
+        pictures = zip(ids[:n], images, itertools.repeat(None))
+    for name, clean, given in pictures:
+        strength = torch.zeros(1)
+        if given is None:
+            noises = lambda purpose, name=name: KeyedNoise(TEST_SEED, [name], purpose)  # noqa: E731
+            (given,), strength = TASKS[task].degrade(clean[None], noises, **FIXED.get(task, {}))
+        found.append((given, name, strength, clean))
+    return found
 
 
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> Sample:
@@ -62,9 +69,8 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
     if experiment.startswith("cost-"):
         return Sample(1, 1, hashlib.sha256(b"").hexdigest())
     if chosen == "paper":
-        from repro.ucdir.study import paper
-
-        return paper.sample(task)
+        files = paper.read(task, "test")
+        return Sample(files.size, 0, files.digest())
     settings = settings_of(chosen)
     n = min(FEW if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
@@ -81,13 +87,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return cost(experiment.removeprefix("cost-"))
     task, _, varied = str(cell["task"]).partition("-")
     n = k or sample(experiment, cell, chosen).n
-    if chosen == "paper":
-        from repro.ucdir.study import paper
-
-        tested = paper.pairs(task, n)
-    else:
-        tested = pairs(task, chosen)[:n]
-    run = method(experiment, task, cell)
+    tested, run = pairs(task, chosen, n), method(experiment, task, cell)
     outputs, truths = [run(*given) for *given, _ in tested], [truth for *_, truth in tested]
     both = list(zip(outputs, truths, strict=True))
     if varied == "seams":

@@ -8,7 +8,8 @@ colours are encoded as they are).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,10 +21,8 @@ from repro.data.filesets import Pictures, PictureSet
 from repro.data.flist import list_images, pair_folders
 from repro.data.images import center_crop
 from repro.data.published import read_split
-from repro.engine.rng import KeyedNoise
-from repro.engine.study import Sample
 from repro.errors import ReproError
-from repro.ucdir.loss import Learning, Noises, RestorationTask
+from repro.ucdir.loss import Learning, RestorationTask
 
 TEST_JPEG = 1000  # ImageNet pictures of the test, 256 pixels of their middle
 
@@ -48,35 +47,21 @@ def read(task: str, split: str, root: Path | None = None) -> PictureSet:
     return PictureSet(Pictures(list_images(places[0])[: TEST_JPEG if split == "val" else None]))
 
 
-def encoded(images: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) as JPEG of quality 10, and the strength (B,) of that."""
-    return TASKS["jpeg"].degrade(images, noise, quality=10)
-
-
 def training_task(task: str, learning: Learning, crop: int, root: Path | None = None) -> RestorationTask:
     """The training set of a task: crops of pairs cut alike, JPEG made of each crop."""
-    files = read(task, "train", root)
-    return RestorationTask(files.names(torch.arange(files.size)), files.crops, crop, learning, encoded)
+    files, encode = read(task, "train", root), partial(TASKS["jpeg"].degrade, quality=10)
+    return RestorationTask(files.names(torch.arange(files.size)), files.crops, crop, learning, encode)
 
 
-def pairs(task: str, n: int, root: Path | None = None) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-    """(name, degraded, strength, clean) of the first `n` test pictures, as `measure` takes them."""
-    files, found = read(task, "test", root), []
-    for name, i in zip(files.ids[:n], range(files.size), strict=False):
-        clean, strength = files.targets[i], torch.zeros(1)
+def tested(task: str, n: int, root: Path | None = None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """(name, clean, degraded or None) of the first `n` test pictures; of ImageNet, the middle."""
+    files = read(task, "test", root)
+    for i, name in enumerate(files.ids[:n]):
+        clean = files.targets[i]
         if files.inputs is None:
-            clean = center_crop(clean, min(256, *clean.shape[-2:]))
-            given, strength = encoded(clean[None], lambda purpose, name=name: KeyedNoise(0, [name], purpose))
-            found.append((name, given[0], strength, clean))
+            yield name, center_crop(clean, min(256, *clean.shape[-2:])), None
         else:
-            found.append((name, files.inputs[i], strength, clean))
-    return found
-
-
-def sample(task: str) -> Sample:
-    """How many test pictures a task has, and the hash of their bytes."""
-    files = read(task, "test")
-    return Sample(files.size, 0, files.digest())
+            yield name, clean, files.inputs[i]
 
 
 # The public code's names of weights -> ours; each replacement in turn.
@@ -100,13 +85,12 @@ _NAMES = {
 }
 
 
-def renamed(key: str) -> str:
-    """A weight's name in the public code -> its name here."""
-    for pattern, ours in _NAMES.items():
-        key = re.sub(pattern, ours, key)
-    return key
-
-
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The public code's state dict under our names; buffers of its noise schedule are left out."""
-    return {renamed(key): state[key] for key in state if key.startswith(("denoise_fn.", "predictor."))}
+    found = {}
+    for name, weight in state.items():
+        if name.startswith(("denoise_fn.", "predictor.")):
+            for theirs, ours in _NAMES.items():
+                name = re.sub(theirs, ours, name)
+            found[name] = weight
+    return found

@@ -126,14 +126,7 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
 
 
 def own_photo(
-    now: Lesson,
-    photo: UploadedFile | None,
-    task: str,
-    strength: float,
-    degrade: bool,
-    start: str,
-    steps: int,
-    seed: int,
+    now: Lesson, photo: UploadedFile | None, task: str, strength: float, spoil: bool, start: str, steps: int, seed: int
 ) -> np.ndarray:
     """A reader's photograph (or one of ours), degraded first where asked for, and restored."""
     name = WORDS[task]
@@ -145,7 +138,7 @@ def own_photo(
         words = f"{photo.name}, {image.shape[2]} × {image.shape[1]}"
         most = 2 * min(image.shape[1:])
         image = resize(image[:, :most, :most], now["side"])
-    given = spoiled(image[None], name, strength, stream(seed, "own")) if degrade else image[None]
+    given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
     result = restored(model, to_model(given), name, steps, "ancestral", seed, start=STARTS[start])
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
 
