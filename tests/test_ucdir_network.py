@@ -8,8 +8,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir.kernels import BASES, CONDITIONING, AdaptiveKernels
 from repro.ucdir.model import UCDIR
-from repro.ucdir.network import GUIDANCE, NORMS
-from repro.ucdir.predictor import statistics
+from repro.ucdir.network import GUIDANCE, NORMS, statistics
 
 TINY = dict(
     predictor_channels=8, predictor_levels=2, base_channels=8, channel_mults=(1, 2), blocks=1, light=True,
@@ -134,10 +133,9 @@ def test_every_scalar_is_used_and_none_is_ignored_silently():
         assert made.isfinite().all() and not torch.allclose(out[1], made[1])
         assert torch.equal(out[0], made[0]) == (name == "strength")  # an unknown one has a vector of its own
         assert torch.equal(u, model.predictor(degraded, changed["view"], changed["task"])) == (name == "strength")
-    takes = "takes noise level, task and strength: of task and strength it was given task"
-    with pytest.raises(ReproError, match=takes):
+    with pytest.raises(ReproError, match="of task and strength this network takes both: got task"):
         model.denoise(degraded, noisy, level, degraded, task=given["task"])
-    with pytest.raises(ReproError, match="takes the noise level alone"):
+    with pytest.raises(ReproError, match="takes neither: got strength"):
         tiny().denoise(degraded, noisy, level, degraded, strength=given["strength"])
 
 

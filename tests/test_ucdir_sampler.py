@@ -8,8 +8,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.ucdir.noise import TRAINING, linear_levels
-from repro.ucdir.sampler import SAMPLERS, sample
+from repro.ucdir.noise import SAMPLERS, TRAINING, linear_levels, sample
 
 MEAN, STD = 0.3, 0.2
 

@@ -5,6 +5,8 @@ Each class takes a feature map, the embedding of the scalars and the guide, and 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -67,41 +69,32 @@ class AdaptiveKernels(nn.Module):
         return torch.matmul(h, M.to(h.dtype)).squeeze(-1).permute(0, 3, 1, 2)
 
 
-class Addition(nn.Module):
-    """G + S is added to the features. Without a guide this is DvSR's block: only the scalars enter."""
+class OrdinaryKernels(nn.Module):
+    """An ordinary convolution: the conditions enter its input h instead, in one of three ways.
 
-    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
+    "addition": h + (G + S); without a guide this is DvSR's block, where only the scalars enter. "concatenation": h, and
+    M = G S of as many channels behind it. "adain": G + S scales and shifts h, at every position.
+    """
+
+    def __init__(self, channels: int, c_emb: int, c_guide: int, way: str) -> None:
         super().__init__()
-        self.condition = Integration(c_guide, c_emb, channels, product=False)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.way, joined = way, way == "concatenation"
+        self.condition = Integration(c_guide, c_emb, 2 * channels if way == "adain" else channels, product=joined)
+        self.conv = nn.Conv2d(2 * channels if joined else channels, channels, 3, padding=1)
 
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        return self.conv(h + self.condition(emb, guide))
+        M = self.condition(emb, guide)
+        if self.way == "addition":
+            h = h + M
+        elif self.way == "concatenation":
+            h = torch.cat([h, M.expand_as(h)], dim=1)
+        else:
+            scale, shift = M.chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return self.conv(h)
 
 
-class Concatenation(nn.Module):
-    """M = G S of as many channels as the features, behind the features: the convolution has twice the inputs."""
-
-    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
-        super().__init__()
-        self.condition = Integration(c_guide, c_emb, channels, product=True)
-        self.conv = nn.Conv2d(2 * channels, channels, 3, padding=1)
-
-    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        return self.conv(torch.cat([h, self.condition(emb, guide).expand_as(h)], dim=1))
-
-
-class AdaIN(nn.Module):
-    """G + S scales and shifts the normalised features, at every position."""
-
-    def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
-        super().__init__()
-        self.condition = Integration(c_guide, c_emb, 2 * channels, product=False)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
-        scale, shift = self.condition(emb, guide).chunk(2, dim=1)
-        return self.conv(h * (1 + scale) + shift)
-
-
-CONDITIONING = {"kernels": AdaptiveKernels, "addition": Addition, "concatenation": Concatenation, "adain": AdaIN}
+CONDITIONING = {
+    "kernels": AdaptiveKernels,
+    **{way: partial(OrdinaryKernels, way=way) for way in ("addition", "concatenation", "adain")},
+}

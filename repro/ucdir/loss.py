@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +34,13 @@ class Learning:
     `shared`     one t a batch (published) instead of one a sample.
     """
 
-    objective: str = "noise"
+    objective: Literal["noise", "regression"] = "noise"
     detach: bool = False
     pixel: float = 0.0
     hidden: float = 0.0
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if self.objective not in ("noise", "regression"):
-            raise ReproError(f"a loss is noise or regression: got {self.objective!r}")
         if self.detach and not self.pixel:
             raise ReproError("a detached predictor learns nothing without a pixel loss: got pixel 0")
 

@@ -9,16 +9,10 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.ucdir.kernels import CONDITIONING
-from repro.ucdir.network import ACTIVATIONS, GUIDANCE, NORMS, DiffusionUNet
-from repro.ucdir.predictor import Predictor
+from repro.ucdir.network import ACTIVATIONS, GUIDANCE, NORMS, DiffusionUNet, Predictor
 
-CHOICES = {
-    "level_input": ("sqrt_gamma", "gamma"),
-    "norm": NORMS,
-    "activation": ACTIVATIONS,
-    "guidance": GUIDANCE,
-    "conditioning": CONDITIONING,
-}
+INPUTS = ("sqrt_gamma", "gamma")
+CHOICES = dict(norm=NORMS, activation=ACTIVATIONS, guidance=GUIDANCE, conditioning=CONDITIONING, level_input=INPUTS)
 
 
 class UCDIR(ModelMixin, ConfigMixin):
@@ -86,8 +80,8 @@ class UCDIR(ModelMixin, ConfigMixin):
     def denoise(
         self, degraded: Tensor, noisy: Tensor, sqrt_gamma: Tensor, guide: Tensor | None, **scalars: Tensor | None
     ) -> Tensor:
-        """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,); `scalars`: task,
-        strength and view, see `DiffusionUNet`."""
+        """Noise predicted in `noisy` (B, 3, H, W), the scaled residual at level `sqrt_gamma` (B,); `scalars`: view,
+        task and strength, see `DiffusionUNet.embed`."""
         level = sqrt_gamma if self.config.level_input == "sqrt_gamma" else sqrt_gamma**2
         out = self.unet(degraded, noisy, level, guide, **scalars)
         if not self.config.residual_std:

@@ -1,7 +1,10 @@
-"""The diffusion U-Net: blocks of two convolutions, the second one conditioned; predicts the noise in the residual."""
+"""The two networks: the initial predictor, the plain U-Net of "Learning to see in the dark", and the diffusion U-Net of
+blocks of two convolutions, the second one conditioned, which predicts the noise in the residual."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import OrderedDict
 
 import torch
@@ -13,7 +16,74 @@ from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
 from repro.nn.unet import sinusoid
 from repro.ucdir.kernels import CONDITIONING
-from repro.ucdir.predictor import statistics
+
+
+def statistics(x: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 6) in [-2, 0]: log2 of each channel's mean and deviation, divided by 4.
+
+    A network of convolutions sees a neighbourhood; how dark or coloured the photograph is as a whole it must be given.
+    """
+    x = (x.float() + 1) / 2
+    both = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3), correction=0)], dim=1)
+    return (both.clamp(min=0) + 1 / 255).log2() / 4
+
+
+class Pair(nn.Module):
+    """Two 3x3 convolutions, each with LeakyReLU 0.2; with scalars of width `c_emb`, which are added after the first,
+    each also has a GroupNorm of one group."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm1, self.norm2 = (nn.GroupNorm(1, c_out) if c_emb else nn.Identity() for _ in range(2))
+        self.scalars = nn.Linear(c_emb, c_out) if c_emb else None
+
+    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
+        h = self.norm1(self.conv1(x))
+        if self.scalars is not None:
+            h = h + self.scalars(emb)[:, :, None, None]
+        return F.leaky_relu(self.norm2(self.conv2(F.leaky_relu(h, 0.2))), 0.2)
+
+
+class Predictor(nn.Module):
+    """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size. `config`: see `UCDIR`."""
+
+    def __init__(self, config: FrozenDict) -> None:
+        super().__init__()
+        self.patch, self.light = config.patch, config.light
+        self.stride = self.patch * 2 ** (config.predictor_levels - 1)  # pixels of a position of the coarsest level
+        base, c_emb = config.predictor_channels, 64 if self.light else 0
+        widths = [min(base * 2**i, config.predictor_widest or math.inf) for i in range(config.predictor_levels)]
+        self.view = nn.Sequential(nn.Linear(6, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if self.light else None
+        self.task = nn.Embedding(len(config.tasks), c_emb) if self.light and config.tasks else None
+        joined = zip([3 * self.patch**2, *widths], widths, strict=False)
+        self.down = nn.ModuleList(Pair(a, b, c_emb) for a, b in joined)
+        steps = list(itertools.pairwise(widths))[::-1]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
+        self.merge = nn.ModuleList(Pair(2 * a, a, c_emb) for a, _ in steps)
+        self.out = nn.Conv2d(base, 3 * self.patch**2, 1)
+        if self.light:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, view: Tensor | None = None, task: Tensor | None = None) -> Tensor:
+        """The estimate of x; `view` (B, 6) are the statistics of the whole image where x is a part of one, `task` (B,)
+        the numbers of the tasks, where the network was built for some."""
+        emb = None
+        if self.view is not None:
+            emb = self.view(statistics(x) if view is None else view)
+            emb = emb if self.task is None else emb + self.task(task)
+        padded, box = pad_to_multiple(x, self.stride)
+        h = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
+        skips: list[Tensor] = []
+        for i, pair in enumerate(self.down):
+            h = pair(F.max_pool2d(h, 2) if i else h, emb)
+            skips.append(h)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            h = merge(torch.cat([up(h), skips.pop()], dim=1), emb)
+        out = unpad(F.pixel_shuffle(self.out(h), self.patch), box)
+        return x + out if self.light else out
 
 
 class PositionNorm(nn.LayerNorm):
@@ -129,12 +199,15 @@ class DiffusionUNet(nn.Module):
         nn.init.zeros_(self.head[3].weight)
         nn.init.zeros_(self.head[3].bias)
 
-    def embed(self, level: Tensor, task: Tensor | None, strength: Tensor | None, view: Tensor | None) -> Tensor:
-        """(B, base_channels) of the scalars; task and strength must be given where the network was built for them."""
+    def embed(
+        self, level: Tensor, view: Tensor | None, task: Tensor | None = None, strength: Tensor | None = None
+    ) -> Tensor:
+        """(B, base_channels) of the scalars: `level` (B,), `view` (B, 6), `task` (B,) indices, `strength` (B,) in
+        [0, 1], nan where it is unknown. Task and strength must be given where the network was built for them."""
         if (task is not None, strength is not None) != (bool(self.tasks),) * 2:
-            takes = "noise level, task and strength" if self.tasks else "the noise level alone"
-            gets = ", ".join(n for n, v in (("task", task), ("strength", strength)) if v is not None) or "neither"
-            raise ReproError(f"this network takes {takes}: of task and strength it was given {gets}")
+            takes = "both" if self.tasks else "neither"
+            gets = " and ".join(n for n, v in (("task", task), ("strength", strength)) if v is not None) or "neither"
+            raise ReproError(f"of task and strength this network takes {takes}: got {gets}")
         width = self.level[0].in_features
         emb = self.level(sinusoid(level, width))
         if task is not None and strength is not None:
@@ -144,20 +217,12 @@ class DiffusionUNet(nn.Module):
         return emb if self.view is None else emb + self.view(view)
 
     def forward(
-        self,
-        degraded: Tensor,
-        noisy: Tensor,
-        level: Tensor,
-        guide: Tensor | None,
-        task: Tensor | None = None,
-        strength: Tensor | None = None,
-        view: Tensor | None = None,
+        self, degraded: Tensor, noisy: Tensor, level: Tensor, guide: Tensor | None, **scalars: Tensor | None
     ) -> Tensor:
-        """(B, 3, H, W) of images of any size; `level` (B,), `task` (B,) indices, `strength` (B,) in [0, 1], nan where
-        it is unknown; `view` (B, 6), the statistics of the whole image where `degraded` is a part of one."""
-        if self.view is not None and view is None:
-            view = statistics(degraded)
-        emb = self.embed(level, task, strength, view)
+        """(B, 3, H, W) of images of any size; `scalars`: see `embed`, `view` being the statistics of the whole image
+        where `degraded` is a part of one."""
+        view = scalars.pop("view", None)
+        emb = self.embed(level, statistics(degraded) if view is None else view, **scalars)
         x, box = pad_to_multiple(torch.cat([degraded, noisy], dim=1), self.stride)
         h = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
         if self.guided and (guide is None or guide.shape != degraded.shape):

@@ -17,10 +17,9 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir.kernels import BASES
 from repro.ucdir.model import UCDIR
-from repro.ucdir.noise import TRAINING, inference_levels
+from repro.ucdir.network import statistics
+from repro.ucdir.noise import TRAINING, Noise, Step, linear_levels, sample
 from repro.ucdir.patches import Tiles, by_tiles
-from repro.ucdir.predictor import statistics
-from repro.ucdir.sampler import Noise, Step, sample
 
 SHIPPED = "ucdir-{task}-main-s0"  # the networks for use
 WIDE = Tiles(1024, 128)  # the predictor's tiles
@@ -67,8 +66,8 @@ def trajectory(
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         noise: (step, like) -> standard normals; step 0 is the start.
-        sampler: a name of `repro.ucdir.sampler.SAMPLERS`.
-        levels: gamma, rising to 1; None: `inference_levels(steps)`.
+        sampler: a name of `repro.ucdir.noise.SAMPLERS`.
+        levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
         clip: largest absolute residual predicted; None: unlimited.
@@ -76,7 +75,7 @@ def trajectory(
         given: task and strength, see `scalars`.
     """
     scale, stride = model.config.residual_scale, model.unet.stride
-    view = statistics(degraded) if model.config.light else None
+    view = statistics(degraded)
     # The predictor is light: its tiles are large, so that few places depend on where a tile ends.
     predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
     initial = by_tiles(predict, [degraded], tiles and WIDE, model.predictor.stride)
@@ -88,7 +87,8 @@ def trajectory(
 
         return by_tiles(call, [degraded, noisy] if guide is None else [degraded, noisy, guide], tiles, stride)
 
-    levels = levels or (TRAINING.levels(steps, start) if start else inference_levels(steps))
+    if levels is None:
+        levels = linear_levels() if steps == 50 and not start else TRAINING.levels(steps, start)
     first = noise(0, degraded) * ((1 - levels[0]) ** 0.5 if start else 1)
     for step in sample(sampler, denoise, first, levels, noise, None if clip is None else clip * scale):
         yield step, initial + step.residual / scale
@@ -173,8 +173,8 @@ class UCDIRPipeline(DiffusionPipeline):
         for i, picture in enumerate(image if isinstance(image, list) else [image]):
             x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
-            if chosen is None and device.type == "cpu":
-                _check_memory(self.model, *x.shape[-2:])
+            if chosen is None:
+                _check_memory(self.model, x)
             noise = KeyedNoise(seed, [i], "sample", device) if generator is None else drawn
             settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
             *_, (_, x) = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
@@ -185,12 +185,11 @@ class UCDIRPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def _check_memory(model: UCDIR, height: int, width: int) -> None:
+def _check_memory(model: UCDIR, x: Tensor) -> None:
     """Refuse a picture whose widest layer alone would not fit: C N channels at the first level, twice."""
-    need = 2 * 4 * BASES * model.config.base_channels * height * width / model.config.patch**2
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > have / 2:
-        raise ReproError(
-            f"a picture of {width}x{height} in one piece needs about {need / 1e9:.0f} GB, this machine has "
-            f"{have / 1e9:.0f}: use tiles"
-        )
+    height, width = x.shape[-2:]
+    need = 2 * 4 * BASES * model.config.base_channels * height * width / model.config.patch**2 / 1e9
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if x.device.type == "cpu" and need > have / 2:
+        needs = f"a picture of {width}x{height} in one piece needs about {need:.0f} GB"
+        raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")

@@ -62,28 +62,30 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
     return RestorationTask(ids, cut, settings["crop"], learning, TASKS[task].degrade, scalars=True)
 
 
-def _experiment(entry: Mapping[str, Any], task: str, variant: str, chosen: str) -> Experiment:
+def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
     small = chosen == "small"
     own = {"images": entry["images"]} if small else {}
     return Experiment(
-        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s0",
+        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
         room="ucdir",
         task_name=task,
         variant=variant,
         data="photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task],
         profile=chosen,
-        seed=0,
+        seed=seed,
         recipe=Recipe(**settings_of(chosen)["recipe"] | own),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
-        ships=small and entry.get("ships", False),
+        ships=small and entry.get("ships", False) and seed == 0,
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
         task=lambda: training_task(task, variant, chosen),
     )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(
-    _experiment(entry, task, variant, chosen)
+    _experiment(entry, task, variant, seed, chosen)
     for chosen, entry in itertools.product(SPEC["profile"], SPEC["experiment"])
     for task, variant in itertools.product(entry["tasks"], entry["variants"])
     if chosen != "paper" or variant in ("main", "regression")
+    for seed in entry.get("seeds", [0])
+    if chosen == "small" or seed == 0
 )

@@ -15,8 +15,8 @@ from repro.engine.records import Record, select
 from repro.metrics.pixel import psnr
 from repro.ucdir.kernels import AdaptiveKernels
 from repro.ucdir.model import UCDIR
+from repro.ucdir.network import statistics
 from repro.ucdir.patches import Tiles
-from repro.ucdir.predictor import statistics
 from repro.ui import photos
 from repro.ui.photos import Photos
 from repro.ui.plots import PALETTE, Plate, curve, style, tile
@@ -48,8 +48,7 @@ def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[s
     """Fig. 2: the maps M[b] of the first block on a photograph, with the guide; grey is a map's own mean."""
     initial = model.predictor(degraded, task=scalars.get("task"))
     block = next(m for m in model.unet.modules() if isinstance(m, AdaptiveKernels))
-    view = statistics(degraded) if model.config.light else None
-    emb = model.unet.embed(torch.tensor([level]), scalars.get("task"), scalars.get("strength"), view)
+    emb = model.unet.embed(torch.tensor([level]), statistics(degraded), **scalars)
     size = degraded.shape[-2:]
     coarse = [-(-n // model.config.patch) for n in size]
     M = block.maps(emb, F.interpolate(initial, size=coarse, mode="bilinear", align_corners=False))[0]  # (N, h, w)
@@ -85,10 +84,11 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
     size = next(iter(images.values())).shape[-2:]
     meets = [ends[1][1] if len(ends := tiles.along(n)) > 1 else n // 2 for n in size]
     top, left = (max(0, at - around // 2) for at in meets)
-    cut = {k: to_unit(x)[0, :, top : top + around, left : left + around] for k, x in images.items()}
-    return Photos(
-        photos.captioned({k: x.repeat_interleave(3, 1).repeat_interleave(3, 2) for k, x in cut.items()}, len(cut))
-    )
+    cut = {}
+    for words, image in images.items():
+        part = to_unit(image)[0, :, top : top + around, left : left + around]
+        cut[words] = part.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    return Photos(photos.captioned(cut, len(cut)))
 
 
 def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:

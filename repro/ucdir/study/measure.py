@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from torch.nn import functional as F
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
-from repro.engine.check import Tolerance
 from repro.engine.checkpoint import load_checkpoint
+from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
@@ -91,7 +90,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     outputs, truths = [run(*given) for *given, _ in tested], [truth for *_, truth in tested]
     both = list(zip(outputs, truths, strict=True))
     if varied == "seams":
-        tiles, whole = tiles_of(cell), method(experiment, task, {**cell, "split": "none"})
+        tiles, whole = Tiles(cell["size"], cell["margin"]), method(experiment, task, {**cell, "split": "none"})
         one_piece = [whole(*given) for *given, _ in tested]
         return {
             SEAM: [seam_energy(made[None], truth[None], tiles) for made, truth in both],
@@ -104,11 +103,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return found
 
 
-Method = Callable[[Tensor, str, Tensor], Tensor]  # (degraded, name, strength) -> restored (3, H, W) in [0, 1]
-
-
-def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Method:
-    """What a row of a table does to an image."""
+def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Tensor, str, Tensor], Tensor]:
+    """What a row of a table does to an image: (degraded, name, strength) -> restored (3, H, W) in [0, 1]."""
     if experiment == "baseline-input":
         return lambda image, name, strength: image
     if experiment == "baseline-formula":
@@ -139,13 +135,8 @@ def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
     if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
         made["levels"] = TRAINING.levels(steps) if cell["levels"] == "spaced" else linear_levels(steps, cell["levels"])
     if cell.get("split", "none") != "none":
-        made["tiles" if cell["split"] == "inside" else "outside"] = tiles_of(cell)
+        made["tiles" if cell["split"] == "inside" else "outside"] = Tiles(cell["size"], cell["margin"])
     return made
-
-
-def tiles_of(cell: Mapping[str, Any]) -> Tiles:
-    """The tiles of a cell."""
-    return Tiles(int(cell["size"]), int(cell["margin"]))
 
 
 def formula(image: Tensor, task: str) -> Tensor:
@@ -155,7 +146,8 @@ def formula(image: Tensor, task: str) -> Tensor:
     once. Blur: an unsharp mask. JPEG: a bilateral filter over 7 x 7 pixels.
     """
     if task == "lowlight":
-        return (image * (_training_mean() / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
+        aim = torch.stack([x.mean(dim=(1, 2)) for x in photographs("train", 256)[1]]).mean(dim=0)
+        return (image * (aim / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
     if task == "deblur":
         from torchvision.transforms.functional import gaussian_blur
 
@@ -166,11 +158,6 @@ def formula(image: Tensor, task: str) -> Tensor:
     other = (patches - image.flatten(1)[:, None]).square().sum(dim=0) / (2 * 0.06**2)
     weight = torch.exp(-far - other)
     return ((patches * weight).sum(dim=1) / weight.sum(dim=0)).unflatten(1, image.shape[1:])
-
-
-@lru_cache(maxsize=1)
-def _training_mean() -> Tensor:
-    return torch.stack([x.mean(dim=(1, 2)) for x in photographs("train", 256)[1]]).mean(dim=0)
 
 
 def scored(protocol: str, image: Tensor, truth: Tensor) -> float:

@@ -22,15 +22,10 @@ def tiles() -> dict[str, Tensor]:
     """Caption -> picture (3, H, W) in [0, 1], inputs before their results."""
     shown = {}
     for task, photo, fixed, words in SHOWN:
-        found = next(p for p in pack.photos("test") if p.id == photo)
-        clean = resize(pack.load(found), 256)[None]
+        clean = resize(pack.load(pack.picture(photo)), 256)[None]
         given = TASKS[task].degrade(clean, lambda purpose, name=photo: KeyedNoise(7, [name], purpose), **fixed)[0][0]
         pipe = UCDIRPipeline.shipped(task)
         pipe.set_progress_bar_config(disable=True)
-        shown[f"input: {words}"] = _tile(given)
-        shown["restored" + " " * len(shown)] = _tile(pipe(given, output_type="pt").images[0])
+        made = {f"input: {words}": given, "restored" + " " * len(shown): pipe(given, output_type="pt").images[0]}
+        shown |= {name: center_crop(resize(image, 192), (192, 256)) for name, image in made.items()}
     return shown
-
-
-def _tile(image: Tensor) -> Tensor:
-    return center_crop(resize(image, 192), (192, 256))

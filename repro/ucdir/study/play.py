@@ -12,15 +12,13 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import read_image, resize, to_model, to_unit
-from repro.engine import exercises as shared
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import trained
-from repro.engine.exercises import Exercise, like
+from repro.engine import exercises
+from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.exercises import like
 from repro.engine.registry import in_profile
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
 from repro.ucdir import pipeline
-from repro.ucdir.kernels import BASES
 from repro.ucdir.model import UCDIR
 from repro.ucdir.patches import Tiles
 from repro.ucdir.pipeline import scalars
@@ -156,43 +154,37 @@ def credits() -> str:
 
 # --- exercises ------------------------------------------------------------------------------------------------------
 
-_R, _EPS = shared.tensors(2)
-_M, _W = shared.tensors(1, ())[0], shared.tensors(1, (3, 3))[0]  # (N,), (N, k, k)
+_GIVEN = (*exercises.tensors(2), 0.64)
+_BASES = exercises.tensors(1, ())[0], exercises.tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
 _TILES = len(Tiles(128, 16).along(384)) * len(Tiles(128, 16).along(256))
-EXERCISES: dict[str, Exercise] = {
-    "noisy": (
-        "the noisy residual at level gamma",
-        lambda: like(lambda r, eps, gamma: gamma**0.5 * r + (1 - gamma) ** 0.5 * eps, (_R, _EPS, 0.64)),
-        "two roots whose squares add up to one",
-    ),
-    "clean": (
-        "the residual from the predicted noise",
-        lambda: like(lambda noisy, eps, gamma: (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5, (_R, _EPS, 0.64)),
-        "solve the first exercise for r",
-    ),
-    "fused": (
-        "the kernel of one position",
-        lambda: like(lambda M, W: (M[:, None, None] * W).sum(dim=0), (_M, _W)),
-        "Eq. 2: a sum over the bases, weighted",
-    ),
-    "cost": (
-        "how much N bases cost against one full convolution",
-        lambda: lambda answer: abs(float(answer) - 1.0) < 1e-9,
-        f"{BASES} grouped kernels with {BASES} groups: each costs 1/{BASES}",
-    ),
-    "budget": (
-        "the sum of the betas of both published schedules",
-        lambda: lambda answer: abs(float(answer) - 10.0) < 0.3,
-        "T times the mean of first and last beta: 2000 × 0.01 / 2, and 50 × 0.4 / 2",
-    ),
-    "tiles": (
-        "how many tiles of 128 with margin 16 cover 384 × 256",
-        lambda: lambda answer: int(answer) == _TILES,
-        "a new tile every 128 - 2 × 16 pixels, the last one flush with the border",
-    ),
+
+
+def _noisy(r: Tensor, eps: Tensor, gamma: float) -> Tensor:
+    return gamma**0.5 * r + (1 - gamma) ** 0.5 * eps
+
+
+def _clean(noisy: Tensor, eps: Tensor, gamma: float) -> Tensor:
+    return (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5
+
+
+def _fused(M: Tensor, W: Tensor) -> Tensor:
+    return (M[:, None, None] * W).sum(dim=0)
+
+
+def _near(number: float, allowed: float = 1e-9) -> Callable[[], exercises.Judge]:
+    return lambda: lambda answer: abs(float(answer) - number) < allowed
+
+
+EXERCISES: dict[str, exercises.Exercise] = {
+    "noisy": ("the noisy residual at level gamma", lambda: like(_noisy, _GIVEN), "two roots, squares add up to one"),
+    "clean": ("the residual from the predicted noise", lambda: like(_clean, _GIVEN), "solve the first exercise for r"),
+    "fused": ("the kernel of one position", lambda: like(_fused, _BASES), "Eq. 2: a sum over the bases, weighted"),
+    "cost": ("how much N bases cost against one full convolution", _near(1.0), "N groups: each costs 1/N"),
+    "budget": ("the sum of the betas of both published schedules", _near(10.0, 0.3), "T times the mean beta"),
+    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", _near(_TILES), "a new tile every 96 pixels"),
 }
 
 
 def check(name: str, answer: Any) -> None:
     """Say whether `answer` holds; None means that the reader has not answered yet."""
-    shared.check(name, answer, EXERCISES)
+    exercises.check(name, answer, EXERCISES)
