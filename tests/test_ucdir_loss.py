@@ -74,7 +74,7 @@ def test_hidden_strengths_are_those_of_the_share_asked_for():
 def test_training_lowers_the_loss():
     recipe = Recipe(images=2_000, batch=8, lr=3e-3, ema=200, precision="fp32")
     losses = [s.loss for s in train(tiny(tasks=("a",)), task(), recipe, seed=0)]
-    assert sum(losses[-25:]) < 0.75 * sum(losses[:25])
+    assert sum(losses[-25:]) < 0.85 * sum(losses[:25])
 
 
 def test_losses_that_cannot_work_are_refused():

@@ -10,9 +10,9 @@ from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
 from repro.errors import ReproError
-from repro.ucdir.loss import Learning
-from repro.ucdir.model import UCDIR
-from repro.ucdir.study import measure, paper
+from repro.ucdir.model import UCDIR, from_published
+from repro.ucdir.study import measure
+from repro.ucdir.study.experiments import SPEC, read, training_task
 
 PARTS = ["noise_func.0", "noise_func.2", "norm1", "norm2", "conv1", "conv2.0", "conv2.2", "spdyconv"]
 
@@ -21,29 +21,33 @@ def image(name, height=40, width=48):
     return KeyedNoise(0, [name], "fixture").uniform((3, height, width))[0]
 
 
-def filled(root, task, split, count=3):
-    folders = {
-        "lowlight": (f"{split}/input", f"{split}/target"),
-        "jpeg": ({"train": "train/n01440764", "test": "val"}[split],) * 2,
-    }[task]
-    for i in range(count):
-        for folder in folders:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            suffix = ".jpeg" if task == "jpeg" else ".png"
-            write_image(root / folder / f"{i:04d}{suffix}", image(f"{folder} {i}"))
-    return root
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Where data sets lie; crops are of 16 pixels."""
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    monkeypatch.setitem(SPEC["profile"]["paper"], "crop", 16)
+    return tmp_path
+
+
+def write(folder, name, what):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_image(folder / name, image(what))
 
 
 @pytest.mark.parametrize("task", ["lowlight", "jpeg"])
-def test_a_training_runs_on_files_and_a_test_set_is_read(tmp_path, task, monkeypatch):
-    filled(tmp_path, task, "train"), filled(tmp_path, task, "test")
-    made = paper.training_task(task, Learning(), 16, tmp_path)
+def test_a_training_runs_on_files_and_a_test_set_is_read(data, task):
+    folders = {
+        "lowlight": [f"sid-rgb/{split}/{part}" for split in ("train", "test") for part in ("input", "target")],
+        "jpeg": ["imagenet/train/n01440764", "imagenet/val"],
+    }[task]
+    for folder in folders:
+        for i in range(3):
+            write(data / folder, f"{i:04d}.{'jpeg' if task == 'jpeg' else 'png'}", f"{folder} {i}")
+    made = training_task(task, "main", "paper")
     assert made.size == 3
     (step,) = train(UCDIR(**TINY), made, Recipe(images=4, batch=4, precision="fp32"), seed=0)
     assert torch.isfinite(torch.tensor(step.loss))
-    monkeypatch.setattr(paper.paths, "data", lambda: tmp_path)
-    (tmp_path / {"lowlight": "sid-rgb", "jpeg": "imagenet"}[task]).symlink_to(tmp_path)
-    assert measure.sample("x", {"task": task}, "paper").n == 3
+    assert measure.sample("ucdir", {"task": task}, "paper").n == 3
     tested = measure.pairs(task, "paper", 2)
     assert [name for _, name, *_ in tested] == ["0000", "0001"]
     for given, _, strength, clean in tested:
@@ -51,20 +55,19 @@ def test_a_training_runs_on_files_and_a_test_set_is_read(tmp_path, task, monkeyp
         assert strength.item() == pytest.approx(0.9 if task == "jpeg" else 0)
 
 
-def test_crops_of_a_pair_are_cut_alike(tmp_path):
-    for kind in ("input", "target"):
-        (tmp_path / "train" / kind).mkdir(parents=True)
-        write_image(tmp_path / "train" / kind / "a.png", image("same"))
-    made = paper.training_task("lowlight", Learning(), 16, tmp_path)
+def test_crops_of_a_pair_are_cut_alike(data):
+    for part in ("input", "target"):
+        write(data / "sid-rgb/train" / part, "a.png", "same")
+    made = training_task("lowlight", "main", "paper")
     clean, degraded, _ = made.pair(torch.zeros(4, dtype=torch.long), lambda p: KeyedNoise(0, range(4), p))
     assert torch.equal(clean, degraded) and len({tuple(c.flatten()[:9].tolist()) for c in clean}) > 1
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_what_is_not_there_is_said(data):
     with pytest.raises(ReproError, match="SID as RGB images lies in"):
-        paper.read("lowlight", "train", tmp_path)
+        read("lowlight", "train")
     with pytest.raises(ReproError, match="repro data check imagenet"):
-        paper.read("jpeg", "test", tmp_path)
+        read("jpeg", "test")
 
 
 def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):
@@ -102,7 +105,7 @@ def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):
 def test_every_published_weight_has_its_place():
     with torch.device("meta"):
         ours = set(UCDIR().state_dict())
-    assert paper.from_published(dict.fromkeys([*published_names(), "betas"], torch.zeros(1))).keys() == ours
+    assert from_published(dict.fromkeys([*published_names(), "betas"], torch.zeros(1))).keys() == ours
 
 
 def test_a_block_in_the_published_layout_computes_what_its_public_form_says():
@@ -113,9 +116,9 @@ def test_a_block_in_the_published_layout_computes_what_its_public_form_says():
     place, names = "denoise_fn.downs.3.res_block", [*PARTS, "res_conv"]
     state = {}
     for name in [f"{place}.{part}.{kind}" for part in names for kind in ("weight", "bias")]:
-        (ours,) = paper.from_published({name: torch.zeros(1)})
+        (ours,) = from_published({name: torch.zeros(1)})
         state[name] = torch.randn(model.state_dict()[ours].shape) * 0.3
-    assert not model.load_state_dict(paper.from_published(state), strict=False).unexpected_keys
+    assert not model.load_state_dict(from_published(state), strict=False).unexpected_keys
     W = lambda name: (state[f"{place}.{name}.weight"], state[f"{place}.{name}.bias"])  # noqa: E731
     x, emb, guide = torch.randn(2, 8, 6, 6), torch.randn(2, 8), torch.randn(2, 3, 6, 6)
     swish = lambda z: z * torch.sigmoid(z)  # noqa: E731

@@ -42,10 +42,8 @@ def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> di
         return {}
     if task not in tasks:
         raise ReproError(f"task {task!r} is unknown to this network: choose {', '.join(tasks)}")
-    return {
-        "task": torch.tensor([tasks.index(task)], device=model.device),
-        "strength": torch.tensor([torch.nan if strength is None else strength], device=model.device),
-    }
+    found = {"task": tasks.index(task), "strength": torch.nan if strength is None else strength}
+    return {name: torch.tensor([value], device=model.device) for name, value in found.items()}
 
 
 def trajectory(

@@ -1,25 +1,29 @@
-"""Every network of notebook 04, read from `experiments.toml`."""
+"""Every network of notebook 04, read from `experiments.toml`, and the pictures that it is trained and tested on."""
 
 from __future__ import annotations
 
 import itertools
 import tomllib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from repro import paths
 from repro.data import crops, pack
 from repro.data.degradations import TASKS
-from repro.data.images import resize
+from repro.data.filesets import Pictures, PictureSet
+from repro.data.flist import list_images, pair_folders
+from repro.data.images import center_crop, resize
+from repro.data.published import read_split
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.errors import ReproError
 from repro.ucdir.loss import Learning, RestorationTask
 from repro.ucdir.model import UCDIR
-from repro.ucdir.study import paper
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
@@ -48,12 +52,37 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
     return tuple(p.id for p in chosen), tuple(resize(pack.load(p), side) for p in chosen)
 
 
+def read(task: str, split: str) -> PictureSet:
+    """Inputs and targets of a task ("train" or "test") at the paper's scale, as their authors publish them.
+
+    Low light: SID as RGB pairs, what the paper's authors hand out. Motion blur: GoPro. JPEG: ImageNet, targets alone,
+    of the test their middle; they are encoded here (the public reader hands RGB to an encoder that expects BGR; here
+    colours are as they are). Raises `ReproError` for what is not there, with what was expected.
+    """
+    if task == "deblur":
+        return PictureSet.of_pairs(read_split("gopro", split).pairs)
+    if task == "lowlight":
+        places = [paths.data() / "sid-rgb" / split / part for part in ("input", "target")]
+        needs = "SID as RGB images lies in {train,test}/{input,target}"
+    else:
+        places = [paths.data() / "imagenet" / {"train": "train", "test": "val"}[split]]
+        needs = "`repro data check imagenet` says what is needed"
+    if not places[0].is_dir():
+        raise ReproError(f"{places[0]}: no such folder; {needs}")
+    if task == "lowlight":
+        return PictureSet.of_pairs(pair_folders(*places))
+    if split == "train":
+        return PictureSet(Pictures(list_images(places[0])))
+    return PictureSet(Pictures(list_images(places[0])[:1000], lambda x: center_crop(x, min(256, *x.shape[-2:]))))
+
+
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:
-    """Training set and loss."""
+    """Training set and loss; at the paper's scale crops of pairs cut alike, or JPEG of quality 10 made of each crop."""
     settings = settings_of(chosen, task)
     learning = Learning(**settings["learning"] | SPEC["variant"][variant].get("learning", {}))
     if chosen == "paper":
-        return paper.training_task(task, learning, settings["crop"])
+        files, encode = read(task, "train"), partial(TASKS["jpeg"].degrade, quality=10)
+        return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
 
     def cut(indices: Tensor, crop: int, draw: Tensor) -> tuple[Tensor, None]:

@@ -94,17 +94,14 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
 def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:
     """Where diffusion changes the predictor's estimate, and where that estimate was wrong; brighter = more."""
 
-    def grey(x: Tensor) -> Tensor:
-        return (x.abs().mean(dim=1, keepdim=True) / 2 * gain).clamp(0, 1).expand(-1, 3, -1, -1)[0]
-
-    shown = {
-        "input": to_unit(degraded)[0],
-        "first estimate": to_unit(initial)[0],
-        "restored": to_unit(restored)[0],
-        f"what diffusion changed, × {gain:g}": grey(restored - initial),
-        f"what was wrong before, × {gain:g}": grey(clean - initial),
-        f"what is wrong after, × {gain:g}": grey(clean - restored),
-    }
+    images = {"input": degraded, "first estimate": initial, "restored": restored}
+    shown = {words: to_unit(image)[0] for words, image in images.items()}
+    for words, error in (
+        ("what diffusion changed", restored - initial),
+        ("what was wrong before", clean - initial),
+        ("what is wrong after", clean - restored),
+    ):
+        shown[f"{words}, × {gain:g}"] = (error[0].abs().mean(dim=0) / 2 * gain).clamp(0, 1).expand(3, -1, -1)
     return Photos(photos.captioned(shown, 3))
 
 

@@ -7,7 +7,6 @@ cell's `task` names the degradation; behind a dash stands what is varied: "lowli
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,8 +28,7 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.patches import Tiles, seam_energy
 from repro.ucdir.pipeline import scalars
-from repro.ucdir.study import paper
-from repro.ucdir.study.experiments import network_of, photographs, settings_of
+from repro.ucdir.study.experiments import network_of, photographs, read, settings_of
 
 TEST_SEED = 7  # of the test pictures' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
@@ -47,14 +45,14 @@ TOLERANCE = {
 
 def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Tensor]]:
     """The first `n` held-out photographs: degraded (3, H, W) in [0, 1], name, strength (1,), clean."""
-    settings, found = settings_of(chosen), []
+    settings, inputs, found = settings_of(chosen), None, []
     if chosen == "paper":
-        pictures = paper.tested(task, n)
+        files = read(task, "test")
+        ids, images, inputs = files.ids, files.targets, files.inputs
     else:
         ids, images = photographs("test", settings["side"], settings.get("limit", 0))
-        pictures = zip(ids[:n], images, itertools.repeat(None))
-    for name, clean, given in pictures:
-        strength = torch.zeros(1)
+    for i, name in enumerate(ids[:n]):
+        clean, given, strength = images[i], inputs and inputs[i], torch.zeros(1)
         if given is None:
             noises = lambda purpose, name=name: KeyedNoise(TEST_SEED, [name], purpose)  # noqa: E731
             (given,), strength = TASKS[task].degrade(clean[None], noises, **FIXED.get(task, {}))
@@ -68,7 +66,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
     if experiment.startswith("cost-"):
         return Sample(1, 1, hashlib.sha256(b"").hexdigest())
     if chosen == "paper":
-        files = paper.read(task, "test")
+        files = read(task, "test")
         return Sample(files.size, 0, files.digest())
     settings = settings_of(chosen)
     n = min(FEW if varied else MANY, settings.get("limit", MANY))
@@ -86,12 +84,12 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return cost(experiment.removeprefix("cost-"))
     task, _, varied = str(cell["task"]).partition("-")
     n = k or sample(experiment, cell, chosen).n
-    tested, run = pairs(task, chosen, n), method(experiment, task, cell)
-    outputs, truths = [run(*given) for *given, _ in tested], [truth for *_, truth in tested]
+    given, run = pairs(task, chosen, n), method(experiment, task, cell)
+    outputs, truths = [run(*one) for *one, _ in given], [truth for *_, truth in given]
     both = list(zip(outputs, truths, strict=True))
     if varied == "seams":
         tiles, whole = Tiles(cell["size"], cell["margin"]), method(experiment, task, {**cell, "split": "none"})
-        one_piece = [whole(*given) for *given, _ in tested]
+        one_piece = [whole(*one) for *one, _ in given]
         return {
             SEAM: [seam_energy(made[None], truth[None], tiles) for made, truth in both],
             MOVED: [(made - one).abs().mean().item() for made, one in zip(outputs, one_piece, strict=True)],
@@ -109,7 +107,14 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
         return lambda image, name, strength: image
     if experiment == "baseline-formula":
         return lambda image, name, strength: formula(image, task)
-    model, settings = load_checkpoint(experiment), sampling(cell)
+    model, steps = load_checkpoint(experiment), int(cell.get("steps", 20))
+    settings: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
+    settings |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
+    if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
+        end = cell["levels"]
+        settings["levels"] = TRAINING.levels(steps) if end == "spaced" else linear_levels(steps, end)
+    if cell.get("split", "none") != "none":
+        settings["tiles" if cell["split"] == "inside" else "outside"] = Tiles(cell["size"], cell["margin"])
 
     @torch.no_grad()
     def run(image: Tensor, name: str, strength: Tensor) -> Tensor:
@@ -125,18 +130,6 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
         return to_unit(made)[0]
 
     return run
-
-
-def sampling(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell's settings of the sampler, as `pipeline.restore` takes them."""
-    steps = int(cell.get("steps", 20))
-    made: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
-    made |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
-    if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
-        made["levels"] = TRAINING.levels(steps) if cell["levels"] == "spaced" else linear_levels(steps, cell["levels"])
-    if cell.get("split", "none") != "none":
-        made["tiles" if cell["split"] == "inside" else "outside"] = Tiles(cell["size"], cell["margin"])
-    return made
 
 
 def formula(image: Tensor, task: str) -> Tensor:
