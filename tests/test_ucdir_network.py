@@ -176,11 +176,3 @@ def test_the_training_pass_is_eq_1():
     a = level[:, None, None, None]
     noisy = a * 4 * (clean - u) + (1 - a**2).sqrt() * eps
     assert torch.allclose(model(degraded, clean, level, eps)[0], model.denoise(degraded, noisy, level, u), atol=1e-6)
-
-
-def test_a_checkpoint_comes_back_the_same(tmp_path):
-    model = tiny(tasks=("lowlight",), residual_scale=3.0)
-    model.save_pretrained(tmp_path)
-    again = UCDIR.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    assert again.config.residual_scale == 3.0 and again.unet.tasks == ("lowlight",)
