@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.adir import lora, prior, retrieval
-from repro.adir.adapt import Adaptation, adapt, adapted_to, loss, sizes
+from repro.adir.adapt import Adaptation, adapt, loss
 from repro.adir.guidance import Guidance
 from repro.adir.pipeline import ADIR, degrade
+from repro.adir.study.experiments import TINY
 from repro.data import pack
 from repro.data.writing import write_image
 from repro.ddpm import process
@@ -21,7 +22,7 @@ from repro.errors import ReproError
 from repro.metrics.lpips import lpips
 from repro.nn.unet import UNet
 
-SCHEDULE = prior.schedule()
+SCHEDULE = prior.SCHEDULE
 FAST = Adaptation(iterations=4, rank=2, batch=2)
 IMAGES = [KeyedNoise(0, [i], "image").uniform((3, 40, 48))[0] for i in range(3)]
 
@@ -29,9 +30,7 @@ IMAGES = [KeyedNoise(0, [i], "image").uniform((3, 40, 48))[0] for i in range(3)]
 def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = UNet(
-            **{**prior.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention_levels": (1,), "heads": 2}
-        )
+        net = UNet(**TINY)
         for p in net.parameters():  # nothing zero, so that every factor matters
             nn.init.normal_(p, std=0.1)
     return net.eval()
@@ -61,17 +60,18 @@ def test_lora_is_pefts_formula(conv):
     with lora.adapted(net, made, 8):
         torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-4)
     assert float(down.detach().abs().max()) <= 1 / (6 * conv.kernel_size[0] ** (x.ndim - 2)) ** 0.5
+    assert len(lora.fresh(net, pointwise=False)) == (2 if max(conv.kernel_size) > 1 else 0)
 
 
 def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
     net, before = network(), weights(network())
-    factors, steps = adapted_to(net, IMAGES, SCHEDULE, FAST)
+    steps = list(adapt(net, IMAGES, FAST))
     assert same(weights(net), before)
     assert not any(p.requires_grad for p in net.parameters())
     assert [step.iteration for step in steps] == [1, 2, 3, 4]
     x, t = KeyedNoise(0, [0], "x").normal((3, 32, 32)), torch.tensor([300])
     plain = net(x, t).sample
-    with lora.adapted(net, factors):
+    with lora.adapted(net, steps[-1].factors):
         inside = net(x, t).sample
     assert same(weights(net), before)
     assert torch.equal(net(x, t).sample, plain)
@@ -79,19 +79,19 @@ def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
 
 
 def test_factors_live_in_a_small_file_and_fit_one_network_only(tmp_path):
-    net = prior.build()
+    net = UNet(**prior.NETWORK)
     factors = {k: torch.randn_like(v) for k, v in lora.fresh(net).items()}
     path = lora.save(tmp_path / "a.safetensors", factors, 8, "main")
     assert path.stat().st_size < 400_000
-    found, about = lora.load(path)
-    assert about == {"alpha": "8", "base": "main"}
+    found = lora.load(path)
     for name, kept in found.items():  # eight bits a number
         whole = factors[name].flatten(1)
         assert ((kept.flatten(1) - whole).abs() <= whole.abs().amax(dim=1, keepdim=True) / 253).all()
     with lora.adapted(net, found):
         pass
-    with pytest.raises(ReproError, match="LoRA of another network"), lora.adapted(network(), found):
-        pass
+    for wrong in (found, {k: v for k, v in lora.fresh(network()).items() if "down" in k}):
+        with pytest.raises(ReproError, match="LoRA of another network"), lora.adapted(network(), wrong):
+            pass
     with pytest.raises(ReproError, match="no LoRA file"):
         lora.load(Path(__file__))
 
@@ -113,43 +113,27 @@ def test_the_loss_is_the_simple_one_and_lpips_of_the_clean_estimate():
 
 def test_the_variance_is_left_alone_unless_it_is_wanted():
     for variance in (False, True):
-        factors, _ = adapted_to(network(), IMAGES, SCHEDULE, Adaptation(iterations=2, rank=2, variance=variance))
-        up = factors["conv_out.up"]  # noise first, then variance
+        *_, last = adapt(network(), IMAGES, Adaptation(iterations=2, rank=2, variance=variance, perceptual=0))
+        up = last.factors["conv_out.up"]  # noise first, then variance
         assert float(up[: len(up) // 2].abs().max()) > 0
         assert (float(up[len(up) // 2 :].abs().max()) > 0) == variance
 
 
 def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path):
     settings = Adaptation(iterations=28, rank=1, batch=1, perceptual=0)
-    whole, _ = adapted_to(network(), IMAGES, SCHEDULE, settings)
-    for step in adapt(network(), IMAGES, SCHEDULE, settings, state=tmp_path):
+    *_, whole = adapt(network(), IMAGES, settings)
+    for step in adapt(network(), IMAGES, settings, state=tmp_path):
         if step.iteration == 25:
             break
-    found, rest = adapted_to(network(), IMAGES, SCHEDULE, settings, state=tmp_path)
+    rest = list(adapt(network(), IMAGES, settings, state=tmp_path))
     assert rest[0].iteration == 21  # from the last state
-    assert same(found, whole)
-    _, another = adapted_to(network(), IMAGES, SCHEDULE, settings, seed=1, state=tmp_path)
-    assert len(another) == 28
-
-
-def test_adaptation_learns_what_it_is_shown():
-    """After sixty steps on one image, its noise is predicted better, and another image's not much worse."""
-    net = network()
-    settings = Adaptation(iterations=60, rank=4, batch=2, perceptual=0, lr=5e-3)
-    model, eps, t = process.model_fn(net), KeyedNoise(5, range(8), "e").normal((3, 32, 32)), torch.full((8,), 200)
-    x0 = IMAGES[0][None, :, :32, :32].expand(8, -1, -1, -1) * 2 - 1
-    with torch.no_grad():
-        before = loss(model, x0, t, eps, SCHEDULE, settings)[0]
-        factors, _ = adapted_to(net, IMAGES[:1], SCHEDULE, settings)
-        with lora.adapted(net, factors):
-            after = loss(model, x0, t, eps, SCHEDULE, settings)[0]
-    assert float(after) < 0.9 * float(before)
+    assert same(rest[-1].factors, whole.factors)
+    assert next(adapt(network(), IMAGES, settings, seed=1, state=tmp_path)).iteration == 1
 
 
 def test_crops_come_from_sizes_that_are_not_enlarged():
-    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 100, 130))] == [64, 80, 96, 100]
-    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 300, 400))] == [64, 80, 96, 128, 160, 192]
-    assert [min(x.shape[1:]) for x in sizes(torch.rand(3, 40, 48))] == [40]
+    expected = {100: [64, 80, 96, 100], 300: [64, 80, 96, 128, 160, 192], 40: [40]}
+    assert {n: [min(x.shape[1:]) for x in prior.sizes(torch.rand(3, n, n + 30))] for n in expected} == expected
 
 
 # -- retrieval
@@ -161,9 +145,7 @@ def plain(images):
 
 
 def test_nearest_is_by_cosine_which_orders_as_the_spherical_distance_does():
-    index = retrieval.index_images(
-        [str(i) for i in range(40)], [torch.rand(3, 8, 8) ** (i / 10) for i in range(40)], plain
-    )
+    index = retrieval.index_images({str(i): torch.rand(3, 8, 8) ** (i / 10) for i in range(40)}, plain)
     query = torch.rand(3, 8, 8)
     found = index.nearest(query, 12)
     vector = F.normalize(plain(query[None]), dim=1)
@@ -174,7 +156,7 @@ def test_nearest_is_by_cosine_which_orders_as_the_spherical_distance_does():
     assert torch.isnan(distance).equal(torch.tensor(cosine) < -1e-6)
     defined = [i for i in range(40) if cosine[i] > 0]
     assert sorted(defined, key=lambda i: float(distance[i])) == sorted(defined, key=lambda i: -cosine[i])
-    assert len(index.nearest(query, 100)) == 40
+    assert len(index.nearest(query, 100).names) == 40
 
 
 def test_faiss_finds_what_brute_force_finds():
@@ -188,29 +170,26 @@ def test_faiss_finds_what_brute_force_finds():
         assert found.similarity == pytest.approx(expected.similarity, abs=1e-5)
         shared += len({*walked.nearest(query, 10).names} & {*expected.names})
     assert shared >= 0.9 * 20 * 10
-    assert len(exact.nearest(query, 2000)) == 1000
+    assert len(exact.nearest(query, 2000).names) == 1000
 
 
 def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
     for i in range(3):
         write_image(tmp_path / f"{i}.png", torch.full((3, 16, 16), i / 4))
     (tmp_path / "bad.jpg").write_text("no image")
-    calls = []
+    files = sorted(tmp_path.iterdir())
+    calls, cache = [], tmp_path / "cache" / "e.safetensors"
 
     def counting(images):
         calls.append(len(images))
         return plain(images)
 
-    cache = tmp_path / "cache" / "e.safetensors"
-    first = retrieval.index_folder(tmp_path, counting, cache)
-    assert len(first.names) == 3
-    assert [Path(p).name for p in first.skipped] == ["bad.jpg"]
-    second = retrieval.index_folder(tmp_path, counting, cache)
+    first, second = (retrieval.index_files(files, counting, cache) for _ in range(2))
     assert calls == [1, 1, 1]
+    assert [Path(p).name for p in (*first.names, *first.skipped)] == ["0.png", "1.png", "2.png", "bad.jpg"]
     assert torch.equal(first.vectors, second.vectors)
-    with pytest.raises(ReproError, match="no images in this folder"):
-        (tmp_path / "empty").mkdir()
-        retrieval.index_folder(tmp_path / "empty", plain, cache)
+    with pytest.raises(ReproError, match="no readable image among 1 files"):
+        retrieval.index_files([tmp_path / "bad.jpg"], plain, cache)
 
 
 def test_the_gallery_shares_no_subject_with_training_or_test():
@@ -218,34 +197,31 @@ def test_the_gallery_shares_no_subject_with_training_or_test():
     others = {p.subject for split in ("train", "validation", "test") for p in pack.photos(split, kind=None)}
     assert len(chosen) >= 60
     assert not {p.subject for p in chosen} & others
-    assert not {i for i, _ in zip(*prior.training_pictures(), strict=True)} & {p.id for p in chosen}
+    assert not {*prior.PriorTask().ids} & {p.id for p in chosen}
 
 
 # -- the pipeline
 
 
 @pytest.mark.parametrize("task", ["sr4", "sr8", "box", "gauss", "colour"])
-def test_the_pipeline_reconstructs_at_the_right_size_and_leaves_the_prior_alone(task):
+def test_the_pipeline_reconstructs_at_the_right_size_and_leaves_the_prior_alone(task, capsys):
     image = torch.rand(3, 32, 40)
     adir, before = ADIR(network()), weights(network())
-    index = retrieval.index_images(["a", "b"], IMAGES[:2], plain)
-    run = {"steps": 3, "adaptation": FAST, "neighbours": index, "guidance": Guidance()}
-    found = adir(degrade(image, task), task, **run)
-    assert found.image.shape == image.shape
-    assert len(found.neighbours) == 2  # fewer than K = 20
+    y, fast = degrade(image, task), {"steps": 3, "adaptation": FAST}
+    run = {**fast, "neighbours": retrieval.index_images({"a": IMAGES[0], "b": IMAGES[1]}, plain)}
+    found = adir(y, task, guidance=Guidance(), **run)
+    assert "2 neighbours are used, 20 were asked for" in capsys.readouterr().out
+    assert found.shape == image.shape
     assert same(weights(adir.network), before)
-    again = adir(degrade(image, task), task, **run)
-    assert torch.equal(found.image, again.image)
-    free = adir(degrade(image, task), task, "none", steps=3)
-    assert not torch.equal(found.image, free.image)
-    assert adir(degrade(image, task), task, "itself", steps=3, adaptation=FAST).neighbours is None
+    assert torch.equal(found, adir(y, task, guidance=Guidance(), **run))
+    for other in ("none", "itself"):
+        assert not torch.equal(found, adir(y, task, other, **fast))
 
 
-def test_the_pipeline_refuses_what_it_cannot_work_on():
-    adir = ADIR(network())
-    with pytest.raises(ReproError, match="unknown task 'sr3'"):
-        adir(torch.rand(3, 8, 8), "sr3")
-    with pytest.raises(ReproError, match="8192 x 8192 pixels"):
-        adir(torch.rand(3, 1024, 1024), "sr8")
-    with pytest.raises(ReproError, match="adapt is 'me'"):
-        adir(torch.rand(3, 8, 8), "sr4", "me")
+@pytest.mark.parametrize(
+    ("side", "task", "adapt", "words"),
+    [(8, "sr3", "none", "task 'sr3'"), (1024, "sr8", "none", "8192 x 8192 pixels"), (8, "sr4", "me", "adapt 'me'")],
+)
+def test_the_pipeline_refuses_what_it_cannot_work_on(side, task, adapt, words):
+    with pytest.raises(ReproError, match=words):
+        ADIR(network())(torch.rand(3, side, side), task, adapt)

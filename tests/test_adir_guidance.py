@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,28 +19,31 @@ from repro.errors import ReproError
 
 SCHEDULE = linear()
 SHAPE = oracle.SHAPE
-gaussian, operator, exact, moments = oracle.prior, oracle.halved, oracle.posterior, oracle.guided
+PLAIN = Guidance(transpose="adjoint", limit=math.inf)
+DATA, HALVED = oracle.prior(), oracle.halved()
+IDENTITY = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
 
 
 def drawn(shape, step=0):
     return KeyedNoise(0, range(shape[0]), "test").normal(tuple(shape[1:]), step)
 
 
+def noises(ids, key="n"):
+    return KeyedNoise(0, ids, key)
+
+
+def both(x, t):
+    """The Gaussian's denoiser, and a variance halfway."""
+    return torch.cat([DATA.eps(x, t), torch.zeros_like(x)], dim=1)
+
+
 def test_the_step_of_algorithm_1_is_the_packages():
-    op, y, x = operator(), drawn((2, 3, 2, 2)), drawn((2, *SHAPE), 1)
+    op, y, x = HALVED, drawn((2, 3, 2, 2)), drawn((2, *SHAPE), 1)
     eps, v, t, s = drawn((2, *SHAPE), 2), drawn((2, *SHAPE), 3).tanh(), 500, 7.0
     model = lambda x, t: torch.cat([eps, v], dim=1)  # noqa: E731
-    steps = ancestral(
-        model,
-        x,
-        SCHEDULE,
-        KeyedNoise(0, range(2), "n"),
-        [t, t - 1],
-        variance="learned_range",
-        clip=False,
-        guide=guidance.guide(model, y, op, SCHEDULE, Guidance(scale=s, transpose="adjoint", limit=None)),
-    )
-    found = next(steps).mean
+    guide = guidance.guide(model, y, op, SCHEDULE, replace(PLAIN, scale=s))
+    options = {"variance": "learned_range", "clip": False, "guide": guide}
+    found = next(ancestral(model, x, SCHEDULE, noises(range(2)), [t, t - 1], **options)).mean
     beta, ab, ab_prev = SCHEDULE.betas[t], SCHEDULE.alpha_bar[t], SCHEDULE.alpha_bar[t - 1]
     tilde = (1 - ab_prev) / (1 - ab) * beta
     sigma = torch.exp((v + 1) / 2 * beta.log() + (1 - v) / 2 * tilde.log())
@@ -48,24 +54,18 @@ def test_the_step_of_algorithm_1_is_the_packages():
 
 
 def test_guidance_comes_near_the_exact_posterior_and_further_with_more_steps():
-    data, op = gaussian(), operator()
-    y = op.A(drawn((1, *SHAPE), 5) * 0.4)
-    mean, _ = exact(data, op, y)
-    away = {}
-    for steps in (5, 20):
-        found, _ = moments(data, op, y, Guidance(transpose="adjoint"), steps)
-        away[steps] = float((found - mean).norm() / mean.norm())
-    assert away[20] < away[5] < 1
-    assert away[20] < 0.25
-    nothing, _ = moments(data, op, y, Guidance(scale=0), 20)
+    y = HALVED.A(drawn((1, *SHAPE), 5) * 0.4)
+    mean, _ = oracle.posterior(DATA, HALVED, y)
+    found = [oracle.guided(DATA, HALVED, y, Guidance(transpose="adjoint"), steps)[0] for steps in (5, 20)]
+    few, many = (float((each - mean).norm() / mean.norm()) for each in found)
+    assert many < min(few, 0.25) and few < 1
+    nothing, _ = oracle.guided(DATA, HALVED, y, Guidance(scale=0), 20)
     assert float(nothing.abs().max()) < 1e-6  # the prior's mean
 
 
 def test_without_the_limit_few_steps_diverge():
-    data, op = gaussian(), ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
     y = drawn((1, *SHAPE), 6) * 0.4
-    held, _ = moments(data, op, y, Guidance(), 10)
-    wild, _ = moments(data, op, y, Guidance(limit=None), 10)
+    held, wild = (oracle.guided(DATA, IDENTITY, y, Guidance(limit=limit), 10)[0] for limit in (0.5, math.inf))
     assert float((held - y.flatten()).abs().max()) < 0.5
     assert float(wild.abs().max()) > 100
 
@@ -79,17 +79,16 @@ def test_the_factor_of_the_residual_never_turns_negative(eigenvalue):
 
 
 def test_each_gradient_is_what_it_is_called():
-    op, y, x = operator(), drawn((1, 3, 2, 2)), drawn((1, *SHAPE), 1)
-    data = gaussian()
-    step = next(ancestral(data.model(), x, SCHEDULE, KeyedNoise(0, [0], "n"), [300, 200], clip=False))
+    op, y, x = HALVED, drawn((1, 3, 2, 2)), drawn((1, *SHAPE), 1)
+    step = next(ancestral(DATA.model(), x, SCHEDULE, noises([0]), [300, 200], clip=False))
     a, s, t = step.a, step.s, torch.tensor([300])
 
     def g(gradient):
-        settings = Guidance(scale=1, gradient=gradient, transpose="adjoint", limit=None)
-        return guidance.guide(data.model(), y, op, SCHEDULE, settings)(x, t, step)
+        settings = replace(PLAIN, scale=1, gradient=gradient)
+        return guidance.guide(DATA.model(), y, op, SCHEDULE, settings)(x, t, step)
 
     x_ = x.clone().requires_grad_()
-    error = (op.A((x_ - s * data.eps(x_, t)) / a) - y).square().sum()
+    error = (op.A((x_ - s * DATA.eps(x_, t)) / a) - y).square().sum()
     exact_gradient = -torch.autograd.grad(error, x_)[0]
     torch.testing.assert_close(g("exact"), exact_gradient, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(g("unsquared"), exact_gradient / (2 * error.sqrt()), atol=1e-4, rtol=1e-3)
@@ -97,41 +96,30 @@ def test_each_gradient_is_what_it_is_called():
     # with the noise held constant, eq. 15 times alpha_bar is eq. 17
     constant = -2 * op.transpose(op.A((x - s * step.output) / a) - y) * a
     torch.testing.assert_close(g("surrogate"), constant, atol=1e-4, rtol=1e-3)
+    dps = guidance.guide(DATA.model(), y, op, SCHEDULE, guidance.DPS)(x, t, step)  # not times the variance
+    torch.testing.assert_close(dps * step.variance, g("unsquared"), atol=1e-4, rtol=1e-3)
 
 
 def test_reconstruction_depends_on_its_key_not_on_its_batch():
-    data, op = gaussian(), operator()
     y = drawn((2, 3, 2, 2))
-
-    def run(ids, y):
-        noise = KeyedNoise(3, ids, "n")
-        return sample(guidance.reconstruct(data.model(), y, op, SCHEDULE, noise, steps=5, variance="fixed_small"))
-
+    run = lambda ids, y: sample(guidance.reconstruct(both, y, HALVED, SCHEDULE, noises(ids), Guidance(), 5))  # noqa: E731
     torch.testing.assert_close(run([8, 9], y)[1:], run([9], y[1:]), atol=1e-6, rtol=1e-5)
 
 
+def test_dps_lowers_the_residual():
+    y = HALVED.A(drawn((4, *SHAPE), 5) * 0.3)
+    given = (both, y, HALVED, SCHEDULE, noises(range(4)))
+    free, found = (sample(guidance.reconstruct(*given, replace(guidance.DPS, scale=s), 100)) for s in (0, 0.3))
+    assert float((HALVED.A(found) - y).norm()) < 0.3 * float((HALVED.A(free) - y).norm())
+
+
 def test_ddrm_without_noise_keeps_the_measurement_and_fills_the_rest_from_the_prior():
-    data, op = gaussian(), operator()
     x = drawn((1, *SHAPE), 5) * 0.3
-    y = op.A(x).expand(256, -1, -1, -1)
-    *_, (found, _) = guidance.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(256), "n"), steps=50)
-    torch.testing.assert_close(op.A(found), y, atol=1e-4, rtol=1e-3)
-    mean, _ = exact(data, op, y[:1])
-    prior_error = float((x.flatten() - 0).norm())
-    assert float((found.mean(dim=0).flatten() - mean).norm()) < 0.35 * prior_error
-
-
-def test_ddrm_of_a_plain_noisy_image_is_a_denoiser():
-    """A = 1: every coordinate is seen with the same noise, so DDRM starts where the diffusion has that noise."""
-    data = gaussian()
-    op = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4), noise=0.3)
-    x = drawn((1, *SHAPE), 5) * 0.4
-    y = (x + 0.3 * drawn((1, *SHAPE), 7)).expand(128, -1, -1, -1)
-    *_, (found, _) = guidance.ddrm(data.model(), y, op, SCHEDULE, KeyedNoise(0, range(128), "n"), steps=50)
-    mean, _ = exact(data, op, y[:1])
-    away = float((found.mean(dim=0).flatten() - mean).norm() / mean.norm())
-    assert away < 0.25
-    assert away < float((y[0].flatten() - mean).norm() / mean.norm())
+    y = HALVED.A(x).expand(256, -1, -1, -1)
+    *_, (found, _) = guidance.ddrm(DATA.model(), y, HALVED, SCHEDULE, noises(range(256)), steps=50)
+    torch.testing.assert_close(HALVED.A(found), y, atol=1e-4, rtol=1e-3)
+    mean, _ = oracle.posterior(DATA, HALVED, y[:1])
+    assert float((found.mean(dim=0).flatten() - mean).norm()) < 0.35 * float(x.norm())
 
 
 def test_ddrm_is_deepinvs(monkeypatch):
@@ -139,18 +127,17 @@ def test_ddrm_is_deepinvs(monkeypatch):
     from deepinv.physics import DecomposablePhysics, GaussianNoise
     from deepinv.sampling import DDRM
 
-    data, taps = gaussian(), ops.box_taps(3)
-    op = ops.deblurring(4, 4, taps, noise=0.1)
+    op = replace(ops.operator("box3", 4), noise=0.1)
     y = op.measure(drawn((2, *SHAPE), 5) * 0.2, KeyedNoise(1, range(2), "e"))
-    noise, ts = KeyedNoise(0, range(2), "n"), spaced(SCHEDULE.T, 8, "linspace")
-    *_, (_, found) = guidance.ddrm(data.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
+    noise, ts = noises(range(2)), spaced(SCHEDULE.T, 8, "linspace")
+    *_, (_, found) = guidance.ddrm(DATA.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
     sigmas = [float(((1 - a) / a).sqrt()) for a in SCHEDULE.alpha_bar[ts]]
     draws = iter([noise.normal(SHAPE, step=t) * 2**0.5 for t in (SCHEDULE.T, *ts)])
     monkeypatch.setattr(torch, "randn_like", lambda x: next(draws))
 
     def denoiser(x, sigma):
         t = ts[sigmas.index(sigma)]
-        return data.x0(x * SCHEDULE.alpha_bar[t].sqrt(), t).clamp(-1, 1)
+        return DATA.x0(x * SCHEDULE.alpha_bar[t].sqrt(), t).clamp(-1, 1)
 
     axes = {"U": op.V, "U_adjoint": op.Ut, "V": op.V, "V_adjoint": op.Vt}  # U is never called
     physics = DecomposablePhysics(**axes, mask=op.singular_values[None], noise_model=GaussianNoise(0.1))
@@ -158,23 +145,10 @@ def test_ddrm_is_deepinvs(monkeypatch):
     torch.testing.assert_close(found, theirs, atol=1e-4, rtol=1e-3)
 
 
-def test_dps_lowers_the_residual():
-    data, op = gaussian(), operator()
-    y = op.A(drawn((4, *SHAPE), 5) * 0.3)
-
-    def both(x, t):
-        return torch.cat([data.eps(x, t), torch.zeros_like(x)], dim=1)
-
-    noise = KeyedNoise(0, range(4), "n")
-    free = sample(guidance.reconstruct(both, y, op, SCHEDULE, noise, Guidance(scale=0), 100))
-    found = sample(guidance.dps(both, y, op, SCHEDULE, noise, 100, scale=0.3))
-    assert float((op.A(found) - y).norm()) < 0.3 * float((op.A(free) - y).norm())
-
-
-def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ReproError, match="diverges"):
-        Guidance(limit=1.0)
-    with pytest.raises(ReproError, match="gradient 'dps' is unknown"):
-        Guidance(gradient="dps")
-    with pytest.raises(ReproError, match="0 or more"):
-        Guidance(scale=float("nan"))
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"limit": 1.0}, "diverges"), ({"gradient": "dps"}, "gradient 'dps'"), ({"scale": float("nan")}, "0 or more")],
+)
+def test_settings_that_cannot_work_are_refused(setting, words):
+    with pytest.raises(ReproError, match=words):
+        Guidance(**setting)

@@ -10,64 +10,59 @@ import torch
 from repro.adir import oracle
 from repro.adir.guidance import Guidance
 from repro.adir.study import measure as m
-from repro.adir.study import play
 from repro.adir.study.experiments import SMOKE, TINY
 from repro.engine import grid
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.claims import Selector, load_ledger
-from repro.errors import ReproError
+from repro.nn.unet import UNet
 
 BASE = {"set": "adapted", "task": "sr4", "method": "gd", "adapt": "none", "setting": "default"}
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A scratch clone with a tiny untrained prior."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = m.prior.build(TINY)
-        torch.nn.init.normal_(network.conv_out.weight, std=0.1)
-    save_checkpoint(tmp_path / "checkpoints" / SMOKE, network, {})
-    # the pack's gallery, ten of it, embedded by mean colours: the real embedding has tests of its own
-    chosen = m.pack.photos("gallery", kind=None)[:10]
-    index = m.retrieval.index_images([p.id for p in chosen], [m.pack.load(p) for p in chosen], colours)
-    monkeypatch.setattr(m.retrieval, "gallery", lambda: index)
-    for cached in (m.index, m.private, play.scene):
-        cached.cache_clear()
-    yield tmp_path
-    for cached in (m.index, m.private, play.scene):
-        cached.cache_clear()
 
 
 def colours(images):
     return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
 
 
+@pytest.fixture
+def scratch(home, monkeypatch):
+    """A scratch clone with a tiny untrained prior."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet(**TINY)
+        torch.nn.init.normal_(network.conv_out.weight, std=0.1)
+    save_checkpoint(home / "checkpoints" / SMOKE, network, {})
+    # ten of the pack's gallery, embedded by mean colours: the real embedding has tests of its own
+    images = {p.id: m.pack.load(p) for p in m.pack.photos("gallery", kind=None)[:10]}
+    index = m.retrieval.index_images(images, colours)
+    monkeypatch.setattr(m.retrieval, "gallery", lambda: index)
+    cached = (m.index, m.private)
+    for each in cached:
+        each.cache_clear()
+    yield home
+    for each in cached:
+        each.cache_clear()
+
+
 def test_tables_claims_and_settings_name_the_same_things():
     spec = grid.load("adir")
     cells = grid.cells(spec)
     assert len(spec["table"]) == 8
-    for name in m.SETTINGS["setting"]:
-        m.setting_of(name)
+    used = {cell["setting"] for _, cell in cells if "setting" in cell}
+    assert used == set(m.SETTINGS["setting"])
     for _, cell in cells:
         if "setting" in cell:
-            m.setting_of(cell["setting"], task=cell.get("task", "sr4"))
+            m.setting_of(cell)
     sides = [s for claim in load_ledger("adir") for p in claim.parts for s in (p.left, p.right)]
-    for side in (s for s in sides if isinstance(s, Selector)):
-        if side.experiment:
-            assert (side.experiment, dict(side.cell)) in [(e, c) for e, c in cells], str(side)
-    assert m.setting_of("default", "paper")[1].lr == 1e-4
+    for side in (s for s in sides if isinstance(s, Selector) and s.experiment):
+        assert (side.experiment, dict(side.cell)) in cells, str(side)
+    assert m.setting_of(BASE, "paper")["adaptation"].lr == 1e-4
 
 
 def test_textures_and_their_neighbours_share_no_pixel():
-    tests, near = (dict(m._textures(64, test=t)) for t in (True, False))
-    assert len(tests) == 6
-    assert len(near) == 24
-    blocks = {tuple(x.flatten().tolist()[:200]) for x in near.values()}
-    assert not blocks & {tuple(x.flatten().tolist()[:200]) for x in tests.values()}
+    measured = [m.squares(places, 64) for places in m.SQUARES.values()]
+    assert [len(found) for found in measured] == [6, 6, 6]
+    every = [x for found in (*measured, m.squares(m.NEAR, 64)) for x in found.values()]
+    assert len({tuple(x.flatten().tolist()[:200]) for x in every}) == len(every) == 18 + 24
 
 
 @pytest.mark.parametrize(
@@ -85,7 +80,7 @@ def test_textures_and_their_neighbours_share_no_pixel():
         {"set": "large", "task": "gauss"},
     ],
 )
-def test_every_kind_of_cell_is_measured(home, change):
+def test_every_kind_of_cell_is_measured(scratch, change):
     cell = {**BASE, **change}
     before = {k: v.clone() for k, v in m.private(SMOKE).state_dict().items()}
     found = m.measure(SMOKE, cell, None, "smoke")
@@ -96,31 +91,19 @@ def test_every_kind_of_cell_is_measured(home, change):
     assert all(torch.equal(v, before[k]) for k, v in m.private(SMOKE).state_dict().items())
 
 
-def test_adapted_factors_are_kept_and_used_again(home):
-    cell = {**BASE, "adapt": "neighbours"}
-    first = m.factors_of(m.private(SMOKE), SMOKE, cell, 0, "smoke")
-    files = sorted((home / "runs/adir/lora").iterdir())
-    assert len(files) == 1
-    stamp = files[0].stat().st_mtime_ns
-    again = m.factors_of(m.private(SMOKE), SMOKE, cell, 0, "smoke")
+def test_adapted_factors_are_kept_and_used_again(scratch):
+    given = (m.private(SMOKE), SMOKE, {**BASE, "adapt": "neighbours"}, 0, "smoke")
+    first = m.factors_of(*given)
+    (file,) = (scratch / "runs/adir/lora").iterdir()
+    stamp = file.stat().st_mtime_ns
+    again = m.factors_of(*given)
     assert all(torch.equal(v, again[k]) for k, v in first.items())
-    assert files[0].stat().st_mtime_ns == stamp
+    assert file.stat().st_mtime_ns == stamp
 
 
-def test_baselines_and_retrieval_need_no_network(home):
+def test_baselines_and_retrieval_need_no_network(scratch):
     for name in ("baseline-input", "baseline-pseudo-inverse"):
         assert m.measure(name, {"set": "photos", "task": "sr8"}, 1, "smoke")[m.PSNR][0] > 5
     assert m.measure("retrieval-efficientnet", {"blur": 3}, 1, "smoke")[m.OVERLAP] == [0.5]  # all ten, of twenty
     errors = m.measure("oracle-posterior", {"setting": "default", "steps": 5}, 1, "smoke")
     assert errors[m.MEAN_ERROR][0] == pytest.approx(oracle.distance(Guidance(), 5)[0])
-
-
-def test_exercises_know_right_from_wrong(capsys):
-    for name, right, wrong in (("limit", 2.5, 3), ("adjoint", 3, 1), ("spherical", 90, 45)):
-        play.check(name, right)
-        play.check(name, wrong)
-        play.check(name, None)
-    shown = capsys.readouterr().out
-    assert (shown.count(": right"), shown.count("not yet"), shown.count("waiting")) == (3, 3, 3)
-    with pytest.raises(ReproError, match="no exercise"):
-        play.check("nothing", 1)

@@ -7,9 +7,9 @@ import re
 import pytest
 from notebook_kit import execute
 
-from repro.adir import prior
 from repro.adir.study.experiments import SMOKE, TINY
 from repro.engine.checkpoint import save_checkpoint
+from repro.nn.unet import UNet
 
 pytestmark = pytest.mark.notebook
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.notebook
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     def fill(home):
-        save_checkpoint(home / "checkpoints" / SMOKE, prior.build(TINY), {"images": 0})
+        save_checkpoint(home / "checkpoints" / SMOKE, UNet(**TINY), {"images": 0})
 
     return execute("05", tmp_path_factory.mktemp("clone"), fill)
 

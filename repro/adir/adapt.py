@@ -18,15 +18,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from repro.adir import lora
-from repro.adir.prior import SCALES, SIZE, cut_at_a_size
-from repro.data.images import resize
+from repro.adir import lora, prior
+from repro.adir.prior import SIZE
 from repro.ddpm import losses, process
 from repro.ddpm.schedules import Schedule
 from repro.engine.recipe import digest
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import load_state, save_state
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 
 SAVE_EVERY = 20  # iterations between two states of an adaptation that may be interrupted
@@ -55,13 +54,9 @@ class Adaptation:
     variance: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "rank"):
-            if getattr(self, name) < 1:
-                raise ReproError(f"adaptation: {name} must be 1 or more: got {getattr(self, name)}")
-        if self.weighting not in ("uniform", "signal") or self.perceptual < 0 or not self.lr > 0:
-            raise ReproError(
-                f"adaptation: weighting is uniform or signal, perceptual at least 0, lr above 0: got {asdict(self)}"
-            )
+        one_of("adaptation weighting", self.weighting, ("uniform", "signal"))
+        if min(self.iterations, self.batch, self.rank) < 1:
+            raise ReproError(f"adaptation: iterations, batch and rank are 1 or more: got {asdict(self)}")
 
 
 @dataclass(frozen=True)
@@ -74,49 +69,34 @@ class AdaptStep:
     factors: dict[str, Tensor]
 
 
-def sizes(image: Tensor, scales: Sequence[int] = SCALES) -> list[Tensor]:
-    """The sizes of an image (3, H, W) in [0, 1] that crops are cut from: the prior's, those not above its own."""
-    side = min(image.shape[-2:])
-    kept = [s for s in scales if s < side]
-    return [*(resize(image, s) for s in kept), *([image] if side <= max(scales) else [])]
-
-
 def adapt(
     network: nn.Module,
     images: Sequence[Tensor],
-    schedule: Schedule,
-    settings: Adaptation | None = None,
+    settings: Adaptation,
     seed: int = 0,
     *,
-    scales: Sequence[int] = SCALES,
     crop: int = SIZE,
     state: Path | None = None,
+    progress: bool = False,
 ) -> Iterator[AdaptStep]:
-    """Adapt `network` to `images` (3, H, W) in [0, 1], one iteration at a time; its own weights stay what they are.
+    """Adapt a prior to `images` (3, H, W) in [0, 1], one iteration at a time; its own weights stay what they are.
 
-    With `state`, a folder, an interrupted adaptation goes on by the same call.
-
-    Raises:
-        ReproError: no image; a damaged state; a loss that is not finite.
+    With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar. Raises
+    `ReproError` for a damaged state and a loss that is not finite.
     """
-    settings = settings or Adaptation()
-    if not images:
-        raise ReproError("adaptation needs at least one image: got none")
-    pictures = [sizes(x, scales) for x in images]
-    side = min([crop, *(min(x.shape[-2:]) for all_ in pictures for x in all_)])
+    pictures, schedule = [prior.sizes(x) for x in images], prior.SCHEDULE
+    side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn(("image", "scale", "crop", "noise", "time"), "adir/adapt", settings.batch, i, seed)
         chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
-        x0 = cut_at_a_size(chosen, side, noise.__getitem__)  # (B, 3, side, side)
+        x0 = prior.cut_at_a_size(chosen, side, noise.__getitem__)  # (B, 3, side, side)
         t = noise["time"].integers(0, schedule.T)[:1].expand(settings.batch)  # one for the whole batch
         return loss(process.model_fn(model), x0, t, noise["noise"].normal(tuple(x0.shape[1:])), schedule, settings)
 
-    about = {
-        "sums": [float(x.sum()) for x in images],
-        "weights": [float(p.detach().sum()) for p in network.parameters()],
-    }
-    return train(network, loss_of, settings, seed, about, state)
+    summed = {"sums": images, "weights": [p.detach() for p in network.parameters()]}
+    about = {name: [float(x.sum()) for x in tensors] for name, tensors in summed.items()}
+    return train(network, loss_of, settings, seed, about, state, progress)
 
 
 def drawn(purposes: Sequence[str], room: str, batch: int, i: int, seed: int) -> dict[str, KeyedNoise]:
@@ -133,6 +113,7 @@ def train(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     state: Path | None = None,
+    progress: bool = False,
 ) -> Iterator[AdaptStep]:
     """Train fresh factors of a network by Adam.
 
@@ -146,7 +127,7 @@ def train(
     identity = {**(about or {}), "settings": asdict(settings), "seed": seed}
     file = state / f"{digest(identity)}.safetensors" if state else None
     done = load_state(file, identity, carried, nn.Module(), optimizer) if file else 0  # no average is kept
-    for i in range(done, settings.iterations):
+    for i in tqdm(range(done, settings.iterations), desc="adapting", leave=False, disable=not progress):
         changed = lora.weights(network, factors, settings.alpha)
         simple, similar = loss_of(lambda *args, now=changed, **named: functional_call(network, now, args, named), i)
         total = simple + settings.perceptual * similar
@@ -181,20 +162,3 @@ def loss(
     similar = lpips.shared(str(x0.device))(*pair)  # (B,)
     weight = schedule.gather("alpha_bar", t, similar).flatten() if settings.weighting == "signal" else 1.0
     return simple, (weight * similar).mean()
-
-
-def adapted_to(
-    network: nn.Module,
-    images: Sequence[Tensor],
-    schedule: Schedule,
-    settings: Adaptation | None = None,
-    seed: int = 0,
-    *,
-    progress: bool = False,
-    **options: Any,
-) -> tuple[dict[str, Tensor], list[AdaptStep]]:
-    """(factors, steps) of a whole adaptation with `adapt`'s options."""
-    settings = settings or Adaptation()
-    steps = adapt(network, images, schedule, settings, seed, **options)
-    made = list(tqdm(steps, total=settings.iterations, desc="adapting", leave=False, disable=not progress))
-    return made[-1].factors, made

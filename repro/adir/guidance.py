@@ -10,6 +10,7 @@ Restoration Models", and Chung et al., "Diffusion Posterior Sampling for General
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,60 +18,60 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from repro.adir.operators import SMALLEST, TRANSPOSES, Operator, Separable, Transpose
+from repro.adir.operators import SMALLEST, Separable, Transpose
 from repro.ddpm.process import Model
-from repro.ddpm.samplers import Variance, ancestral
+from repro.ddpm.samplers import ancestral
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Guide, Step, spaced
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Gradient = Literal["surrogate", "exact", "unsquared", "naive"]
-ETA, ETA_B, STEPS = 0.85, 1.0, 20  # the published settings of DDRM
+ETA, STEPS = 0.85, 20  # the published settings of DDRM, whose eta_b is 1
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the measurement moves a step. The defaults are Algorithm 1.
+    """How the measurement moves a step. The defaults are Algorithm 1, `DPS` is another choice of the same.
 
     Args:
         scale: s; 0 samples the prior alone. The paper has 10, at 1000 steps.
         transpose: A's adjoint, or the upsampling that the paper describes: 16 times stronger for x4, 64 times for x8.
         gradient: "surrogate": eq. 17. "exact": eq. 15, through the network. "unsquared": eq. 15 with the norm in the
             place of its square, as the code of DPS has it. "naive": x0_hat(x_t) = x_t.
+        weighted: whether the gradient is multiplied by the step's variance Sigma.
         at: where the gradient is taken: "mean", mu of the step; or "x_t", as guided-diffusion does.
         level: alpha_bar of y_t: of the step's own "t", or of the "previous" step that mu belongs to.
         clip: whether mu is made of the clean estimate cut to [-1, 1] (guided-diffusion does, eq. 5 does not).
         limit: largest s Sigma lambda, with lambda the largest eigenvalue of transpose times A. A step multiplies the
             residual A mu - y_t by 1 - 2 s Sigma lambda: below 0 from 1/2 on, divergent from 1 on. With fewer steps
-            Sigma grows, so s is scaled down where it would exceed the limit. None: never.
+            Sigma grows, so s is scaled down where it would exceed the limit. Infinity: never.
     """
 
     scale: float = 10.0
     transpose: Transpose = "upsampling"
     gradient: Gradient = "surrogate"
+    weighted: bool = True
     at: Literal["mean", "x_t"] = "mean"
     level: Literal["t", "previous"] = "t"
     clip: bool = True
-    limit: float | None = 0.5
+    limit: float = 0.5
 
     def __post_init__(self) -> None:
-        choices = {
-            "transpose": TRANSPOSES,
-            "gradient": get_args(Gradient),
-            "at": ("mean", "x_t"),
-            "level": ("t", "previous"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ReproError(f"guidance {name} {getattr(self, name)!r} is unknown: choose {', '.join(known)}")
+        one_of("guidance transpose", self.transpose, get_args(Transpose))
+        one_of("guidance gradient", self.gradient, get_args(Gradient))
+        one_of("guidance level", self.level, ("t", "previous"))
         if not self.scale >= 0:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
-        if self.limit is not None and not 0 < self.limit < 1:
+        if not (0 < self.limit < 1 or self.limit == math.inf):
             raise ReproError(f"guidance diverges from s Sigma lambda = 1 on: a limit lies in (0, 1), got {self.limit}")
 
 
-def guide(model: Model, y: Tensor, operator: Operator, schedule: Schedule, settings: Guidance) -> Guide:
+# DPS, algorithm 1 as its code has it: a step of the prior, then -grad ||y - A x0_hat(x_t)|| through the network.
+DPS = Guidance(scale=1.0, gradient="unsquared", weighted=False, at="x_t", limit=math.inf)
+
+
+def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, settings: Guidance) -> Guide:
     """s g for a step's mean, scaled down where s Sigma lambda would exceed the limit."""
     strongest = operator.eigenvalue(settings.transpose)
 
@@ -86,14 +87,15 @@ def guide(model: Model, y: Tensor, operator: Operator, schedule: Schedule, setti
             g = -2 * operator.transpose(operator.A(x) - y, settings.transpose)
         else:
             g = through_network(model, x, t, y, operator, a, s, squared=settings.gradient == "exact")
-        return scale_at(step.variance, strongest, settings) * g
+        g = scale_at(step.variance, strongest, settings) * g
+        return g if settings.weighted else g / step.variance  # the sampler multiplies by it
 
     return move
 
 
 def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) -> Tensor | float:
     """s of a step, (B, 1, 1, 1) for a variance (B, C, H, W): scaled down to keep s Sigma lambda within the limit."""
-    if settings.limit is None:
+    if settings.limit == math.inf:
         return settings.scale
     if not torch.is_tensor(variance):
         return min(settings.limit / max(variance * eigenvalue, 1e-30), settings.scale)
@@ -102,7 +104,7 @@ def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) ->
 
 
 def through_network(
-    model: Model, x: Tensor, t: Tensor, y: Tensor, operator: Operator, a: float, s: float, squared: bool
+    model: Model, x: Tensor, t: Tensor, y: Tensor, operator: Separable, a: float, s: float, squared: bool
 ) -> Tensor:
     """-grad of ||A x0_hat(x) - y||^2, or of the norm itself, by automatic differentiation (eq. 15)."""
     with torch.enable_grad():
@@ -115,14 +117,11 @@ def through_network(
 def reconstruct(
     model: Model,
     y: Tensor,
-    operator: Operator,
+    operator: Separable,
     schedule: Schedule,
     noise: KeyedNoise,
-    settings: Guidance | None = None,
-    steps: int | None = 250,
-    *,
-    variance: Variance = "learned_range",
-    instead: Guide | None = None,
+    settings: Guidance,
+    steps: int = 250,
 ) -> Iterator[Step]:
     """Algorithm 1: the steps of a reconstruction of x from y, the last one holding it in `.x` (B, 3, H, W).
 
@@ -130,18 +129,12 @@ def reconstruct(
         model: (x, t) -> noise and variance, (B, 6, H, W).
         y: measurements, one of each image.
         noise: one key an image: the start and every step are drawn from it.
-        steps: of the schedule's T; None: all.
-        instead: another guide in the place of Algorithm 1's.
+        steps: of the schedule's T.
     """
-    settings = settings or Guidance()
-    x_T = noise.normal(getattr(operator, "image", tuple(y.shape[1:])), step=schedule.T).to(y)
-    times = spaced(schedule.T, schedule.T if steps is None else steps, "linspace")
-    chosen, options = instead or guide(model, y, operator, schedule, settings), {"variance": variance}
-    options |= {"clip": settings.clip, "guide_at": settings.at}
-    return ancestral(model, x_T, schedule, noise, times, guide=chosen, **options)  # type: ignore[arg-type]
-
-
-# -- peers: DDRM and DPS -----------------------------------------------------------------------------------------------
+    x_T = noise.normal(operator.image, step=schedule.T).to(y)
+    times, move = spaced(schedule.T, steps, "linspace"), guide(model, y, operator, schedule, settings)
+    options = {"variance": "learned_range", "clip": settings.clip, "guide_at": settings.at}
+    return ancestral(model, x_T, schedule, noise, times, guide=move, **options)  # type: ignore[arg-type]
 
 
 def ddrm(
@@ -151,8 +144,6 @@ def ddrm(
     schedule: Schedule,
     noise: KeyedNoise,
     steps: int = STEPS,
-    eta: float = ETA,
-    eta_b: float = ETA_B,
     smallest: float = SMALLEST,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(state, clean estimate) of each step, both (B, 3, H, W); the last state is the result.
@@ -177,33 +168,11 @@ def ddrm(
             eps = model(x * ab[i] ** 0.5, torch.full((len(x),), t))[:, : x.shape[1]]
         x0 = (x - level[i] * eps).clamp(-1, 1)
         clean, now, before = operator.Vt(x0), level[i + 1], level[i]
-        drift = (1 - eta**2) ** 0.5 * now
+        drift = (1 - ETA**2) ** 0.5 * now
         unseen = clean + drift * (x_bar - clean) / before
         noisy = clean + drift * (y_bar - clean) / floor.clamp(min=1e-12)
-        exact = (1 - eta_b) * clean + eta_b * y_bar
-        mean = torch.where(seen, torch.where(floor > now, noisy, exact), unseen)
-        near = (now**2 - (eta_b * floor) ** 2).clamp(min=0).sqrt()
-        sigma = torch.where(seen & (floor <= now), near.nan_to_num(), eta * now)
+        mean = torch.where(seen, torch.where(floor > now, noisy, y_bar), unseen)
+        near = (now**2 - floor**2).clamp(min=0).sqrt()
+        sigma = torch.where(seen & (floor <= now), near, ETA * now)
         x_bar = mean + sigma * noise.normal(operator.image, step=t).to(y) if now > 0 else mean
         yield operator.V(x_bar), x0
-
-
-def dps(
-    model: Model,
-    y: Tensor,
-    operator: Operator,
-    schedule: Schedule,
-    noise: KeyedNoise,
-    steps: int | None = 250,
-    scale: float = 1.0,
-) -> Iterator[Step]:
-    """DPS, algorithm 1 as its code has it: a step of the prior, then -scale * grad ||y - A x0_hat(x_t)||, not squared.
-
-    The gradient runs through the network at x_t and is not multiplied by the step's variance.
-    """
-
-    def move(x: Tensor, t: Tensor, step: Step) -> Tensor:
-        g = through_network(model, step.x_t, t, y, operator, step.a, step.s, squared=False)
-        return scale * g / step.variance  # the sampler multiplies by the variance
-
-    return reconstruct(model, y, operator, schedule, noise, Guidance(), steps, instead=move)

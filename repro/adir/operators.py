@@ -8,10 +8,9 @@ to 4.3; eq. 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,42 +20,20 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 Transpose = Literal["adjoint", "upsampling"]
-TRANSPOSES: tuple[Transpose, ...] = ("adjoint", "upsampling")
-LEVELS = 127.5  # of the 0 to 255 scale, in one unit of [-1, 1]
-NOISE = 10 / LEVELS  # the paper's sigma = 10
+NOISE = 10 / 127.5  # the paper's sigma = 10 of the 0 to 255 scale, in units of [-1, 1]
 SMALLEST = 3e-2  # singular values below it count as 0, as in DDRM's code
 
 
-class Operator(Protocol):
-    """What guidance needs: A, its transpose, and the largest eigenvalue of (the transpose used) times A."""
-
-    noise: float  # sigma of e, on the scale of [-1, 1]
-
-    def A(self, x: Tensor) -> Tensor: ...
-
-    def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor: ...
-
-    def eigenvalue(self, kind: Transpose = "adjoint") -> float: ...
-
-    def measure(self, x: Tensor, noise: KeyedNoise | None = None) -> Tensor:
-        """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`, which a noisy operator needs."""
-        y = self.A(x)
-        if self.noise == 0:
-            return y
-        if noise is None:
-            raise ReproError(f"this measurement has noise of sigma {self.noise:.3g}: pass a KeyedNoise for it")
-        return y + self.noise * noise.normal(tuple(y.shape[1:])).to(y)
-
-
 @dataclass(frozen=True)
-class Separable(Operator):
-    """A = a matrix on channels, one on rows, one on columns.
+class Separable:
+    """A = a matrix on channels, one on rows, one on columns; what a mask covers of the result is not seen.
 
     Args:
         channels: (c', 3).   rows: (h', H).   columns: (w', W).
-        noise: sigma of e.
+        noise: sigma of e, on the scale of [-1, 1].
         back: three matrices (3, c'), (H, h'), (W, w') used as "upsampling" in the place of A's transpose: for
             downsampling the interpolation, for the mean of colours replication. None: the transpose itself.
+        mask: (h', w') of 0 and 1, None: all 1.
     """
 
     channels: Tensor
@@ -64,6 +41,7 @@ class Separable(Operator):
     columns: Tensor
     noise: float = 0.0
     back: tuple[Tensor, Tensor, Tensor] | None = None
+    mask: Tensor | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -77,24 +55,33 @@ class Separable(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         """(B, *image) -> (B, *measurement)."""
-        _check(x, self.image, "an image")
-        return _apply(x, (self.channels, self.rows, self.columns))
+        return self._seen(_apply(x, (self.channels, self.rows, self.columns)))
+
+    def measure(self, x: Tensor, noise: KeyedNoise | None = None) -> Tensor:
+        """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`, which a noisy operator needs."""
+        y = self.A(x)
+        if self.noise == 0:
+            return y
+        if noise is None:
+            raise ReproError(f"this measurement has noise of sigma {self.noise:.3g}: pass a KeyedNoise for it")
+        return y + self.noise * noise.normal(tuple(y.shape[1:])).to(y)
 
     def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor:
         """(B, *measurement) -> (B, *image): A's adjoint, or the upsampling that the paper describes."""
-        _check(y, self.measurement, "a measurement")
-        return _apply(y, self._back(kind))
+        return _apply(self._seen(y), self._back(kind))
 
     def pseudo_inverse(self, y: Tensor, smallest: float = SMALLEST) -> Tensor:
         """(B, *measurement) -> (B, *image); singular values below `smallest` count as 0."""
-        _check(y, self.measurement, "a measurement")
         s = self.singular_values
         return self.V(torch.where(s > smallest, 1 / s.clamp(min=smallest), 0).to(y) * self.Ut(y))
 
     def eigenvalue(self, kind: Transpose = "adjoint") -> float:
-        """The largest eigenvalue of transpose times A."""
+        """The largest eigenvalue of transpose times A; under a mask, a bound on it."""
         pairs = zip(self._back(kind), (self.channels, self.rows, self.columns), strict=True)
         return math.prod(float(torch.linalg.eigvals((a @ b).double()).abs().max()) for b, a in pairs)
+
+    def _seen(self, y: Tensor) -> Tensor:
+        return y if self.mask is None else y * self.mask.to(y)
 
     def _back(self, kind: Transpose) -> tuple[Tensor, Tensor, Tensor]:
         upsampled = self.back if kind == "upsampling" else None
@@ -104,6 +91,8 @@ class Separable(Operator):
 
     @cached_property
     def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        if self.mask is not None:
+            raise ReproError("a masked measurement has no singular value decomposition here: it is guided by A alone")
         return tuple(torch.linalg.svd(m.double(), full_matrices=True) for m in (self.channels, self.rows, self.columns))
 
     @cached_property
@@ -127,64 +116,23 @@ class Separable(Operator):
         return F.pad(z, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
-@dataclass(frozen=True)
-class Mask(Operator):
-    """A keeps the pixels where `mask` (1 or 3, H, W) is 1 and puts 0 elsewhere."""
-
-    mask: Tensor
-    noise: float = 0.0
-
-    def A(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H, W)."""
-        _check(x, (3, *self.mask.shape[1:]), "an image")
-        return x * self.mask.to(x)
-
-    def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor:
-        return self.A(y)
-
-    def eigenvalue(self, kind: Transpose = "adjoint") -> float:
-        return float(self.mask.max()) ** 2
-
-
-@dataclass(frozen=True)
-class Compose(Operator):
-    """A = outer after inner, e.g. a mask of a blurred image."""
-
-    outer: Operator
-    inner: Operator
-    noise: float = 0.0
-
-    def A(self, x: Tensor) -> Tensor:
-        return self.outer.A(self.inner.A(x))
-
-    def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor:
-        return self.inner.transpose(self.outer.transpose(y, kind), kind)
-
-    def eigenvalue(self, kind: Transpose = "adjoint") -> float:
-        """An upper bound: the product of the two."""
-        return self.outer.eigenvalue(kind) * self.inner.eigenvalue(kind)
+def compose(outer: Separable, inner: Separable) -> Separable:
+    """A = outer after inner, e.g. a blur and then a smaller size; mask and noise are the outer one's."""
+    if inner.mask is not None:
+        raise ReproError("a mask comes last: this composition has one inside")
+    pairs = zip((outer.channels, outer.rows, outer.columns), (inner.channels, inner.rows, inner.columns), strict=True)
+    return Separable(*(a @ b for a, b in pairs), noise=outer.noise, mask=outer.mask)
 
 
 # -- the paper's measurements ------------------------------------------------------------------------------------------
 
 
-def bicubic_matrix(n: int, factor: int) -> Tensor:
-    """(n / factor, n) antialiased bicubic downsampling: Keys' cubic with a = -0.5 stretched by the factor, cut at the
-    border and normalised there (Pillow's, and torch's `interpolate(antialias=True)`)."""
-    if factor < 1 or n % factor:
-        raise ReproError(f"downsampling by {factor} needs a side that is a multiple of it: got {n} pixels")
-    centres = (torch.arange(n // factor, dtype=torch.float64) + 0.5) * factor - 0.5
-    return _cubic((centres[:, None] - torch.arange(n)) / factor)
-
-
-def upsampling_matrix(n: int, factor: int) -> Tensor:
-    """(n, n / factor) bicubic interpolation, a = -0.5."""
-    fine = (torch.arange(n, dtype=torch.float64) + 0.5) / factor - 0.5
-    return _cubic(fine[:, None] - torch.arange(n // factor))
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    d = distance.abs()
+def bicubic_matrix(n: int, size: int) -> Tensor:
+    """(size, n) bicubic interpolation: Keys' cubic with a = -0.5, stretched where it shrinks, cut at the border and
+    normalised there (Pillow's, and torch's `interpolate(antialias=True)`)."""
+    step = n / size
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5
+    d = ((centres[:, None] - torch.arange(n)) / max(step, 1)).abs()
     weight = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2).where(d < 2, 0.0)
     return (weight / weight.sum(dim=1, keepdim=True)).float()
 
@@ -198,36 +146,6 @@ def blur_matrix(n: int, taps: Tensor) -> Tensor:
     return mirrored.unfold(1, len(taps), 1).mul(taps.float()).sum(dim=2).T
 
 
-def box_taps(size: int) -> Tensor:
-    """(size,) equal taps."""
-    return torch.full((size,), 1 / size)
-
-
-def gaussian_taps(sigma: float) -> Tensor:
-    """Gaussian taps out to three sigma, summing to 1."""
-    at = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=torch.float64)
-    taps = torch.exp(-0.5 * (at / sigma) ** 2)
-    return (taps / taps.sum()).float()
-
-
-def super_resolution(height: int, width: int, factor: int) -> Separable:
-    """Bicubic downsampling without noise (section 4.1)."""
-    sides = (height, width)
-    back = (torch.eye(3), *(upsampling_matrix(n, factor) for n in sides))
-    return Separable(torch.eye(3), *(bicubic_matrix(n, factor) for n in sides), back=back)  # type: ignore[arg-type]
-
-
-def deblurring(height: int, width: int, taps: Tensor, noise: float = NOISE) -> Separable:
-    """Blur with the same taps along rows and columns, and noise (section 4.2)."""
-    return Separable(torch.eye(3), *(blur_matrix(n, taps) for n in (height, width)), noise=noise)
-
-
-def colorization(height: int, width: int) -> Separable:
-    """The mean of the three colours (section 4.3), whose adjoint is a third of the replication described there."""
-    eye = torch.eye(height), torch.eye(width)
-    return Separable(torch.full((1, 3), 1 / 3), *eye, back=(torch.ones(3, 1), *eye))
-
-
 TASKS = {
     "sr4": "super-resolution x4",
     "sr8": "super-resolution x8",
@@ -237,26 +155,29 @@ TASKS = {
 }
 
 
-def operator(task: str, height: int, width: int) -> Separable:
-    """The measurement of one of `TASKS` for images of that size; other factors and boxes by number: "sr2", "box9"."""
+def operator(task: str, height: int, width: int | None = None) -> Separable:
+    """The measurement of one of `TASKS` for images of that size (square without a width); other factors and boxes by
+    number: "sr2", "box9"."""
     kind = task.rstrip("0123456789")
-    number = int(task.removeprefix(kind) or 5)
-    makers: dict[str, Callable[[], Separable]] = {
-        "sr": lambda: super_resolution(height, width, number),
-        "box": lambda: deblurring(height, width, box_taps(number)),
-        "gauss": lambda: deblurring(height, width, gaussian_taps(2.0)),
-        "colour": lambda: colorization(height, width),
-    }
-    if kind not in makers:
-        raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
-    return makers[kind]()
+    number, colours, sides = int(task.removeprefix(kind) or 5), torch.eye(3), (height, width or height)
+    if kind == "sr":  # section 4.1: bicubic downsampling without noise
+        if number < 1 or any(n % number for n in sides):
+            raise ReproError(f"downsampling by {number} needs sides that are multiples of it: got {sides}")
+        down, up = zip(*((bicubic_matrix(n, n // number), bicubic_matrix(n // number, n)) for n in sides), strict=True)
+        return Separable(colours, *down, back=(colours, *up))
+    if kind in ("box", "gauss"):  # section 4.2: the same blur along rows and columns, and noise
+        bell = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=torch.float64) / 2) ** 2)  # sigma 2, out to three sigma
+        taps = torch.full((number,), 1 / number) if kind == "box" else (bell / bell.sum()).float()
+        return Separable(colours, *(blur_matrix(n, taps) for n in sides), noise=NOISE)
+    if kind == "colour":  # section 4.3: the mean of the colours; its adjoint is a third of the replication named there
+        same = tuple(map(torch.eye, sides))
+        return Separable(torch.full((1, 3), 1 / 3), *same, back=(torch.ones(3, 1), *same))
+    raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
 
 
 def _apply(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
+    """The matrices on channels, rows and columns of (B, C, H, W)."""
     c, h, w = (m.to(x) for m in matrices)
+    if x.shape[1:] != (shape := (c.shape[1], h.shape[1], w.shape[1])):
+        raise ReproError(f"the operator takes (B, {', '.join(map(str, shape))}) here: got {tuple(x.shape)}")
     return torch.einsum("ac,nchw->nahw", c, h @ x @ w.T)
-
-
-def _check(x: Tensor, shape: tuple[int, ...], what: str) -> None:
-    if x.ndim != 4 or tuple(x.shape[1:]) != tuple(shape):
-        raise ReproError(f"the operator takes {what} of (B, {', '.join(map(str, shape))}): got {tuple(x.shape)}")

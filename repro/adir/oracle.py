@@ -52,26 +52,16 @@ def posterior(data: GaussianData, operator: Separable, y: Tensor) -> tuple[Tenso
 
 def guided(data: GaussianData, operator: Separable, y: Tensor, settings: Guidance, steps: int) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D) of what guided sampling produces in that many steps."""
-
-    def run(x_T, noise):
-        return ancestral(
-            data.model(),
-            x_T,
-            data.schedule,
-            noise,
-            spaced(data.schedule.T, steps, "linspace"),
-            variance="fixed_small",
-            clip=False,
-            guide=guide(data.model(), y.double(), operator, data.schedule, settings),
-            guide_at=settings.at,
-        )
-
+    model, times = data.model(), spaced(data.schedule.T, steps, "linspace")
+    move = guide(model, y.double(), operator, data.schedule, settings)
+    options = {"variance": "fixed_small", "clip": False, "guide": move, "guide_at": settings.at}
+    run = lambda x_T, noise: ancestral(model, x_T, data.schedule, noise, times, **options)  # noqa: E731
     return sampler_moments(run, SHAPE, steps)[-1][1:]
 
 
 def distance(settings: Guidance, steps: int, seed: int = 0) -> tuple[float, float]:
-    """How far guided sampling is from the posterior: error of the mean over the mean's norm, and of the spread, the
-    relative difference of the total standard deviations. Differences beyond 1e6 count as 1e6."""
+    """How far guided sampling is from the posterior: error of the mean over the mean's norm, and relative difference of
+    the total standard deviations; beyond 1e6 both count as 1e6."""
     data, op, y = prior(), halved(), measurement(seed)
     (mean, covariance), (found, spread) = posterior(data, op, y), guided(data, op, y, settings, steps)
     wide = [c.diagonal().clamp(min=0).sum().sqrt() for c in (covariance, spread)]

@@ -5,45 +5,35 @@ from __future__ import annotations
 import copy
 import resource
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from repro.adir import lora, prior
-from repro.adir.adapt import Adaptation, adapted_to
+from repro.adir.adapt import Adaptation
+from repro.adir.adapt import adapt as adapt_to
 from repro.adir.guidance import Guidance, reconstruct
 from repro.adir.operators import TASKS, Separable, operator
-from repro.adir.retrieval import Index, Neighbours, as_image, gallery
+from repro.adir.retrieval import Index, as_image, gallery
 from repro.data.images import to_model, to_unit
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import sample
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 PRIOR = prior.NAME
-ADAPT = ("neighbours", "itself", "none")
+Adapt = Literal["neighbours", "itself", "none"]
+ADAPT = get_args(Adapt)
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
-K = 20
 QUICK = Adaptation(iterations=60, lr=1e-3)  # half a minute on one core; the paper has 400 iterations at 1e-4
 
 # Colorization has no noise, so s, which weighs the measurement as 1 / (2 sigma^2), is as large as its limit lets it be;
 # and all pixels of grey are seen, so the limit is what s = 10 reaches with the paper's 1000 steps: 10 x 0.02.
-GUIDANCE = {"colour": Guidance(scale=1000.0, limit=0.2)}
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A reconstruction (3, H, W) in [0, 1], the neighbours it was adapted to, and the seconds of both parts."""
-
-    image: Tensor
-    neighbours: Neighbours | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    factors: dict[str, Tensor] = field(default_factory=dict)
+GUIDANCE = dict.fromkeys(TASKS, Guidance()) | {"colour": Guidance(scale=1000.0, limit=0.2)}
 
 
 class ADIR:
@@ -55,7 +45,6 @@ class ADIR:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.schedule = prior.schedule()
 
     @classmethod
     def shipped(cls) -> ADIR:
@@ -66,18 +55,18 @@ class ADIR:
         self,
         measurement: Tensor,
         task: str,
-        adapt: Literal["neighbours", "itself", "none"] = "neighbours",
+        adapt: Adapt = "neighbours",
         *,
         steps: int = 100,
         guidance: Guidance | None = None,
         adaptation: Adaptation | None = None,
         neighbours: Index | None = None,
-        k: int = K,
+        k: int = 20,
         seed: int = 0,
         progress: bool = False,
         state: Path | None = None,
-    ) -> Restored:
-        """Reconstruct one image.
+    ) -> Tensor:
+        """The reconstruction (3, H, W) in [0, 1] of one image.
 
         Args:
             measurement: (3, h, w) in [0, 1]: the small image, the blurred one, or, for "colour", a grey one.
@@ -85,59 +74,46 @@ class ADIR:
             adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
             state: a folder; an adaptation that was interrupted goes on by the same call.
         """
-        op = task_operator(task, measurement)
-        if adapt not in ADAPT:
-            raise ReproError(f"adapt is {adapt!r}: choose one of {', '.join(ADAPT)}")
+        op, settings = task_operator(task, measurement), adaptation or QUICK
+        one_of("adapt", adapt, ADAPT)
         y = to_model(measurement[None])
         y = y.mean(dim=1, keepdim=True) if task == "colour" else y
-        found, factors, seconds = None, {}, {}
-        settings = adaptation or QUICK
+        factors: dict[str, Tensor] = {}
         if adapt != "none":
-            begun, seen = time.perf_counter(), as_image(y, op)[0]
+            images = (as_image(y, op)[0],)
             if adapt == "neighbours":
-                found = (neighbours or gallery()).nearest(seen, k)
-                if len(found) < k:
-                    print(f"{len(found)} neighbours are used, {k} were asked for: the set holds no more")
-            images, retrieved = found.images if found else (seen,), time.perf_counter()
-            options = {"progress": progress, "state": state}
-            factors, _ = adapted_to(self.network, images, self.schedule, settings, seed, **options)
-            seconds = {"retrieval": retrieved - begun, "adaptation": time.perf_counter() - retrieved}
+                images = (neighbours or gallery()).nearest(images[0], k).images
+                if len(images) < k:
+                    print(f"{len(images)} neighbours are used, {k} were asked for: the set holds no more")
+            begun = time.perf_counter()
+            *_, last = adapt_to(self.network, images, settings, seed, state=state, progress=progress)
+            factors = last.factors
             if progress:
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-                print(f"adapted to {len(images)} images: {seconds['adaptation']:.0f} s, at most {peak:.1f} GiB in all")
-        begun = time.perf_counter()
+                seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+                print(f"adapted to {len(images)} images: {seconds:.0f} s, at most {peak:.1f} GiB in all")
         with lora.adapted(self.network, factors, settings.alpha):
             noise = KeyedNoise(seed, [task], "adir/sample")
-            run = reconstruct(model_fn(self.network), y, op, self.schedule, noise, guidance or guidance_of(task), steps)
+            run = reconstruct(model_fn(self.network), y, op, prior.SCHEDULE, noise, guidance or GUIDANCE[task], steps)
             x = sample(tqdm(run, total=steps, desc="sampling", leave=False, disable=not progress))
-        seconds["sampling"] = time.perf_counter() - begun
-        return Restored(to_unit(x)[0], found, seconds, factors)
-
-
-def guidance_of(task: str) -> Guidance:
-    """Algorithm 1's settings of a task."""
-    return GUIDANCE.get(task, Guidance())
+        return to_unit(x)[0]
 
 
 def task_operator(task: str, measurement: Tensor) -> Separable:
     """The operator whose measurement has that size. Refuses what cannot be worked on."""
-    if task not in TASKS:
-        raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
+    one_of("task", task, TASKS)
     if measurement.ndim != 3 or measurement.shape[0] != 3:
         raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
     factor = int(task.removeprefix("sr")) if task.startswith("sr") else 1
     height, width = (n * factor for n in measurement.shape[1:])
     if height * width > LARGEST or min(height, width) < 32:
-        raise ReproError(
-            f"{TASKS[task]} would make an image of {width} x {height} pixels; accepted: at least 32 a side and at "
-            f"most {LARGEST:,} in all"
-        )
+        found = f"{TASKS[task]} would make an image of {width} x {height} pixels"
+        raise ReproError(f"{found}; accepted: at least 32 a side and at most {LARGEST:,} in all")
     return operator(task, height, width)
 
 
 @torch.no_grad()
-def degrade(image: Tensor, task: str, seed: int = 0, name: str = "image") -> Tensor:
+def degrade(image: Tensor, task: str, seed: int = 0) -> Tensor:
     """The measurement of a clean image (3, H, W) in [0, 1] as `ADIR` takes it: (3, h, w) in [0, 1], noise clipped."""
     op = operator(task, *image.shape[1:])
-    y = op.measure(to_model(image[None]), KeyedNoise(seed, [name], "adir/measure"))
+    y = op.measure(to_model(image[None]), KeyedNoise(seed, ["image"], "adir/measure"))
     return to_unit(y)[0].expand(3, -1, -1)

@@ -8,7 +8,7 @@ the same order and always exists: that is what is used here, on EfficientNet-Lit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
 Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def efficientnet(images: Tensor) -> Tensor:
@@ -43,9 +42,6 @@ class Neighbours:
     names: tuple[str, ...]
     similarity: tuple[float, ...]
     images: tuple[Tensor, ...]  # (3, H, W) in [0, 1], at their own sizes
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -65,35 +61,26 @@ class Index:
             raise ReproError(f"K must be 1 or more: got {k}")
         vector = F.normalize(query[None] if query.ndim == 1 else self.embedding(query[None]), dim=1)
         if self.searcher is None:
-            cosine, order = (vector @ self.vectors.T)[0].sort(descending=True, stable=True)
+            cosine, order = (vector @ self.vectors.T).sort(descending=True, stable=True)
         else:
-            cosine, order = (
-                torch.from_numpy(x)[0] for x in self.searcher.search(vector.numpy(), min(k, len(self.names)))
-            )
-        found = tuple(self.names[i] for i in order[:k].tolist() if i >= 0)
-        return Neighbours(found, tuple(cosine[: len(found)].tolist()), tuple(self.read(n) for n in found))
+            cosine, order = map(torch.from_numpy, self.searcher.search(vector.numpy(), min(k, len(self.names))))
+        found = tuple(self.names[i] for i in order[0, :k].tolist() if i >= 0)
+        return Neighbours(found, tuple(cosine[0, : len(found)].tolist()), tuple(map(self.read, found)))
 
     def by_faiss(self, kind: str = "HNSW32") -> Index:
         """The same set, searched by the optional package faiss: for millions of pictures. `kind`: of its factory."""
-        try:
-            import faiss
-        except ImportError as error:
-            raise ReproError(
-                "an index of millions needs the optional package faiss-cpu: `pip install -e .[paper]` brings it"
-            ) from error
+        import faiss
+
         searcher = faiss.index_factory(self.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
         searcher.train(self.vectors.numpy())
         searcher.add(self.vectors.numpy())
         return replace(self, searcher=searcher)
 
 
-def index_images(names: Sequence[str], images: Sequence[Tensor], embedding: Embedding = efficientnet) -> Index:
-    """An index of images (3, H, W) in [0, 1] in memory."""
-    if not names:
-        raise ReproError("an index of neighbours needs at least one image: got none")
-    known = dict(zip(names, images, strict=True))
-    vectors = torch.cat([F.normalize(embedding(x[None]), dim=1) for x in images])
-    return Index(tuple(names), vectors, known.__getitem__, embedding)
+def index_images(images: Mapping[str, Tensor], embedding: Embedding = efficientnet) -> Index:
+    """An index of images in memory, name -> (3, H, W) in [0, 1]."""
+    vectors = torch.cat([F.normalize(embedding(x[None]), dim=1) for x in images.values()])
+    return Index(tuple(images), vectors, images.__getitem__, embedding)
 
 
 def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cache: Path | None = None) -> Index:
@@ -103,33 +90,20 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     """
     cache = cache or paths.runs() / "embeddings.safetensors"
     known = load_file(cache) if cache.exists() else {}
-    names, vectors, skipped, fresh = [], [], [], False
+    vectors, skipped, fresh = {}, [], False
     for file in files:
         key = f"{embedding.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
-        if key not in known:
-            try:
-                known[key] = F.normalize(embedding(read_image(file)[None]), dim=1)[0]
-            except ReproError:
-                skipped.append(str(file))
-                continue
-            fresh = True
-        names.append(str(file))
-        vectors.append(known[key])
-    if not names:
+        try:
+            if key not in known:
+                known[key], fresh = F.normalize(embedding(read_image(file)[None]), dim=1)[0], True
+            vectors[str(file)] = known[key]
+        except ReproError:
+            skipped.append(str(file))
+    if not vectors:
         raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")
     if fresh:
         write_bytes(cache, save(known))
-    return Index(tuple(names), torch.stack(vectors), read_image, embedding, tuple(skipped))
-
-
-def index_folder(folder: Path, embedding: Embedding = efficientnet, cache: Path | None = None) -> Index:
-    """An index over the images of a folder and its subfolders."""
-    if not folder.is_dir():
-        raise ReproError(f"{folder}: no such folder of neighbours")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ReproError(f"{folder}: no images in this folder of neighbours; accepted: {', '.join(SUFFIXES)}")
-    return index_files(files, embedding, cache)
+    return Index(tuple(vectors), torch.stack([*vectors.values()]), read_image, embedding, tuple(skipped))
 
 
 def gallery(embedding: Embedding = efficientnet) -> Index:

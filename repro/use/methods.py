@@ -128,15 +128,16 @@ def _shipped_ucdir(task: str) -> tuple[Run, str]:
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
     from repro.adir.pipeline import ADAPT, ADIR, PRIOR
-    from repro.adir.retrieval import index_folder
+    from repro.adir.retrieval import index_files
+    from repro.data.flist import list_images
 
     if adapt not in ADAPT:
         raise ReproError(f"--adapt is {adapt!r}; accepted: {', '.join(ADAPT)}")
-    pipe, index = ADIR.shipped(), None if neighbours is None else index_folder(neighbours)
+    pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
     options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
-    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options).image.clamp(0, 1), PRIOR
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options).clamp(0, 1), PRIOR
 
 
 def _run(pipe: Any) -> Run:

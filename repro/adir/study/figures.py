@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.adir import retrieval
 from repro.adir.pipeline import PRIOR
+from repro.adir.retrieval import Neighbours
 from repro.adir.study import measure as m
 from repro.data.images import center_crop, resize, to_unit
 from repro.engine import stats
 from repro.engine.records import Record, select
+from repro.engine.tables import ours
 from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.photos import Photos, captioned, nothing
@@ -22,8 +23,7 @@ from repro.ui.pictures import to_uint8
 from repro.ui.plots import Plate
 from repro.ui.schematic import Schematic
 
-ZOOM = 3
-NO_RECORDS = "no records of this profile"
+Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
 
 
 def schematic() -> Schematic:
@@ -40,18 +40,17 @@ def schematic() -> Schematic:
     return drawing
 
 
-def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: int = ZOOM) -> Photos:
+def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: int = 3) -> Photos:
     """Rows of images (3, H, W) in [-1, 1], each under its name; `scores` adds LPIPS to the estimates."""
-    cells: dict[str, Any] = {}
+    cells = []
     for name, row in rows.items():
         for i, (what, image) in enumerate(row.items()):
-            words = f"{name}: {what}" if i == 0 else what
+            words = what if i else f"{name}: {what}"
             if scores and what not in ("clean", "measurement"):
                 pair = to_unit(image)[None], to_unit(row["clean"])[None]
                 words += f" {protocols.score(m.LPIPS, *pair).item():.2f}"
-            # trailing blanks keep the names apart
-            cells[words + " " * len(cells)] = enlarged(image, row["clean"].shape[-1] * zoom)
-    return Photos(captioned(cells, max(len(row) for row in rows.values())), 74)
+            cells.append((words, enlarged(image, row["clean"].shape[-1] * zoom)))
+    return _page(cells, max(map(len, rows.values())))
 
 
 def enlarged(image: Tensor, side: int) -> Any:
@@ -60,67 +59,48 @@ def enlarged(image: Tensor, side: int) -> Any:
     return to_uint8(F.interpolate(unit[None], size=(side, side), mode="nearest")[0])
 
 
-def neighbours(rows: Mapping[str, tuple[Tensor, retrieval.Neighbours]], shown: int = 6, side: int = 112) -> Photos:
+def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, side: int = 112) -> Photos:
     """What was embedded, (3, H, W) in [0, 1], and its nearest images with their cosine."""
-    cells: dict[str, Any] = {}
+    cells = []
     for name, (seen, found) in rows.items():
-        row = [(name, seen), *((f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False))]
-        for words, image in row:
-            cells[words + " " * len(cells)] = to_uint8(center_crop(resize(image, side), side))
-    return Photos(captioned(cells, shown + 1), 74)
+        near = [(f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False)]
+        cells += [(words, to_uint8(center_crop(resize(x, side), side))) for words, x in ((name, seen), *near)]
+    return _page(cells, shown + 1)
+
+
+def _page(cells: Sequence[tuple[str, Any]], columns: int) -> Photos:
+    """Pictures under their words; trailing blanks keep equal words apart."""
+    return Photos(captioned({words + " " * i: picture for i, (words, picture) in enumerate(cells)}, columns), 74)
 
 
 def lines(
-    records: Sequence[Record],
-    metric: str,
-    x: str,
-    values: Sequence[int],
-    series: Mapping[str, Mapping[str, Any]],
-    **axes: Any,
+    records: Sequence[Record], metric: str, x: str, values: Sequence[int], series: Mapping[str, Cell], **axes: Any
 ) -> Plate:
     """A metric's mean with its interval over `x`, for named selections {"experiment": …, "cell": {…}}."""
     drawn = {}
     for name, where in series.items():
         cells = [{**where.get("cell", {}), x: v} for v in values]
-        found = [_values(records, metric, experiment=where["experiment"], cell=c) for c in cells]
+        found = [select(records, experiment=where["experiment"], cell=cell) for cell in cells]
         if all(found):
-            drawn[name] = tuple(zip(*(_interval(v) for v in found), strict=True))
-    return plots.curve(values, drawn, **axes) if drawn else nothing(NO_RECORDS)
+            means = [ours(f, metric) for f in found]
+            drawn[name] = tuple(zip(*((c.value, *(c.interval or (c.value, c.value))) for c in means), strict=True))
+    return plots.curve(values, drawn, **axes) if drawn else nothing("no records of this profile")
 
 
-def gains(
-    records: Sequence[Record],
-    rows: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
-    metric: str = m.LPIPS,
-    **axes: Any,
-) -> Plate:
-    """Differences of two cells of the network, paired over images: name -> (cell, what it is compared with)."""
+def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> Plate:
+    """LPIPS of two cells of the network, their difference over images: name -> (cell, what it is compared with)."""
     drawn = {}
     for name, pair in rows.items():
-        a, b = (_values(records, metric, experiment=PRIOR, cell=c) for c in pair)
-        if b and len(a) >= stats.MIN_UNITS:
-            found = stats.paired_difference([a], [b])
-            drawn[name] = (found.estimate, found.low, found.high)
-    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing(NO_RECORDS)
-
-
-def _values(records: Sequence[Record], metric: str, **where: Any) -> list[float]:
-    found = select(records, **where)
-    return found[0].values(metric) if found else []
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) < stats.MIN_UNITS:
-        return (sum(values) / len(values),) * 3
-    interval = stats.mean_interval([values])
-    return interval.estimate, interval.low, interval.high
+        found = [select(records, experiment=PRIOR, cell=cell) for cell in pair]
+        if all(found) and found[0][0].n >= stats.MIN_UNITS:
+            gain = stats.paired_difference(*([side[0].values(m.LPIPS)] for side in found))
+            drawn[name] = (gain.estimate, gain.low, gain.high)
+    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing("no records of this profile")
 
 
 def losses(steps: Sequence[tuple[int, float]], window: int = 10) -> Plate:
-    """The simple loss of an adaptation, averaged over a window of iterations."""
+    """The simple loss of an adaptation, (iteration, loss), averaged over a window of iterations."""
     values = torch.tensor([loss for _, loss in steps])
-    smooth = values.unfold(0, min(window, len(values)), 1).mean(dim=1)
-    at = [i for i, _ in steps][-len(smooth) :]
-    return plots.curve(
-        at, {"loss": smooth.tolist()}, xlabel="iteration", ylabel="simple loss", markers=False, size=(5.2, 2.4)
-    )
+    smooth = values.unfold(0, min(window, len(values)), 1).mean(dim=1).tolist()
+    axes = {"xlabel": "iteration", "ylabel": "simple loss", "markers": False, "size": (5.2, 2.4)}
+    return plots.curve([i for i, _ in steps][-len(smooth) :], {"loss": smooth}, **axes)

@@ -7,8 +7,9 @@ import copy
 import dataclasses
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.adir import guidance, lora, operators, oracle, prior, retrieval
-from repro.adir.adapt import Adaptation, adapted_to
-from repro.adir.guidance import Guidance, reconstruct
-from repro.adir.pipeline import guidance_of
+from repro.adir import guidance, lora, oracle, prior, retrieval
+from repro.adir.adapt import Adaptation, adapt
+from repro.adir.guidance import Guidance
+from repro.adir.operators import operator
+from repro.adir.pipeline import GUIDANCE
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
@@ -42,165 +44,132 @@ TOLERANCE = {
     OVERLAP: Tolerance(absolute=0.051, relative=0),  # one neighbour of twenty may change places
     **dict.fromkeys((MEAN_ERROR, SPREAD_ERROR), Tolerance(absolute=1e-6, relative=1e-3)),
 }
-SHIPPED_LORA = "lora"  # folder of the prior's checkpoint: the factors that the first-k check runs with
-CHECKED = ("sr4", "box")  # tasks whose first adaptation ships
-TEXTURES = ("brick", "grass", "gravel")
-
-
+SHIPPED_LORA = "lora"  # folder of the prior's checkpoint: the factors that the first-k check runs with,
+SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))  # sets and tasks of whose first image they are
 SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+PROFILES: dict[str, dict[str, Any]] = SETTINGS["profile"]
 
-
-def profile_of(name: str) -> dict[str, Any]:
-    """A profile's numbers."""
-    return SETTINGS["profile"][name]
-
-
-# -- images ------------------------------------------------------------------------------------------------------------
+# Squares of scikit-image's textures at half size, (texture, row, column) of four by four: what is measured lies right
+# of what neighbours are taken from, and no pixel is in both.
+TEXTURES = ("brick", "grass", "gravel")
+NEAR = tuple(product(TEXTURES, range(4), range(2)))
+OTHERS = ((2, 3), (3, 3), (0, 2), (1, 2), (2, 2), (3, 2))
+SQUARES = {
+    "unseen": tuple(product(TEXTURES, range(2), [3])),
+    "recurring": tuple(("brick", *place) for place in OTHERS),
+    "irregular": tuple((name, *place) for name in TEXTURES[1:] for place in OTHERS[:3]),
+}
 
 
 @lru_cache(maxsize=8)
 def images(which: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor]:
     """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "adapted" (the first of them), "large" (the same at
-    twice the size), "validation", "unseen" (textures that no network here was trained on)."""
-    now = profile_of(profile)
+    twice the size), or `SQUARES` of textures that no network here was trained on."""
+    now = PROFILES[profile]
     size, side = (now[k] * (2 if which == "large" else 1) for k in ("size", "side"))
-    if which == "unseen":
-        found = list(_textures(size, test=True))[: now["adapted"] + 1 if profile == "smoke" else None]
+    if which in SQUARES:
+        found = squares(SQUARES[which][: now["squares"]], size)
     else:
-        keep = {"photos": now["test"], "validation": None}.get(which, now["adapted"])
-        chosen = pack.photos("validation" if which == "validation" else "test")[:keep]
-        found = [(p.id, center_crop(resize(pack.load(p), side), size)) for p in chosen]
-    names, crops = zip(*found, strict=True)
-    return names, to_model(torch.stack(crops))
+        chosen = pack.photos("test")[: now["test" if which == "photos" else "adapted"]]
+        found = {p.id: center_crop(resize(pack.load(p), side), size) for p in chosen}
+    return tuple(found), to_model(torch.stack([*found.values()]))
 
 
-def _textures(size: int, test: bool) -> Iterator[tuple[str, Tensor]]:
-    """Squares of scikit-image's textures at half size: from the right half two test images each, from the left half
-    eight neighbours each; no pixel is in both."""
+def squares(places: Iterable[tuple[str, int, int]], size: int) -> dict[str, Tensor]:
+    """Name -> (3, size, size) in [0, 1] of squares of textures."""
     import skimage.data
 
-    for name in TEXTURES:
-        grey = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, name)())).float() / 255
-        whole = resize(grey.expand(3, -1, -1), 4 * size)
-        for i, top in enumerate(range(0, 4 * size, size)):
-            if test and i < 2:
-                yield f"{name}-{i}", whole[:, top : top + size, 3 * size :]
-            for j in range(2 if not test else 0):
-                yield f"{name}-near-{i}{j}", whole[:, top : top + size, j * size : (j + 1) * size]
+    greys = {t: torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, t)())) / 255 for t in TEXTURES}
+    wholes = {texture: resize(grey.float().expand(3, -1, -1), 4 * size) for texture, grey in greys.items()}
+    names = "{}-near-{}0", "{}-near-{}1", "{}-{}2", "{}-{}"  # by column
+    return {names[j].format(t, i): wholes[t].unfold(1, size, size).unfold(2, size, size)[:, i, j] for t, i, j in places}
 
 
 @lru_cache(maxsize=2)
 def index(which: str, profile: str = "small") -> retrieval.Index:
-    """What neighbours are retrieved from: the gallery, and for textures also squares of their other half."""
+    """What neighbours are retrieved from: the gallery, and for textures also the squares `NEAR`."""
     gallery = retrieval.gallery()
-    if which != "unseen":
+    if which not in SQUARES:
         return gallery
-    names, squares = zip(*_textures(profile_of(profile)["size"], test=False), strict=True)
-    near = retrieval.index_images(names, squares, gallery.embedding)
-    read = lambda n: near.read(n) if n in names else gallery.read(n)  # noqa: E731
-    vectors = torch.cat([near.vectors, gallery.vectors])
-    return retrieval.Index((*names, *gallery.names), vectors, read, gallery.embedding)
-
-
-@lru_cache(maxsize=16)
-def _data_hash(which: str, profile: str) -> str:
-    names, _ = images(which, profile)
-    total = hashlib.sha256(f"adir {which} {profile} {MEASURE_SEED}".encode())
-    for name in names:
-        total.update(name.encode())
-        if which != "unseen":
-            total.update(pack.file_hash(pack.picture(name).path).encode())
-    return total.hexdigest()
-
-
-def task_operator(task: str, size: int) -> operators.Separable:
-    """A task's operator for square images."""
-    return operators.operator(task, size, size)
+    near = squares(NEAR, PROFILES[profile]["size"])
+    vectors = torch.cat([retrieval.index_images(near, gallery.embedding).vectors, gallery.vectors])
+    read = lambda name: near[name] if name in near else gallery.read(name)  # noqa: E731
+    return retrieval.Index((*near, *gallery.names), vectors, read, gallery.embedding)
 
 
 def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor, Tensor]:
     """(names, x, y) of a set under a task, its noise keyed by the image's name."""
     names, x = images(which, profile)
-    op = task_operator(task, x.shape[-1])
-    return names, x, op.measure(x, KeyedNoise(MEASURE_SEED, list(names), f"adir/measure/{task}"))
+    noise = KeyedNoise(MEASURE_SEED, names, f"adir/measure/{task}")
+    return names, x, operator(task, x.shape[-1]).measure(x, noise)
 
 
-# -- methods -----------------------------------------------------------------------------------------------------------
-
-
-def setting_of(name: str, profile: str = "small", task: str = "sr4") -> tuple[Guidance, Adaptation, dict[str, Any]]:
-    """(guidance, adaptation, the rest: steps, seed, k for photographs and for textures, the operator assumed)."""
-    now, changes = profile_of(profile), dict(SETTINGS["setting"][name])
-    if changes.get("limit") is False:
-        changes["limit"] = None
+def setting_of(cell: Mapping[str, Any], profile: str = "small") -> dict[str, Any]:
+    """What a cell's `setting` means for its `task` and `set`: `guidance` and `adaptation`, `steps` and `seed` of
+    sampling, `k` neighbours, and the task that A is taken for (`assumed`)."""
+    now, changes = PROFILES[profile], dict(SETTINGS["setting"][cell["setting"]])
     guiding, adapting = (
         {f.name: changes.pop(f.name) for f in dataclasses.fields(kind) if f.name in changes}
         for kind in (Guidance, Adaptation)
     )
-    adaptation = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting})
-    k = changes.pop("k", None)
-    other = {"steps": now["steps"], "seed": 0, "k": (k or now["k"], k or now["unseen_k"]), **changes}
-    return dataclasses.replace(guidance_of(task), **guiding), adaptation, other
-
-
-def factors_file(experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> str:
-    """The name under which an image's LoRA factors are kept: a hash of all that they follow from."""
-    _, adaptation, other = setting_of(cell["setting"], profile)
-    names, x = images(cell["set"], profile)
-    about = {
-        "adaptation": dataclasses.asdict(adaptation),
-        "to": cell["adapt"],
-        "k": other["k"][cell["set"] == "unseen"],
-        "task": [cell["task"], other.get("assumed", cell["task"])],
-        "image": [cell["set"], names[i], x.shape[-1]],
-        "weights": weights_hash(experiment),
+    task, k = cell.get("task", "sr4"), now["texture_k" if cell.get("set") in SQUARES else "k"]
+    return {
+        "guidance": dataclasses.replace(GUIDANCE[task], **guiding),
+        "adaptation": Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting}),
+        **{"steps": now["steps"], "seed": 0, "k": k, "assumed": task, **changes},
     }
-    return f"{digest(about)}.safetensors"
 
 
 def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
-    """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept)."""
-    kept, file = paths.runs() / "adir" / "lora", factors_file(experiment, cell, i, profile)
+    """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept).
+
+    Their file is named by a hash of all that they follow from.
+    """
+    chosen, (names, x, y) = setting_of(cell, profile), measured(cell["set"], cell["task"], profile)
+    about = {
+        "adaptation": dataclasses.asdict(chosen["adaptation"]),
+        "to": cell["adapt"],
+        "k": chosen["k"],
+        "task": [cell["task"], chosen["assumed"]],
+        "image": [cell["set"], names[i], x.shape[-1]],
+        "weights": weights_hash(experiment),
+    }
+    kept, file = paths.runs() / "adir" / "lora", f"{digest(about)}.safetensors"
     for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
         if (folder / file).exists():
-            return lora.load(folder / file)[0]
-    _, adaptation, other = setting_of(cell["setting"], profile)
-    _, x, y = measured(cell["set"], cell["task"], profile)
-    assumed = task_operator(other.get("assumed", cell["task"]), x.shape[-1])
-    near, unseen = [retrieval.as_image(y[i : i + 1], assumed)[0]], cell["set"] == "unseen"
+            return lora.load(folder / file)
+    near = [retrieval.as_image(y[i : i + 1], operator(chosen["assumed"], x.shape[-1]))[0]]
     if cell["adapt"] != "itself":
-        near = index("unseen" if unseen else "gallery", profile).nearest(near[0], other["k"][unseen]).images
-    factors, _ = adapted_to(network, near, prior.schedule(), adaptation, crop=profile_of(profile)["size"])
-    return lora.load(lora.save(kept / file, factors, adaptation.alpha, experiment))[0]
+        near = index("unseen" if cell["set"] in SQUARES else "gallery", profile).nearest(near[0], chosen["k"]).images
+    *_, last = adapt(network, near, chosen["adaptation"], crop=PROFILES[profile]["size"])
+    return lora.load(lora.save(kept / file, last.factors, chosen["adaptation"].alpha, experiment))
 
 
 def reconstruction(
-    network: nn.Module, cell: Mapping[str, Any], names: list[str], y: Tensor, profile: str, size: int, **instead: Any
+    network: nn.Module, cell: Mapping[str, Any], names: Sequence[str], y: Tensor, profile: str, **other: Any
 ) -> Tensor:
-    """(N, 3, size, size) of a cell's method and setting for measurements y (N, …); `instead`: other steps or seed."""
-    chosen, _, other = setting_of(cell["setting"], profile, cell["task"])
-    other |= instead
-    op, noise = task_operator(other.get("assumed", cell["task"]), size), KeyedNoise(other["seed"], names, "adir/sample")
-    given = (model_fn(network), y, op, prior.schedule(), noise)
+    """(N, 3, H, W) of a cell's method and setting for measurements y (N, …); `other`: steps or seed instead."""
+    chosen = setting_of(cell, profile) | other
+    size = images(cell["set"], profile)[1].shape[-1]
+    op, noise = operator(chosen["assumed"], size), KeyedNoise(chosen["seed"], names, "adir/sample")
+    given = (model_fn(network), y, op, prior.SCHEDULE, noise)
     if cell["method"] == "ddrm":
-        *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, other["steps"]))
+        *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, chosen["steps"]))
         return x
-    if cell["method"] == "dps":
-        return last_of(guidance.dps(*given, other["steps"]))
-    return last_of(reconstruct(*given, chosen, other["steps"]))
+    guided_by = guidance.DPS if cell["method"] == "dps" else chosen["guidance"]
+    return last_of(guidance.reconstruct(*given, guided_by, chosen["steps"]))
 
 
 def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> tuple[Tensor, Tensor, Tensor]:
     """(x, y, estimate) of a cell, x and the estimate (N, 3, H, W) in [-1, 1]."""
-    names, x, y = measured(cell["set"], cell["task"], profile)
-    names, x, y = list(names[:k]), x[:k], y[:k]
-    op = task_operator(cell["task"], x.shape[-1])
+    names, x, y = (part[:k] for part in measured(cell["set"], cell["task"], profile))
+    op = operator(cell["task"], x.shape[-1])
     if experiment == "baseline-input":
         return x, y, op.transpose(y, "upsampling") if op.back is not None else y
     if experiment == "baseline-pseudo-inverse":
         return x, y, op.pseudo_inverse(y)
     network = private(experiment)
-    run = partial(reconstruction, network, cell, profile=profile, size=x.shape[-1])
+    run = partial(reconstruction, network, cell, profile=profile)
     if cell["adapt"] == "none":
         return x, y, run(names=names, y=y)
     found, texture = [], {**cell, "set": "unseen", "adapt": "neighbours"}
@@ -215,29 +184,23 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 @lru_cache(maxsize=2)
 def private(experiment: str) -> nn.Module:
     """A copy of a checkpoint's network that adaptation may write on."""
-    return copy.deepcopy(load_checkpoint(experiment)).requires_grad_(False)
-
-
-# -- the study's two functions -----------------------------------------------------------------------------------------
+    return copy.deepcopy(load_checkpoint(experiment))
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> Mapping[str, Values]:
     """metric -> values of a cell, one an image."""
     if experiment == "oracle-posterior":
-        chosen = setting_of(cell["setting"])[0]
+        chosen = setting_of(cell)["guidance"]
         errors = [oracle.distance(chosen, cell["steps"], seed) for seed in range(5)[:k]]
         return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
     if experiment == "retrieval-efficientnet":
-        return {OVERLAP: overlaps(cell["blur"], k, profile)}
+        return {OVERLAP: overlaps(f"box{cell['blur']}" if cell["blur"] > 0 else f"sr{-cell['blur']}", k, profile)}
     x, y, estimate = outputs(experiment, cell, k, profile)
-    op = task_operator(cell["task"], x.shape[-1])
+    op = operator(cell["task"], x.shape[-1])
     unit, truth = to_unit(estimate), to_unit(x)
     error = (op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2
-    found: dict[str, Values] = {
-        LPIPS: protocols.score(LPIPS, unit, truth).tolist(),
-        PSNR: protocols.score(PSNR, unit, truth).tolist(),
-        RESIDUAL: error.tolist(),
-    }
+    found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
+    found[RESIDUAL] = error.tolist()
     if k is None and len(x) > 2:
         from repro.metrics.distribution import paired_kid
 
@@ -245,28 +208,26 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     return found
 
 
-def overlaps(blur: int, k: int | None, profile: str, count: int = 20) -> list[float]:
-    """Share of the neighbours of x that are also neighbours of its box-blurred, noisy measurement (A6); a negative blur
-    counts as downsampling."""
-    task = f"box{blur}" if blur > 0 else f"sr{-blur}"
+def overlaps(task: str, k: int | None, profile: str, count: int = 20) -> list[float]:
+    """Share of the neighbours of x that are also neighbours of its measurement (A6)."""
     _, x, y = measured("photos", task, profile)
-    seen, gallery = retrieval.as_image(y, task_operator(task, x.shape[-1])), index("gallery", profile)
-    pairs = [(set(gallery.nearest(v, count).names) for v in pair) for pair in zip(to_unit(x[:k]), seen, strict=False)]
-    return [len(of_x & of_y) / count for of_x, of_y in pairs]
+    near = partial(index("gallery", profile).nearest, k=count)
+    pairs = zip(to_unit(x[:k]), retrieval.as_image(y[:k], operator(task, x.shape[-1])), strict=True)
+    return [len({*near(clean).names} & {*near(seen).names}) / count for clean, seen in pairs]
 
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many images a cell has, how many of them the check repeats, and the data's hash."""
-    if profile == "paper":  # other data and weights: see `repro.adir.paper`
+    if profile == "paper":  # other data and weights: see `repro.adir.study.paper`
         return None
     if experiment == "oracle-posterior":
         return Sample(5, 1, hashlib.sha256(b"gaussian").hexdigest())
-    if experiment == "retrieval-efficientnet":
-        return Sample(len(images("photos", profile)[0]), 1, _data_hash("photos", profile))
-    n, data = len(images(cell["set"], profile)[0]), _data_hash(cell["set"], profile)
-    if experiment.startswith("baseline"):
-        return Sample(n, 2, data)
-    adapted = cell["adapt"] != "none"
-    quick = cell["setting"] == "default" and cell["set"] != "large" and cell["method"] != "dps"
-    k = int(quick and (not adapted or (cell["adapt"] == "neighbours" and cell["task"] in CHECKED)))
-    return Sample(n, k, data, ships=k > 0)
+    which = cell.get("set", "photos")
+    names, data = images(which, profile)[0], hashlib.sha256(f"adir {which} {profile} {MEASURE_SEED}".encode())
+    for name in names:
+        data.update(name.encode() + (b"" if which in SQUARES else pack.file_hash(pack.picture(name).path).encode()))
+    if "adapt" not in cell:  # a baseline, or retrieval
+        return Sample(len(names), 2 if "set" in cell else 1, data.hexdigest())
+    here = cell["adapt"] == "none" or (cell["adapt"] == "neighbours" and (which, cell["task"]) in SHIPPED)
+    k = int(here and cell["setting"] == "default" and cell["set"] != "large" and cell["method"] != "dps")
+    return Sample(len(names), k, data.hexdigest(), ships=k > 0)

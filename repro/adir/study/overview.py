@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +13,7 @@ from repro.engine.rng import KeyedNoise
 
 TITLE = "05 ADIR: one network, trained on no task, guided by the measurement and adapted to images like it"
 NEEDS = (PRIOR,)
-SIZE, ZOOM = (96, 128), 2
+SIZE = (96, 128)
 SHOWN = (
     ("sr4", "photos/farm_animals_cat", "a quarter of its size", "four times as large"),
     ("box", "photos/erase_crab", "5 x 5 box blur and noise", "deblurred"),
@@ -29,11 +28,6 @@ def tiles() -> dict[str, Tensor]:
         clean = to_model(center_crop(resize(pack.load(found), SIZE[0]), SIZE))[None]
         noise = KeyedNoise(0, [photo], "overview/measurement")
         measured = to_unit(operator(task, *SIZE).measure(clean, noise))[0].clamp(0, 1)
-        shown[f"input: {given}"] = _tile(measured)
-        shown[made] = _tile(pipe(measured, task).image.clamp(0, 1))
-    return shown
-
-
-def _tile(image: Tensor) -> Tensor:
-    side = torch.Size(n * ZOOM for n in SIZE)
-    return F.interpolate(image[None], size=side, mode="nearest")[0]
+        shown |= {f"input: {given}": measured, made: pipe(measured, task).clamp(0, 1)}
+    size = tuple(2 * n for n in SIZE)
+    return {words: F.interpolate(image[None], size=size, mode="nearest")[0] for words, image in shown.items()}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.adir import lora, operators, prior
-from repro.adir.adapt import Adaptation, AdaptStep, adapted_to
+from repro.adir.adapt import Adaptation, AdaptStep, adapt
 from repro.adir.guidance import reconstruct
-from repro.adir.pipeline import ADIR, PRIOR, degrade, guidance_of
+from repro.adir.pipeline import ADIR, GUIDANCE, PRIOR, degrade
 from repro.adir.study import figures
 from repro.adir.study import measure as m
 from repro.adir.study.experiments import SMOKE
@@ -22,40 +20,29 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model
 from repro.ddpm.process import model_fn
 from repro.engine import exercises
-from repro.engine.checkpoint import trained
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
 from repro.errors import ReproError
 from repro.ui.controls import UploadedFile
 from repro.ui.photos import captioned
 
-NETWORKS = {"smoke": SMOKE, "small": PRIOR, "paper": PRIOR}
+LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}  # of the paper profile, too
 LESSONS = {
-    name: Lesson("adir", "05_adir", name, minutes, {"live": live, "steps": steps, "iterations": iterations})
-    for name, minutes, live, steps, iterations in (
-        ("smoke", 0.4, "smoke", 3, 2),
-        ("small", 2.0, "small", 50, 50),
-        ("paper", 2.0, "small", 50, 50),  # the live cells are the small ones
-    )
+    "smoke": Lesson("adir", "05_adir", "smoke", 0.4, {"live": "smoke", "network": SMOKE, "steps": 3, "iterations": 2}),
+    "small": Lesson("adir", "05_adir", "small", 2.0, LIVE),
+    "paper": Lesson("adir", "05_adir", "paper", 2.0, LIVE),
 }
 TASKS = {text: name for name, text in operators.TASKS.items()}
 OWN = ("the measurement itself", *(f"clean: {text}" for text in TASKS))
 SHORT = {"sr4": "x4", "sr8": "x8", "box": "box blur", "gauss": "Gaussian", "colour": "colour"}
-SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))  # sets whose first image has factors
-PHOTOS = ("photos/erase_kitten", "photos/monuments_brandenburgGate")
+PHOTO = "photos/monuments_brandenburgGate"
 
 
-def ready(now: Lesson) -> bool:
-    """Whether the network of this profile is here."""
-    return trained(NETWORKS[now["live"]])
-
-
-def network(now: Lesson) -> torch.nn.Module:
+def network(now: Lesson) -> nn.Module:
     """The prior that the live cells run."""
-    return m.private(NETWORKS[now["live"]])
+    return m.private(now["network"])
 
 
-@lru_cache(maxsize=16)
 def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:
     """(x, y), (1, …) each, of a held-out photograph or an unseen texture, as measured."""
     names, x, y = m.measured(which, task, live)
@@ -73,20 +60,20 @@ def names(now: Lesson, which: str) -> tuple[str, ...]:
 def shipped_factors(now: Lesson, which: str, task: str) -> dict[str, Tensor]:
     """Of the first image of a set, adapted to its neighbours; they ship for x4, box and the textures' x4."""
     cell = {"set": which, "task": task, "method": "gd", "adapt": "neighbours", "setting": "default"}
-    return m.factors_of(network(now), NETWORKS[now["live"]], cell, 0, now["live"])
+    return m.factors_of(network(now), now["network"], cell, 0, now["live"])
 
 
 def guided(now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, method: str = "gd") -> Tensor:
     """(1, 3, H, W) of Algorithm 1, or of DDRM, with the live network as it is."""
-    cell, size = {"task": task, "method": method, "setting": "default"}, m.profile_of(now["live"])["size"]
-    return m.reconstruction(network(now), cell, [name], y, now["live"], size, seed=seed, steps=now["steps"])
+    cell = {"set": "photos", "task": task, "method": method, "setting": "default"}
+    return m.reconstruction(network(now), cell, [name], y, now["live"], seed=seed, steps=now["steps"])
 
 
-def gallery(now: Lesson, name: str, which: str = "photos", seed: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Task -> clean, measurement, DDRM, GD of one image."""
+def gallery(now: Lesson, name: str, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Task -> clean, measurement, DDRM, GD of one photograph."""
     rows = {}
     for task, text in SHORT.items():
-        x, y = scene(now["live"], which, name, task)
+        x, y = scene(now["live"], "photos", name, task)
         found = {words: guided(now, y, task, name, seed, words.lower()) for words in ("DDRM", "GD")}
         rows[text] = {k: v[0] for k, v in {"clean": x, "measurement": y, **found}.items()}
     return rows
@@ -95,7 +82,7 @@ def gallery(now: Lesson, name: str, which: str = "photos", seed: int = 0) -> dic
 def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """Clean, measurement, GD and ADIR where factors ship: the first photograph and the first texture."""
     rows = {}
-    for which, task in SHIPPED:
+    for which, task in m.SHIPPED:
         name = names(now, which)[0]
         x, y = scene(now["live"], which, name, task)
         free = guided(now, y, task, name, seed)
@@ -106,15 +93,11 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     return rows
 
 
-def adapting(now: Lesson, images: list[Tensor] | tuple[Tensor, ...]) -> tuple[list[AdaptStep], dict[str, Tensor]]:
-    """(steps, factors) of a short adaptation, with a bar; the network is left as it was."""
-    chosen = Adaptation(iterations=now["iterations"], lr=m.profile_of(now["live"])["lr"])
-    size = m.profile_of(now["live"])["size"]
-    factors, steps = adapted_to(network(now), images, prior.schedule(), chosen, crop=size, progress=True)
-    return steps, factors
-
-
-# -- widgets -----------------------------------------------------------------------------------------------------------
+def adapting(now: Lesson, images: Sequence[Tensor]) -> list[AdaptStep]:
+    """The steps of a short adaptation, with a bar; the network is left as it was."""
+    profile = m.PROFILES[now["live"]]
+    chosen = Adaptation(iterations=now["iterations"], lr=profile["lr"])
+    return list(adapt(network(now), images, chosen, crop=profile["size"], progress=True))
 
 
 def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: str, seed: int) -> np.ndarray:
@@ -123,11 +106,11 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
     x, y = scene(now["live"], "photos" if which == "adapted" else which, image, name)
     first, factors = names(now, which)[0], {}
     if adapted == "neighbours":
-        if image != first or (which, name) not in SHIPPED:
+        if image != first or (which, name) not in m.SHIPPED:
             raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
         factors = shipped_factors(now, which, name)
-    given = (model_fn(network(now)), y, m.task_operator(name, x.shape[-1]), prior.schedule())
-    settings = replace(guidance_of(name), scale=scale)
+    given = (model_fn(network(now)), y, m.operator(name, x.shape[-1]), prior.SCHEDULE)
+    settings = replace(GUIDANCE[name], scale=scale)
     with lora.adapted(network(now), factors):
         run = list(reconstruct(*given, KeyedNoise(seed, [image], "adir/sample"), settings, steps))
     panels = {"clean": x, "measurement": y, "estimate halfway": run[steps // 2].x0, "reconstruction": run[-1].x}
@@ -136,45 +119,33 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
 
 def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: int) -> np.ndarray:
     """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
-    size = m.profile_of(now["live"])["size"]
-    image = read_image(photo.open(), name=photo.name) if photo else pack.load(pack.picture(PHOTOS[1]))
+    size = m.PROFILES[now["live"]]["size"]
+    image = read_image(photo.open(), name=photo.name) if photo else pack.load(pack.picture(PHOTO))
     task, small = "sr4", center_crop(resize(image, size // 2), size // 2)
     if what != OWN[0]:
         task = TASKS[what.removeprefix("clean: ")]
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
-    found = ADIR(network(now))(small, task, "none", steps=steps, seed=seed).image
+    found = ADIR(network(now))(small, task, "none", steps=steps, seed=seed)
     panels = {f"given, {small.shape[2]} px": small, f"reconstruction, {found.shape[2]} px": found}
     return captioned({k: figures.enlarged(to_model(v), 320) for k, v in panels.items()}, 2)
 
 
-# -- exercises ---------------------------------------------------------------------------------------------------------
+def _gradient() -> exercises.Judge:
+    op, (x, eps) = operators.operator("sr4", 8, 8), exercises.tensors(2, (3, 8, 8))
+    right = lambda op, mu, y, eps, a, s: -2 * op.transpose(op.A(mu) - (a * y + s * op.A(eps)))  # noqa: E731
+    return exercises.like(right, (op, x, op.A(x), eps, 0.6, 0.8))
 
 
-def _tensors(count: int) -> list[Tensor]:
-    noise = KeyedNoise(0, range(2), "exercise/adir")
-    return [noise.normal((3, 8, 8), step=i) for i in range(count)]
+def _formula(right: Callable[..., float], *cases: tuple) -> Callable[[], exercises.Judge]:
+    return lambda: lambda answer: all(abs(answer(*case) - right(*case)) < 1e-9 for case in cases)
 
 
-def _gradient() -> Callable[[Any], bool]:
-    op = operators.super_resolution(8, 8, 4)
-    x, eps = _tensors(2)
-    y, a, s = op.A(x), 0.6, 0.8
-    expected = -2 * op.transpose(op.A(x) - (a * y + s * op.A(eps)))
-    return lambda f: torch.allclose(f(op, x, y, eps, a, s), expected, atol=1e-5)
-
-
-def _factor() -> Callable[[Any], bool]:
-    return lambda f: all(abs(f(s, v, e) - (1 - 2 * s * v * e)) < 1e-9 for s, v, e in ((10, 0.02, 1.0), (3, 0.1, 0.5)))
-
-
-def _low_rank() -> Callable[[Any], bool]:
-    return lambda f: all(f(c, o, k, r) == r * (c * k * k + o) for c, o, k, r in ((32, 64, 3, 16), (64, 192, 1, 4)))
-
-
-def _near(number: float) -> Callable[[], Callable[[Any], bool]]:
+def _near(number: float) -> Callable[[], exercises.Judge]:
     return lambda: lambda answer: abs(answer - number) < 1e-4
 
 
+_factor = _formula(lambda s, v, e: 1 - 2 * s * v * e, (10, 0.02, 1.0), (3, 0.1, 0.5))
+_low_rank = _formula(lambda c, o, k, r: r * (c * k * k + o), (32, 64, 3, 16), (64, 192, 1, 4))
 EXERCISES: dict[str, exercises.Exercise] = {
     "gradient": ("g of eq. 17", _gradient, "y_t needs A of the noise: op.A and op.transpose are all it takes"),
     "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
