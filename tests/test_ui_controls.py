@@ -31,19 +31,16 @@ def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name(c
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
+def test_a_control_that_cannot_be_drawn_is_refused():
+    for build, said in (
         (lambda: Slider(0, 10, 3, 0), "a step that divides the range"),
         (lambda: Slider(5, 5, 1, 5), "min < max"),
         (lambda: Slider(0, 1, 0, 0), "needed"),
         (lambda: Choice(()), "one or more different"),
         (lambda: Choice(("a", "a")), "one or more different"),
-    ],
-)
-def test_a_control_that_cannot_be_drawn_is_refused(build, said):
-    with pytest.raises(ReproError, match=said):
-        build()
+    ):
+        with pytest.raises(ReproError, match=said):
+            build()
 
 
 @given(st.integers(-50, 50), st.integers(1, 400), st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5]), st.data())

@@ -68,26 +68,15 @@ def live() -> LiveExplorer:
     return LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, scale=2)
 
 
-def test_the_default_is_the_same_picture(headless, live):
-    assert bytes(live.image.value) == headless.png()
-    assert headless.picture().shape == (24, 32, 3)
-
-
 @pytest.mark.parametrize(
     ("name", "sent", "meant"), [("step", 8, 8), ("eta", 0.1 + 0.2, 0.3), ("clip", False, False), ("seed", 11, 11)]
 )
-def test_a_moved_control_draws_the_headless_picture(headless, live, name, sent, meant):
+def test_the_live_picture_is_the_headless_one_by_default_and_after_a_move(headless, live, name, sent, meant):
     before = bytes(live.image.value)
+    assert before == headless.png() and headless.picture().shape == (24, 32, 3)
     live.widgets[name].set_state({"value": sent})
-    assert live.params[name] == meant
-    assert bytes(live.image.value) != before
+    assert live.params[name] == meant and bytes(live.image.value) != before
     assert bytes(live.image.value) == headless.png(**{name: meant})
-
-
-def test_a_chosen_option_draws_and_is_named_in_the_command(live):
-    live.widgets["sampler"].set_state({"index": 1})
-    assert live.params["sampler"] == "ddpm"
-    assert "-p sampler_name ddpm" in live.command_box.value
 
 
 def test_an_uploaded_file_reaches_the_function(headless, live):
@@ -125,10 +114,7 @@ def test_controls_stand_left_of_the_one_image_that_is_updated_in_place_when_they
     assert live.image is image and right.children == (live.message, image)
     assert live.widgets["step"] in left.children and live.save_button in left.children
     assert int(left.layout.width.removesuffix("px")) < 400  # room for a picture of 500 pixels on a screen of 1280
-
-
-def test_a_switch_stands_in_the_line_of_its_slider():
-    controls = {"on": Toggle(), "much": Slider(0, 1, 0.5, 0.5)}
+    controls = {"on": Toggle(), "much": Slider(0, 1, 0.5, 0.5)}  # a switch stands in the line of its slider
     live = LiveExplorer(lambda on, much: np.zeros((2, 2, 3), np.uint8), controls)
     (row, _save) = live.box.children[0].children[0].children
     assert row.children == (live.widgets["on"], live.widgets["much"])
@@ -184,7 +170,8 @@ def test_the_command_follows_the_controls(live):
     start = "mkdir -p build && papermill notebooks/01_ddpm_basics.ipynb build/01_ddpm_basics.ipynb"
     assert live.command_box.value == f"{start} -p t 3 -p eta 0.0 -p sampler_name ddim -p clip True -p seed 7"
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
-    assert "-p eta 0.7 " in live.command_box.value
+    live.widgets["sampler"].set_state({"index": 1})
+    assert live.params["sampler"] == "ddpm" and "-p eta 0.7 -p sampler_name ddpm " in live.command_box.value
     assert Command("a.ipynb", {}, "smoke").text({}).endswith("a.ipynb build/a.ipynb -p profile smoke")
 
 
@@ -214,23 +201,15 @@ def test_the_python_follows_the_controls_and_is_printed(capsys):
     assert command.endswith("-p seed 7") and written.startswith("draw(\n") and "'seed': 7" in written
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_what_does_not_fit_is_said_before_anything_is_shown(monkeypatch):
+    for more, said in (
         ({"controls": {**CONTROLS, "step": Slider(0, 10, 1, 11)}}, "parameter step: 11 found, 0 to 10"),
         ({"presets": {"x": {"step": 99}}}, "parameter step: 99 found, 0 to 10"),
         ({"presets": {"x": {"stepp": 9}}}, "unknown parameter 'stepp'"),
-    ],
-)
-def test_what_does_not_fit_is_said_before_anything_is_shown(arguments, said):
-    with pytest.raises(ReproError) as caught:
-        explore(**{"fn": draw, "controls": CONTROLS, "live": False, **arguments})
-    assert said in str(caught.value)
-
-
-def test_headless_errors_are_raised_and_the_environment_decides(monkeypatch):
-    with pytest.raises(ReproError, match="does not work"):
-        explore(draw, {**CONTROLS, "sampler": Choice(("broken",))}, live=False)
+        ({"controls": {**CONTROLS, "sampler": Choice(("broken",))}}, "does not work"),  # headless errors are raised
+    ):
+        with pytest.raises(ReproError, match=said):
+            explore(**{"fn": draw, "controls": CONTROLS, "live": False, **more})
     assert not is_live()  # no kernel here
     monkeypatch.setenv("REPRO_HEADLESS", "yes")
     with pytest.raises(ReproError, match="0 or 1"):

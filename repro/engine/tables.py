@@ -158,7 +158,7 @@ class Table:
         return lines + [table_line([row, *(show(self.rows[row][c.name], c) for c in columns)]) for row in rows]
 
     def points(self, column: str, groups: Sequence[str] = ()) -> dict[str, Any]:
-        """One column for `repro.ui.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
+        """One column for `plots.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
         found: dict[str, Any] = {}
         for row, cells in self.rows.items():
             edit, _, group = row.partition(", ")

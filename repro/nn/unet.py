@@ -215,14 +215,7 @@ class UNet(ModelMixin, ConfigMixin):
                 skips.append(h)
         return self._run(self.mid, h, emb), skips, emb, box
 
-    def decode(
-        self,
-        h: Tensor,
-        skips: list[Tensor],
-        emb: Tensor,
-        box: Box,
-        decoder: Decoder,
-    ) -> Tensor:
+    def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, box: Box, decoder: Decoder) -> Tensor:
         """From the bottleneck to the picture by a decoder."""
         up, upsamplers, norm, conv, bypass = decoder
         left = list(skips)

@@ -44,14 +44,14 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
     return pixels if scale == 1 else np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
-def png(picture: Any, scale: int = 1) -> bytes:
+def png(picture: Any) -> bytes:
     """`picture` as PNG bytes without date or software text: equal pixels give equal bytes, grey ones a third of them.
 
-    A Figure is drawn at 110 dpi, whatever matplotlib's global settings say; `scale` applies to pixels only.
+    A Figure is drawn at 110 dpi, whatever matplotlib's global settings say.
     """
     buffer, drawn = BytesIO(), BytesIO()
     if not hasattr(picture, "savefig"):
-        _slim(enlarge(to_uint8(picture), scale)).save(buffer, format="PNG", compress_level=6)
+        _slim(to_uint8(picture)).save(buffer, format="PNG", compress_level=6)
         return buffer.getvalue()
     from repro.ui.plots import style
 
@@ -68,17 +68,17 @@ def show_png(data: bytes) -> None:
     display(Image(data=data, format="png"))
 
 
-def few_colours(pixels: np.ndarray, colours: int = 255) -> np.ndarray:
-    """uint8 (H, W, 3) with at most so many colours, chosen for this picture; what has no more is left as it is.
+def few_colours(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) with at most 255 colours, chosen for this picture; what has no more is left as it is.
 
     A photograph of that kind takes a quarter of the bytes, which is what a notebook can afford.
     """
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    if image.getcolors(colours) is not None:
+    if image.getcolors(255) is not None:
         return pixels
-    return np.asarray(image.quantize(colours, Image.Quantize.FASTOCTREE).convert("RGB"))
+    return np.asarray(image.quantize(255, Image.Quantize.FASTOCTREE).convert("RGB"))
 
 
 def _slim(pixels: np.ndarray) -> Any:

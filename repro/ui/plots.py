@@ -5,9 +5,10 @@ Figures are made without pyplot: no global state, nothing to close, no pile of f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -15,12 +16,16 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from repro.errors import ReproError
-from repro.ui.pictures import enlarge, png, show_png, to_uint8
+from repro.ui.pictures import DPI, enlarge, png, show_png, to_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#dddddd"
+ZOOM = 3  # screen pixels a pixel of a contact sheet
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
@@ -75,31 +80,22 @@ def _plot(size: tuple[float, float]) -> Iterator[tuple[Plate, Any]]:
 
 
 def grid(
-    images: Sequence[Any],
-    rows: int,
-    cols: int,
-    row_labels: Sequence[str] | None = None,
-    col_labels: Sequence[str] | None = None,
-    *,
-    size: float = 1.25,
+    images: Sequence[Any], rows: int, cols: int, col_labels: Sequence[str] | None = None, *, size: float = 1.25
 ) -> Plate:
-    """`images` in reading order as rows x cols, with labels at the left and on top. `size`: height of a row in inches.
+    """`images` in reading order as rows x cols, with labels on top. `size`: height of a row in inches.
 
     images: anything `to_uint8` accepts; None leaves its place empty. Small pictures keep their hard pixels.
     """
-    if len(images) > rows * cols or len(row_labels or ()) > rows or len(col_labels or ()) > cols:
+    if len(images) > rows * cols or len(col_labels or ()) > cols:
         raise ReproError(f"grid: {len(images)} images, or more labels than that, do not fit {rows} x {cols} places")
     pixels = [None if image is None else to_uint8(image) for image in images]
     aspect = max((p.shape[1] / p.shape[0] for p in pixels if p is not None), default=1.0)
-    margin = 0.09 * max(map(len, row_labels or ()), default=0)
     lines = max((label.count("\n") + 1 for label in col_labels or ()), default=0)
     with style():
-        inches = (margin + cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
+        inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
         plate = Plate(figsize=inches, layout="constrained")
         plate.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        axes = plate.subplots(rows, cols, squeeze=False)
-        for index, axis in enumerate(axes.flat):
-            row, col = divmod(index, cols)
+        for index, axis in enumerate(plate.subplots(rows, cols, squeeze=False).flat):
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
             axis.spines[:].set_visible(False)
@@ -109,16 +105,45 @@ def grid(
                 axis.imshow(image, interpolation="nearest" if small else "antialiased")
             else:
                 axis.set_box_aspect(1)
-            if row_labels is not None and col == 0:
-                axis.set_ylabel(row_labels[row], rotation=0, ha="right", va="center")
-            if col_labels is not None and row == 0:
-                axis.set_title(col_labels[col], pad=3)
+            if col_labels is not None and index < cols:
+                axis.set_title(col_labels[index], pad=3)
     return plate
 
 
 def strip(images: Sequence[Any], titles: Sequence[str] | None = None, *, size: float = 1.4) -> Plate:
     """`images` in one row, each under its title. `size`: height in inches."""
-    return grid(images, 1, len(images), col_labels=titles, size=size)
+    return grid(images, 1, len(images), titles, size=size)
+
+
+def sheet(
+    pictures: Sequence[Tensor | None],
+    cols: int,
+    row_labels: Sequence[str] = (),
+    col_labels: Sequence[str] = (),
+    zoom: int = ZOOM,
+) -> Plate:
+    """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap.
+
+    One axis for all of them: a hundred images are drawn as fast as one.
+    """
+    shape = next(p for p in pictures if p is not None).shape
+    gap = 2 * zoom
+    canvas = tile([np.ones(shape, np.float32) if p is None else p for p in pictures], cols, gap=gap, scale=zoom)
+    (h, w), (tall, wide) = canvas.shape[:2], [side * zoom + gap for side in shape[1:]]
+    plain = [re.sub(r"\$[^$]*\$", "xx", line) for label in row_labels for line in label.split("\n")]
+    left = 0.1 + 0.072 * max(map(len, plain), default=-1)  # inches
+    top = 0.17 * max((label.count("\n") + 1 for label in col_labels), default=0) + 0.06
+    width, height = w / DPI + left, h / DPI + top
+    with style():
+        plate = Plate(figsize=(width, height))
+        axis = plate.add_axes((left / width, 0, w / DPI / width, h / DPI / height))
+        axis.imshow(canvas, interpolation="nearest", aspect="auto")
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0, labelsize=9, labelcolor=INK, top=False, labeltop=True, labelbottom=False, pad=2)
+        axis.set_xticks([(i + 0.5) * wide - gap / 2 for i in range(len(col_labels))], col_labels)
+        axis.set_yticks([(i + 0.5) * tall - gap / 2 for i in range(len(row_labels))], row_labels)
+    return plate
 
 
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
@@ -157,7 +182,6 @@ def curve(
     *,
     xlabel: str,
     ylabel: str,
-    title: str = "",
     log_x: bool = False,
     log_y: bool = False,
     markers: bool = True,
@@ -187,7 +211,6 @@ def curve(
         if log_y:
             axis.set_yscale("log")
         axis.set(xlabel=xlabel, ylabel=ylabel)
-        axis.set_title(title, loc="left")
         if len(series) + len(reference or {}) > 1:
             axis.legend()
     return plate
@@ -203,10 +226,8 @@ def dots(
     rows: Mapping[str, Any],
     *,
     xlabel: str,
-    title: str = "",
     zero: float | None = None,
     groups: Sequence[str] | None = None,
-    log_x: bool = False,
     size: tuple[float, float] | None = None,
 ) -> Plate:
     """One line a row, from the top: a dot at its value with its interval; many comparisons at a glance.
@@ -236,12 +257,9 @@ def dots(
             axis.plot([], [], linestyle="", label=word, **looks[i % len(looks)])
         if zero is not None:
             axis.axvline(zero, color=INK, linewidth=0.8)
-        if log_x:
-            axis.set_xscale("log")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel=xlabel)
-        axis.set_title(title, loc="left")
         if words:
             plate.legend(loc="outside right upper")
     return plate
@@ -255,19 +273,20 @@ VERDICTS = {
 }
 
 
-def verdict_bars(found: Mapping[str, Sequence[str]], size: tuple[float, float] | None = None) -> Plate:
+def verdict_bars(found: Mapping[str, Sequence[str]]) -> Plate:
     """A paper's claims, a bar each, its comparisons coloured by verdict with their counts.
 
     found: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
     """
     text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
-    with _plot(size or (8.4, 0.75 + 0.3 * len(found))) as (plate, axis):
+    with _plot((8.4, 0.75 + 0.3 * len(found))) as (plate, axis):
         for index, verdicts in enumerate(found.values()):
             start = 0.0
             for verdict, colour in VERDICTS.items():
-                if share := list(verdicts).count(verdict) / len(verdicts):
+                if count := list(verdicts).count(verdict):
+                    share = count / len(verdicts)
                     axis.barh(index, share, left=start, height=0.72, color=colour, edgecolor="white")
-                    axis.text(start + share / 2, index, str(list(verdicts).count(verdict)), **text)
+                    axis.text(start + share / 2, index, str(count), **text)
                     start += share
         for verdict, colour in VERDICTS.items():
             axis.barh([0], [0], color=colour, label=verdict)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import ReproError
@@ -69,61 +68,41 @@ def installed(name: str) -> str | None:
         return None
 
 
-def missing_requirements(home: Path) -> list[str]:
-    """The project's dependencies, front ends aside, of which no version is installed.
-
-    Raises `ReproError` when a protected one is among them: such a runtime is no runtime for these notebooks.
-    """
-    needed = [r for r in _pyproject(home)["project"]["dependencies"] if requirement_name(r) not in FRONT_ENDS]
-    missing = [r for r in needed if installed(requirement_name(r)) is None]
-    lacking = [requirement_name(r) for r in missing if requirement_name(r) in PROTECTED]
-    if lacking:
-        raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
-    return missing
-
-
 def install_missing(home: Path) -> None:
-    """Install what is missing, then the clone itself without dependencies; never change a protected package.
+    """Install the project's dependencies of which no version is there, front ends aside, then the clone itself without
+    dependencies; never change a protected package.
 
     Run again, it goes on where it was stopped. A constraint file pins the protected versions, so that no newcomer can
-    pull in another torch.
+    pull in another torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks.
     """
-    home = Path(home)
-    missing = missing_requirements(home)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    project = _pyproject(home)["project"]
+    needed = {requirement_name(requirement): requirement for requirement in project["dependencies"]}
+    missing = {name: requirement for name, requirement in needed.items() if not installed(name)}
+    if lacking := [name for name in missing if name in PROTECTED]:
+        raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
+    missing = {name: requirement for name, requirement in missing.items() if name not in FRONT_ENDS}
     if missing:
-        print(f"installing what is missing: {', '.join(map(requirement_name, missing))}", flush=True)
-        pins = [f"{name}=={installed(name)}\n" for name in PROTECTED if installed(name)]
+        print(f"installing what is missing: {', '.join(missing)}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder) / "constraints.txt"
-            constraints.write_text("".join(pins), encoding="utf-8")
-            _run([*pip, "--constraint", str(constraints), *missing])
-    if installed(_pyproject(home)["project"]["name"]) is None:
-        _run([*pip, "--no-deps", "--editable", str(home)])
+            constraints.write_text("".join(f"{name}=={installed(name)}\n" for name in PROTECTED if installed(name)))
+            _pip("--constraint", str(constraints), *missing.values())
+    if not installed(project["name"]):
+        _pip("--no-deps", "--editable", str(home))
     os.environ["REPRO_HOME"] = str(home)
     importlib.invalidate_caches()
 
 
-def _run(command: list[str]) -> None:
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ReproError(f"{' '.join(command[1:4])} stopped with status {done.returncode}: {last}")
+        raise ReproError(f"pip install stopped with status {done.returncode}: {last}")
 
 
-@dataclass(frozen=True)
-class Session:
-    """What `start` found: the device to use, and the profile."""
-
-    device: str
-    profile: str
-
-    def _ipython_display_(self) -> None:
-        """`start` has printed it all."""
-
-
-def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) -> Session:
-    """Print on what, how and for how long a notebook runs; return what it needs to know.
+def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) -> None:
+    """Print on what, how and for how long a notebook runs.
 
     expected_minutes: measured minutes per profile; its keys are the profiles that the notebook accepts.
     notebook: its name, such as "01_ddpm_basics". Raises `ReproError` for another profile.
@@ -132,17 +111,15 @@ def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) ->
 
     if profile not in expected_minutes:
         raise ReproError(f"{notebook}: profile {profile!r} found, {', '.join(expected_minutes)} is accepted")
-    device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
+    threads, minutes = torch.get_num_threads(), expected_minutes[profile]
     hardware = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
-    if device == "cuda":
+    if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         hardware = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
-    minutes = expected_minutes[profile]
     duration = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
     duration = f"{max(1, round(minutes * 60))} s" if minutes < 1 else duration
     versions = " · ".join(f"{name} {installed(name) or 'not installed'}" for name in SHOWN)
     print(f"{notebook} · profile {profile} · {hardware} · about {duration}")
     print(f"Python {platform.python_version()} · {versions}")
-    if "google.colab" in sys.modules and device == "cpu" and profile == "paper":
+    if "google.colab" in sys.modules and profile == "paper" and not torch.cuda.is_available():
         print("This Colab runtime has no GPU: Runtime > Change runtime type, or stay with the small profile.")
-    return Session(device, profile)

@@ -201,8 +201,3 @@ def first_batch(task: PairTask, file: PairsFile) -> Path:
     target, given = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
     pixels = tile([*to_unit(given), *to_unit(target)], len(places), gap=4)
     return write_image(file.out / "first_batch.png", pixels)
-
-
-def as_dict(file: PairsFile) -> dict[str, Any]:
-    """The file's content as plain values, for the card."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(file).items()}

@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from repro.engine.atomic import write_text
 from repro.errors import ReproError
-from repro.use.pairs import PairTask, as_dict, check, first_batch, read
+from repro.use.pairs import PairTask, check, first_batch, read
 
 METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
 
@@ -62,8 +62,8 @@ class TrainPairs:
             return 0
         learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
         seconds = round(time.perf_counter() - start)
-        card = {**as_dict(file), "pairs": found.summary, "seconds of this run": seconds, "threads": recipe.threads}
-        write_text(file.network_folder / "card.json", json.dumps(card, indent=2) + "\n")
+        card = {**asdict(file), "pairs": found.summary, "seconds of this run": seconds, "threads": recipe.threads}
+        write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
         print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
         return 0

@@ -17,11 +17,10 @@ from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.engine.tables import Cell, Table
+from repro.engine.tables import Table
 from repro.ui.photos import nothing
-from repro.ui.plots import PALETTE, Plate, curve, style
+from repro.ui.plots import PALETTE, ZOOM, Plate, curve, sheet, style
 from repro.ui.schematic import Schematic
-from repro.ui.sheet import ZOOM, sheet
 
 
 def unpack(*groups: Tensor) -> list[Tensor]:
@@ -85,10 +84,7 @@ def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int 
 def fid_curve(fid: Table, quality: Table) -> Plate:
     """FID against network calls for every sampler measured, with what needs no learning as levels; of the tables."""
     steps = [int(column.name.split()[0]) for column in fid.columns]
-
-    def value(cell: Cell) -> float:
-        return math.nan if cell.value is None else cell.value
-
+    value = lambda cell: math.nan if cell.value is None else cell.value  # noqa: E731
     series = {name: [value(cell) for cell in cells.values()] for name, cells in fid.rows.items()}
     series = {name: values for name, values in series.items() if sum(map(math.isfinite, values)) > 1}
     if not series:
@@ -116,19 +112,15 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
         theirs = sorted(both, key=lambda row: (both[row].paper.value, row))
         values = {row: measured[cell.records[0]].values(FID) for row, cell in both.items()}
         text, paper = (" < ".join(row.split(" (")[0] for row in rows) for rows in (mine, theirs))
-        for better, worse in pairwise(mine):
-            if not _differ(values[better], values[worse]):
-                short = [row.split(" (")[0] for row in (better, worse)]
+        for pair in pairwise(mine):
+            a, b = (list(values[row]) for row in pair)
+            alike = len(a) == len(b) >= stats.MIN_UNITS
+            if not (alike and stats.paired_difference(a, b, same_networks=True).excludes_zero):
+                short = [row.split(" (")[0] for row in pair]
                 text = text.replace(" < ".join(short), " ≈ ".join(short))
         agree = "the same order" if mine == theirs else "another order"
         lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
     return lines
-
-
-def _differ(a: Sequence[float], b: Sequence[float]) -> bool:
-    if len(a) != len(b) or len(a) < stats.MIN_UNITS:
-        return False
-    return stats.paired_difference(list(a), list(b), same_networks=True).excludes_zero
 
 
 def accuracy(records: Sequence[Record]) -> float | None:

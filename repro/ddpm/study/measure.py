@@ -24,15 +24,7 @@ from repro.ddpm.samplers import classifier_guide, draw, start_noise
 from repro.ddpm.schedules import by_name
 from repro.ddpm.steps import Guide
 from repro.ddpm.study import probes
-from repro.ddpm.study.experiments import (
-    CLASSIFIER,
-    PAPER_MODEL,
-    SCHEDULES,
-    DDPMConfig,
-    accuracy,
-    profile,
-    schedule_of,
-)
+from repro.ddpm.study.experiments import CLASSIFIER, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile, schedule_of
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance

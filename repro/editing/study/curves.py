@@ -108,7 +108,7 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
 
 
 def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None) -> Plate:
-    """`repro.ui.dots` of a table's points."""
+    """`repro.ui.plots.dots` of a table's points."""
     if not rows:
         return nothing(NO_RECORDS)
     return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size)

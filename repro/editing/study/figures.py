@@ -20,9 +20,8 @@ from repro.editing.study.measure import BESIDE, SLIDERS, label, request
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, style
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, sheet, style
 from repro.ui.schematic import Schematic
-from repro.ui.sheet import sheet
 
 QUALITY = 24  # of JPEG: many small pictures
 TILES = 36  # of JPEG: a few, with words

@@ -22,9 +22,8 @@ from repro.rddm.study.experiments import STRATEGIES, name_of
 from repro.rddm.study.lesson import NAMES, psnr
 from repro.rddm.study.probes import RULES
 from repro.ui.photos import Photos, captioned, nothing
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, style, whiskers
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, sheet, style, whiskers
 from repro.ui.schematic import Schematic
-from repro.ui.sheet import sheet
 
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
