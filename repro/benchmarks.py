@@ -168,9 +168,9 @@ def _edit(name: str) -> dict[str, Arm]:
     from repro.editing.autoencoder import Autoencoder
     from repro.editing.model import EditingNet
     from repro.editing.pipeline import EditingPipeline, scheduler_of
-    from repro.editing.sampling import Editor, in_sequence, late_times
+    from repro.editing.sampling import SCHEDULE, Editor, in_sequence
     from repro.editing.study.benchmark import BENCH
-    from repro.editing.study.config import profile
+    from repro.editing.study.experiments import profile
     from repro.editing.vector import EditingVector
 
     config = profile(name if name == "smoke" else "small")
@@ -178,10 +178,11 @@ def _edit(name: str) -> dict[str, Arm]:
         _seeded(partial(kind, **settings)).cpu().to(memory_format=torch.contiguous_format)
         for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
     )
-    editor = Editor(network, autoencoder, by_name(**config.schedule), "v_prediction")
+    editor = Editor(network, autoencoder, by_name(**SCHEDULE), "v_prediction")
     vector = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
     image, editors = _image(config.bench.crop[2]), dict.fromkeys(vector.active, editor)
-    count = config.steps + len(late_times(spaced(editor.schedule.T, config.steps, "trailing")[-1], editor.late))
+    last = spaced(editor.schedule.T, config.steps, "trailing")[-1]
+    count = config.steps + sum(t < last for t in editor.late)
 
     @torch.no_grad()
     def bare() -> Tensor:
@@ -204,10 +205,9 @@ def _edit(name: str) -> dict[str, Arm]:
 
 
 def _grain(name: str) -> dict[str, Arm]:
-    from repro.editing.effects.grain import film_grain
-    from repro.editing.effects.grain_law import gaussian_grain
+    from repro.editing.effects.grain import film_grain, gaussian_grain
 
-    image = _image(32 if name == "smoke" else 256)
+    image = _image(32 if name == "smoke" else 128)
     return {
         "grains": lambda: lambda: film_grain(image, RADIUS, seed=0, n_samples=100),
         "field": lambda: lambda: gaussian_grain(image, RADIUS, seed=0),
@@ -289,7 +289,7 @@ BENCHES = {
         (("joint", "bare passes", _OVERHEAD), ("joint", "in sequence", None), ("EditingPipeline", "joint", None)),
     ),
     "grain": Benchmark(
-        f"film grain of radius {RADIUS} on 256 x 256: grains with 100 samples, and their Gaussian field",
+        f"film grain of radius {RADIUS} on 128 x 128: grains with 100 samples, and their Gaussian field",
         _grain,
         (("field", "grains", None),),
     ),

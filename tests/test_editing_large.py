@@ -11,16 +11,15 @@ from tiny_editing import pictures, pointwise_network, tiny_network
 from repro.data import pack
 from repro.data.images import resize
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.large.carry import carried, gain, matched, membrane, restored
-from repro.editing.large.tiling import TiledNetwork, Tiling, references
+from repro.editing.large import TiledNetwork, Tiling, carried, gain, matched, membrane, references
 from repro.editing.pipeline import WHOLE, EditingPipeline
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 from repro.nn.padding import tile_starts
 
 TILES = Tiling(size=8, overlap=2, batch=3)
 SIZE = (20, 27)  # latents, not a multiple of the stride
+SIDE = WHOLE * 4  # pixels up to which an image goes through in one piece
 # A photograph of the validation split: what was chosen was chosen on these.
 PHOTO = pack.load(next(p for p in pack.photos("validation") if p.kind == "photo"))[None]
 
@@ -30,18 +29,17 @@ def places(tiling, height, width):
     return [(row, column) for row in starts[0] for column in starts[1]]
 
 
-def shown(count=2, size=SIZE):
-    noise = KeyedNoise(0, range(count), "shown")
+def shown(size=SIZE):
+    noise = KeyedNoise(0, range(2), "shown")
     return {
         "sample": noise.normal((4, *size)),
-        "timestep": torch.tensor([600, 30])[:count],
+        "timestep": torch.tensor([600, 30]),
         "source": noise.normal((4, *size), step=1),
         "vector": torch.stack([EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]),
     }
 
 
 def test_a_network_of_one_position_is_reproduced():
-    """Whatever the tiling, to rounding: predictions, and the latents of a whole run."""
     net, given = pointwise_network().requires_grad_(False), shown()
     colour = torch.tensor([[0.3, -0.5, 0.8], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, *SIZE)
     whole = net(**given, reference=colour).sample
@@ -70,9 +68,8 @@ def test_the_transfer_of_all_tiles_is_that_of_the_whole():
     image = 0.3 + 0.3 * pictures(2, 20, 27)  # far from clamping, which undoes no statistics
     image[..., 14:] *= 0.6  # one side is dark
     reference = 0.35 + 0.2 * pictures(2, 31, purpose="reference")
-    found = references(image, reference, TILES, factor=1)
+    found, wanted = references(image, reference, TILES, factor=1), colour_transfer(image, reference)
     assert found.shape == (2, len(places(TILES, 20, 27)), 3, 8, 8)
-    wanted = colour_transfer(image, reference)
     for k, (row, column) in enumerate(places(TILES, 20, 27)):
         here = (..., slice(row, row + 8), slice(column, column + 8))
         close(colour_transfer(image[here], (found[:, k] + 1) / 2), wanted[here], 2e-3)
@@ -80,35 +77,22 @@ def test_the_transfer_of_all_tiles_is_that_of_the_whole():
     assert (plain - wanted[..., :8, :8]).abs().max() > 0.05  # what one reference for all would do
 
 
-def test_large_pictures_are_decided_by_their_generators_alone():
-    pipe, images = make(), pictures(2, 44, 60)
-    hole = torch.zeros(2, 1, 44, 60)
-    hole[:, :, 10:30, 10:50] = 1
-    given = dict(
-        blur=0.4, sharpen=(2.0, 0.0), num_inference_steps=3, eta=1.0, tiling=TILES, exact=False, output_type="pt"
-    )
+def test_large_pictures_are_cut_into_tiles_and_decided_by_their_generators_alone():
+    pipe, images, calls = make(), pictures(2, 20, SIDE + 12), []
+    pipe.network.register_forward_pre_hook(lambda *a: calls.append(1), with_kwargs=True)
+    pipe(images[..., :SIDE], num_inference_steps=1, seed=0, exact=False)
+    assert len(calls) == 1
+    hole = torch.zeros(2, 1, *images.shape[2:])
+    hole[:, :, 5:15, 10:150] = 1
+    given = dict(blur=0.4, sharpen=(2.0, 0.0), num_inference_steps=3, eta=1.0, exact=False, output_type="pt")
     reference = pictures(2, 30, purpose="reference")
     both = pipe(images, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
     alone = pipe(images[1:], generator=[seeded(2)], mask=hole[1:], reference=reference[1:], **given).images
     assert both.shape == images.shape
     close(both[1:], alone)
-    singly = given | {"tiling": Tiling(size=8, overlap=2, batch=1)}
-    close(pipe(images, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **singly).images, both)
     vandalised = torch.where(hole.bool(), 1 - images, images)
     hidden = pipe(vandalised, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
     assert torch.equal(hidden, both)
-
-
-def test_small_images_go_through_in_one_piece_and_bad_tiles_are_refused():
-    pipe, limit, calls = make(), WHOLE * 4, []
-    common = dict(num_inference_steps=1, seed=0, exact=False, output_type="pt")
-    pipe.network.register_forward_pre_hook(lambda m, args, kwargs: calls.append(1), with_kwargs=True)
-    for side in (limit, limit + 8):
-        pipe(pictures(1, 16, side), **common)
-    assert len(calls) == 2  # the latter: three tiles of 32 latents, in one batch
-    for tiling in (Tiling(7, 2), Tiling(8, 8), Tiling(8, -1), Tiling(0, 0)):
-        with pytest.raises(ReproError, match="accepted: a multiple of 2 and an overlap from 0 to below it"):
-            pipe(pictures(1, 40), tiling=tiling)
 
 
 # -- the shipped network ----------------------------------------------------------------------------------------------
@@ -131,30 +115,21 @@ def shipped():
     return lambda image, **asked: pipe(image, seed=0, output_type="pt", **asked).images
 
 
-@pytest.mark.parametrize("side", [96, 300])
-def test_a_photograph_as_its_own_reference_is_no_edit(shipped, side):
-    image = resize(PHOTO, side)
-    found = shipped(image, reference=image)
-    (mean, deviation), (own_mean, own_deviation) = levels(found), levels(image)
-    np.testing.assert_allclose(mean, own_mean, atol=1)
-    np.testing.assert_allclose(deviation, own_deviation, rtol=0.02)
-
-
 def test_a_transfer_has_the_statistics_of_the_formula(shipped):
-    image = resize(PHOTO, 96)
-    reference = resize(pack.load(pack.photos("validation")[3])[None], 120)
-    for extra in ({}, {"blur": 0.4}):
-        found = shipped(image, reference=reference, **extra)
-        for got, wanted in zip(levels(found), levels(colour_transfer(image, reference)), strict=True):
-            np.testing.assert_allclose(got, wanted, atol=2)
+    """A photograph as its own reference is no edit."""
+    other = resize(pack.load(pack.photos("validation")[3])[None], 120)
+    for side, reference, extra in ((300, None, {}), (96, other, {}), (96, other, {"blur": 0.4})):
+        image = resize(PHOTO, side)
+        found = shipped(image, reference=image if reference is None else reference, **extra)
+        wanted = image if reference is None else colour_transfer(image, reference)
+        for got, goal in zip(levels(found), levels(wanted), strict=True):
+            np.testing.assert_allclose(got, goal, atol=2)
 
 
 def test_strength_does_not_depend_on_the_resolution(shipped):
-    """The formula keeps the same share at every size, by its definition; so does the network now."""
+    """The formula keeps the same share at every size, by its definition; so does the network."""
     for asked, low, high in (({"blur": 0.6}, 0.1, 0.5), ({"sharpen": (2.0, 0.0)}, 1.15, 3)):
-        kept = [
-            sharpness(shipped(resize(PHOTO, side), **asked)) / sharpness(resize(PHOTO, side)) for side in (120, 900)
-        ]
+        kept = [sharpness(shipped(resize(PHOTO, n), **asked)) / sharpness(resize(PHOTO, n)) for n in (120, 900)]
         assert low < kept[0] < high and abs(kept[0] / kept[1] - 1) < 0.1, kept
 
 
@@ -167,8 +142,7 @@ def test_outside_its_hole_a_picture_stays_as_it_is(shipped):
     assert torch.equal(shipped(image), image)  # and without an effect, all of it
 
 
-@pytest.mark.parametrize("variant", ["taught-long", "single-inpaint"])
-@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize(("variant", "edge"), [("taught-long", True), ("single-inpaint", False)])
 def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, edge):
     """All-hole tiles, with and without a mask channel: no coloured noise, no smudge, at the edge neither."""
     pipe = EditingPipeline.shipped(variant=variant)
@@ -190,29 +164,24 @@ def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, ed
 
 
 def test_large_pictures_are_edited_by_a_copy_and_holes_never_looked_at():
-    pipe, side = make(), WHOLE * 4
-    image = pictures(1, side, side + 60)
-    seen = []
-    pipe.network.register_forward_pre_hook(
-        lambda m, a, k: seen.append((a or tuple(k.values()))[0].shape), with_kwargs=True
-    )
+    pipe, image, seen = make(), pictures(1, SIDE, SIDE + 60), []
+    keep = lambda m, a, k: seen.append((a or tuple(k.values()))[0].shape)  # noqa: E731
+    pipe.network.register_forward_pre_hook(keep, with_kwargs=True)
     common = dict(seed=0, num_inference_steps=1, output_type="pt")
     pipe(image, blur=0.5, **common)
     assert seen and all(max(shape[2:]) <= WHOLE for shape in seen)
     assert pipe(pictures(1, 20, 600), blur=0.5, **common).images.shape == (1, 3, 20, 600)  # a strip: 64 pixels high
     for thick in (4, 60):
-        hole = torch.zeros(1, 1, side, side + 60)
+        hole = torch.zeros(1, 1, SIDE, SIDE + 60)
         hole[..., 20 : 20 + thick, 30:180] = 1
         other = torch.where(hole > 0, 1 - image, image)
-        both = [pipe(x, mask=hole, blur=0.5, **common).images for x in (image, other)]
-        assert torch.equal(*both)
+        assert torch.equal(*(pipe(x, mask=hole, blur=0.5, **common).images for x in (image, other)))
 
 
 def test_nothing_changes_what_nothing_was_done_to():
     image, plain = pictures(2, 40), pictures(2, 40, purpose="plain")
-    close(restored(image, plain, plain), image)
-    small = resize(image, 20)
-    close(carried(image, small, plain[..., :20, :20], plain[..., :20, :20]), image)
+    close(carried(image, image, plain, plain), image)
+    close(carried(image, resize(image, 20), plain[..., :20, :20], plain[..., :20, :20]), image)
     close(matched(image, image), image, 1e-4)
     close(gain(0.5 * image + 0.1, image), torch.full((2, 3, 1, 1), 0.5))
 
@@ -222,8 +191,6 @@ def test_a_membrane_is_what_is_known_and_smooth_between():
     known = torch.ones(1, 1, 20, 33)
     known[..., 5:15, 8:25] = 0
     found = membrane(slope + 5 * (1 - known), known)  # what is in the hole does not matter
-    assert torch.equal(found * known, slope * known)
-    assert (found - slope).abs().max() < 0.2
-    close(
-        membrane(torch.full((1, 2, 7, 9), 0.3), (torch.rand(1, 1, 7, 9) > 0.8).float()), torch.full((1, 2, 7, 9), 0.3)
-    )
+    assert torch.equal(found * known, slope * known) and (found - slope).abs().max() < 0.2
+    flat, some = torch.full((1, 2, 7, 9), 0.3), (torch.rand(1, 1, 7, 9) > 0.8).float()
+    close(membrane(flat, some), flat)

@@ -15,14 +15,20 @@ from repro.data.images import read_image, resize
 from repro.data.writing import write_image
 from repro.editing.effects.blur import motion_blur
 from repro.editing.model import EditingNet
-from repro.editing.sampling import SCHEDULE
-from repro.editing.study import bank, config, experiments, pretrained, reds, scores
+from repro.editing.study import bank, experiments, paper, scores
 from repro.editing.study.benchmark import VERSION, levels, parameters
-from repro.editing.study.config import PAPER, PAPER_SD1
+from repro.editing.study.experiments import PAPER, PAPER_SD1
+from repro.editing.study.paper import (
+    MODELS,
+    Pretrained,
+    PretrainedAutoencoder,
+    Reds,
+    blur_degree,
+    initialise,
+    load_autoencoder,
+)
 from repro.editing.study.pix2pix import Pix2PixGenerator
-from repro.editing.study.pretrained import MODELS, Pretrained, PretrainedAutoencoder, initialise, load_autoencoder
-from repro.editing.study.reds import Reds, blur_degree
-from repro.editing.vector import LENGTH, TASKS, EditingVector
+from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine import evaluation
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -32,7 +38,7 @@ from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 
 UNET = {
-    **pretrained.UNET,
+    **paper.UNET,
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     "block_out_channels": [8, 16],
@@ -42,7 +48,7 @@ UNET = {
     "norm_num_groups": 4,
 }
 KL = {
-    **pretrained.KL,
+    **paper.KL,
     "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
     "block_out_channels": [8, 8],
@@ -108,22 +114,19 @@ def home(tmp_path, monkeypatch, data):
         steps=2,
         pretrained="tiny",
     )
-    monkeypatch.setitem(config.PROFILES, "paper", small)
+    monkeypatch.setitem(experiments.PROFILES, "paper", small)
     load_autoencoder.cache_clear()
     return tmp_path
 
 
 def experiment(name: str):
     """As the registry has it, of the tiny profile."""
-    return next(e for e in experiments._all(config.profile("paper")) if e.name == name)
+    return next(e for e in experiments._all(experiments.profile("paper")) if e.name == name)
 
 
 VARIANTS = {
     "mult": {},
     "latent reference and mask": {"reference": "latent", "mask": True},
-    "without layers": {"layers": 0},
-    "without layers and labels": {"layers": 0, "labels": False},
-    "single token": {"tokens": "single"},
     "C itself": {"tokens": "single", "layers": 0},
     "palette": {"condition": "concat"},
 }
@@ -217,17 +220,13 @@ def test_published_training_and_schedule():
     for variant in PAPER.variants[:-1]:
         learning = experiments.learning_of(variant, PAPER)
         assert learning.prediction == "epsilon" and learning.norm == ("l2" if variant == "l2" else "l1")
-    table = experiments.schedule_of(PAPER, "mult")
+    table = experiments.schedule_of("mult")
     theirs = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod
     torch.testing.assert_close(table.alpha_bar.float(), theirs, rtol=1e-4, atol=0)
-    assert theirs[-1].item() == pytest.approx(0.00466, abs=5e-6) and PAPER.schedule == SCHEDULE
+    assert theirs[-1].item() == pytest.approx(0.00466, abs=5e-6)
     assert PAPER.bench.crop == (256, 256, 256) and Reds("x").recipe == PAPER.bench.recipe
-
-
-def test_experiments_are_the_papers_tables():
     listed = [e for e in experiments.EXPERIMENTS if e.profile.startswith("paper")]
-    tables = [*(f"single-{task}" for task in TASKS), "nolabels", "layers0", "layers1", "layers4", "npair-a", "npair-b"]
-    assert {f"editing-paper-{v}-s0" for v in ("mult", "palette", *tables, "pix2pix")} <= {e.name for e in listed}
+    assert {f"editing-paper-{v}-s0" for v in PAPER.variants} <= {e.name for e in listed}
     assert all(e.data == "reds" and not e.ships and e.recipe.images == 540_000 for e in listed)
 
 
@@ -236,7 +235,7 @@ def test_the_published_sequences_are_split_210_30_30(monkeypatch, tmp_path):
         names = [f"{part}/{part}_{{}}/{i:03d}/00000000.png" for i in range(240 if part == "train" else 30)]
         return tuple(Pair(*(root / n.format(kind) for kind in ("blur", "sharp"))) for n in names)
 
-    monkeypatch.setattr(reds, "_pairs", pairs)
+    monkeypatch.setattr(paper, "_pairs", pairs)
     found = {name: {p.target.parent.name for p in Reds(tmp_path).pairs(name)} for name in ("train", "validation")}
     assert len(found["train"]) == 210 and found["validation"] == {f"{i:03d}" for i in range(210, 240)}
     assert len(Reds(tmp_path).pairs("test")) == 30
@@ -265,7 +264,7 @@ def test_the_whole_path(home, data, monkeypatch):
     """Bank, train two steps, edit, score, record; and pix2pix from the same pixels."""
     steps = list(run(experiment("editing-paper-mult-s0")))
     assert [step.images for step in steps] == [2, 4] and all(0 < step.loss < 3 for step in steps)
-    assert len(bank.pixels(config.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
+    assert len(bank.pixels(experiments.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
     list(run(experiment("editing-paper-pix2pix-s0")))
     net = FeatureNet("tiny", 3, lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
     monkeypatch.setattr(scores, "inception", lambda device: net)

@@ -21,19 +21,19 @@ from tiny_editing import PREDICTION, pictures, tiny_autoencoder, tiny_editor, ti
 
 from repro import cli, paths
 from repro.ddpm.schedules import by_name
+from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.pipeline import EditingPipeline, scheduler_of
-from repro.editing.sampling import STEPS
+from repro.editing.sampling import STEPS, Editor
 from repro.editing.study import experiments
-from repro.editing.study.config import SMOKE
+from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import EditingVector
 from repro.engine import atomic
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.provenance import whence
-from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
-SCHEDULE = by_name(**SMOKE.schedule)
+SCHEDULE = by_name(**sampling.SCHEDULE)
 IMAGE = pictures(2, 19, 24)
 REFERENCE = pictures(2, 31, purpose="reference")
 HOLE = torch.zeros(2, 1, 19, 24)
@@ -66,34 +66,23 @@ def close(a, b, atol=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.8])
 @pytest.mark.parametrize(
-    ("prediction", "changes", "settings"),
+    ("prediction", "changes", "settings", "eta"),
     [
-        ("v_prediction", {}, {}),
-        ("epsilon", {}, {"fill": 0.5}),
-        ("v_prediction", {"condition": "concat"}, {"quantize": True}),
-        ("v_prediction", {"mask": True}, {}),
+        ("v_prediction", {}, {}, 0.8),
+        ("epsilon", {}, {"fill": 0.5}, 0.0),
+        ("v_prediction", {"condition": "concat"}, {"quantize": True}, 0.0),
+        ("v_prediction", {"mask": True}, {}, 0.8),
     ],
 )
 def test_it_draws_what_the_editor_draws(prediction, changes, settings, eta):
     network = tiny_network(scale=0.3, **changes).requires_grad_(False)
-    editor = tiny_editor(network, prediction=prediction, **settings)
-    wanted = editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
     pipe = make(network, prediction=prediction, **settings)
     found = pipe(IMAGE, seed=4, eta=eta, exact=False, output_type="pt", **ALL).images
-    close(found, wanted)
-    assert wanted.std() > 0.01
-    again = pipe.editor.edit(IMAGE, [FULL] * 2, [0, 1], reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
-    close(again, wanted)
-
-
-def test_seed_generator_and_latents_are_three_ways_to_one_start(pipe):
-    common, shape = dict(blur=0.5, num_inference_steps=2, exact=False, output_type="pt"), (2, 4, 6, 6)
-    keyed = KeyedNoise(3, [0, 1], "sample/x_T").normal(shape[1:])
-    assert torch.equal(pipe(IMAGE, latents=keyed, **common).images, pipe(IMAGE, seed=3, **common).images)
-    drawn = torch.randn(shape, generator=seeded(1))
-    assert torch.equal(pipe(IMAGE, latents=drawn, **common).images, pipe(IMAGE, generator=seeded(1), **common).images)
+    for editor in (tiny_editor(network, prediction=prediction, **settings), pipe.editor):
+        inputs = dict(reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
+        close(found, editor.edit(IMAGE, [FULL] * 2, [0, 1], **inputs))
+    assert found.std() > 0.01
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -107,29 +96,21 @@ def test_a_generator_each_and_a_picture_does_not_depend_on_its_batch(pipe, eta):
 
 
 def test_another_scheduler_of_diffusers_samples_too(pipe):
-    """DPM-Solver and many steps of DDIM solve the same equation; ancestral Euler draws from the seed."""
+    """DPM-Solver and many steps of DDIM solve the same equation; ancestral Euler draws from the seed; Euler's states
+    are scaled otherwise and its steps are DDIM's, those that grain has more too."""
     network = tiny_network(scale=0.3).requires_grad_(False)
     common = dict(blur=0.5, seed=0, exact=False, output_type="pt")
     config = {**scheduler_of(SCHEDULE, PREDICTION).config, "timestep_spacing": "trailing"}
-    exact = make(network)(IMAGE, num_inference_steps=100, **common).images
-    solver = DPMSolverMultistepScheduler.from_config(config)
-    found = make(network, scheduler=solver)(IMAGE, num_inference_steps=20, **common).images
-    coarse = make(network)(IMAGE, num_inference_steps=4, **common).images
+    exact, coarse = (make(network)(IMAGE, num_inference_steps=n, **common).images for n in (100, 4))
+    solver = make(network, scheduler=DPMSolverMultistepScheduler.from_config(config))
+    found = solver(IMAGE, num_inference_steps=20, **common).images
     assert (found - exact).abs().mean() < 0.25 * (coarse - exact).abs().mean()
-    euler = make(network, scheduler=EulerAncestralDiscreteScheduler.from_config(config))
-    one, two = (euler(IMAGE, num_inference_steps=3, **common).images for _ in range(2))
-    assert torch.equal(one, two)
+    ancestral = make(network, scheduler=EulerAncestralDiscreteScheduler.from_config(config))
+    assert torch.equal(*(ancestral(IMAGE, num_inference_steps=3, **common).images for _ in range(2)))
     with pytest.raises(ReproError, match=r"got eta 0\.5; accepted: 0 to 0 with EulerAncestralDiscreteScheduler"):
-        euler(IMAGE, eta=0.5, **common)
-
-
-def test_grain_takes_further_steps_with_any_scheduler():
-    """Euler's states are scaled otherwise and its steps are DDIM's: so are those that grain has more."""
-    network = tiny_network(scale=0.3).requires_grad_(False)
-    config = {**scheduler_of(SCHEDULE, PREDICTION).config, "timestep_spacing": "trailing"}
-    euler = make(network, scheduler=EulerDiscreteScheduler.from_config(config))
-    settings = dict(grain=0.1, num_inference_steps=4, exact=False, output_type="pt", seed=0)
-    found, ddim = (each(IMAGE[:1], **settings).images for each in (euler, make(network)))
+        ancestral(IMAGE, eta=0.5, **common)
+    euler, settings = make(network, scheduler=EulerDiscreteScheduler.from_config(config)), common | {"grain": 0.1}
+    found, ddim = (each(IMAGE[:1], num_inference_steps=4, **settings).images for each in (euler, make(network)))
     close(found, ddim, atol=3e-3)  # Euler starts from a deviation that is 0.2 % off
 
 
@@ -139,32 +120,23 @@ def test_kinds_of_input_and_output_are_one_picture(pipe, tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(2)]
     for file, one in zip(files, array, strict=True):
         Image.fromarray(one).save(file)
-    kinds = [exact, array, array / np.float32(255), [Image.fromarray(a) for a in array], list(exact), files]
     common = dict(seed=0, num_inference_steps=2, grain=0.05)
-    found = [pipe(kind, output_type="pt", **common).images for kind in kinds]
+    found = [pipe(kind, output_type="pt", **common).images for kind in (exact, array, files)]
     assert all(torch.equal(found[0], other) for other in found[1:])
-    assert pipe(Image.fromarray(array[0]), output_type="pt", **common).images.shape == (1, 3, 19, 24)
     as_np = pipe(exact, output_type="np", **common).images
     assert np.array_equal(as_np, found[0].permute(0, 2, 3, 1).numpy())
-    as_pil = pipe(exact, **common).images
-    assert as_pil[0].size == (24, 19)
+    (as_pil,) = pipe(exact, return_dict=False, **common)
     assert np.array_equal(np.asarray(as_pil[1]), (as_np[1] * 255).round().astype(np.uint8))
-    (plain,) = pipe(exact, output_type="pt", return_dict=False, **common)
-    assert torch.equal(plain, found[0])
 
 
-@pytest.mark.parametrize("changes", [{}, {"condition": "concat"}])
-def test_saved_and_loaded_it_draws_the_same(changes, tmp_path):
-    pipe = make(tiny_network(**changes), fill=0.5, quantize=True)
+def test_saved_and_loaded_it_draws_the_same(tmp_path):
+    pipe = make(tiny_network(condition="concat"), fill=0.5, quantize=True)
     before = pipe(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images
     pipe.save_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
     again = EditingPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     assert again.config.fill == 0.5 and again.config.quantize is True
-    assert {k: v for k, v in again.scheduler.config.items() if k[0] != "_"} == {
-        k: v for k, v in pipe.scheduler.config.items() if k[0] != "_"
-    }
     close(again(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images, before, 1e-6)
 
 
@@ -185,8 +157,8 @@ def test_what_ships_is_what_the_experiments_say(shipping):
     pipe = EditingPipeline.shipped("smoke")
     pipe.set_progress_bar_config(disable=True)
     network = load_checkpoint(experiments.name_of("taught-long", 0, "smoke"))
-    editor = tiny_editor(network, prediction=experiments.learning_of("taught-long", SMOKE).prediction)
-    editor = type(editor)(network, experiments.load_autoencoder("smoke"), SCHEDULE, editor.prediction)
+    prediction = experiments.learning_of("taught-long", SMOKE).prediction
+    editor = Editor(network, experiments.load_autoencoder("smoke"), SCHEDULE, prediction)
     found = pipe(IMAGE, seed=0, exact=False, output_type="pt").images
     close(found, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
@@ -201,28 +173,15 @@ def test_what_ships_is_what_the_experiments_say(shipping):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sharpness": 2}, "no effect or setting 'sharpness', did you mean sharpen; accepted effects: blur, grain"),
-        ({"contrast": 2}, "no effect or setting 'contrast'; accepted"),
         ({"blur": 1.5}, r"beta \(degree of motion blur\) is 1.5; accepted: 0 to 1"),
-        ({"colour": True}, "got colour=True and no reference"),
-        ({"colour": False, "reference": REFERENCE}, "got colour=False and a reference"),
         ({"mask": HOLE[..., :20]}, r"a mask of shape \(2, 1, 19, 20\); accepted: \(2 or 1, 1, 19, 24\)"),
-        ({"mask": HOLE * 0.5}, "mask 0: holds values between 0 and 0.5; accepted"),
-        ({"mask": HOLE * 0}, "nothing in it is a hole"),
-        ({"mask": "none.png"}, "none.png: no such file"),
-        ({"reference": REFERENCE[:, :2]}, r"reference 0: got torch.float32 \(2, 31, 31\)"),
         ({"reference": torch.cat([REFERENCE, REFERENCE])}, r"reference of shape \(4, 3, 31, 31\)"),
         ({"image": IMAGE * 300}, "values range from"),
         ({"image": IMAGE[..., :5, :]}, "got 24x5 pixels; accepted: at least 8 a side"),
         ({"image": [IMAGE[0], IMAGE[0, :, :9]]}, "got 24x9, 24x19 in one batch"),
-        ({"image": []}, "picture: got none"),
         ({"output_type": "jpg"}, "got output_type 'jpg'"),
         ({"generator": [torch.Generator()]}, "got 1 generators; accepted: one, or 2"),
         ({"generator": torch.Generator(), "seed": 0}, "a generator and a seed; accepted: one of the two"),
-        (
-            {"latents": torch.zeros(2, 4, 5, 6), "exact": False},
-            r"latents of shape \(2, 4, 5, 6\); accepted: \(2, 4, 6, 6\)",
-        ),
         ({"num_inference_steps": 1001}, "num_inference_steps 1001; accepted: 1 to 1000"),
         ({"eta": 1.5}, "got eta 1.5; accepted: 0 to 1"),
     ],
@@ -259,9 +218,6 @@ def photo(tmp_path, shipping, monkeypatch):
     return tmp_path
 
 
-LONG = "n" * 250 + ".png"
-
-
 def tell(capsys, *argv):
     try:
         code = cli.main(["edit", *argv])
@@ -283,17 +239,12 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         num_inference_steps=2,
     ).images[0]  # fmt: skip
     assert np.array_equal(found, np.asarray(wanted)) and found.shape == (19, 24, 3)
-    before = (photo / "a b.png").read_bytes()
-    assert cli.main(["edit", "photo.png", *options.split(), "-o", "a b.png"]) == 0
-    assert (photo / "a b.png").read_bytes() == before
-    code, out, _ = tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke")
-    assert code == 0 and "edited-photo.png" in out and whence("edited-photo.png")
     options = "--blur 0.5 --seed 0 --steps 1 --profile smoke --variant mult"
     assert tell(capsys, "photo.png", *options.split(), "-o", "mult.png")[0] == 0
     assert whence("mult.png").command == f"repro edit photo.png {options} -o mult.png"
     other = EditingPipeline.shipped("smoke", "mult")("photo.png", blur=0.5, seed=0, num_inference_steps=1).images[0]
     assert np.array_equal(np.asarray(Image.open("mult.png")), np.asarray(other))
-    assert tell(capsys, "photo.png", "--blur", "1", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
+    assert tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
     assert Image.open("x/y.jpg").size == (24, 19)
 
 
@@ -302,17 +253,12 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     [
         (["photo.png"], "nothing to do; accepted: at least one of --blur, --grain, --reference, --mask, --sharpen"),
         (["none.jpg", "--blur", "1", "-o", "other.jpg"], "none.jpg: no such file"),
-        (["photo.png", "--reference", "none.jpg", "-o", "other.jpg"], "none.jpg: no such file"),
         (["photo.png", "--mask", "none.jpg", "-o", "other.jpg"], "none.jpg: no such file"),
         (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
         (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
         (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
-        (["photo.png", "--blur", "1", "-o", "other.jpg/x.png"], "other.jpg/x.png: cannot be written (Not a directory)"),
-        (["photo.png", "--blur", "1", "-o", "n" * 252 + ".png"], "cannot be written (File name too long)"),
-        ([LONG, "--blur", "1"], f"edited-{LONG}: cannot be written (File name too long); choose another place"),
-        (["wide.png", "--blur", "1", "-o", "wide.webp"], "wide.webp: 16400x16 is more than the 16,383 pixels a side"),
         (["photo.png", "--blur", "1", "--profile", "large"], "unknown profile 'large'"),
         (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
         (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
@@ -320,8 +266,6 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
 )
 def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
     (photo / "folder.png").mkdir()
-    Image.new("RGB", (16400, 16)).save("wide.png")
-    shutil.copy("photo.png", LONG)
     code, _, err = tell(capsys, "--profile", "smoke", *argv)
     assert code == 2 and words in err and err.startswith("repro edit: ") and len(err.splitlines()) == 1
 

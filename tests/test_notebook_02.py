@@ -9,8 +9,7 @@ import pytest
 from notebook_kit import NOTEBOOKS, execute
 from tiny_editing import fill
 
-from repro.editing.study.config import PROFILES
-from repro.editing.study.experiments import name_of
+from repro.editing.study.experiments import PROFILES, name_of
 from repro.editing.study.lesson import LESSONS
 
 MISSING = "single-sharpen"  # left out of the scratch clone: the notebook has to say so and go on

@@ -241,7 +241,7 @@ def test_the_presets_fit_the_controls(now):
                    view=explore.own_view, display=["split"])  # fmt: skip
     for each in (explorer, own):
         assert all(each.picture(**preset).ndim == 3 for preset in each.presets.values())
-    assert own.picture(photo=photo(90, 60)).shape[1] == explore.WIDE
+    assert own.picture(photo=photo(90, 60)).shape[1] == 480
 
 
 # -- lesson and exercises ---------------------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ import torch
 from repro.ddpm.schedules import by_name
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.model import EditingNet
-from repro.editing.sampling import Editor
-from repro.editing.study.config import SMOKE
-from repro.editing.study.experiments import VARIANTS, autoencoder_name, name_of, network_of
+from repro.editing.sampling import SCHEDULE, Editor
+from repro.editing.study.experiments import SMOKE, VARIANTS, autoencoder_name, name_of, network_of
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
@@ -55,7 +54,7 @@ def tiny_autoencoder() -> Autoencoder:
 
 def tiny_editor(network: EditingNet | None = None, **settings: Any) -> Editor:
     network = (network or tiny_network()).requires_grad_(False)
-    return Editor(network, tiny_autoencoder(), by_name(**SMOKE.schedule), **{"prediction": PREDICTION, **settings})
+    return Editor(network, tiny_autoencoder(), by_name(**SCHEDULE), **{"prediction": PREDICTION, **settings})
 
 
 def pictures(count: int, *size: int, purpose: str = "picture") -> torch.Tensor:

@@ -8,7 +8,7 @@ In reading order:
     tasks        what the networks learn
     sampling     `Editor`: edits as plain tensors, by DDIM
     pipeline     `EditingPipeline`: the same as a diffusers pipeline, for use
-    large/       large images by tiles, and last corrections
+    large        large images by tiles, and last corrections
     effects/     the effects' formulas
     commands     `repro edit`
     study/       notebook 02

@@ -169,7 +169,6 @@ class EditingNet(ModelMixin, ConfigMixin):
         vector: Tensor,
         mask: Tensor | None = None,
         features: bool = False,
-        return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[Tensor, ...]:
         """The prediction (B, channels, h, w), as `.sample`; with `features` the tuple (prediction, bottleneck, tokens).
 
@@ -198,6 +197,4 @@ class EditingNet(ModelMixin, ConfigMixin):
         finally:
             if handle is not None:
                 handle.remove()
-        if features:
-            return out, kept[0], tokens
-        return UNet2DConditionOutput(sample=out) if return_dict else (out,)
+        return (out, kept[0], tokens) if features else UNet2DConditionOutput(sample=out)

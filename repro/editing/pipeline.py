@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
@@ -23,8 +22,7 @@ from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.ddpm.steps import sample
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.masks import cut_hole
-from repro.editing.large.carry import DETAIL, ForUse
-from repro.editing.large.tiling import TiledAutoencoder, TiledNetwork, Tiling, references
+from repro.editing.large import DETAIL, ForUse, TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request, refine
 from repro.editing.vector import EditingVector
@@ -34,7 +32,6 @@ from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
-EFFECTS = ("blur", "grain", "colour", "reference", "mask", "sharpen")
 
 Images = ImageSource | Sequence[ImageSource]
 
@@ -56,13 +53,23 @@ class _Noise:
     ids: tuple[int, ...]
     generator: torch.Generator | list[torch.Generator] | None
     seed: int | None
-    latents: Tensor | None
     eta: float
 
-    def of(self, i: int) -> _Noise:
-        """That of one image."""
-        own = [self.generator[i]] if isinstance(self.generator, list) else self.generator
-        return replace(self, ids=(i,), generator=own, latents=_one(self.latents, i))
+    def start(self, like: Tensor) -> Tensor:
+        if self.seed is None:
+            return randn_tensor(tuple(like.shape), generator=self.generator, device=like.device, dtype=like.dtype)
+        return KeyedNoise(self.seed, self.ids, "sample/x_T", like.device)(0, like)
+
+    def options(self, step: Callable, device: torch.device) -> Callable[[Tensor, Tensor], dict[str, Any]]:
+        """(t, x) -> the arguments of a scheduler's `step` beside its state."""
+        takes, generator = inspect.signature(step).parameters, self.generator
+        fixed: dict[str, Any] = {"eta": self.eta} if "eta" in takes else {}
+        if self.seed is not None and "variance_noise" in takes:
+            keyed = KeyedNoise(self.seed, self.ids, "sample/noise", device)
+            return lambda t, x: fixed | ({"variance_noise": keyed(int(t), x)} if self.eta > 0 else {})
+        if self.seed is not None:
+            generator = torch.Generator(device).manual_seed((self.seed + self.ids[0]) % 2**64)
+        return lambda t, x: fixed | ({"generator": generator} if "generator" in takes else {})
 
 
 def _one(batch: Tensor | None, i: int) -> Tensor | None:
@@ -150,7 +157,6 @@ class EditingPipeline(DiffusionPipeline):
         *,
         blur: float | None = None,
         grain: float | None = None,
-        colour: bool | None = None,
         reference: Images | None = None,
         mask: Images | None = None,
         sharpen: tuple[float, float] | None = None,
@@ -158,54 +164,40 @@ class EditingPipeline(DiffusionPipeline):
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
-        latents: Tensor | None = None,
-        tiling: Tiling | Literal["auto"] | None = "auto",
         exact: bool = True,
         output_type: str = "pil",
         return_dict: bool = True,
-        **unknown: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Edited images, `.images`, of the sizes they came in.
 
         Amounts are shares of the image, as in the formulas: a number is the same effect at every resolution. Grain
-        alone has a size in pixels.
+        alone has a size in pixels. Up to 192 pixels a side an image goes through in one piece; beyond, the edit is made
+        on a reduced copy and carried over, grain tile by tile.
 
         Args:
             image: one image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
             blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
                 [0, 0.1]). None is off.
-            reference: an image, or one each, of any size, that gives the colours; turns colour transfer on.
-                `colour` may say so too.
+            reference: an image, or one each, of any size, that gives the colours.
             mask: of the images' size, or one each; 1 or white is the hole that is filled anew, see
-                `repro.data.inputs.masks`; turns inpainting on.
+                `repro.data.inputs.masks`.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
                 more may follow (`repro.editing.sampling.refine`).
             generator: one, or one an image.
             seed: instead of a generator deterministic per-sample noise, keyed by seed and place in the batch: that of
                 `Editor.edit` with the ids 0, 1, ….
-            latents: instead of either, the start noise (B, channels, h, w), of a single pass.
-            tiling: how large images are cut; None does them in one piece. "auto" does so up to 192 pixels a side;
-                beyond, the edit is made on a reduced copy and carried over, grain tile by tile.
-            exact: with the last corrections of `repro.editing.large.carry`, which are not in the records: a colour
+            exact: with the last corrections of `repro.editing.large`, which are not in the records: a colour
                 transfer has the exact mean and deviation of each channel, outside its hole an image stays as it is,
                 large holes are filled coarse to fine, detail that only the autoencoder lost is given back, and without
                 an effect the image comes back. False: the network's output in one pass, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
         Raises:
-            ReproError: an effect that does not exist or is out of its range, a reference or mask that does not fit, an
-                image of less than one network tile.
+            ReproError: an effect out of its range, a reference or mask that does not fit, an image of less than one
+                network tile.
         """
-        for name in unknown:
-            near = difflib.get_close_matches(name, EFFECTS, n=1)
-            hint = f", did you mean {near[0]}" if near else ""
-            effects = ", ".join(EFFECTS)
-            raise ReproError(f"EditingPipeline: no effect or setting {name!r}{hint}; accepted effects: {effects}")
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
-        if colour is not None and colour is not (reference is not None):
-            given = "a reference" if reference is not None else "no reference"
-            raise ReproError(f"EditingPipeline: got colour={colour!r} and {given}; accepted: reference=… turns it on")
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
         device, dtype = self._execution_device, self.network.dtype
         x, target, hole = (
@@ -225,36 +217,31 @@ class EditingPipeline(DiffusionPipeline):
         steps = num_inference_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
             raise ReproError(f"EditingPipeline: got num_inference_steps {steps!r}; accepted: 1 to {most}")
+        if isinstance(generator, list) and len(generator) != count:
+            raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
+        if generator is not None and seed is not None:
+            raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
+        most = 1 if "eta" in inspect.signature(self.scheduler.step).parameters else 0
+        if not 0 <= eta <= most:
+            raise ReproError(
+                f"EditingPipeline: got eta {eta}; accepted: 0 to {most} with {type(self.scheduler).__name__}"
+            )
         self.scheduler.set_timesteps(steps, device=device)
-        if isinstance(tiling, Tiling):
-            tiling.check(self.network.multiple)
-        noise = _Noise(tuple(range(count)), generator, seed, latents, eta)
-        self._check(noise)
         if exact:
-            parts = [(x[i : i + 1], vector, _one(target, i), _one(hole, i), tiling) for i in range(count)]
-            images: Any = torch.cat([self._for_use(noise.of(i)).edit(*part) for i, part in enumerate(parts)])
+            edited = []
+            for i in range(count):
+                noise = _Noise((i,), [generator[i]] if isinstance(generator, list) else generator, seed, eta)
+                edited.append(self._for_use(noise).edit(x[i : i + 1], vector, _one(target, i), _one(hole, i)))
+            images: Any = torch.cat(edited)
         else:
-            large = max(x.shape[2:]) > WHOLE * self.autoencoder.factor
-            tiles = (Tiling() if large else None) if tiling == "auto" else tiling
-            images = self._pass(x, vector, target, hole, tiles, noise)
+            tiling = Tiling() if max(x.shape[2:]) > WHOLE * self.autoencoder.factor else None
+            images = self._pass(x, vector, target, hole, tiling, _Noise(tuple(range(count)), generator, seed, eta))
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
             if output_type == "pil":
                 images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _check(self, noise: _Noise) -> None:
-        generator, count = noise.generator, len(noise.ids)
-        if isinstance(generator, list) and len(generator) != count:
-            raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
-        if generator is not None and noise.seed is not None:
-            raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
-        most = 1 if "eta" in inspect.signature(self.scheduler.step).parameters else 0
-        if not 0 <= noise.eta <= most:
-            raise ReproError(
-                f"EditingPipeline: got eta {noise.eta}; accepted: 0 to {most} with {type(self.scheduler).__name__}"
-            )
 
     def _for_use(self, noise: _Noise) -> ForUse:
         return ForUse(
@@ -274,7 +261,7 @@ class EditingPipeline(DiffusionPipeline):
         noise: _Noise,
     ) -> Tensor:
         """The network's output in one pass, (B, 3, H, W) in [0, 1]."""
-        editor, count = self._editor(tiling), len(image)
+        editor, scheduler, count = self._editor(tiling), self.scheduler, len(image)
         conditions, box = editor.conditions(image, [vector] * count, reference, hole)
         if tiling is not None:
             if hole is not None and reference is not None:  # holes hold the mean of the rest, which moves no mean
@@ -283,12 +270,12 @@ class EditingPipeline(DiffusionPipeline):
                 image = cut + hole * mean
             whole = pad_to_multiple(image, editor.multiple)[0]
             conditions["reference"] = references(whole, reference, tiling, self.autoencoder.factor)
-        x, settings = self._start(conditions["source"], noise)
-        predict = model_fn(editor.network, **conditions)
-        self.scheduler.set_timesteps(self.scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
-        for t in self.progress_bar(self.scheduler.timesteps):
-            x_t = self.scheduler.scale_model_input(x, t)
-            x = self.scheduler.step(predict(x_t, t.expand(count)), t, x, **settings(t, x)).prev_sample
+        x = noise.start(conditions["source"]) * scheduler.init_noise_sigma
+        predict, options = model_fn(editor.network, **conditions), noise.options(scheduler.step, x.device)
+        scheduler.set_timesteps(scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
+        for t in self.progress_bar(scheduler.timesteps):
+            x_t = scheduler.scale_model_input(x, t)
+            x = scheduler.step(predict(x_t, t.expand(count)), t, x, **options(t, x)).prev_sample
         last = (x_t, x, round(float(t)), conditions["vector"])
         for step in refine(predict, *last, editor.schedule, editor.prediction):
             x = step.x
@@ -299,34 +286,8 @@ class EditingPipeline(DiffusionPipeline):
         editor = self.editor
         conditions, box = editor.conditions(image, [EditingVector(inpaint=True)] * len(image), None, hole)
         smooth = editor.autoencoder.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
-        eps, _ = self._start(smooth, noise)
         ab = float(editor.schedule.alpha_bar[DETAIL])
-        start = ab**0.5 * smooth + (1 - ab) ** 0.5 * eps / self.scheduler.init_noise_sigma
+        start = ab**0.5 * smooth + (1 - ab) ** 0.5 * noise.start(smooth)
         model, times = model_fn(editor.network, **conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
         steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
         return editor.picture(sample(steps), box)
-
-    def _start(self, source: Tensor, noise: _Noise) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Any]]]:
-        """The start noise, and the arguments of `scheduler.step` beside its state."""
-        seed, generator, device = noise.seed, noise.generator, source.device
-        takes = inspect.signature(self.scheduler.step).parameters
-        if noise.latents is not None:
-            if noise.latents.shape != source.shape:
-                found, accepted = tuple(noise.latents.shape), tuple(source.shape)
-                raise ReproError(f"EditingPipeline: got latents of shape {found}; accepted: {accepted}")
-            start = noise.latents.to(source)
-        elif seed is not None:
-            start = KeyedNoise(seed, noise.ids, "sample/x_T", device)(0, source)
-        else:
-            start = randn_tensor(tuple(source.shape), generator=generator, device=device, dtype=source.dtype)
-        keyed = None if seed is None else KeyedNoise(seed, noise.ids, "sample/noise", device)
-        if seed is not None:
-            generator = torch.Generator(device).manual_seed((seed + noise.ids[0]) % 2**64)
-
-        def settings(t: Tensor, x: Tensor) -> dict[str, Any]:
-            out: dict[str, Any] = {"eta": noise.eta} if "eta" in takes else {}
-            if keyed is not None and "variance_noise" in takes:
-                return {**out, "variance_noise": keyed(int(t), x)} if noise.eta > 0 else out
-            return {**out, "generator": generator} if "generator" in takes else out
-
-        return start * self.scheduler.init_noise_sigma, settings

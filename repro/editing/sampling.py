@@ -186,7 +186,7 @@ def refine(
 
     Images whose `vectors` (B, 9) have no grain keep x0; where none has, there are no steps.
     """
-    times, grain = late_times(t, late), vectors[:, NAMES.index("grain")] > 0
+    times, grain = [n for n in late if n < t], vectors[:, NAMES.index("grain")] > 0
     if not times or not grain.any():
         return
     ab, ab_late = (schedule.alpha_bar[n].item() for n in (t, times[0]))
@@ -195,11 +195,6 @@ def refine(
     on = grain[:, None, None, None]
     for step in ddim(model, start, schedule, times, prediction=prediction, clip=False):
         yield replace(step, x=torch.where(on, step.x, x0))
-
-
-def late_times(last: int, late: Sequence[int] = LATE) -> list[int]:
-    """The timesteps of `late` that a run whose last one is `last` has not reached."""
-    return [t for t in late if t < last]
 
 
 def in_sequence(

@@ -149,12 +149,12 @@ class EditTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         z_t, inputs, t, goal, label = self.draw(indices, noise)
-        if self.learning.npair is None:
-            return self._error(model(z_t, t, **inputs).sample, goal)
-        output, bottleneck, tokens = model(z_t, t, **inputs, features=True)
-        chosen = bottleneck.mean(dim=(2, 3)) if self.learning.npair == "bottleneck" else tokens.flatten(1)
-        return self._error(output, goal) + NPAIR_WEIGHT * npair_loss(chosen.float(), label.to(chosen.device))
-
-    def _error(self, output: Tensor, goal: Tensor) -> Tensor:
+        npair, pulled = self.learning.npair, 0.0
+        if npair is None:
+            output = model(z_t, t, **inputs).sample
+        else:
+            output, bottleneck, tokens = model(z_t, t, **inputs, features=True)
+            features = bottleneck.mean(dim=(2, 3)) if npair == "bottleneck" else tokens.flatten(1)
+            pulled = NPAIR_WEIGHT * npair_loss(features.float(), label.to(features.device))
         error = output.float() - goal
-        return (error.abs() if self.learning.norm == "l1" else error.square()).mean(dim=(1, 2, 3))
+        return (error.abs() if self.learning.norm == "l1" else error.square()).mean(dim=(1, 2, 3)) + pulled

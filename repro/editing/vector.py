@@ -22,21 +22,20 @@ TASKS = ("blur", "grain", "colour", "inpaint", "sharpen")  # e1 … e5
 
 
 class Entry(NamedTuple):
-    """One scaling factor: accepted are `low` to `high`, both included; a task switched on starts at `default`."""
+    """One scaling factor: accepted are `low` to `high`, both included."""
 
     name: str
     task: str
     low: float
     high: float
-    default: float
     meaning: str
 
 
 SCALARS = (
-    Entry("beta", "blur", 0.0, 1.0, 0.5, "degree of motion blur"),
-    Entry("sigma", "grain", 0.0, 0.1, 0.05, "radius of the film grain, in pixels"),
-    Entry("lambda", "sharpen", 1.0, 3.0, 2.0, "amount of sharpening"),
-    Entry("mu", "sharpen", 0.0, 0.1, 0.02, "threshold of sharpening, in units of [0, 1]"),
+    Entry("beta", "blur", 0.0, 1.0, "degree of motion blur"),
+    Entry("sigma", "grain", 0.0, 0.1, "radius of the film grain, in pixels"),
+    Entry("lambda", "sharpen", 1.0, 3.0, "amount of sharpening"),
+    Entry("mu", "sharpen", 0.0, 0.1, "threshold of sharpening, in units of [0, 1]"),
 )
 NAMES = tuple(entry.name for entry in SCALARS) + TASKS  # of the nine entries, in order
 LENGTH = len(NAMES)
@@ -63,9 +62,9 @@ class EditingVector:
                 raise ReproError(
                     f"editing vector: {name} is a switch; got {getattr(self, name)!r}, accepted: on or off"
                 )
-        for task in ("blur", "grain"):
-            if getattr(self, task) is not None:
-                object.__setattr__(self, task, _checked(_entry(task), getattr(self, task)))
+        for entry in SCALARS[:2]:
+            if (value := getattr(self, entry.task)) is not None:
+                object.__setattr__(self, entry.task, _checked(entry, value))
         if self.sharpen is not None:
             try:
                 amount, threshold = self.sharpen
@@ -73,18 +72,7 @@ class EditingVector:
                 raise ReproError(
                     f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {self.sharpen!r}"
                 ) from None
-            pair = (_checked(SCALARS[2], amount), _checked(SCALARS[3], threshold))
-            object.__setattr__(self, "sharpen", pair)
-
-    @classmethod
-    def of(cls, *tasks: str) -> EditingVector:
-        """The tasks named, at their defaults; none: the identity edit, which the paper trains too."""
-        unknown = [task for task in tasks if task not in TASKS]
-        if unknown:
-            raise ReproError(f"editing vector: no effect {unknown[0]!r}; accepted: {', '.join(TASKS)}")
-        sharpen = (SCALARS[2].default, SCALARS[3].default)
-        values = {"blur": _entry("blur").default, "grain": _entry("grain").default, "sharpen": sharpen}
-        return cls(**{task: values.get(task, True) for task in tasks})
+            object.__setattr__(self, "sharpen", (_checked(SCALARS[2], amount), _checked(SCALARS[3], threshold)))
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -106,10 +94,6 @@ class EditingVector:
 def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") -> Tensor:
     """float32 (B, LENGTH) of B requests."""
     return torch.stack([vector.tensor() for vector in vectors]).to(device)
-
-
-def _entry(task: str) -> Entry:
-    return next(entry for entry in SCALARS if entry.task == task)
 
 
 def _checked(entry: Entry, value: float) -> float:

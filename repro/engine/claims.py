@@ -14,6 +14,8 @@ comparison in the claim itself or several under `[[claim.part]]` (each with a `n
     unit = "image"      # or "replicate": the values are repetitions of a set metric such as FID, not images
     reason = "..."      # unmeasured: why
 
+A part's `each` repeats it for every value, with names of a `[list]`, as in `repro.engine.grid`.
+
 greater / less   d = left - right, paired over units: reproduced = its 95% interval excludes zero in the claimed
                  direction, weaker = right sign, interval includes zero, not reproduced = wrong sign.
 equal            reproduced = the interval of d lies inside +-margin, weaker = only d does, not reproduced = d does not.
@@ -36,6 +38,7 @@ from repro.engine import stats
 from repro.engine.atomic import locked, read_toml, write_text
 from repro.engine.evaluation import looked_up
 from repro.engine.evaluation import verified as verified_by_check
+from repro.engine.grid import expanded
 from repro.engine.provenance import provenance
 from repro.engine.records import ROOMS, Record, Scalar, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text, mark_of, table_line
@@ -336,13 +339,13 @@ def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError` for anything a ledger may not contain."""
     path = path or path_of(room)
     content = read_toml(path)
-    if set(content) - {"headline"} != {"claim"}:
-        raise ReproError(f"{path}: [[claim]] tables, one [headline] and nothing else, found {sorted(content)}")
+    if set(content) - {"headline", "list"} != {"claim"}:
+        raise ReproError(f"{path}: [[claim]] tables, one [headline], one [list] and no more, found {sorted(content)}")
     found: dict[str, Claim] = {}
     for entry in content["claim"]:
         where = f"{path}, claim {entry.get('id')}"
         head = {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
-        parts = entry.pop("part", None) or [entry]
+        parts = list(expanded(entry.pop("part", ()), content)) or [entry]
         if parts[0] is not entry and (entry or len({part.get("name") for part in parts}) < len(parts)):
             raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")
         comparisons = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)

@@ -38,8 +38,10 @@ the table's and the column's. Of a column:
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from string import Formatter
 from typing import Any
 
 from repro import paths
@@ -85,7 +87,9 @@ class _Open(dict):
 def _filled(value: Any, names: Spec) -> Any:
     """`value` with {name} replaced in its texts; a text that is nothing else becomes the value itself."""
     if isinstance(value, str):
-        return names[value[1:-1]] if value[:1] == "{" and value[1:-1] in names else value.format_map(_Open(names))
+        if re.fullmatch(r"\{\w+(\[\w+\])?\}", value) and value[1:-1].split("[")[0] in names:
+            return Formatter().get_field(value[1:-1], (), names)[0]
+        return value.format_map(_Open(names))
     if isinstance(value, Mapping):
         return {key: _filled(each, names) for key, each in value.items()}
     return [_filled(each, names) for each in value] if isinstance(value, list) else value

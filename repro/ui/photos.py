@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from repro.data.images import center_crop, read_image, resize
+from repro.ui.controls import UploadedFile
 from repro.ui.pictures import few_colours, png, show_png, to_uint8
-from repro.ui.plots import INK, Plate, tile
+from repro.ui.plots import INK, Plate, split_view, tile
 from repro.ui.schematic import Schematic
 
 BAR = 15  # pixels for words above a picture
+WIDE = 480  # pixels that a reader's own photograph is shown at
 QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
 
 
@@ -91,6 +95,30 @@ def stage(large: Any, small: Mapping[str, Any], words: str = "") -> np.ndarray:
         column = np.pad(column, ((0, large.shape[0] - column.shape[0]), (4, 0), (0, 0)), constant_values=255)
         rows = [np.concatenate([large, column], axis=1)]
     return np.concatenate([line(words, rows[0].shape[1]), *rows]) if words else rows[0]
+
+
+def own_view(made: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
+    """A reader's own photograph before and after, large, under a line of words; or a sentence. uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
+    before, after, words = (to_uint8(made[0]), *made[1:])
+    height, width = before.shape[:2]
+    wide = WIDE if width >= height else WIDE * width // height
+    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
+
+
+def uploaded(photo: UploadedFile, side: int) -> tuple[Tensor, str]:
+    """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it.
+
+    Of one more than twice as long as wide the middle. Raises `ReproError` for what is no image, or one smaller than 16
+    pixels.
+    """
+    image = read_image(photo.content, min_side=16, name=photo.name)
+    height, width = image.shape[-2:]
+    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
+    if max(height, width) > most:
+        image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
+    return resize(image, side).clamp(0, 1), said
 
 
 def plaque(text: str) -> np.ndarray:

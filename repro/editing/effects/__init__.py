@@ -1,5 +1,4 @@
 """The effects on images, each a formula with its source: what the targets of training and tables are made by.
 
-`blur`, `grain` (the Boolean model), `grain_law` (its Gaussian field), `colour`, `sharpen`, `masks`, and `compose`,
-which applies several in a stated order.
+`blur`, `grain`, `colour`, `sharpen`, `masks`, and `compose`, which applies several in a stated order.
 """

@@ -49,7 +49,7 @@ def lalphabeta_to_rgb(lab: Tensor) -> Tensor:
 def rgb_to_lab(image: Tensor) -> Tensor:
     """(…, 3, H, W) sRGB in [0, 1] -> CIE Lab under D65: L in [0, 100], a and b about [-128, 127]."""
     linear = torch.where(image > 0.04045, ((image.clamp(min=0) + 0.055) / 1.055) ** 2.4, image / 12.92)
-    xyz = _mix(_RGB_TO_XYZ, linear) / _column(_WHITE, image)
+    xyz = _mix(_RGB_TO_XYZ, linear) / image.new_tensor(_WHITE)[:, None, None]
     x, y, z = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(-3)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
@@ -58,10 +58,6 @@ def _mix(matrix: tuple[tuple[float, ...], ...], image: Tensor, *, inverse: bool 
     weights = torch.tensor(matrix, dtype=torch.float64)
     weights = (weights.inverse() if inverse else weights).to(image)
     return torch.einsum("dc,...chw->...dhw", weights, image)
-
-
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
 def match_statistics(values: Tensor, reference: Tensor, ratio: Ratio = "reinhard") -> Tensor:

@@ -13,16 +13,15 @@ is therefore cut into the source after everything else is settled, and a sequenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from repro.editing.effects.blur import motion_blur
-from repro.editing.effects.colour import Ratio, colour_transfer
-from repro.editing.effects.grain import film_grain
-from repro.editing.effects.grain_law import gaussian_grain
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects.grain import gaussian_grain
 from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.effects.sharpen import unsharp_mask
 from repro.editing.vector import EditingVector
@@ -38,24 +37,21 @@ class Recipe:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
-    BLACK or GREY as images are in [0, 1] or [-1, 1] then. ratio: of `colour_transfer`, in `space`. samples: Monte-Carlo
-    points of a pixel of `film_grain`. longest: pixels of the path of blur at beta = 1, None for an eighth of the
-    picture's shorter side. grain: "film" renders grains, "field" is `gaussian_grain`, the law of infinitely many
-    samples: exact to half a grey level up to a radius of 0.053, to 1.8 levels three deviations out in the shadows at
-    the largest, 0.1.
+    BLACK or GREY as images are in [0, 1] or [-1, 1] then. longest: pixels of the path of blur at beta = 1, None for an
+    eighth of the picture's shorter side. Colour is Reinhard's transfer, grain the Gaussian field.
     """
 
     order: tuple[str, ...] = ORDER
     fill: float = BLACK
-    space: str = "lalphabeta"
-    ratio: Ratio = "reinhard"
-    samples: int = 800
     longest: float | None = None
-    grain: Literal["film", "field"] = "film"
 
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(ORDER):
             raise ReproError(f"composites: got the order {self.order}; accepted: each of {', '.join(ORDER)} once")
+
+    def hashed(self) -> dict[str, Any]:
+        """What the digest of a benchmark covers; choices that are no longer open stay in it."""
+        return {**asdict(self), "space": "lalphabeta", "ratio": "reinhard", "samples": 800, "grain": "field"}
 
     def sequence(self, vector: EditingVector) -> tuple[EditingVector, ...]:
         """The request as single tasks, in the order in which a sequence of single-task models runs them."""
@@ -97,37 +93,21 @@ def compose(
         if effect == "grain":
             on = [i for i in on if requests[i].grain >= LEAST_GRAIN]
         if on:
-            at = torch.tensor(on, device=image.device)
-            part, values, names = target[at], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
-            own = reference[at] if reference is not None and len(reference) == len(image) else reference
-            target = target.index_copy(0, at, _applied(effect, part, values, names, seed, own, recipe))
+            part, values, names = target[on], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
+            if effect == "blur":
+                part = motion_blur(part, values, seed, names, longest=recipe.longest)
+            elif effect == "grain":
+                part = gaussian_grain(part, torch.tensor(values, dtype=torch.float64), seed=seed, ids=names)
+            elif effect == "sharpen":
+                part = unsharp_mask(part, *zip(*values, strict=True))
+            elif reference is None:
+                raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
+            else:
+                part = colour_transfer(part, reference[on] if len(reference) == len(image) else reference)
+            target = target.index_copy(0, torch.tensor(on, device=image.device), part)
     inpaint = torch.tensor([request.inpaint for request in requests], device=image.device)[:, None, None, None]
     if not inpaint.any():
         return Composite(image, target, image.new_zeros(len(image), 1, *image.shape[2:]))
     hole = free_form_mask(seed, ids, tuple(image.shape[2:])) if hole is None else hole
     hole = hole.to(image)
     return Composite(torch.where(inpaint, cut_hole(image, hole, recipe.fill), image), target, hole * inpaint)
-
-
-def _applied(
-    effect: str,
-    image: Tensor,
-    values: Sequence[Any],
-    ids: Sequence[int | str],
-    seed: int,
-    reference: Tensor | None,
-    recipe: Recipe,
-) -> Tensor:
-    """One effect on images that all have it on; `values` are those of their requests."""
-    if effect == "blur":
-        return motion_blur(image, values, seed, ids, longest=recipe.longest)
-    if effect == "colour":
-        if reference is None:
-            raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
-        return colour_transfer(image, reference, recipe.ratio)
-    if effect == "sharpen":
-        return unsharp_mask(image, *zip(*values, strict=True))
-    radius = torch.tensor(values, dtype=torch.float64)  # float32 has no 0.1: it would choose another lattice
-    if recipe.grain == "field":
-        return gaussian_grain(image, radius, seed=seed, ids=ids)
-    return film_grain(image, radius, seed=seed, ids=ids, n_samples=recipe.samples)

@@ -23,7 +23,6 @@ SEGMENTS = (4, 11)  # a stroke has 4 to 11
 WIDTH = (12, 39)  # of the brush, pixels at 256 x 256
 MEAN_ANGLE, ANGLE_RANGE = 2 * math.pi / 5, 2 * math.pi / 15
 BOX, SHRINK = 128, 16  # the box's side and the most that is taken off each of its sides, pixels at 256 x 256
-_BLOCK = 1 << 22  # pixels drawn at once
 
 
 def free_form_mask(
@@ -32,7 +31,6 @@ def free_form_mask(
     size: tuple[int, int] = (256, 256),
     *,
     fraction: float | Tensor | None = None,
-    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Random brush strokes, (B, 1, H, W) float32: 1 in the hole, 0 elsewhere; a mask depends on (seed, its id, size).
 
@@ -42,35 +40,27 @@ def free_form_mask(
         size: (H, W) in pixels.
         fraction: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole:
             the same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
-        device: where it is drawn and returned.
     """
     height, width = size
-    growth = _growth(seed, ids, height, width, torch.device(device))  # (B, H, W)
+    growth = _growth(seed, ids, height, width)  # (B, H, W)
     if fraction is None:
         hole = growth <= 1
     else:
-        share = torch.as_tensor(fraction, dtype=torch.float64, device=growth.device)
+        share = torch.as_tensor(fraction, dtype=torch.float64)
         # The pixels that the growing strokes reach first; ties are broken by place, so that the count is exact.
         rank = growth.flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
         hole = (rank < (share * (height * width)).round().expand(len(growth))[:, None]).view_as(growth)
     return hole[:, None].float()
 
 
-def box_mask(
-    seed: int,
-    ids: Sequence[int | str] | Tensor,
-    size: tuple[int, int] = (256, 256),
-    *,
-    device: torch.device | str = "cpu",
-) -> Tensor:
+def box_mask(seed: int, ids: Sequence[int | str] | Tensor, size: tuple[int, int] = (256, 256)) -> Tensor:
     """A random box of about half the image's sides, (B, 1, H, W) float32: 1 in the hole."""
-    noise = KeyedNoise(seed, ids, "box mask", device)
-    inside = []
+    noise, inside = KeyedNoise(seed, ids, "box mask"), []
     for axis, length in enumerate(size):
         side, most = round(length * BOX / 256), round(length * SHRINK / 256)
         start = noise.integers(0, max(1, length - side), step=2 * axis)
         shrink = noise.integers(0, most + 1, step=2 * axis + 1)
-        place = torch.arange(length, device=noise.device)
+        place = torch.arange(length)
         inside.append((place >= (start + shrink)[:, None]) & (place < (start + side - shrink)[:, None]))
     return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
 
@@ -83,37 +73,32 @@ def cut_hole(image: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
     return torch.where(mask.bool(), fill, image)
 
 
-def _growth(seed: int, ids: Sequence[int | str] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
+def _growth(seed: int, ids: Sequence[int | str] | Tensor, height: int, width: int) -> Tensor:
     """(B, H, W): the growth g at which each pixel is painted.
 
     At growth g a stroke is drawn up to the share g of its segments, with g times its brush; g = 1 is the whole stroke.
     A pixel's g for one segment is the larger of its distance in brush radii and the drawn share at the nearest point.
     """
-    start, end, brush, share = _strokes(seed, ids, height, width, device)  # (B, S, 2), (B, S, 2), (B, S), (B, S, 2)
-    y = torch.arange(height, dtype=torch.float32, device=device)[:, None] + 0.5
-    x = torch.arange(width, dtype=torch.float32, device=device)[None, :] + 0.5
-    growth = torch.full((len(brush), height, width), math.inf, device=device)
-    many = max(1, _BLOCK // (height * width))
+    start, end, brush, share = _strokes(seed, ids, height, width)  # (B, S, 2), (B, S, 2), (B, S), (B, S, 2)
+    y = torch.arange(height, dtype=torch.float32)[:, None] + 0.5
+    x = torch.arange(width, dtype=torch.float32)[None, :] + 0.5
+    growth = torch.full((len(brush), height, width), math.inf)
     for segment in range(brush.shape[1]):
-        drawn = (brush[:, segment] > 0).nonzero().squeeze(1)  # the masks that have this segment
-        for block in drawn.split(many):
-            (ay, ax), (by, bx) = (v[block, segment].T[:, :, None, None] for v in (start, end))  # (b, 1, 1) each
-            dy, dx = by - ay, bx - ax
-            along = ((y - ay) * dy + (x - ax) * dx) / (dy * dy + dx * dx).clamp(min=1e-6)
-            along = along.clamp_(0, 1)
-            distance = torch.hypot(y - ay - along * dy, x - ax - along * dx)
-            first, last = share[block, segment].T[:, :, None, None]
-            reached = torch.maximum(distance / brush[block, segment, None, None], first + along * (last - first))
-            growth[block] = torch.minimum(growth[block], reached)
+        on = brush[:, segment] > 0  # the masks that have this segment
+        (ay, ax), (by, bx) = (v[on, segment].T[:, :, None, None] for v in (start, end))  # (b, 1, 1) each
+        dy, dx = by - ay, bx - ax
+        along = (((y - ay) * dy + (x - ax) * dx) / (dy * dy + dx * dx).clamp(min=1e-6)).clamp_(0, 1)
+        distance = torch.hypot(y - ay - along * dy, x - ax - along * dx)
+        first, last = share[on, segment].T[:, :, None, None]
+        reached = torch.maximum(distance / brush[on, segment, None, None], first + along * (last - first))
+        growth[on] = torch.minimum(growth[on], reached)
     return growth
 
 
-def _strokes(
-    seed: int, ids: Sequence[int | str] | Tensor, height: int, width: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _strokes(seed: int, ids: Sequence[int | str] | Tensor, height: int, width: int) -> list[Tensor]:
     """Segments of all strokes: from and to (B, S, 2) as (y, x), brush radius (B, S), 0 where there is none, and the
     share of its stroke that is drawn before and after it (B, S, 2)."""
-    noise = KeyedNoise(seed, ids, "free-form mask", device)
+    noise = KeyedNoise(seed, ids, "free-form mask")
     scale = math.hypot(height, width) / math.hypot(256, 256)
     step = math.hypot(256, 256) / 8  # mean length of a segment at 256 x 256
     most, longest = STROKES[1], SEGMENTS[1]
@@ -126,14 +111,13 @@ def _strokes(
     angle = low + (high - low) * noise.uniform((most, longest), step=5)
     angle[..., ::2] = 2 * math.pi - angle[..., ::2]  # zig, then zag
     length = (step + step // 2 * noise.normal((most, longest), step=6)).clamp_(0, 2 * step) * scale
-    limit = torch.tensor([height, width], dtype=torch.float32, device=device)
+    limit = torch.tensor([height, width], dtype=torch.float32)
     vertices = [noise.uniform((most, 2), step=7) * limit]  # (B, strokes, 2) as (y, x)
     for i in range(longest):
         move = torch.stack([length[..., i] * angle[..., i].sin(), length[..., i] * angle[..., i].cos()], dim=-1)
         vertices.append((vertices[-1] + move).clamp(min=torch.zeros_like(limit), max=limit))
     path = torch.stack(vertices, dim=2)  # (B, strokes, longest + 1, 2)
-    number = torch.arange(longest, device=device)
-    exists = (number < segments[..., None]) & (torch.arange(most, device=device) < strokes[:, None])[..., None]
+    number = torch.arange(longest)
+    exists = (number < segments[..., None]) & (torch.arange(most) < strokes[:, None])[..., None]
     share = torch.stack([number, number + 1], dim=-1) / segments[..., None, None]
-    flat = [part.flatten(1, 2) for part in (path[:, :, :-1], path[:, :, 1:], brush[..., None] * exists, share)]
-    return flat[0], flat[1], flat[2], flat[3]
+    return [part.flatten(1, 2) for part in (path[:, :, :-1], path[:, :, 1:], brush[..., None] * exists, share)]

@@ -30,42 +30,40 @@ TARGETS = ("blur", "grain", "colour", "sharpen")  # inpainting's target is the s
 ROUNDS = 4  # composites of a crop
 _BLOCK = 256
 
-
-def folder(source: Any = BENCH) -> Path:
-    """Where what is made of a source lies."""
-    return paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}"
+Tensors = dict[str, Tensor]
 
 
-def pixels(source: Any = BENCH) -> dict[str, Tensor]:
+def pixels(source: Any = BENCH) -> Tensors:
     """uint8 (N, 3, S, S) "sharp", "reference", "masked" and one per effect of TARGETS; bool "hole"; float32 "vector".
 
     The vectors (N, 9) have all five effects on.
     """
-    return _stored(folder(source) / "train.safetensors", lambda: map(edits, _parts(source)))
+    return _stored(source, "train", lambda: _edited(source))
 
 
-def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> dict[str, Tensor]:
-    """`encoded` of the training split, with "vector" beside it; `key` names the autoencoder's weights."""
-
-    def make() -> Iterator[dict[str, Tensor]]:
-        if isinstance(source, Bench):
-            held = pixels(source)
-            parts = ({k: v[i : i + _BLOCK] for k, v in held.items()} for i in range(0, len(held["sharp"]), _BLOCK))
-        else:
-            parts = map(edits, _parts(source))
-        return (encoded(autoencoder, part) | {"vector": part["vector"]} for part in parts)
-
-    return _stored(folder(source) / f"train-latents-{key[:16]}.safetensors", make)
+def _edited(source: Any) -> Iterable[Tensors]:
+    return map(edits, [split("train", source)] if isinstance(source, Bench) else source.blocks("train", _BLOCK))
 
 
-def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict[str, Tensor]:
+def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> Tensors:
+    """`encoded` of the training split; `key` names the autoencoder's weights."""
+
+    def make() -> Iterator[Tensors]:
+        for held in [pixels(source)] if isinstance(source, Bench) else _edited(source):
+            for at in range(0, len(held["sharp"]), _BLOCK):
+                yield encoded(autoencoder, {name: value[at : at + _BLOCK] for name, value in held.items()})
+
+    return _stored(source, f"train-latents-{key[:16]}", make)
+
+
+def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tensors:
     """ROUNDS composites of every training crop, round after round: what the paper never trains on.
 
     float16 "composite" (ROUNDS N, C, S/f, S/f), the targets' latents, and "composite vector" (ROUNDS N, 9). Each round
     draws two effects or more and their amounts anew; hole and reference stay the crop's own.
     """
 
-    def make() -> Iterator[dict[str, Tensor]]:
+    def make() -> Iterator[Tensors]:
         whole = split("train", bench)
         for turn in range(ROUNDS):
             ids = [f"{id} round {turn}" for id in whole.ids]
@@ -79,10 +77,10 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> dict
                 latent = autoencoder.encode(to_model(levels(target)).to(autoencoder.device)).half().cpu()
                 yield {"composite": latent, "composite vector": as_tensor(vectors[some])}
 
-    return _stored(folder(bench) / f"train-composites-{key[:16]}.safetensors", make)
+    return _stored(bench, f"train-composites-{key[:16]}", make)
 
 
-def edits(data: Split) -> dict[str, Tensor]:
+def edits(data: Split) -> Tensors:
     """Crops with their five edits, as `pixels` keeps them."""
     found = {"sharp": data.sharp, "reference": data.reference, "masked": data.edit("inpaint").source}
     found |= {task: data.edit(task).target for task in TARGETS}
@@ -90,8 +88,8 @@ def edits(data: Split) -> dict[str, Tensor]:
     return {**out, "hole": data.hole.bool(), "vector": as_tensor(data.vectors)}
 
 
-def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of what `edits` gives.
+def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> Tensors:
+    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of what `edits` gives; its "vector" as it is.
 
     "rgb": the reference reduced to the latents' size, in [-1, 1]; "mask": the share of hole in each latent's pixels.
     """
@@ -99,18 +97,15 @@ def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> dict[str, T
     found = {name: autoencoder.encode(x.to(autoencoder.device)) for name, x in image.items()}
     found["rgb"] = F.avg_pool2d(image["reference"], autoencoder.factor)
     found["mask"] = F.avg_pool2d(part["hole"].float(), autoencoder.factor)
-    return {name: value.half().cpu() for name, value in found.items()}
+    return {name: value.half().cpu() for name, value in found.items()} | {"vector": part["vector"]}
 
 
-def _parts(source: Any) -> Iterable[Split]:
-    return [split("train", source)] if isinstance(source, Bench) else source.blocks("train", _BLOCK)
-
-
-def _stored(file: Path, make: Callable[[], Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """The tensors of a file; the parts that `make` gives are joined and written there first where there is none."""
+def _stored(source: Any, name: str, make: Callable[[], Iterable[Tensors]]) -> Tensors:
+    """The tensors of a source's file; the parts that `make` gives are joined and written where there is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
+    file: Path = paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}" / f"{name}.safetensors"
     if not file.exists():
         parts = list(make())
         file.parent.mkdir(parents=True, exist_ok=True)

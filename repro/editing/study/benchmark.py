@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
@@ -33,7 +33,6 @@ from repro.editing.effects.grain import RADII
 from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")
@@ -47,35 +46,35 @@ class Bench:
     """What a build is made of.
 
     crop: side of the crops of each split. sides: shorter sides that the photographs are brought to. each: crops a
-    photograph and side. recipe: what the paper leaves open about the targets; its grain is the field of the true law.
-    limit: photographs a split at most (0: all).
+    photograph and side. recipe: what the paper leaves open about the targets. limit: photographs a split at most (0:
+    all).
     """
 
     crop: tuple[int, int, int] = (64, 128, 128)
     sides: tuple[tuple[int, ...], ...] = ((256, 384), (256,), (256,))
     each: tuple[int, int, int] = (32, 4, 4)
-    recipe: Recipe = field(default_factory=lambda: Recipe(longest=20.0, grain="field"))
+    recipe: Recipe = field(default_factory=lambda: Recipe(longest=20.0))
     limit: int = 0
     version: int = VERSION
 
     def digest(self) -> str:
         """Short hash of everything above and of the pictures it is made from."""
-        text = json.dumps({**asdict(self), "pack": pack.pack_hash()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        settings = {**asdict(self), "recipe": self.recipe.hashed(), "pack": pack.pack_hash()}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def first(self, name: str, each: int) -> Split:
+        """The first `each` crops of every photograph of a split with one side, photograph by photograph."""
+        whole, count = split(name, self), self.each[SPLITS.index(name)]
+        return whole.at([i for i in range(len(whole)) if i % count < each])
 
 
 BENCH = Bench()
 TINY = replace(
-    BENCH,
-    crop=(32, 32, 32),
-    sides=((96,), (96,), (96,)),
-    each=(2, 1, 1),
-    limit=2,
-    recipe=Recipe(longest=8.0, grain="field"),
+    BENCH, crop=(32, 32, 32), sides=((96,), (96,), (96,)), each=(2, 1, 1), limit=2, recipe=Recipe(longest=8.0)
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """The crops of a split, with the request of each.
 
@@ -109,20 +108,12 @@ class Split:
 
     def edit(self, *tasks: str) -> Composite:
         """Source and target with these tasks on, in 256 levels."""
-        if unknown := [t for t in tasks if t not in TASKS]:
-            raise ReproError(f"benchmark: no effect {unknown[0]!r}; accepted: {', '.join(TASKS)}")
-        image, recipe = self.sharp, self.bench.recipe
+        image, recipe, asked = self.sharp, self.bench.recipe, tasks
         if self.blurred is not None and "blur" in tasks:
-            image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
-        out = compose(
-            image,
-            [vector.only(*tasks) for vector in self.vectors],
-            seed=self.bench.version,
-            ids=self.ids,
-            reference=self.reference,
-            hole=self.hole,
-            recipe=recipe,
-        )
+            image, asked = self.blurred, tuple(t for t in tasks if t != "blur")
+        vectors = [vector.only(*asked) for vector in self.vectors]
+        inputs = {"reference": self.reference, "hole": self.hole, "recipe": recipe}
+        out = compose(image, vectors, seed=self.bench.version, ids=self.ids, **inputs)
         return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
 
 
@@ -153,45 +144,31 @@ def reference_rows(name: str, ids: Sequence[str], pool: int, version: int = VERS
 @lru_cache(maxsize=6)
 def split(name: str, bench: Bench = BENCH) -> Split:
     """One split of the benchmark, made from the pack."""
-    if name not in SPLITS:
-        raise ReproError(f"benchmark: no split {name!r}; accepted: {', '.join(SPLITS)}")
-    at = SPLITS.index(name)
-    ids, sharp = _sharp(name, bench, bench.crop[at])
-    if name != "train":
-        return as_split(name, ids, sharp, bench)
-    return as_split(name, ids, sharp, bench, sharp[reference_rows(name, ids, len(ids), bench.version)])
+    return as_split(name, *_sharp(name, bench, bench.crop[SPLITS.index(name)]), bench)
 
 
-def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench, reference: Tensor | None = None) -> Split:
+def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench) -> Split:
     """Square images (N, 3, S, S) as a split: requests, holes and references as the benchmark draws them."""
-    ids, size = tuple(ids), (sharp.shape[-1], sharp.shape[-1])
-    if reference is None:
-        reference = references(name, ids, bench, size[0])
-    hole = torch.cat([free_form_mask(bench.version, ids[i : i + 256], size) for i in range(0, len(ids), 256)])
-    return Split(name, ids, sharp, reference, hole, tuple(parameters(ids, bench.version)), bench)
+    size, pool = sharp.shape[-1], crop_ids("train", bench)
+    taken = [pool[row] for row in reference_rows(name, ids, len(pool), bench.version).tolist()]
+    found, cut = _sharp("train", bench, size, set(taken))
+    place = {id: i for i, id in enumerate(found)}
+    parts = [free_form_mask(bench.version, ids[i : i + 256], (size, size)) for i in range(0, len(ids), 256)]
+    vectors = tuple(parameters(ids, bench.version))
+    return Split(name, tuple(ids), sharp, cut[[place[id] for id in taken]], torch.cat(parts), vectors, bench)
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
     """The ids of a split, without its images: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
-    return tuple(id for _, named in _named(name, bench) for ids in named.values() for id in ids)
+    return tuple(id for *_, ids in _named(name, bench) for id in ids)
 
 
-def _named(name: str, bench: Bench) -> list[tuple[pack.Picture, dict[int, list[str]]]]:
-    """The photographs of a split, with the ids of the crops at each side."""
+def _named(name: str, bench: Bench) -> Iterator[tuple[pack.Picture, int, list[str]]]:
+    """The photographs of a split at each side, with the ids of their crops."""
     at = SPLITS.index(name)
-    return [
-        (picture, {side: [f"{picture.id}@{side}#{i}" for i in range(bench.each[at])] for side in bench.sides[at]})
-        for picture in pack.photos(name)[: bench.limit or None]
-    ]
-
-
-def references(name: str, ids: Sequence[str], bench: Bench, crop: int) -> Tensor:
-    """(N, 3, crop, crop): the training crops that these ids of split `name` take their colours from."""
-    pool = crop_ids("train", bench)
-    rows = reference_rows(name, ids, len(pool), bench.version).tolist()
-    found, cut = _sharp("train", bench, crop, {pool[row] for row in rows})
-    place = {id: i for i, id in enumerate(found)}
-    return cut[[place[pool[row]] for row in rows]]
+    for picture in pack.photos(name)[: bench.limit or None]:
+        for side in bench.sides[at]:
+            yield picture, side, [f"{picture.id}@{side}#{i}" for i in range(bench.each[at])]
 
 
 def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
@@ -200,12 +177,9 @@ def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = 
     `needed`: the ids to cut, where not all are.
     """
     ids, parts = [], []
-    for picture, named in _named(name, bench):
-        if needed is not None:
-            named = {side: kept for side, own in named.items() if (kept := [id for id in own if id in needed])}
-        image = pack.load(picture) if named else None
-        for side, own in named.items():
-            whole = levels(resize(image, side).clamp(0, 1))
+    for picture, side, own in _named(name, bench):
+        if own := [id for id in own if needed is None or id in needed]:
+            whole = levels(resize(pack.load(picture), side).clamp(0, 1))
             parts.append(crops([whole] * len(own), crop, own, bench.version, flip=name == "train"))
             ids += own
     return tuple(ids), torch.cat(parts)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from repro.ddpm.process import to_x0
 from repro.ddpm.schedules import scaled_linear
-from repro.editing.effects.grain import RADII
-from repro.editing.effects.grain_law import grain_variance
+from repro.editing.effects.grain import RADII, grain_variance
 from repro.editing.effects.masks import cut_hole
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.study.benchmark import COMBINATIONS
@@ -20,35 +17,29 @@ from repro.editing.vector import EditingVector
 from repro.engine import exercises as shared
 from repro.engine.exercises import Judge, like
 
-
-def _tensors(count: int, shape: tuple[int, ...] = (3, 6, 6)) -> list[Tensor]:
-    return shared.tensors(count, shape, "exercise/editing", batch=2)
-
-
-def _as(right: Callable[..., Tensor], cases: Sequence[tuple]) -> Judge:
-    return like(right, *cases)
+_tensors = partial(shared.tensors, shape=(3, 6, 6), key="exercise/editing", batch=2)
 
 
 def _hole() -> Judge:
     image = (noise := _tensors(1)[0]).sigmoid()
-    return _as(cut_hole, [(image, (noise[:, :1] > limit).double()) for limit in (-0.3, 0.8)])
+    return like(cut_hole, *((image, (noise[:, :1] > limit).double()) for limit in (-0.3, 0.8)))
 
 
 def _sharpen() -> Judge:
     image = _tensors(1)[0].sigmoid()
     cases = [(image, gaussian_3x3(image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
-    return _as(lambda image, _, lam, mu: unsharp_mask(image, lam, mu), cases)
+    return like(lambda image, _, lam, mu: unsharp_mask(image, lam, mu), *cases)
 
 
 def _attend() -> Judge:
     """Attention with one token: its value, at every position."""
     queries, key, value = _tensors(3, (5, 4))
-    return _as(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, [(queries, key[:, :1], value[:, :1])])
+    return like(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, (queries, key[:, :1], value[:, :1]))
 
 
 def _velocity() -> Judge:
     z_t, v = _tensors(2)
-    return _as(lambda z_t, v, a, s: to_x0(v, z_t, a, s, "v_prediction"), [(z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6)])
+    return like(lambda z_t, v, a, s: to_x0(v, z_t, a, s, "v_prediction"), (z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6))
 
 
 def _vector() -> Judge:
@@ -95,6 +86,4 @@ EXERCISES: dict[str, shared.Exercise] = {
 }
 
 
-def check(name: str, answer: Any) -> None:
-    """Say whether `answer` holds; None means that the reader has not answered yet."""
-    shared.check(name, answer, EXERCISES)
+check = partial(shared.check, among=EXERCISES)  # says whether an answer holds; None: not answered yet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
 from repro.editing.effects.compose import compose
-from repro.editing.effects.masks import box_mask, free_form_mask
+from repro.editing.effects.masks import box_mask, cut_hole, free_form_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.study.benchmark import levels
 from repro.editing.study.experiments import LONGER
@@ -22,7 +22,8 @@ from repro.editing.study.lesson import FOR_USE, METHODS, MULT, ONE_BY_ONE, PIX2P
 from repro.editing.study.pix2pix import generate
 from repro.editing.vector import TASKS, EditingVector
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
-from repro.ui.photos import plaque, resized, stage
+from repro.ui.photos import own_view as own_view
+from repro.ui.photos import plaque, resized, stage, uploaded
 from repro.ui.plots import split_view
 
 # Held-out photographs to choose from, for the picture and for the colours.
@@ -44,7 +45,6 @@ PRESETS = {
     "a hole inside blur": {"blur": True, "mask": "20 %"},
 }
 OWN_PRESETS = {"evening colours": {"reference": "Brandenburg gate", "beta": 0.0}, "much blur": {"beta": 1.0}}
-WIDE = 480  # pixels that a picture of the reader's own is shown at
 ID = 0  # keys the noise: what `EditingPipeline` calls the first picture of a batch
 
 
@@ -70,7 +70,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 @dataclass(frozen=True)
 class Edited:
-    """Images (3, S, S) in [0, 1]: input, output, and the target that the formulas make; `words` write the request."""
+    """Images (1, 3, S, S) in [0, 1]: input, output, the target that the formulas make; `words` write the request."""
 
     source: Tensor
     output: Tensor
@@ -82,12 +82,16 @@ class Edited:
 def example(now: Lesson, name: str, side: int = 0) -> Tensor:
     """(3, S, S) in [0, 1]: the middle square of a whole photograph of `PHOTOS`; S is `side`, or 1.5 crops of the
     benchmark."""
-    return _photo(PHOTOS[name], side or now.live.bench.crop[2] * 3 // 2)
+    return _square(name, side or now.live.bench.crop[2] * 3 // 2)
 
 
 @lru_cache(maxsize=16)
-def _photo(id: str, side: int) -> Tensor:
-    return center_crop(resize(pack.load(pack.picture(id)), side).clamp(0, 1), side)
+def _square(name: str, side: int) -> Tensor:
+    return center_crop(resize(_ours(name), side).clamp(0, 1), side)
+
+
+def _ours(name: str) -> Tensor:
+    return pack.load(pack.picture(PHOTOS[name]))
 
 
 def request(
@@ -108,17 +112,21 @@ def edit(
 ) -> Edited | str:
     """One request by one method; `effects` as of `request`. A sentence where its weights are not here."""
     vector = request(reference=reference, mask=mask, **effects)
-    if words := _missing(now, method, vector):
+    needed = [VARIANTS.get(method, LONGER)]
+    if method == SINGLE and vector.active:
+        needed = [variant for variant, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active]
+    if words := now.needs(*needed):
         return words
     sharp, bench = example(now, picture)[None], now.live.bench
-    colours = example(now, reference) if vector.colour else None
-    inputs = {
-        "reference": None if colours is None else colours[None],
-        "hole": _hole(mask, tuple(sharp.shape[2:])) if vector.inpaint else None,
-    }
+    inputs: dict[str, Tensor | None] = {"reference": None, "hole": None}
+    if vector.colour:
+        inputs["reference"] = example(now, reference)[None]
+    if vector.inpaint:
+        draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
+        inputs["hole"] = draw(1, ["mask"], tuple(sharp.shape[2:]))
     pair = compose(sharp, vector, seed=bench.version, ids=[picture], recipe=bench.recipe, **inputs)
-    (output,) = made(now, method, sharp, vector, steps=steps, seed=seed, **inputs)
-    return Edited(levels(pair.source[0]), output, levels(pair.target[0]), colours, _written(vector))
+    output = made(now, method, sharp, vector, steps=steps, seed=seed, **inputs)
+    return Edited(levels(pair.source), output, levels(pair.target), inputs["reference"], _written(vector))
 
 
 def view(made: Edited | str, split: float) -> np.ndarray:
@@ -127,19 +135,19 @@ def view(made: Edited | str, split: float) -> np.ndarray:
     if isinstance(made, str):
         return plaque(made)
     tiles = {
-        "by the formulas": made.target,
-        "difference × 2": (2 * (made.output - made.target).abs()).clamp(0, 1),
-        "colours of": torch.full_like(made.output, 0.93) if made.reference is None else made.reference,
+        "by the formulas": made.target[0],
+        "difference × 2": (2 * (made.output - made.target).abs()).clamp(0, 1)[0],
+        "colours of": torch.full_like(made.output[0], 0.93) if made.reference is None else made.reference[0],
     }
-    before, after = (resized(x, 376) for x in (made.source, made.output))
+    before, after = (resized(x[0], 376) for x in (made.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
 
 
 def made(now: Lesson, method: str, sharp: Tensor, vector: EditingVector, **inputs: Any) -> Tensor:
     """The image (1, 3, H, W) in [0, 1], edited; `inputs`: reference, hole, steps and seed."""
     if method == PIX2PIX:
-        hole = inputs["hole"]
-        source = sharp if hole is None else torch.where(hole.bool(), now.live.bench.recipe.fill, sharp)
+        hole, fill = inputs["hole"], now.live.bench.recipe.fill
+        source = sharp if hole is None else cut_hole(sharp, hole, fill)
         return generate(now.generator(), source, [vector], inputs["reference"]).clamp(0, 1)
     if method == SINGLE and vector.active:
         return in_sequence(now.singles(), sharp, [vector], [ID], recipe=now.live.bench.recipe, **inputs)
@@ -152,26 +160,25 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
     vector = request(reference=reference, mask=mask, **c)
     if method in (PIX2PIX, SINGLE):
         return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
-    profile = "" if now.live.name == "small" else f'"{now.live.name}"'
-    variant = "" if VARIANTS[method] == LONGER else f'variant="{VARIANTS[method]}"'
+    shipped = [f'"{now.live.name}"'] * (now.live.name != "small")
+    shipped += [f'variant="{VARIANTS[method]}"'] * (VARIANTS[method] != LONGER)
     arguments = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
     arguments += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
-    maker, side = "", now.live.bench.crop[2] * 3 // 2
+    maker, side = "box_mask" if mask == "box" else "free_form_mask", now.live.bench.crop[2] * 3 // 2
     if vector.inpaint:
-        maker = "box_mask" if mask == "box" else "free_form_mask"
         share = "" if mask == "box" else f", fraction={SHARES[mask]}"
         arguments.append(f'mask={maker}(1, ["mask"], ({side}, {side}){share})')
     arguments += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
     lines = [
         "from repro.data import pack",
         "from repro.data.images import center_crop, resize",
-        *([f"from repro.editing.effects.masks import {maker}"] if maker else []),
+        *[f"from repro.editing.effects.masks import {maker}"] * vector.inpaint,
         "from repro.editing.pipeline import EditingPipeline",
         "",
         "def photo(name):",
         f"    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})",
         "",
-        f"pipe = EditingPipeline.shipped({', '.join(filter(None, (profile, variant)))})",
+        f"pipe = EditingPipeline.shipped({', '.join(shipped)})",
         "pipe(",
         *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *arguments)),
         ").images[0]",
@@ -206,12 +213,13 @@ def own_photo(
     """
     effects = _own_effects(now, **controls)
     reference = effects.pop("reference")
-    vector = EditingVector(colour=reference is not None, **effects)
-    if words := _missing(now, FOR_USE, vector):
+    if words := now.needs(LONGER):
         return words
-    image, said = prepared(photo, picture, 2 * now.live.bench.crop[2])
-    colours = None if reference is None else reference[None]
-    (output,) = made(now, FOR_USE, image[None], vector, reference=colours, hole=None, steps=now.live.steps, seed=seed)
+    vector = EditingVector(colour=reference is not None, **effects)
+    side = 2 * now.live.bench.crop[2]
+    image, said = uploaded(photo, side) if photo else (resize(_ours(picture), side).clamp(0, 1), picture)
+    inputs = {"reference": None if reference is None else reference[None], "hole": None}
+    (output,) = made(now, FOR_USE, image[None], vector, steps=now.live.steps, seed=seed, **inputs)
     return image, output, f"{said}   {_written(vector)}"
 
 
@@ -227,15 +235,6 @@ def _own_effects(
     }
 
 
-def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray:
-    """Before and after, large; uint8 (H, W, 3)."""
-    if isinstance(made, str):
-        return plaque(made)
-    before, after, words = made
-    wide = WIDE if before.shape[2] >= before.shape[1] else WIDE * before.shape[2] // before.shape[1]
-    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
-
-
 def own_full(now: Lesson, photo: UploadedFile | None, picture: str, seed: int, split: float, **controls: Any) -> Tensor:
     """The same edit at full size, by `EditingPipeline`: what the save button keeps. (3, H, W)."""
     from repro.editing.pipeline import EditingPipeline
@@ -243,42 +242,8 @@ def own_full(now: Lesson, photo: UploadedFile | None, picture: str, seed: int, s
     pipe = EditingPipeline.shipped(now.live.name)
     pipe.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": now.live.steps, "seed": seed, "output_type": "pt"}
-    return pipe(_read(photo, picture), **_own_effects(now, **controls), **settings).images[0]
-
-
-def _read(photo: UploadedFile | None, picture: str) -> Tensor:
-    """(3, H, W) in [0, 1] of the reader's photograph, or of ours where there is none."""
-    if photo is None:
-        return pack.load(pack.picture(PHOTOS[picture]))
-    return read_image(photo.content, min_side=16, name=photo.name)
-
-
-def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and what it is; None stands for our `picture`.
-
-    Raises `ReproError` for what is no image, or one smaller than 16 pixels.
-    """
-    image, said = _read(photo, picture), picture
-    if photo is not None:
-        height, width = image.shape[-2:]
-        said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
-        if max(height, width) > most:
-            image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
-    return resize(image, side).clamp(0, 1), said
-
-
-def _hole(mask: str, size: tuple[int, ...]) -> Tensor:
-    """(1, 1, H, W), 1 in the hole."""
-    if mask == "box":
-        return box_mask(1, ["mask"], size)
-    return free_form_mask(1, ["mask"], size, fraction=SHARES[mask])
-
-
-def _missing(now: Lesson, method: str, vector: EditingVector) -> str:
-    """A sentence that names the weights this edit lacks; "" where it lacks none."""
-    if method == SINGLE and vector.active:
-        return now.needs(*(v for v, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active))
-    return now.needs(VARIANTS.get(method, LONGER))
+    image = read_image(photo.content, min_side=16, name=photo.name) if photo else _ours(picture)
+    return pipe(image, **_own_effects(now, **controls), **settings).images[0]
 
 
 def _written(vector: EditingVector) -> str:

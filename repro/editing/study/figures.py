@@ -16,7 +16,7 @@ from repro.editing.effects.masks import free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
 from repro.editing.study.lesson import MULT, Method
-from repro.editing.study.measure import BESIDE, SLIDERS, label, request
+from repro.editing.study.measure import BESIDE, SLIDERS, request
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
@@ -62,9 +62,11 @@ def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
 # -- method and effects -----------------------------------------------------------------------------------------------
 
 
-def schematic(data: Split, editor: Editor | None) -> Photos:
+def schematic(data: Split, editor: Editor) -> Photos:
     """Fig. 1 of the paper with pictures of one crop: what is concatenated, what is attended to."""
     edit = data.edit("blur", "colour")
+    z = editor.autoencoder.encode(edit.target * 2 - 1)
+    noisy = q_sample(z, 400, KeyedNoise(0, ["schematic"], "schematic").normal(tuple(z.shape[1:])), editor.schedule)
     drawing = Schematic(10.4, 4.5)
     drawing.image("A", (0.75, 3.7), data.sharp[0], height=1.0, text="source $I_A$")
     drawing.image("ref", (0.75, 2.15), data.reference[0], height=1.0, text="reference $I_{ref}$")
@@ -72,13 +74,7 @@ def schematic(data: Split, editor: Editor | None) -> Photos:
     drawing.box("encoder", (2.25, 3.7), "VQ\nencoder", kind="frozen", size=(0.95, 0.65))
     drawing.box("small", (2.25, 2.15), "1/4 of\nthe size", size=(0.95, 0.65))
     drawing.box("zA", (3.6, 3.7), "$z_0^A$", size=(0.75, 0.55))
-    if editor is not None:
-        z = editor.autoencoder.encode(edit.target * 2 - 1)
-        eps = KeyedNoise(0, ["schematic"], "schematic").normal(tuple(z.shape[1:]))
-        noisy = q_sample(z, 400, eps, editor.schedule)[0, :3]
-        drawing.image("zt", (3.6, 2.9), (noisy / 6 + 0.5).clamp(0, 1), height=0.6)
-    else:
-        drawing.box("zt", (3.6, 2.9), size=(0.6, 0.6))
+    drawing.image("zt", (3.6, 2.9), (noisy[0, :3] / 6 + 0.5).clamp(0, 1), height=0.6)
     drawing.note((3.0, 2.9), "$z_t^B$", size=10)
     drawing.box("cat", (4.9, 2.75), "concat", kind="operation", size=(0.8, 0.8))
     drawing.box("net", (6.3, 2.75), "U-Net\n$v_\\theta$ or $\\epsilon_\\theta$", kind="network", size=(1.15, 1.1))
@@ -87,8 +83,8 @@ def schematic(data: Split, editor: Editor | None) -> Photos:
     c = "$C = [\\,\\beta,\\ \\sigma,\\ \\lambda,\\ \\mu\\ |\\ e_1,\\ e_2,\\ e_3,\\ e_4,\\ e_5\\,]$"
     drawing.box("C", (2.0, 0.75), c, size=(3.0, 0.6))
     drawing.box("map", (4.9, 0.75), "$f_\\theta$", kind="network", size=(0.9, 0.6))
-    several = editor is not None and editor.network.config.tokens == "entry"
-    drawing.box("tokens", (6.3, 0.75), "9 tokens" if several else "1 token", size=(1.0, 0.5))
+    tokens = "9 tokens" if editor.network.config.tokens == "entry" else "1 token"
+    drawing.box("tokens", (6.3, 0.75), tokens, size=(1.0, 0.5))
     for start, end in (("A", "encoder"), ("encoder", "zA"), ("zA", "cat"), ("ref", "small"), ("small", "cat")):
         drawing.arrow(start, end)
     for start, end in (("zt", "cat"), ("cat", "net"), ("net", "z"), ("z", "decoder"), ("decoder", "B")):
@@ -97,9 +93,8 @@ def schematic(data: Split, editor: Editor | None) -> Photos:
     drawing.arrow("z", "zt", "next step", bend=0.62, dashed=True)
     drawing.note((7.15, 1.5), "keys and values of\ncross-attention")
     drawing.note((2.0, 0.25), "amounts of the effects, and which of the five are on")
-    drawing.note(
-        (8.5, 0.75), "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
-    )
+    palette = "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
+    drawing.note((8.5, 0.75), palette)
     return Photos(drawing.plate(), TILES)
 
 
@@ -146,8 +141,8 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
             reference = batch.reference if inside else None
             out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
             rows.append([batch.sharp[:1], *(found[i : i + 1] for found in out for i in range(2))])
-            beside = label([t for t in vectors[0].active if t != task])
-            labels.append(f"{task}\nbeside\n{beside.replace('+', ', ')}" if inside else f"{task}\nalone")
+            beside = ", ".join(t for t in vectors[0].active if t != task)
+            labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
     return photographs(rows, labels, ["picture", *heads])
 

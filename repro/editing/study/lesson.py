@@ -12,12 +12,10 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, resize
-from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor
+from repro.editing.study import experiments
 from repro.editing.study.benchmark import UNSEEN, Bench, Split, as_split, levels, load_unseen
-from repro.editing.study.config import SMALL, SMOKE, EditingConfig
-from repro.editing.study.experiments import LONGER, editor_of, load_autoencoder, name_of
-from repro.editing.study.experiments import VARIANTS as TRAINED
+from repro.editing.study.experiments import LONGER, EditingConfig, editor_of, name_of
 from repro.editing.study.measure import by_pix2pix, edited, sequenced
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.scores import crops
@@ -27,7 +25,7 @@ from repro.engine.checkpoint import folder_of, load_checkpoint, read_card, train
 
 Method = Callable[[Split, Sequence[str]], "Tensor | None"]
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
-FOR_USE = TRAINED[LONGER].label  # to users
+FOR_USE = experiments.VARIANTS[LONGER].label  # to users
 METHODS = (PIX2PIX, PALETTE, SINGLE, MULT)  # in the order of the paper's Figs 2 and 3
 VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", FOR_USE: LONGER}
 # One animal and one building that fill a square, chosen before anything was made of them.
@@ -48,7 +46,7 @@ class Lesson(study.Lesson):
     @property
     def live(self) -> EditingConfig:
         """The profile whose networks the cells run."""
-        return LIVE["smoke" if self.profile == "smoke" else "small"]
+        return experiments.PROFILES["smoke" if self.profile == "smoke" else "small"]
 
     def data(self, count: int | None = None) -> Split:
         """The first crop of each test photograph, in order, with its request; the first `count` (None: all)."""
@@ -62,11 +60,6 @@ class Lesson(study.Lesson):
         """Whole pictures of another domain: a portrait and a motorcycle."""
         pictures = {f"skimage/{name}": load_unseen(name) for name in UNSEEN[:2]}
         return _whole("unseen", pictures, self.side, self.live.bench)
-
-    @property
-    def autoencoder(self) -> Autoencoder:
-        """The trained autoencoder. Raises `ReproError` where it is not here."""
-        return load_autoencoder(self.live.name)
 
     def has(self, variant: str) -> bool:
         """Whether the weights of a variant (or of "pix2pix") are here."""
@@ -104,12 +97,12 @@ class Lesson(study.Lesson):
         lines = []
         for variant in ("mult", LONGER, "palette", "pix2pix", *ONE_BY_ONE):
             name = name_of(variant, 0, self.live.name)
+            line = f"— {name}: no weights here; `repro train {name}` makes them"
             if self.has(variant):
                 card = read_card(name)
                 words = [f"{card.get(key, '—')} {key}" for key in ("parameters", "images", "duration")]
-                lines.append(" · ".join([f"{name:<32}", *words]))
-            else:
-                lines.append(f"— {name}: no weights here; `repro train {name}` makes them")
+                line = " · ".join([f"{name:<32}", *words])
+            lines.append(line)
         return "\n".join(lines)
 
     def needs(self, *variants: str) -> str:
@@ -127,10 +120,7 @@ def _whole(name: str, pictures: Mapping[str, Tensor], side: int, bench: Bench) -
 @lru_cache(maxsize=16)
 def _editor(folder: Path, profile: str, variant: str) -> Editor:
     # `load_checkpoint` keeps eight networks; the page works with nine. `folder` keys the cache.
-    return editor_of(LIVE[profile], variant)
-
-
-LIVE: Mapping[str, EditingConfig] = {config.name: config for config in (SMOKE, SMALL)}
+    return editor_of(experiments.PROFILES[profile], variant)
 
 
 def credits(data: Split) -> str:

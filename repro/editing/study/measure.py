@@ -18,10 +18,8 @@ from torch import Tensor
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.sampling import Editor, in_sequence
 from repro.editing.study import experiments, probes, scores, strength
-from repro.editing.study.benchmark import COMPOSITES, UNSEEN, Bench, Split, crop_ids, unseen
-from repro.editing.study.config import EditingConfig
-from repro.editing.study.config import profile as config_of
-from repro.editing.study.experiments import LONGER, TAUGHT, editor_of, name_of
+from repro.editing.study.benchmark import UNSEEN, Split, unseen
+from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
@@ -41,23 +39,19 @@ BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves in
     "grain": {"blur": 0.5, "colour": True},
     "sharpen": {"grain": 0.05, "colour": True},
 }
-ATTENDED = {"blur": {"blur": 1.0}, "grain": {"grain": 0.1}, "+".join(COMPOSITES[1]): {"blur": 1.0, "grain": 0.1}}
+ATTENDED = {"blur": {"blur": 1.0}, "grain": {"grain": 0.1}, "blur+grain+colour": {"blur": 1.0, "grain": 0.1}}
 _BATCH = 18  # crops edited at once
-
-
-# --- the engine's interface ---------------------------------------------------------------------------------------
 
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many photographs a cell is measured on; None where it is not measured in this profile."""
-    config, task = config_of(profile), cell["task"]
-    if not (config.pretrained or trained(experiments.autoencoder_name(profile))) or (
-        config.steps >= LONG and "slider, " in task
-    ):
+    config, task, weights = experiments.profile(profile), cell["task"], None
+    if config.pretrained:
+        here = any(trained(name_of(v, 0, profile)) for v in config.variants)
+    else:
+        here = trained(experiments.autoencoder_name(profile))
+    if not here or (config.steps >= LONG and "slider, " in task):
         return None
-    if config.pretrained and not any(trained(name_of(v, 0, profile)) for v in config.variants):
-        return None
-    weights = None
     if experiment.startswith("baseline-floor"):
         if config.pretrained and "quantised" in experiment:
             return None  # its autoencoder has no codebook
@@ -68,33 +62,33 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
             return None
         weights = hashlib.sha256("".join(weights_hash(each) for each in names).encode()).hexdigest()
     # Measured again of these networks: the main tables and the sliders.
-    long = experiment in (
-        name_of(TAUGHT),
-        name_of(LONGER),
-    ) and task in ("one crop", "combination")
-    n, k = (len(UNSEEN) if task == "unseen" else _count(config)), (0 if task in ("clusters", "attention") else config.k)
-    return Sample(n, k, data_hash(config), weights, ships=not (long or config.pretrained))
+    long = experiment in (name_of(TAUGHT), name_of(LONGER)) and task in ("one crop", "combination")
+    count = len(UNSEEN) if task == "unseen" else len(scores.crops(config.source, 1))
+    data = hashlib.sha256(config.source.digest().encode()).hexdigest()
+    k = 0 if task in ("clusters", "attention") else 1  # photographs of the check
+    return Sample(count, k, data, weights, ships=not (long or config.pretrained))
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> scores.Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
-    config, task = config_of(profile), cell["task"]
+    config, task = experiments.profile(profile), cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
     probe = {"clusters": _clusters, "attention": partial(_attention, tasks), "spread": partial(_spread, config.steps)}
+    variant, each = "", 1
+    if experiment.startswith("editing-") and experiment != SEQUENCE:
+        variant = find(experiment).variant
+    if task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW):
+        each = min(2, config.bench.each[2])
+    data = unseen(config.bench) if task == "unseen" else scores.crops(config.source, each)
+    data = data if k is None else data.first(k * each)
     if task in probe:
-        found = find(experiment)
-        return probe[task](editor_of(config, found.variant, found.seed), crops_of(config, 1, k))
+        return probe[task](editor_of(config, variant, find(experiment).seed), data)
     method = _method(experiment, cell, config)
-    if task == "unseen":
-        return scores.scored(unseen(config.bench).first(k), 1, tasks, method, kid=False)
     if task == "kept":
-        return scores.kept(crops_of(config, 1, k), tasks, method)
+        return scores.kept(data, tasks, method)
     if task.startswith("slider"):
-        return _slid(crops_of(config, 1, k), tasks[0], cell["inside"], method)
-    variant = find(experiment).variant if experiment.startswith("editing-") and experiment != SEQUENCE else ""
-    each = 2 if task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW) else 1
-    each = min(each, config.bench.each[2])
-    return scores.scored(crops_of(config, each, k), each, tasks, method, real=config.pretrained)
+        return _slid(data, tasks[0], cell["inside"], method)
+    return scores.scored(data, each, tasks, method, kid=task != "unseen", real=config.pretrained)
 
 
 def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> scores.Method:
@@ -120,32 +114,7 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     return partial(edited, editor, steps=steps, eta=float(switch == "eta 1"), inversion=task == "inversion")
 
 
-# --- crops ----------------------------------------------------------------------------------------------------------
-
-
-def data_hash(config: EditingConfig) -> str:
-    """SHA-256 that names the test split."""
-    return hashlib.sha256(config.source.digest().encode()).hexdigest()
-
-
-def _count(config: EditingConfig) -> int:
-    if isinstance(config.source, Bench):
-        return len(crop_ids("test", config.bench)) // config.bench.each[2]
-    return len(scores.crops(config.source, 1))
-
-
-def crops_of(config: EditingConfig, each: int, k: int | None) -> Split:
-    """The crops of the first `k` photographs (None: all)."""
-    whole = scores.crops(config.source, each)
-    return whole if k is None else whole.first(k * each)
-
-
-def label(tasks: Sequence[str]) -> str:
-    """A cell's name of an edit, "blur+grain"."""
-    return "+".join(tasks)
-
-
-# --- methods --------------------------------------------------------------------------------------------------------
+# --- ways of editing ------------------------------------------------------------------------------------------------
 
 
 def in_batches(data: Split, run: Callable[[Split], Tensor]) -> Tensor:
@@ -170,10 +139,8 @@ def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -
 
 def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], steps: int) -> Tensor:
     """Single-task networks one after another."""
-    recipe = data.bench.recipe
-    return in_batches(
-        data, lambda part: in_sequence(editors, part.sharp, recipe=recipe, steps=steps, **request(part, tasks))
-    )
+    settings = {"recipe": data.bench.recipe, "steps": steps}
+    return in_batches(data, lambda part: in_sequence(editors, part.sharp, **settings, **request(part, tasks)))
 
 
 def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
@@ -183,7 +150,7 @@ def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
 
 def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
     """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
-    parts = (part.to(autoencoder.device) * 2 - 1 for part in scores.target_of(data, tasks).split(_BATCH))
+    parts = (part.to(autoencoder.device) * 2 - 1 for part in scores.target_of(data, tuple(tasks)).split(_BATCH))
     return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
 
 
@@ -208,12 +175,11 @@ def _slid(data: Split, task: str, inside: bool, method: scores.Method) -> scores
         moved = replace(data, vectors=(vector,) * len(data))
         rows.append(strength.MEASURES[task](method(moved, vector.active), data.sharp).double())
     table = torch.stack(rows)  # (5, N)
-    at = {f"{scores.STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
-    return {
+    found = {
         scores.RANK[task]: strength.rank_correlation(table).tolist(),
         scores.SPAN[task]: (table[-1] - table[0]).tolist(),
-        **at,
     }
+    return found | {f"{scores.STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
 
 
 def _clusters(editor: Editor, data: Split) -> scores.Metrics:
@@ -234,7 +200,7 @@ def _spread(steps: int, editor: Editor, data: Split) -> scores.Metrics:
 
 def _attention(tasks: Sequence[str], editor: Editor, data: Split) -> scores.Metrics:
     """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
-    vector = EditingVector(**ATTENDED[label(tasks)], colour="colour" in tasks)
+    vector = EditingVector(**ATTENDED["+".join(tasks)], colour="colour" in tasks)
     return {
         f"attention/{layer}/{entry}": weight
         for layer, row in probes.attention(editor, data, vector).items()

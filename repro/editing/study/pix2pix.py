@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -132,13 +131,6 @@ class Discriminator(nn.Module):
         return self.rest(torch.cat([h + self.picture(each) for each in pictures]))
 
 
-class Losses(NamedTuple):
-    """(B,) each."""
-
-    generator: Tensor
-    discriminator: Tensor
-
-
 class Pix2Pix(ModelMixin, ConfigMixin):
     """Generator and discriminator in training.
 
@@ -157,8 +149,8 @@ class Pix2Pix(ModelMixin, ConfigMixin):
         """What a checkpoint keeps."""
         return self.generator
 
-    def forward(self, source: Tensor, reference: Tensor, vector: Tensor, target: Tensor) -> Losses:
-        """Both networks' losses, (B,) each; the gradient of either is zero in the other's weights.
+    def forward(self, source: Tensor, reference: Tensor, vector: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses of generator and discriminator, (B,) each; the gradient of either is zero in the other's weights.
 
         Images (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
         gradients of what is called through the wrapped model.
@@ -170,10 +162,8 @@ class Pix2Pix(ModelMixin, ConfigMixin):
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, fixed, (stack, fake))
         known, caught = self.discriminator(stack, real, fake.detach()).chunk(2)
-        return Losses(
-            generator=_logistic(fooled, real=True) + L1_WEIGHT * l1,
-            discriminator=0.5 * (_logistic(known, real=True) + _logistic(caught, real=False)),
-        )
+        judged = 0.5 * (_logistic(known, real=True) + _logistic(caught, real=False))
+        return _logistic(fooled, real=True) + L1_WEIGHT * l1, judged
 
 
 class Pix2PixTask:
@@ -199,8 +189,7 @@ class Pix2PixTask:
         return source.to(device), reference.to(device), vector.to(device), target.to(device)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        losses = model(*self.inputs(indices, noise))
-        return losses[0] + losses[1]
+        return sum(model(*self.inputs(indices, noise)))
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@ and what the paper leaves open about its targets, done both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,8 +15,7 @@ from torch import Tensor
 from repro.ddpm.process import q_sample
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.effects.grain import N_SAMPLES, RADII
-from repro.editing.effects.grain_law import grain_variance
+from repro.editing.effects.grain import N_SAMPLES, RADII, grain_variance
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
@@ -37,16 +38,12 @@ def attention(editor: Editor, data: Split, vector: EditingVector, level: int = L
     inputs, _ = editor.conditions(data.sharp, [vector] * len(data), reference, hole)
     named = [(name, m) for name, m in editor.network.unet.named_modules() if name.endswith("attn2")]
     layers = dict(sorted(named, key=lambda pair: ("down", "mid_", "up_b").index(pair[0][:4])))  # as they run
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: queries.__setitem__(name, args[0]))
-        for name, module in layers.items()
-    ]
-    try:
-        z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(inputs["source"].shape[1:]))
+    z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(inputs["source"].shape[1:]))
+    with ExitStack() as hooks:
+        for name, module in layers.items():
+            keep = partial(lambda name, _, args: queries.update({name: args[0]}), name)
+            hooks.callback(module.register_forward_pre_hook(keep).remove)
         editor.network(z_t, level, **inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     tokens, found = editor.network.mapping(inputs["vector"]), {}
     for name, module in layers.items():
         query, key = (module.head_to_batch_dim(part) for part in (module.to_q(queries[name]), module.to_k(tokens)))
@@ -84,9 +81,7 @@ def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float]
 
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
     """Crops and their edits as training keeps them, latents and vectors: see `repro.editing.study.bank.encoded`."""
-    part = bank.edits(data)
-    found = bank.encoded(editor.autoencoder, part)
-    return {**{name: latent.float() for name, latent in found.items()}, "vector": part["vector"]}
+    return {name: value.float() for name, value in bank.encoded(editor.autoencoder, bank.edits(data)).items()}
 
 
 def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:
@@ -104,12 +99,12 @@ def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
     """Colour transfer of the first crop by Reinhard's ratio and by its inverse, and the mean l1 between the two."""
     reinhard, inverse = (colour_transfer(data.sharp, data.reference, ratio=way) for way in ("reinhard", "inverse"))
     pictures = {
-        "picture": data.sharp,
-        "reference": data.reference,
-        "Reinhard's ratio": reinhard,
-        "its inverse": inverse,
+        "picture": data.sharp[:1],
+        "reference": data.reference[:1],
+        "Reinhard's ratio": reinhard[:1],
+        "its inverse": inverse[:1],
     }
-    return _first(pictures), (reinhard - inverse).abs().mean().item()
+    return pictures, (reinhard - inverse).abs().mean().item()
 
 
 def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
@@ -120,14 +115,14 @@ def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
 
 def thresholds(data: Split, amount: float = 3.0, threshold: float = 0.03) -> dict[str, Tensor]:
     """The first crop sharpened as meant and as printed, and what changed, four times as large."""
-    meant, printed = unsharp_mask(data.sharp, amount, threshold), as_printed(data.sharp, amount, threshold)
-    pictures = {
+    image = data.sharp[:1]
+    meant, printed = unsharp_mask(image, amount, threshold), as_printed(image, amount, threshold)
+    return {
         "as meant": meant,
-        "what it changed, × 4": (0.5 + 4 * (meant - data.sharp)).clamp(0, 1),
+        "what it changed, × 4": (0.5 + 4 * (meant - image)).clamp(0, 1),
         "as printed": printed,
-        "what it changed, × 4 ": (0.5 + 4 * (printed - data.sharp)).clamp(0, 1),
+        "what it changed, × 4 ": (0.5 + 4 * (printed - image)).clamp(0, 1),
     }
-    return _first(pictures)
 
 
 def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen")) -> tuple[dict[str, Tensor], float]:
@@ -136,16 +131,12 @@ def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen"))
     turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
     one, other = data.edit(*tasks).target, turned.edit(*tasks).target
     pictures = {
-        "picture": data.sharp,
-        "grain first": one,
-        "sharpening first": other,
-        "difference × 4": (4 * (one - other).abs()).clamp(0, 1),
+        "picture": data.sharp[:1],
+        "grain first": one[:1],
+        "sharpening first": other[:1],
+        "difference × 4": (4 * (one - other).abs()).clamp(0, 1)[:1],
     }
-    return _first(pictures), (one - other).abs().mean().item()
-
-
-def _first(pictures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {words: x[:1] for words, x in pictures.items()}
+    return pictures, (one - other).abs().mean().item()
 
 
 # -- features ---------------------------------------------------------------------------------------------------------

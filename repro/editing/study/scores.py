@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from repro.editing.study import strength
-from repro.editing.study.benchmark import Bench, Split, split
+from repro.editing.study.benchmark import Split
 from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
 from repro.metrics import distribution, protocols
@@ -47,10 +47,7 @@ ALIASES = {"paired-kid/inception": KID}
 @lru_cache(maxsize=4)
 def crops(source: Any, each: int) -> Split:
     """The first `each` crops of every held-out photograph, photograph by photograph; of REDS, frames of a sequence."""
-    if not isinstance(source, Bench):
-        return source.first("test", each)
-    whole = split("test", source)
-    return whole.at([i for i in range(len(whole)) if i % source.each[2] < each])
+    return source.first("test", each)
 
 
 def by_photo(values: Tensor, each: int) -> list[float]:
@@ -64,28 +61,21 @@ def _net(real: bool = False) -> FeatureNet:
 
 
 @lru_cache(maxsize=64)
-def _targets(bench: Bench, each: int, tasks: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Targets of an edit and their features."""
-    target = crops(bench, each).edit(*tasks).target
-    return target, extract(_net(), target)
+def target_of(data: Split, tasks: tuple[str, ...]) -> Tensor:
+    """The target of an edit, kept: grain costs more than the edits themselves."""
+    return data.edit(*tasks).target
 
 
-def _kept_whole(data: Split) -> int:
-    """How many crops a photograph of a whole test split of the pack, whose targets are kept; 0 for any other."""
-    several = range(1, data.bench.each[2] + 1) if isinstance(data.bench, Bench) else ()
-    return next((each for each in several if data is crops(data.bench, each)), 0)
-
-
-def target_of(data: Split, tasks: Sequence[str]) -> Tensor:
-    """The target of an edit. Those of all crops are cached: grain costs more than the edits themselves."""
-    each = _kept_whole(data)
-    return _targets(data.bench, each, tuple(tasks))[0] if each else data.edit(*tasks).target
+@lru_cache(maxsize=64)
+def _target_features(data: Split, tasks: tuple[str, ...]) -> Tensor:
+    return extract(_net(), target_of(data, tasks))
 
 
 def scored(
     data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: object = False
 ) -> Metrics:
     """Every protocol, per photograph, KID's shares too (`real`: of Inception); strengths where they are defined."""
+    tasks = tuple(tasks)
     output, target = method(data, tasks).clamp(0, 1), target_of(data, tasks)
     raw = {p: protocols.score(p, output, target) for p in PROTOCOLS}
     for task, measure in strength.MEASURES.items():
@@ -105,9 +95,8 @@ def scored(
         a, b = (extract(_net(True), images) for images in (output, target))
         found["paired-kid/inception"] = by_photo(distribution.paired_kid(a, b), each)
         found["kid/inception"] = distribution.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
-    elif kid and _kept_whole(data) == each and len(data) // each >= LEAST:
-        features_of_target = _targets(data.bench, each, tuple(tasks))[1]
-        found[KID] = by_photo(distribution.paired_kid(extract(_net(), output), features_of_target), each)
+    elif kid and data is crops(data.bench, each) and len(data) // each >= LEAST:  # a whole test split
+        found[KID] = by_photo(distribution.paired_kid(extract(_net(), output), _target_features(data, tasks)), each)
     return found
 
 

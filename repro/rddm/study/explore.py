@@ -11,14 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import center_crop, read_image, resize, to_model, to_unit
+from repro.data.images import resize, to_model, to_unit
 from repro.errors import ReproError
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.study.experiments import BASELINES, degraded, name_of
 from repro.rddm.study.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
-from repro.ui.photos import plaque, resized, stage
+from repro.ui.photos import own_view as own_view
+from repro.ui.photos import plaque, resized, stage, uploaded
 from repro.ui.plots import split_view, tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
@@ -54,7 +55,6 @@ PHOTOS = {
     "Colosseum": "photos/monuments_colosseum",
     "Mount Rushmore": "photos/monuments_mountRushmore",
 }
-WIDE = 480  # pixels: width of a reader's own photograph
 
 
 def controls(given: Mapping[str, Any]) -> dict[str, Control]:
@@ -158,28 +158,11 @@ def own_photo(
     return given, to_unit(restored)[0], f"{said} · {strategy}, {how}"
 
 
-def own_view(made: tuple[Tensor, Tensor, str] | str, split: float) -> np.ndarray:
-    """Input and result, large; uint8 (H, W, 3)."""
-    if isinstance(made, str):
-        return plaque(made)
-    given, restored, words = made
-    wide = WIDE if given.shape[2] >= given.shape[1] else WIDE * given.shape[2] // given.shape[1]
-    return stage(split_view(resized(given, wide), resized(restored, wide), split), {}, words)
-
-
 def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; None stands for our `picture`.
-
-    Raises `ReproError` for what is no image, or one smaller than 16 pixels.
-    """
+    """(3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; None stands for our `picture`."""
     if photo is None:
         return resize(pack.load(held_out(PHOTOS[picture])), side).clamp(0, 1), picture
-    image = read_image(photo.content, min_side=16, name=photo.name)
-    height, width = image.shape[-2:]
-    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
-    if max(height, width) > most:
-        image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
-    return resize(image, side).clamp(0, 1), said
+    return uploaded(photo, side)
 
 
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:

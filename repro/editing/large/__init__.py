@@ -1,1 +1,0 @@
-"""Large images and images for use: `tiling` (network and autoencoder by tiles), `carry` (last corrections)."""

@@ -1,0 +1,262 @@
+"""Paper scale: REDS as the source of the benchmark, and the published networks that the paper's training starts from.
+
+"Multi-task image-to-image diffusion models with fine-grained control" splits REDS' 300 sequences into 240, 30 and 30,
+but the ground truth of the last 30 is withheld. Decided here: the 30 published validation sequences are the test split,
+as nobody trains on them, and the last 30 of the 240 training sequences are the validation split, so that 210 are
+trained on. No number on this test split is one on the paper's.
+
+Section 3.2: "The VQ autoencoder and the denoising U-Net are initialized from a pretrained text-to-image model", citing
+"High-Resolution Image Synthesis with Latent Diffusion Models". That is, most likely, the one of 1.45 billion
+parameters: it was trained at the paper's 256 pixels, and though no text-to-image model of those authors has a VQ
+autoencoder, the files of this one call its KL autoencoder `vqvae`. Stable Diffusion v1 is the other candidate. Both
+have latents of 4 channels and factor 8. Decided here, the paper being silent: the autoencoder stays frozen; latents are
+the mode of its distribution, not a sample, so that an image has one latent; the input convolution's weights for new
+channels start at zero, so that training begins at the pretrained model; nothing but the mapping network is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from safetensors.torch import save
+from torch import Tensor
+
+from repro import paths
+from repro.data.crops import crop_places
+from repro.data.flist import Pair
+from repro.data.images import read_image
+from repro.data.published import read_split
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.effects.compose import Recipe
+from repro.editing.effects.masks import free_form_mask
+from repro.editing.model import EditingNet
+from repro.editing.study.benchmark import SPLITS, VERSION, Split, parameters, reference_rows
+from repro.errors import ReproError
+
+_HELD = 8  # one in eight of the training sequences is held out for validation: 30 of 240
+
+
+@dataclass(frozen=True)
+class Reds:
+    """REDS in its published layout: `train/train_sharp/000/00000000.png`, `train/train_blur/…`, `val/…`.
+
+    One crop of crop x crop pixels from every pair of frames, at a place keyed by (version, id). recipe: as of `Bench`.
+    """
+
+    root: Path
+    crop: int = 256
+    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+    version: int = VERSION
+
+    def digest(self) -> str:
+        """Short hash of the definition, and of names and sizes of the files."""
+        files = [path for name in SPLITS for pair in self.pairs(name) for path in (pair.target, pair.input)]
+        sizes = [[file.relative_to(self.root).as_posix(), file.stat().st_size] for file in files]
+        settings = {"crop": self.crop, "recipe": self.recipe.hashed(), "version": self.version}
+        return hashlib.sha256(json.dumps({**settings, "files": sizes}, sort_keys=True).encode()).hexdigest()[:16]
+
+    def pairs(self, name: str) -> tuple[Pair, ...]:
+        """Blurred (input) and sharp (target) frames of one of the benchmark's splits."""
+        found = _pairs(self.root, "val" if name == "test" else "train")
+        if name == "test":
+            return found
+        sequences = sorted({_sequence(pair) for pair in found})
+        held = set(sequences[len(sequences) - len(sequences) // _HELD :])
+        return tuple(pair for pair in found if (_sequence(pair) in held) == (name == "validation"))
+
+    def blocks(self, name: str, most: int, pairs: Sequence[Pair] | None = None) -> Iterator[Split]:
+        """The crops of a split (or of some of its pairs), at most so many at once."""
+        chosen, train = self.pairs(name) if pairs is None else pairs, self.pairs("train")
+        every = [self._id(pair) for pair in self.pairs(name)]
+        others = dict(zip(every, reference_rows(name, every, len(train), self.version).tolist(), strict=True))
+        for start in range(0, len(chosen), most):
+            part = chosen[start : start + most]
+            ids = tuple(self._id(pair) for pair in part)
+            taken = [train[others[id]] for id in ids]
+            with ThreadPoolExecutor(8) as pool:
+                sharp, blurred, reference = (
+                    torch.stack(list(pool.map(self._cut, source, [kind] * len(source))))
+                    for source, kind in ((part, "target"), (part, "input"), (taken, "target"))
+                )
+            degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
+            vectors = tuple(replace(vector, blur=beta) for vector, beta in degrees)
+            hole = free_form_mask(self.version, ids, (self.crop, self.crop))
+            yield Split(name, ids, sharp, reference, hole, vectors, self, blurred)
+
+    def first(self, name: str, each: int) -> Split:
+        """The first `each` frames of every sequence of a split, in memory."""
+        chosen = [pair for _, group in groupby(self.pairs(name), _sequence) for pair in list(group)[:each]]
+        return next(self.blocks(name, len(chosen), chosen))
+
+    def _id(self, pair: Pair) -> str:
+        """As "train/000/00000042": the published part, the sequence, the frame."""
+        part, _, sequence, frame = pair.target.relative_to(self.root).parts
+        return f"{part}/{sequence}/{Path(frame).stem}"
+
+    def _cut(self, pair: Pair, kind: str) -> Tensor:
+        """The crop of a pair's "input" or "target", not mirrored: the same place for both."""
+        image = read_image(getattr(pair, kind))
+        (top,), (left,), _ = crop_places([tuple(image.shape[1:])], self.crop, [self._id(pair)], self.version)
+        return image[:, top : top + self.crop, left : left + self.crop].clone()
+
+
+def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:
+    """beta in [0, 1] of pairs (B, 3, H, W): ||sharp - blurred|| over ||sharp - mean||, at most 1, to 4 decimals.
+
+    "Multi-task image-to-image diffusion models with fine-grained control" conditions on a "blur degree" of REDS' frames
+    and does not say how a frame gets it. Decided here: the share of a crop's deviation that the blur took.
+    """
+    sharp = sharp.double()
+    whole = (sharp - sharp.mean(dim=(2, 3), keepdim=True)).flatten(1).norm(dim=1).clamp(min=1e-6)
+    return [round(beta, 4) for beta in ((sharp - blurred).flatten(1).norm(dim=1) / whole).clamp(max=1).tolist()]
+
+
+def _sequence(pair: Pair) -> str:
+    return pair.target.parent.name
+
+
+@lru_cache(maxsize=4)
+def _pairs(root: Path, part: str) -> tuple[Pair, ...]:
+    return tuple(sorted(read_split("reds", part, root).pairs, key=lambda pair: pair.target))
+
+
+# -- the published networks -------------------------------------------------------------------------------------------
+
+
+UNET: dict[str, Any] = {  # of both: 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "cross_attention_dim": 1280,
+    "attention_head_dim": 8,  # in this U-Net of diffusers, the number of heads
+    "norm_num_groups": 32,
+}
+KL: dict[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published text-to-image model, in diffusers' layout.
+
+    `hub`   where it is published; its own folder in `repro.paths.data()` bears the name after the slash.
+    `part`  subfolder of the autoencoder; that of the U-Net is "unet".
+    `unet`, `autoencoder`  their configuration.
+    """
+
+    hub: str
+    part: str
+    unet: Mapping[str, Any]
+    autoencoder: Mapping[str, Any]
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments of `EditingNet`; the input's bypass is left out, since a pretrained network needs none."""
+        sizes = {"channels": self.unet["out_channels"], "context": self.unet["cross_attention_dim"]}
+        return {"published": dict(self.unet), **sizes, "input_skip": False, "checkpointing": True}
+
+    def load(self, kind: Any, part: str, settings: Mapping[str, Any]) -> Any:
+        """A part as diffusers' class `kind`, in fp32: from the model's own folder, else from the Hugging Face hub.
+
+        Raises `ReproError` where it is in neither, and where its configuration is not `settings`.
+        """
+        own = paths.data() / self.hub.split("/")[-1]
+        try:  # of .bin files, too, only tensors are read
+            found = kind.from_pretrained(str(own) if own.is_dir() else self.hub, subfolder=part)
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            raise ReproError(
+                f"{own / part}: no pretrained weights ({' '.join(str(error).split())[:200]}); accepted there: "
+                f"the folder {part} of {self.hub} on the Hugging Face hub, which could not be fetched"
+            ) from error
+        for key, value in settings.items():
+            given = found.config.get(key)
+            if (list(given) if isinstance(given, tuple) else given) != value:
+                raise ReproError(f"{self.hub}/{part}: {key} is {given!r}; accepted: {value!r}, as published")
+        return found.float()
+
+
+MODELS: dict[str, Pretrained] = {
+    "ldm": Pretrained("CompVis/ldm-text2im-large-256", "vqvae", UNET, KL),
+    "sd1": Pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5", "vae", UNET | {"cross_attention_dim": 768}, KL),
+}
+
+
+class PretrainedAutoencoder(Autoencoder):
+    """A published KL autoencoder, frozen, used like ours: latents are the mode, times the model's scale.
+
+    Args:
+        settings: configuration of diffusers' `AutoencoderKL`; `scaling_factor` brings latents to unit deviation.
+    """
+
+    @register_to_config
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super(Autoencoder, self).__init__()  # its layers are others
+        self.vq = AutoencoderKL(**settings)
+        self.register_buffer("mean", torch.zeros(self.channels), persistent=False)
+        scale = torch.full((self.channels,), 1.0 / self.vq.config.scaling_factor)
+        self.register_buffer("deviation", scale, persistent=False)
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent."""
+        return 2 ** (len(self.vq.config.block_out_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.vq.config.latent_channels
+
+    def raw(self, image: Tensor) -> Tensor:
+        """The mode of the latents' distribution, not scaled."""
+        return self.vq.encode(image).latent_dist.mode()
+
+    def render(self, raw: Tensor) -> Tensor:
+        """The decoder alone, of latents that are not scaled."""
+        return self.vq.decode(raw).sample
+
+
+def initialise(net: EditingNet, model: Pretrained) -> EditingNet:
+    """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens."""
+    state = model.load(UNet2DConditionModel, "unet", model.unet).state_dict()
+    own = state["conv_in.weight"]
+    state["conv_in.weight"] = own.new_zeros(len(own), net.unet.config.in_channels, *own.shape[2:])
+    state["conv_in.weight"][:, : own.shape[1]] = own
+    net.unet.load_state_dict(state)
+    return net
+
+
+@lru_cache(maxsize=2)
+def load_autoencoder(name: str) -> PretrainedAutoencoder:
+    """The frozen autoencoder of MODELS[name], in eval mode, on the accelerator where there is one; read-only."""
+    model = MODELS[name]
+    made = PretrainedAutoencoder(dict(model.autoencoder))
+    made.vq = model.load(AutoencoderKL, model.part, model.autoencoder)
+    return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def autoencoder_hash(name: str) -> str:
+    """SHA-256 of the weights of MODELS[name]'s autoencoder."""
+    state = load_autoencoder(name).state_dict()
+    return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()
