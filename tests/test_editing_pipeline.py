@@ -42,12 +42,11 @@ FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2
 ALL = dict(blur=0.3, grain=0.05, reference=REFERENCE, mask=HOLE, sharpen=(2.5, 0.04))
 
 
-def make(network=None, autoencoder=None, scheduler=None, prediction=PREDICTION, **settings):
+def make(network=None, autoencoder=None, scheduler=None, prediction=PREDICTION):
     pipe = EditingPipeline(
         network or tiny_network().requires_grad_(False),
         autoencoder or tiny_autoencoder(),
         scheduler or scheduler_of(SCHEDULE, prediction),
-        **settings,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -67,19 +66,14 @@ def close(a, b, atol=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "changes", "settings", "eta"),
-    [
-        ("v_prediction", {}, {}, 0.8),
-        ("epsilon", {}, {"fill": 0.5}, 0.0),
-        ("v_prediction", {"condition": "concat"}, {"quantize": True}, 0.0),
-        ("v_prediction", {"mask": True}, {}, 0.8),
-    ],
+    ("prediction", "changes", "eta"),
+    [("epsilon", {}, 0.0), ("v_prediction", {"condition": "concat"}, 0.0), ("v_prediction", {"mask": True}, 0.8)],
 )
-def test_it_draws_what_the_editor_draws(prediction, changes, settings, eta):
+def test_it_draws_what_the_editor_draws(prediction, changes, eta):
     network = tiny_network(scale=0.3, **changes).requires_grad_(False)
-    pipe = make(network, prediction=prediction, **settings)
+    pipe = make(network, prediction=prediction)
     found = pipe(IMAGE, seed=4, eta=eta, exact=False, output_type="pt", **ALL).images
-    for editor in (tiny_editor(network, prediction=prediction, **settings), pipe.editor):
+    for editor in (tiny_editor(network, prediction=prediction), pipe.editor):
         inputs = dict(reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
         close(found, editor.edit(IMAGE, [FULL] * 2, [0, 1], **inputs))
     assert found.std() > 0.01
@@ -130,13 +124,12 @@ def test_kinds_of_input_and_output_are_one_picture(pipe, tmp_path):
 
 
 def test_saved_and_loaded_it_draws_the_same(tmp_path):
-    pipe = make(tiny_network(condition="concat"), fill=0.5, quantize=True)
+    pipe = make(tiny_network(condition="concat"))
     before = pipe(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images
     pipe.save_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
     again = EditingPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
-    assert again.config.fill == 0.5 and again.config.quantize is True
     close(again(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images, before, 1e-6)
 
 

@@ -24,7 +24,7 @@ from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.masks import cut_hole
 from repro.editing.large import DETAIL, ForUse, TiledAutoencoder, TiledNetwork, Tiling, references
 from repro.editing.model import EditingNet
-from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request, refine
+from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.rng import KeyedNoise
@@ -84,22 +84,13 @@ class EditingPipeline(DiffusionPipeline):
         network: an `EditingNet` with an RGB reference; with or without a mask.
         autoencoder: the one whose latents it was trained on.
         scheduler: diffusers', of the schedule and kind of prediction that the network was trained with.
-        fill: value of holes in the source, in [0, 1].
-        quantize: whether latents go through the codebook before they are decoded.
 
     Raises `ReproError` for parts that do not belong together.
     """
 
     model_cpu_offload_seq = "network->autoencoder"
 
-    def __init__(
-        self,
-        network: EditingNet,
-        autoencoder: Autoencoder,
-        scheduler: SchedulerMixin,
-        fill: float = 0.0,
-        quantize: bool = False,
-    ) -> None:
+    def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: SchedulerMixin) -> None:
         super().__init__()
         for part, kind in ((network, EditingNet), (autoencoder, Autoencoder), (scheduler, SchedulerMixin)):
             if not isinstance(part, kind):
@@ -116,7 +107,6 @@ class EditingPipeline(DiffusionPipeline):
                 "and clip_sample=False, since latents have no range (repro.editing.pipeline.scheduler_of makes one)"
             )
         self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
-        self.register_to_config(fill=fill, quantize=quantize)
 
     @classmethod
     def shipped(cls, profile: str = "small", variant: str = "taught-long") -> EditingPipeline:
@@ -147,8 +137,7 @@ class EditingPipeline(DiffusionPipeline):
         if tiling is not None:
             network, autoencoder = TiledNetwork(network, tiling), TiledAutoencoder(autoencoder, tiling)
         schedule = Schedule("of the scheduler", self.scheduler.betas)
-        kind = self.scheduler.config.prediction_type
-        return Editor(network, autoencoder, schedule, kind, self.config.fill, self.config.quantize)
+        return Editor(network, autoencoder, schedule, self.scheduler.config.prediction_type)
 
     @torch.no_grad()
     def __call__(
@@ -182,7 +171,7 @@ class EditingPipeline(DiffusionPipeline):
             mask: of the images' size, or one each; 1 or white is the hole that is filled anew, see
                 `repro.data.inputs.masks`.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
-                more may follow (`repro.editing.sampling.refine`).
+                more may follow (`Editor.refine`).
             generator: one, or one an image.
             seed: instead of a generator deterministic per-sample noise, keyed by seed and place in the batch: that of
                 `Editor.edit` with the ids 0, 1, ….
@@ -276,8 +265,7 @@ class EditingPipeline(DiffusionPipeline):
         for t in self.progress_bar(scheduler.timesteps):
             x_t = scheduler.scale_model_input(x, t)
             x = scheduler.step(predict(x_t, t.expand(count)), t, x, **options(t, x)).prev_sample
-        last = (x_t, x, round(float(t)), conditions["vector"])
-        for step in refine(predict, *last, editor.schedule, editor.prediction):
+        for step in editor.refine(predict, x_t, x, round(float(t)), conditions["vector"]):
             x = step.x
         return editor.picture(x, box)
 

@@ -36,6 +36,8 @@ STEPS = 5
 # grain, more noise left in everything else. Chosen on validation photographs.
 LATE = (100, 20)
 
+Ids = Sequence[int | str]
+
 
 @dataclass(frozen=True)
 class Editor:
@@ -87,11 +89,8 @@ class Editor:
         source, factor = self.autoencoder.encode(padded), self.autoencoder.factor
         latent = self.network.config.reference == "latent"
         shape = (len(image), self.autoencoder.channels if latent else 3, *source.shape[2:])
-        inputs = {
-            "source": source,
-            "vector": as_tensor(vectors, device),
-            "reference": torch.zeros(shape, device=device),
-        }
+        inputs = {"source": source, "vector": as_tensor(vectors, device)}
+        inputs["reference"] = torch.zeros(shape, device=device)
         if reference is not None:  # brought to the source's size: its colours matter, its shapes do not
             fitted = reference * 2 - 1
             if fitted.shape[2:] != padded.shape[2:]:
@@ -103,20 +102,18 @@ class Editor:
             inputs["mask"] = F.avg_pool2d(pad_to_multiple(mask, self.multiple)[0].float(), factor)
         return inputs, box
 
-    def edit(
-        self, image: Tensor, vectors: Sequence[EditingVector], ids: Sequence[int | str], **settings: Any
-    ) -> Tensor:
+    @torch.no_grad()
+    def edit(self, image: Tensor, vectors: Sequence[EditingVector], ids: Ids, **settings: Any) -> Tensor:
         """Edited images (B, 3, H, W) in [0, 1]; arguments as of `trajectory`."""
         steps, box = self.trajectory(image, vectors, ids, **settings)
-        with torch.no_grad():
-            return self.picture(sample(steps), box)
+        return self.picture(sample(steps), box)
 
     @torch.no_grad()
     def trajectory(
         self,
         image: Tensor,
         vectors: Sequence[EditingVector],
-        ids: Sequence[int | str],
+        ids: Ids,
         *,
         reference: Tensor | None = None,
         hole: Tensor | None = None,
@@ -152,10 +149,25 @@ class Editor:
             settings = {"eta": eta, "noise": noise, "prediction": self.prediction}
             for step in ddim(model, start, self.schedule, times, clip=False, **settings):  # latents have no range
                 yield step
-            last = (step.x_t, step.x0, step.t, inputs["vector"])
-            yield from refine(model, *last, self.schedule, self.prediction, self.late)
+            yield from self.refine(model, step.x_t, step.x0, step.t, inputs["vector"])
 
         return down(), box
+
+    def refine(self, model: Model, x_t: Tensor, x0: Tensor, t: int, vectors: Tensor) -> Iterator[Step]:
+        """Further denoising steps at low noise: from a run's last state x_t at timestep t and its sample x0, both
+        (B, C, h, w), at the timesteps of `late` below t, by deterministic DDIM. All steps together are DDIM at uneven
+        timesteps.
+
+        Images whose `vectors` (B, 9) have no grain keep x0; where none has, there are no steps.
+        """
+        times, grain = [n for n in self.late if n < t], vectors[:, NAMES.index("grain"), None, None, None] > 0
+        if not times or not grain.any():
+            return
+        ab, ab_late = (self.schedule.alpha_bar[n].item() for n in (t, times[0]))
+        eps = torch.sub(x_t, x0, alpha=ab**0.5).div_((1 - ab) ** 0.5)
+        start = torch.mul(x0, ab_late**0.5).add_(eps, alpha=(1 - ab_late) ** 0.5)
+        for step in ddim(model, start, self.schedule, times, prediction=self.prediction, clip=False):
+            yield replace(step, x=torch.where(grain, step.x, x0))
 
     @torch.no_grad()
     def picture(self, latent: Tensor, box: Box) -> Tensor:
@@ -170,38 +182,11 @@ class Editor:
         return self.picture(self.autoencoder.encode(padded), box)
 
 
-def refine(
-    model: Model,
-    x_t: Tensor,
-    x0: Tensor,
-    t: int,
-    vectors: Tensor,
-    schedule: Schedule,
-    prediction: Kind,
-    late: Sequence[int] = LATE,
-) -> Iterator[Step]:
-    """Further denoising steps at low noise: from a run's last state x_t at timestep t and its sample x0, both
-    (B, C, h, w), at the timesteps of `late` below t, by deterministic DDIM. All steps together are DDIM at uneven
-    timesteps.
-
-    Images whose `vectors` (B, 9) have no grain keep x0; where none has, there are no steps.
-    """
-    times, grain = [n for n in late if n < t], vectors[:, NAMES.index("grain")] > 0
-    if not times or not grain.any():
-        return
-    ab, ab_late = (schedule.alpha_bar[n].item() for n in (t, times[0]))
-    eps = torch.sub(x_t, x0, alpha=ab**0.5).div_((1 - ab) ** 0.5)
-    start = torch.mul(x0, ab_late**0.5).add_(eps, alpha=(1 - ab_late) ** 0.5)
-    on = grain[:, None, None, None]
-    for step in ddim(model, start, schedule, times, prediction=prediction, clip=False):
-        yield replace(step, x=torch.where(on, step.x, x0))
-
-
 def in_sequence(
     editors: Mapping[str, Editor],
     image: Tensor,
     vectors: Sequence[EditingVector],
-    ids: Sequence[int | str],
+    ids: Ids,
     *,
     recipe: Recipe,
     reference: Tensor | None = None,

@@ -132,7 +132,7 @@ def load_checkpoint(name: str | Path) -> nn.Module:
     return _loaded(folder_of(name))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _loaded(folder: Path) -> nn.Module:
     model = _network(folder / CONFIG)
     weights, expected = folder / WEIGHTS, _read_json(folder / CARD).get("sha256")

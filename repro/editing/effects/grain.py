@@ -56,7 +56,7 @@ def film_grain(
     Args:
         radius: grain radius in pixels, from 0.0001; one number, or (B,).
         seed, ids: grain depends on (seed, id, channel, place); ids are 0 .. B-1 by default.
-        sigma_filter: deviation of the observation filter, in pixels; 0 renders single points.
+        sigma_filter: deviation of the observation filter, in pixels.
         n_samples: points a pixel. They add a noise of about sqrt(u (1 - u) / n_samples), which exceeds the grain itself
             below a radius of about 2 sigma_filter / sqrt(n_samples).
 
@@ -76,7 +76,7 @@ def film_grain(
     cells = (1 / radii + 1e-6).floor().clamp(min=1).long()  # (P,) a pixel
     area = math.pi * (radii * cells).square()[:, None, None]  # of a grain, in cells
     mean = -torch.log1p(-pictures.cpu().double().flatten(0, 1) / (1 + HEADROOM)) / area  # (P, H, W) grains a cell
-    points = sample_offsets(n_samples if sigma_filter > 0 else 1) * sigma_filter
+    points = sample_offsets(n_samples) * sigma_filter
     count = torch.zeros(batch * channels, height, width)
     for dy, dx in points.tolist():
         count += _covered(mean, radii * cells, cells, keys, dy, dx)
@@ -116,10 +116,8 @@ def _covered(mean: Tensor, reach: Tensor, cells: Tensor, keys: Tensor, dy: float
 def sample_offsets(n_samples: int) -> Tensor:
     """(N, 2) float64: a fixed set of points with the standard normal's profile, mean 0 and mean square 1 per axis.
 
-    A golden-angle spiral whose radii are the quantiles of |N(0, I)|; a single point is the centre.
+    A golden-angle spiral whose radii are the quantiles of |N(0, I)|.
     """
-    if n_samples == 1:
-        return torch.zeros(1, 2, dtype=torch.float64)
     k = torch.arange(n_samples, dtype=torch.float64)
     angle = k * (math.pi * (3 - math.sqrt(5)))
     distance = (-2 * torch.log1p(-(k + 0.5) / n_samples)).sqrt()

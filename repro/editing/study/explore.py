@@ -125,7 +125,14 @@ def edit(
         draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
         inputs["hole"] = draw(1, ["mask"], tuple(sharp.shape[2:]))
     pair = compose(sharp, vector, seed=bench.version, ids=[picture], recipe=bench.recipe, **inputs)
-    output = made(now, method, sharp, vector, steps=steps, seed=seed, **inputs)
+    sampled = {"steps": steps, "seed": seed, **inputs}
+    if method == PIX2PIX:
+        source = cut_hole(sharp, inputs["hole"], bench.recipe.fill) if vector.inpaint else sharp
+        output = generate(now.generator(), source, [vector], inputs["reference"]).clamp(0, 1)
+    elif method == SINGLE and vector.active:
+        output = in_sequence(now.singles(), sharp, [vector], [ID], recipe=bench.recipe, **sampled)
+    else:
+        output = now.editor(VARIANTS.get(method, LONGER)).edit(sharp, [vector], [ID], **sampled)
     return Edited(levels(pair.source), output, levels(pair.target), inputs["reference"], _written(vector))
 
 
@@ -141,17 +148,6 @@ def view(made: Edited | str, split: float) -> np.ndarray:
     }
     before, after = (resized(x[0], 376) for x in (made.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
-
-
-def made(now: Lesson, method: str, sharp: Tensor, vector: EditingVector, **inputs: Any) -> Tensor:
-    """The image (1, 3, H, W) in [0, 1], edited; `inputs`: reference, hole, steps and seed."""
-    if method == PIX2PIX:
-        hole, fill = inputs["hole"], now.live.bench.recipe.fill
-        source = sharp if hole is None else cut_hole(sharp, hole, fill)
-        return generate(now.generator(), source, [vector], inputs["reference"]).clamp(0, 1)
-    if method == SINGLE and vector.active:
-        return in_sequence(now.singles(), sharp, [vector], [ID], recipe=now.live.bench.recipe, **inputs)
-    return now.editor(VARIANTS.get(method, LONGER)).edit(sharp, [vector], [ID], **inputs)
 
 
 def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
@@ -218,8 +214,8 @@ def own_photo(
     vector = EditingVector(colour=reference is not None, **effects)
     side = 2 * now.live.bench.crop[2]
     image, said = uploaded(photo, side) if photo else (resize(_ours(picture), side).clamp(0, 1), picture)
-    inputs = {"reference": None if reference is None else reference[None], "hole": None}
-    (output,) = made(now, FOR_USE, image[None], vector, steps=now.live.steps, seed=seed, **inputs)
+    settings = {"reference": None if reference is None else reference[None], "steps": now.live.steps, "seed": seed}
+    (output,) = now.editor(LONGER).edit(image[None], [vector], [ID], **settings)
     return image, output, f"{said}   {_written(vector)}"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.scores import crops
 from repro.editing.vector import TASKS
 from repro.engine import study
-from repro.engine.checkpoint import folder_of, load_checkpoint, read_card, trained
+from repro.engine.checkpoint import load_checkpoint, read_card, trained
 
 Method = Callable[[Split, Sequence[str]], "Tensor | None"]
 PIX2PIX, PALETTE, SINGLE, MULT = "pix2pix", "Palette++", "Ours-single", "Ours-mult"
@@ -67,7 +66,7 @@ class Lesson(study.Lesson):
 
     def editor(self, variant: str = "mult") -> Editor:
         """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
-        return _editor(folder_of(name_of(variant, 0, self.live.name)), self.live.name, variant)
+        return editor_of(self.live, variant)
 
     def singles(self) -> dict[str, Editor]:
         """task -> its own network, of those that are here."""
@@ -115,12 +114,6 @@ def _whole(name: str, pictures: Mapping[str, Tensor], side: int, bench: Bench) -
     """Images (3, H, W) in [0, 1] by id, brought to squares of that side, as a split of the benchmark."""
     sharp = torch.stack([levels(center_crop(resize(x, side).clamp(0, 1), side)) for x in pictures.values()])
     return as_split(name, tuple(pictures), sharp, bench)
-
-
-@lru_cache(maxsize=16)
-def _editor(folder: Path, profile: str, variant: str) -> Editor:
-    # `load_checkpoint` keeps eight networks; the page works with nine. `folder` keys the cache.
-    return editor_of(experiments.PROFILES[profile], variant)
 
 
 def credits(data: Split) -> str:
