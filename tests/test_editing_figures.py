@@ -49,7 +49,7 @@ def now(tmp_path_factory):
 def test_a_lesson_refuses_what_it_has_not(now):
     with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
         lesson("huge")
-    with pytest.raises(ReproError, match=f"repro train {name_of(MISSING, 0, 'smoke')}"):
+    with pytest.raises(ReproError, match=f"no checkpoint {name_of(MISSING, 0, 'smoke')}"):
         now.editor(MISSING)
     assert now.needs("mult", "palette") == ""
     assert now.needs("mult", MISSING) == (

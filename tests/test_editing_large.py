@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_editing_pipeline import close, make, seeded
-from tiny_editing import pictures, pointwise_network, tiny_network
+from test_editing_pipeline import make, seeded
+from tiny_editing import close, pictures, pointwise_network, tiny_network
 
 from repro.data import pack
 from repro.data.images import resize

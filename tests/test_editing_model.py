@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given as drawn
 from hypothesis import strategies as st
-from tiny_editing import tiny_network
+from tiny_editing import FULL, tiny_network
 from torch import Tensor, nn
 
 from repro.editing.model import EditingNet, VectorMapping
@@ -15,7 +15,6 @@ from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS, EditingVe
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
-FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
 DEFAULT = EditingVector(blur=0.5, grain=0.05, colour=True, inpaint=True, sharpen=(2.0, 0.02))
 SIZE = (6, 8)
 VECTORS = st.builds(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import same_weights
+from tiny_editing import FULL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from repro.engine.registry import Experiment, run
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
 
-FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
 RECIPE = Recipe(images=48, batch=4, lr=1e-3, betas=(0.5, 0.999), clip=0.0, ema=20, threads=1, save_every=12)
 
 
@@ -119,9 +119,7 @@ def test_only_the_generator_ships(tmp_path: Path, monkeypatch):
     for name in ("notebooks", "pyproject.toml"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("REPRO_HOME", str(tmp_path))
-    about = dict(
-        room="editing", task_name="bench", variant="pix2pix", data="photos", profile="smoke", seed=0, summary=""
-    )
+    about = dict(room="editing", task_name="bench", variant="pix2pix", data="photos", profile="smoke", seed=0)
     build = {"build": network, "task": lambda: Pix2PixTask(bank())}
     experiment = Experiment(name="editing-bench-pix2pix-s0", recipe=RECIPE, summary="", ships=True, **about, **build)
     *_, last = run(experiment)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_editing import pictures, tiny_editor, tiny_network
+from tiny_editing import FULL, close, pictures, tiny_editor, tiny_network
 from torch.nn import functional as F
 
 from repro.ddpm.process import model_fn
@@ -19,7 +19,6 @@ from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
-FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
 VECTORS = [FULL, FULL.only("blur"), EditingVector()]
 IMAGE = pictures(3, 24)
 REFERENCE = pictures(3, 40, purpose="reference")
@@ -31,10 +30,6 @@ GIVEN = dict(reference=REFERENCE, hole=HOLE, steps=3)
 @pytest.fixture(scope="module")
 def editor():
     return tiny_editor()
-
-
-def close(a, b, atol=1e-5):
-    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 def differ(a, b):

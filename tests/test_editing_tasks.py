@@ -9,18 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import same_weights
-from tiny_editing import tiny_network
+from tiny_editing import FULL, tiny_network
 from torch import Tensor, nn
 
 from repro.ddpm.schedules import by_name
 from repro.editing import sampling
 from repro.editing.study.experiments import SMOKE
 from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
-from repro.editing.vector import NAMES, TASKS, EditingVector, batch
+from repro.editing.vector import NAMES, TASKS, batch
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train
 
-FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
 SCHEDULE = by_name(**sampling.SCHEDULE)
 COUNT, SIZE = 12, (8, 8)
 

@@ -14,10 +14,16 @@ from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor
 from repro.editing.study.experiments import SMOKE, VARIANTS, autoencoder_name, name_of, network_of
 from repro.editing.study.pix2pix import Pix2PixGenerator
+from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
 
 PREDICTION = "v_prediction"
+FULL = EditingVector(blur=0.3, grain=0.05, colour=True, inpaint=True, sharpen=(2.5, 0.04))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 def tiny_network(seed: int = 0, scale: float = 1.0, **changes: Any) -> EditingNet:

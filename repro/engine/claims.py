@@ -1,7 +1,8 @@
 """The claim ledger: what the papers claim, as inequalities over measured records, and verdicts that follow by rule.
 
-`repro/<room>/study/claims.toml` holds one `[[claim]]` per row, with `id`, `paper`, `text`, `evidence`, and either one
-comparison in the claim itself or several under `[[claim.part]]` (each with a `name`). A comparison is
+`repro/<room>/study/claims.toml` holds one `[[claim]]` per row, with `id`, `paper` (or one for all, on top), `text`,
+`evidence`, and either one comparison in the claim itself or several under `[[claim.part]]` (each with a `name`). A
+comparison is
 
     rule = "greater" | "less" | "equal" | "exact" | "unmeasured"
     metric = "psnr-rgb"                                  # the protocol's name in the records
@@ -339,12 +340,13 @@ def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError` for anything a ledger may not contain."""
     path = path or path_of(room)
     content = read_toml(path)
-    if set(content) - {"headline", "list"} != {"claim"}:
-        raise ReproError(f"{path}: [[claim]] tables, one [headline], one [list] and no more, found {sorted(content)}")
+    if set(content) - {"headline", "list", "paper"} != {"claim"}:
+        raise ReproError(f"{path}: [[claim]], [headline], [list], paper and nothing else, found {sorted(content)}")
     found: dict[str, Claim] = {}
     for entry in content["claim"]:
         where = f"{path}, claim {entry.get('id')}"
-        head = {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
+        head = {"paper": content["paper"]} if "paper" in content else {}
+        head |= {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
         parts = list(expanded(entry.pop("part", ()), content)) or [entry]
         if parts[0] is not entry and (entry or len({part.get("name") for part in parts}) < len(parts)):
             raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")

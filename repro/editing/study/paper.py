@@ -33,7 +33,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from repro import paths
-from repro.data.crops import crop_places
+from repro.data.crops import crops
 from repro.data.flist import Pair
 from repro.data.images import read_image
 from repro.data.published import read_split
@@ -107,8 +107,7 @@ class Reds:
     def _cut(self, pair: Pair, kind: str) -> Tensor:
         """The crop of a pair's "input" or "target", not mirrored: the same place for both."""
         image = read_image(getattr(pair, kind))
-        (top,), (left,), _ = crop_places([tuple(image.shape[1:])], self.crop, [self._id(pair)], self.version)
-        return image[:, top : top + self.crop, left : left + self.crop].clone()
+        return crops([image], self.crop, [self._id(pair)], self.version, flip=False)[0]
 
 
 def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:
