@@ -38,7 +38,7 @@ NAMES = st.text(
 ).filter(lambda s: not s.startswith(".") and len(s.encode()) < 200)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique=True), nested=st.booleans())
 def test_what_is_written_is_read_back(names, nested):
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back(names, nested):
         assert list(files) == list(range(1, len(names) + 1))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(names=st.lists(st.text("ab-._ 01", min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
 def test_equal_stems_come_in_equal_order_whatever_the_suffix(names):
     with tempfile.TemporaryDirectory() as folder:

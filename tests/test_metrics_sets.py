@@ -68,7 +68,7 @@ def test_fid_of_fewer_pictures_than_features_is_exact_where_eigenvalues_are_not(
     assert abs(_torchmetrics("fid", a, a)) > 1e-6, "torchmetrics became exact here: the private formula in fid() may go"
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 24), st.integers(0, 1000))
 def test_fid_is_a_symmetric_distance_that_ignores_order_and_rotation(n, m, d, seed):
     rng = np.random.default_rng(seed)
@@ -144,12 +144,12 @@ def test_efficientnet_recognises_a_cat_and_a_coffee():
 
 
 def test_efficientnet_features_do_not_depend_on_the_batch_and_order_degradations():
-    net, x = efficientnet_lite0(), torch.cat([pictures(64), pictures(64).flip(2)])  # (8, 3, 64, 64)
+    net, x = efficientnet_lite0(), pictures(64)  # (4, 3, 64, 64)
     real = extract(net, x)
-    assert real.shape == (8, 1280) and protocol(f"fid/{net.name}").kind == "distribution"
+    assert real.shape == (4, 1280) and protocol(f"fid/{net.name}").kind == "distribution"
     torch.testing.assert_close(extract(net, x[:3], batch=2), real[:3], rtol=1e-4, atol=1e-5)
     weak, strong = (extract(net, noisy(x, level)) for level in (0.05, 0.3))
-    assert 0 < fid(real, weak) < fid(real, strong) and kid(real, weak, 8, 1, 0) < kid(real, strong, 8, 1, 0)
+    assert 0 < fid(real, weak) < fid(real, strong) and kid(real, weak, 4, 1, 0) < kid(real, strong, 4, 1, 0)
 
 
 class _Tiny(nn.Module):
