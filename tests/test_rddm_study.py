@@ -169,7 +169,7 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path):
     def end(state, until=None):
         torch.manual_seed(0)
         network = RDDMNet("res", base_channels=8, channel_mults=(1,), blocks=1)
-        *_, last = train(network, task(wet, crop=16), recipe, 0, state, until, compile=False)
+        *_, last = train(network, task(wet, crop=16), recipe, 0, state, until)
         return last.ema.state_dict()
 
     straight = end(tmp_path / "a")

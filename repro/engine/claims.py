@@ -27,234 +27,32 @@ What has no record is `not measured at this scale`, with the reason. A claim of 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from repro import paths
 from repro.engine import stats
-from repro.engine.atomic import locked, read_toml, write_text
+from repro.engine.atomic import read_toml
 from repro.engine.evaluation import looked_up
 from repro.engine.evaluation import verified as verified_by_check
 from repro.engine.grid import expanded
 from repro.engine.provenance import provenance
 from repro.engine.records import ROOMS, Record, Scalar, rounded, select
-from repro.engine.tables import RE_EVALUATED, RECORDED, csv_text, mark_of, table_line
+from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
 from repro.errors import ReproError
 
 REPRODUCED, WEAKER, NOT_REPRODUCED = "reproduced", "weaker", "not reproduced"
 NOT_MEASURED = "not measured at this scale"
 WORST_FIRST = (NOT_REPRODUCED, NOT_MEASURED, WEAKER, REPRODUCED)
+# A rule, and the field that it needs beside metric, left and right.
+RULES = {"greater": "metric", "less": "metric", "equal": "margin", "exact": "tolerance", "unmeasured": "reason"}
 COLUMNS = (
     *("id", "part", "room", "paper", "text", "evidence", "rule", "metric", "verdict"),
     *("estimate", "low", "high", "bound", "n", "seeds", "mark", "notes", "records"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison measured: d = left - right with its interval, and the notes on it."""
-
-    part: str
-    rule: str
-    metric: str
-    verdict: str
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    bound: float | None = None  # the ledger's margin or tolerance
-    n: int = 0
-    seeds: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-    records: tuple[str, ...] = ()
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim with its findings; `verdict` is the worst of theirs."""
-
-    claim: Claim
-    room: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def verdict(self) -> str:
-        return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(note for finding in self.findings for note in finding.notes))
-
-
-def verdicts(
-    room: str,
-    *,
-    profile: str = "small",
-    verified: Collection[tuple[str, str]] | None = None,
-    ledger: Path | None = None,
-) -> list[Verdict]:
-    """The room's claims judged on its records of one profile, in the ledger's order.
-
-    `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
-    for a missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
-    """
-    records = looked_up(room, profile)
-    known = verified_by_check(room, records) if verified is None else verified
-    return [
-        Verdict(claim, room, tuple(judge(part, records, known, f"claim {claim.id}") for part in claim.parts))
-        for claim in load_ledger(room, ledger)
-    ]
-
-
-def all_verdicts(*, profile: str = "small") -> list[Verdict]:
-    """The verdicts of every room that has a ledger."""
-    return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
-
-
-def judge(part: Comparison, records: Sequence[Record], verified: Collection[tuple[str, str]], where: str) -> Finding:
-    """The finding of one comparison on the records of one profile; `where` opens the sentence of an error."""
-    where = f"{where} {part.name}".rstrip()
-    bound = part.margin if part.rule == "equal" else part.tolerance
-    blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)
-    if part.rule == "unmeasured":
-        return replace(blank, notes=(part.reason,))
-    left, right = (_matching(side, records, where) for side in (part.left, part.right))
-    for side, group in ((part.left, left), (part.right, right)):
-        if group == []:
-            return replace(blank, notes=(f"no record of {side}",))
-    ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
-    blank = replace(blank, records=ids, mark=mark_of(ids, part.metric, verified))
-    try:
-        return (_exact if part.rule == "exact" else _statistical)(part, left, right, blank)
-    except ReproError as error:
-        raise ReproError(f"{where}: {error}") from None
-
-
-def _matching(side: Selector | float, records: Sequence[Record], where: str) -> list[Record] | None:
-    """The side's records, one per training seed and all of one cell; None for a constant."""
-    if not isinstance(side, Selector):
-        return None
-    group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
-    if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
-        shown = "; ".join(record.label for record in group[:3])
-        raise ReproError(f"{where}: {side} matches several cells, name more of the cell: {shown}")
-    return group
-
-
-def _exact(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
-    a = [value for record in left for value in record.values(part.metric)]
-    b = [float(part.right)] * len(a) if right is None else [v for r in right for v in r.values(part.metric)]
-    if len(a) != len(b):
-        raise ReproError(f"an exact comparison of {len(a)} values with {len(b)}")
-    worst = max((x - y for x, y in zip(a, b, strict=True)), key=abs)
-    verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
-    return replace(blank, verdict=verdict, estimate=rounded(worst), n=len(a), notes=("exact, from an oracle",))
-
-
-def _statistical(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
-    used = left + (right or [])
-    a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
-    fewest = min(map(len, [*a, *b]))
-    if fewest < stats.MIN_UNITS:
-        why = f"{fewest} {part.unit}s measured, an interval needs at least {stats.MIN_UNITS}"
-        return replace(blank, notes=(why,))
-    if part.unit == "image" and any(len(row) != record.n for record, row in zip(used, [*a, *b], strict=True)):
-        raise ReproError(
-            f"{part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
-        )
-    if right and part.unit == "image" and len({record.data for record in used}) > 1:
-        raise ReproError("the two sides were measured on different data, a paired comparison needs the same")
-    if right is None:
-        d = stats.mean_interval(a)
-        d = replace(d, **{bound: getattr(d, bound) - part.right for bound in ("estimate", "low", "high")})
-    else:  # the same networks on both sides: their seeds vary together
-        same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
-        d = stats.paired_difference(a, b, same_networks=same)
-    bounds = {"estimate": rounded(d.estimate), "low": rounded(d.low), "high": rounded(d.high)}
-    notes = _notes(part, left, right or [])
-    return replace(blank, verdict=_by_rule(part, d), n=d.n, seeds=d.seeds, notes=notes, **bounds)
-
-
-def _by_rule(part: Comparison, d: stats.Interval) -> str:
-    if part.rule == "equal":
-        inside = -part.margin <= d.low and d.high <= part.margin
-        return REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
-    sign = 1 if part.rule == "greater" else -1
-    if sign * d.estimate <= 0:
-        return NOT_REPRODUCED
-    return REPRODUCED if d.excludes_zero else WEAKER
-
-
-def _notes(part: Comparison, left: list[Record], right: list[Record]) -> tuple[str, ...]:
-    notes = []
-    fewest = min((len(group) for group in (left, right) if any(r.checkpoint for r in group)), default=part.min_seeds)
-    if fewest < part.min_seeds:
-        notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
-    if part.unit == "replicate":
-        notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
-    return tuple(notes)
-
-
-def to_csv(found: Iterable[Verdict]) -> str:
-    """One line per comparison."""
-    rows = []
-    for v, f in ((verdict, finding) for verdict in found for finding in verdict.findings):
-        head = [v.claim.id, f.part, v.room, v.claim.paper, v.claim.text, v.claim.evidence, f.rule, f.metric, f.verdict]
-        tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
-        rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
-    return csv_text(COLUMNS, rows)
-
-
-def to_markdown(found: Sequence[Verdict]) -> str:
-    """The table for readers: a line per claim, with a line per part below it where there are several."""
-    lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
-    for v in found:
-        good, several = sum(f.verdict == REPRODUCED for f in v.findings), len(v.findings) > 1
-        shown = (f"{good} of {len(v.findings)} reproduced", "") if several else _shown(v.findings[0])
-        source = f"{v.claim.paper}; {v.claim.evidence}"
-        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *shown]))
-        lines += [table_line(["", f"– {f.part}", "", f.verdict, *_shown(f)]) for f in v.findings * several]
-    marks = {f.mark for v in found for f in v.findings}
-    lines += [
-        "",
-        "- Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
-    ]
-    if RE_EVALUATED in marks:
-        lines.append("- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed.")
-    if RECORDED in marks:
-        lines.append("- † recorded: taken from committed records, not re-evaluated in this run.")
-    return "\n".join(lines) + "\n"
-
-
-def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
-    """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
-    folder = folder or paths.figures()
-    made = provenance([identity for v in found for f in v.findings for identity in f.records], command)
-    with locked(folder):
-        write_text(folder / "claims.csv", to_csv(found))
-        write_text(folder / "claims.md", made.comment() + "\n\n" + to_markdown(found))
-    return folder / "claims.csv", folder / "claims.md"
-
-
-def _shown(f: Finding) -> tuple[str, str]:
-    """The difference with its interval, and the notes."""
-    text = "—"
-    if f.estimate is not None:
-        text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
-        text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
-        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.rule, "")
-    units = "replicates" if any("replicates" in note for note in f.notes) else "values"
-    measured = [f"{f.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
-    return text, "; ".join([*measured, *f.notes])
-
-
-# A rule, and the one field that it needs and no other rule takes.
-RULES = {"greater": "", "less": "", "equal": "margin", "exact": "tolerance", "unmeasured": "reason"}
-UNITS = ("image", "replicate")
 
 
 @dataclass(frozen=True)
@@ -290,17 +88,12 @@ class Comparison:
                 object.__setattr__(self, side, _made(Selector, value, side))
         if self.rule not in RULES:
             raise ReproError(f"rule is {self.rule!r}, accepted are {', '.join(RULES)}")
-        for own in filter(None, RULES.values()):
-            if (getattr(self, own) in (None, "")) == (own == RULES[self.rule]):
-                verb = "needs" if own == RULES[self.rule] else "takes no"
-                raise ReproError(f"rule {self.rule!r} {verb} {own}")
+        if getattr(self, RULES[self.rule]) in (None, "") or (self.margin is not None and not self.margin > 0):
+            raise ReproError(f"rule {self.rule!r} needs {RULES[self.rule]}, and a margin is above 0")
         if self.rule != "unmeasured" and not (self.metric and isinstance(self.left, Selector)):
             raise ReproError("a metric and left = { experiment = ..., cell = { ... } } are needed")
-        margin, tolerance = (1.0 if self.margin is None else self.margin), self.tolerance or 0.0
-        if not (0 < margin < math.inf and 0 <= tolerance < math.inf):
-            raise ReproError(f"margin {margin}, tolerance {tolerance}: a number above 0, and one from 0, is needed")
-        if self.unit not in UNITS or self.min_seeds < 1:
-            raise ReproError(f"unit {self.unit!r}, min_seeds {self.min_seeds}: {' or '.join(UNITS)} and 1 or more")
+        if self.unit not in ("image", "replicate"):
+            raise ReproError(f"unit is {self.unit!r}, accepted are image, replicate")
 
 
 @dataclass(frozen=True)
@@ -337,17 +130,17 @@ def rooms() -> tuple[str, ...]:
 
 
 def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
-    """The room's claims. Raises `ReproError` for anything a ledger may not contain."""
+    """The room's claims. Raises `ReproError`, naming file and claim, for anything a ledger may not contain."""
     path = path or path_of(room)
+    found: dict[str, Claim] = {}
     content = read_toml(path)
     if set(content) - {"headline", "list", "paper"} != {"claim"}:
         raise ReproError(f"{path}: [[claim]], [headline], [list], paper and nothing else, found {sorted(content)}")
-    found: dict[str, Claim] = {}
     for entry in content["claim"]:
         where = f"{path}, claim {entry.get('id')}"
         head = {"paper": content["paper"]} if "paper" in content else {}
         head |= {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
-        parts = list(expanded(entry.pop("part", ()), content)) or [entry]
+        parts = list(expanded(content, entry.pop("part", ()))) or [entry]
         if parts[0] is not entry and (entry or len({part.get("name") for part in parts}) < len(parts)):
             raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")
         comparisons = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)
@@ -371,13 +164,188 @@ def headline(room: str, path: Path | None = None) -> Headline | None:
 
 
 def _made(kind: type, entry: Mapping[str, Any], where: str) -> Any:
-    """`kind(**entry)`; a field that is unknown, missing or of another type is one sentence."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-    missing, unknown = sorted(needed - {k for k, v in entry.items() if v != ""}), sorted(entry.keys() - fields)
-    if missing or unknown:
-        raise ReproError(f"{where}: missing {missing}, unknown {unknown}, accepted are {', '.join(fields)}")
+    """`kind(**entry)`; a field that is unknown, missing or refused is one sentence."""
     try:
         return kind(**entry)
     except (ReproError, TypeError) as error:
-        raise ReproError(f"{where}: {error}") from None
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        why = f"{error}; accepted are {known}" if isinstance(error, TypeError) else error
+        raise ReproError(f"{where}: {why}") from None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison measured: d = left - right with its interval, and the notes on it."""
+
+    part: str
+    rule: str
+    metric: str
+    verdict: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: float | None = None  # the ledger's margin or tolerance
+    n: int = 0
+    seeds: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with its findings; `verdict` is the worst of theirs."""
+
+    claim: Claim
+    room: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
+
+
+def verdicts(
+    room: str, *, profile: str = "small", verified: Verified | None = None, ledger: Path | None = None
+) -> list[Verdict]:
+    """The room's claims judged on its records of one profile, in the ledger's order.
+
+    `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
+    for a missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
+    """
+    records = looked_up(room, profile)
+    known = verified_by_check(room, records) if verified is None else verified
+    return [
+        Verdict(claim, room, tuple(_judged(part, records, known, f"claim {claim.id}") for part in claim.parts))
+        for claim in load_ledger(room, ledger)
+    ]
+
+
+def all_verdicts(*, profile: str = "small") -> list[Verdict]:
+    """The verdicts of every room that has a ledger."""
+    return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
+
+
+def _judged(part: Comparison, records: Sequence[Record], verified: Verified, where: str) -> Finding:
+    """The finding of one comparison on the records of one profile; `where` opens the sentence of an error."""
+    bound = part.margin if part.rule == "equal" else part.tolerance
+    blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)
+    if part.rule == "unmeasured":
+        return replace(blank, notes=(part.reason,))
+    try:
+        left, right = (_matching(side, records) for side in (part.left, part.right))
+        for side, group in ((part.left, left), (part.right, right)):
+            if group == []:
+                return replace(blank, notes=(f"no record of {side}",))
+        ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
+        blank = replace(blank, records=ids, mark=mark_of(ids, part.metric, verified))
+        return (_exact if part.rule == "exact" else _statistical)(part, left, right, blank)
+    except ReproError as error:
+        raise ReproError(f"{where} {part.name}".rstrip() + f": {error}") from None
+
+
+def _matching(side: Selector | float, records: Sequence[Record]) -> list[Record] | None:
+    """The side's records, one per training seed and all of one cell; None for a constant."""
+    if not isinstance(side, Selector):
+        return None
+    group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
+    if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
+        shown = "; ".join(record.label for record in group[:3])
+        raise ReproError(f"{side} matches several cells, name more of the cell: {shown}")
+    return group
+
+
+def _exact(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+    a = [value for record in left for value in record.values(part.metric)]
+    b = [float(part.right)] * len(a) if right is None else [v for r in right for v in r.values(part.metric)]
+    worst = max((x - y for x, y in zip(a, b, strict=True)), key=abs)
+    verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
+    return replace(blank, verdict=verdict, estimate=rounded(worst), n=len(a), notes=("exact, from an oracle",))
+
+
+def _statistical(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+    used = left + (right or [])
+    a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
+    fewest = min(map(len, [*a, *b]))
+    if fewest < stats.MIN_UNITS:
+        why = f"{fewest} {part.unit}s measured, an interval needs at least {stats.MIN_UNITS}"
+        return replace(blank, notes=(why,))
+    if part.unit == "image" and any(len(row) != record.n for record, row in zip(used, [*a, *b], strict=True)):
+        raise ReproError(
+            f"{part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
+        )
+    if right and part.unit == "image" and len({record.data for record in used}) > 1:
+        raise ReproError("the two sides were measured on different data, a paired comparison needs the same")
+    if right is None:
+        d = stats.mean_interval(a)
+        d = replace(d, **{bound: getattr(d, bound) - part.right for bound in ("estimate", "low", "high")})
+    else:  # the same networks on both sides: their seeds vary together
+        same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
+        d = stats.paired_difference(a, b, same_networks=same)
+    bounds = {"estimate": rounded(d.estimate), "low": rounded(d.low), "high": rounded(d.high)}
+    notes = []
+    trained = [len(group) for group in (left, right or []) if any(r.checkpoint for r in group)]
+    if (fewest := min(trained, default=part.min_seeds)) < part.min_seeds:
+        notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
+    if part.unit == "replicate":
+        notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
+    return replace(blank, verdict=_by_rule(part, d), n=d.n, seeds=d.seeds, notes=tuple(notes), **bounds)
+
+
+def _by_rule(part: Comparison, d: stats.Interval) -> str:
+    if part.rule == "equal":
+        inside = -part.margin <= d.low and d.high <= part.margin
+        return REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
+    sign = 1 if part.rule == "greater" else -1
+    if sign * d.estimate <= 0:
+        return NOT_REPRODUCED
+    return REPRODUCED if d.excludes_zero else WEAKER
+
+
+def to_csv(found: Iterable[Verdict]) -> str:
+    """One line per comparison."""
+    rows = []
+    for v, f in ((verdict, finding) for verdict in found for finding in verdict.findings):
+        head = [v.claim.id, f.part, v.room, v.claim.paper, v.claim.text, v.claim.evidence, f.rule, f.metric, f.verdict]
+        tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
+        rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
+    return csv_text(COLUMNS, rows)
+
+
+def to_markdown(found: Sequence[Verdict]) -> str:
+    """The table for readers: a line per claim, with a line per part below it where there are several."""
+    lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
+    for v in found:
+        good, several = sum(f.verdict == REPRODUCED for f in v.findings), len(v.findings) > 1
+        shown = (f"{good} of {len(v.findings)} reproduced", "") if several else _shown(v.findings[0])
+        source = f"{v.claim.paper}; {v.claim.evidence}"
+        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *shown]))
+        lines += [table_line(["", f"– {f.part}", "", f.verdict, *_shown(f)]) for f in v.findings * several]
+    marks = {f.mark for v in found for f in v.findings}
+    lines += [
+        "",
+        "- Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
+    ]
+    if RE_EVALUATED in marks:
+        lines.append("- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed.")
+    if RECORDED in marks:
+        lines.append("- † recorded: taken from committed records, not re-evaluated in this run.")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(f: Finding) -> tuple[str, str]:
+    """The difference with its interval, and the notes."""
+    text = "—"
+    if f.estimate is not None:
+        text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
+        text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
+        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.rule, "")
+    units = "replicates" if any("replicates" in note for note in f.notes) else "values"
+    measured = [f"{f.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
+    return text, "; ".join([*measured, *f.notes])
+
+
+def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
+    """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
+    made = provenance([identity for v in found for f in v.findings for identity in f.records], command)
+    return write_pair(folder or paths.figures(), "claims", to_csv(found), to_markdown(found), made)

@@ -1,14 +1,16 @@
 """From rows to records: the full evaluation that ships, and the first-k check that `make reproduce` repeats.
 
 A room lists what it measures as data (`repro.engine.study`); a row measures itself on all its samples or on the first
-k. Full records and checks come from the same function, so they cannot drift apart.
+k. Full records and checks come from the same function, so they cannot drift apart. `make reproduce` renders tables from
+the full records only after the check has passed, so that nothing is shown which the shipped weights contradict; its
+report goes to `figures/checks/<room>.csv`.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
 from repro.errors import ReproError
 
+COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recomputed", "ok", "reason", "atol", "rtol")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,7 +34,6 @@ class Row:
 
     `experiment`  a trained network of the registry, or the name of a baseline that learns nothing.
     `cell`        what varies inside it.
-    `measure`     called with None for the full measurement, with k for the first k samples: metric name -> values.
     `n`           samples of the full measurement.   `k` samples of the check; 0: too long to repeat.
     `ships`       False: its weights do not ship, the record will be marked `recorded`.
     `weights`     hash of the checkpoint used, None where nothing was learned.
@@ -39,19 +42,17 @@ class Row:
     room: str
     experiment: str
     cell: Mapping[str, Any]
-    measure: Callable[[int | None], Mapping[str, Values]]
     n: int
+    k: int
     data: str
-    k: int = 0
-    seed: int = 0
-    profile: str = "small"
-    weights: str | None = None
-    ships: bool = True
+    seed: int
+    profile: str
+    weights: str | None
+    ships: bool
 
-    @property
-    def key(self) -> tuple:
-        """What is measured, as `_key` of its record."""
-        return self.experiment, sorted(self.cell.items()), self.seed
+    def measure(self, k: int | None) -> Mapping[str, Values]:
+        """metric name -> values of all samples (None) or of the first k."""
+        return study_module(self.room, "measure").measure(self.experiment, self.cell, k, self.profile)
 
     def record(self) -> Record:
         """Measure in full, and on the first k."""
@@ -88,30 +89,23 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
     module, found = study_module(room, "measure"), {}
-    for name, cell in grid.cells(grid.load(room)):
-        for small in grid.at_every_seed(name, known):
-            own = in_profile(small, profile)
-            network = known.get(own)
-            if network and (not trained(own) or (network.room == room and network.profile != profile)):
-                continue
-            sample = module.sample(own, cell, profile)
-            if sample is None:
-                continue
-            weights, ships, seed = sample.weights, sample.ships, 0
-            if network:
-                weights, ships, seed = weights_hash(own), ships and network.ships, network.seed
-            elif weights is None and small.startswith(f"{room}-"):
-                raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
-            measure = _by_k(module.measure, own, cell, profile)
-            about = {"seed": seed, "profile": profile, "weights": weights, "ships": ships}
-            row = Row(room, own, cell, measure, sample.n, sample.data, sample.k, **about)
-            found.setdefault(str(row.key), row)
+    places = [(each, cell) for name, cell in grid.cells(grid.load(room)) for each in grid.at_every_seed(name, known)]
+    for small, cell in places:
+        own = in_profile(small, profile)
+        network = known.get(own)
+        if network and (not trained(own) or (network.room == room and network.profile != profile)):
+            continue
+        sample = module.sample(own, cell, profile)
+        if sample is None:
+            continue
+        weights, ships, seed = sample.weights, sample.ships, 0
+        if network:
+            weights, ships, seed = weights_hash(own), ships and network.ships, network.seed
+        elif weights is None and small.startswith(f"{room}-"):
+            raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
+        row = Row(room, own, cell, sample.n, sample.k, sample.data, seed, profile, weights, ships)
+        found.setdefault(_key(row), row)
     return list(found.values())
-
-
-def _by_k(measure: Callable, experiment: str, cell: Mapping[str, Any], profile: str) -> Callable:
-    """`measure` of one experiment and cell in a profile, as a function of k."""
-    return lambda k: measure(experiment, cell, k, profile)
 
 
 def looked_up(room: str, profile: str = "small") -> list[Record]:
@@ -127,7 +121,7 @@ def looked_up(room: str, profile: str = "small") -> list[Record]:
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
     for row in [row for name in names for row in _named(name, profile)]:
-        made = (row.key, row.weights, row.data, row.profile)
+        made = (_key(row), row.weights, row.data, row.profile)
         if missing_only and made in [(_key(r), r.checkpoint, r.data, r.profile) for r in records.load(row.room)]:
             continue
         record = row.record()
@@ -135,31 +129,7 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
         yield record
 
 
-def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
-    """Recompute the first k of every committed record of a room from the shipped weights.
-
-    `write`: whether figures/checks of the small profile, whose records ship, is written.
-    """
-    known = {str(row.key): row for row in rows(room, profile)}
-
-    def recompute(record: Record, k: int) -> Mapping[str, Values]:
-        row = known.get(str(_key(record)))
-        if row is None:
-            raise ReproError(f"no row measures {record.label} any more")
-        for what, now, then in (("weights", row.weights, record.checkpoint), ("data", row.data, record.data)):
-            if now != then:
-                raise ReproError(f"{record.label} was measured with {what} {str(then)[:12]}…, other ones ship")
-        return row.measure(k)
-
-    committed = [r for r in records.load(room) if r.profile == profile]
-    tolerance = getattr(study_module(room, "measure"), "TOLERANCE", Tolerance())
-    report = check(committed, recompute, tolerance, progress=progress)
-    if write and profile == "small":
-        report.write(room)
-    return report
-
-
-def _named(name: str, profile: str) -> Sequence[Row]:
+def _named(name: str, profile: str) -> list[Row]:
     if name in rooms_with_rows():
         return rows(name, profile)
     every = [row for room in rooms_with_rows() for row in rows(room, profile)]
@@ -170,11 +140,12 @@ def _named(name: str, profile: str) -> Sequence[Row]:
     return found
 
 
-def _key(record: Record) -> tuple:
-    return record.experiment, sorted(record.cell.items()), record.seed
+def _key(measured: Row | Record) -> str:
+    """What is measured, of a row and of its record alike."""
+    return str((measured.experiment, sorted(measured.cell.items()), measured.seed))
 
 
-COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recomputed", "ok", "reason", "atol", "rtol")
+# The check
 
 
 @dataclass(frozen=True)
@@ -202,12 +173,6 @@ class CheckRow:
     @property
     def ok(self) -> bool:
         return not self.reason and abs(self.recomputed - self.recorded) <= self.tolerance.allowed(self.recorded)
-
-    def cells(self) -> list[Any]:
-        inside = " ".join(f"{key}={value}" for key, value in self.record.cell.items())
-        head = [self.record.id, self.record.experiment, inside, self.metric, self.record.check["k"]]
-        verdict = ["yes" if self.ok else "no", self.reason]
-        return [*head, self.recorded, self.recomputed, *verdict, self.tolerance.absolute, self.tolerance.relative]
 
     def __str__(self) -> str:
         why = self.reason
@@ -249,8 +214,13 @@ class CheckReport:
         A file that says the same of the same records is left as it is: on another processor the recomputed values
         differ by less than is allowed.
         """
-        path = _path(room)
-        text = csv_text(COLUMNS, [row.cells() for row in self.rows])
+        lines = []
+        for row in self.rows:
+            inside = " ".join(f"{key}={value}" for key, value in row.record.cell.items())
+            head = [row.record.id, row.record.experiment, inside, row.metric, row.record.check["k"]]
+            values = [row.recorded, row.recomputed, "yes" if row.ok else "no", row.reason]
+            lines.append([*head, *values, row.tolerance.absolute, row.tolerance.relative])
+        path, text = _path(room), csv_text(COLUMNS, lines)
         if not path.exists() or _verdicts(path.read_text(encoding="utf-8")) != _verdicts(text):
             write_text(path, text)
         return path
@@ -263,6 +233,30 @@ def _path(room: str) -> Path:
 def _verdicts(text: str) -> list[dict[str, Any]]:
     """A report without the recomputed values."""
     return [{k: v for k, v in row.items() if k != "recomputed"} for row in csv.DictReader(text.splitlines())]
+
+
+def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
+    """Recompute the first k of every committed record of a room from the shipped weights.
+
+    `write`: whether figures/checks of the small profile, whose records ship, is written.
+    """
+    known = {_key(row): row for row in rows(room, profile)}
+
+    def recompute(record: Record, k: int) -> Mapping[str, Values]:
+        row = known.get(_key(record))
+        if row is None:
+            raise ReproError(f"no row measures {record.label} any more")
+        for what, now, then in (("weights", row.weights, record.checkpoint), ("data", row.data, record.data)):
+            if now != then:
+                raise ReproError(f"{record.label} was measured with {what} {str(then)[:12]}…, other ones ship")
+        return row.measure(k)
+
+    committed = records.select(records.load(room), profile=profile)
+    tolerance = getattr(study_module(room, "measure"), "TOLERANCE", Tolerance())
+    report = check(committed, recompute, tolerance, progress=progress)
+    if write and profile == "small":
+        report.write(room)
+    return report
 
 
 def check(
@@ -292,16 +286,17 @@ def check(
             found, why = {}, str(error)
         for metric, recorded in sorted(record.check["metrics"].items()):
             within = tolerance.get(metric) if isinstance(tolerance, Mapping) else tolerance
-            values = _pair(recorded, found.get(metric), within or Tolerance()) if not why else {"reason": why}
-            rows.append(CheckRow(record, metric, within or Tolerance(), **values))
+            within = within or Tolerance()
+            values = {"reason": why} if why else _compared(recorded, found.get(metric), within)
+            rows.append(CheckRow(record, metric, within, **values))
     return CheckReport(tuple(rows), tuple(skipped))
 
 
-def _pair(recorded: Values, found: Values | None, tolerance: Tolerance) -> dict[str, Any]:
+def _compared(recorded: Values, recomputed: Values | None, tolerance: Tolerance) -> dict[str, Any]:
     """The two values furthest apart for what is allowed, or the reason why there are none."""
-    if found is None:
+    if recomputed is None:
         return {"reason": "not recomputed"}
-    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (recorded, found))
+    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (recorded, recomputed))
     if len(old) != len(new):
         return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
     if not all(map(math.isfinite, new)):
@@ -319,11 +314,9 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]
     path = _path(room)
     if not path.exists():
         return frozenset()
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
-        lines = list(reader)
-    failed = {line["record"] for line in lines if line["ok"] != "yes"}
-    good = {record.id for record in records} - failed
+    reader = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
+    lines = list(reader)
+    good = {record.id for record in records} - {line["record"] for line in lines if line["ok"] != "yes"}
     return frozenset((line["record"], line["metric"]) for line in lines if line["record"] in good)

@@ -48,17 +48,18 @@ from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import read_toml
 from repro.engine.records import Record, rounded, select
-from repro.engine.tables import IMAGES, Cell, Column, Table, Verified, mark_of, ours, paper_numbers
+from repro.engine.tables import IMAGES, REPLICATES, Cell, Column, Table, Verified, mark_of, paper_numbers
 from repro.errors import ReproError
 
 Spec = Mapping[str, Any]
+Place = tuple[str, dict[str, Any]]  # experiment and cell
 NOT_YET = "no record: its network is not trained yet"
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
 _KNOWN = {
     "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows"},
-    "row": {"name", "experiment", "cell", "without", "dash", "skip"},
-    "column": {*_COLUMN, "metric", "cell", "with", "only", "dash", "scale", "mean", "less", "by"},
-    "also": {"experiment", "cell"},
+    "row": {"name", "experiment", "cell", "without", "dash", "skip", "for", "each"},
+    "column": {*_COLUMN, "metric", "cell", "with", "only", "dash", "scale", "mean", "less", "by", "use", "for", "each"},
+    "also": {"experiment", "cell", "for", "each"},
 }
 
 
@@ -66,10 +67,11 @@ def load(room: str) -> Spec:
     """The room's `grid.toml`. Raises `ReproError` for a key that means nothing."""
     path = paths.room_file(room, "grid.toml")
     spec = read_toml(path)
-    entries = [("also", entry) for entry in expanded(spec.get("also", ()), spec)]
-    for table in spec.get("table", ()):
-        entries += [("table", table), *(("row", row) for row in rows(spec, table))]
-        entries += [("column", column) for column in columns(spec, table)]
+    tables = spec.get("table", ())
+    entries = [("also", entry) for entry in spec.get("also", ())] + [("table", table) for table in tables]
+    entries += [("row", row) for table in tables for row in table["rows"]]
+    entries += [("column", c) for c in spec.get("column", {}).values()]
+    entries += [("column", c) for table in tables for c in table["columns"] if not isinstance(c, str)]
     for kind, entry in entries:
         if extra := sorted(set(entry) - _KNOWN[kind]):
             name, known = entry.get("name", entry.get("experiment")), ", ".join(sorted(_KNOWN[kind]))
@@ -95,13 +97,16 @@ def _filled(value: Any, names: Spec) -> Any:
     return [_filled(each, names) for each in value] if isinstance(value, list) else value
 
 
-def expanded(entries: Iterable[Spec], spec: Spec | None = None) -> Iterator[dict[str, Any]]:
+def _listed(spec: Spec, values: Spec) -> dict[str, Any]:
+    """`values` with the name of a list replaced by the list."""
+    return {key: spec["list"][v] if isinstance(v, str) else v for key, v in values.items()}
+
+
+def expanded(spec: Spec, entries: Iterable[Spec]) -> Iterator[dict[str, Any]]:
     """Every entry, repeated for the values of its `for` and `each`."""
-    lists = (spec or {}).get("list", {})
     for entry in entries:
-        inside, outside = entry.get("for", {}), entry.get("each", {})
-        values = [lists[v] if isinstance(v, str) else v for v in (*inside.values(), *outside.values())]
-        for chosen in itertools.product(*values):
+        inside, outside = (_listed(spec, entry.get(key, {})) for key in ("for", "each"))
+        for chosen in itertools.product(*inside.values(), *outside.values()):
             named = dict(zip([*inside, *outside], chosen, strict=True))
             made = {k: v for k, v in entry.items() if k not in ("for", "each")}
             for _ in range(3):  # what stands in a list may hold names itself
@@ -110,25 +115,19 @@ def expanded(entries: Iterable[Spec], spec: Spec | None = None) -> Iterator[dict
             yield made | ({"cell": cell} if cell else {}) | ({"name": str(made["name"])} if "name" in made else {})
 
 
-def rows(spec: Spec, table: Spec) -> list[dict[str, Any]]:
-    """The rows of a table, written out."""
-    return list(expanded(table["rows"], spec))
-
-
-def columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
-    """The columns of a table, written out: shared ones by their key, or with `use` and changes."""
-    entries = [{"use": c} if isinstance(c, str) else c for c in table["columns"]]
-    shared = spec.get("column", {})
-    try:
-        merged = [
-            {**shared[e["use"]], **{k: v for k, v in e.items() if k != "use"}} if "use" in e else e for e in entries
-        ]
-    except KeyError as error:
-        raise ReproError(f"table {table['name']}: there is no column {error}, there are {', '.join(shared)}") from None
-    lists, made = spec.get("list", {}), list(expanded(merged, spec))
+def _columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
+    """The columns of a table: shared ones by their key, or with `use` and changes."""
+    shared, entries = spec.get("column", {}), []
+    for entry in ({"use": c} if isinstance(c, str) else dict(c) for c in table["columns"]):
+        key = entry.pop("use", None)
+        if key is not None and key not in shared:
+            known = ", ".join(shared)
+            raise ReproError(f"table {table['name']}: there is no column {key!r}, there are {known}")
+        entries.append({**shared.get(key, {}), **entry})
+    made = list(expanded(spec, entries))
     for column, key in itertools.product(made, ("mean", "only")):
         if key in column:
-            column[key] = {name: lists[v] if isinstance(v, str) else v for name, v in column[key].items()}
+            column[key] = _listed(spec, column[key])
     return made
 
 
@@ -140,20 +139,14 @@ def at_every_seed(name: str, known: Iterable[str]) -> list[str]:
     return [each for each in known if each.startswith(stem) and each.removeprefix(stem).isdigit()]
 
 
-Place = tuple[str, dict[str, Any]]  # experiment and cell
-
-
 def cells(spec: Spec) -> list[Place]:
     """(experiment, cell) of everything that the tables and `also` need, each once; experiments may end in "-s*"."""
-    found: dict[tuple, Place] = {}
-    entries = [(e["experiment"], e.get("cell", {})) for e in expanded(spec.get("also", ()), spec)]
+    entries = [(e["experiment"], e.get("cell", {})) for e in expanded(spec, spec.get("also", ()))]
     for table in spec.get("table", ()):
-        for row, column in itertools.product(rows(spec, table), columns(spec, table)):
+        for row, column in itertools.product(expanded(spec, table["rows"]), _columns(spec, table)):
             if not _absent(table, column, row):
                 entries += itertools.chain(*_places(table, column, row))
-    for experiment, cell in entries:
-        found.setdefault((experiment, *sorted(cell.items())), (experiment, cell))
-    return list(found.values())
+    return list({(experiment, *sorted(cell.items())): (experiment, cell) for experiment, cell in entries}.values())
 
 
 def tables(room: str, records: Sequence[Record], verified: Verified = (), spec: Spec | None = None) -> list[Table]:
@@ -163,30 +156,25 @@ def tables(room: str, records: Sequence[Record], verified: Verified = (), spec: 
 
 
 def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verified: Verified) -> Table:
-    name, made = table["name"], columns(spec, table)
-    theirs = paper_numbers(room)
+    name, columns, theirs = table["name"], _columns(spec, table), paper_numbers(room)
 
     def cell(row: Spec, column: Spec) -> Cell:
-        paper = theirs.get((name, row["name"], column["name"]))
         if reason := _absent(table, column, row):
-            return Cell(dash=reason, paper=paper)
-        reason, metric, (places, less) = row.get("dash", NOT_YET), column["metric"], _places(table, column, row)
-        if "mean" in column or less:
-            found = _pooled(records, metric, places, less, verified, reason)
+            made = Cell(dash=reason)
         else:
-            found = _single(records, metric, places[0], verified, reason)
-        if "scale" in column and found.value is not None:
-            bounds = found.interval and tuple(rounded(column["scale"] * bound) for bound in found.interval)
-            found = replace(found, value=rounded(column["scale"] * found.value), interval=bounds)
-        return replace(found, paper=paper)
+            made = _ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
+        if "scale" in column and made.value is not None:
+            bounds = made.interval and tuple(rounded(column["scale"] * bound) for bound in made.interval)
+            made = replace(made, value=rounded(column["scale"] * made.value), interval=bounds)
+        return replace(made, paper=theirs.get((name, row["name"], column["name"])))
 
-    shown = {row["name"]: {column["name"]: cell(row, column) for column in made} for row in rows(spec, table)}
-    n = max((found.n for line in shown.values() for found in line.values()), default=0)
+    rows = {row["name"]: {c["name"]: cell(row, c) for c in columns} for row in expanded(spec, table["rows"])}
+    n = max((made.n for row in rows.values() for made in row.values()), default=0)
     return Table(
         name,
         _filled(table["caption"], {"n": n}),
-        tuple(Column(**{key: column[key] for key in _COLUMN if key in column}) for column in made),
-        shown,
+        tuple(Column(**{key: column[key] for key in _COLUMN if key in column}) for column in columns),
+        rows,
         tuple(table.get("notes", ())),
         corner=table.get("corner", ""),
     )
@@ -218,17 +206,7 @@ def _places(table: Spec, column: Spec, row: Spec) -> tuple[list[Place], list[Pla
     return [(_filled(name, each), {**cell, **each}) for each in named], less
 
 
-def _single(records: Sequence[Record], metric: str, place: Place, verified: Verified, reason: str) -> Cell:
-    """Ours from the one cell of that place, at all its training seeds."""
-    found = select(records, experiment=place[0], cell=place[1])
-    if not found:
-        return Cell(dash=reason)
-    if metric not in found[0].metrics:
-        return Cell(dash="this profile does not measure it")
-    return ours(found, metric, verified=verified)
-
-
-def _pooled(
+def _ours(
     records: Sequence[Record],
     metric: str,
     places: Sequence[Place],
@@ -236,24 +214,27 @@ def _pooled(
     verified: Verified,
     reason: str,
 ) -> Cell:
-    """Mean over several places, image by image, less the mean over others, at the training seeds that all have."""
-    sides = [
-        [sorted(select(records, experiment=e, cell=c), key=lambda r: r.seed) for e, c in side]
-        for side in (places, less)
-    ]
-    common = set.intersection(*({r.seed for r in found} for side in sides for found in side))
-    sides = [[[r for r in found if r.seed in common] for found in side] for side in sides]
-    used = [record for side in sides for found in side for record in found]
-    if not all(found for side in sides for found in side) or any(metric not in r.metrics for r in used):
-        return Cell(dash=reason)
-    if len({r.n for r in used}) > 1 or any(len(found) != len(common) for side in sides for found in side):
-        raise ReproError(f"{metric}: different images, or several cells of a place, cannot be pooled: {used[0].label}")
+    """The mean over `places`, image by image, less that over `less`, at the training seeds that all of them have.
+
+    A metric with fewer values than an interval needs (one FID, say) stands without one.
+    """
+    groups = [select(records, experiment=experiment, cell=cell) for experiment, cell in (*places, *less)]
+    common = set.intersection(*({record.seed for record in group} for group in groups))
+    groups = [sorted((r for r in group if r.seed in common), key=lambda r: r.seed) for group in groups]
+    used = list(itertools.chain(*groups))
+    if not used or any(metric not in record.metrics for record in used):
+        return Cell(dash="this profile does not measure it" if used else reason)
+    if len({record.n for record in used}) > 1 or any(len(group) != len(common) for group in groups):
+        raise ReproError(f"{metric}: different images, or several cells of a place, in one cell: {used[0].label}")
     means = [
-        [[sum(v) / len(v) for v in zip(*(f[s].values(metric) for f in side), strict=True)] for s in range(len(common))]
-        for side in sides
+        [[sum(v) / len(v) for v in zip(*(g[s].values(metric) for g in side), strict=True)] for s in range(len(common))]
+        for side in (groups[: len(places)], groups[len(places) :])
     ]
-    found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
-    ids = tuple(sorted({record.id for record in used}))
-    bounds = (rounded(found.low), rounded(found.high))
+    n, ids = used[0].n, tuple(sorted({record.id for record in used}))
+    value, bounds, over = sum(sum(row) / len(row) for row in means[0]) / len(means[0]), None, ""
+    if len(means[0][0]) >= stats.MIN_UNITS:
+        found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
+        value, bounds = found.estimate, (rounded(found.low), rounded(found.high))
+        over = IMAGES if found.n == n else REPLICATES
     mark = mark_of(ids, metric, verified)
-    return Cell(rounded(found.estimate), bounds, IMAGES, used[0].n, found.seeds[0], mark=mark, records=ids)
+    return Cell(rounded(value), bounds, over, n, len(common), mark=mark, records=ids)

@@ -5,7 +5,8 @@
 
 Exactly resumable: the state holds weights, average, optimizer and the number of images seen, and everything random is
 keyed by (seed, place in the training), so a killed run continued by the same command ends bit for bit like one that was
-never killed (CPU, same thread count). Runs on one process or, under `torchrun`, on several (Accelerate).
+never killed (CPU, same thread count). Runs on one process or, under `torchrun`, on several (Accelerate). The state is
+one safetensors file of ours: Accelerate's own pickles optimizer and random state.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ class TrainStep:
     grad_norm: float  # before clipping
     model: nn.Module  # being trained (unwrapped); do not change it
     ema: nn.Module  # its average, in eval mode: what is sampled and shipped
-    resumed_at: int = 0  # images the run had seen when this process took it up
 
 
 def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
@@ -96,7 +96,6 @@ def train(
     seed: int,
     state: Path | None = None,
     until: int | None = None,
-    compile: bool | None = None,
 ) -> Iterator[TrainStep]:
     """Train `model` on `task`.
 
@@ -104,7 +103,6 @@ def train(
         state: file that the run's state is kept in and taken up from; None keeps nothing. It is written every
             `recipe.save_every` images, every SAVE_SECONDS, at the end, and where the caller or Ctrl-C stops the run.
         until: stop (with the state saved) once this many images are seen.
-        compile: `torch.compile` the network; None: on a GPU only (measured slower on CPUs).
 
     Raises:
         TrainingStopped: loss or gradient not finite: names the step, the pictures and the last good state.
@@ -129,10 +127,9 @@ def train(
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
-        images = load_state(state, identity, model, ema.model, optimizer) if state else 0
-        resumed_at = images
+        images = begun = load_state(state, identity, model, ema.model, optimizer) if state else 0
         wrapped, optimizer = accelerator.prepare(model, optimizer)
-        if compile or (compile is None and device.type == "cuda"):
+        if device.type == "cuda":  # measured slower on CPUs
             wrapped = torch.compile(wrapped)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision_here(recipe, device) == "bf16")
         local = recipe.batch // ranks
@@ -152,8 +149,8 @@ def train(
                 lr = recipe.lr_at(images)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                noise = functools.partial(_noise, seed, places, device)
                 with autocast:
+                    noise = lambda purpose, at=places: KeyedNoise(seed, at, f"train/{purpose}", device)  # noqa: E731
                     loss = task.loss(wrapped, indices, noise).float().mean()
                 optimizer.zero_grad(set_to_none=True)
                 accelerator.backward(loss)
@@ -171,12 +168,12 @@ def train(
                 if due or images >= end or interrupted:
                     keep()
             try:
-                yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model, resumed_at)
+                yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model)
             except GeneratorExit:  # the caller stops here
                 keep()
                 raise
-        if images >= end and images == resumed_at:  # nothing left to do: the caller still gets the networks
-            yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model, resumed_at)
+        if images >= end and images == begun:  # nothing left to do: the caller still gets the networks
+            yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model)
 
 
 @contextlib.contextmanager
@@ -224,10 +221,6 @@ def has_bf16(device: str) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _noise(seed: int, places: Tensor, device: torch.device, purpose: str) -> KeyedNoise:
-    return KeyedNoise(seed, places, f"train/{purpose}", device)
-
-
 @contextlib.contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -237,9 +230,6 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-_VERSION = 1
 
 
 def save_state(
@@ -252,7 +242,7 @@ def save_state(
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     # Strides are kept out of the file: channels-last weights are written in the ordinary order, laid out again on load.
     tensors = {k: v.detach().to("cpu", memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    meta = {"version": _VERSION, "images": images, **identity}
+    meta = {"version": 1, "images": images, **identity}
     write_bytes(path, save(tensors, metadata={"run": json.dumps(meta, sort_keys=True)}))
 
 
@@ -269,8 +259,7 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ReproError(f"the training state {path} is damaged ({error}): remove it to start over") from error
-    expected = {"version": _VERSION, **identity}
-    for key, value in expected.items():
+    for key, value in {"version": 1, **identity}.items():
         if meta.get(key) != value:
             other = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
             raise ReproError(
@@ -284,13 +273,10 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
             _, index, name = key.split(".", 2)
             moments.setdefault(int(index), {})[name] = value
     state, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
-    state["state"] = {i: {k: _laid_out_like(v, p) for k, v in moments[i].items()} for i, p in enumerate(parameters)}
+    for index, parameter in enumerate(parameters):  # in its memory order: fused AdamW walks both in storage order
+        for name, moment in moments[index].items():
+            if moment.shape == parameter.shape:
+                moments[index][name] = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
+    state["state"] = moments
     optimizer.load_state_dict(state)
     return int(meta["images"])
-
-
-def _laid_out_like(moment: Tensor, parameter: Tensor) -> Tensor:
-    """A moment in its parameter's memory order (fused AdamW walks both in storage order)."""
-    if moment.shape != parameter.shape:
-        return moment
-    return torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
