@@ -10,57 +10,45 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-# command: (module, dataclass, help). Modules are imported only for the command that runs.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "doctor": ("repro.engine.doctor", "Doctor", "check this installation: versions, hardware, weights, images"),
-    "list": ("repro.engine.commands", "List", "list experiments, with their state"),
-    "train": ("repro.engine.commands", "Train", "train, or go on with, an experiment, or own pairs (my.toml)"),
-    "evaluate": ("repro.engine.commands", "Evaluate", "make an experiment's records, or measure own pairs (my.toml)"),
-    "reproduce": ("repro.engine.notebooks", "Reproduce", "execute the notebooks: regenerate every table and figure"),
-    "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts"),
-    "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file"),
-    "compare": ("repro.engine.commands", "TablesCompare", "compare two folders of tables, cell by cell"),
-    "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run"),
-    "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening"),
-    "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG"),
-    "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts"),
-    "data flist": ("repro.data.commands", "DataFlist", "write the list of a folder's images"),
-}
-EXAMPLES: dict[str, tuple[str, ...]] = {
-    "doctor": ("",),
-    "list": ("", "editing"),
-    "train": ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000"),
-    "evaluate": ("editing", "rddm-raindrop-smres-s0 --full"),
-    "reproduce": ("", "01 --update", "03 --parameters seed=5"),
-    "claims": ("",),
-    "whence": ("figures/tables/editing_single.md",),
-    "compare": ("old/figures figures",),
-    "bench": ("training",),
-    "edit": (
-        "photo.jpg --blur 0.6 --seed 1",
-        "photo.jpg --reference sunset.jpg -o warm.png",
-        "photo.jpg --mask hole.png",
-        "photo.jpg --grain 0.08 --sharpen 2 0.02",
-    ),
-    "restore": (
-        "photo.jpg --task lowlight -o out.png",
-        "photos --task raindrops --method rddm -o restored",
-        "photo.jpg --checkpoint my-run/network",
-    ),
-    "data check": ("lol --root ~/data/LOL",),
-    "data flist": ("photos --out photos.flist",),
-}
+# command: (module, dataclass, help, examples). Modules are imported only for the command that runs.
+COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "doctor": ("repro.engine.doctor", "Doctor", "check this installation: versions, hardware, weights, images", ("",)),
+    "list": ("repro.engine.commands", "List", "list experiments, with their state", ("", "editing")),
+    "train": ("repro.engine.commands", "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
+              ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000")),
+    "evaluate": ("repro.engine.commands", "Evaluate", "make an experiment's records, or measure own pairs (my.toml)",
+                 ("editing", "rddm-raindrop-smres-s0 --full")),
+    "reproduce": ("repro.engine.commands", "Reproduce", "execute the notebooks: regenerate every table and figure",
+                  ("", "01 --update", "03 --parameters seed=5")),
+    "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts", ("",)),
+    "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file",
+               ("figures/tables/editing_single.md",)),
+    "compare": ("repro.engine.commands", "TablesCompare", "compare two folders of tables, cell by cell",
+                ("old/figures figures",)),
+    "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run", ("training",)),
+    "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
+             ("photo.jpg --blur 0.6 --seed 1", "photo.jpg --reference sunset.jpg -o warm.png",
+              "photo.jpg --mask hole.png", "photo.jpg --grain 0.08 --sharpen 2 0.02")),
+    "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG",
+                ("photo.jpg --task lowlight -o out.png", "photos --task raindrops --method rddm -o restored",
+                 "photo.jpg --checkpoint my-run/network")),
+    "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts",
+                   ("lol --root ~/data/LOL",)),
+    "data flist": ("repro.data.commands", "DataFlist", "write the list of a folder's images",
+                   ("photos --out photos.flist",)),
+}  # fmt: skip
 
 # The same commands given a TOML file of own pairs (see `repro/use/rddm.toml`) in place of names.
-PAIRS: dict[str, tuple[str, str, str]] = {
-    "train": ("repro.use.training", "TrainPairs", "train on own pairs, as one TOML file says"),
-    "evaluate": ("repro.use.training", "EvaluatePairs", "measure a network on the held-out pairs of its TOML file"),
-}
+PAIRS = {
+    "train": ("repro.use.training", "TrainPairs", "train on own pairs, as one TOML file says", ("my.toml",)),
+    "evaluate": ("repro.use.training", "EvaluatePairs", "measure a network on the held-out pairs of its TOML file",
+                 ("my.toml",)),
+}  # fmt: skip
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text, _) in COMMANDS.items())
     return f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` lists a command's options.\n"
 
 
@@ -96,13 +84,13 @@ def _run(name: str, arguments: list[str]) -> int:
     from repro.errors import ReproError
 
     of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
-    module, kind, text = (PAIRS if of_pairs else COMMANDS)[name]
-    examples = "\n".join(f"  repro {name} {e}".rstrip() for e in (("my.toml",) if of_pairs else EXAMPLES[name]))
+    module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]
+    shown = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
     try:
         command = tyro.cli(
             _plain(getattr(importlib.import_module(module), kind)),
             prog=f"repro {name}",
-            description=f"{text}\n\nexamples:\n{examples}",
+            description=f"{text}\n\nexamples:\n{shown}",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
@@ -151,12 +139,8 @@ def _default(value: str) -> str:
 
 
 def _printable(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal writes for signs that it does not have: the nearest plain ones, else their number."""
-    assert isinstance(error, UnicodeEncodeError)
-    found = error.object[error.start : error.end]
-    return "".join(_NEAREST.get(sign, sign.encode("ascii", "backslashreplace").decode()) for sign in found), error.end
+    """What a terminal writes for signs that it does not have: the nearest plain ones, else a question mark."""
+    return "".join(_NEAREST.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
-_NEAREST = dict(
-    zip("─━│┃╭╮╰╯├┤…–—−×·≤≥→“”‘’✓±", [*"--||++++++", "...", *"---x*", "<=", ">=", "->", *"\"\"''v", "+-"], strict=True)
-)
+_NEAREST = dict.fromkeys("─━–—−╭╮╰╯├┤", "-") | dict.fromkeys("│┃", "|") | {"…": "...", "×": "x", "±": "+-", "→": "->"}

@@ -78,11 +78,11 @@ def test_an_exact_claim_has_a_tolerance_and_no_interval(judge, value, verdict):
 def test_training_seeds_are_counted(judge):
     both = [side(name, shift, seed) for name, shift in (("left", 0.5), ("right", 0.0)) for seed in range(3)]
     found = judge(GREATER, both)
-    assert (found.findings[0].seeds, found.notes) == ((3, 3), ())
-    assert judge(f"{GREATER}min_seeds = 5\n", both).notes == ("3 of 5 training seeds",)
+    assert (found.findings[0].seeds, found.findings[0].notes) == ((3, 3), ())
+    assert judge(f"{GREATER}min_seeds = 5\n", both).findings[0].notes == ("3 of 5 training seeds",)
     records.path_of("rddm").unlink()
     untrained = [record for record in both if record.experiment == "left"] + [side("right", 0.0, checkpoint=None)]
-    assert judge(GREATER, untrained).notes == (), "a side without weights has no training seeds"
+    assert judge(GREATER, untrained).findings[0].notes == (), "a side without weights has no training seeds"
 
 
 def test_one_lucky_seed_among_scattered_ones_does_not_reproduce(judge):
@@ -97,7 +97,7 @@ def test_a_set_metric_is_compared_over_its_replicates_and_a_constant_stands_on_t
     replicates = [make(room="rddm", experiment=e, cell={}, n=500, metrics={"psnr": [v + s for v in values]})
                   for e, s in (("left", 2.0), ("right", 0.0))]  # fmt: skip
     found = judge(f'{GREATER}unit = "replicate"\n', replicates)
-    assert found.verdict == "reproduced" and any("over replicates of the set metric" in note for note in found.notes)
+    assert found.verdict == "reproduced" and "over replicates of the set metric" in found.findings[0].notes[1]
     with pytest.raises(ReproError, match=r"claim R3: psnr is not one value per image; .* need unit = 'replicate'"):
         judge(GREATER, replicates)
     constant = GREATER.replace('{ experiment = "right" }', "10") + 'unit = "replicate"\n'
@@ -114,7 +114,7 @@ def test_a_set_metric_is_compared_over_its_replicates_and_a_constant_stands_on_t
 )
 def test_what_has_no_record_is_not_measured_and_says_why(judge, measured, note):
     found = judge(GREATER, measured)
-    assert (found.verdict, found.notes) == ("not measured at this scale", (note,))
+    assert (found.verdict, found.findings[0].notes) == ("not measured at this scale", (note,))
 
 
 def test_the_worst_part_decides(judge):
@@ -124,7 +124,7 @@ def test_the_worst_part_decides(judge):
     assert [f.verdict for f in found.findings] == ["reproduced", "not reproduced"]
     assert found.verdict == "not reproduced"
     found = judge(up + '[[claim.part]]\nname = "sd"\nrule = "unmeasured"\nreason = "needs Stable Diffusion"\n', both)
-    assert found.verdict == "not measured at this scale" and "needs Stable Diffusion" in found.notes
+    assert found.verdict == "not measured at this scale" and found.findings[1].notes == ("needs Stable Diffusion",)
 
 
 def test_ambiguous_selectors_and_wrong_metrics_are_errors(judge):
@@ -146,13 +146,11 @@ UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
     ("body", "sentence"),
     [
         (f'rule = "equal"\n{SIDES}', "claim R3: rule 'equal' needs margin"),
-        (f'rule = "equal"\n{SIDES}margin = 0\n', "margin 0, .* a number above 0"),
-        (f"{GREATER}margin = 1\n", "rule 'greater' takes no margin"),
-        (f"{GREATER}marign = 1\n", r"unknown \['marign'\], accepted are rule, name"),
+        (f'rule = "equal"\n{SIDES}margin = 0\n', "a margin is above 0"),
+        (f"{GREATER}marign = 1\n", r"'marign'; accepted are rule, name"),
         (f'rule = "bigger"\n{SIDES}', "rule is 'bigger', accepted are greater, less"),
         ('rule = "unmeasured"\nreason = ""\n', "needs reason"),
-        (f"{GREATER}min_seeds = 0\n", "min_seeds 0"),
-        (f'{GREATER}unit = "pixel"\n', "unit 'pixel'"),
+        (f'{GREATER}unit = "pixel"\n', "unit is 'pixel', accepted are image"),
         ('rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n', "a metric and left = "),
         ('rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n', "left: .*'steps'"),
         (f'[[claim.part]]\nname = "a"\n{UNMEASURED}[[claim.part]]\nname = "a"\n{UNMEASURED}', "different names"),

@@ -53,9 +53,7 @@ def books(tmp_path: Path) -> dict[str, Path]:
     return {"folder": tmp_path / "notebooks", "build": tmp_path / "build"}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("profil", "small"), ("steps", "50"), ("steps", True), ("profile", "huge"), ("seed", 1.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("profil", "small"), ("steps", "5x"), ("steps", True), ("seed", 1.0)])
 def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, value):
     write(books["folder"], "00_first", f"open({str(tmp_path / 'ran')!r}, 'w')")
     write(books["folder"], "01_second", "1", parameters=PARAMETERS.replace("seed", "start"))
@@ -92,7 +90,7 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
 )
 def test_ranges_and_choices_are_what_the_comment_says(books, name, bad, accepted, good):
     nb = notebooks.read(write(books["folder"], "00_first", parameters=RANGES))
-    notebooks.check(nb, "00_first", {name: good})
+    assert notebooks.check(nb, "00_first", {name: good}) == {name: good}
     with pytest.raises(ReproError) as caught:
         notebooks.check(nb, "00_first", {name: bad})
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
@@ -131,18 +129,13 @@ def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
 )
 def test_types(annotation, good, bad):
     parameter = Parameter("p", annotation, None)
-    assert parameter.accepts(good) and not any(parameter.accepts(value) for value in bad)
+    assert [parameter.refusal(value) for value in (good, *bad)] == ["", *[annotation] * len(bad)]
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
 def test_text_of_a_value_parses_to_the_value(value):
     parsed = Parameter("p", type(value).__name__, value).parse(str(value))
     assert parsed == value and type(parsed) is type(value)
-
-
-@given(st.text())
-def test_a_text_parameter_takes_any_text_as_it_is(text):
-    assert Parameter("p", "str", "").parse(text) == text
 
 
 def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_path):
@@ -211,7 +204,7 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
 def test_update_refuses_other_than_default_parameters(books):
     path = write(books["folder"], "00_first", "1")
     before = path.read_bytes()
-    with pytest.raises(ReproError, match="steps=7"):
+    with pytest.raises(ReproError, match="00_first cannot be updated with steps=7: committed outputs are those of"):
         reproduce(parameters={"steps": 7}, update=True, **books)
     assert path.read_bytes() == before
 
@@ -239,10 +232,6 @@ def test_names(books):
         chosen(["02"], books["folder"])
     with pytest.raises(ReproError, match="no notebook found"):
         chosen([], books["build"])
-
-
-def test_damaged_notebook_is_one_sentence(books):
-    books["folder"].mkdir()
     (books["folder"] / "00_first.ipynb").write_text("{")
     with pytest.raises(ReproError, match="not a readable notebook") as caught:
         reproduce(**books)

@@ -1,10 +1,9 @@
-"""Tables and intervals: exact text, order independence, coverage of the intervals, paper numbers refused by line."""
+"""Tables as data: what the interpreter makes of records, exact text, refusals by line, coverage of the intervals."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,124 +11,173 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_records import make
 
-from repro.engine import records, stats, tables
+from repro.engine import grid, records, stats, tables
 from repro.engine.provenance import whence
 from repro.errors import ReproError
 
-PSNR = tables.Column("PSNR", "psnr-rgb", "higher", decimals=2)
-FID = tables.Column("FID", "fid-small-classifier", "lower", decimals=1)
-PAPER = tables.PaperNumber(15.56, "PSNR, unspecified", "Table 1")
+PSNR = {"name": "PSNR", "metric": "psnr", "protocol": "psnr-rgb", "better": "higher", "decimals": 2}
+FID = {"name": "FID", "metric": "fid", "protocol": "fid-small", "better": "lower", "decimals": 1}
+SETS = [9.0, 9.5, 10.0, 9.2, 9.9]
 
 
-def images(seed: int, **changes):
-    values = [20.0 + 0.1 * i + seed for i in range(10)]
-    return make(seed=seed, n=10, metrics={"psnr": values, "fid": 12.0}, **changes)
+def measured(seed: int, task: str = "dark", steps: int = 5, shift: float = 0.0, **more):
+    metrics = {"psnr": [20.0 + shift + seed + i / 10 for i in range(10)], "fid": 12.0, **more}
+    return make(seed=seed, n=10, experiment=f"net-s{seed}", cell={"task": task, "steps": steps}, metrics=metrics)
 
 
-def example(verified=()):
-    row = {
-        "PSNR": replace(tables.ours(images(0), "psnr", verified=verified), paper=PAPER),
-        "FID": tables.ours(images(0), "fid", verified=verified),
-    }
-    missing = {
-        "PSNR": tables.Cell(dash="needs | SID"),
-        "FID": tables.Cell(dash="needs | SID", paper=tables.PaperNumber(36.05, "FID 50k", "Table 1")),
-    }
-    return tables.Table(
-        "demo", "A demo", (PSNR, FID), {"DDIM": row, "paper model": missing}, ("a note",), corner="method"
-    )
+RECORDS = [measured(s, steps=n, shift=n) for s in (0, 1) for n in (5, 50)]
+SPEC = {
+    "column": {"psnr": PSNR, "fid": FID},
+    "also": [{"experiment": "net-s{seed}", "each": {"seed": [0, 1]}, "cell": {"task": "spread"}}],
+    "table": [
+        {
+            "name": "dark",
+            "caption": "Dark: {n} photographs",
+            "corner": "method",
+            "notes": ["a note"],
+            "cell": {"task": "dark"},
+            "columns": [{"use": "psnr", "name": "PSNR, {steps}", "for": {"steps": [5, 50]}}],
+            "rows": [
+                {"name": "ours", "experiment": "net-s*", "skip": ["PSNR, 50"], "dash": "too | slow"},
+                {"name": "later", "experiment": "other-s0"},
+                {"name": "quoted", "dash": "no code"},
+            ],
+        }
+    ],
+}
 
 
-def test_the_markdown_tells_recorded_from_re_evaluated_and_names_both_protocols():
-    text = example(verified={(images(0).id, "psnr")}).to_markdown()
-    assert "| method | PSNR ↑ | FID ↓ |" in text
-    assert "| DDIM | 20.45 [" in text and "] · *15.56* | 12.0† |" in text
-    assert "| paper model | — (1) | — (1) · *36.05* |" in text
-    assert "- PSNR: ours psnr-rgb; paper PSNR, unspecified" in text
+def table(columns=("psnr", "fid"), rows=({"name": "ours", "experiment": "net-s0"},), kept=RECORDS, verified=()):
+    spec = {**SPEC, "table": [{"name": "demo", "caption": "A demo", "cell": {"task": "dark", "steps": 5},
+                               "columns": list(columns), "rows": list(rows)}]}  # fmt: skip
+    return grid.tables("ddpm", kept, verified, spec)[0]
+
+
+def test_cells_are_means_over_images_and_seeds_or_dashes_with_their_reason():
+    (made,) = grid.tables("ddpm", RECORDS, spec=SPEC)
+    assert (made.caption, made.corner, made.notes) == ("Dark: 10 photographs", "method", ("a note",))
+    assert [column.heading for column in made.columns] == ["PSNR, 5 ↑", "PSNR, 50 ↑"]
+    cell = made.rows["ours"]["PSNR, 5"]
+    assert cell.value == pytest.approx(20.0 + 5 + 0.5 + 0.45) and (cell.n, cell.seeds, cell.over) == (10, 2, "images")
+    assert cell.interval[0] < cell.value < cell.interval[1]
+    assert cell.records == tuple(sorted(r.id for r in RECORDS if r.cell["steps"] == 5))
+    dashes = [made.rows[row]["PSNR, 50"].dash for row in ("ours", "later", "quoted")]
+    assert dashes == ["too | slow", grid.NOT_YET, "no code"]
+    assert table([{**FID, "metric": "lpips"}]).rows["ours"]["FID"].dash == "this profile does not measure it"
+    for order in (RECORDS, RECORDS[::-1]):
+        assert grid.tables("ddpm", order, spec=SPEC)[0].to_csv() == made.to_csv()
+
+
+def test_a_mean_over_cells_less_the_mean_of_its_parts_scaled():
+    parts = {"a+b": 3.0, "a": 1.0, "b": 2.0, "c": 0.0}
+    kept = [measured(s, edit, shift=x) for s in (0, 1) for edit, x in parts.items()]
+    kept.append(measured(2, "a", shift=99.0))  # a seed that the others lack
+    ours = {"name": "ours", "experiment": "net-s*"}
+    columns = [
+        {**PSNR, "name": "mean", "mean": {"task": ["a", "b", "c"]}},
+        {**PSNR, "name": "gap", "cell": {"task": "a+b"}, "less": {}, "by": "task", "scale": 1000},
+    ]
+    cells = table(columns, [ours], kept).rows["ours"]
+    assert cells["mean"].value == pytest.approx(20 + 0.5 + 0.45 + 1.0) and cells["mean"].seeds == 2
+    assert (cells["gap"].value, cells["gap"].interval) == (1500.0, (1500.0, 1500.0)), "paired: images and seeds cancel"
+    twice = [*kept, measured(0, "a", steps=6)]
+    with pytest.raises(ReproError, match="several cells of a place, in one cell"):
+        table([{**PSNR, "cell": {"task": "a"}}], [{**ours, "without": ["steps"]}], twice)
+
+
+def test_what_must_be_measured_is_enumerated_once():
+    assert grid.cells(SPEC) == [
+        ("net-s0", {"task": "spread"}),
+        ("net-s1", {"task": "spread"}),
+        ("net-s*", {"task": "dark", "steps": 5}),
+        ("other-s0", {"task": "dark", "steps": 5}),
+        ("other-s0", {"task": "dark", "steps": 50}),
+    ]
+    assert grid.at_every_seed("net-s*", ["net-s0", "net-s12", "net-small-s0", "net-sx"]) == ["net-s0", "net-s12"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("columns = ['lpips']", "there is no column 'lpips', there are psnr"),
+        ("colums = 3", "table 't': colums unknown"),
+        ("rows = [{ name = 'a', experimnt = 'x' }]", "row 'a': experimnt unknown"),
+    ],
+)
+def test_a_grid_with_a_mistake_is_refused_by_name(tmp_path, monkeypatch, change, sentence):
+    lines = {"columns": "columns = ['psnr']", "rows": "rows = []"}
+    lines[change.split()[0]] = change
+    shared = "[column.psnr]\nname = 'PSNR'\nmetric = 'psnr'\nprotocol = 'p'\n"
+    (tmp_path / "grid.toml").write_text(shared + "[[table]]\nname = 't'\ncaption = 'T'\n" + "\n".join(lines.values()))
+    monkeypatch.setattr("repro.paths.room_file", lambda room, name: tmp_path / name)
+    with pytest.raises(ReproError, match=sentence):
+        grid.cells(grid.load("ddpm"))
+
+
+@pytest.fixture
+def papers(tmp_path, monkeypatch):
+    numbers = "demo,ours,PSNR,15.56,unspecified,Table 1\ndemo,theirs,FID,36.05,FID 50k,Table 1\n"
+    (tmp_path / "paper_numbers.csv").write_text("table,row,column,value,protocol,source\n" + numbers)
+    monkeypatch.setattr("repro.paths.room_file", lambda room, name: tmp_path / name)
+    rows = [{"name": "ours", "experiment": "net-s0"}, {"name": "theirs", "dash": "needs | SID"}]
+    return lambda *verified: table(rows=rows, verified=verified)
+
+
+def test_the_texts_tell_recorded_from_re_evaluated_and_name_both_protocols(papers):
+    made = papers((RECORDS[0].id, "psnr"))
+    text, low, high = made.to_markdown(), *made.rows["ours"]["PSNR"].interval
+    assert f"| ours | 25.45 [{low:.2f}, {high:.2f}] · *15.56* | 12.0† |" in text
+    assert "| theirs | — (1) | — (1) · *36.05* |" in text and "- — (1): needs \\| SID" in text
+    assert "- PSNR: ours psnr-rgb; paper unspecified" in text
     assert "† recorded: taken from the committed record" in text
     assert "Unmarked: the first k samples were re-evaluated" in text
-    assert "- — (1): needs \\| SID" in text
-    assert "20.45† [" in example().to_markdown(), "nothing verified: everything is marked"
+    assert "25.45† [" in papers().to_markdown(), "nothing verified: everything is marked"
+    brief = made.brief(["PSNR"], ["ours"])
+    assert f"| ours | 25.45 ± {(high - low) / 2:.2f} · *15.56* |" in brief
+    assert "figures/tables/demo.md" in brief and "FID" not in brief and "†" not in brief
+    assert made.points("PSNR") == {"ours": (25.45, low, high)}
 
-
-def test_the_brief_table_halves_the_interval_and_names_the_page():
-    text = example(verified={(images(0).id, "psnr")}).brief(["PSNR"], ["DDIM"])
-    (row,) = [line for line in text.splitlines() if line.startswith("| DDIM")]
-    low, high = example().rows["DDIM"]["PSNR"].interval
-    assert row == f"| DDIM | 20.45 ± {(high - low) / 2:.2f} · *15.56* |"
-    assert "figures/tables/demo.md" in text and "FID" not in text and "†" not in text
-    with pytest.raises(ReproError, match="table demo: no column 'SSIM', there are PSNR, FID"):
-        example().brief(["SSIM"])
-
-
-def test_an_interval_says_what_it_resamples_and_a_cell_is_one_measurement():
-    assert tables.ours(images(0), "psnr").over == "images"
-    fid = [make(seed=s, n=500, metrics={"fid": [9.0, 9.5, 10.0, 9.2, 9.9]}) for s in (0, 1)]
-    cell = tables.ours(fid, "fid")
-    assert (cell.over, cell.n, cell.seeds) == ("replicates", 500, 2)
-    text = tables.Table("t", "t", (FID,), {"a": {"FID": cell}}).to_markdown()
-    assert "- FID: interval over replicates with disjoint sampling seeds and training seeds." in text
-    assert "paper" not in text
-    with pytest.raises(ReproError, match="one cell of psnr from different measurements"):
-        tables.ours([images(0), images(1, cell={"steps": 3})], "psnr")
-
-
-def test_the_csv_holds_everything_once():
-    rows = list(csv.DictReader(io.StringIO(example(verified={(images(0).id, "psnr")}).to_csv())))
+    rows = list(csv.DictReader(io.StringIO(made.to_csv())))
     assert [(row["row"], row["column"], row["mark"]) for row in rows] == [
-        ("DDIM", "PSNR", "re-evaluated"),
-        ("DDIM", "FID", "recorded"),
-        ("paper model", "PSNR", ""),
-        ("paper model", "FID", ""),
-    ]
-    first = rows[0]
-    assert float(first["low"]) < float(first["ours"]) == 20.45 < float(first["high"])
-    assert (first["paper"], first["paper_protocol"], first["records"]) == ("15.56", "PSNR, unspecified", images(0).id)
-    assert rows[1]["low"] == "", "one FID has no interval"
-    assert rows[2]["ours"] == "" and rows[2]["dash"] == "needs | SID"
+        ("ours", "PSNR", "re-evaluated"), ("ours", "FID", "recorded"), ("theirs", "PSNR", ""), ("theirs", "FID", "")
+    ]  # fmt: skip
+    first, fid, missing, _ = rows
+    assert (first["ours"], first["paper"], first["paper_protocol"]) == ("25.45", "15.56", "unspecified")
+    assert (first["records"], fid["low"]) == (RECORDS[0].id, ""), "one FID has no interval"
+    assert (missing["ours"], missing["dash"]) == ("", "needs | SID")
 
 
-@given(st.permutations(range(4)))
-@settings(max_examples=10)
-def test_a_cell_does_not_depend_on_the_order_of_its_records(order):
-    group = [images(seed) for seed in range(4)]
-    assert tables.ours([group[i] for i in order], "psnr") == tables.ours(group, "psnr")
+def test_an_interval_says_what_it_resamples():
+    kept = [make(seed=s, n=500, experiment=f"net-s{s}", cell={}, metrics={"fid": SETS}) for s in (0, 1)]
+    made = table(["fid"], [{"name": "ours", "experiment": "net-s*", "without": ["task", "steps"]}], kept)
+    assert (made.rows["ours"]["FID"].over, made.rows["ours"]["FID"].n) == ("replicates", 500)
+    assert "- FID: interval over replicates with disjoint sampling seeds and training seeds." in made.to_markdown()
 
 
 def test_a_table_is_written_with_its_provenance_and_twice_alike(home):
     with pytest.raises(ReproError, match="records that are not in"):
-        example().write("repro reproduce")
-    records.upsert("ddpm", [images(0)])
-    paths = example().write("repro reproduce --cell '-->'")
+        table().write("repro reproduce")
+    records.upsert("ddpm", RECORDS)
+    paths = table().write("repro reproduce --cell '-->'")
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in example().write("repro reproduce --cell '-->'")] == before
+    assert [path.read_bytes() for path in table().write("repro reproduce --cell '-->'")] == before
     for path in paths:
-        assert whence(path).records == (images(0).id,)
+        assert whence(path).records == (RECORDS[0].id,)
         assert whence(path).command == "repro reproduce --cell '-->'"
     assert before[1].decode().splitlines()[0].count("-->") == 1
 
 
-def test_paper_numbers_are_read_and_refused_by_line(tmp_path):
+def test_papers_numbers_are_read_and_refused_by_line(tmp_path):
     path = tmp_path / "paper_numbers.csv"
     good = "table,row,column,value,protocol,source\nt1,SM-N,PSNR,15.56,unspecified,Table 1\n"
     path.write_text(good)
     number = tables.PaperNumber(15.56, "unspecified", "Table 1")
     assert tables.paper_numbers("x", path) == {("t1", "SM-N", "PSNR"): number}
     assert tables.paper_numbers("x", tmp_path / "none.csv") == {}
-    six = "line 3: six fields, none empty and the value a number, found"
-    for bad, sentence in [
-        ("t1,SM-N,PSNR,1,unspecified,Table 1\n", "line 3: t1, SM-N, PSNR stands twice"),
-        ("t1,SM-N,SSIM,about 1,unspecified,Table 1\n", six),
-        ("t1,SM-N,SSIM,nan,unspecified,Table 1\n", six),
-        ("t1,SM-N,SSIM,1,,Table 1\n", six),
-        ("t1,SM-N,SSIM,1\n", six),
-    ]:
+    for bad in ("t1,SM-N,SSIM,about 1,unspecified,Table 1\n", "t1,SM-N,SSIM,nan,p,Table 1\n", "t1,SM-N\n"):
         path.write_text(good + bad)
-        with pytest.raises(ReproError, match=sentence):
+        with pytest.raises(ReproError, match=r"paper_numbers.csv, line 3: no number of a paper: t1,SM-N"):
             tables.paper_numbers("x", path)
-    path.write_text("a,b\n")
-    with pytest.raises(ReproError, match="line 1: the header must read table,row"):
-        tables.paper_numbers("x", path)
 
 
 def test_small_values_are_not_shown_as_zero():
@@ -140,7 +188,7 @@ def test_small_values_are_not_shown_as_zero():
 
 
 @given(st.lists(st.floats(-5, 5), min_size=5, max_size=30), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_interval_is_deterministic_brackets_its_estimate_and_shifts_with_the_data(values, seed):
     first, again = (stats.mean_interval(values, n_boot=200, seed=seed) for _ in range(2))
     assert first == again
@@ -150,14 +198,11 @@ def test_an_interval_is_deterministic_brackets_its_estimate_and_shifts_with_the_
 
 
 def covered(draw, truth: float, trials: int) -> float:
-    hits = 0
-    for trial in range(trials):
-        interval = draw(np.random.default_rng(trial), trial)
-        hits += interval.low <= truth <= interval.high
-    return hits / trials
+    found = [draw(np.random.default_rng(trial), trial) for trial in range(trials)]
+    return sum(interval.low <= truth <= interval.high for interval in found) / trials
 
 
-@pytest.mark.parametrize("n", [6, 12, 60])
+@pytest.mark.parametrize("n", [6, 60])
 def test_the_interval_of_a_mean_covers_the_truth_95_times_in_100(n):
     rate = covered(lambda rng, t: stats.mean_interval(rng.normal(3.0, 2.0, n), n_boot=500, seed=t), 3.0, 400)
     assert 0.92 <= rate <= 0.98, rate
@@ -173,13 +218,11 @@ def test_pairing_removes_what_the_images_share():
     assert broken.low < 0 < broken.high, "the same numbers without their pairing say nothing"
 
 
-def two_networks(rng, trial, seeds: int, same: bool = False):
+def two_networks(rng, trial, seeds: int):
     """Seeds shift a whole network by sigma 1, images by sigma 1 in common, every measurement by sigma 1 alone."""
-    left_shift = rng.normal(0, 1, (seeds, 1))
-    right_shift = left_shift if same else rng.normal(0, 1, (seeds, 1))
-    common = rng.normal(0, 1, 30)
-    left, right = (shift + common + rng.normal(0, 1, (seeds, 30)) for shift in (left_shift, right_shift))
-    return stats.paired_difference(left, right, same_networks=same, n_boot=400, seed=trial)
+    shifts, common = rng.normal(0, 1, (2, seeds, 1)), rng.normal(0, 1, 30)
+    left, right = (shift + common + rng.normal(0, 1, (seeds, 30)) for shift in shifts)
+    return stats.paired_difference(left, right, n_boot=400, seed=trial)
 
 
 def test_training_seeds_count_as_seeds_not_as_more_images():
@@ -208,7 +251,5 @@ def test_what_does_not_pair_is_refused():
         stats.paired_difference(range(6), range(7))
     with pytest.raises(ReproError, match="4 values, an interval needs at least 5"):
         stats.mean_interval(range(4))
-    with pytest.raises(ReproError, match="different numbers of images"):
-        stats.mean_interval([[1.0] * 6, [1.0] * 7])
     with pytest.raises(ReproError, match="2 and 3 training seeds"):
         stats.paired_difference(np.ones((2, 6)), np.ones((3, 6)), same_networks=True)

@@ -33,12 +33,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise ReproError(
             f"{path} could not be written ({error.strerror}): what was there before is unchanged"
         ) from error
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # the rename itself has to survive a power cut; some file systems cannot sync a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

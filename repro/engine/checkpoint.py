@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from repro import paths
+from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -62,25 +62,19 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
     }
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         for name, data in files.items():
-            with open(partial / name, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_bytes(partial / name, data)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, ReproError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():
             old.rename(folder)
-        kept = "what was there before is unchanged"
-        raise ReproError(f"checkpoint {folder} could not be written ({error.strerror}): {kept}") from error
+        raise ReproError(f"checkpoint {folder.name} stays what it was, unchanged: {error}") from error
     _loaded.cache_clear()
     return folder
 

@@ -221,7 +221,7 @@ def verdicts(
     ]
 
 
-def all_verdicts(*, profile: str = "small") -> list[Verdict]:
+def all_verdicts(profile: str = "small") -> list[Verdict]:
     """The verdicts of every room that has a ledger."""
     return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
 

@@ -6,47 +6,41 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from repro.errors import ReproError
 
 
-@dataclass(frozen=True)
+@dataclass
 class List:
-    """List experiments.
-
-    Args:
-        room: only this room (ddpm, editing, rddm, ucdir, adir).
-    """
+    """List experiments."""
 
     room: Positional[str | None] = None
+    """Only this room (ddpm, editing, rddm, ucdir, adir)."""
 
     def run(self) -> int:
         from repro.engine.checkpoint import trained
-        from repro.engine.registry import experiments, state_path
+        from repro.engine.registry import experiments
 
         for e in experiments(self.room):
-            state = "trained" if trained(e.name) else "begun" if state_path(e).exists() else "untrained"
+            state = "trained" if trained(e.name) else "begun" if e.state.exists() else "untrained"
             ships = "weights ship" if e.ships else "records only"
             print(f"{e.name:<36} {e.profile:<6} {state:<10} {ships:<13} {e.recipe.images:>9,} images  {e.summary}")
         return 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Train:
-    """Train an experiment; the same command goes on after a kill.
-
-    Args:
-        names: experiments to train one after another; `repro list` shows them.
-        all: every experiment that is not trained yet.
-        until: stop, with the state saved, once this many images are seen.
-    """
+    """Train an experiment; the same command goes on after a kill."""
 
     names: Positional[tuple[str, ...]] = ()
+    """Experiments to train one after another; `repro list` shows them."""
     all: bool = False
+    """Every experiment that is not trained yet."""
     until: int | None = None
+    """Stop, with the state saved, once this many images are seen."""
 
     def run(self) -> int:
         from repro.engine.checkpoint import trained
@@ -66,11 +60,11 @@ class Train:
         """Whether the training came to its end, or to `until`."""
         from tqdm import tqdm
 
-        from repro.engine.registry import precision_note, run, state_path, weights_path
+        from repro.engine.registry import precision_note, run
 
         if note := precision_note(experiment):
             print(note, flush=True)
-        name, total, seen, state = experiment.name, experiment.recipe.images, 0, state_path(experiment)
+        name, total, seen, state = experiment.name, experiment.recipe.images, 0, experiment.state
         try:
             with (
                 closing(run(experiment, self.until)) as steps,
@@ -84,27 +78,24 @@ class Train:
             kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
             print(f"repro train: {name} is stopped; {kept}", file=sys.stderr)
             return False
-        left = f"weights: {weights_path(experiment)}" if seen >= total else f"state: {state}"
+        left = f"weights: {experiment.weights}" if seen >= total else f"state: {state}"
         print(f"{name}: {seen:,} of {total:,} images; {left}")
         return True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluate:
-    """Make records: of a trained network, or of a room's rows that need none.
-
-    Args:
-        names: experiments, or rooms (all their experiments and baselines).
-        full: make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed
-            and compared with the committed records of the rooms named.
-        missing: with --full, only records that are missing or were made with other weights or data.
-        profile: smoke, small or paper.
-    """
+    """Make records: of a trained network, or of a room's rows that need none."""
 
     names: Positional[tuple[str, ...]]
+    """Experiments, or rooms (all their experiments and baselines)."""
     full: bool = False
+    """Make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed and
+    compared with the committed records of the rooms named."""
     missing: bool = False
+    """With --full, only records that are missing or were made with other weights or data."""
     profile: str = "small"
+    """smoke, small or paper."""
 
     def run(self) -> int:
         from repro.engine import evaluation
@@ -129,6 +120,45 @@ class Evaluate:
 
 
 @dataclass
+class Reproduce:
+    """Run the notebooks in order; they recompute records from the shipped checkpoints and write tables and figures."""
+
+    notebooks: Positional[tuple[str, ...]] = ()
+    """Notebooks to run, by number or name; all of them by default."""
+    profile: str = "small"
+    """The notebooks' `profile` parameter: smoke, small or paper."""
+    parameters: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
+    """Other parameters, handed to every notebook chosen, checked by name, type, range and choice before any runs. What
+    they draw goes to build/, with them in its provenance."""
+    update: bool = False
+    """Copy the executed notebooks back into notebooks/, without papermill's cell."""
+
+    def run(self) -> int:
+        from repro.engine import claims, front
+        from repro.engine.notebooks import reproduce
+
+        values: dict[str, str] = {}
+        for text in self.parameters:
+            name, equals, value = text.partition("=")
+            if not equals or not name.isidentifier() or name in values:
+                raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
+            values[name] = value
+        runs = reproduce(self.notebooks, self.profile, values, self.update)
+        failed = [run.name for run in runs if run.error is not None]
+        seconds = sum(run.seconds for run in runs)
+        print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {seconds:.0f} s", flush=True)
+        if failed:
+            print(f"failed: {', '.join(failed)}", file=sys.stderr)
+            return 1
+        if self.profile == "small" and not self.notebooks and not self.parameters:
+            # What stands on all notebooks together: verdicts, the README's picture and tables, the index of figures/.
+            claims.write(claims.all_verdicts(), "repro claims")
+            front.draw()
+            print("README.md and figures/README.md:", "updated" if front.update() else "unchanged", flush=True)
+        return 0
+
+
+@dataclass
 class Claims:
     """Judge the papers' claims by rule on the committed records, print the verdicts, write figures/claims.{csv,md}."""
 
@@ -145,8 +175,7 @@ class Claims:
 
         if self.room and self.room not in claims.rooms():
             raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(claims.rooms())}")
-        rooms = [self.room] if self.room else claims.rooms()
-        found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
+        found = claims.verdicts(self.room, profile=self.profile) if self.room else claims.all_verdicts(self.profile)
         print(claims.to_markdown(found), end="")
         if self.write and not self.room:
             for path in claims.write(found, f"repro claims{of_profile(self.profile)}"):
@@ -162,12 +191,12 @@ class Whence:
     """A .png, .jpg, .md or .csv file of figures/."""
 
     def run(self) -> int:
-        from repro.engine import records
         from repro.engine.provenance import whence
+        from repro.engine.records import by_id
 
         made = whence(self.file)
         print(made.command)
-        known = records.by_id() if made.records else {}
+        known = by_id() if made.records else {}
         for identity in made.records:
             if record := known.get(identity):
                 network = f"checkpoint {record.checkpoint[:12]}" if record.checkpoint else "nothing learned"

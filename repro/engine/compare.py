@@ -30,25 +30,38 @@ class Comparison:
         return "\n".join([*self.differences, f"{count}, {len(self.differences)} differ"])
 
 
-def compare(old: Path | str, new: Path | str, tolerance: Tolerance | None = None) -> Comparison:
+def compare(old: Path, new: Path, tolerance: Tolerance | None = None) -> Comparison:
     """Compare every CSV under two folders.
 
     `tolerance` replaces what the tables themselves state. A table, row or column on one side only is a difference.
     Raises `ReproError` for a folder that is absent, holds no table on both sides, or a file that is no table.
     """
-    sides = []
-    for folder in map(Path, (old, new)):
+    sides: list[dict[str, Rows]] = []
+    for folder in (old, new):
         if not folder.is_dir():
             raise ReproError(f"{folder}: no such folder, a folder of .csv tables is needed")
         sides.append({str(path.relative_to(folder)): _read(path) for path in sorted(folder.rglob("*.csv"))})
-    a, b = sides
-    if not a and not b:
+    if not any(sides):
         raise ReproError(f"neither {old} nor {new} holds a .csv table: there is nothing to compare")
-    differences, cells = _one_sided("", "the table", a, b), 0
-    for name in (name for name in a if name in b):
-        found, count = _compare_tables(name, a[name], b[name], tolerance)
-        differences, cells = differences + found, cells + count
-    return Comparison(tuple(differences), len({*a, *b}), cells)
+    differences, cells = _one_sided("", "the table", *sides), 0
+    for table in (table for table in sides[0] if table in sides[1]):
+        before, after = (side[table] for side in sides)
+        columns = [dict.fromkeys(column for row in rows.values() for column in row) for rows in (before, after)]
+        differences += _one_sided(f"{table}, ", "the column", *columns)
+        differences += _one_sided(f"{table}, ", "the row", before, after)
+        for name, row in before.items():
+            stated = _number(row.get("atol", "")), _number(row.get("rtol", ""))
+            within = tolerance or (DEFAULT if None in stated else Tolerance(*stated))
+            for column in (c for c in row if name in after and c in after[name]):
+                cells += 1
+                a, b = row[column], after[name][column]
+                x, y = (None, None) if column in _EXACT else (_number(a), _number(b))
+                allowed = None if x is None or y is None else within.allowed(x)
+                if a != b and not (allowed is not None and abs(x - y) <= allowed):
+                    apart = "" if allowed is None else f" ({allowed:.2g} apart is allowed)"
+                    change = f"committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}"
+                    differences.append(f"{table}, {name}, {column}: {change}")
+    return Comparison(tuple(differences), len({*sides[0], *sides[1]}), cells)
 
 
 def _read(path: Path) -> Rows:
@@ -70,25 +83,6 @@ def _one_sided(where: str, what: str, old: Collection[str], new: Collection[str]
     """What stands on one side only."""
     lost = [f"{where}{name}: committed {what}, regenerated nothing" for name in old if name not in new]
     return lost + [f"{where}{name}: committed nothing, regenerated {what}" for name in new if name not in old]
-
-
-def _compare_tables(table: str, old: Rows, new: Rows, tolerance: Tolerance | None) -> tuple[list[str], int]:
-    headers = [dict.fromkeys(column for row in rows.values() for column in row) for rows in (old, new)]
-    differences, cells = _one_sided(f"{table}, ", "the column", *headers), 0
-    differences += _one_sided(f"{table}, ", "the row", old, new)
-    for name, row in old.items():
-        stated = _number(row.get("atol", "")), _number(row.get("rtol", ""))
-        within = tolerance or (DEFAULT if None in stated else Tolerance(*stated))
-        for column in (c for c in row if c in headers[1] and name in new):
-            cells += 1
-            a, b = row[column], new[name][column]
-            x, y = (None, None) if column in _EXACT else (_number(a), _number(b))
-            allowed = None if x is None or y is None else within.allowed(x)
-            if a != b and not (allowed is not None and abs(x - y) <= allowed):
-                apart = "" if allowed is None else f" ({allowed:.2g} apart is allowed)"
-                change = f"committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}"
-                differences.append(f"{table}, {name}, {column}: {change}")
-    return differences, cells
 
 
 def _number(text: str) -> float | None:

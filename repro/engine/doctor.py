@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distributions, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from repro import paths
 from repro.errors import ReproError
@@ -34,19 +34,18 @@ def _packages() -> Iterator[Finding]:
 
     found = f"Python {platform.python_version()}"
     yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), found, f"{found}: 3.11, 3.12 or 3.13 is tested")
-    try:
-        required = [Requirement(line) for line in requires("repro-diffusion") or ()]
-    except PackageNotFoundError:
-        yield Finding("fail", "repro-diffusion is not installed: run `make install`")
-        return
-    here = {distribution.name.lower(): distribution.version for distribution in distributions() if distribution.name}
     good = 0
-    for each in (each for each in required if not each.marker or each.marker.evaluate({"extra": ""})):
-        found = here.get(each.name.lower(), "(none)")
-        if found != "(none)" and each.specifier.contains(found, prereleases=True):
+    for each in map(Requirement, requires("repro-diffusion") or ()):
+        if each.marker and not each.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            here = version(each.name)
+        except PackageNotFoundError:
+            here = "(none)"
+        if here != "(none)" and each.specifier.contains(here, prereleases=True):
             good += 1
         else:
-            yield Finding("fail", f"{each.name} {found} does not fit {each.specifier}: run `make install`")
+            yield Finding("fail", f"{each.name} {here} does not fit {each.specifier}: run `make install`")
     yield Finding("ok", f"{good} required packages in their ranges")
 
 
@@ -65,8 +64,7 @@ def _hardware() -> Iterator[Finding]:
     from repro.engine.environment import hardware
     from repro.engine.train import has_bf16
 
-    about = hardware()
-    threads = torch.get_num_threads()
+    about, threads = hardware(), torch.get_num_threads()
     yield Finding("ok", f"{about['cpu']}, {about['cores']} cores, {threads} threads")
     if threads > about["cores"]:
         yield Finding("warn", f"{threads} threads share {about['cores']} cores: set OMP_NUM_THREADS={about['cores']}")
@@ -132,8 +130,8 @@ class Doctor:
     """Check this installation: versions, hardware, weights, images; exit status 1 where something fails."""
 
     def run(self) -> int:
-        failed = 0
         print(f"clone at {paths.root()}")
+        failed = 0
         for finding in findings():
             print(f"{finding.state:<4}  {finding.text}", flush=True)
             failed += finding.state == "fail"

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 
@@ -26,16 +28,16 @@ def measured() -> Iterator[dict[str, Any]]:
     block.
     """
     found: dict[str, Any] = {}
-    cuda = _cuda()
-    if cuda:
-        cuda.reset_peak_memory_stats()
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     try:
         yield found
     finally:
-        if cuda:
-            cuda.synchronize()
-            found["peak_gpu_mb"] = round(cuda.max_memory_allocated() / 1e6, 1)
+        if gpu:
+            torch.cuda.synchronize()
+            found["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
         found["wall_s"] = round(time.perf_counter() - start, 3)
         unit = 1 if sys.platform == "darwin" else 1024
         found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
@@ -44,26 +46,18 @@ def measured() -> Iterator[dict[str, Any]]:
 
 def environment(m: dict[str, Any] | None = None) -> dict[str, Any]:
     """A record's `environment`: versions, hardware, threads, commit, date, and the measurement given."""
-    torch = sys.modules.get("torch")
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
-        "versions": versions(),
+        "versions": versions,
         "hardware": hardware(),
-        "threads": torch.get_num_threads() if torch else cores(),
+        "threads": torch.get_num_threads(),
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **(m or {}),
     }
-
-
-def versions() -> dict[str, str]:
-    """Python and the installed packages that numbers depend on, read without importing them."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def hardware() -> dict[str, Any]:
@@ -71,16 +65,9 @@ def hardware() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    found: dict[str, Any] = {"cpu": cpu, "cores": cores()}
-    if cuda := _cuda():
-        found["gpu"] = cuda.get_device_name()
-    return found
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found: dict[str, Any] = {"cpu": models[0] if models else platform.processor() or platform.machine(), "cores": cores}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def commit() -> str | None:
@@ -95,9 +82,3 @@ def commit() -> str | None:
         return head + "+" * bool(changed)
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _cuda() -> Any:
-    """torch.cuda where torch is loaded and has a device; nothing is imported for the question."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch and torch.cuda.is_available() else None

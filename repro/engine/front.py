@@ -1,7 +1,12 @@
-"""The README's picture: every method at work on one row, input to result, drawn from the weights that ship.
+"""Generated pages: the README's picture, its two tables between their markers, the index of figures/.
 
-A method takes part with a module `overview` (in `repro/<room>/study` or beside the method): `TITLE`, `NEEDS` (names of
-its checkpoints) and `tiles()`, caption -> picture, four of one size.
+    <!-- notebooks:begin --> … <!-- notebooks:end -->   a row for every notebook: what it teaches, minutes, Colab
+    <!-- results:begin --> … <!-- results:end -->       a row for every method: its ledger's headline, and counts
+
+All are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv, the ledgers and the weights
+that ship. `make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part
+in the picture, every method at work on one row, with a module `overview` (in `repro/<room>/study` or beside the
+method): `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> picture, four of one size.
 """
 
 from __future__ import annotations
@@ -19,7 +24,6 @@ from repro import paths
 from repro.engine import claims
 from repro.engine.atomic import read_toml, write_text
 from repro.engine.checkpoint import CONFIG
-from repro.engine.claims import NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, WEAKER
 from repro.engine.provenance import save_figure
 from repro.engine.records import ROOMS
 from repro.engine.registry import study_module
@@ -28,6 +32,7 @@ from repro.errors import ReproError
 
 NAME, COLUMNS, WIDTH, GAP = "overview", 4, 256, 6
 COMMAND = "repro reproduce"
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
 def picture() -> np.ndarray:
@@ -58,11 +63,11 @@ def draw(folder: Path | None = None) -> Path:
     return save_figure(picture(), NAME, (), COMMAND, photograph=True, folder=folder)
 
 
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-
-
 def notebooks(root: Path) -> str:
-    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml."""
+    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml.
+
+    How long reading and running take is what the notebook says: its line at the top, and its own first output.
+    """
     settings = read_toml(root / "pyproject.toml")["tool"]["repro"]
     address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
     lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
@@ -70,18 +75,15 @@ def notebooks(root: Path) -> str:
         colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
         name, _, text = settings.get("notebooks", {}).get(path.stem, path.stem).partition(": ")
         link, badge = f"[{path.stem[:2]} {name}](notebooks/{path.name})", f"[![open in Colab]({BADGE})]({colab})"
-        lines.append(table_line([link, text, *_minutes(path), badge]))
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        top = "".join("".join(cells[0]["source"]).splitlines()[:4])
+        printed = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
+        read = re.search(r"Reading: ([\d.]+ min)", top)
+        run = re.search(rf"{path.stem} · profile small .* · about (.+)", printed) or re.search(
+            r"about ([\d.]+ min)", top
+        )
+        lines.append(table_line([link, text, *(found[1] if found else "—" for found in (read, run)), badge]))
     return "\n".join(lines)
-
-
-def _minutes(path: Path) -> tuple[str, str]:
-    """How long reading and running take, as the notebook says: its line at the top, and its own first output."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    top = "".join("".join(cells[0]["source"]).splitlines()[:4])
-    outputs = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
-    read = re.search(r"Reading: ([\d.]+ min)", top)
-    run = re.search(rf"{path.stem} · profile small .* · about (.+)", outputs) or re.search(r"about ([\d.]+ min)", top)
-    return (read[1] if read else "—", run[1] if run else "—")
 
 
 def results(figures: Path) -> str:
@@ -102,7 +104,7 @@ def results(figures: Path) -> str:
 def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
     chosen = claims.headline(room) if room in claims.rooms() else None
     if chosen is None:  # a ledger without one is shown by its first comparison that was measured
-        row = next((r for r in rows if r["estimate"]), rows[0])
+        row = next(r for r in rows if r["estimate"])
         chosen = claims.Headline(room, row["text"], row["id"], row["part"])
     row = next((r for r in rows if (r["id"], r["part"]) == (chosen.claim, chosen.part)), None)
     numbers = paper_numbers(room)
@@ -117,9 +119,10 @@ def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
         half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
         ours = _number(float(row["estimate"]), chosen.unit, half)
     parts = [r["verdict"] for r in rows if r["id"] == chosen.claim]
-    of_parts = f"; {chosen.claim}: {parts.count(REPRODUCED)} of {len(parts)}" if len(parts) > 1 else ""
+    of_parts = f"; {chosen.claim}: {parts.count(claims.REPRODUCED)} of {len(parts)}" if len(parts) > 1 else ""
     counts = Counter(r["verdict"] for r in rows)
-    every = ", ".join(f"{counts[v]} {v}" for v in (REPRODUCED, WEAKER, NOT_REPRODUCED, NOT_MEASURED) if counts[v])
+    order = (claims.REPRODUCED, claims.WEAKER, claims.NOT_REPRODUCED, claims.NOT_MEASURED)
+    every = ", ".join(f"{counts[v]} {v}" for v in order if counts[v])
     return table_line([chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, row["verdict"] + of_parts, every])
 
 
@@ -140,21 +143,18 @@ def index(figures: Path) -> str:
         "Speed: [bench/](bench).",
         "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
     ]
-    tables = {p.stem: p for p in sorted((figures / "tables").glob("*.md"))}
-    pictures = {p.stem: p for p in sorted((figures / "pictures").glob("*.[pj][np]g"))}
+    tables, pictures = sorted((figures / "tables").glob("*.md")), sorted((figures / "pictures").glob("*.[pj][np]g"))
     for room in ROOMS:
-        mine = [f"- [{_caption(p)}](tables/{p.name})" for stem, p in tables.items() if stem.startswith(f"{room}_")]
-        drawn = [p for stem, p in pictures.items() if stem.startswith(f"{room}_")]
+        mine = []
+        for path in (p for p in tables if p.stem.startswith(f"{room}_")):
+            text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+            mine.append(f"- [{text.strip().splitlines()[0].strip('*')}](tables/{path.name})")
+        drawn = [p for p in pictures if p.stem.startswith(f"{room}_")]
         links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in drawn]
         mine += [f"- Pictures: {' · '.join(links)}"] if links else []
         if mine:
             parts.append(f"## {room}\n\n" + "\n".join(mine))
     return "\n\n".join(parts) + "\n"
-
-
-def _caption(path: Path) -> str:
-    text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return text.strip().split("\n", 1)[0].strip("*")
 
 
 def rendered(text: str, root: Path, figures: Path) -> str:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paths
-from repro.engine import records as ledger
 from repro.engine.atomic import write_bytes
-from repro.engine.records import Record
+from repro.engine.records import Record, by_id
 from repro.errors import ReproError
 
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
@@ -37,11 +36,8 @@ class Provenance:
 
     def comment(self) -> str:
         """One line that `whence` reads in Markdown and in JPEG files."""
-        body = json.dumps(
-            {"command": self.command, "records": list(self.records), "version": VERSION}, ensure_ascii=False
-        )
-        # A comment may not contain "--"; JSON may spell the hyphen.
-        body = body.replace("--", "-\\u002d")
+        fields = {"command": self.command, "records": list(self.records), "version": VERSION}
+        body = json.dumps(fields, ensure_ascii=False).replace("--", "-\\u002d")  # a comment may not contain "--"
         return f"<!-- repro {body} -->"
 
 
@@ -61,11 +57,9 @@ def _quoted(word: str) -> str:
 
 
 def provenance(records: Iterable[Record | str], command: str) -> Provenance:
-    """Provenance of committed records. Raises `ReproError` for an id that no record has, or an empty command."""
+    """Provenance of committed records. Raises `ReproError` for an id that no record has."""
     ids = tuple(sorted({record if isinstance(record, str) else record.id for record in records}))
-    if not command.strip():
-        raise ReproError("provenance without a command: say what regenerates the file")
-    known = ledger.by_id() if ids else {}
+    known = by_id() if ids else {}
     missing = [identity for identity in ids if identity not in known]
     if missing:
         raise ReproError(f"records that are not in {paths.figures() / 'records'}: {', '.join(missing)}")
@@ -86,8 +80,6 @@ def save_figure(
     `figure`: anything that `repro.ui.to_uint8` accepts. `photograph` makes it a JPEG of QUALITY, `<name>.jpg`. `folder`
     replaces `figures/pictures`. A file that agrees already is left as it is.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ReproError(f"picture name {name!r}: letters, digits, hyphen and underscore are accepted")
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
     data = _encoded(figure, provenance(records, command), photograph)
     if not (path.is_file() and _agrees(path, data)):
@@ -111,29 +103,40 @@ def _encoded(figure: Any, made: Provenance, photograph: bool) -> bytes:
         comment = made.comment().encode("utf-8")
         settings: dict[str, Any] = {"format": "JPEG", "quality": QUALITY, "progressive": True, "comment": comment}
     else:
-        info = PngInfo()
-        info.add_itxt("Repro-Records", " ".join(made.records))
-        info.add_itxt("Repro-Command", made.command)
-        info.add_itxt("Repro-Version", VERSION)
-        settings = {"format": "PNG", "pnginfo": info}
+        settings = {"format": "PNG", "pnginfo": (info := PngInfo())}
+        for key, text in (("Records", " ".join(made.records)), ("Command", made.command), ("Version", VERSION)):
+            info.add_itxt(f"Repro-{key}", text)
     stream = io.BytesIO()
     Image.fromarray(to_uint8(figure)).save(stream, optimize=True, **settings)
     return stream.getvalue()
 
 
-def _agrees(path: Path, data: bytes) -> bool:
-    """Whether a file says that the same made it, and no pixel differs by more than another processor's rounding."""
+def _decoded(source: Any) -> tuple[Any, str]:
+    """Pixels of an image file, int16 (H, W, 3), and its comment; of a PNG's text chunks, the one that says the same.
+
+    Raises `ReproError` where it is no readable image.
+    """
     import numpy as np
     from PIL import Image
 
     try:
-        (old, before), (new, now) = (
-            (np.asarray(i.convert("RGB"), np.int16), (getattr(i, "text", {}), i.info.get("comment")))
-            for i in (Image.open(path), Image.open(io.BytesIO(data)))
-        )
-    except (OSError, SyntaxError, ValueError):
+        with Image.open(source) as image:
+            pixels = np.asarray(image.convert("RGB"), np.int16)
+            text, comment = getattr(image, "text", {}), image.info.get("comment", b"")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ReproError(f"{source}: not a readable picture ({error})") from None
+    if "Repro-Command" in text:
+        return pixels, Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"]).comment()
+    return pixels, comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""
+
+
+def _agrees(path: Path, data: bytes) -> bool:
+    """Whether a file says that the same made it, and no pixel differs by more than another processor's rounding."""
+    try:
+        (old, before), (new, now) = _decoded(path), _decoded(io.BytesIO(data))
+    except ReproError:
         return False  # what lies there is damaged
-    return before == now and old.shape == new.shape and bool(np.abs(old - new).max() <= ROUNDING)
+    return before == now and old.shape == new.shape and bool(abs(old - new).max() <= ROUNDING)
 
 
 def whence(path: Path | str) -> Provenance:
@@ -142,35 +145,19 @@ def whence(path: Path | str) -> Provenance:
     Raises `ReproError` where the file does not say, or is absent.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ReproError(f"{path}: no such file")
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        path = path.with_suffix(".md")
-        if not path.is_file():
-            raise ReproError(f"{path}: no such file, where the provenance of the table {path.stem}.csv stands")
+    source = path.with_suffix(".md") if suffix == ".csv" else path
+    for file in (path, source):
+        if not file.is_file():
+            raise ReproError(f"{file}: no such file")
     if suffix not in (".png", ".jpg", ".md", ".csv"):
         raise ReproError(f"{path}: provenance is kept in .png, .jpg, .md and .csv files, this is {suffix or 'none'}")
-    found = _COMMENT.search(_image_text(path) if suffix in (".png", ".jpg") else path.read_text("utf-8", "replace"))
+    text = _decoded(path)[1] if suffix in (".png", ".jpg") else source.read_text("utf-8", "replace")
+    found = _COMMENT.search(text)
     if found is None:
-        raise ReproError(f"{path}: carries no provenance, it was not made by this repository or was changed since")
+        raise ReproError(f"{source}: carries no provenance, it was not made by this repository or was changed since")
     try:
         fields = json.loads(found[1])
         return Provenance(tuple(fields["records"]), fields["command"])
     except (ValueError, KeyError, TypeError):
-        raise ReproError(f"{path}: its provenance comment is damaged") from None
-
-
-def _image_text(path: Path) -> str:
-    """The comment of an image file; of a PNG's text chunks, the comment that says the same."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            text, comment = getattr(image, "text", {}), image.info.get("comment", b"")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ReproError(f"{path}: not a readable picture ({error})") from None
-    if "Repro-Command" in text:
-        return Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"]).comment()
-    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""
+        raise ReproError(f"{source}: its provenance comment is damaged") from None

@@ -10,8 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -67,16 +66,11 @@ class Record:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, accepted in _ACCEPTED.items():
-            if not accepted(value := getattr(self, name)):
-                raise ReproError(f"record {self.room}/{self.experiment}: {name} is {value!r}, which no record has")
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen: normalised once, here)
         put("cell", {key: _plain(self.cell[key], key) for key in sorted(self.cell)})
         put("metrics", _rounded_metrics(self.metrics))
         if self.check:
             put("check", {"k": int(self.check["k"]), "metrics": _rounded_metrics(self.check["metrics"])})
-            if extra := sorted(set(self.check["metrics"]) - set(self.metrics)):
-                raise ReproError(f"{self.label}: check measures {extra}, the record has {sorted(self.metrics)}")
 
     @property
     def key(self) -> str:
@@ -122,19 +116,6 @@ class Record:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-# What a field may hold.
-_ACCEPTED: dict[str, Callable[[Any], bool]] = {
-    "room": lambda v: isinstance(v, str) and re.fullmatch(r"[a-z][a-z0-9_]*", v) is not None,
-    **dict.fromkeys(("experiment", "profile", "data", "command"), lambda v: isinstance(v, str) and v != ""),
-    **dict.fromkeys(("n", "seed"), lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0),
-    **dict.fromkeys(("cell", "environment"), lambda v: isinstance(v, Mapping)),
-    "metrics": lambda v: isinstance(v, Mapping) and len(v) > 0,
-    "checkpoint": lambda v: v is None or isinstance(v, str),
-    "check": lambda v: isinstance(v, Mapping) and set(v) in (set(), {"k", "metrics"}),
-    "source": ("evaluated", "recorded").__contains__,
-}
-
-
 def path_of(room: str) -> Path:
     """`figures/records/<room>.jsonl`."""
     return paths.figures() / "records" / f"{room}.jsonl"
@@ -152,7 +133,7 @@ def load(room: str) -> list[Record]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             record = _parse(line)
-        except (ReproError, TypeError, ValueError) as error:
+        except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         if record.room != room or record.key in found:
             raise ReproError(f"{path}, line {number}: of another room, or a second time: {record.label}")
@@ -166,13 +147,10 @@ def upsert(room: str, records: Iterable[Record]) -> list[Record]:
     A result equal to the one on file keeps the old line, environment included, so that a repeated evaluation leaves
     no trace in git. One writer at a time; a failed write leaves the old file.
     """
-    new = list(records)
-    if {record.room for record in new} - {room} or len({record.key for record in new}) < len(new):
-        raise ReproError(f"records of room {room!r}, each cell once, are needed: {[r.label for r in new][:3]}")
     path = path_of(room)
     with locked(path.parent):
         kept = {record.key: record for record in load(room)}
-        for record in new:
+        for record in records:
             old = kept.get(record.key)
             if old is None or (old.id, old.source) != (record.id, record.source):
                 kept[record.key] = record
@@ -196,11 +174,10 @@ def select(
     An experiment that ends in "-s*" stands for that network at every training seed, "-s0", "-s1", ….
     """
     parts = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
-    open_seed = experiment is not None and experiment.endswith("-s*")
     return [
         record
         for record in records
-        if (experiment in (None, record.experiment) or (open_seed and experiment == every_seed(record)))
+        if experiment in (None, record.experiment, every_seed(record))
         and seed in (None, record.seed)
         and profile in (None, record.profile)
         and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in parts.items())
@@ -232,10 +209,7 @@ def _parse(line: str) -> Record:
 
 def _order(record: Record) -> tuple:
     """By experiment, then by cell with numbers in the order of numbers (10 steps before 100), then seed, profile."""
-    cell = tuple(
-        (key, (0, value, "") if type(value) in (int, float) else (1, 0, str(value)))
-        for key, value in record.cell.items()
-    )
+    cell = [(k, (0, v, "") if type(v) in (int, float) else (1, 0, str(v))) for k, v in record.cell.items()]
     return record.experiment, cell, record.seed, record.profile
 
 
@@ -249,16 +223,15 @@ def _plain(value: Any, key: str) -> Scalar:
 
 
 def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
-    result: dict[str, Values] = {}
-    for name in sorted(metrics):
-        value = metrics[name]
+    made: dict[str, Values] = {}
+    for name, value in sorted(metrics.items()):
         try:
-            result[name] = [rounded(item) for item in value] if isinstance(value, list | tuple) else rounded(value)
-        except (ReproError, TypeError, ValueError) as error:
+            made[name] = [rounded(item) for item in value] if isinstance(value, list | tuple) else rounded(value)
+        except ReproError as error:
             raise ReproError(f"metric {name!r}: {error}") from None
-        if result[name] == []:
-            raise ReproError(f"metric {name!r}: an empty list, one value or more are needed")
-    return result
+    if not made or [] in made.values():
+        raise ReproError(f"metrics {made}: one value or more of each are needed")
+    return made
 
 
 def _canonical(value: Any) -> str:

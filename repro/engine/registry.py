@@ -1,4 +1,4 @@
-"""Every experiment of every room, by name.
+"""Every experiment of every room by name, and from its name to its checkpoint: train (or go on), write the card.
 
 A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIMENTS`; this module finds them there
 lazily, so that the engine never depends on a method.
@@ -24,12 +24,14 @@ from torch import nn
 
 from repro import paths
 from repro.engine.atomic import locked
-from repro.engine.checkpoint import save_checkpoint
+from repro.engine.checkpoint import places, save_checkpoint
 from repro.engine.environment import commit
 from repro.engine.recipe import Recipe, Task
 from repro.engine.records import ROOMS
 from repro.engine.train import TrainStep, make_accelerator, precision_here, train
 from repro.errors import ReproError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class Experiment:
     @property
     def command(self) -> str:
         return f"repro train {self.name}"
+
+    @property
+    def state(self) -> Path:
+        """Where the run's resumable state lives."""
+        return paths.runs() / self.name / "state.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """Where the finished network goes: what ships into checkpoints/, the rest into its run's folder."""
+        return places(self.name)[0 if self.ships else 1]
 
 
 def experiments(room: str | None = None) -> list[Experiment]:
@@ -98,19 +110,11 @@ def find(name: str) -> Experiment:
     raise ReproError(f"unknown experiment {name!r}: {hint}")
 
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def build(experiment: Experiment) -> torch.nn.Module:
+def build(experiment: Experiment) -> nn.Module:
     """The experiment's untrained network, initialised from its seed alone; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)  # torch's initialisers know no other generator
         return experiment.build()
-
-
-def state_path(experiment: Experiment) -> Path:
-    """Where the run's resumable state lives."""
-    return paths.runs() / experiment.name / "state.safetensors"
 
 
 def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]:
@@ -119,13 +123,12 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     `runs/<name>/log.jsonl` gains a line of mean loss every 10,000 images. What ships goes into checkpoints/, the rest
     stays in runs/<name>/.
     """
-    main = make_accelerator().is_main_process
-    folder = paths.runs() / experiment.name
-    with locked(folder, wait=False) if main else nullcontext():
-        seconds = sum(line["seconds"] for line in _log(folder)[-1:])
+    main, recipe = make_accelerator().is_main_process, experiment.recipe
+    log = experiment.state.with_name("log.jsonl")
+    with locked(log.parent, wait=False) if main else nullcontext():
+        seconds = sum(line["seconds"] for line in _lines(log)[-1:])
         start, losses, last, mark = time.perf_counter(), [], None, None
-        recipe, state = experiment.recipe, state_path(experiment)
-        steps = train(build(experiment), experiment.task(), recipe, experiment.seed, state, until)
+        steps = train(build(experiment), experiment.task(), recipe, experiment.seed, experiment.state, until)
         with closing(steps):  # where the caller stops, the state is kept now
             for step in steps:
                 last, done = step, step.images // 10_000
@@ -134,36 +137,26 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
                 if main and (done > mark or step.images >= recipe.images):
                     spent = round(seconds + time.perf_counter() - start, 1)
                     mean = sum(losses) / len(losses)
-                    _append(folder, {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent})
+                    line = {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent}
+                    with open(log, "a", encoding="utf-8") as stream:  # on a new line, wherever a kill tore the last one
+                        stream.write("\n" * (stream.tell() > 0) + json.dumps(line))
                     mark, losses = done, []
                 yield step
         if main and last is not None and last.images >= recipe.images:
-            _finish(experiment, last, folder)
+            _finish(experiment, last, _lines(log)[-1])
 
 
-def weights_path(experiment: Experiment) -> Path:
-    """Where the finished network goes: what ships into checkpoints/, the rest into its run's folder."""
-    return paths.checkpoints() / experiment.name if experiment.ships else paths.runs() / experiment.name / "checkpoint"
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
+def _lines(log: Path) -> list[dict[str, Any]]:
     """The run's log; a line that a kill tore is left out."""
-    log, lines = folder / "log.jsonl", []
+    found = []
     for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
         with suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
+            found.append(json.loads(text))
+    return found
 
 
-def _append(folder: Path, line: dict[str, Any]) -> None:
-    log = folder / "log.jsonl"
-    torn = log.exists() and not log.read_bytes().endswith(b"\n") and log.stat().st_size > 0
-    with open(log, "a", encoding="utf-8") as stream:
-        stream.write("\n" * torn + json.dumps(line) + "\n")
-
-
-def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
-    lines, recipe = _log(folder), experiment.recipe
+def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> None:
+    recipe = experiment.recipe
     gpu = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
     card = {
         "summary": experiment.summary,
@@ -175,8 +168,8 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
         "steps": -(-last.images // recipe.batch),
         "batch": recipe.batch,
         "learning rate": f"{recipe.lr:g}, {recipe.decay}, warm-up {recipe.warmup} images",
-        "loss at the end": f"{lines[-1]['loss']:.4g}",
-        "duration": f"{lines[-1]['seconds'] / 60:.0f} min",
+        "loss at the end": f"{line['loss']:.4g}",
+        "duration": f"{line['seconds'] / 60:.0f} min",
         "hardware": gpu or f"{platform.machine()} CPU, {recipe.threads} thread{'s' if recipe.threads > 1 else ''}",
         "precision": f"trained in {precision_here(recipe, DEVICE)}, stored in fp16",
         "torch": torch.__version__,
@@ -187,7 +180,7 @@ def _finish(experiment: Experiment, last: TrainStep, folder: Path) -> None:
     network = last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema
     if experiment.score:
         card |= experiment.score(network)
-    save_checkpoint(weights_path(experiment), network, card)
+    save_checkpoint(experiment.weights, network, card)
 
 
 def precision_note(experiment: Experiment) -> str:

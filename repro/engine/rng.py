@@ -48,11 +48,6 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift(z, 31))
 
 
-def sample_key(seed: int, sample_id: int | str, purpose: str) -> int:
-    """64-bit key of one sample's stream; text is hashed with SHA-256, whole numbers are mixed directly."""
-    return _mix_int(_purpose_key(seed, purpose) ^ _number(sample_id))
-
-
 def _purpose_key(seed: int, purpose: str) -> int:
     try:
         number = operator.index(seed)
@@ -65,6 +60,7 @@ def _purpose_key(seed: int, purpose: str) -> int:
 
 
 def _number(sample_id: int | str) -> int:
+    """Text is hashed with SHA-256, whole numbers are mixed directly."""
     if isinstance(sample_id, str):
         return int.from_bytes(hashlib.sha256(b"id:" + sample_id.encode()).digest()[:8], "little")
     return int(sample_id) & _MASK
@@ -89,7 +85,7 @@ class KeyedNoise:
         if not isinstance(ids, Tensor):
             ids = torch.tensor([_signed(_number(i)) for i in ids], dtype=torch.int64)
         base = _signed(_purpose_key(seed, purpose))
-        self.keys = _mix(ids.to(self.device, torch.int64) ^ base)  # (B,), `sample_key` of every id at once
+        self.keys = _mix(ids.to(self.device, torch.int64) ^ base)  # (B,)
 
     def __len__(self) -> int:
         return len(self.keys)

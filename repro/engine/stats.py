@@ -43,19 +43,13 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> Interval:
+def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, seed: int = 0) -> Interval:
     """Bootstrap interval of the mean of (N,) or (S, N) values. Raises `ReproError` under `MIN_UNITS` units."""
-    return _interval(_matrix(values), None, False, n_boot, level, seed)
+    return _interval(_matrix(values), None, False, n_boot, seed)
 
 
 def paired_difference(
-    left: Matrix,
-    right: Matrix,
-    *,
-    same_networks: bool = False,
-    n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
+    left: Matrix, right: Matrix, *, same_networks: bool = False, n_boot: int = N_BOOT, seed: int = 0
 ) -> Interval:
     """Bootstrap interval of mean(left) - mean(right), paired over units: column i is the same image on both sides.
 
@@ -68,7 +62,7 @@ def paired_difference(
         raise ReproError(f"the same images are needed on both sides, found {a.shape[1]} and {b.shape[1]}")
     if same_networks and a.shape[0] != b.shape[0]:
         raise ReproError(f"the same networks on both sides, but {a.shape[0]} and {b.shape[0]} training seeds")
-    return _interval(a, b, same_networks, n_boot, level, seed)
+    return _interval(a, b, same_networks, n_boot, seed)
 
 
 def _matrix(values: Matrix) -> np.ndarray:
@@ -115,12 +109,12 @@ def _spread_seeds(matrix: np.ndarray) -> np.ndarray:
     return matrix + (math.sqrt(seeds / (seeds - 1)) - 1) * (level - level.mean())
 
 
-def _interval(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, level: float, seed: int) -> Interval:
+def _interval(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, seed: int) -> Interval:
     """Of mean(a), or mean(a) - mean(b), with expanded percentiles."""
     from scipy.special import ndtr, stdtrit
 
     draws, n = _means(a, b, together, n_boot, seed), a.shape[1]
-    t = stdtrit(n - 1, (1 + level) / 2)
+    t = stdtrit(n - 1, (1 + LEVEL) / 2)
     tail = float(ndtr(-math.sqrt(n / (n - 1)) * t))
     low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
     estimate = float(a.mean() - (0.0 if b is None else b.mean()))

@@ -95,18 +95,18 @@ class Lesson:
     def tables(self, verified: Verified = ()) -> dict[str, Table]:
         """Every table of the room by name, written to `figures`."""
         made = grid.tables(self.room, self.records(), verified)
-        if self.profile != "small":
-            made = [replace(t, caption=f"{t.caption}; here profile {self.profile}", notes=self._notes(t)) for t in made]
+        if self.profile != "small":  # other data, perhaps other metrics
+            aliases = getattr(study_module(self.room, "measure"), "ALIASES", {}) if self.profile == "paper" else {}
+            instead = "".join(f"; {own} in the place of {small}" for own, small in aliases.items())
+            name, sizes = (
+                f"profile {self.profile}",
+                "data and sizes are those of its configuration, not those named here",
+            )
+            note = f"{name.capitalize()}: {sizes}{instead}."
+            made = [replace(t, caption=f"{t.caption}; here {name}", notes=(*t.notes, note)) for t in made]
         for table in made:
             table.write(self.command, folder=self.figures / "tables")
         return {table.name: table for table in made}
-
-    def _notes(self, table: Table) -> tuple[str, ...]:
-        """What a table of another profile has to add: its data are other ones, its metrics perhaps, too."""
-        aliases = getattr(study_module(self.room, "measure"), "ALIASES", {}) if self.profile == "paper" else {}
-        instead = "; ".join(f"{own} in the place of {small}" for own, small in aliases.items())
-        note = f"Profile {self.profile}: data and sizes are those of its configuration, not those named here"
-        return (*table.notes, f"{note}; {instead}." if instead else f"{note}.")
 
     def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
         """The paper's claims as one coloured figure; `words`: claim -> a few words beside its bar, in order."""
