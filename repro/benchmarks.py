@@ -23,14 +23,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro import paths
+from repro.engine.atomic import write_text
+from repro.engine.environment import environment
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Arm = Callable[[], Callable[[], object]]  # sets up, and returns what one block of work is
-DDIM_STEPS, RADIUS, IMAGES = 50, 0.05, 2048
+DDIM_STEPS, IMAGES = 50, 2048
 
 
+_OVERHEAD = 1 / 1.05
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
+
+    summary: str
+    arms: Callable[[str], dict[str, Arm]]
+    ratios: tuple[tuple[str, str, float | None], ...]
+
+
+BENCHES: dict[str, Benchmark] = {}
+
+
+def _bench(summary: str, *ratios: tuple[str, str, float | None]) -> Callable[..., Any]:
+    """List the function below, which makes the arms in a profile, under its name."""
+
+    def listed(arms: Callable[[str], dict[str, Arm]]) -> Callable[[str], dict[str, Arm]]:
+        BENCHES[arms.__name__.strip("_")] = Benchmark(summary, arms, ratios)
+        return arms
+
+    return listed
 
 
 def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
@@ -41,8 +66,8 @@ def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
     return net.eval().requires_grad_(False).to(DEVICE, memory_format=torch.channels_last) if sampled else net
 
 
-def _image(side: int, channels: int = 3) -> Tensor:
-    return KeyedNoise(0, ["bench"], "bench/picture").uniform((channels, side, side))
+def _image(side: int) -> Tensor:
+    return KeyedNoise(0, ["bench"], "bench/picture").uniform((3, side, side))
 
 
 def _ddpm(name: str) -> Any:
@@ -61,6 +86,11 @@ def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
     return start
 
 
+@_bench(
+    "training steps, ours against diffusers' example loop",
+    ("ours, fp32", "diffusers", 1.0),
+    ("ours, defaults", "diffusers", 1.5),
+)
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
@@ -69,8 +99,7 @@ def _training(name: str) -> dict[str, Arm]:
     from repro.engine.train import train
 
     config = _ddpm(name)
-    shape = (config.channels, config.size, config.size)
-    images = KeyedNoise(0, range(IMAGES), "bench/pictures").uniform(shape).mul_(2).sub_(1)
+    images = 2 * KeyedNoise(0, range(IMAGES), "bench").uniform((config.channels, config.size, config.size)) - 1
 
     def ours(precision: str) -> Iterator[Any]:
         task = DenoisingTask(images, [str(i) for i in range(IMAGES)], schedule_of(config), learned_variance=False)
@@ -80,7 +109,6 @@ def _training(name: str) -> dict[str, Arm]:
     def diffusers() -> Iterator[float]:
         """The unconditional example in fp32: loader, scheduler's noise, AdamW, clipping, EMAModel."""
         from accelerate import Accelerator
-        from diffusers.optimization import get_scheduler
         from diffusers.training_utils import EMAModel
         from torch.utils.data import DataLoader, TensorDataset
 
@@ -89,9 +117,8 @@ def _training(name: str) -> dict[str, Arm]:
         average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(model))
         noiser = to_diffusers(schedule_of(config))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-        rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=1_000_000)
         loader = DataLoader(TensorDataset(images), batch_size=config.recipe.batch, shuffle=True, drop_last=True)
-        model, optimizer, loader, rate = accelerator.prepare(model, optimizer, loader, rate)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
         average.to(accelerator.device)
         while True:
             for (clean,) in loader:
@@ -101,7 +128,6 @@ def _training(name: str) -> dict[str, Arm]:
                 accelerator.backward(loss)
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                rate.step()
                 optimizer.zero_grad()
                 average.step(model.parameters())
                 yield loss.detach().item()  # logged at every step, as in ours
@@ -111,15 +137,15 @@ def _training(name: str) -> dict[str, Arm]:
 
 
 def _passes(network: nn.Module, count: int, *inputs: Any) -> Arm:
-    @torch.no_grad()
-    def run() -> None:
-        for _ in range(count):
-            network(*inputs)
-
-    return lambda: run
+    return lambda: torch.no_grad()(lambda: [network(*inputs) for _ in range(count)])
 
 
-def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
+@_bench(
+    f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
+    ("ours", "bare passes", _OVERHEAD),
+    ("diffusers", "bare passes", None),
+)
+def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     """DDIM on one network and one start: bare passes, our sampler, diffusers' pipeline."""
     from diffusers import DDIMPipeline
 
@@ -141,33 +167,30 @@ def _sampling(name: str, batch: int = 16) -> dict[str, Arm]:
     }
 
 
+@_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", _OVERHEAD))
 def _restoration(name: str) -> dict[str, Arm]:
-    """One image restored by SM-Res: bare passes, our sampler, the diffusers pipeline."""
-    from repro.rddm.pipeline import RDDMPipeline
     from repro.rddm.sampling import restore
-    from repro.rddm.scheduler import RDDMScheduler
     from repro.rddm.study.experiments import build_network, learning_of, profile
 
     task = profile(name if name == "smoke" else "small")["raindrop"]
     network, learning = _seeded(lambda: build_network(task, "smres")), learning_of(task, "smres")
-    image, schedule = _image(task.side)[0].to(DEVICE)[None], learning.schedule
-    I_in = 2 * image - 1
-    pipe = RDDMPipeline(network, RDDMScheduler(schedule.T, objective="res", sum_scale=schedule.sum_scale))
-    pipe.set_progress_bar_config(disable=True)
+    I_in = 2 * _image(task.side).to(DEVICE) - 1
     return {
         "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=DEVICE), I_in),
         "ours": lambda: lambda: restore(network, I_in, ["bench"], learning, task.steps),
-        "RDDMPipeline": lambda: lambda: pipe(image, num_inference_steps=task.steps, output_type="pt"),
     }
 
 
+@_bench(
+    "four effects in one joint edit, over its bare passes and over four edits in sequence",
+    ("joint", "bare passes", _OVERHEAD),
+    ("joint", "in sequence", None),
+)
 def _edit(name: str) -> dict[str, Arm]:
-    """Four effects on one image: bare passes, one joint edit, four edits in sequence, the diffusers pipeline."""
     from repro.ddpm.schedules import by_name
     from repro.ddpm.steps import spaced
     from repro.editing.autoencoder import Autoencoder
     from repro.editing.model import EditingNet
-    from repro.editing.pipeline import EditingPipeline, scheduler_of
     from repro.editing.sampling import SCHEDULE, Editor, in_sequence
     from repro.editing.study.benchmark import BENCH
     from repro.editing.study.experiments import profile
@@ -192,31 +215,21 @@ def _edit(name: str) -> dict[str, Arm]:
             network(latent, torch.full((1,), 500), latent, reference, vector.tensor()[None])
         return autoencoder.decode(latent)
 
-    pipe = EditingPipeline(network, autoencoder, scheduler_of(editor.schedule, editor.prediction))
-    pipe.set_progress_bar_config(disable=True)
-    effects: dict[str, Any] = {"blur": 0.5, "grain": 0.05, "reference": image, "sharpen": (2.0, 0.02), "exact": False}
     shared: dict[str, Any] = {"reference": image, "steps": config.steps}
     return {
         "bare passes": lambda: bare,
         "joint": lambda: lambda: editor.edit(image, [vector], ["bench"], **shared),
         "in sequence": lambda: lambda: in_sequence(editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
-        "EditingPipeline": lambda: lambda: pipe(image, **effects, num_inference_steps=config.steps, output_type="pt"),
-    }
-
-
-def _grain(name: str) -> dict[str, Arm]:
-    from repro.editing.effects.grain import film_grain, gaussian_grain
-
-    image = _image(32 if name == "smoke" else 128)
-    return {
-        "grains": lambda: lambda: film_grain(image, RADIUS, seed=0, n_samples=100),
-        "field": lambda: lambda: gaussian_grain(image, RADIUS, seed=0),
     }
 
 
 LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
 
 
+@_bench(
+    "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
+    *((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
+)
 def _kernels(name: str) -> dict[str, Arm]:
     """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.kernels import AdaptiveKernels
@@ -229,8 +242,9 @@ def _kernels(name: str) -> dict[str, Arm]:
 
     arms: dict[str, Arm] = {}
     for channels, side in LAYERS.items():
-        both = lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)])  # noqa: E731
-        layers = _seeded(both, sampled=False)
+        layers = _seeded(
+            lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)]), False
+        )
         arms[f"kernels {channels}"] = arm(layers[0], channels, side, torch.ones(1, 32))
         arms[f"convolution {channels}"] = arm(layers[1], channels, side)
     return arms
@@ -239,6 +253,10 @@ def _kernels(name: str) -> dict[str, Arm]:
 SPLIT = {"512 × 512, 12 times": (512, 512, 12), "2048 × 1536": (2048, 1536, 1)}  # as many pixels
 
 
+@_bench(
+    "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
+    ("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),
+)
 def _splitting(name: str) -> dict[str, Arm]:
     """One diffusion step with its first estimate, split into tiles: twelve small images, and a large one."""
     from repro.ucdir.model import UCDIR
@@ -247,10 +265,8 @@ def _splitting(name: str) -> dict[str, Arm]:
     from repro.ucdir.study.experiments import network_of
 
     network = _seeded(lambda: UCDIR(**network_of("jpeg", "long", name)))
-    scalars = {
-        "task": torch.zeros(1, dtype=torch.long, device=DEVICE),
-        "strength": torch.full((1,), torch.nan).to(DEVICE),
-    }
+    unknown = torch.full((1,), torch.nan, device=DEVICE)
+    scalars = {"task": torch.zeros(1, dtype=torch.long, device=DEVICE), "strength": unknown}
 
     def arm(height: int, width: int, times: int) -> Arm:
         if name == "smoke":
@@ -260,55 +276,6 @@ def _splitting(name: str) -> dict[str, Arm]:
         return lambda: lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
 
     return {words: arm(*size) for words, size in SPLIT.items()}
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
-
-    summary: str
-    arms: Callable[[str], dict[str, Arm]]
-    ratios: tuple[tuple[str, str, float | None], ...]
-
-
-_OVERHEAD = 1 / 1.05
-BENCHES = {
-    "training": Benchmark(
-        "training steps, ours against diffusers' example loop",
-        _training,
-        (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)),
-    ),
-    "sampler": Benchmark(
-        f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
-        _sampling,
-        (("ours", "bare passes", _OVERHEAD), ("diffusers", "bare passes", None)),
-    ),
-    "edit": Benchmark(
-        "four effects in one joint edit, over its bare passes and over four edits in sequence",
-        _edit,
-        (("joint", "bare passes", _OVERHEAD), ("joint", "in sequence", None), ("EditingPipeline", "joint", None)),
-    ),
-    "grain": Benchmark(
-        f"film grain of radius {RADIUS} on 128 x 128: grains with 100 samples, and their Gaussian field",
-        _grain,
-        (("field", "grains", None),),
-    ),
-    "kernels": Benchmark(
-        "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
-        _kernels,
-        tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
-    ),
-    "splitting": Benchmark(
-        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
-        _splitting,
-        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),),
-    ),
-    "restoration": Benchmark(
-        "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes",
-        _restoration,
-        (("ours", "bare passes", _OVERHEAD), ("RDDMPipeline", "bare passes", None)),
-    ),
-}
 
 
 def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
@@ -338,8 +305,6 @@ def peak(run: Callable[[], object]) -> float | None:
 
 def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
     """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
-    from repro.engine.environment import environment
-
     bench = BENCHES[name]
     seconds = interleave(bench.arms(profile), rounds)
     ratios = {}
@@ -348,10 +313,10 @@ def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, An
         low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
-    medians = {arm: statistics.median(found) for arm, found in seconds.items()}
-    peaks = {arm: peak(start()) for arm, start in bench.arms(profile).items()}
     about = {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds}
-    return about | {"seconds a block": medians, "MB a block": peaks, "ratios": ratios, "environment": environment()}
+    about["seconds a block"] = {arm: statistics.median(found) for arm, found in seconds.items()}
+    about["MB a block"] = {arm: peak(start()) for arm, start in bench.arms(profile).items()}
+    return about | {"ratios": ratios, "environment": environment()}
 
 
 @dataclass(frozen=True)
@@ -368,17 +333,12 @@ class Bench:
     """write figures/bench/<name>.json too, the copy that is committed"""
 
     def run(self) -> int:
-        from repro.engine.atomic import write_text
-
         if self.rounds < 1:
             raise ReproError(f"bench needs --rounds >= 1: got {self.rounds}")
-        for name in self.names:
-            if name not in BENCHES:
-                raise ReproError(f"unknown bench {name!r}: there are {', '.join(BENCHES)}")
         if not self.names:
             print("\n".join(f"{name:<16} {bench.summary}" for name, bench in BENCHES.items()))
         missed = 0
-        for name in self.names:
+        for name in [one_of("bench", name, BENCHES) for name in self.names]:
             result = measure(name, self.profile, self.rounds)
             for folder in [paths.runs() / "bench"] + [paths.figures() / "bench"] * self.keep:
                 write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -112,114 +112,44 @@ def test_the_tree_keeps_its_budget_and_the_top_is_what_the_design_names(files):
     assert {path.relative_to(ROOT).parts[0] for path in files} <= set(top.split())
 
 
-# Calls that are refused, with the modules of repro/ that may make them nevertheless and why.
-ALLOWED = {
-    # A peer's training loop, as its users write it.
-    "repro/benchmarks.py": {"torch.randn_like", "torch.randint"}
-}
-UNPICKLING = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}
-SHELL = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
-SEEDING = {
-    "torch.manual_seed",
-    "torch.seed",
-    "torch.cuda.manual_seed",
-    "torch.cuda.manual_seed_all",
-    "torch.set_rng_state",
-}
-DRAWS = {f"torch.{name}" for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")}
-LIKE = {"torch.rand_like", "torch.randn_like", "torch.randint_like"}
-METHODS = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_"}
-NUMPY_OK = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "BitGenerator"}
+# What is refused: unpickling, a shell, and random numbers that no seed of ours keys.
+REFUSED = re.compile(
+    r"torch\.(?:load|seed|manual_seed|set_rng_state|rand\w*|normal|bernoulli|multinomial)\(|from torch import .*\bload"
+    r"|\.(?:normal|uniform|bernoulli|random|exponential)_\(|np\.random\.(?!default_rng\(\w)|numpy\.random|os\.popen\("
+    r"|^\s*(?:import|from) (?:random|pickle|dill|joblib)\b|allow_pickle=(?!False)|shell=True|os\.system\("
+)
+FINE = re.compile(r"generator=|weights_only=True|nn\.init\.|np\.random\.Generator")
+PEER = {"noise = torch.randn_like(clean)", "t = torch.randint(0, noiser.config.num_train_timesteps"}  # in benchmarks.py
 
 
-def offences(source: str) -> set[str]:
-    """Names of what `source` calls or imports against the rules: unpickling, a shell, or global randomness.
-
-    Seeding inside `with torch.random.fork_rng(...)` is fine: torch's initialisers know no other generator.
-    """
-    tree = ast.parse(source)
-    forked = {
-        id(inner)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.With) and any("fork_rng" in ast.unparse(item) for item in block.items)
-        for inner in ast.walk(block)
-    }
-    names: dict[str, str] = {}  # local name -> what it stands for
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                local = alias.asname or alias.name.split(".")[0]
-                names[local] = alias.name if alias.asname else local
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-    found |= {
-        f"import {full}" for full in names.values() if full.split(".")[0] in ("random", "pickle", "dill", "joblib")
-    }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = dotted(node.func)
-        head, _, rest = called.partition(".")
-        called = names.get(head, head) + ("." + rest if rest else "")
-        given = {keyword.arg: keyword.value for keyword in node.keywords}
-        true = {name for name, value in given.items() if not (isinstance(value, ast.Constant) and value.value is False)}
-        found |= {f"{flag}=True" for flag in ("allow_pickle", "shell") if flag in true}
-        seeded = "generator" in given
-        if id(node) in forked and called in SEEDING:
-            continue
-        if called == "torch.load" and ast.unparse(given.get("weights_only", ast.Constant(None))) == "True":
-            continue  # reads tensors and refuses whatever else a file names
-        if called in UNPICKLING | SHELL | SEEDING or (called in DRAWS | LIKE and not seeded):
-            found.add(called)
-        elif called == "numpy.random.default_rng":
-            found |= set() if node.args or node.keywords else {"numpy.random.default_rng without a seed"}
-        elif called.startswith("numpy.random.") and called.split(".")[2] not in NUMPY_OK:
-            found.add(called)
-        elif (method := called.rpartition(".")[2]) in METHODS and not seeded and not called.startswith("torch.nn.init"):
-            found.add(f".{method}")
-    return found
-
-
-def dotted(node: ast.expr) -> str:
-    """`a.b.c` of nested attributes; an expression in front counts as `?`."""
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else "?"
+def offences(source: str) -> list[str]:
+    """Lines with what is refused. Seeding below `with torch.random.fork_rng(…)` is fine: torch's initialisers know no
+    other generator."""
+    lines = source.splitlines()
+    found = [(above, line.strip()) for above, line in pairwise(["", *lines]) if REFUSED.search(line)]
+    found = [line for above, line in found if not ("fork_rng" in above and line.startswith("torch.manual_seed"))]
+    return [line for line in found if not FINE.search(line) and not any(line.startswith(peer) for peer in PEER)]
 
 
 def test_no_unpickling_no_shell_no_global_randomness():
-    found = {str(path.relative_to(ROOT)): offences(path.read_text(encoding="utf-8")) for path in MODULES}
-    assert [f"{name}: {calls}" for name, calls in found.items() if calls - ALLOWED.get(name, set())] == []
-
-
-@pytest.mark.parametrize(
-    ("line", "offence"),
-    [
-        ("import torch; torch.load('x')", "torch.load"),
-        ("from torch import load as read; read('x')", "torch.load"),
-        ("import numpy as np; np.load('x', allow_pickle=True)", "allow_pickle=True"),
-        ("from random import choice", "import random.choice"),
-        ("import subprocess as s; s.run('ls', shell=True)", "shell=True"),
-        ("import torch; torch.manual_seed(0)", "torch.manual_seed"),
-        ("import torch; torch.zeros(3).normal_()", ".normal_"),
-        ("import numpy as np; np.random.default_rng()", "numpy.random.default_rng without a seed"),
-        ("import torch\ndef f(x): return torch.randn_like(x)", "torch.randn_like"),
-    ],
-)
-def test_the_rule_bites(line, offence):
-    assert offences(line) == {offence}
-
-
-def test_the_rule_lets_pass():
-    fine = (
-        "import torch, numpy as np; from torch import nn",
-        "with torch.random.fork_rng(): torch.manual_seed(0)",
-        "torch.randn(3, generator=g); nn.init.normal_(w); x.uniform_(generator=g)",
-        "np.random.default_rng(0).normal(); np.load('x')",
-        "torch.load('x', weights_only=True)",
-    )
+    assert [f"{path.name}: {line}" for path in MODULES for line in offences(path.read_text(encoding="utf-8"))] == []
+    for line in (
+        "torch.load('x')",
+        "from torch import load as read",
+        "np.load('x', allow_pickle=True)",
+        "    import pickle",
+        "from random import choice",
+        "subprocess.run('ls', shell=True)",
+        "torch.randn(3)",
+        "torch.manual_seed(0)",
+        "torch.zeros(3).normal_()",
+        "np.random.rand(3)",
+        "np.random.default_rng()",
+        "return torch.randn_like(x)",
+    ):
+        assert offences(line), line
+    fine = ("with torch.random.fork_rng():", "    torch.manual_seed(0)", "torch.randn(3, generator=g)",
+            "np.random.default_rng(0)", "torch.load('x', weights_only=True)")  # fmt: skip
     assert not offences("\n".join(fine))
 
 

@@ -65,7 +65,7 @@ MISTAKES = {
     "nothing to train": (["train"], "names or --all"),
     "both": (["train", "ddpm-fashion-smoke-s0", "--all"], "one of the two"),
     "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "must be positive: got 0"),
-    "unknown room": (["list", "dpdm"], "unknown room 'dpdm': there are ddpm"),
+    "unknown room": (["list", "dpdm"], "room 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
     "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a check is of a whole room"),
@@ -75,7 +75,7 @@ MISTAKES = {
     ),
     "unknown data set": (["data", "check", "loll"], "no data set 'loll'"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
-    "unknown bench": (["bench", "trainign"], "there are training"),
+    "unknown bench": (["bench", "trainign"], "choose one of training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
     "unknown option": (["train", "--untill", "3"], "untill"),
     "no number": (["train", "x", "--until", "many"], "many"),
@@ -92,7 +92,6 @@ def test_a_mistake_is_one_sentence(mistake, capsys):
     code, _, err = tell(argv, capsys)
     assert code == 2
     assert words in err and "Traceback" not in err
-    assert err.startswith("repro") or "─" in err  # tyro draws a frame around what it refuses
 
 
 def test_list_shows_every_experiment(capsys):

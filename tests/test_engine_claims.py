@@ -148,9 +148,9 @@ UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
         (f'rule = "equal"\n{SIDES}', "claim R3: rule 'equal' needs margin"),
         (f'rule = "equal"\n{SIDES}margin = 0\n', "a margin is above 0"),
         (f"{GREATER}marign = 1\n", r"'marign'; accepted are rule, name"),
-        (f'rule = "bigger"\n{SIDES}', "rule is 'bigger', accepted are greater, less"),
+        (f'rule = "bigger"\n{SIDES}', "rule 'bigger' is unknown: choose one of greater"),
         ('rule = "unmeasured"\nreason = ""\n', "needs reason"),
-        (f'{GREATER}unit = "pixel"\n', "unit is 'pixel', accepted are image"),
+        (f'{GREATER}unit = "pixel"\n', "unit 'pixel' is unknown: choose one of image"),
         ('rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n', "a metric and left = "),
         ('rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n', "left: .*'steps'"),
         (f'[[claim.part]]\nname = "a"\n{UNMEASURED}[[claim.part]]\nname = "a"\n{UNMEASURED}', "different names"),
@@ -194,5 +194,5 @@ def test_the_command_writes_the_overview_twice_alike(home, capsys):
     assert Claims().run() == 0
     assert [path.read_bytes() for path in written] == before
     assert whence(written[1]).command == "repro claims" and whence(written[0]).records == (known.id,)
-    with pytest.raises(ReproError, match="room 'dppm' is unknown, accepted are ddpm"):
+    with pytest.raises(ReproError, match="room 'dppm' is unknown: choose one of ddpm"):
         Claims(room="dppm").run()

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.engine import notebooks
-from repro.engine.notebooks import Parameter, Reproduce, chosen, normalise, reproduce
+from repro.engine.commands import Reproduce
+from repro.engine.notebooks import Parameter, chosen, normalise, reproduce
 from repro.errors import ReproError
 
 PARAMETERS = """\

@@ -50,7 +50,7 @@ def test_building_depends_on_the_seed_alone():
 def test_an_unknown_name_offers_the_nearest():
     with pytest.raises(ReproError, match=f"did you mean .*{SMOKE}"):
         find("ddpm-fashion-smok-s0")
-    with pytest.raises(ReproError, match="unknown room 'x': there are ddpm"):
+    with pytest.raises(ReproError, match="room 'x' is unknown: choose one of ddpm"):
         experiments("x")
 
 

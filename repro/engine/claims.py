@@ -42,7 +42,7 @@ from repro.engine.grid import expanded
 from repro.engine.provenance import provenance
 from repro.engine.records import ROOMS, Record, Scalar, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 REPRODUCED, WEAKER, NOT_REPRODUCED = "reproduced", "weaker", "not reproduced"
 NOT_MEASURED = "not measured at this scale"
@@ -86,14 +86,12 @@ class Comparison:
         for side in ("left", "right"):
             if isinstance(value := getattr(self, side), Mapping):
                 object.__setattr__(self, side, _made(Selector, value, side))
-        if self.rule not in RULES:
-            raise ReproError(f"rule is {self.rule!r}, accepted are {', '.join(RULES)}")
+        one_of("rule", self.rule, RULES)
+        one_of("unit", self.unit, ("image", "replicate"))
         if getattr(self, RULES[self.rule]) in (None, "") or (self.margin is not None and not self.margin > 0):
             raise ReproError(f"rule {self.rule!r} needs {RULES[self.rule]}, and a margin is above 0")
         if self.rule != "unmeasured" and not (self.metric and isinstance(self.left, Selector)):
             raise ReproError("a metric and left = { experiment = ..., cell = { ... } } are needed")
-        if self.unit not in ("image", "replicate"):
-            raise ReproError(f"unit is {self.unit!r}, accepted are image, replicate")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 @dataclass
@@ -173,9 +173,8 @@ class Claims:
         from repro.engine import claims
         from repro.engine.evaluation import of_profile
 
-        if self.room and self.room not in claims.rooms():
-            raise ReproError(f"room {self.room!r} is unknown, accepted are {', '.join(claims.rooms())}")
-        found = claims.verdicts(self.room, profile=self.profile) if self.room else claims.all_verdicts(self.profile)
+        rooms = [one_of("room", self.room, claims.rooms())] if self.room else claims.rooms()
+        found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
         if self.write and not self.room:
             for path in claims.write(found, f"repro claims{of_profile(self.profile)}"):

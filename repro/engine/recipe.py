@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Recipe:
         for name in ("images", "batch", "threads", "save_every"):
             if getattr(self, name) < 1:
                 raise ReproError(f"recipe: {name} must be at least 1: got {getattr(self, name)}")
-        for name, known in (("precision", ("bf16", "fp32")), ("decay", ("constant", "cosine"))):
-            if getattr(self, name) not in known:
-                raise ReproError(f"recipe: {name} must be one of {', '.join(known)}: got {getattr(self, name)!r}")
+        one_of("recipe: precision", self.precision, ("bf16", "fp32"))
+        one_of("recipe: decay", self.decay, ("constant", "cosine"))
         if not self.lr > 0:
             raise ReproError(f"recipe: lr must be positive: got {self.lr}")
 

@@ -29,7 +29,7 @@ from repro.engine.environment import commit
 from repro.engine.recipe import Recipe, Task
 from repro.engine.records import ROOMS
 from repro.engine.train import TrainStep, make_accelerator, precision_here, train
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -75,9 +75,8 @@ class Experiment:
 
 def experiments(room: str | None = None) -> list[Experiment]:
     """All experiments, or those of one room, in the rooms' order."""
-    if room is not None and room not in ROOMS:
-        raise ReproError(f"unknown room {room!r}: there are {', '.join(ROOMS)}")
-    modules = [study_module(each, "experiments") for each in (ROOMS if room is None else (room,))]
+    rooms = ROOMS if room is None else (one_of("room", room, ROOMS),)
+    modules = [study_module(each, "experiments") for each in rooms]
     return [experiment for module in modules if module for experiment in module.EXPERIMENTS]
 
 
