@@ -16,8 +16,7 @@ from repro.engine.doctor import Doctor, findings
 
 def test_arms_take_turns_after_a_warm_up():
     seen = []
-    arms = {name: lambda name=name: lambda: seen.append(name) for name in "abc"}
-    found = interleave(arms, rounds=2)
+    found = interleave({name: lambda name=name: lambda: seen.append(name) for name in "abc"}, rounds=2)
     assert seen == list("abc") + list("bca") + list("cab")
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
 

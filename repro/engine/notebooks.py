@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,13 +276,14 @@ def normalise(nb: Any, source: Any, *, hide: Mapping[str, str] | None = None, ke
         cell.id = INJECTED if INJECTED in cell.metadata.get("tags", []) else next(ids)
         if cell.cell_type == "code":
             cell.execution_count = count = count + 1
-            cell.outputs = [kept for output in _joined(cell.outputs) if (kept := _output(output, count, hide or {}))]
+            kept = (_output(output, count, hide or {}) for output in _joined(cell.outputs))
+            cell.outputs = _joined(filter(None, kept))  # what progress bars stood between
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     return nb
 
 
-def _joined(outputs: list) -> list:
+def _joined(outputs: Iterable[Any]) -> list:
     """Neighbouring pieces of one stream as one output: where a stream is cut depends on timing."""
     joined: list = []
     for output in outputs:
