@@ -91,7 +91,7 @@ def test_a_mistake_is_one_sentence(mistake, capsys):
     argv, words = MISTAKES[mistake]
     code, _, err = tell(argv, capsys)
     assert code == 2
-    assert words in err and "Traceback" not in err
+    assert words.lower() in err.lower() and "Traceback" not in err
 
 
 def test_list_shows_every_experiment(capsys):
