@@ -214,7 +214,7 @@ def verdicts(
     records = looked_up(room, profile)
     known = verified_by_check(room, records) if verified is None else verified
     return [
-        Verdict(claim, room, tuple(_judged(part, records, known, f"claim {claim.id}") for part in claim.parts))
+        Verdict(claim, room, tuple(judge(part, records, known, f"claim {claim.id}") for part in claim.parts))
         for claim in load_ledger(room, ledger)
     ]
 
@@ -224,7 +224,7 @@ def all_verdicts(profile: str = "small") -> list[Verdict]:
     return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
 
 
-def _judged(part: Comparison, records: Sequence[Record], verified: Verified, where: str) -> Finding:
+def judge(part: Comparison, records: Sequence[Record], verified: Verified, where: str) -> Finding:
     """The finding of one comparison on the records of one profile; `where` opens the sentence of an error."""
     bound = part.margin if part.rule == "equal" else part.tolerance
     blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)

@@ -162,7 +162,7 @@ def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verifi
         if reason := _absent(table, column, row):
             made = Cell(dash=reason)
         else:
-            made = _ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
+            made = ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
         if "scale" in column and made.value is not None:
             bounds = made.interval and tuple(rounded(column["scale"] * bound) for bound in made.interval)
             made = replace(made, value=rounded(column["scale"] * made.value), interval=bounds)
@@ -206,13 +206,13 @@ def _places(table: Spec, column: Spec, row: Spec) -> tuple[list[Place], list[Pla
     return [(_filled(name, each), {**cell, **each}) for each in named], less
 
 
-def _ours(
+def ours(
     records: Sequence[Record],
     metric: str,
     places: Sequence[Place],
-    less: Sequence[Place],
-    verified: Verified,
-    reason: str,
+    less: Sequence[Place] = (),
+    verified: Verified = (),
+    reason: str = NOT_YET,
 ) -> Cell:
     """The mean over `places`, image by image, less that over `less`, at the training seeds that all of them have.
 

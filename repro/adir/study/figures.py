@@ -13,9 +13,8 @@ from repro.adir.pipeline import PRIOR
 from repro.adir.retrieval import Neighbours
 from repro.adir.study import measure as m
 from repro.data.images import center_crop, resize, to_unit
-from repro.engine import stats
+from repro.engine import grid, stats
 from repro.engine.records import Record, select
-from repro.engine.tables import ours
 from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.photos import Photos, captioned, nothing
@@ -79,10 +78,9 @@ def lines(
     """A metric's mean with its interval over `x`, for named selections {"experiment": …, "cell": {…}}."""
     drawn = {}
     for name, where in series.items():
-        cells = [{**where.get("cell", {}), x: v} for v in values]
-        found = [select(records, experiment=where["experiment"], cell=cell) for cell in cells]
-        if all(found):
-            means = [ours(f, metric) for f in found]
+        places = [(where["experiment"], {**where.get("cell", {}), x: v}) for v in values]
+        means = [grid.ours(records, metric, [place]) for place in places]
+        if all(c.records for c in means):
             drawn[name] = tuple(zip(*((c.value, *(c.interval or (c.value, c.value))) for c in means), strict=True))
     return plots.curve(values, drawn, **axes) if drawn else nothing("no records of this profile")
 
