@@ -207,7 +207,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), n
 BAD = {
     "empty.png": (b"", "not an image"),
     "text.png": (b"this is a text, saved under the wrong name", "not an image"),
-    "truncated.jpg": (_encode(NOISE, "JPEG")[:1500], "truncated or corrupt"),
+    "truncated {0}.jpg": (_encode(NOISE, "JPEG")[:1500], "truncated or corrupt"),
     "truncated.png": (_encode(NOISE, "PNG")[:5000], "truncated"),
     "bomb.png": (_png(60_000, 60_000, b""), "40,000,000 pixels"),
     "large.png": (_png(9_000, 9_000, b""), "40,000,000 pixels"),

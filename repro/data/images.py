@@ -121,7 +121,7 @@ def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.I
 
 
 @contextmanager
-def _refusing(problem: str) -> Iterator[None]:
+def _refusing(name: str, problem: str) -> Iterator[None]:
     """One sentence for whatever decoders raise; no warnings of large pictures and damaged metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -130,11 +130,11 @@ def _refusing(problem: str) -> Iterator[None]:
         except (ReproError, MemoryError):
             raise
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise _Unreadable(problem.format(error=error)) from error
+            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
 def _header(file: BinaryIO, name: str) -> Image.Image:
-    with _refusing(f"{name}: not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+    with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
         try:
             image = Image.open(file)
         except Image.DecompressionBombError as error:
@@ -153,13 +153,13 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, none that can be read, or where Pillow turns by itself."""
     if image.format == "TIFF":  # turned while it is loaded, and `size` is the turned one
         return 1
-    with suppress(_Unreadable), _refusing(""):
+    with suppress(_Unreadable), _refusing("", ""):
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     return 1
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
-    with _refusing(f"{name}: the image is truncated or corrupt ({{error}})"):
+    with _refusing(name, "the image is truncated or corrupt ({error})"):
         _not_too_large(image, name).load()  # before its orientation: to find that, Pillow may hide what is damaged
         turn = _TURNS.get(_orientation(image))
         if turn is None:
@@ -179,7 +179,7 @@ def channels(image: Image.Image, name: str) -> Tensor:
             f"{name}: pixel mode {image.mode}{signed} is not accepted; save it as 8- or 16-bit grey or RGB"
         )
     opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
-    with _refusing(f"{name}: the image is truncated or corrupt ({{error}})"):
+    with _refusing(name, "the image is truncated or corrupt ({error})"):
         if image.mode == "La":  # the one kind that Pillow does not convert in one step
             image = image.convert("LA")
         array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)

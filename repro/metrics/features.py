@@ -81,17 +81,18 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
     return FeatureNet("efficientnet-lite0", 3, pooled, lambda images: model._fc(pooled(images)))
 
 
-def classifier(module: nn.Module, name: str = "fashion-classifier", device: str = "cpu") -> FeatureNet:
+def classifier(module: nn.Module) -> FeatureNet:
     """A classifier of this repository, `repro.nn.classifier.Classifier` or its like.
 
     It works on (B, 1, H, W) in [-1, 1], mapped from [0, 1] here; calling it gives logits, `.features(x)` gives
     (B, features).
     """
-    module = module.eval().to(device)
+    module = module.eval()
 
     def given(images: Tensor) -> Tensor:
-        return images.to(device, torch.float32) * 2 - 1
+        return images.float() * 2 - 1
 
+    name = "fashion-classifier"
     return FeatureNet(name, 1, lambda images: module.features(given(images)), lambda images: module(given(images)))
 
 
