@@ -55,13 +55,6 @@ def learned_range_log_variance(number: Tensor, t: Tensor | int, schedule: Schedu
     return v * schedule.gather("log_betas", t, number) + (1 - v) * schedule.gather("posterior_log_variance", t, number)
 
 
-def gaussian_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) -> Tensor:
-    """KL(N(mean_1, var_1) || N(mean_2, var_2)) in nats, elementwise."""
-    return 0.5 * (
-        log_var_2 - log_var_1 + torch.exp(log_var_1 - log_var_2) + (mean_1 - mean_2) ** 2 * torch.exp(-log_var_2) - 1
-    )
-
-
 def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """-log probability in nats of 8-bit values x0 in [-1, 1] under a Gaussian cut into 256 bins (DDPM Eq. 13).
 
@@ -84,7 +77,9 @@ def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, schedule: Schedule) -> Tensor:
     """(B,) one term of the bound in bits per dimension (DDPM Eq. 5): L_{t-1} a KL, L_0 the decoder's NLL."""
     true_mean, _ = q_posterior(x0, x_t, t, schedule)
-    kl = gaussian_kl(true_mean, schedule.gather("posterior_log_variance", t, x0), mean, log_var)
+    low = schedule.gather("posterior_log_variance", t, x0)
+    # of the true posterior from the network's Gaussian, in nats
+    kl = 0.5 * (log_var - low + torch.exp(low - log_var) + (true_mean - mean) ** 2 * torch.exp(-log_var) - 1)
     first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
     # The KL at t = 0 uses a substituted variance and is finite, so the branch not taken sends no NaN through `where`.
     return torch.where(first, discretized_nll(x0, mean, log_var), kl).flatten(1).mean(dim=1) / math.log(2)

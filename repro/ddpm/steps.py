@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -48,13 +48,9 @@ class Step:
         return self.used_eps
 
 
-class Guide(Protocol):
-    """The gradient of a log likelihood: (x, t (B,), the step so far) -> gradient in x's shape.
-
-    Where x lies is the sampler's business (the mean, or x_t); `step` offers x_t, x0, eps and variance of the moment.
-    """
-
-    def __call__(self, x: Tensor, t: Tensor, step: Step, /) -> Tensor: ...
+# The gradient of a log likelihood: (x, t (B,), the step so far) -> gradient in x's shape. Where x lies is the sampler's
+# business (the mean, or x_t); the step offers x_t, x0, eps and variance of the moment.
+Guide = Callable[[Tensor, Tensor, Step], Tensor]
 
 
 def last(steps: Iterable[Step]) -> Step:

@@ -146,8 +146,9 @@ class Editor:
         model, noise = model_fn(self.network, **inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
 
         def down() -> Iterator[Step]:
-            settings = {"eta": eta, "noise": noise, "prediction": self.prediction}
-            for step in ddim(model, start, self.schedule, times, clip=False, **settings):  # latents have no range
+            # latents have no range to clip to
+            settings = {"eta": eta, "noise": noise, "prediction": self.prediction, "clip": False}
+            for step in ddim(model, start, self.schedule, times, **settings):
                 yield step
             yield from self.refine(model, step.x_t, step.x0, step.t, inputs["vector"])
 

@@ -114,9 +114,8 @@ class Restorer:
 def _shipped_rddm(task: str) -> tuple[Run, str]:
     from repro.rddm.pipeline import RDDMPipeline
 
-    variant = (
-        "use" if trained(f"rddm-{task}-use-s0") else "smres"
-    )  # the network of the comparisons, until one for use is trained
+    # the network of the comparisons, until one for use is trained
+    variant = "use" if trained(f"rddm-{task}-use-s0") else "smres"
     return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 
