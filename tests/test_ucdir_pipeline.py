@@ -104,11 +104,11 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
-        ((64, 64), {"tiles": Tiles(30, 4)}, "multiples of the network's 4 pixels: got"),
+        ((64, 64), {"tiles": Tiles(30, 4)}, "multiples of the network's stride of 4: got"),
     ):
         with pytest.raises(ReproError, match=words):
             pipe(picture(*size), **settings)
-    with pytest.raises(ReproError, match="got 16 of 32"):
+    with pytest.raises(ReproError, match=r"got Tiles\(size=32, margin=16\)"):
         Tiles(32, 16)
     monkeypatch.setattr(pipeline.os, "sysconf", lambda name: 1000)
     with pytest.raises(ReproError, match=r"in one piece needs about .* use tiles"):

@@ -26,7 +26,7 @@ class Tiles:
 
     def __post_init__(self) -> None:
         if self.margin < 0 or self.size <= 2 * self.margin:
-            raise ReproError(f"tiles: margin: accepted are 0 to below half the tile, got {self.margin} of {self.size}")
+            raise ReproError(f"tiles: a margin lies between 0 and half the tile: got {self}")
 
     def along(self, length: int) -> list[tuple[int, int, int]]:
         """(first pixel of the tile, first and last + 1 of those kept) along an axis; what is kept covers it once."""
@@ -45,7 +45,7 @@ def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles |
     if tiles is None or max(size) <= tiles.size:
         return fn(*images)
     if tiles.size % stride or tiles.margin % stride:
-        raise ReproError(f"tiles: size and margin must be multiples of the network's {stride} pixels: got {tiles}")
+        raise ReproError(f"tiles: size and margin must be multiples of the network's stride of {stride}: got {tiles}")
     padded = [pad_to_multiple(x, stride)[0] for x in images]
     out = torch.empty_like(padded[0])
     places = itertools.product(tiles.along(out.shape[-2]), tiles.along(out.shape[-1]))
