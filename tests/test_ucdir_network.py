@@ -77,7 +77,9 @@ def test_published_parameter_counts():
 def test_networks_that_cannot_be_built_are_refused():
     with pytest.raises(ReproError, match="divisible by the 8 bases: got 12"):
         tiny(base_channels=12)
-    with pytest.raises(ReproError, match="guidance 'truth' is unknown: choose predictor, degraded, feature, none"):
+    with pytest.raises(
+        ReproError, match="guidance 'truth' is unknown: choose one of predictor, degraded, feature, none"
+    ):
         tiny(guidance="truth")
 
 

@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
     pipe = quiet(tiny(tasks=("lowlight", "jpeg")), "jpeg")
     for size, settings, words in (
         ((40, 3), {}, "3x40 is too small; both sides must be at least 4"),
-        ((40, 56), {"task": "rain"}, "task 'rain' is unknown to this network: choose lowlight, jpeg"),
+        ((40, 56), {"task": "rain"}, "this network's task 'rain' is unknown: choose one of lowlight, jpeg"),
         ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.ucdir.kernels import CONDITIONING
 from repro.ucdir.network import ACTIVATIONS, GUIDANCE, NORMS, DiffusionUNet, Predictor
 
@@ -69,8 +69,7 @@ class UCDIR(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         for what, known in CHOICES.items():
-            if self.config[what] not in known:
-                raise ReproError(f"{what} {self.config[what]!r} is unknown: choose {', '.join(known)}")
+            one_of(what, self.config[what], known)
         if not residual_scale > 0:
             raise ReproError(f"residual_scale must be positive: got {residual_scale}")
         self.predictor = Predictor(self.config)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
@@ -128,8 +128,7 @@ def sample(
         noise: (step, like) -> standard normals; the deterministic samplers do not use it.
         clip: largest absolute residual predicted, in the units of `r`; eps is made to agree with it. None: unlimited.
     """
-    if name not in SAMPLERS:
-        raise ReproError(f"sampler {name!r} is unknown: choose {', '.join(SAMPLERS)}")
+    advance = SAMPLERS[one_of("sampler", name, SAMPLERS)]
     rising = all(0 < a < b for a, b in itertools.pairwise(levels))
     if len(levels) < 2 or levels[-1] != 1 or not rising:
         raise ReproError(f"levels must rise from above 0 to 1, at least two: got {list(levels)[:4]}… {levels[-1:]}")
@@ -142,6 +141,6 @@ def sample(
             clean = clean.clamp(-clip, clip)
             eps = (r - a * clean) / s
         step = Step(i, g, r, eps, clean)
-        r = step.residual = SAMPLERS[name](step, g_next, before, noise)
+        r = step.residual = advance(step, g_next, before, noise)
         yield step
         before = step

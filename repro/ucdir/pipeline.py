@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.data.images import ImageSource, read_image, to_model, to_unit
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.ucdir.kernels import BASES
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import statistics
@@ -40,9 +40,10 @@ def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> di
     tasks = model.unet.tasks
     if not tasks:
         return {}
-    if task not in tasks:
-        raise ReproError(f"task {task!r} is unknown to this network: choose {', '.join(tasks)}")
-    found = {"task": tasks.index(task), "strength": torch.nan if strength is None else strength}
+    found = {
+        "task": tasks.index(one_of("this network's task", task, tasks)),
+        "strength": torch.nan if strength is None else strength,
+    }
     return {name: torch.tensor([value], device=model.device) for name, value in found.items()}
 
 
@@ -160,8 +161,7 @@ class UCDIRPipeline(DiffusionPipeline):
             generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ReproError(f"output_type {output_type!r} is unknown: choose pil, np or pt")
+        one_of("output_type", output_type, ("pil", "np", "pt"))
         given, device = scalars(self.model, task or self.config.task, strength), self._execution_device
 
         def drawn(step: int, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from repro.data.images import center_crop, resize
 from repro.data.published import read_split
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.ucdir.loss import Learning, RestorationTask
 from repro.ucdir.model import UCDIR
 
@@ -31,9 +31,7 @@ LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
 
 def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
     """The settings of a profile, with what it has of its own for a task. Raises `ReproError` naming the profiles."""
-    if chosen not in SPEC["profile"]:
-        raise ReproError(f"profile is {chosen!r}: accepted are {', '.join(SPEC['profile'])}")
-    profile = SPEC["profile"][chosen]
+    profile = SPEC["profile"][one_of("profile", chosen, SPEC["profile"])]
     own = profile.get("own", {}).get(task, {})
     return {**profile, **own, "network": {**profile["network"], **own.get("network", {})}}
 
