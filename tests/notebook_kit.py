@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,16 @@ class Executed:
         """How many were shown."""
         kinds = [kind for output in self.outputs for kind in output.get("data", {})]
         return kinds.count("image/png") + kinds.count("image/jpeg")
+
+    def ran(self, pictures: int, exercises: int) -> None:
+        """Checked: to its end, at least that many pictures, each exercise once open and once answered rightly."""
+        assert self.error is None, self.error
+        assert self.pictures >= pictures
+        assert self.text.count(": right") == self.text.count("waiting for your answer") == exercises
+
+    def number(self, pattern: str) -> float:
+        """The first group of a pattern in what was printed."""
+        return float(re.search(pattern, self.text)[1])
 
     def leaves_the_shipped_figures_alone(self, command: str, pictures: int, tables: str) -> list[Path]:
         """Checked: files go to the profile's own place, at least `pictures` of them; returns the tables there."""

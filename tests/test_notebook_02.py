@@ -28,15 +28,13 @@ def run(tmp_path_factory):
 
 @pytest.mark.notebook
 def test_the_smoke_profile_runs_top_to_bottom(run):
-    assert run.error is None, run.error
-    assert run.pictures >= 22
-    assert run.text.count(": right") == 8 and run.text.count("waiting for your answer") == 8
+    run.ran(pictures=22, exercises=8)
     # what is true of any network, trained or not
     gradients = {
         words: float(v) for words, v in re.findall(r"(one token|each entry of C)\s+largest.*?to_q: (\S+)", run.text)
     }
     assert gradients["one token"] == 0 < gradients["each entry of C"]
-    assert float(re.search(r"\nlargest difference (\S+)\n", run.text)[1]) < 1e-5  # the pipeline and the editor
+    assert run.number(r"\nlargest difference (\S+)\n") < 1e-5  # the pipeline and the editor
     assert "lambda (amount of sharpening) is 4; accepted: 1 to 3" in run.text
     assert 'EditingPipeline.shipped("smoke")' in run.text and "-p beta 0.5 " in run.text
     assert (
