@@ -104,30 +104,25 @@ def load(picture: Picture) -> Tensor:
     return read_image(picture.path)
 
 
-@lru_cache(maxsize=1)
-def _fashion_arrays() -> tuple[np.ndarray, np.ndarray, int]:
-    """Images and labels, those of training first, and how many these are."""
-    path = PACK / "fashion_mnist_subset.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = np.concatenate([file["train_images"], file["test_images"]])
-            labels = np.concatenate([file["train_labels"], file["test_labels"]])
-            return images, labels.astype(np.int64), len(file["train_labels"])
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
-
-
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
-    one_of("fashion: split", split, SPLITS[:3])
-    images, labels, train = _fashion_arrays()
-    held_out = np.concatenate([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))])
-    chosen = {
-        "train": np.setdiff1d(np.arange(train), held_out),
-        "validation": np.sort(held_out),
-        "test": np.arange(train, len(labels)),
-    }[split]
-    return Fashion(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]), torch.from_numpy(chosen))
+    return _fashion()[one_of("fashion: split", split, SPLITS[:3])]
+
+
+@lru_cache(maxsize=1)
+def _fashion() -> dict[str, Fashion]:
+    path = PACK / "fashion_mnist_subset.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:  # the images of training first
+            images = np.concatenate([file["train_images"], file["test_images"]])
+            labels = np.concatenate([file["train_labels"], file["test_labels"]]).astype(np.int64)
+            train = len(file["train_labels"])
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
+    held_out = np.sort([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))], axis=None)
+    ids = (np.setdiff1d(np.arange(train), held_out), held_out, np.arange(train, len(labels)))
+    parts = (Fashion(*(torch.from_numpy(x) for x in (images[i], labels[i], i))) for i in ids)
+    return dict(zip(SPLITS[:3], parts, strict=True))
 
 
 def file_hash(path: Path) -> str:
@@ -136,26 +131,17 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix == ".csv" else data).hexdigest()
 
 
-@lru_cache(maxsize=4)
-def _hash_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for name, _, _ in stamps:
-        total.update(f"{name} {file_hash(PACK / name)}\n".encode())
-    return total.hexdigest()
-
-
+@lru_cache(maxsize=1)
 def pack_hash() -> str:
-    """SHA-256 over names and contents of the data (pictures, Fashion-MNIST, split; not the credits).
-
-    Cached by the files' sizes and times: a changed file changes the answer, an unchanged pack costs one `stat` a file.
-    """
+    """SHA-256 over names and contents of the data (pictures, Fashion-MNIST, split; not the credits)."""
     files = (p.path.relative_to(PACK).as_posix() for p in _pictures())
-    names = sorted(["split.csv", "fashion_mnist_subset.npz", *files])
-    try:
-        stamps = tuple((n, s.st_size, s.st_mtime_ns) for n in names for s in [(PACK / n).stat()])
-    except FileNotFoundError as error:
-        raise ReproError(f"{error.filename}: missing from the embedded pack; restore it from the repository") from error
-    return _hash_of(stamps)
+    total = hashlib.sha256()
+    for name in sorted(["split.csv", "fashion_mnist_subset.npz", *files]):
+        try:
+            total.update(f"{name} {file_hash(PACK / name)}\n".encode())
+        except FileNotFoundError as error:
+            raise ReproError(f"{PACK / name}: missing from the pack, restore it from the repository") from error
+    return total.hexdigest()
 
 
 def verify() -> list[str]:
