@@ -207,7 +207,7 @@ def test_raindrop_is_tested_on_a_and_paired_by_number(data):
 def test_istd_brings_its_mask(data, monkeypatch):
     shadow = tiny("istd")
     found = read(shadow, "train", data / "istd")
-    assert found.size == found.masks.size == 20 and found.masks[0].mean() > 0.85
+    assert found.size == len(found.masks.files) == 20 and found.masks[0].mean() > 0.85
     assert all(m.stem == i.stem for m, i in zip(found.masks.files, found.inputs.files, strict=True))
     assert read(dataclasses.replace(shadow, mask=False), "train", data / "istd").masks is None
     learns, seen = task(shadow, data / "istd"), []
@@ -363,8 +363,6 @@ def test_imresize_by_hand():
     assert torch.equal((imresize(row[None], (1, 8)) * 255).round(), (row[None] * 255).double().round())  # stays
     constant = torch.full((3, 9, 11), 37 / 255)
     assert torch.equal((imresize(constant, (4, 30)) * 255).round(), torch.full((3, 4, 30), 37.0).double())
-    with pytest.raises(ReproError, match="at least 1 pixel: got 0x4"):
-        imresize(row[None], (0, 4))
 
 
 def test_y_protocols_equal_scikit_image_on_bytes():
