@@ -213,17 +213,10 @@ class TablesCompare:
     """Folder with the committed .csv tables."""
     new: Positional[Path]
     """Folder with the regenerated ones."""
-    absolute: float | None = None
-    """Absolute tolerance for every number, instead of what each table states."""
-    relative: float | None = None
-    """Relative tolerance, likewise."""
 
     def run(self) -> int:
-        from repro.engine.compare import Tolerance, compare
+        from repro.engine.compare import compare
 
-        given = [value for value in (self.absolute, self.relative) if value is not None]
-        if not all(0 <= value < float("inf") for value in given):
-            raise ReproError(f"--absolute, --relative: numbers from 0 are needed, found {given}")
-        found = compare(self.old, self.new, Tolerance(self.absolute or 0.0, self.relative or 0.0) if given else None)
+        found = compare(self.old, self.new)
         print(found.text(), file=sys.stderr if found.differences else sys.stdout)
         return 1 if found.differences else 0

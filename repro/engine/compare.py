@@ -30,10 +30,9 @@ class Comparison:
         return "\n".join([*self.differences, f"{count}, {len(self.differences)} differ"])
 
 
-def compare(old: Path, new: Path, tolerance: Tolerance | None = None) -> Comparison:
-    """Compare every CSV under two folders.
+def compare(old: Path, new: Path) -> Comparison:
+    """Compare every CSV under two folders. A table, row or column on one side only is a difference.
 
-    `tolerance` replaces what the tables themselves state. A table, row or column on one side only is a difference.
     Raises `ReproError` for a folder that is absent, holds no table on both sides, or a file that is no table.
     """
     sides: list[dict[str, Rows]] = []
@@ -51,7 +50,7 @@ def compare(old: Path, new: Path, tolerance: Tolerance | None = None) -> Compari
         differences += _one_sided(f"{table}, ", "the row", before, after)
         for name, row in before.items():
             stated = _number(row.get("atol", "")), _number(row.get("rtol", ""))
-            within = tolerance or (DEFAULT if None in stated else Tolerance(*stated))
+            within = DEFAULT if None in stated else Tolerance(*stated)
             for column in (c for c in row if name in after and c in after[name]):
                 cells += 1
                 a, b = row[column], after[name][column]

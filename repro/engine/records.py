@@ -166,7 +166,6 @@ def select(
     *,
     experiment: str | None = None,
     cell: Mapping[str, Scalar] | None = None,
-    seed: int | None = None,
     profile: str | None = None,
 ) -> list[Record]:
     """Those records that match every filter given; `cell` names a part of the cell or all of it.
@@ -178,7 +177,6 @@ def select(
         record
         for record in records
         if experiment in (None, record.experiment, every_seed(record))
-        and seed in (None, record.seed)
         and profile in (None, record.profile)
         and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in parts.items())
     ]
