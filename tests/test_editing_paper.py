@@ -18,15 +18,6 @@ from repro.editing.model import EditingNet
 from repro.editing.study import bank, experiments, paper, scores
 from repro.editing.study.benchmark import VERSION, levels, parameters
 from repro.editing.study.experiments import PAPER, PAPER_SD1
-from repro.editing.study.paper import (
-    MODELS,
-    Pretrained,
-    PretrainedAutoencoder,
-    Reds,
-    blur_degree,
-    initialise,
-    load_autoencoder,
-)
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -55,7 +46,7 @@ KL = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
-TINY = Pretrained("nobody/tiny", "vqvae", UNET, KL)
+TINY = paper.Pretrained("nobody/tiny", "vqvae", UNET, KL)
 SIDE, FRAMES = 32, 2
 SEQUENCES = {"train": 8, "val": 2}
 
@@ -92,7 +83,7 @@ def data(tmp_path_factory):
     parts = tuple(dataclasses.replace(p, count=counts[p.label]) for p in reds.parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "reds", dataclasses.replace(reds, parts=parts))
-        patch.setitem(MODELS, "tiny", TINY)
+        patch.setitem(paper.MODELS, "tiny", TINY)
         patch.setenv("REPRO_DATA", str(root))
         yield root
 
@@ -115,7 +106,7 @@ def home(tmp_path, monkeypatch, data):
         pretrained="tiny",
     )
     monkeypatch.setitem(experiments.PROFILES, "paper", small)
-    load_autoencoder.cache_clear()
+    paper.load_autoencoder.cache_clear()
     return tmp_path
 
 
@@ -135,7 +126,7 @@ VARIANTS = {
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_training_begins_at_the_pretrained_network(data, changes):
     original = UNet2DConditionModel.from_pretrained(data / "tiny", subfolder="unet").eval()
-    net = initialise(seeded(EditingNet, **TINY.network, **changes), TINY)
+    net = paper.initialise(seeded(EditingNet, **TINY.network, **changes), TINY)
     x, t = rand(2, 4, 8, 8), torch.tensor([10, 900])
     vector = as_tensor([EditingVector(blur=0.4), EditingVector(colour=True)])
     colours = 4 if changes.get("reference") else 3
@@ -152,7 +143,7 @@ def test_training_begins_at_the_pretrained_network(data, changes):
 
 
 def test_a_checkpoint_needs_no_pretrained_files(data, tmp_path, monkeypatch):
-    net = initialise(seeded(EditingNet, **TINY.network, layers=0), TINY)
+    net = paper.initialise(seeded(EditingNet, **TINY.network, layers=0), TINY)
     save_checkpoint(tmp_path / "editing-paper-x-s0", net, {"command": "repro train x"})
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "elsewhere"))
     again = load_checkpoint(tmp_path / "editing-paper-x-s0")
@@ -164,7 +155,7 @@ def test_a_checkpoint_needs_no_pretrained_files(data, tmp_path, monkeypatch):
 
 def test_latents_are_the_mode_times_the_scale(data):
     original = AutoencoderKL.from_pretrained(data / "tiny", subfolder="vqvae").eval()
-    autoencoder, image = load_autoencoder("tiny"), rand(2, 3, 16, 24).clamp(-1, 1)
+    autoencoder, image = paper.load_autoencoder("tiny"), rand(2, 3, 16, 24).clamp(-1, 1)
     assert (autoencoder.factor, autoencoder.channels) == (2, 4)
     with torch.no_grad():
         latent = original.encode(image).latent_dist.mode() * 0.18215
@@ -177,13 +168,13 @@ def test_latents_are_the_mode_times_the_scale(data):
 def test_absent_and_other_models_are_one_sentence(data, tmp_path, monkeypatch):
     other = dataclasses.replace(TINY, unet={**UNET, "norm_num_groups": 8})
     with pytest.raises(ReproError, match=r"norm_num_groups is 4; accepted: 8"):
-        initialise(seeded(EditingNet, **TINY.network), other)
+        paper.initialise(seeded(EditingNet, **TINY.network), other)
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     (tmp_path / "tiny").mkdir()
     with pytest.raises(ReproError, match=r"tiny/unet: no pretrained weights .* the folder unet of nobody/tiny"):
-        initialise(seeded(EditingNet, **TINY.network), TINY)
+        paper.initialise(seeded(EditingNet, **TINY.network), TINY)
     with pytest.raises(ReproError, match="train_sharp"):
-        Reds(tmp_path).digest()
+        paper.Reds(tmp_path).digest()
 
 
 PINNED = {  # the originals' counts are those that their authors' code prints: 872.30 M and 859.52 M
@@ -207,7 +198,7 @@ def test_published_sizes_are_pinned(name, variant):
 
 def test_the_autoencoder_and_the_gan_have_published_sizes():
     with torch.device("meta"):
-        autoencoder = PretrainedAutoencoder(MODELS["ldm"].autoencoder)
+        autoencoder = paper.PretrainedAutoencoder(paper.MODELS["ldm"].autoencoder)
         generator = Pix2PixGenerator(widths=PAPER.pix2pix["widths"])
     assert sum(p.numel() for p in autoencoder.parameters()) == 83_653_863 and autoencoder.factor == 8
     assert sum(p.numel() for p in generator.parameters()) == 54_444_108 and generator.factor == 256  # Isola's: 54.4 M
@@ -224,7 +215,7 @@ def test_published_training_and_schedule():
     theirs = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod
     torch.testing.assert_close(table.alpha_bar.float(), theirs, rtol=1e-4, atol=0)
     assert theirs[-1].item() == pytest.approx(0.00466, abs=5e-6)
-    assert PAPER.bench.crop == (256, 256, 256) and Reds("x").recipe == PAPER.bench.recipe
+    assert PAPER.bench.crop == (256, 256, 256) and paper.Reds("x").recipe == PAPER.bench.recipe
     listed = [e for e in experiments.EXPERIMENTS if e.profile.startswith("paper")]
     assert {f"editing-paper-{v}-s0" for v in PAPER.variants} <= {e.name for e in listed}
     assert all(e.data == "reds" and not e.ships and e.recipe.images == 540_000 for e in listed)
@@ -236,13 +227,13 @@ def test_the_published_sequences_are_split_210_30_30(monkeypatch, tmp_path):
         return tuple(Pair(*(root / n.format(kind) for kind in ("blur", "sharp"))) for n in names)
 
     monkeypatch.setattr(paper, "_pairs", pairs)
-    found = {name: {p.target.parent.name for p in Reds(tmp_path).pairs(name)} for name in ("train", "validation")}
+    found = {name: {p.target.parent.name for p in paper.Reds(tmp_path).pairs(name)} for name in ("train", "validation")}
     assert len(found["train"]) == 210 and found["validation"] == {f"{i:03d}" for i in range(210, 240)}
-    assert len(Reds(tmp_path).pairs("test")) == 30
+    assert len(paper.Reds(tmp_path).pairs("test")) == 30
 
 
 def test_a_pair_is_cut_alike_and_the_blurred_frame_is_the_target(data):
-    source = Reds(data / "reds", crop=SIDE)
+    source = paper.Reds(data / "reds", crop=SIDE)
     (whole,) = source.blocks("test", 100)
     id = whole.ids[1]
     sharp, blurred = (read_image(data / "reds" / "val" / f"val_{k}" / f"{id[4:]}.png") for k in ("sharp", "blur"))
@@ -253,7 +244,7 @@ def test_a_pair_is_cut_alike_and_the_blurred_frame_is_the_target(data):
     assert found.only("grain", "sharpen") == drawn.only("grain", "sharpen")
     deviation = (sharp - sharp.mean(dim=(1, 2), keepdim=True)).norm()
     assert found.blur == pytest.approx(((sharp - blurred).norm() / deviation).item(), abs=1e-4)
-    assert blur_degree(whole.sharp, whole.sharp) == [0.0] * 4 and blur_degree(whole.sharp, -whole.sharp) == [1.0] * 4
+    assert [paper.blur_degree(whole.sharp, sign * whole.sharp) for sign in (1, -1)] == [[0.0] * 4, [1.0] * 4]
     parts = list(source.blocks("test", 3))
     assert [len(p) for p in parts] == [3, 1] and torch.equal(torch.cat([p.reference for p in parts]), whole.reference)
     first = source.first("test", 1)

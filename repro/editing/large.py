@@ -81,19 +81,11 @@ class TiledAutoencoder(_Tiled):
 class TiledNetwork(_Tiled):
     """The prediction of an `EditingNet`, by tiles."""
 
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        source: Tensor,
-        reference: Tensor,
-        vector: Tensor,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, **inputs: Tensor) -> Tensor:
         """As `EditingNet.forward`, of (B, channels, h, w); `reference` (B, n, 3, th, tw) is one for each tile."""
-        cut = [sample, source] if mask is None else [sample, source, mask]
+        cut = [sample, *(inputs[name] for name in ("source", "mask") if name in inputs)]
         widths = [part.shape[1] for part in cut]
-        parts = zip(torch.cat(cut, dim=1).split(1), timestep, reference, vector, strict=True)
+        parts = zip(torch.cat(cut, dim=1).split(1), timestep, inputs["reference"], inputs["vector"], strict=True)
         return torch.cat([self._one(widths, *part) for part in parts])
 
     def _one(self, widths: list[int], x: Tensor, t: Tensor, reference: Tensor, vector: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def slider_curves(records: Sequence[Record]) -> Plate:
     with style():
         plate = Plate(figsize=(9.6, 2.9), layout="constrained")
         for axis, (task, places) in zip(plate.subplots(1, len(SLIDERS)), SLIDERS.items(), strict=True):
-            at = [_place(place) for place in places]
+            at = [value[0] if isinstance(value, tuple) else value for place in places for value in place.values()]
             for i, (words, experiment) in enumerate(WAYS.items()):
                 for inside in (False, True):
                     values = [
@@ -89,11 +89,6 @@ def slider_curves(records: Sequence[Record]) -> Plate:
         axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return plate
-
-
-def _place(place: dict[str, Any]) -> float:
-    (value,) = place.values()
-    return value[0] if isinstance(value, tuple) else value
 
 
 def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:

@@ -195,21 +195,18 @@ def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.recipe.fill)
 
 
-def _experiment(config: EditingConfig, name: str, recipe: Recipe, ships: bool, **about: Any) -> Experiment:
-    fixed = {"room": "editing", "data": config.data, "profile": config.name, "ships": ships and config.name == "small"}
-    return Experiment(**{"name": name, "task_name": "edits", "seed": 0, "recipe": recipe, **fixed, **about})
-
-
 def _all(config: EditingConfig) -> Iterator[Experiment]:
+    small = config.name == "small"
+    made = partial(Experiment, room="editing", data=config.data, profile=config.name)
     if not config.pretrained:
-        yield _experiment(
-            config,
-            autoencoder_name(config.name),
-            config.autoencoder_recipe,
-            ships=True,
+        yield made(
+            name=autoencoder_name(config.name),
             task_name="autoencoder",
             variant="vq",
+            seed=0,
+            recipe=config.autoencoder_recipe,
             summary="VQ autoencoder, factor 4",
+            ships=small,
             build=lambda: Autoencoder(**config.autoencoder),
             task=lambda: autoencoder_task(config),
         )
@@ -217,25 +214,26 @@ def _all(config: EditingConfig) -> Iterator[Experiment]:
         variant = VARIANTS[name]
         share = 1.0 if config.pretrained else variant.share
         for seed in (0,) if config.pretrained else variant.seeds:
-            yield _experiment(
-                config,
-                name_of(name, seed, config.name),
-                replace(config.recipe, images=int(config.recipe.images * share)),
-                ships=variant.ships and seed == 0,
+            yield made(
+                name=name_of(name, seed, config.name),
+                task_name="edits",
                 variant=name,
                 seed=seed,
+                recipe=replace(config.recipe, images=int(config.recipe.images * share)),
                 summary=variant.label,
+                ships=variant.ships and seed == 0 and small,
                 build=partial(build_network, config, name),
                 task=partial(training_task, config, name),
             )
     if "pix2pix" in (config.variants or ("pix2pix",)):
-        yield _experiment(
-            config,
-            name_of("pix2pix", 0, config.name),
-            config.pix2pix_recipe,
-            ships=True,
+        yield made(
+            name=name_of("pix2pix", 0, config.name),
+            task_name="edits",
             variant="pix2pix",
+            seed=0,
+            recipe=config.pix2pix_recipe,
             summary="pix2pix, all tasks in one network",
+            ships=small,
             build=lambda: Pix2Pix(**config.pix2pix),
             task=lambda: Pix2PixTask(bank.pixels(config.source)),
         )
