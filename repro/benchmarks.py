@@ -169,15 +169,15 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
 
 @_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", _OVERHEAD))
 def _restoration(name: str) -> dict[str, Arm]:
-    from repro.rddm.sampling import restore
+    from repro.rddm.sampling import Net
     from repro.rddm.study.experiments import build_network, learning_of, profile
 
     task = profile(name if name == "smoke" else "small")["raindrop"]
     network, learning = _seeded(lambda: build_network(task, "smres")), learning_of(task, "smres")
-    I_in = 2 * _image(task.side).to(DEVICE) - 1
+    y, net = 2 * _image(task.side).to(DEVICE) - 1, Net(network, learning, task.steps)
     return {
-        "bare passes": _passes(network, task.steps, I_in, torch.full((1,), 500, device=DEVICE), I_in),
-        "ours": lambda: lambda: restore(network, I_in, ["bench"], learning, task.steps),
+        "bare passes": _passes(network, task.steps, y, torch.full((1,), 500, device=DEVICE), y),
+        "ours": lambda: lambda: net.restore(y, ["bench"]),
     }
 
 

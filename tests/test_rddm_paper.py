@@ -24,18 +24,8 @@ from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 from repro.metrics.pixel import ground_truth, imresize
 from repro.metrics.protocols import protocol, score
-from repro.rddm.study import paper, settings
-from repro.rddm.study.settings import (
-    SETTINGS,
-    PaperSetting,
-    PictureTask,
-    build_network,
-    holed,
-    read,
-    schedule,
-    strategies,
-    task,
-)
+from repro.rddm.study import paper
+from repro.rddm.study.paper import SETTINGS, PaperSetting, build_network, holed, learning, read, strategies, task
 
 TINY = {"dim": 8, "mults": (1, 2)}
 # Read before any is made smaller for these tests.
@@ -135,8 +125,8 @@ def test_settings_are_built_with_pinned_numbers(name):
     with torch.device("meta"):
         found = sum(p.numel() for p in build_network(chosen).parameters())
     assert (found, chosen.images) == EXACT[name][:2]
-    assert schedule(chosen).sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
-    table, recipe = schedule(chosen), chosen.recipe
+    table, recipe = learning(chosen).schedule, chosen.recipe
+    assert table.sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
     assert table.T == 1000 and recipe.clip == 1.0 and recipe.betas == (0.9, 0.99) and recipe.precision == "fp32"
     assert recipe.batch == {"raindrop": 2, "lol": 2, "celeba64": 256, "inpainting": 128}.get(name, recipe.batch)
     assert 0.5 ** (10 * recipe.batch / recipe.ema) == pytest.approx(0.995, abs=1e-12)
@@ -151,7 +141,7 @@ def test_strategies_and_names():
     names = {e.name for e in experiments("rddm") if e.profile == "paper"}
     wanted = {f"rddm-{t}-paper-{s}-s0" for t in ("celeba64", "lol", "raindrop") for s in ("smres", "smn", "smresn")}
     assert wanted < names and len(names) == len(SETTINGS) + 6
-    fields = {f.name for f in dataclasses.fields(PaperSetting)}
+    fields = {f.name for f in dataclasses.fields(PaperSetting)} | {"layout"}
     assert all(set(s.unknown) <= fields for s in SETTINGS.values())
     with pytest.raises(ReproError, match="'sid-rgb' cannot be read: how the raw files"):
         read(SETTINGS["sid-rgb"], "train")
@@ -164,15 +154,15 @@ def test_lol_is_squeezed_and_equalised(data):
     lol, folder = SETTINGS["lol"], data / "lol"
     found = read(lol, "train", folder)
     assert found.size == 20 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 20
-    I_in, I_0 = found.inputs[3], found.targets[3]
-    assert I_in.shape == I_0.shape == (3, 256, 256)
+    y, x0 = found.inputs[3], found.targets[3]
+    assert y.shape == x0.shape == (3, 256, 256)
     name = found.inputs.files[3]
     assert name.stem == found.targets.files[3].stem == found.ids[3]
     eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
-    torch.testing.assert_close(I_in, eight, rtol=0, atol=1e-6)
-    assert I_in.mean() > 0.4  # from around 0.1
+    torch.testing.assert_close(y, eight, rtol=0, atol=1e-6)
+    assert y.mean() > 0.4  # from around 0.1
     plain = read(dataclasses.replace(lol, equalise=False), "train", folder)
-    assert plain.inputs[3].mean() < 0.15 and torch.equal(plain.targets[3], I_0)
+    assert plain.inputs[3].mean() < 0.15 and torch.equal(plain.targets[3], x0)
     assert read(lol, "test", folder, full=True).inputs[0].shape == (3, 20, 24)
 
 
@@ -212,12 +202,12 @@ def test_istd_brings_its_mask(data, monkeypatch):
     assert read(dataclasses.replace(shadow, mask=False), "train", data / "istd").masks is None
     learns, seen = task(shadow, data / "istd"), []
     net = build(trained_like(shadow))
-    net.res_net.encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net.res_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     noise = noises(2)
     loss = learns.loss(net, torch.tensor([0, 1]), noise)
-    I_0, I_in, mask = learns.pair(torch.tensor([0, 1]), noise)
-    assert loss.shape == (2,) and seen[0].shape == (2, 9, 16, 16) and mask.shape == I_0.shape
-    assert torch.equal(seen[0][:, 3:6], I_in) and torch.equal(seen[0][:, 6:], mask)
+    x0, y, mask = learns.pair(torch.tensor([0, 1]), noise)
+    assert loss.shape == (2,) and seen[0].shape == (2, 9, 16, 16) and mask.shape == x0.shape
+    assert torch.equal(seen[0][:, 3:6], y) and torch.equal(seen[0][:, 6:], mask)
 
 
 def noises(count):
@@ -226,23 +216,23 @@ def noises(count):
 
 def trained_like(chosen: PaperSetting, root=None) -> Experiment:
     """Its experiment on one thread: the published recipe takes sixteen."""
-    made = settings.experiment(chosen, root)
+    made = paper.experiment(chosen, root)
     return dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, threads=1))
 
 
-def test_crops_and_mirrors_are_those_of_the_pair(data):
-    learns = task(tiny("raindrop", size=12), data / "raindrop", full=True)
-    both = PictureTask(PictureSet(learns.pictures.targets, learns.pictures.targets), learns.learning, 12)
-    indices = torch.arange(12)
-    I_0, I_in, mask = both.pair(indices, noises(12))
-    assert torch.equal(I_0, I_in) and mask is None and I_0.shape == (12, 3, 12, 12)
-    assert I_0.min() >= -1 and len({p.numpy().tobytes() for p in I_0}) == 12  # seven files, twelve different crops
-    whole = task(tiny("raindrop", size=16), data / "raindrop")
-    I_0, *_ = whole.pair(indices, noises(12))
-    mirrored = [torch.equal(x.flip(-1), 2 * whole.pictures.targets[i] - 1) for i, x in enumerate(I_0)]
-    kept = [torch.equal(x, 2 * whole.pictures.targets[i] - 1) for i, x in enumerate(I_0)]
+def test_crops_and_mirrors_are_those_of_the_pair(data, monkeypatch):
+    clean, indices = read(SETTINGS["raindrop"], "train", data / "raindrop", full=True).targets, torch.arange(12)
+    monkeypatch.setattr(paper, "read", lambda *_, **__: PictureSet(clean, clean))
+    learns = task(tiny("raindrop", size=12))
+    x0, y = learns.pair(indices, noises(12))
+    assert torch.equal(x0, y) and x0.shape == (12, 3, 12, 12) and learns.names(indices)[3].endswith(".png")
+    assert x0.min() >= -1 and len({p.numpy().tobytes() for p in x0}) == 12  # seven files, twelve different crops
+    monkeypatch.undo()
+    chosen = tiny("raindrop", size=16)
+    x0, _ = task(chosen, data / "raindrop").pair(indices, noises(12))
+    whole = read(chosen, "train", data / "raindrop").targets
+    mirrored, kept = ([torch.equal(x.flip(-1) if m else x, 2 * whole[i] - 1) for i, x in enumerate(x0)] for m in (1, 0))
     assert 0 < sum(mirrored) < 12 and [not m for m in mirrored] == kept
-    assert whole.names(indices)[3].endswith(".png")
 
 
 def test_what_a_folder_lacks_is_said(tmp_path, data):
@@ -330,15 +320,15 @@ def test_inpainting_hides_the_middle(tmp_path):
     chosen = tiny("inpainting")
     found = read(chosen, "train", tmp_path / "hq")
     assert found.size == 9 and read(chosen, "test", tmp_path / "hq").ids == ["9"]
-    I_in, I_0 = found.inputs[0], found.targets[0]
+    y, x0 = found.inputs[0], found.targets[0]
     hole = torch.zeros(16, 16, dtype=torch.bool)
     hole[4:12, 4:12] = True
-    assert torch.equal(I_in[:, ~hole], I_0[:, ~hole])
-    assert I_in[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(holed(I_0)[:, hole], torch.full((3, 64), 0.5))
+    assert torch.equal(y[:, ~hole], x0[:, ~hole])
+    assert y[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(holed(x0)[:, hole], torch.full((3, 64), 0.5))
     net, seen = build(trained_like(chosen)), []
-    net.noise_net.encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    net.noise_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     task(chosen, tmp_path / "hq").loss(net, torch.tensor([0]), noises(1))
-    assert seen == [3]  # neither I_in nor the hole is given
+    assert seen == [3]  # neither y nor the hole is given
 
 
 # -- MATLAB -----------------------------------------------------------------------------------------------------------
@@ -451,16 +441,9 @@ def test_generation_from_files_to_numbers(home, faces, monkeypatch):
     assert all(math.isfinite(v) for v in found.values())
 
 
-def test_a_task_without_pairs_cannot_be_conditional(faces):
-    pictures = read(SETTINGS["celeba64"], "train", faces)
-    learning = settings.Learning("res", schedule(SETTINGS["lol"]), "l1")
-    with pytest.raises(ReproError, match="needs pairs"):
-        PictureTask(pictures, learning, 64)
-
-
 def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):
     monkeypatch.setenv("REPRO_DATA", str(home / "nothing"))
     with pytest.raises(ReproError, match=r"LOLdataset\.zip"):
-        settings.experiment(SETTINGS["lol"]).task()
+        paper.experiment(SETTINGS["lol"]).task()
     with pytest.raises(ReproError, match=r"img_align_celeba\.zip"):
-        settings.experiment(SETTINGS["celeba64"]).task()
+        paper.experiment(SETTINGS["celeba64"]).task()

@@ -7,29 +7,23 @@ goes without skip connections, here both decoders have them. Nobody has publishe
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from torch import Tensor
+from torch import Tensor, nn
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.nn.unet import UNet
-from repro.rddm.process import Objective, check_objective
+from repro.rddm.process import Objective
 from repro.rddm.process import heads as count_heads  # a network's own argument is called `heads`, as the U-Net's
 
 Layout = Literal["one", "two", "shared"]
-
-
-def check_layout(objective: Objective, layout: Layout) -> None:
-    """Refuse an objective that does not exist, and a layout that cannot serve it."""
-    check_objective(objective)
-    if layout not in ("one", "two", "shared"):
-        raise ReproError(f"network layout {layout!r} is unknown: choose one, two or shared")
-    if layout != "one" and objective != "res_noise":
-        raise ReproError(f"layout {layout!r} predicts residual and noise: objective {objective!r} takes layout 'one'")
+Make = Callable[..., nn.Module]  # (out_channels=...) -> a network
 
 
 class SharedEncoder(UNet):
@@ -49,15 +43,44 @@ class SharedEncoder(UNet):
         return UNet2DOutput(sample=torch.cat(heads, dim=1))
 
 
-class RDDMNet(ModelMixin, ConfigMixin):
-    """The residual and noise predictor.
+class Predictor(ModelMixin, ConfigMixin):
+    """What predicts residual and noise, by one network or two: the base of the small and the published one."""
+
+    def lay_out(self, objective: str, layout: str, channels: int, make: Make, shared: Make | None = None) -> None:
+        """Build the networks: `make` gives one with so many output channels, `shared` one with two decoders."""
+        one_of("network layout", layout, get_args(Layout) if shared else ("one", "two"))
+        count = count_heads(objective)
+        if layout != "one" and count == 1:
+            raise ReproError(f"layout {layout!r} predicts two images: objective {objective!r} takes layout 'one'")
+        if layout == "two":
+            self.res_net, self.noise_net = make(out_channels=channels), make(out_channels=channels)
+        else:
+            self.net = shared(out_channels=channels) if layout == "shared" else make(out_channels=channels * count)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first; any H, W.
+
+        `cond` (B, C, H, W) is the degraded image, for a network built with `condition`, with a mask behind it for one
+        built with that. `timestep` is one or (B,).
+        """
+        if self.config.layout == "two":
+            out = torch.cat([net(sample, timestep, cond).sample for net in (self.res_net, self.noise_net)], dim=1)
+        else:
+            out = self.net(sample, timestep, cond).sample
+        return UNet2DOutput(sample=out) if return_dict else (out,)
+
+
+class RDDMNet(Predictor):
+    """The small predictor.
 
     Args:
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
         layout: "one" network; "two" networks or a "shared" encoder, for "res_noise" alone.
         channels: of the image.
-        condition: whether the network sees I_in beside I_t (restoration; the released generation, inpainting and
-            translation networks do not).
+        condition: whether the network sees the degraded image beside x_t (restoration; the released generation,
+            inpainting and translation networks do not).
         base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale,
             input_skip: as in `repro.nn.unet.UNet`, for each network.
     """
@@ -81,32 +104,12 @@ class RDDMNet(ModelMixin, ConfigMixin):
         input_skip: bool = False,
     ) -> None:
         super().__init__()
-        check_layout(objective, layout)
         settings: dict[str, Any] = dict(
-            in_channels=channels, out_channels=channels, cond_channels=channels if condition else 0,
+            in_channels=channels, cond_channels=channels if condition else 0,
             base_channels=base_channels, channel_mults=tuple(channel_mults), blocks=blocks,
             attention_levels=tuple(attention_levels), heads=heads, norm_groups=norm_groups, dropout=dropout,
             patch=patch, time_scale=time_scale, input_skip=input_skip,
         )  # fmt: skip
-        if layout == "two":
-            self.res_net, self.noise_net = UNet(**settings), UNet(**settings)
-        elif layout == "shared":
-            self.net = SharedEncoder(**settings)
-        else:
-            self.net = UNet(**{**settings, "out_channels": channels * count_heads(objective)})
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
-    ) -> UNet2DOutput | tuple[Tensor]:
-        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first; any H, W.
-
-        `cond` is I_in (B, C, H, W) where the network was built with `condition`.
-        """
-        if (cond is not None) != self.config.condition:
-            wanted = "with I_in as condition" if self.config.condition else "without condition"
-            raise ReproError(f"the network was built {wanted}: got {'none' if cond is None else 'one'}")
-        if self.config.layout == "two":
-            out = torch.cat([net(sample, timestep, cond).sample for net in (self.res_net, self.noise_net)], dim=1)
-        else:
-            out = self.net(sample, timestep, cond).sample
-        return UNet2DOutput(sample=out) if return_dict else (out,)
+        one, shared = partial(UNet, **settings), partial(SharedEncoder, **settings)
+        self.lay_out(objective, layout, channels, one, shared)

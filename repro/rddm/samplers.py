@@ -1,298 +1,204 @@
 """RDDM's sampler as a generator: each step yields its state, and the caller decides what to plot, log, or stop.
 
-    x_T = process.start(I_in, z, schedule)
-    for step in reverse(model, x_T, I_in, schedule, steps=5, objective="res"): ...
-    x = sample(reverse(...))                                     # only the result
+    x_T = process.start(y, z, schedule)
+    for step in Sampler(schedule, "res").run(model, x_T, y, 5): ...
+    x = sample(Sampler(schedule, "res").run(model, x_T, y, 5))   # only the result
 
-One update is `read` (estimates from the output), then `advance` (Eq. 12); the diffusers scheduler calls the same two.
-Restoration and generation are one path: generation passes zeros as I_in. The model is a function (I_t, t (B,)) ->
-(B, C, H, W), or (B, 2C, H, W) for "res_noise"; a network that sees I_in gets it by `model_fn(network, cond=I_in)`.
+Restoration and generation are one path: generation passes zeros as y. The model is a function (x_t, t (B,)) ->
+(B, C, H, W), or (B, 2C, H, W) for "res_noise"; a network that sees y gets it by `model_fn(network, cond=y)`.
+
+The coefficient transformation: with y = 0, RDDM and DDPM are one process in two notations, u = 1 - sqrt(alpha_bar) and
+s = sqrt(1 - alpha_bar) (`RDDMSchedule.from_ddpm`). With one trained noise network, deterministic RDDM and DDIM then
+draw the same images, exactly, as long as nothing is clipped. With clipping, rule "eq12" is no DDIM, and each of the
+other two is another DDIM. With noise added they part even without clipping: eta = 1 has alpha_bar times DDPM's
+posterior variance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from repro.ddpm.process import Model
-from repro.ddpm.steps import Noise, batch_times, check_start, falling, last, sample, spaced
-from repro.errors import ReproError
-from repro.rddm.process import Estimate, Objective, check_objective, split
+from repro.ddpm.steps import Noise, Steps, batch_times, check_start, falling, sample
+from repro.errors import ReproError, one_of
+from repro.rddm.process import Objective, heads, split
 from repro.rddm.schedules import RDDMSchedule
 
-__all__ = ["NO_CLIP", "PUBLISHED_CLIP", "Clip", "Step", "last", "reverse", "sample", "times"]
+__all__ = ["Sampler", "Step", "matched", "sample", "times"]
 
-Spacing = Literal["rddm", "leading", "trailing", "linspace"]
-Variance = Literal["sum", "preserving"]
-Rule = Literal["eq12", "compose", "rederive", "posterior"]
-AtEnd = Literal["refuse", "published"]
-PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - abar_T is 0
+Rule = Literal["eq12", "compose", "rederive"]
+PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
 
 
 @dataclass(slots=True)
 class Step:
-    """One step of a sampler, from I_t at timestep t to `x` at timestep t_prev (-1: the finished image)."""
+    """One step of a sampler, from x_t at timestep t to `x` at timestep t_prev (-1: the finished image).
 
-    i: int  # 0, 1, …: which step of this run
+    Without clipping x_t = x0 + u_t r + s_t eps. All tensors (B, C, H, W).
+    """
+
     t: int  # timestep given to the network
     t_prev: int  # where x belongs; -1 is the clean image
-    x_t: Tensor  # (B, C, H, W) state before the step, I_t
-    x: Tensor  # (B, C, H, W) state after the step
-    x0: Tensor  # (B, C, H, W) the clean image I_0 as the step used it: after clipping
-    res: Tensor  # (B, C, H, W) the residual as the step used it
-    eps: Tensor  # (B, C, H, W) the noise as the step used it
-    mean: Tensor  # (B, C, H, W) of the distribution that x was drawn from
-    variance: float  # of the same
-    output: Tensor  # raw network output
-    abar: float  # share of the residual in x_t
-    bbar: float  # standard deviation of the noise in x_t
+    x_t: Tensor  # state before the step
+    x: Tensor  # state after the step
+    x0: Tensor  # the clean image as the step used it: after clipping
+    r: Tensor  # the residual as the step used it
+    eps: Tensor  # the noise as the step used it
 
 
-@dataclass(frozen=True)
-class Clip:
-    """What predictions are cut to.
+def times(T: int, steps: int | None = None, start: int | None = None) -> list[int]:
+    """Descending timesteps: int(linspace(-1, T - 1, steps + 1)) without the -1; None takes them all.
 
-    Args:
-        picture: the clean image to [-1, 1].
-        residual: the residual to [-residual, residual]; None leaves it. Between images in [-1, 1] it spans ±2, so
-            the ±1 of the released code cuts off strong restorations: white from black is a residual of -2.
+    `start` puts another timestep in the place of T - 1: SM-N has to start before u reaches 1.
     """
-
-    picture: bool = True
-    residual: float | None = 2.0
-
-    def __post_init__(self) -> None:
-        if self.residual is not None and not self.residual > 0:
-            raise ReproError(f"the residual is cut to ± a number above 0 (None: not cut): got {self.residual}")
-
-    def I_0(self, x: Tensor) -> Tensor:
-        return x.clamp(-1, 1) if self.picture else x
-
-    def I_res(self, x: Tensor) -> Tensor:
-        return x if self.residual is None else x.clamp(-self.residual, self.residual)
-
-
-NO_CLIP = Clip(False, None)
-PUBLISHED_CLIP = Clip(True, 1.0)
-
-
-def times(T: int, steps: int, spacing: Spacing = "rddm", offset: int = 0, start: int | None = None) -> list[int]:
-    """Descending timesteps: "rddm" is int(linspace(-1, T - 1, steps + 1)) without the -1, others as in `repro.ddpm`.
-
-    `start` puts another timestep in the place of T - 1 ("rddm" only): SM-N has to start before abar reaches 1.
-    """
-    if start is not None and (spacing != "rddm" or not 0 <= start < T):
-        raise ReproError(f"start must lie in 0..{T - 1}, with 'rddm' spacing: got start {start} and {spacing!r}")
-    if spacing != "rddm":
-        return spaced(T, steps, spacing, offset)
+    if start is not None and not 0 <= start < T:
+        raise ReproError(f"start must lie in 0..{T - 1}: got {start}")
     end = T if start is None else start + 1
+    steps = end if steps is None else steps
     if not 1 <= steps <= end:
         raise ReproError(f"number of sampling steps must lie in 1..{end} for a schedule of {end}: got {steps}")
     return [k * end // steps - 1 for k in range(steps, 0, -1)]  # in whole numbers: a float linspace may fall below one
 
 
-def choose(
-    T: int,
-    steps: int | None,
-    start: int | None = None,
-    timesteps: Sequence[int] | None = None,
-    spacing: Spacing = "rddm",
-    offset: int = 0,
-) -> list[int]:
-    """The descending timesteps of a run: given ones, or `steps` spaced ones, or all."""
-    if timesteps is None:
-        return times(T, (T if start is None else start + 1) if steps is None else steps, spacing, offset, start)
-    if steps is not None or start is not None:
-        raise ReproError(f"give either steps and start or timesteps: got {steps}, {start} and {timesteps}")
-    return falling(timesteps, T)
-
-
-def sigma2(schedule: RDDMSchedule, t: int, s: int, eta: float = 1.0, kind: Variance = "sum") -> float:
-    """Variance of the step from t to s: eta (bbar_t^2 - bbar_s^2) bbar_s^2 / bbar_t^2 (below Eq. 11).
-
-    The difference is beta_t^2 for s = t - 1; a stride puts the sum of the skipped ones in its place. eta = 1 is the
-    "sum-constrained variance": the exact posterior of this chain, and not DDPM's, of which it is alpha_bar_s times.
-
-    `kind` "preserving" is DDIM's instead, for schedules that have a DDPM counterpart: there eta multiplies the
-    standard deviation, and eta = 1 is DDPM's posterior variance (Song et al. 2021, Eq. 16).
-    """
-    ab = schedule.alpha_bar if kind == "preserving" else None  # refuses a schedule without DDPM counterpart
-    if s < 0 or schedule.noiseless:
-        return 0.0
-    if ab is not None:
-        return eta**2 * float((1 - ab[s]) / (1 - ab[t]) * (1 - ab[t] / ab[s]))
-    after, before = float(schedule.bbar2[s]), float(schedule.bbar2[t])
-    return eta * (before - after) * after / before
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """The numbers of one step from t to s; made once per run, in float64."""
-
-    t: int
-    s: int
-    abar: float
-    bbar: float
-    abar_s: float
-    keep: float  # sqrt(bbar_s^2 - sigma^2)
-    variance: float
-
-    @classmethod
-    def between(cls, schedule: RDDMSchedule, t: int, s: int, eta: float, variance: Variance = "sum") -> Move:
-        (abar, bbar), (abar_s, bbar_s) = schedule.levels(t), schedule.levels(s)
-        found = sigma2(schedule, t, s, eta, variance)
-        return cls(t, s, abar, bbar, abar_s, max(bbar_s**2 - found, 0.0) ** 0.5, found)
-
-
-def check_reading(
-    schedule: RDDMSchedule, ts: Sequence[int], objective: Objective, clip: Clip, rule: Rule, at_end: AtEnd
-) -> None:
-    """Refuse settings that do not exist, and what a network for `objective` cannot say at these timesteps."""
-    for name, found, known in (
-        ("step rule", rule, ("eq12", "compose", "rederive", "posterior")),
-        ("at_end", at_end, ("refuse", "published")),
-    ):
-        if found not in known:
-            raise ReproError(f"{name} {found!r} is unknown: choose one of {', '.join(known)}")
-    if check_objective(objective) != "noise":
-        return
-    if schedule.noiseless:
-        raise ReproError(f"SM-N finds the picture by its noise: schedule {schedule.name!r} has none (sum_scale 0)")
-    ended = [t for t in ts if schedule.abar[t] == 1]
-    if ended and at_end == "refuse":
-        raise ReproError(
-            f"SM-N cannot read its network at t={ended[0]}, where 1 - abar_t is 0 and the noise says nothing about the "
-            f"picture: start earlier (start={schedule.T - 2}, say), or at_end='published' for the released code's "
-            f"division by {PUBLISHED_DIVISOR:g}"
-        )
-    if ended and not clip.picture:
-        raise ReproError("at_end='published' divides by 1e-6 and needs the picture clipped: got no clipping")
-
-
-def read(
-    res: Tensor | None, noise: Tensor | None, x: Tensor, I_in: Tensor, move: Move, clip: Clip, rule: Rule
-) -> Estimate:
-    """Image, residual and noise of I_t = x from the predicted ones (None: not predicted), clipped for the rule.
-
-    "eq12" and "posterior" clip as the released code does: predictions are cut one by one, and need not add up to I_t
-    any more. "compose" and "rederive" tie the residual to the cut image, I_res = I_in - I_0, where one follows from the
-    other; "compose" leaves the noise as predicted, "rederive" makes it again from Eq. 7, so that all add up to I_t.
-    """
-    abar, bbar, printed = move.abar, move.bbar, rule in ("eq12", "posterior")
-
-    def over_bbar(eps: Tensor) -> Tensor:
-        """A schedule without noise has none to find: there Eq. 13 moves by the predicted residual alone.
-
-        (That is not the limit of little noise, in which all that the prediction leaves unexplained counts as noise.)
-        """
-        return eps.div_(bbar) if bbar else eps.zero_()
-
-    if noise is None:  # SM-Res
-        raw, res = res, clip.I_res(res)
-        eps = over_bbar(torch.sub(x, I_in).add_(raw if rule == "compose" else res, alpha=1 - abar))
-        I_0 = clip.I_0(I_in - res)
-        if not printed:
-            res = I_in - I_0
-    elif res is None:  # SM-N
-        eps = noise
-        I_0 = torch.sub(x, I_in, alpha=abar).sub_(eps, alpha=bbar).div_(1 - abar or PUBLISHED_DIVISOR)
-        I_0 = clip.I_0(I_0)
-        res = clip.I_res(I_in - I_0)
-        if not printed:
-            I_0 = I_in - res
-    else:  # SM-Res-N
-        eps, res = noise, clip.I_res(res)
-        I_0 = clip.I_0(torch.sub(x, res, alpha=abar).sub_(eps, alpha=bbar))
-    if rule == "rederive":
-        eps = over_bbar(torch.sub(x, I_0).sub_(res, alpha=abar))
-    return Estimate(I_0, res, eps)
-
-
-def advance(x: Tensor, found: Estimate, move: Move, rule: Rule) -> Tensor:
-    """Mean of I_s. "eq12": from I_t, as printed, except that the last step returns I_0, as the released code does; the
-    "posterior": as the released code does where every step is taken, the mean of the exact posterior, (bbar_s^2 I_t +
-    (b^2 abar_s - bbar_s^2 a) I_res + b^2 I_0) / bbar_t^2 with a = abar_t - abar_s and b^2 = bbar_t^2 - bbar_s^2; the
-    other rules: from I_0, as Eq. 11 has it. Without clipping they agree."""
-    if move.s < 0:
-        return found.I_0
-    if rule == "posterior":
-        after, before = move.keep**2 + move.variance, move.bbar**2
-        mean = torch.mul(x, after / before).add_(found.I_0, alpha=(before - after) / before)
-        share = (before - after) * move.abar_s - after * (move.abar - move.abar_s)
-        return mean.add_(found.I_res, alpha=share / before)
-    if rule == "eq12":
-        mean = torch.sub(x, found.I_res, alpha=move.abar - move.abar_s)
-        return mean.sub_(found.eps, alpha=move.bbar - move.keep)
-    return torch.add(found.I_0, found.I_res, alpha=move.abar_s).add_(found.eps, alpha=move.keep)
-
-
-def reverse(
-    model: Model,
-    x_T: Tensor,
-    I_in: Tensor,
-    schedule: RDDMSchedule,
-    steps: int | None = None,
-    *,
-    objective: Objective,
-    sample_as: Objective | None = None,
-    eta: float = 0.0,
-    noise: Noise | None = None,
-    variance: Variance = "sum",
-    spacing: Spacing = "rddm",
-    start: int | None = None,
-    timesteps: Sequence[int] | None = None,
-    clip: Clip | None = None,
-    rule: Rule = "eq12",
-    at_end: AtEnd = "refuse",
-) -> Iterator[Step]:
-    """The strided reverse process with any eta (report Eq. 12; Eq. 13 for eta = 0).
+@dataclass(frozen=True)
+class Sampler:
+    """The strided reverse process.
 
     Args:
-        model: see the module; it is given the timestep.
-        x_T: (B, C, H, W) from `process.start`, at the first timestep visited.
-        I_in: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.
-        steps: how many; None takes every timestep.
         objective: what the network learned.
-        sample_as: read only one head of a "res_noise" network.
         eta: 0 deterministic, 1 the exact posterior. (The released code silently sets it to 0 for restoration.)
-        noise: see `repro.ddpm.steps.Noise`; needed where eta > 0. The last step adds none.
-        variance: see `sigma2`.
-        spacing, start, timesteps: see `times`; `start` below T - 1 starts earlier.
-        clip: what predictions are cut to; default image ±1, residual ±2 (nothing true is cut).
+        clip: the clean image is cut to [-1, 1] and the residual to [-clip, clip]; None cuts nothing. Between images in
+            [-1, 1] a residual spans ±2, so the ±1 of the released code cuts off strong restorations: white from black
+            is a residual of -2.
         rule: how a step uses clipped predictions; without clipping all agree.
-            "eq12": from I_t, Eq. 12 as printed and released. It subtracts a fraction of the cut residual from the uncut
-            I_t, and with clipping is no DDIM.
-            "compose": I_0 + abar_s I_res + bbar_s eps, the network's noise kept: diffusers' DDIM as it comes.
-            "rederive": the same with the noise made again from the cut image: DDIM with use_clipped_model_output.
-            "posterior": the mean of the exact posterior, eta 1: the released code's loop where steps = T.
-        at_end: SM-N at abar_T = 1 divides by 0. "refuse", or "published": by 1e-6, as the released code, whose first
-            image is then ±1 in every pixel.
+            "eq12": Eq. 12 as printed and released. Predictions are cut one by one, and need not add up to x_t any more;
+            the step subtracts a fraction of the cut residual from the uncut x_t, and is no DDIM.
+            "compose": r = y - x0 where one follows from the other; the step goes to x0 + u r + s eps with the network's
+            noise kept: diffusers' DDIM as it comes.
+            "rederive": the same with the noise made again by Eq. 7, so that all add up to x_t: DDIM with
+            use_clipped_model_output.
     """
-    clip = Clip() if clip is None else clip
-    ts = choose(schedule.T, steps, start, timesteps, spacing)
-    check_start(x_T, eta, noise)
-    if I_in.shape != x_T.shape:
-        raise ReproError(f"I_in must have the shape of the start {tuple(x_T.shape)}: got {tuple(I_in.shape)}")
-    check_reading(schedule, ts, sample_as or objective, clip, rule, at_end)
-    if rule == "posterior" and (eta != 1 or schedule.noiseless):
-        raise ReproError(f"rule 'posterior' needs eta 1 and a schedule with noise: got eta {eta}")
-    moves = [Move.between(schedule, t, s, eta, variance) for t, s in zip(ts, [*ts[1:], -1], strict=True)]
-    rows = batch_times(ts, x_T)
 
-    @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
-    def run(x: Tensor) -> Iterator[Step]:
-        for i, m in enumerate(moves):
-            output = model(x, rows[i])
-            found = read(*split(output, x, objective, sample_as), x, I_in, m, clip, rule)
-            mean = after = advance(x, found, m, rule)
-            if m.variance > 0:
-                after = torch.add(mean, noise(m.t, x), alpha=m.variance**0.5)
-            estimate = (found.I_0, found.I_res, found.eps)
-            yield Step(i, m.t, m.s, x, after, *estimate, mean, m.variance, output, m.abar, m.bbar)
-            x = after
+    schedule: RDDMSchedule
+    objective: Objective
+    eta: float = 0.0
+    clip: float | None = 2.0
+    rule: Rule = "eq12"
 
-    return run(x_T)
+    def __post_init__(self) -> None:
+        heads(self.objective)
+        one_of("step rule", self.rule, get_args(Rule))
+        if not 0 <= self.eta <= 1:
+            raise ReproError(f"eta must lie in [0, 1]: got {self.eta}")
+
+    def estimate(self, output: Tensor, x_t: Tensor, y: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(x0, r, eps) by a network's output at (x_t, t): one predicted, the others by Eq. 16, or both predicted.
+
+        SM-N divides by 1 - u_t, which is 0 at the start: x_T = y + s_T eps says nothing of x0. With clipping 1e-6 takes
+        its place, as in the released code, whose first image is then ±1 in every pixel; without it that is refused.
+        """
+        u, s = self.schedule.levels(t)
+        r, eps = split(output, x_t, self.objective)
+
+        def cut(x: Tensor, most: float | None) -> Tensor:
+            return x if self.clip is None else x.clamp(-most, most)
+
+        if eps is None:  # SM-Res
+            raw, r = r, cut(r, self.clip)
+            eps = torch.sub(x_t, y).add_(raw if self.rule == "compose" else r, alpha=1 - u).div_(s)
+            x0 = cut(y - r, 1)
+            r = r if self.rule == "eq12" else y - x0
+        elif r is None:  # SM-N
+            if u == 1 and self.clip is None:
+                raise ReproError(
+                    f"the noise says nothing of the clean picture at t={t}, where 1 - u_t = 0: start earlier"
+                )
+            x0 = cut(torch.sub(x_t, y, alpha=u).sub_(eps, alpha=s).div_(1 - u or PUBLISHED_DIVISOR), 1)
+            r = cut(y - x0, self.clip)
+            x0 = x0 if self.rule == "eq12" else y - r
+        else:  # SM-Res-N
+            r = cut(r, self.clip)
+            x0 = cut(torch.sub(x_t, r, alpha=u).sub_(eps, alpha=s), 1)
+        if self.rule == "rederive":
+            eps = torch.sub(x_t, x0).sub_(r, alpha=u).div_(s)
+        return x0, r, eps
+
+    def variance(self, t: int, t_prev: int) -> float:
+        """eta (s_t^2 - s_prev^2) s_prev^2 / s_t^2 (below Eq. 11); the last step adds no noise.
+
+        The difference is beta_t^2 for neighbours; a stride puts the sum of the skipped ones in its place. eta = 1 is
+        the "sum-constrained variance": the exact posterior of this chain, and not DDPM's.
+        """
+        if t_prev < 0:
+            return 0.0
+        after, before = float(self.schedule.s2[t_prev]), float(self.schedule.s2[t])
+        return self.eta * (before - after) * after / before
+
+    def step(self, output: Tensor, x_t: Tensor, y: Tensor, t: int, t_prev: int, noise: Noise | None = None) -> Step:
+        """One step by a network's output (report Eq. 12; Eq. 13 for eta = 0); the last returns x0, as released."""
+        x0, r, eps = self.estimate(output, x_t, y, t)
+        if t_prev < 0:
+            return Step(t, t_prev, x_t, x0, x0, r, eps)
+        (u, s), (u_prev, s_prev), variance = *map(self.schedule.levels, (t, t_prev)), self.variance(t, t_prev)
+        keep = max(s_prev**2 - variance, 0.0) ** 0.5
+        if self.rule == "eq12":
+            x = torch.sub(x_t, r, alpha=u - u_prev).sub_(eps, alpha=s - keep)
+        else:  # Eq. 11
+            x = torch.add(x0, r, alpha=u_prev).add_(eps, alpha=keep)
+        if variance > 0:
+            x = torch.add(x, noise(t, x_t), alpha=variance**0.5)
+        return Step(t, t_prev, x_t, x, x0, r, eps)
+
+    def run(
+        self, model: Model, x_T: Tensor, y: Tensor, steps: Steps = None, noise: Noise | None = None
+    ) -> Iterator[Step]:
+        """Every step of a run.
+
+        Args:
+            model: see the module; it is given the timestep.
+            x_T: (B, C, H, W) from `process.start`, at the first timestep visited.
+            y: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.
+            steps: how many, see `times`, or the timesteps visited, falling; None: all.
+            noise: see `repro.ddpm.steps.Noise`; needed where eta > 0.
+        """
+        T = self.schedule.T
+        ts = times(T, steps) if steps is None or isinstance(steps, int) else falling(steps, T)
+        check_start(x_T, self.eta, noise)
+        if y.shape != x_T.shape:
+            raise ReproError(f"y must have the shape of the start {tuple(x_T.shape)}: got {tuple(y.shape)}")
+        rows = batch_times(ts, x_T)
+
+        @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
+        def visited(x: Tensor) -> Iterator[Step]:
+            for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
+                step = self.step(model(x, rows[i]), x, y, t, t_prev, noise)
+                yield step
+                x = step.x
+
+        return visited(x_T)
+
+
+def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
+    """A generation network of schedule `trained` as one of `other`, without retraining.
+
+    With y = 0 a state is (1 - u_t) x0 + s_t eps, and two states in which the shares have the same ratio are one state
+    but for a factor. So the network is given the timestep of `trained` whose ratio is nearest, and the state at the
+    size that it has there; its output, residual and noise, has no factor. Given `other`'s own timestep, it would get
+    noise that it has never been trained with at that time.
+    """
+    angle, wanted = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
+    right = torch.searchsorted(angle, wanted).clamp(1, trained.T - 1)  # angles grow with t
+    nearest = torch.where(wanted - angle[right - 1] < angle[right] - wanted, right - 1, right)
+    size, size_there = (torch.hypot(each.s, 1 - each.u) for each in (other, trained))
+    factor = size_there[nearest] / size
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        scale = factor.to(x.device, x.dtype)[t].reshape(-1, *[1] * (x.ndim - 1))
+        return model(scale * x, nearest.to(t.device)[t])
+
+    return call

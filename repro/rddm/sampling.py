@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,95 +13,77 @@ from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import start_noise
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.rddm import process, samplers
-from repro.rddm.samplers import Step
+from repro.rddm import process
+from repro.rddm.samplers import Sampler, Step, sample, times
 from repro.rddm.tasks import Learning
 
-__all__ = ["generate", "restore", "start_noise", "trajectory"]
 
+@dataclass(frozen=True)
+class Net:
+    """A trained network and what it learned.
 
-@torch.no_grad()
-def restore(
-    network: nn.Module,
-    I_in: Tensor,
-    ids: Sequence[int | str],
-    learning: Learning,
-    steps: int | None = 1,
-    seed: int = 0,
-    **settings: Any,
-) -> Tensor:
-    """Degraded images restored.
-
-    Args:
-        network: trained as `learning` says; it is given I_in throughout.
-        I_in: (B, C, H, W) in [-1, 1].
-        ids: one per image; they key the noise.
-        steps: sampling steps; regression has one.
-        settings: for `repro.rddm.samplers.reverse`; SM-N is sampled from the end as published unless they say
-            otherwise, and pure noise by DDIM.
-
-    Returns:
-        (B, C, H, W) in [-1, 1].
+    In its methods `ids` name the images and key the noise; `steps` goes over the network's own; `settings` are `start`,
+    a timestep to begin with, `sum_scale` as in `process.start`, and those of `repro.rddm.samplers.Sampler`. Pure noise
+    is sampled by DDIM's rule.
     """
-    if learning.start == "none":
-        last = torch.full((len(I_in),), learning.schedule.T - 1, device=I_in.device)
-        return (I_in - network(I_in, last, I_in).sample).clamp(-1, 1)
-    return samplers.sample(trajectory(network, I_in, ids, learning, steps, seed, **settings)).clamp(-1, 1)
 
+    network: nn.Module | Model
+    learning: Learning
+    steps: int
 
-def trajectory(
-    network: nn.Module,
-    I_in: Tensor,
-    ids: Sequence[int | str],
-    learning: Learning,
-    steps: int | None,
-    seed: int = 0,
-    **settings: Any,
-) -> Iterator[Step]:
-    """The same as a generator of steps, to be watched; `steps` None where `timesteps` are given."""
-    if learning.start == "none":
-        raise ReproError("a regression network has no trajectory: it restores in one pass")
-    origin = torch.zeros_like(I_in) if learning.start == "noise" else I_in
-    return _run(model_fn(network, cond=I_in), origin, ids, learning, steps, seed, **settings)
+    @torch.no_grad()
+    def restore(
+        self, y: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
+    ) -> Tensor:
+        """Degraded images (B, C, H, W) in [-1, 1] restored, in the same form. Regression has one step."""
+        if self.learning.start == "none":
+            last = torch.full((len(y),), self.learning.schedule.T - 1, device=y.device)
+            return (y - self.network(y, last, y).sample).clamp(-1, 1)
+        return sample(self.trajectory(y, ids, steps, seed, **settings)).clamp(-1, 1)
 
+    def trajectory(
+        self, y: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
+    ) -> Iterator[Step]:
+        """The same as a generator of steps, to be watched."""
+        if self.learning.start == "none":
+            raise ReproError("a regression network has no trajectory: it restores in one pass")
+        origin = torch.zeros_like(y) if self.learning.start == "noise" else y
+        return self._run(model_fn(self.network, cond=y), origin, ids, steps, seed, **settings)
 
-@torch.no_grad()
-def generate(
-    network: nn.Module | Model,
-    learning: Learning,
-    ids: Sequence[int],
-    steps: int | None,
-    shape: tuple[int, int, int] = (1, 28, 28),
-    seed: int = 0,
-    batch: int = 100,
-    **settings: Any,
-) -> Tensor:
-    """Samples `ids` in [-1, 1], (len(ids), C, H, W): restoration with I_in = 0, which the network is not given."""
-    ids, parts = list(ids), []
-    for first in range(0, len(ids), batch):
-        some = ids[first : first + batch]
-        run = _run(model_fn(network), torch.zeros(len(some), *shape), some, learning, steps, seed, **settings)
-        parts.append(samplers.sample(run).clamp(-1, 1))
-    return torch.cat(parts)
+    @torch.no_grad()
+    def generate(
+        self,
+        ids: Sequence[int],
+        steps: int | None = None,
+        seed: int = 0,
+        shape: tuple[int, int, int] = (1, 28, 28),
+        batch: int = 100,
+        device: torch.device | str = "cpu",
+        **settings: Any,
+    ) -> Tensor:
+        """Samples (len(ids), *shape) in [-1, 1], on the CPU: restoration with y = 0, which the network is not given."""
+        ids, parts = list(ids), []
+        for first in range(0, len(ids), batch):
+            some = ids[first : first + batch]
+            zeros = torch.zeros(len(some), *shape, device=device)
+            run = self._run(model_fn(self.network), zeros, some, steps, seed, **settings)
+            parts.append(sample(run).clamp(-1, 1).cpu())
+        return torch.cat(parts)
 
-
-def _run(
-    model: Model,
-    origin: Tensor,
-    ids: Sequence[int | str],
-    learning: Learning,
-    steps: int | None,
-    seed: int,
-    sum_scale: float | None = None,
-    **settings: Any,
-) -> Iterator[Step]:
-    """From `origin` with the noise of the first timestep that is visited."""
-    first = settings["timesteps"][0] if settings.get("timesteps") else settings.get("start")
-    if learning.start == "noise":
-        settings = {"rule": "compose", **settings}
-    elif first is None and (settings.get("sample_as") or learning.objective) == "noise":
-        settings = {"at_end": "published", **settings}
-    z = start_noise(ids, tuple(origin.shape[1:]), seed).to(origin)
-    x_T = process.start(origin, z, learning.schedule, first, sum_scale)
-    settings |= {"objective": learning.objective, "noise": KeyedNoise(seed, list(ids), "sample/noise", origin.device)}
-    return samplers.reverse(model, x_T, origin, learning.schedule, steps, **settings)
+    def _run(
+        self,
+        model: Model,
+        y: Tensor,
+        ids: Sequence[int | str],
+        steps: int | None,
+        seed: int,
+        start: int | None = None,
+        sum_scale: float | None = None,
+        **settings: Any,
+    ) -> Iterator[Step]:
+        schedule, noise = self.learning.schedule, KeyedNoise(seed, list(ids), "sample/noise", y.device)
+        x_T = process.start(y, start_noise(ids, tuple(y.shape[1:]), seed).to(y), schedule, start, sum_scale)
+        if self.learning.start == "noise":
+            settings = {"rule": "compose", **settings}
+        visited = times(schedule.T, steps or self.steps, start)
+        return Sampler(schedule, self.learning.objective, **settings).run(model, x_T, y, visited, noise)

@@ -9,12 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from repro.data import crops
+from repro.data import crops, lowlight, raindrops
 from repro.data.degradations import TASKS
 from repro.data.images import to_model
-from repro.data.lowlight import low_light
-from repro.data.raindrops import rain
-from repro.ddpm.process import model_fn
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
@@ -22,42 +19,23 @@ from repro.rddm.process import Objective
 from repro.rddm.schedules import RDDMSchedule
 
 Noises = Callable[[str], KeyedNoise]
-# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range
-Degradation = Callable[[Tensor, Noises], Tensor]
-# "degraded": the diffusion runs from the degraded image (RDDM). "noise": from pure noise, the degraded image being a
-# condition of the network (SR3). "none": no diffusion, one pass from the degraded image (regression).
+# Where the diffusion starts. "degraded": from the degraded image (RDDM). "noise": from pure noise, the degraded image
+# being a condition of the network (SR3). "none": no diffusion, one pass from the degraded image (regression).
 Start = Literal["degraded", "noise", "none"]
+# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide ones are made like real ones
+DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
+    "lowlight": lambda images, noise: lowlight.low_light(images, noise("degrade/settings"), noise("degrade/sensor")),
+    "raindrop": lambda images, noise: raindrops.rain(images, noise("degrade/drops")),
+    "lowlight-wide": lambda images, noise: TASKS["lowlight"].degrade(images, noise)[0],
+    "raindrop-wide": lambda images, noise: TASKS["raindrops"].degrade(images, noise)[0],
+}
 
-
-def darken(images: Tensor, noise: Noises) -> Tensor:
-    """Low light with settings and sensor noise of each sample's own."""
-    return low_light(images, noise("degrade/settings"), noise("degrade/sensor"))
-
-
-def wet(images: Tensor, noise: Noises) -> Tensor:
-    """Raindrops of each sample's own."""
-    return rain(images, noise("degrade/drops"))
-
-
-@dataclass(frozen=True)
-class Wide:
-    """One of `repro.data.degradations`, made like real ones, without its strength."""
-
-    name: str
-
-    @property
-    def law(self) -> str:
-        return TASKS[self.name].law
-
-    def __call__(self, images: Tensor, noise: Noises) -> Tensor:
-        return TASKS[self.name].degrade(images, noise)[0]
-
-
-DEGRADATIONS: dict[str, Degradation] = {
-    "lowlight": darken,
-    "raindrop": wet,
-    "lowlight-wide": Wide("lowlight"),
-    "raindrop-wide": Wide("raindrops"),
+# What they are drawn from: other laws make other data, and other records.
+LAWS = {
+    "lowlight": str((lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ)),
+    "raindrop": str((raindrops.RADIUS, raindrops.COVERAGE)),
+    "lowlight-wide": TASKS["lowlight"].law,
+    "raindrop-wide": TASKS["raindrops"].law,
 }
 
 
@@ -83,73 +61,85 @@ class Learning:
         return {**found, "last": self.last} if self.last else found
 
 
-class GenerationTask:
-    """Clean images out of noise: restoration with I_in = 0.
-
-    `images` (N, C, H, W) in [-1, 1].
-    """
-
-    def __init__(self, images: Tensor, ids: Sequence[str], learning: Learning) -> None:
-        self.images, self.ids, self.learning, self.size = images, list(ids), learning, len(images)
-        self.settings = learning.settings
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
-
-    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        I_0 = self.images[indices].to(noise("noise").device)  # (B, C, H, W)
-        return diffusion_loss(model, I_0, torch.zeros_like(I_0), None, noise, self.learning)
-
-
-class RestorationTask:
-    """Crops of photographs, degraded afresh at every visit.
+class PairTask:
+    """Learn from pairs of clean and degraded images; generation has zeros as the degraded ones.
 
     Args:
-        images: float (3, H, W) in [0, 1], each at least `crop` high and wide.
-        ids: their names.
-        degrade: what happens to a crop.
+        ids: names of the training images.
+        pair: (indices (B,), noises) -> x0 and y, (B, C, H, W) in [-1, 1], and where there is one a mask of that size.
+        condition: whether the network is given y.
+        settings: what `pair` depends on.
     """
 
     def __init__(
-        self, images: Sequence[Tensor], ids: Sequence[str], degrade: Degradation, crop: int, learning: Learning
+        self,
+        ids: Sequence[str],
+        pair: Callable[[Tensor, Noises], Sequence[Tensor | None]],
+        learning: Learning,
+        condition: bool = True,
+        **settings: Any,
     ) -> None:
-        self.images, self.ids, self.size = list(images), list(ids), len(images)
-        self.degrade, self.crop, self.learning = degrade, crop, learning
-        law = getattr(degrade, "law", getattr(degrade, "__name__", type(degrade).__name__))
-        self.settings = {**learning.settings, "crop": crop, "degradation": law}
+        self.ids, self.pair, self.learning, self.condition = list(ids), pair, learning, condition
+        self.size, self.settings = len(self.ids), {**learning.settings, **settings}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
 
-    def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
-        """(I_0, I_in) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
-        clean = crops.cut([self.images[i] for i in indices.tolist()], self.crop, noise("crop").uniform((3,)).cpu())
-        clean = clean.to(noise("crop").device)
-        return to_model(clean), to_model(self.degrade(clean, noise))
-
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        return restoration_loss(model, *self.pair(indices, noise), noise, self.learning)
+        x0, y, *mask = self.pair(indices, noise)
+        return restoration_loss(model, x0, y, noise, self.learning, self.condition, *mask)
 
 
-def restoration_loss(model: nn.Module, I_0: Tensor, I_in: Tensor, noise: Noises, learning: Learning) -> Tensor:
-    """(B,) loss of pairs in [-1, 1], whatever the diffusion starts from; I_in is the network's condition."""
-    if learning.start == "none":
-        if learning.objective != "res":
-            raise ReproError(f"regression predicts the residual: got objective {learning.objective!r}")
-        last = torch.full((len(I_0),), learning.schedule.T - 1, device=I_0.device)
-        return process.output_loss(model(I_in, last, I_in).sample.float(), I_in - I_0, I_in, "res", learning.norm)
-    origin = torch.zeros_like(I_in) if learning.start == "noise" else I_in
-    return diffusion_loss(model, I_0, origin, I_in, noise, learning)
+def generation_task(images: Tensor, ids: Sequence[str], learning: Learning) -> PairTask:
+    """Clean images (N, C, H, W) in [-1, 1] out of noise."""
+
+    def pair(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+        x0 = images[indices].to(noise("noise").device)
+        return x0, torch.zeros_like(x0)
+
+    return PairTask(ids, pair, learning, condition=False)
 
 
-def diffusion_loss(
-    model: nn.Module, I_0: Tensor, I_in: Tensor, cond: Tensor | None, noise: Noises, learning: Learning
+def restoration_task(
+    images: Sequence[Tensor], ids: Sequence[str], degradation: str, crop: int, learning: Learning
+) -> PairTask:
+    """Crops of photographs (3, H, W) in [0, 1], each at least `crop` high and wide, degraded afresh at every visit."""
+
+    def pair(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+        draw = noise("crop").uniform((3,))
+        clean = crops.cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device)
+        return to_model(clean), to_model(DEGRADATIONS[degradation](clean, noise))
+
+    return PairTask(ids, pair, learning, crop=crop, degradation=LAWS[degradation])
+
+
+def restoration_loss(
+    model: nn.Module,
+    x0: Tensor,
+    y: Tensor,
+    noise: Noises,
+    learning: Learning,
+    condition: bool = True,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """(B,) loss at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last one."""
-    schedule, times = learning.schedule, noise("time")
-    t = times.integers(0, schedule.T)  # (B,) 0 .. T-1
-    if learning.last:
-        t = torch.where(times.uniform((), step=1) < learning.last, schedule.T - 1, t)
-    eps = noise("noise").normal(tuple(I_0.shape[1:])).to(I_0)
-    predict = model_fn(model) if cond is None else model_fn(model, cond=cond)
-    return process.loss(predict, I_0, I_in, t, eps, schedule, learning.objective, learning.norm)
+    """(B,) loss of pairs in [-1, 1] at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last.
+
+    The network is given (x_t, t, cond), cond being y where `condition`, and a mask (B, C, H, W) behind it.
+    """
+    schedule, objective = learning.schedule, learning.objective
+    given = [part for part in (y if condition else None, mask) if part is not None]
+    cond = torch.cat(given, dim=1) if given else None
+    if learning.start == "none":
+        if objective != "res":
+            raise ReproError(f"regression predicts the residual: got objective {objective!r}")
+        t, eps, x_t, r = torch.full((len(x0),), schedule.T - 1, device=x0.device), y, y, y - x0
+    else:
+        times = noise("time")
+        t = times.integers(0, schedule.T)  # (B,) 0 .. T-1
+        if learning.last:
+            t = torch.where(times.uniform((), step=1) < learning.last, schedule.T - 1, t)
+        eps = noise("noise").normal(tuple(x0.shape[1:])).to(x0)
+        r = (torch.zeros_like(y) if learning.start == "noise" else y) - x0
+        x_t = process.q_sample(x0, r, t, eps, schedule)
+    output = model(x_t, t) if cond is None else model(x_t, t, cond)
+    return process.output_loss(output.sample.float(), r, eps, objective, learning.norm)

@@ -14,18 +14,15 @@ from torch import Tensor
 
 from repro.rddm.study.experiments import degraded, photographs
 
-Baseline = Callable[[Tensor], Tensor]  # (3, H, W) in [0, 1] -> the same
-
 # Window of the median, threshold on the grey difference, dilation: of 24 such triples (windows 9, 15, 25; thresholds
 # 0.06 to 0.20; dilations 0, 2) the one that inpaints six training photographs with the smallest squared error.
 DETECTION = (9, 0.10, 0)
 
 
 @lru_cache(maxsize=1)
-def training_pairs(side: int = 256, limit: int = 0) -> tuple[tuple[Tensor, Tensor], ...]:
+def training_pairs() -> tuple[tuple[Tensor, Tensor], ...]:
     """(darkened, clean) training photographs, each (3, H, W) in [0, 1]."""
-    ids, images = photographs("train", side, limit)
-    return tuple((degraded("lowlight", x, name), x) for name, x in zip(ids, images, strict=True))
+    return tuple((degraded("lowlight", x, name), x) for name, x in zip(*photographs("train", 256), strict=True))
 
 
 @lru_cache(maxsize=1)
@@ -84,12 +81,7 @@ def inpainted(image: Tensor, detection: tuple[int, float, int] = DETECTION) -> T
     return torch.from_numpy(filled).permute(2, 0, 1).float().clamp(0, 1)
 
 
-BASELINES: dict[str, dict[str, Baseline]] = {
-    "lowlight": {
-        "input": lambda x: x,
-        "gain-gamma": gain_gamma,
-        "mean-gain": mean_gain,
-        "equalised": equalised,
-    },
+BASELINES: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    "lowlight": {"input": lambda x: x, "gain-gamma": gain_gamma, "mean-gain": mean_gain, "equalised": equalised},
     "raindrop": {"input": lambda x: x, "median": median, "inpainted": inpainted},
 }

@@ -1,4 +1,4 @@
-"""The trained networks of notebook 03, read from `experiments.toml`; the published ones come from `settings`."""
+"""The trained networks of notebook 03, read from `experiments.toml`; the published ones come from `paper`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from repro.data import pack
 from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
-from repro.engine.recipe import Recipe, Task
+from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.process import Objective
-from repro.rddm.sampling import restore
-from repro.rddm.schedules import RDDMSchedule, by_config
-from repro.rddm.study import settings
-from repro.rddm.tasks import DEGRADATIONS, GenerationTask, Learning, RestorationTask, Start
+from repro.rddm.sampling import Net
+from repro.rddm.schedules import by_config
+from repro.rddm.study import paper
+from repro.rddm.tasks import DEGRADATIONS, Learning, PairTask, Start, generation_task, restoration_task
 
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 STRATEGIES, BASELINES, LONG = ("smres", "smn", "smresn"), ("regression", "sr3"), ("long", "regression-long")
@@ -33,48 +33,34 @@ TEST_SEED = 7  # of the test photographs' degradations
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One task of a profile.
-
-    `degradation`  of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: I_in = 0).
-    `network`      arguments of `repro.rddm.model.RDDMNet`, objective and layout left out.
-    `steps`        sampling steps of the main table.   `schedule` of `settings.SCHEDULES`.
-    `crop`         side of the training crops in pixels; `side` the shorter side of whole images (0: as they come).
-    `n`, `replicates`, `k`  generation: samples in a set, sets, samples of the check; restoration: k images.
-    `limit`        images used at most (0: all).
-    """
+    """One task of a profile."""
 
     name: str
-    degradation: str
-    network: Mapping[str, Any]
+    degradation: str  # of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: y = 0)
+    network: Mapping[str, Any]  # arguments of `repro.rddm.model.RDDMNet`, objective and layout left out
     recipe: Recipe
-    steps: int
-    schedule: str = "restoration"
-    crop: int = 64
-    side: int = 256
-    n: int = 0
+    steps: int  # sampling steps of the main table
+    schedule: str = "restoration"  # of `paper.SCHEDULES`
+    crop: int = 64  # side of the training crops in pixels
+    side: int = 256  # the shorter side of whole images; 0: as they come
+    n: int = 0  # generation: samples in a set, and sets
     replicates: int = 1
-    k: int = 1
-    limit: int = 0
+    k: int = 1  # samples, or images, of the check
+    limit: int = 0  # images used at most; 0: all
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to learn a task.
-
-    `schedule`  of `settings.SCHEDULES`, in the place of the task's.
-    `halves`    tasks whose two images come from two networks, and the base channels of each.
-    `times`     as many images as the task's recipe says.
-    `last`      share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`.
-    """
+    """One way to learn a task."""
 
     label: str
     objective: Objective
     start: Start = "degraded"
     layout: Layout = "one"
-    schedule: str = ""
-    halves: Mapping[str, int] = field(default_factory=dict)
-    times: int = 1
-    last: float = 0.0
+    schedule: str = ""  # of `paper.SCHEDULES`, in the place of the task's
+    halves: Mapping[str, int] = field(default_factory=dict)  # task -> base channels of each of two networks
+    times: int = 1  # as many images as the task's recipe says
+    last: float = 0.0  # share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`
 
 
 def _task(name: str, spec: Mapping[str, Any]) -> TaskConfig:
@@ -106,15 +92,11 @@ def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> s
     return f"rddm-{task}-{variant}-s{seed}" if profile == "small" else f"rddm-{task}-{profile}-{variant}-s{seed}"
 
 
-def schedule_of(task: TaskConfig, variant: str) -> RDDMSchedule:
-    """The schedule that a variant of a task is trained and sampled with."""
-    return by_config(**settings.SCHEDULES[VARIANTS[variant].schedule or task.schedule])
-
-
 def learning_of(task: TaskConfig, variant: str) -> Learning:
-    """What a variant of a task learns."""
+    """What a variant of a task learns, and by which coefficients it is trained and sampled."""
     chosen = VARIANTS[variant]
-    return Learning(chosen.objective, schedule_of(task, variant), "l2", chosen.start, chosen.last)
+    schedule = by_config(**paper.SCHEDULES[chosen.schedule or task.schedule])
+    return Learning(chosen.objective, schedule, "l2", chosen.start, chosen.last)
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet:
@@ -139,22 +121,22 @@ def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) 
     return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, [name], purpose))[0]
 
 
-def training_task(task: TaskConfig, variant: str) -> Task:
+def training_task(task: TaskConfig, variant: str) -> PairTask:
     """Training set and loss of a variant."""
     learning = learning_of(task, variant)
     if task.degradation == "none":
         images, _, ids = fashion_tensor("train")
-        return GenerationTask(images, ids, learning)
+        return generation_task(images, ids, learning)
     ids, images = photographs("train", task.side, task.limit)
-    return RestorationTask(images, ids, DEGRADATIONS[task.degradation], task.crop, learning)
+    return restoration_task(images, ids, task.degradation, task.crop, learning)
 
 
 def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
     """PSNR and LPIPS on the validation photographs, for the card: of the degraded input and of the result."""
-    found: dict[str, list[float]] = {}
+    net, found = Net(network, learning_of(task, "use"), task.steps), {}
     for name, clean in zip(*photographs("validation", task.side), strict=True):
         given = degraded(task.degradation, clean, name, seed=0)[None]
-        output = to_unit(restore(network, to_model(given), [name], learning_of(task, "use"), task.steps))
+        output = to_unit(net.restore(to_model(given), [name]))
         for protocol in ("psnr/rgb", "lpips/alex-v0.1"):
             for what, image in (("input", given), ("result", output)):
                 score = protocols.score(protocol, image, clean[None]).item()
@@ -185,5 +167,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *(_experiment("small", SMALL[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
     *(_experiment("small", task, "use", True) for task in USE.values()),
     *(_experiment("smoke", SMOKE[t], v, False) for t in SMOKE for v, _ in TRAINED[t]),
-    *(settings.experiment(setting) for setting in settings.measured()),
+    *(paper.experiment(setting) for setting in paper.measured().values()),
 )

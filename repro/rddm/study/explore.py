@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -13,9 +12,10 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import resize, to_model, to_unit
 from repro.errors import ReproError
+from repro.rddm.sampling import Net
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.study.experiments import BASELINES, degraded, name_of
-from repro.rddm.study.lesson import FOR_USE, NAMES, Lesson, Net, held_out, psnr
+from repro.rddm.study.lesson import NAMES, Lesson, held_out, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
@@ -24,6 +24,7 @@ from repro.ui.plots import split_view, tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
+FOR_USE = "the network for use"
 LAST = 999
 RESTORERS = {FOR_USE: "use", **STRATEGIES}  # for a photograph of one's own
 STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
@@ -72,14 +73,13 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     }
 
 
-@dataclass(frozen=True)
-class Walked:
+class Walked(NamedTuple):
     """What `walk` made, images (1, C, H, W) in [-1, 1]: input, result, and by name what lies between; or images that
     were generated, `result` alone (N, 1, 28, 28)."""
 
     result: Tensor
     given: Tensor | None = None
-    between: Mapping[str, Tensor] = field(default_factory=dict)
+    between: Mapping[str, Tensor] = {}
     words: str = ""
 
 
@@ -92,21 +92,21 @@ def walk(
         return net
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start == "degraded":
-        learning = dataclasses.replace(net.learning, schedule=SCHEDULES[schedule](net.learning.schedule))
-        net = dataclasses.replace(net, learning=learning)
+        learning = replace(net.learning, schedule=SCHEDULES[schedule](net.learning.schedule))
+        net = replace(net, learning=learning)
     elif schedule != "as trained" or start != LAST or eta > 0:
         raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
-    if net.task.degradation == "none":
+    if TASKS[task] == "fashion":
         return Walked(net.generate(range(9), steps, seed, **settings))
-    I_in, I_0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
+    y, x0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
     if net.learning.start == "none":
-        result, between = net.restore(I_in, [picture]), {}
+        result, between = net.restore(y, [picture]), {}
     else:
-        run = list(net.trajectory(I_in, [picture], steps, seed, **settings))
+        run = list(net.trajectory(y, [picture], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
-        between = {f"first guess, {psnr(run[0].x0, I_0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
-    words = f"PSNR {psnr(I_in, I_0):.1f} dB → {psnr(result, I_0):.1f} dB"
-    return Walked(result, I_in, {**between, "truth": I_0}, words)
+        between = {f"first guess, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
+    words = f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
+    return Walked(result, y, {**between, "truth": x0}, words)
 
 
 def view(made: Walked | str, split: float) -> np.ndarray:
@@ -150,8 +150,9 @@ def own_photo(
     net = _net(now, task, strategy)
     if isinstance(net, str):
         return net
-    image, said = prepared(photo, picture, net.task.side)
-    given = degraded(net.task.degradation, image, "own photo", seed) if degrade else image
+    config = now.task(task, RESTORERS[strategy])
+    image, said = prepared(photo, picture, config.side)
+    given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
     how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"

@@ -20,7 +20,7 @@ from repro.rddm.samplers import Step
 from repro.rddm.schedules import RDDMSchedule
 from repro.rddm.study.experiments import STRATEGIES, name_of
 from repro.rddm.study.lesson import NAMES, psnr
-from repro.rddm.study.probes import RULES
+from repro.rddm.study.probes import DDIM, RULES
 from repro.ui.photos import Photos, captioned, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, sheet, style, whiskers
 from repro.ui.schematic import Schematic
@@ -34,14 +34,12 @@ RULE_NAMES = dict(
 )
 
 
-def gallery(shown: Mapping[str, Tensor], I_0: Tensor, side: int = 160, cols: int = 4) -> Photos:
+def gallery(shown: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
     """Results (1, 3, H, W) beside each other, whole, with `side` pixels as the shorter side, and their PSNR at full
     size."""
-    named = {
-        name if x is I_0 else f"{name}: {psnr(x, I_0):.1f} dB": resize(to_unit(x), side).clamp(0, 1)[0]
-        for name, x in shown.items()
-    }
-    return Photos(captioned(named, cols), QUALITY)
+    names = [name if x is x0 else f"{name}: {psnr(x, x0):.1f} dB" for name, x in shown.items()]
+    small = [resize(to_unit(x), side).clamp(0, 1)[0] for x in shown.values()]
+    return Photos(captioned(dict(zip(names, small, strict=True)), cols), QUALITY)
 
 
 def photographs(
@@ -55,14 +53,14 @@ def photographs(
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
-def schematic(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule) -> Photos:
+def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
     """The dual diffusion in one drawing: right means more of the residual, down means more noise. Real images."""
-    eps, I_res = start_noise(["schematic"], tuple(I_0.shape[1:])), process.residual(I_in, I_0)
+    eps = start_noise(["schematic"], tuple(x0.shape[1:]))
     shown = {
-        "x_0": (I_0, (0.9, 3.3)),
-        "y": (I_in, (4.5, 3.3)),
-        "x_t": (process.q_sample(I_0, I_res, schedule.T * 2 // 5, eps, schedule), (2.7, 2.05)),
-        "x_T": (process.q_sample(I_0, I_res, schedule.T - 1, eps, schedule), (4.5, 0.8)),
+        "x_0": (x0, (0.9, 3.3)),
+        "y": (y, (4.5, 3.3)),
+        "x_t": (process.q_sample(x0, y - x0, schedule.T * 2 // 5, eps, schedule), (2.7, 2.05)),
+        "x_T": (process.q_sample(x0, y - x0, schedule.T - 1, eps, schedule), (4.5, 0.8)),
     }
     drawing = Schematic(9.4, 4.1)
     for name, (picture, at) in shown.items():
@@ -77,27 +75,22 @@ def schematic(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule) -> Photos:
     drawing.arrow("x_T", "x_0", bend=-0.42, dashed=True)
     drawing.note((1.35, 1.0), "sampling: take away\nwhat is predicted of both")
     drawing.box("net", (7.75, 2.3), "network\n$(x_t,\\ t,\\ y)$", kind="network", size=(1.5, 0.8))
-    drawing.box("res", (7.0, 0.95), r"$r_\theta$", size=(0.9, 0.55)).box(
-        "eps", (8.5, 0.95), r"$\epsilon_\theta$", size=(0.9, 0.55)
-    )
+    drawing.box("res", (7.0, 0.95), r"$r_\theta$", size=(0.9, 0.55))
+    drawing.box("eps", (8.5, 0.95), r"$\epsilon_\theta$", size=(0.9, 0.55))
     drawing.arrow("net", "res").arrow("net", "eps")
     drawing.note((7.0, 0.5), "SM-Res").note((8.5, 0.5), "SM-N").note((7.75, 0.2), "both: SM-Res-N")
     drawing.note((7.75, 3.4), "generation is the case $y = 0$:\n$x_T$ is pure noise, $r = -x_0$", size=9)
     return Photos(drawing.plate())
 
 
-def forward(I_0: Tensor, I_in: Tensor, schedule: RDDMSchedule, times: Sequence[int], seed: int) -> Photos:
+def forward(x0: Tensor, y: Tensor, schedule: RDDMSchedule, times: Sequence[int], seed: int) -> Photos:
     """The two diffusions apart and together, under one and the same noise."""
-    eps, I_res = start_noise(["forward"], tuple(I_0.shape[1:]), seed), process.residual(I_in, I_0)
+    eps, r = start_noise(["forward"], tuple(x0.shape[1:]), seed), y - x0
     levels = [schedule.levels(t) for t in times]
-    rows = [
-        [I_0 + abar * I_res for abar, _ in levels],
-        [I_0 + bbar * eps for _, bbar in levels],
-        [I_0 + abar * I_res + bbar * eps for abar, bbar in levels],
-    ]
-    labels = ["residual alone", "noise alone", "both: $x_t$"]
-    heads = [f"t = {t}\nu = {abar:.2f}\ns = {bbar:.2f}" for t, (abar, bbar) in zip(times, levels, strict=True)]
-    return photographs(rows, labels, heads)
+    rows = [[x0 + u * r for u, _ in levels], [x0 + s * eps for _, s in levels]]
+    rows.append([x0 + u * r + s * eps for u, s in levels])
+    heads = [f"t = {t}\nu = {u:.2f}\ns = {s:.2f}" for t, (u, s) in zip(times, levels, strict=True)]
+    return photographs(rows, ["residual alone", "noise alone", "both: $x_t$"], heads)
 
 
 def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
@@ -111,12 +104,12 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
         first, second, third = plate.subplots(1, 3)
         for i, (name, schedule) in enumerate(known.items()):
             look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)]}
-            u = (torch.arange(schedule.T) + 1) / schedule.T
-            first.plot(u, schedule.abar, **look, label=name)
-            second.plot(u, schedule.bbar, **look)
-            third.plot(schedule.abar, schedule.bbar, **look)
+            time = (torch.arange(schedule.T) + 1) / schedule.T
+            first.plot(time, schedule.u, **look, label=name)
+            second.plot(time, schedule.s, **look)
+            third.plot(schedule.u, schedule.s, **look)
             fifths = [schedule.T * k // 5 - 1 for k in (1, 2, 3, 4, 5)]
-            third.plot(schedule.abar[fifths], schedule.bbar[fifths], ".", color=look["color"])
+            third.plot(schedule.u[fifths], schedule.s[fifths], ".", color=look["color"])
         first.set(xlabel="t / T", ylabel=r"$u_t$, share of the residual")
         second.set(xlabel="t / T", ylabel=r"$s_t$, noise")
         third.set(xlabel="u: residual in the picture", ylabel="s: noise in the picture")
@@ -135,7 +128,7 @@ def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: R
     with style():
         plate = Plate(figsize=(8.6, 3.4), layout="constrained")
         left, right = plate.subplots(1, 2, width_ratios=(1.25, 1))
-        left.plot(schedule.abar, schedule.bbar, color="#999999", linewidth=1, label="forward process")
+        left.plot(schedule.u, schedule.s, color="#999999", linewidth=1, label="forward process")
         for i, (name, steps) in enumerate(found.items()):
             a, b, rest = (list(column) for column in zip(*steps, strict=True))
             look = {"color": PALETTE[i], "marker": MARKERS[i], "label": name}
@@ -178,13 +171,10 @@ def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
     differ: the standard deviation of a pixel in [0, 1], `gain` times as bright."""
     if not seeds:
         return Photos(nothing(NO_WEIGHTS))
-    deviations = [to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1) for found in seeds.values()]
     rows = [[found[i : i + 1] for found in seeds.values()] for i in (0, 1)]
-    return photographs(
-        [*rows, [2 * gain * deviation - 1 for deviation in deviations]],
-        ["one noise", "another", f"spread × {gain:g}"],
-        list(seeds),
-    )
+    deviations = [to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1) for found in seeds.values()]
+    rows.append([2 * gain * deviation - 1 for deviation in deviations])
+    return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))
 
 
 # -- curves of records ------------------------------------------------------------------------------------------------
@@ -200,20 +190,27 @@ def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) 
     return interval.estimate, interval.low, interval.high
 
 
-def _calls(axis: Any, counts: Sequence[int], ylabel: str) -> None:
+def _ways(axis: Any, records: Sequence[Record], metric: str, ylabel: str, ways: Mapping[str, Any]) -> None:
+    """Lines over the number of network calls, with intervals; `ways`: label -> (experiment, cell, look)."""
+    counts = sorted({r.cell["steps"] for r in records if "steps" in r.cell})
+    for i, (label, (experiment, cell, look)) in enumerate(ways.items()):
+        found = {n: _mean(records, experiment, metric, **cell, steps=n) for n in counts}
+        here = [(n, values) for n, values in found.items() if math.isfinite(values[0])]
+        if here:
+            whiskers(axis, *zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label, **look)
     axis.set_xscale("log")
     axis.set_xticks(counts, [str(n) for n in counts])
     axis.minorticks_off()
     axis.set(xlabel="network calls", ylabel=ylabel)
 
 
-def compared(
-    rows: Mapping[str, Any],
-    xlabel: str,
-    groups: Sequence[str] | None = None,
-    size: tuple[float, float] | None = None,
-) -> Plate:
-    """`repro.ui.dots` of a table's points."""
+def about(task: str, records: Sequence[Record]) -> list[Record]:
+    """The records behind a curve: "lowlight", "raindrop", "transfer"."""
+    return select(records, cell={"task": task})
+
+
+def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> Plate:
+    """`repro.ui.plots.dots` of a table's points."""
     if not rows:
         return nothing(NO_RECORDS)
     return dots(rows, xlabel=f"{xlabel}, mean with 95 % interval", groups=groups, size=size)
@@ -221,60 +218,39 @@ def compared(
 
 def steps_curves(task: str, records: Sequence[Record]) -> Plate:
     """PSNR and LPIPS against network calls; the degraded input and regression, which take none and one, as levels."""
-    ways = {variant: NAMES[variant] for variant in (*STRATEGIES, "sr3")}
-    counts = sorted({r.cell["steps"] for r in restoration_records(task, records) if "steps" in r.cell})
-    if not counts:
+    chosen = about(task, records)
+    if not chosen:
         return nothing(NO_RECORDS)
+    ways = {NAMES[variant]: (name_of(task, variant), {}, {}) for variant in (*STRATEGIES, "sr3")}
     with style():
         plate = Plate(figsize=(9.2, 3), layout="constrained")
         shown = ((PSNR, "PSNR in dB (higher is better)"), (LPIPS, "LPIPS (lower is better)"))
         for axis, (metric, words) in zip(plate.subplots(1, 2), shown, strict=True):
-            for i, (variant, label) in enumerate(ways.items()):
-                values = [_mean(records, name_of(task, variant), metric, task=task, steps=n) for n in counts]
-                here = [(n, v) for n, v in zip(counts, values, strict=True) if math.isfinite(v[0])]
-                if here:
-                    whiskers(axis, *zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label)
+            _ways(axis, chosen, metric, words, ways)
             levels = {
-                "regression, one pass": _mean(records, name_of(task, "regression"), metric, task=task, steps=1),
-                "degraded input": _mean(records, "baseline-input", metric, task=task),
+                "regression, one pass": _mean(chosen, name_of(task, "regression"), metric, steps=1),
+                "degraded input": _mean(chosen, "baseline-input", metric),
             }
             for j, (label, (level, *_)) in enumerate(levels.items()):
                 if math.isfinite(level):
                     axis.axhline(level, color=PALETTE[len(ways) + j], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
-            _calls(axis, counts, words)
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return plate
 
 
-def restoration_records(task: str, records: Sequence[Record]) -> list[Record]:
-    """The records behind `steps_curves`. Published experiments, whose cells name a size, have one number of steps."""
-    return [r for r in select(records, cell={"task": task}) if "size" not in r.cell]
-
-
 def transfer_curve(records: Sequence[Record], metric: str) -> Plate:
     """FID against steps of one DDPM sampled by DDIM and by RDDM's rules, as the report's Fig. 4."""
-    chosen = transfer_records(records)
-    counts = sorted({r.cell["steps"] for r in chosen})
-    if not counts:
+    chosen = about("transfer", records)
+    if not chosen:
         return nothing(NO_RECORDS)
-    experiment = chosen[0].experiment
+    # those that should agree lie upon each other: a broad pale line under a thin one
+    looks = {rule: {"linewidth": 4, "alpha": 0.35} if rule in DDIM else {"linewidth": 1.3} for rule in RULE_NAMES}
     with style():
         plate = Plate(figsize=(8.6, 3.2), layout="constrained")
-        left, right = plate.subplots(1, 2, sharey=True)
-        for i, (rule, label) in enumerate(RULE_NAMES.items()):
-            for axis, clip in ((left, True), (right, False)):
-                values = [_mean(chosen, experiment, metric, rule=rule, clip=clip, steps=n) for n in counts]
-                if any(math.isfinite(value) for value, *_ in values):
-                    # those that should agree lie upon each other: a broad pale line under a thin one
-                    look = {"linewidth": 4, "alpha": 0.35} if rule.startswith("ddim") else {"linewidth": 1.3}
-                    whiskers(axis, counts, values, color=PALETTE[i], marker=MARKERS[i], label=label, **look)
-        for axis, title in ((left, "clipped"), (right, "not clipped")):
-            _calls(axis, counts, "FID")
-            axis.set_title(title, loc="left")
+        for axis, clip in zip(plate.subplots(1, 2, sharey=True), (True, False), strict=True):
+            cells = {rule: {"rule": rule, "clip": clip} for rule in RULE_NAMES}
+            name = chosen[0].experiment
+            _ways(axis, chosen, metric, "FID", {RULE_NAMES[rule]: (name, cells[rule], looks[rule]) for rule in cells})
+            axis.set_title("clipped" if clip else "not clipped", loc="left")
             axis.legend()
     return plate
-
-
-def transfer_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `transfer_curve`."""
-    return select(records, cell={"task": "transfer"})

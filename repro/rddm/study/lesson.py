@@ -1,75 +1,30 @@
-"""What notebook 03 does live in each profile, as data, and the networks and photographs that its cells work with."""
+"""What notebook 03 does live in each profile, as data, its networks and photographs, and its exercises."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model
-from repro.engine import study
+from repro.ddpm.schedules import linear
+from repro.engine import exercises, study
 from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.exercises import Exercise, Judge, like, same
 from repro.errors import ReproError
-from repro.rddm import sampling
-from repro.rddm.samplers import Step
-from repro.rddm.schedules import RDDMSchedule
-from repro.rddm.study.experiments import (
-    BASELINES,
-    STRATEGIES,
-    USE,
-    TaskConfig,
-    degraded,
-    learning_of,
-    name_of,
-    profile,
-    schedule_of,
-)
-from repro.rddm.tasks import Learning
+from repro.rddm.samplers import Sampler
+from repro.rddm.sampling import Net
+from repro.rddm.schedules import RDDMSchedule, by_config
+from repro.rddm.study import experiments
+from repro.rddm.study.experiments import BASELINES, STRATEGIES, TaskConfig, degraded, learning_of, name_of
 
 # What figures and menus call the variants; tables have longer words.
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
-FOR_USE = "the network for use"
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 OWN = "photos/monuments_mountRushmore"  # held out too; stands in until a reader uploads one
-
-
-@dataclass(frozen=True)
-class Net:
-    """A trained network, with what it learned.
-
-    `name` of the experiment, `label` in figures, `steps` of the main table (regression has one).
-    """
-
-    name: str
-    label: str
-    task: TaskConfig
-    network: nn.Module
-    learning: Learning
-
-    @property
-    def steps(self) -> int:
-        return 1 if self.learning.start == "none" else self.task.steps
-
-    def restore(
-        self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
-    ) -> Tensor:
-        """`repro.rddm.sampling.restore` with this network: (B, C, H, W) in [-1, 1]."""
-        return sampling.restore(self.network, I_in, ids, self.learning, steps or self.steps, seed, **settings)
-
-    def trajectory(
-        self, I_in: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, **settings: Any
-    ) -> Iterator[Step]:
-        """The same, step by step. Regression has no steps to watch."""
-        return sampling.trajectory(self.network, I_in, ids, self.learning, steps or self.steps, seed, **settings)
-
-    def generate(self, ids: Sequence[int], steps: int | None = None, seed: int = 0, **settings: Any) -> Tensor:
-        """`repro.rddm.sampling.generate` with this network: (len(ids), 1, 28, 28) in [-1, 1]."""
-        return sampling.generate(self.network, self.learning, ids, steps or self.steps, seed=seed, **settings)
 
 
 @dataclass(frozen=True)
@@ -86,21 +41,21 @@ class Lesson(study.Lesson):
         """The profile whose networks the cells run."""
         return "smoke" if self.profile == "smoke" else "small"
 
+    def task(self, name: str, variant: str = "") -> TaskConfig:
+        """The configuration of a task; networks for use have their own."""
+        return experiments.USE[name] if variant == "use" else experiments.profile(self.live)[name]
+
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
-        config = USE[task] if variant == "use" else profile(self.live)[task]
-        name = name_of(task, variant, 0, self.live)
-        if not trained(name):
-            return None
-        label = NAMES.get(variant, FOR_USE)
-        return Net(name, label, config, load_checkpoint(name), learning_of(config, variant))
+        config, name = self.task(task, variant), name_of(task, variant, 0, self.live)
+        return Net(load_checkpoint(name), learning_of(config, variant), config.steps) if trained(name) else None
 
     def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
         """label -> network of what is here; of others, unless `quiet`, the command that makes them is printed."""
         found = {}
         for variant in STRATEGIES if task == "fashion" else (*STRATEGIES, *BASELINES):
             if (net := self.net(task, variant)) is not None:
-                found[net.label] = net
+                found[NAMES[variant]] = net
             elif not quiet:
                 name = name_of(task, variant, 0, self.live)
                 print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
@@ -111,33 +66,30 @@ class Lesson(study.Lesson):
 
         Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
         """
-        I_in, I_0 = self.pair(task, photo)
-        shown = {"input": I_in}
+        y, x0 = self.pair(task, photo)
+        shown = {"input": y}
         for label, net in self.nets(task, quiet=True).items():
-            if label == NAMES["sr3"]:
-                for steps in (net.steps, self["many"]):
-                    shown[f"{label} ({steps})"] = net.restore(I_in, [photo], steps, seed)
-            else:
-                shown[label] = net.restore(I_in, [photo], seed=seed)
-        return {**shown, "truth": I_0}
+            for steps in (net.steps, self["many"]) if label == NAMES["sr3"] else (None,):
+                name = label if steps is None else f"{label} ({steps})"
+                shown[name] = net.restore(y, [photo], steps, seed)
+        return {**shown, "truth": x0}
 
     def schedule(self, task: str) -> RDDMSchedule:
         """The coefficients of a task's strategies."""
-        return schedule_of(profile(self.live)[task], STRATEGIES[0])
+        return learning_of(self.task(task), STRATEGIES[0]).schedule
 
     def square(self, task: str, photo: str = PHOTO) -> tuple[Tensor, Tensor]:
         """`pair` of a whole photograph brought to a square of `side` pixels before it is degraded: for figures."""
-        given, clean = _pair(profile(self.live)[task].degradation, photo, self["side"])
-        return tuple(to_model(center_crop(x, self["side"]))[None] for x in (given, clean))  # type: ignore[return-value]
+        return self.pair(task, photo, self["side"], self["side"])
 
-    def pair(self, task: str, photo: str = PHOTO, crop: int = 0) -> tuple[Tensor, Tensor]:
-        """(I_in, I_0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
+    def pair(self, task: str, photo: str = PHOTO, crop: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
+        """(y, x0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
 
         Degraded as in the test set, with the settings keyed by its name. `crop` cuts the middle square out of the
-        pair; 0 leaves the whole photograph.
+        pair, 0 leaves the whole photograph; `side` of the whole one, the task's own by default.
         """
-        config = profile(self.live)[task]
-        pair = _pair(config.degradation, photo, config.side)
+        config = self.task(task)
+        pair = _pair(config.degradation, photo, side or config.side)
         pair = (center_crop(x, min(crop, *x.shape[-2:])) for x in pair) if crop else pair
         return tuple(to_model(x)[None] for x in pair)  # type: ignore[return-value]
 
@@ -178,3 +130,54 @@ LESSONS = {
 def lesson(profile: str) -> Lesson:
     """The lesson of that profile."""
     return study.lesson(LESSONS, profile)  # type: ignore[return-value]
+
+
+# -- exercises --------------------------------------------------------------------------------------------------------
+
+_tensors = partial(exercises.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
+
+
+def _half() -> Judge:
+    first = int((by_config().u > 0.5).nonzero()[0])
+    return lambda answer: answer == first
+
+
+def _noise() -> Judge:
+    right = lambda x_t, y, r, u, s: (x_t - y - (u - 1) * r) / s  # noqa: E731
+    return like(right, (*_tensors(3), 0.75, 0.5), (*_tensors(3), 0.36, 0.2))
+
+
+def _step() -> Judge:
+    (x_t, y, r, eps), schedule = _tensors(4), by_config()
+    wanted = Sampler(schedule, "res_noise", clip=None).step(torch.cat([r, eps], dim=1), x_t, y, 700, 300).x
+    return lambda answer: same(answer(x_t, r, eps, *schedule.levels(700), *schedule.levels(300)), wanted)
+
+
+def _translate() -> Judge:
+    converted, some = RDDMSchedule.from_ddpm(linear()), [0, 400, 999]
+    wanted = torch.stack([converted.u[some], converted.s[some]])
+    return lambda answer: same(torch.stack(answer(linear().alpha_bar[some])), wanted)
+
+
+def _ends() -> Judge:
+    left = 1 - float(RDDMSchedule.from_ddpm(linear()).u[-1])
+    return lambda answer: abs(answer - left) < 5e-4
+
+
+EXERCISES: dict[str, Exercise] = {
+    "half": (
+        "the first t with more than half of the residual",
+        _half,
+        "alpha is decreased: most of the residual comes early; look at schedule.u",
+    ),
+    "noise": ("the noise from the residual", _noise, "solve x_t = y + (u - 1) r + s eps for eps"),
+    "step": ("one deterministic step", _step, "Eq. 13: take away the share of each that s holds less than t"),
+    "indi": (
+        "how much of the state InDI keeps",
+        lambda: lambda answer: abs(answer(0.8, 0.6) - 0.75) < 1e-9,
+        "of the way t to 0, the step goes t - s",
+    ),
+    "translate": ("RDDM's coefficients of a DDPM", _translate, "with y = 0, r = -x0: compare the factors of x0"),
+    "ends": ("what a converted schedule leaves", _ends, "1 - u at T is the square root of alpha_bar there"),
+}
+check = partial(exercises.check, among=EXERCISES)

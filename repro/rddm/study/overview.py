@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from repro import paths
 from repro.data import pack
 from repro.data.images import center_crop, resize
-from repro.engine.checkpoint import CONFIG
+from repro.engine.checkpoint import trained
 from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
+from repro.rddm.study.lesson import PHOTO, SECOND, held_out
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
-SHOWN = (
-    ("lowlight", "photos/erase_kitten", "dark"),
-    ("raindrop", "photos/monuments_brandenburgGate", "behind raindrops"),
-)
+SHOWN = (("lowlight", PHOTO, "dark"), ("raindrop", SECOND, "behind raindrops"))
 
 
 def _variant(task: str) -> str:
     """The network for use where it is here, else that of the comparisons; each on what it was trained for."""
-    return "use" if (paths.checkpoints() / name_of(task, "use") / CONFIG).exists() else "smres"
+    return "use" if trained(name_of(task, "use")) else "smres"
 
 
 NEEDS = tuple(name_of(task, _variant(task)) for task, *_ in SHOWN)
@@ -32,7 +29,7 @@ def tiles() -> dict[str, Tensor]:
     for task, photo, words in SHOWN:
         variant = _variant(task)
         config = (USE if variant == "use" else SMALL)[task]
-        clean = resize(pack.load(next(p for p in pack.photos("test") if p.id == photo)), 256)
+        clean = resize(pack.load(held_out(photo)), 256)
         given = degraded(config.degradation, clean, photo)
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)

@@ -13,38 +13,24 @@ against the bias and the norm that follow. A network trained at 256 px finds oth
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from itertools import pairwise
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
 from repro.nn.padding import pad_to_multiple, unpad
-from repro.rddm.model import Layout, check_layout
-from repro.rddm.process import Objective, heads
+from repro.rddm.model import Layout, Predictor
+from repro.rddm.process import Objective
 
 GROUPS = 8
 HEADS, HEAD_WIDTH = 4, 32
-
-
-def _eps(x: Tensor) -> float:
-    """What keeps a variance from 0; half precision needs more."""
-    return 1e-5 if x.element_size() >= 4 else 1e-3
-
-
-def sinusoid(t: Tensor, width: int) -> Tensor:
-    """(B,) times -> (B, width) sines and cosines at frequencies from 1 to 1/10000, both ends included.
-
-    `repro.nn.unet.sinusoid`, which the small networks are trained with, stops one step before 1/10000.
-    """
-    half = width // 2
-    frequency = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
-    angle = t.to(torch.float32)[:, None] * frequency[None, :]
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+EPS = 1e-5  # what keeps a variance from 0
 
 
 class StandardisedConv(nn.Conv2d):
@@ -52,7 +38,7 @@ class StandardisedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        return self._conv_forward(x, (self.weight - mean) * (variance + _eps(x)).rsqrt(), self.bias)
+        return self._conv_forward(x, (self.weight - mean) * (variance + EPS).rsqrt(), self.bias)
 
 
 class ChannelNorm(nn.Module):
@@ -64,7 +50,7 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-        return (x - mean) * (variance + _eps(x)).rsqrt() * self.gain
+        return (x - mean) * (variance + EPS).rsqrt() * self.gain
 
 
 class Block(nn.Module):
@@ -85,132 +71,91 @@ class Block(nn.Module):
         return F.silu(self.norm2(self.conv2(h))) + self.shortcut(x)
 
 
-class LinearAttention(nn.Module):
-    """Attention at a cost linear in the positions, added to its input; q is normalised over its width, k over space."""
+class Attention(nn.Module):
+    """Self-attention over positions, added to its input; `linear`: at a cost linear in the positions, q normalised over
+    its width and k over space."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, linear: bool) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
+        self.linear, self.norm = linear, ChannelNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
-        self.out = nn.Sequential(nn.Conv2d(HEADS * HEAD_WIDTH, channels, 1), ChannelNorm(channels))
+        out = nn.Conv2d(HEADS * HEAD_WIDTH, channels, 1)
+        self.out = nn.Sequential(out, ChannelNorm(channels)) if linear else out
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, HEADS, HEAD_WIDTH, h * w).unbind(1)  # (B, heads, width, H*W)
-        q = q.softmax(dim=2) * HEAD_WIDTH**-0.5
-        context = k.softmax(dim=3) @ (v / (h * w)).transpose(2, 3)  # (B, heads, width of k, width of v)
-        y = context.transpose(2, 3) @ q
+        if self.linear:
+            context = k.softmax(dim=3) @ (v / (h * w)).transpose(2, 3)  # (B, heads, width of k, width of v)
+            y = context.transpose(2, 3) @ (q.softmax(dim=2) * HEAD_WIDTH**-0.5)
+        else:
+            y = F.scaled_dot_product_attention(*(part.transpose(2, 3) for part in (q, k, v))).transpose(2, 3)
         return x + self.out(y.reshape(b, HEADS * HEAD_WIDTH, h, w))
 
 
-class FullAttention(nn.Module):
-    """Ordinary self-attention over positions, added to its input."""
+class PublishedUNet(nn.Module):
+    """One network; of `mults` levels, each `dim` times that wide."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, c_in: int, out_channels: int, dim: int, mults: tuple[int, ...]) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
-        self.out = nn.Conv2d(HEADS * HEAD_WIDTH, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, HEADS, HEAD_WIDTH, h * w).transpose(3, 4)
-        y = F.scaled_dot_product_attention(*qkv.unbind(1))  # (B, heads, H*W, width)
-        return x + self.out(y.transpose(2, 3).reshape(b, HEADS * HEAD_WIDTH, h, w))
-
-
-class Encoder(nn.Module):
-    """Down to the bottleneck and through it."""
-
-    def __init__(self, c_in: int, dim: int, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        c_time = 4 * dim
-        self.dim = dim
+        self.c_in, self.dim, c_time = c_in, dim, 4 * dim
         self.conv_in = nn.Conv2d(c_in, dim, 7, padding=3)
         self.time_mlp = nn.Sequential(nn.Linear(dim, c_time), nn.GELU(), nn.Linear(c_time, c_time))
-        self.levels = nn.ModuleList()
-        before = dim
-        for i, width in enumerate(widths):
-            last = i == len(widths) - 1
-            down = nn.Conv2d(before, width, 3, padding=1) if last else nn.Conv2d(before, width, 4, stride=2, padding=1)
+        self.down, widths = nn.ModuleList(), [dim, *(dim * m for m in mults)]
+        for i, (before, width) in enumerate(pairwise(widths)):
+            size, stride = (4, 2) if i < len(mults) - 1 else (3, 1)
+            conv = nn.Conv2d(before, width, size, stride=stride, padding=1)
             blocks = [Block(before, before, c_time), Block(before, before, c_time)]
-            self.levels.append(nn.ModuleList([*blocks, LinearAttention(before), down]))
-            before = width
-        self.mid = nn.ModuleList([Block(before, before, c_time), FullAttention(before), Block(before, before, c_time)])
+            self.down.append(nn.ModuleList([*blocks, Attention(before, linear=True), conv]))
+        c = widths[-1]
+        self.mid = nn.ModuleList([Block(c, c, c_time), Attention(c, linear=False), Block(c, c, c_time)])
+        self.up = nn.ModuleList()
+        for after, width in reversed(list(pairwise(widths))):
+            blocks = [Block(width + after, width, c_time), Block(width + after, width, c_time)]
+            conv = nn.Conv2d(width, after, 3, padding=1)
+            self.up.append(nn.ModuleList([*blocks, Attention(width, linear=True), conv]))
+        self.last = Block(2 * dim, dim, c_time)
+        self.conv_out = nn.Conv2d(dim, out_channels, 1)
 
-    def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Bottleneck, skips (the first convolution's output, then two a level), time embedding (B, 4 dim)."""
-        emb = self.time_mlp(sinusoid(t, self.dim).to(x.dtype))
+    def forward(self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None) -> UNet2DOutput:
+        """Any H, W: the right and bottom edges are repeated up to a multiple of 8 (the released loader pads with
+        zeros), and the output is cropped."""
+        x = sample if cond is None else torch.cat([sample, cond], dim=1)
+        if x.shape[1] != self.c_in:
+            raise ReproError(f"the network takes {self.c_in} channels, image and condition: got {x.shape[1]}")
+        x, box = pad_to_multiple(x, 2 ** (len(self.down) - 1))
+        t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
+        # the small networks' sinusoid stops one step before 1/10000, this one holds both ends
+        emb = self.time_mlp(get_timestep_embedding(t, self.dim, downscale_freq_shift=1).to(x.dtype))
         h = self.conv_in(x)
         skips = [h]
-        for first, second, attention, down in self.levels:
+        for first, second, attention, conv in self.down:
             h = first(h, emb)
             skips.append(h)
             h = attention(second(h, emb))
             skips.append(h)
-            h = down(h)
+            h = conv(h)
         first, attention, second = self.mid
-        return second(attention(first(h, emb)), emb), skips, emb
+        h = second(attention(first(h, emb)), emb)
+        for i, (first, second, attention, conv) in enumerate(self.up):
+            h = first(torch.cat([h, skips.pop()], dim=1), emb)
+            h = attention(second(torch.cat([h, skips.pop()], dim=1), emb))
+            h = conv(F.interpolate(h, scale_factor=2, mode="nearest") if i < len(self.up) - 1 else h)
+        return UNet2DOutput(sample=unpad(self.conv_out(self.last(torch.cat([h, skips.pop()], dim=1), emb)), box))
 
 
-class Decoder(nn.Module):
-    """Up from the bottleneck to an image; without `skips` its only input from the encoder is the bottleneck."""
-
-    def __init__(self, c_out: int, dim: int, widths: tuple[int, ...], skips: bool = True) -> None:
-        super().__init__()
-        self.skips = skips
-        c_time = 4 * dim
-        self.levels = nn.ModuleList()
-        for i, width in reversed(list(enumerate(widths))):
-            after = widths[i - 1] if i else dim  # also the width of the encoder's level
-            blocks = [Block(width + after * skips, width, c_time) for _ in range(2)]
-            up = nn.Conv2d(width, after, 3, padding=1)
-            self.levels.append(nn.ModuleList([*blocks, LinearAttention(width), up]))
-        self.last = Block(dim + dim * skips, dim, c_time)
-        self.conv_out = nn.Conv2d(dim, c_out, 1)
-
-    def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
-        left = list(skips)
-
-        def seen(h: Tensor) -> Tensor:
-            return torch.cat([h, left.pop()], dim=1) if self.skips else h
-
-        for i, (first, second, attention, conv) in enumerate(self.levels):
-            h = attention(second(seen(first(seen(h), emb)), emb))
-            h = conv(F.interpolate(h, scale_factor=2, mode="nearest") if i < len(self.levels) - 1 else h)
-        return self.conv_out(self.last(seen(h), emb))
-
-
-class PublishedUNet(nn.Module):
-    """One encoder with a decoder for each image it predicts; the residual's, where there are two, has no skips."""
-
-    def __init__(self, c_in: int, c_out: int, dim: int, widths: tuple[int, ...], shared: bool = False) -> None:
-        super().__init__()
-        self.encoder = Encoder(c_in, dim, widths)
-        self.decoder = Decoder(c_out, dim, widths)
-        self.res_decoder = Decoder(c_out, dim, widths, skips=False) if shared else None
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        found = self.encoder(x, t)
-        out = self.decoder(*found)
-        return out if self.res_decoder is None else torch.cat([self.res_decoder(*found), out], dim=1)
-
-
-class PublishedNet(ModelMixin, ConfigMixin):
+class PublishedNet(Predictor):
     """The residual and noise predictor at its published size; takes the place of `repro.rddm.model.RDDMNet`.
 
     Args:
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
-        layout: "one" network; for "res_noise" also "two" networks (72.52 M parameters), or a "shared" encoder
-            (51.98 M) whose residual decoder works from the bottleneck alone. "res_noise" in "one" network of twice
-            the output channels was never released.
+        layout: "one" network; for "res_noise" also "two" networks (72.52 M parameters). "res_noise" in "one" network of
+            twice the output channels was never released, and the released "shared" encoder, in no experiment, is not
+            here.
         channels: of the image.
-        condition: whether the network sees I_in beside I_t.
-        mask_channels: of a mask that it sees behind I_in, in the same `cond` (shadow removal: 3).
+        condition: whether the network sees the degraded image beside x_t.
+        mask_channels: of a mask that it sees behind that, in the same `cond` (shadow removal: 3).
         dim, mults: width of the first level and of each level over the first; multiples of 8 in all.
-
-    The released objective "residual + added noise" of the shared layout, whose second decoder predicts the sum of both,
-    is not here: the second decoder predicts the noise.
     """
 
     @register_to_config
@@ -225,35 +170,7 @@ class PublishedNet(ModelMixin, ConfigMixin):
         mults: tuple[int, ...] = (1, 2, 4, 8),
     ) -> None:
         super().__init__()
-        check_layout(objective, layout)
         if dim < 1 or dim % GROUPS:
             raise ReproError(f"the published network normalises in {GROUPS} groups: dim {dim} is not a multiple")
-        c_in = channels * (1 + condition) + mask_channels
-        widths = tuple(dim * m for m in mults)
-        if layout == "two":
-            self.res_net = PublishedUNet(c_in, channels, dim, widths)
-            self.noise_net = PublishedUNet(c_in, channels, dim, widths)
-        else:
-            shared = layout == "shared"
-            self.net = PublishedUNet(c_in, channels * (1 if shared else heads(objective)), dim, widths, shared)
-
-    def forward(
-        self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
-    ) -> UNet2DOutput | tuple[Tensor]:
-        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first.
-
-        Any H, W: the right and bottom edges are repeated up to a multiple of 8 (the released loader pads with zeros),
-        and the output is cropped. `cond` (B, C + mask_channels, H, W): I_in, then the mask. `timestep` is one or (B,).
-        """
-        config = self.config
-        wanted = config.channels * config.condition + config.mask_channels
-        found = 0 if cond is None else cond.shape[1]
-        if found != wanted:
-            raise ReproError(f"the network was built for a condition of {wanted} channels: got {found}")
-        x = sample if cond is None else torch.cat([sample, cond], dim=1)
-        x, box = pad_to_multiple(x, 2 ** (len(config.mults) - 1))
-        t = torch.as_tensor(timestep, device=sample.device)
-        nets = [self.res_net, self.noise_net] if config.layout == "two" else [self.net]
-        t = t.reshape(-1).expand(len(sample))
-        out = unpad(torch.cat([net(x, t) for net in nets], dim=1), box)
-        return UNet2DOutput(sample=out) if return_dict else (out,)
+        settings = {"c_in": channels * (1 + condition) + mask_channels, "dim": dim, "mults": tuple(mults)}
+        self.lay_out(objective, layout, channels, partial(PublishedUNet, **settings))
