@@ -101,11 +101,10 @@ def folder_of(name: str | Path) -> Path:
             return place
     parent = folder.parent if given else paths.checkpoints()
     have = sorted(p.name for p in parent.glob("*") if p.is_dir())
-    near = difflib.get_close_matches(folder.name, have, n=3) or have
-    raise ReproError(
-        f"no checkpoint {folder.name} in {parent}: did you mean {', '.join(near[:3])}? "
-        f"`repro list` names the networks, `repro train` makes them"
-    )
+    near = (difflib.get_close_matches(folder.name, have, n=3) or have)[:3]
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    commands = "`repro list` names the networks, `repro train` makes them"
+    raise ReproError(f"no checkpoint {folder.name} in {parent}: {hint}{commands}")
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
