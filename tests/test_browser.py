@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,15 +33,9 @@ from repro.ui.explore import Explorer
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
 PATIENCE = 180  # seconds for anything: a machine may have other work
 # the first explorer that has a slider, its picture and its slider, in ipywidgets 8
 EXPLORER = ".jp-OutputArea .widget-vbox:has(img.widget-image):has(.noUi-handle)"
@@ -73,9 +66,7 @@ explore(rings, {"radius": Slider(1, 20, 1, 6, "radius", "px"), "soft": Toggle(Tr
 def chromium() -> str:
     if CHROMIUM:
         return CHROMIUM
-    message = (
-        "BROWSER TEST NOT RUN: no chromium on PATH (apt-get install chromium), the widgets were not seen in a browser"
-    )
+    message = "BROWSER TEST NOT RUN: no chromium on PATH (apt-get install chromium), so nobody saw the widgets"
     if os.environ.get("REPRO_REQUIRE_BROWSER") == "1":
         pytest.fail(message)
     print(f"\n*** {message} ***", file=sys.__stderr__, flush=True)
@@ -140,7 +131,7 @@ def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=2) as reply:
             return reply.status == 200
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 
