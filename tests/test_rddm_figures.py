@@ -203,10 +203,16 @@ def test_the_presets_fit_the_controls(now):
     explorer = Explorer(partial(explore.walk, now), explore.controls(given), explore.PRESETS,
                         view=explore.view, display=["split"])  # fmt: skip
     own = Explorer(partial(explore.own_photo, now), explore.own_controls(now, 0), explore.OWN_PRESETS,
-                   view=explore.own_view, display=["split"])  # fmt: skip
+                   view=explore.own_view, display=["split"], save=partial(explore.own_full, now))  # fmt: skip
     for each in (explorer, own):
         assert all(each.picture(**preset).ndim == 3 for preset in each.presets.values())
-    assert own.picture(photo=photo(90, 60)).shape[1] == 480
+    mine, chosen = photo(90, 60), {"strategy": "SM-Res", "weather": "it is dark already"}
+    assert own.picture(photo=mine).shape[1] == 480
+    full = own.saved(photo=mine, **chosen)
+    assert full.shape == (60, 90, 3) and np.array_equal(full, own.saved(photo=mine, **chosen, split=0.0))
+    assert own.saved(photo=mine, **chosen | {"weather": "darken it"}).shape == (64, 96, 3)  # darkened as it is shown
+    with pytest.raises(ReproError, match="regression is not there for an image at its own size"):
+        own.saved(photo=mine, strategy="regression")
 
 
 # -- lesson and exercises ---------------------------------------------------------------------------------------------

@@ -63,22 +63,17 @@ def sample(steps: Iterable[Step]) -> Tensor:
     return last(steps).x
 
 
-def spaced(T: int, steps: int, spacing: Spacing = "leading", offset: int = 0) -> list[int]:
+def spaced(T: int, steps: int, spacing: Spacing = "leading") -> list[int]:
     """`steps` of the timesteps 0..T-1, descending, under diffusers' names (Lin et al. 2024, Table 2).
 
-    "leading" starts below T - 1 and ends at `offset`; "trailing" starts at T - 1, as zero terminal SNR needs;
+    "leading" starts below T - 1 and ends at 0; "trailing" starts at T - 1, as zero terminal SNR needs;
     "linspace" holds both ends.
     """
     one_of("timestep spacing", spacing, ("leading", "trailing", "linspace"))
     if not 1 <= steps <= T:
         raise ReproError(f"number of sampling steps must lie in 1..{T} for a schedule of {T}: got {steps}")
-    if offset and spacing != "leading":
-        raise ReproError(f"steps offset belongs to 'leading' spacing: got {offset} with {spacing!r}")
     if spacing == "leading":
-        ts = [k * (T // steps) + offset for k in range(steps)]
-        if offset < 0 or ts[-1] >= T:
-            raise ReproError(f"offset {offset} with {steps} leading steps must stay in 0..{T - 1}: got t={ts[-1]}")
-        return ts[::-1]
+        return [k * (T // steps) for k in range(steps)][::-1]
     if spacing == "trailing":
         stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
         return [round(T + k * stride) - 1 for k in range(steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import resize, to_model, to_unit
+from repro.data.images import read_image, resize, to_model, to_unit
 from repro.errors import ReproError
+from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.sampling import Net
+from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.study.experiments import BASELINES, degraded, name_of
 from repro.rddm.study.lesson import NAMES, Lesson, held_out, psnr
@@ -157,6 +160,26 @@ def own_photo(
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
     how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
     return given, to_unit(restored)[0], f"{said} · {strategy}, {how}"
+
+
+def own_full(
+    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
+) -> Tensor:
+    """The result at the photograph's own size, a large one in tiles: what the save button keeps, (3, H, W) in [0, 1].
+
+    What is degraded here is so at the size that is shown, and saved at that size.
+    """
+    task, degrade = WEATHER[weather]
+    net = _net(now, task, strategy)
+    if isinstance(net, str) or net.learning.start != "degraded":
+        raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res, SM-N and SM-Res-N are")
+    if degrade:
+        return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
+    image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(held_out(PHOTOS[picture]))
+    scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
+    pipe = RDDMPipeline(copy.deepcopy(net.network), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
 
 def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
