@@ -171,8 +171,8 @@ def own_full(
     """
     task, degrade = WEATHER[weather]
     net = _net(now, task, strategy)
-    if isinstance(net, str) or net.learning.start != "degraded":
-        raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res, SM-N and SM-Res-N are")
+    if isinstance(net, str) or net.learning.start != "degraded" or net.learning.objective == "noise":
+        raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res and SM-Res-N are")
     if degrade:
         return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
     image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(held_out(PHOTOS[picture]))
