@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -50,7 +49,6 @@ def test_the_import_rule_bites(tmp_path, module, line):
     assert lint_imports(tmp_path).returncode == 1
 
 
-@functools.cache
 def loaded_by(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after `code`."""
     code += "\nimport json, sys\nprint()\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"

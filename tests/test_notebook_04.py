@@ -11,7 +11,7 @@ from repro.ucdir.study.experiments import EXPERIMENTS, network_of
 
 pytestmark = pytest.mark.notebook
 NAMES = {f"ucdir-{task}-smoke-{variant}-s0": (task, variant) for task, variant in
-         (("lowlight", "main"), ("lowlight", "regression"), ("deblur", "main"))}  # fmt: skip
+         (("lowlight", "long"), ("lowlight", "regression"), ("deblur", "long"))}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

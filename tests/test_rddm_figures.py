@@ -85,6 +85,12 @@ def test_without_records_or_weights_a_sentence_stands_in_the_place():
     assert len(figures.paths({}, SCHEDULE).axes) == 1
 
 
+def test_gaps_of_nothing_leave_a_logarithm_alone():
+    (axis,) = figures.gaps({"a": [0.0, 1e-9, 1e-8], "b": [0.0, 0.0, 0.0]}).axes
+    (line,) = axis.get_lines()
+    assert list(line.get_xdata()) == [2, 3] and list(line.get_ydata()) == [1e-9, 1e-8]
+
+
 def record(experiment: str, cell: dict, **metrics) -> Record:
     return Record(
         room="rddm", experiment=experiment, cell=cell, metrics=metrics, n=2, seed=0, profile="small", checkpoint=None,

@@ -58,11 +58,16 @@ class Row:
         """Measure in full, and on the first k."""
         with measured() as m:
             metrics = self.measure(None)
-        shared = ("room", "experiment", "cell", "n", "seed", "profile", "data")
         return Record(
-            **{name: getattr(self, name) for name in shared},
+            room=self.room,
+            experiment=self.experiment,
+            cell=self.cell,
             metrics=metrics,
+            n=self.n,
+            seed=self.seed,
+            profile=self.profile,
             checkpoint=self.weights,
+            data=self.data,
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
             check={"k": self.k, "metrics": dict(self.measure(self.k))} if self.k else {},
             source="evaluated" if self.ships else "recorded",

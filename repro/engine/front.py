@@ -30,7 +30,8 @@ from repro.engine.registry import study_module
 from repro.engine.tables import paper_numbers, table_line
 from repro.errors import ReproError
 
-COLUMNS, WIDTH, GAP = 4, 256, 6
+NAME, COLUMNS, WIDTH, GAP = "overview", 4, 256, 6
+COMMAND = "repro reproduce"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -59,7 +60,7 @@ def _wide(pixels: np.ndarray, width: int) -> np.ndarray:
 
 def draw(folder: Path | None = None) -> Path:
     """Write figures/pictures/overview.jpg with its provenance."""
-    return save_figure(picture(), "overview", (), "repro reproduce", photograph=True, folder=folder)
+    return save_figure(picture(), NAME, (), COMMAND, photograph=True, folder=folder)
 
 
 def notebooks(root: Path) -> str:

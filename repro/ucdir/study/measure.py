@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from repro.data import pack
 from repro.data.degradations import TASKS
+from repro.data.filesets import equalised
 from repro.data.images import to_model, to_unit
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import Tolerance
@@ -107,6 +108,8 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
         return lambda image, name, strength: image
     if experiment == "baseline-formula":
         return lambda image, name, strength: formula(image, task)
+    if experiment == "baseline-equalised":
+        return lambda image, name, strength: equalised(image)
     model, steps = load_checkpoint(experiment), int(cell.get("steps", 20))
     settings: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
     settings |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
