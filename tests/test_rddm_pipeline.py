@@ -79,16 +79,12 @@ def test_scheduler_takes_the_samplers_steps(objective, eta):
         x = found.prev_sample
 
 
-def test_scheduler_saves_loads_and_adds_noise(tmp_path):
+def test_scheduler_saves_and_loads(tmp_path):
     scheduler = RDDMScheduler(60, "average", sum_scale=0.01, objective="res_noise", clip=None)
     scheduler.save_pretrained(tmp_path)
     again = RDDMScheduler.from_pretrained(tmp_path)
     one, two = ({k: v for k, v in s.config.items() if k[0] != "_"} for s in (scheduler, again))
     assert one == two and torch.equal(again.schedule.s, scheduler.schedule.s)
-    t, x0 = torch.tensor([0, 59]), Y
-    noisy = again.add_noise(x0, NOISE(1, x0), t, condition=torch.zeros_like(x0))
-    assert torch.equal(noisy, process.q_sample(x0, -x0, t, NOISE(1, x0), scheduler.schedule))
-    assert torch.equal(noisy, again.add_noise(x0, NOISE(1, x0), t))
 
 
 def test_scheduler_refuses():

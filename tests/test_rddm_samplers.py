@@ -17,14 +17,14 @@ from repro.ddpm import schedules as ddpm
 from repro.ddpm.oracles import GaussianData, sampler_moments
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.steps import last, spaced
+from repro.ddpm.steps import last, sample, spaced
 from repro.engine import grid
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
 from repro.rddm.process import target
-from repro.rddm.samplers import Sampler, matched, sample, times
+from repro.rddm.samplers import Sampler, matched, times
 from repro.rddm.sampling import Net
 from repro.rddm.schedules import RDDMSchedule, by_config, indi
 from repro.rddm.study import measure

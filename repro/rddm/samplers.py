@@ -24,12 +24,10 @@ import torch
 from torch import Tensor
 
 from repro.ddpm.process import Model
-from repro.ddpm.steps import Noise, Steps, batch_times, check_start, falling, sample
+from repro.ddpm.steps import Noise, Steps, batch_times, check_start, falling
 from repro.errors import ReproError, one_of
 from repro.rddm.process import Objective, heads, split
 from repro.rddm.schedules import RDDMSchedule
-
-__all__ = ["Sampler", "Step", "matched", "sample", "times"]
 
 Rule = Literal["eq12", "compose", "rederive"]
 PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0

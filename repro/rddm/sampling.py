@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import start_noise
+from repro.ddpm.steps import sample
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.samplers import Sampler, Step, sample, times
+from repro.rddm.samplers import Sampler, Step, times
 from repro.rddm.tasks import Learning
 
 

@@ -146,12 +146,5 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         found = RDDMSchedulerOutput(step.x, step.x0, step.r, step.eps)
         return found if return_dict else found.to_tuple()
 
-    def add_noise(
-        self, original_samples: Tensor, noise: Tensor, timesteps: Tensor, condition: Tensor | None = None
-    ) -> Tensor:
-        """The forward process in one jump (Eq. 7): x_t for x0, noise and t (B,); `condition` is y, None for 0."""
-        y = torch.zeros_like(original_samples) if condition is None else condition
-        return process.q_sample(original_samples, y - original_samples, timesteps, noise, self.schedule)
-
     def __len__(self) -> int:
         return self.schedule.T

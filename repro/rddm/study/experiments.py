@@ -146,21 +146,13 @@ def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
 
 def _experiment(profile: str, task: TaskConfig, variant: str, ships: bool) -> Experiment:
     what = {"fashion": "Fashion-MNIST generation", "lowlight": "low light", "raindrop": "raindrops"}[task.name]
+    recipe = replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times)
     return Experiment(
-        name=name_of(task.name, variant, 0, profile),
-        room="rddm",
-        task_name=task.name,
-        variant=variant,
-        data="fashion" if task.degradation == "none" else "photos",
-        profile=profile,
-        seed=0,
-        recipe=replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times),
-        summary=f"{what}: {VARIANTS[variant].label}",
-        ships=ships,
-        build=lambda: build_network(task, variant),
-        task=lambda: training_task(task, variant),
-        score=partial(_score, task) if variant == "use" else None,
-    )
+        name_of(task.name, variant, 0, profile), "rddm", task.name, variant,
+        "fashion" if task.degradation == "none" else "photos", profile, seed=0, recipe=recipe,
+        summary=f"{what}: {VARIANTS[variant].label}", ships=ships, build=partial(build_network, task, variant),
+        task=partial(training_task, task, variant), score=partial(_score, task) if variant == "use" else None,
+    )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (

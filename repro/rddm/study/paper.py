@@ -156,20 +156,11 @@ def build_network(setting: PaperSetting) -> PublishedNet:
 
 def experiment(setting: PaperSetting, root: FILE | None = None) -> Experiment:
     """What `repro train` runs; `root` is the data set's folder (default: the one of its name)."""
+    name = {"lol": "lowlight", "celeba64": "fashion"}.get(setting.name, setting.name)
     return Experiment(
-        name=name_of(setting),
-        room="rddm",
-        task_name={"lol": "lowlight", "celeba64": "fashion"}.get(setting.name, setting.name),
-        variant=SHORT[setting.objective],
-        data=setting.data,
-        profile="paper",
-        seed=0,
-        recipe=setting.recipe,
-        summary=setting.title,
-        ships=False,
-        build=lambda: build_network(setting),
-        task=lambda: task(setting, root),
-    )
+        name_of(setting), "rddm", name, SHORT[setting.objective], setting.data, "paper", seed=0, recipe=setting.recipe,
+        summary=setting.title, ships=False, build=lambda: build_network(setting), task=lambda: task(setting, root),
+    )  # fmt: skip
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

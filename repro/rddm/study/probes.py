@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.steps import spaced
+from repro.ddpm.steps import sample, spaced
 from repro.ddpm.study.experiments import MAIN as DDPM_MODEL
 from repro.ddpm.study.experiments import SMALL as DDPM
 from repro.ddpm.study.experiments import schedule_of
@@ -23,7 +23,7 @@ from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.rddm import process
-from repro.rddm.samplers import Sampler, Step, sample
+from repro.rddm.samplers import Sampler, Step
 from repro.rddm.schedules import RDDMSchedule, indi
 
 # DDIM with the network's noise kept is diffusers' default, with the noise made again from the cut image it is
