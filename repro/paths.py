@@ -32,7 +32,7 @@ def checkpoints() -> Path:
 
 
 def figures() -> Path:
-    """Everything generated: records, tables, pictures, claims."""
+    """Everything generated: records, tables, images, claims."""
     return root() / "figures"
 
 

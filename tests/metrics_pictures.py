@@ -1,4 +1,4 @@
-"""Pictures that scikit-image ships inside its wheel, as the metric tests want them."""
+"""Images that scikit-image ships inside its wheel, as the metric tests want them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Executed:
         return kinds.count("image/png") + kinds.count("image/jpeg")
 
     def ran(self, pictures: int, exercises: int) -> None:
-        """Checked: to its end, at least that many pictures, each exercise once open and once answered rightly."""
+        """Checked: to its end, at least that many images, each exercise once open and once answered rightly."""
         assert self.error is None, self.error
         assert self.pictures >= pictures
         assert self.text.count(": right") == self.text.count("waiting for your answer") == exercises

@@ -1,5 +1,5 @@
 """The widgets where readers meet them: JupyterLab in headless Chromium runs a notebook, a key moves a slider, and the
-picture is the one that the headless function draws; and once more after the kernel was restarted.
+image is the one that the headless function draws; and once more after the kernel was restarted.
 
 Without Chromium this is skipped aloud; REPRO_REQUIRE_BROWSER=1 makes that a failure. REPRO_BROWSER_CHROMIUM names
 another executable, REPRO_BROWSER_SHOTS a folder for screenshots.
@@ -37,7 +37,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 PATIENCE = 180  # seconds for anything: a machine may have other work
-# the first explorer that has a slider, its picture and its slider, in ipywidgets 8
+# the first explorer that has a slider, its image and its slider, in ipywidgets 8
 EXPLORER = ".jp-OutputArea .widget-vbox:has(img.widget-image):has(.noUi-handle)"
 PICTURE = f"{EXPLORER} img.widget-image"
 HANDLE = f"{EXPLORER} .noUi-handle"
@@ -174,7 +174,7 @@ class Reader:
             self.page.locator(place, has_text=label).first.click()
 
     def picture(self, selector: str = PICTURE) -> np.ndarray | None:
-        """The first such picture as the browser holds it, (H, W, 3); None while there is none."""
+        """The first such image as the browser holds it, (H, W, 3); None while there is none."""
         script = """async (selector) => {
             const image = document.querySelector(selector);
             if (!image || !image.complete || !image.src) return null;
@@ -206,7 +206,7 @@ class Reader:
         self.page.keyboard.press(key)
 
     def sees_controls_beside_the_picture(self) -> None:
-        """All controls left of the whole picture, both on the screen at once."""
+        """All controls left of the whole image, both on the screen at once."""
         self.page.locator(PICTURE).first.scroll_into_view_if_needed()
         picture, *handles = (
             place.bounding_box() for place in (self.page.locator(PICTURE).first, *self.page.locator(HANDLE).all())
@@ -250,7 +250,7 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
 
     person.open("rings.ipynb")
     person.menu("Run", "Run All Cells")
-    person.wait_for(headless.picture(), "the default picture")
+    person.wait_for(headless.picture(), "the default image")
     person.shot("1-default")
     person.sees_controls_beside_the_picture()
     person.press("ArrowRight")
@@ -268,7 +268,7 @@ def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(rea
     person.shot("2-moved")
 
     person.restart_and_run_all()
-    person.wait_for(headless.picture(), "the default picture after the kernel's restart")
+    person.wait_for(headless.picture(), "the default image after the kernel's restart")
     person.press("ArrowRight")
     person.wait_for(headless.picture(radius=7), "one step to the right after the restart")
     assert person.page.locator(PICTURE).count() == 1
@@ -303,8 +303,8 @@ def _prepared(path: Path) -> nbformat.NotebookNode:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_first_widget_of_each_notebook(reader, path):
-    """Played from the first cells alone, with the weights that ship: controls and picture side by side, a slider moves
-    the picture, and so it does after the kernel's restart."""
+    """Played from the first cells alone, with the weights that ship: controls and image side by side, a slider moves
+    the image, and so it does after the kernel's restart."""
     person, folder = reader
     nbformat.write(_prepared(path), folder / path.name)
     last = person.page.locator(".jp-Notebook .jp-CodeCell").last
@@ -317,11 +317,11 @@ def test_the_first_widget_of_each_notebook(reader, path):
         person.sees_controls_beside_the_picture()
         before = person.picture()
         person.press("ArrowRight")
-        person.wait_until(lambda: not _equal(person.picture(), before), f"another picture {when}")
+        person.wait_until(lambda: not _equal(person.picture(), before), f"another image {when}")
         person.shot(f"{path.stem}-{when}")
         last.locator(".cm-content").click()
         person.page.keyboard.press("Control+Enter")
-        person.wait_until(lambda: _equal(person.picture(), person.picture(answer)), f"the headless picture {when}")
+        person.wait_until(lambda: _equal(person.picture(), person.picture(answer)), f"the headless image {when}")
 
     person.open(path.name)
     person.menu("Run", "Run All Cells")

@@ -21,7 +21,7 @@ from repro.errors import ReproError
 
 NAMES = sorted(TASKS)
 PICTURES = (
-    torch.nn.functional.interpolate(  # smooth, as pictures are, in 8 bits
+    torch.nn.functional.interpolate(  # smooth, as images are, in 8 bits
         KeyedNoise(0, range(5), "test/pictures").uniform((3, 9, 8)), size=(72, 64), mode="bicubic"
     )
     .clamp(0, 1)
@@ -91,7 +91,7 @@ def test_impossible_input_is_refused(name):
     for value in (task.accepts[0] - 1, task.accepts[1] + 1, math.nan):
         with pytest.raises(ReproError, match=rf"{task.setting} must lie in \["):
             task.degrade(PICTURES, noises(range(5)), **{task.setting: value})
-    with pytest.raises(ReproError, match=r"pictures of shape \(B, 3, H, W\)"):
+    with pytest.raises(ReproError, match=r"images of shape \(B, 3, H, W\)"):
         task.degrade(PICTURES[0], noises(range(5)))
 
 
@@ -144,7 +144,7 @@ def test_drops_change_the_picture_where_they_are_and_nowhere_else():
 def test_light_is_mixed_by_the_share_of_the_lens():
     assert not wet(0.0, 40)[0].any(), "a drop in the dark has no light of its own"
     (dim, alpha), (twice, again) = wet(0.3, 40), wet(0.6, 40)
-    assert torch.equal(alpha, again), "where the drops are does not depend on the picture"
+    assert torch.equal(alpha, again), "where the drops are does not depend on the image"
     free = (twice < 1).all(dim=1, keepdim=True).expand_as(dim)
     torch.testing.assert_close(twice[free], 2 * dim[free], rtol=1e-4, atol=1e-5)  # optics is linear in light
 

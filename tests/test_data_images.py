@@ -411,7 +411,7 @@ def test_grey_networks_get_the_luminance_of_any_kind():
     for kind in (array, torch.from_numpy(array).movedim(3, 1), [Image.fromarray(a) for a in array]):
         torch.testing.assert_close(pictures(kind, channels=1), wanted, rtol=0, atol=0.51 / 255)  # Pillow rounds
     assert torch.equal(pictures(WANTED, channels=1), WANTED)
-    with pytest.raises(ReproError, match="a network of 4 channels takes no picture"):
+    with pytest.raises(ReproError, match="a network of 4 channels takes no image"):
         pictures(WANTED, channels=4)
 
 

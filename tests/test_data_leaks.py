@@ -1,7 +1,7 @@
-"""No test subject leaks: by what the pictures show. The split itself is frozen by its hash (`test_data_pack`).
+"""No test subject leaks: by what the images show. The split itself is frozen by its hash (`test_data_pack`).
 
 The embedding threshold. Similarity is the largest cosine between EfficientNet-Lite0 features of the views below.
-Between a test or validation picture and every picture of another split, all of them different subjects, it reaches
+Between a test or validation image and every image of another split, all of them different subjects, it reaches
 0.70 (one domed building beside another). Copies mirrored, darkened and cropped to 70% of their side stay above 0.77.
 The threshold stands in the middle of that gap, and the tests assert both sides. It finds copies, not two photographs of
 one monument (the Taj Mahal from two sides: 0.69): for those there are the subject names, and the contact sheets that
@@ -37,7 +37,7 @@ def test_subjects_are_in_one_split_and_spelled_in_one_way():
 def embed(image: Tensor, views: list[tuple[tuple[float, float], float]]) -> Tensor:
     """(V, 1280) unit vectors of square views ((down, right) in [0, 1], share of the shorter side); one of a thumbnail.
 
-    The network knows a mirrored picture nearly as the picture: flips need no views.
+    The network knows a mirrored image nearly as the image: flips need no views.
     """
     squares = []
     for place, part in views if min(image.shape[-2:]) > 128 else [((0.5, 0.5), 1.0)]:
@@ -75,7 +75,7 @@ def test_no_held_out_picture_looks_like_one_elsewhere():
 
 @pytest.mark.slow
 def test_planted_copies_are_caught():
-    """Held-out pictures mirrored, cropped off-centre to 70% and darkened, as if they were in the training set; and the
+    """Held-out images mirrored, cropped off-centre to 70% and darkened, as if they were in the training set; and the
     thumbnails that are the same photograph, cut and shrunk by someone else (both are kept in the test split)."""
     held, features = _held()
     for number, i in enumerate([i for i, p in enumerate(held) if p.kind == "photo"][::5]):

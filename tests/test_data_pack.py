@@ -57,7 +57,7 @@ def test_pictures_load_in_range_and_wrong_names_are_refused():
         assert min(image.shape[1:]) == (384 if p.kind == "photo" else 128)
     with pytest.raises(ReproError, match="train, validation, test, gallery"):
         pack.photos("tset")
-    with pytest.raises(ReproError, match="names 2 pictures"):
+    with pytest.raises(ReproError, match="names 2 images"):
         pack.picture("monuments_colosseum")
     assert pack.picture("erase_bee") is pack.picture("photos/erase_bee")
 
@@ -74,7 +74,7 @@ def test_fashion_is_the_public_data_set_in_balanced_disjoint_splits():
         assert part.images.dtype == torch.uint8 and part.images.shape == (10 * each, 28, 28)
         assert part.labels.dtype == part.ids.dtype == torch.int64
         assert part.labels.bincount().tolist() == [each] * 10 and len(part) == 10 * each
-        # an id is a place in the file, so that picture and label are what they say
+        # an id is a place in the file, so that image and label are what they say
         assert torch.equal(images[part.ids], part.images) and (labels[part.ids] == part.labels.numpy()).all()
     ids = torch.cat([p.ids for p in parts.values()])
     assert len(ids.unique()) == len(ids) == 15000

@@ -115,7 +115,7 @@ def test_lists_are_read_as_people_write_them_and_bad_ones_name_list_and_line(tmp
 def test_lists_align_line_by_line(tmp_path, first, second, words):
     _images(tmp_path / "in", "1.png", "2.png", "3.png", "4.png", "5.png")
     _images(_images(tmp_path / "gt", "1.png", "2.png", "3.png"), "4.png", size=(8, 9))
-    (tmp_path / "gt/5.png").write_bytes(b"not a picture")
+    (tmp_path / "gt/5.png").write_bytes(b"not an image")
     both = [
         _list(tmp_path / f"{side}.flist", *(f"{side}/{n}.png" for n in names))
         for side, names in (("in", first), ("gt", second))

@@ -162,8 +162,8 @@ def test_small_probes():
     small = probes.as_fashion(bright)
     assert small.shape == (1, 28, 28) and small[0, 0, 0] == -1 and small[0, 14, 14] == pytest.approx(0.6, abs=1e-5)
     assert torch.allclose(probes.as_fashion(1 - bright), small, atol=1e-6)
-    with pytest.raises(ReproError, match="the picture"):
-        probes.as_fashion(b"no picture")
+    with pytest.raises(ReproError, match="the image"):
+        probes.as_fashion(b"no image")
     assert [probes.downward(*x) for x in ((400, 5), (3, 12), (0, 5))] == [[400, 300, 200, 100, 0], [3, 2, 1, 0], [0]]
 
 

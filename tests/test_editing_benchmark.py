@@ -48,7 +48,7 @@ HOLES = [
 
 
 def moments(pictures: torch.Tensor, unit: float) -> list[float]:
-    """One number a picture (N, C, S, S): its values, weighed by where they lie, in units."""
+    """One number an image (N, C, S, S): its values, weighed by where they lie, in units."""
     ramp = torch.arange(pictures.shape[-1], dtype=torch.float64)
     return ((pictures.double() * (1 + 2 * ramp[:, None] + ramp)).sum(dim=(1, 2, 3)) / unit).tolist()
 

@@ -89,7 +89,7 @@ def test_rows_are_source_target_and_methods_and_a_slider_from_end_to_end(now, mo
     figures.sliders({"ours": editor}, data, 2)
     rows, words, heads = seen.pop()
     assert len(rows) == 6 and words[1] == "blur\nbeside\ngrain, colour"
-    assert heads == ["picture", "ours:\nleast", "ours:\nmost"]
+    assert heads == ["image", "ours:\nleast", "ours:\nmost"]
     vector = EditingVector(blur=1.0, grain=0.05, colour=True)
     wanted = editor.edit(other.sharp, [vector], other.ids, reference=other.reference, steps=2)
     assert torch.allclose(rows[1][2], wanted, atol=1e-5)

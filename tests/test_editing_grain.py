@@ -124,7 +124,7 @@ def test_gaussian_field_has_the_mean_variance_and_covariance():
 
 
 def test_gaussian_field_agrees_with_the_boolean_model_at_the_limit():
-    """Same picture, many samples: equal means everywhere and equal variances, Monte-Carlo noise allowed for."""
+    """Same image, many samples: equal means everywhere and equal variances, Monte-Carlo noise allowed for."""
     image = torch.linspace(0.1, 0.9, 48).expand(4, 1, 48, 48).contiguous()
     boolean = film_grain(image, 0.08, seed=0, sigma_filter=1.2, n_samples=96).double()
     field = gaussian_grain(image, 0.08, seed=0, sigma_filter=1.2).double()

@@ -64,7 +64,7 @@ def test_each_tile_is_the_networks_own_answer(mask):
 
 
 def test_the_transfer_of_all_tiles_is_that_of_the_whole():
-    """Reinhard's transfer by the references of the tiles, on each tile, against the one of the whole picture."""
+    """Reinhard's transfer by the references of the tiles, on each tile, against the one of the whole image."""
     image = 0.3 + 0.3 * pictures(2, 20, 27)  # far from clamping, which undoes no statistics
     image[..., 14:] *= 0.6  # one side is dark
     reference = 0.35 + 0.2 * pictures(2, 31, purpose="reference")
@@ -103,7 +103,7 @@ def levels(x):
 
 
 def sharpness(x):
-    """Mean gradient of the picture at the size of a thumbnail."""
+    """Mean gradient of the image at the size of a thumbnail."""
     x = resize(x, 96)
     return (x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()).item()
 

@@ -58,7 +58,7 @@ def test_seed_id_and_request_decide(editor):
 
 @pytest.mark.parametrize("size", [(21, 27), (5, 30)])
 def test_padding_is_undone(editor, size):
-    """A picture is edited as the same picture with its edge repeated by hand, cut back."""
+    """An image is edited as the same image with its edge repeated by hand, cut back."""
     image = pictures(1, *size)
     height, width = (math.ceil(n / editor.multiple) * editor.multiple for n in size)
     large = F.pad(image, (0, width - size[1], 0, height - size[0]), mode="replicate")
@@ -77,7 +77,7 @@ def test_what_is_under_the_hole_is_never_looked_at(editor):
     vandalised = torch.where(HOLE.bool(), torch.nan, IMAGE)
     found = editor.edit(torch.cat([vandalised[:1], IMAGE[1:]]), VECTORS, range(3), **GIVEN)
     assert torch.equal(found, plain)
-    # where inpainting is off, the picture counts and the mask does not
+    # where inpainting is off, the image counts and the mask does not
     other = torch.where(HOLE.bool(), 1 - IMAGE, IMAGE)
     found = editor.edit(other, VECTORS, range(3), **GIVEN)
     assert differ(found, plain).tolist() == [False, True, True]
@@ -114,7 +114,7 @@ def test_inputs_follow_network_and_settings(editor):
 
 
 def test_grain_takes_further_steps(editor):
-    """DDIM at uneven timesteps for the pictures that have grain, the even steps alone for the others."""
+    """DDIM at uneven timesteps for the images that have grain, the even steps alone for the others."""
     shown, _ = editor.conditions(IMAGE, VECTORS, REFERENCE, HOLE)
     start = KeyedNoise(0, range(3), "sample/x_T").normal(tuple(shown["source"].shape[1:]))
     even = [999, 666, 332]

@@ -1,4 +1,4 @@
-"""Pictures that say what made them: same bytes twice, `repro whence`, and files that cannot say."""
+"""Images that say what made them: same bytes twice, `repro whence`, and files that cannot say."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):
 
 @pytest.mark.parametrize("photograph", [False, True])
 def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
-    """Rounding of another processor leaves the tree clean; another picture or another command does not."""
+    """Rounding of another processor leaves the tree clean; another image or another command does not."""
     pixels = np.full((24, 24, 3), 100, np.uint8)
     path = save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
     before = path.read_bytes()
@@ -92,7 +92,7 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):
     for name, sentence in {
         "bare.png": "carries no provenance",
         "commented.png": "carries no provenance",
-        "broken.png": "not a readable picture",
+        "broken.png": "not a readable image",
         "binary.md": "carries no provenance",
         "damaged.md": "provenance comment is damaged",
         "damaged.jpg": "provenance comment is damaged",

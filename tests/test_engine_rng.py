@@ -71,7 +71,7 @@ def test_shapes():
 
 
 def test_neighbours_are_not_correlated():
-    """Of ids, steps, seeds and purposes that differ by one, and of a picture's own neighbouring pixels."""
+    """Of ids, steps, seeds and purposes that differ by one, and of an image's own neighbouring pixels."""
     n = 100_000
 
     def draw(seed=0, id=0, purpose="a", step=0):

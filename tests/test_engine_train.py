@@ -177,7 +177,7 @@ def test_nan_names_pictures_and_last_good_state(tmp_path: Path) -> None:
     run(state, until=96)
     before = state.read_bytes()
     poison = int(places_to_indices(torch.arange(96, 112), TinyTask.size, seed=3)[5])  # in the very next batch
-    with pytest.raises(TrainingStopped, match=rf"loss nan, .* picture {poison}.*96 images in, is .*state"):
+    with pytest.raises(TrainingStopped, match=rf"loss nan, .* image {poison}.*96 images in, is .*state"):
         list(train(tiny_net(), TinyTask(poison=poison), RECIPE, 3, state))
     assert state.read_bytes() == before
 

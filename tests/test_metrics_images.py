@@ -179,7 +179,7 @@ def test_bad_lpips_weights_are_refused(tmp_path):
 
 # --- NIQE -------------------------------------------------------------------------------------------------------------
 
-# scikit-video 1.1.11's own skvideo.measure.niqe, run once by hand on the rounded Y of scikit-image's pictures. The
+# scikit-video 1.1.11's own skvideo.measure.niqe, run once by hand on the rounded Y of scikit-image's images. The
 # wheel does not run on current numpy, so np.int was set to int and scipy.misc.imresize replaced by the Pillow call it
 # was. First number: its code with float32 read as float64 throughout; second: as it is, in float32, where rounding
 # noise in flat regions moves the result.

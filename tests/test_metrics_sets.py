@@ -30,7 +30,7 @@ def _sets(n: int = 200, m: int = 150, d: int = 12) -> tuple[torch.Tensor, torch.
 
 
 class _Identity(nn.Module):
-    """Features in place of pictures, as torchmetrics' classes take a network."""
+    """Features in place of images, as torchmetrics' classes take a network."""
 
     def __init__(self, d: int) -> None:
         super().__init__()

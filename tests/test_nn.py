@@ -109,7 +109,7 @@ def test_tiling_refuses_what_it_cannot_do():
     for overlap in (-1, 4, 9):
         with pytest.raises(ReproError, match=r"overlap must lie in \[0, tile\)"):
             tiled(lambda t: t, x, 4, overlap)
-    with pytest.raises(ReproError, match="one picture at a time: got a batch of 2"):
+    with pytest.raises(ReproError, match="one image at a time: got a batch of 2"):
         tiled(lambda t: t, x.expand(2, 1, 8, 8), 4, 1)
 
 

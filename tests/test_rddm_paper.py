@@ -38,7 +38,7 @@ def tiny(name: str, **changes) -> PaperSetting:
 
 
 def png(colour: float, width: int = 24, height: int = 20, seed: int = 0) -> bytes:
-    """A picture of its own, around a grey."""
+    """An image of its own, around a grey."""
     noise = np.random.default_rng(seed).normal(0, 0.05, (height, width, 3))
     out = io.BytesIO()
     Image.fromarray(((colour + noise).clip(0, 1) * 255).astype(np.uint8)).save(out, "PNG")
@@ -46,7 +46,7 @@ def png(colour: float, width: int = 24, height: int = 20, seed: int = 0) -> byte
 
 
 def fill(folder, names, colour, **size) -> None:
-    """Files of a folder; every name has its own picture, repeated after the seventh to save time."""
+    """Files of a folder; every name has its own image, repeated after the seventh to save time."""
     folder.mkdir(parents=True)
     some = [png(colour, seed=i, **size) for i in range(7)]
     for i, name in enumerate(names):
@@ -308,7 +308,7 @@ def test_celebas_own_split(faces, tmp_path):
     with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file of .* and 0, 1 or 2"):
         published.read_celeba("train", faces)
     part.write_text("000001.jpg 0\n")
-    with pytest.raises(ReproError, match=r"lists 1 pictures of train: CelebA has 4"):
+    with pytest.raises(ReproError, match=r"lists 1 images of train: CelebA has 4"):
         published.read_celeba("train", faces)
     part.unlink()
     with pytest.raises(ReproError, match=r"list_eval_partition\.txt: not found; get img_align_celeba\.zip"):
@@ -335,7 +335,7 @@ def test_inpainting_hides_the_middle(tmp_path):
 
 
 def test_imresize_by_hand():
-    """Half the size of one row: taps of the cubic kernel stretched by two, the picture mirrored at its ends."""
+    """Half the size of one row: taps of the cubic kernel stretched by two, the image mirrored at its ends."""
     row = torch.tensor([10.0, 200, 30, 90, 250, 0, 120, 60]) / 255
 
     def cubic(x):
@@ -419,7 +419,7 @@ def test_each_strategy_learns_and_restores(home, data):
         answers.append(paper.restored(net.eval(), chosen, picture, ["0"]))
         assert answers[-1].shape == picture.shape and answers[-1].abs().max() <= 1
         again = paper.restored(net, chosen, picture.expand(2, -1, -1, -1), ["1", "0"])
-        torch.testing.assert_close(again[1:], answers[-1])  # the noise belongs to the picture, not to its place
+        torch.testing.assert_close(again[1:], answers[-1])  # the noise belongs to the image, not to its place
     assert not torch.equal(answers[0], answers[1])
 
 

@@ -108,7 +108,7 @@ def test_scheduler_refuses():
 
 
 def test_pipeline_restores_what_a_constant_network_says():
-    """A network that always answers the residual 0.5 takes 0.25 off a picture in [0, 1], whatever the noise; in tiles
+    """A network that always answers the residual 0.5 takes 0.25 off an image in [0, 1], whatever the noise; in tiles
     too."""
     net = RDDMNet("res", **SMALL).eval()
     net.net.conv_out.bias.data.fill_(0.5)
@@ -228,9 +228,9 @@ def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
     ("settings", "message"),
     [
         ({"image": [IMAGE[0], IMAGE[0, :, :5]]}, "got 14x5, 14x11 in one batch"),
-        ({"image": None}, "needs a picture"),
+        ({"image": None}, "needs an image"),
         ({"output_type": "jpg"}, "'jpg' is unknown"),
-        ({"generator": [torch.Generator()]}, "1 generators for 2 pictures"),
+        ({"generator": [torch.Generator()]}, "1 generators for 2 images"),
         ({"generator": torch.Generator(), "seed": 1}, "one of the two"),
         ({"num_inference_steps": 1001}, "got 1001"),
         ({"tile": 64}, "tile is 64"),
@@ -256,5 +256,5 @@ def test_the_network_for_use_by_its_task(home):
     step = last(Sampler(schedule, "res").run(model_fn(pipe.unet, cond=Y), x_T, Y, 2))
     found = pipe(IMAGE, num_inference_steps=2, generator=seeded(3), output_type="pt").images
     torch.testing.assert_close(found, ((step.x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-5)
-    with pytest.raises(ReproError, match="'regression' does not start from the degraded picture"):
+    with pytest.raises(ReproError, match="'regression' does not start from the degraded image"):
         RDDMPipeline.shipped("raindrop", "regression")

@@ -106,7 +106,7 @@ def test_every_norm_and_both_forms_run_at_any_size(norm, form):
 
 @pytest.mark.parametrize(("norm", "reaches"), [("layer", False), ("one-group", True), ("group", True)])
 def test_layer_norm_is_per_position_and_the_public_one_is_over_the_picture(norm, reaches):
-    """Changing a far corner changes the other one only through statistics over the whole picture."""
+    """Changing a far corner changes the other one only through statistics over the whole image."""
     model, (degraded, noisy) = tiny(norm=norm), pair((96, 96))
     changed, view = degraded.clone(), statistics(degraded)
     changed[..., -8:, -8:] = 1

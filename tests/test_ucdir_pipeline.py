@@ -1,4 +1,4 @@
-"""Tiles and the pipeline: a picture of any size, split or not."""
+"""Tiles and the pipeline: an image of any size, split or not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`explore`: the live picture is the headless picture, whichever way the sliders were moved.
+"""`explore`: the live image is the headless image, whichever way the sliders were moved.
 
 A browser's messages reach the widgets by `set_state`, which is what a comm message ends in, in ipywidgets 7 and 8.
 """
@@ -26,7 +26,7 @@ from repro.ui.live import LiveExplorer
 
 
 def draw(step, eta, sampler, clip, seed, photo):
-    """A picture in which every parameter leaves its mark."""
+    """An image in which every parameter leaves its mark."""
     if sampler == "broken":
         raise ReproError("sampler <broken> does not work, ddim is accepted")
     if sampler == "bug":
@@ -113,7 +113,7 @@ def test_controls_stand_left_of_the_one_image_that_is_updated_in_place_when_they
         live.widgets["step"].set_state({"value": step})
     assert live.image is image and right.children == (live.message, image)
     assert live.widgets["step"] in left.children and live.save_button in left.children
-    assert int(left.layout.width.removesuffix("px")) < 400  # room for a picture of 500 pixels on a screen of 1280
+    assert int(left.layout.width.removesuffix("px")) < 400  # room for an image of 500 pixels on a screen of 1280
     controls = {"on": Toggle(), "much": Slider(0, 1, 0.5, 0.5)}  # a switch stands in the line of its slider
     live = LiveExplorer(lambda on, much: np.zeros((2, 2, 3), np.uint8), controls)
     (row, _save) = live.box.children[0].children[0].children
@@ -123,7 +123,7 @@ def test_controls_stand_left_of_the_one_image_that_is_updated_in_place_when_they
 def test_an_error_is_one_sentence_in_the_pictures_place_and_the_next_picture_takes_it_away(live):
     live.widgets["sampler"].set_state({"index": 2})
     assert "sampler &lt;broken&gt; does not work, ddim is accepted" in live.message.value
-    assert live.image.layout.display == "none"  # no outdated picture above or below it
+    assert live.image.layout.display == "none"  # no outdated image above or below it
     live.widgets["sampler"].set_state({"index": 3})
     assert "ZeroDivisionError: division by zero" in live.message.value and "second" not in live.message.value
     assert isinstance(live.error, ZeroDivisionError)

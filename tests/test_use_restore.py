@@ -73,7 +73,7 @@ def test_a_folder_goes_in_and_out_upright_and_one_bad_file_stops_no_other(networ
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(photo).save(source / "deep/b.png", exif=exif)
-    (source / "bad.png").write_bytes(b"no picture")
+    (source / "bad.png").write_bytes(b"no image")
     assert main(["restore", str(source), "--checkpoint", str(network), "--steps", "1"]) == 1
     made = tmp_path / "restored-photos"
     assert sorted(p.relative_to(made).as_posix() for p in made.rglob("*.png")) == ["a.png", "deep/b.png"]
@@ -137,7 +137,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["photo.jpg"], "--task is missing: say what the picture suffers from (ucdir: lowlight, deblur, jpeg; rddm:"),
+        (["photo.jpg"], "--task is missing: say what the image suffers from (ucdir: lowlight, deblur, jpeg; rddm:"),
         (["photo.jpg", "--task", "snow"], "--task 'snow' is unknown; accepted: lowlight, deblur"),
         (["photo.jpg", "--task", "jpeg", "--method", "rddm"], "'jpeg' is unknown to rddm; accepted: lowlight"),
         (["photo.jpg", "--task", "jpeg", "--method", "x"], "--method 'x' is unknown; accepted: ucdir, rddm, adir"),
@@ -145,7 +145,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
         (["photo.jpg", "--task", "jpeg", "--steps", "0"], "--steps is 0; accepted: 1 to 1000"),
-        (["photo.jpg", "-o", "photo.jpg"], "is the picture that was given"),
+        (["photo.jpg", "-o", "photo.jpg"], "is the image that was given"),
         (["photos", "-o", "photos"], "is the folder that was given"),
         (["photos", "-o", "x.png"], "accepted: a folder for the results"),
         (["nothing.png", "--checkpoint", "NETWORK"], "nothing.png: no such file"),

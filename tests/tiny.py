@@ -1,4 +1,4 @@
-"""A real but tiny training: a two-level U-Net learning noise on eight-by-eight pictures."""
+"""A real but tiny training: a two-level U-Net learning noise on eight-by-eight images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECIPE = Recipe(images=320, batch=16, lr=1e-3, warmup=64, ema=100, threads=1, sa
 
 
 class TinyTask:
-    """`poison` makes the loss of that picture NaN."""
+    """`poison` makes the loss of that image NaN."""
 
     size = 50
 
@@ -24,7 +24,7 @@ class TinyTask:
         self.poison = poison
 
     def names(self, indices: Tensor) -> list[str]:
-        return [f"picture {i}" for i in indices.tolist()]
+        return [f"image {i}" for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         x0 = self.pictures[indices]

@@ -33,7 +33,7 @@ def sizes(image: Tensor) -> list[Tensor]:
 
 
 def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callable[[str], KeyedNoise]) -> Tensor:
-    """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each picture, (3, H, W) in [0, 1]."""
+    """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each image, (3, H, W) in [0, 1]."""
     chosen = [some[int(u * len(some))] for some, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
     return to_model(crops.cut(chosen, side, noise("crop").uniform((3,)).cpu()))
 

@@ -68,7 +68,7 @@ class Index:
         return Neighbours(found, tuple(cosine[0, : len(found)].tolist()), tuple(map(self.read, found)))
 
     def by_faiss(self, kind: str = "HNSW32") -> Index:
-        """The same set, searched by the optional package faiss: for millions of pictures. `kind`: of its factory."""
+        """The same set, searched by the optional package faiss: for millions of images. `kind`: of its factory."""
         import faiss
 
         searcher = faiss.index_factory(self.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)

@@ -1,7 +1,7 @@
 """The degradations that restoration networks are trained for, by name: `TASKS["raindrops"].degrade(images, noises)`.
 
 Settings are drawn for each sample, from its own random numbers, so that a degraded crop does not depend on its batch.
-Lengths are those of pictures whose shorter side is about 256 pixels: a crop is degraded like a part of one. Low light
+Lengths are those of images whose shorter side is about 256 pixels: a crop is degraded like a part of one. Low light
 and raindrops have modules of their own; motion blur and JPEG are here.
 """
 
@@ -60,12 +60,12 @@ def path_kernels(paths: Tensor) -> Tensor:
 def motion_blur(
     image: Tensor, noise: KeyedNoise, sensor: KeyedNoise, length: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) in [0, 1] -> the pictures of shaken cameras in multiples of 1/255, and the paths' lengths (B,).
+    """(B, 3, H, W) in [0, 1] -> the images of shaken cameras in multiples of 1/255, and the paths' lengths (B,).
 
-    The picture is averaged along the camera's path in light, the square of the stored value (close to sRGB's curve and
+    The image is averaged along the camera's path in light, the square of the stored value (close to sRGB's curve and
     much cheaper), so that bright points leave bright lines; its edges are mirrored. Every kernel has its centroid in
-    the middle: blur does not shift a picture. A little Gaussian noise and 8 bits come after it. `length` fixes the
-    path's length in [0, 21] pixels, 0 returns the pictures as they are; None draws it uniformly in LENGTH. `noise` and
+    the middle: blur does not shift an image. A little Gaussian noise and 8 bits come after it. `length` fixes the
+    path's length in [0, 21] pixels, 0 returns the images as they are; None draws it uniformly in LENGTH. `noise` and
     `sensor` give each sample's own path and noise.
     """
     if min(image.shape[-2:]) <= _HALF:
@@ -86,7 +86,7 @@ def motion_blur(
 
 
 def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> what is left of the pictures after JPEG of each one's `quality`, 1 to 100.
+    """(B, 3, H, W) in [0, 1] -> what is left of the images after JPEG of each one's `quality`, 1 to 100.
 
     By the real encoder (Pillow's libjpeg), colour at half the resolution (4:2:0), as on the web.
     """
@@ -103,23 +103,23 @@ def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Degradation:
-    """One way in which pictures are spoiled."""
+    """One way in which images are spoiled."""
 
     name: str
-    strength: str  # what the strength in [0, 1] of a degraded picture is
+    strength: str  # what the strength in [0, 1] of a degraded image is
     law: str  # what the settings are drawn from, for the hash of a data set: another law makes other data
     setting: str  # the one setting that may be fixed for all samples
     accepts: tuple[float, float]  # its smallest and largest value
     draw: Callable[[Tensor, Noises, float | None], tuple[Tensor, Tensor]]
 
     def degrade(self, images: Tensor, noises: Noises, **fixed: float) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1] -> the degraded pictures, of the same shape and range, and their strengths (B,).
+        """(B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range, and their strengths (B,).
 
         `fixed` gives `setting` one value for all samples instead of drawing it, e.g. quality=10. Raises `ReproError`
-        for another setting, a value out of range and pictures of another shape.
+        for another setting, a value out of range and images of another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ReproError(f"{self.name}: pictures of shape (B, 3, H, W) are needed: got {tuple(images.shape)}")
+            raise ReproError(f"{self.name}: images of shape (B, 3, H, W) are needed: got {tuple(images.shape)}")
         if unknown := sorted(fixed.keys() - {self.setting}):
             raise ReproError(f"{self.name}: setting {unknown[0]!r} is unknown; accepted: {self.setting}")
         value = fixed.get(self.setting)
@@ -154,7 +154,7 @@ def _jpeg(images: Tensor, noises: Noises, quality: float | None) -> tuple[Tensor
 
 
 _UNDER = f"stops of underexposure / {lowlight.WIDE_STOPS[1]:g}"
-_COVERED = "share of the light that comes through drops, mean over the picture"
+_COVERED = "share of the light that comes through drops, mean over the image"
 _PATH = f"length of the camera's path / {LENGTH[1]:g} pixels"
 TASKS: dict[str, Degradation] = {
     task.name: task

@@ -52,7 +52,7 @@ class Pictures:
 
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
         if not files:
-            raise ReproError("a set of pictures needs at least one file: got none")
+            raise ReproError("a set of images needs at least one file: got none")
         self.files, self.prepare, self.room = list(files), prepare or (lambda x: x), keep
         self._kept: dict[int, Tensor] = {}
 

@@ -105,7 +105,7 @@ def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
         for path in list_images(folder):
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if files.setdefault(stem, path) != path:
-                raise ReproError(f"{path}: has the same name as {files[stem].name}; one picture per name is expected")
+                raise ReproError(f"{path}: has the same name as {files[stem].name}; one image per name is expected")
     for problem in unpaired(named, (inputs, targets)):
         raise ReproError(problem)
     return checked([Pair(path, named[1][stem]) for stem, path in named[0].items()])

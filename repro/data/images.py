@@ -1,4 +1,4 @@
-"""Reading pictures. Everywhere outside a network a picture is float32 (3, H, W), RGB, in [0, 1].
+"""Reading images. Everywhere outside a network an image is float32 (3, H, W), RGB, in [0, 1].
 
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
@@ -122,7 +122,7 @@ def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.I
 
 @contextmanager
 def _refusing(name: str, problem: str) -> Iterator[None]:
-    """One sentence for whatever decoders raise; no warnings of large pictures and damaged metadata."""
+    """One sentence for whatever decoders raise; no warnings of large images and damaged metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -277,7 +277,7 @@ def center_crop(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     full_height, full_width = image.shape[-2:]
     if height > full_height or width > full_width or min(height, width) < 1:
-        raise ReproError(f"center_crop: {height}x{width} does not fit into a picture of {full_height}x{full_width}")
+        raise ReproError(f"center_crop: {height}x{width} does not fit into an image of {full_height}x{full_width}")
     top, left = (full_height - height) // 2, (full_width - width) // 2
     return image[..., top : top + height, left : left + width]
 

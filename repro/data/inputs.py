@@ -33,14 +33,14 @@ def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -
     return torch.cat(parts)
 
 
-def pictures(source: ImageSource | Sequence[ImageSource], name: str = "picture", channels: int = 3) -> Tensor:
-    """float32 (B, channels, H, W) in [0, 1] of one picture, a batch (B, C, H, W) or (B, H, W, C), or a list.
+def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
+    """float32 (B, channels, H, W) in [0, 1] of one image, a batch (B, C, H, W) or (B, H, W, C), or a list.
 
     Each is whatever `repro.data.images.read_image` accepts: one way for every pipeline. `channels` are 3 or, for a
-    network of grey pictures, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
+    network of grey images, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
     """
     if channels not in (1, 3):
-        raise ReproError(f"{name}: a network of {channels} channels takes no picture; accepted: 1 (grey) or 3 (RGB)")
+        raise ReproError(f"{name}: a network of {channels} channels takes no image; accepted: 1 (grey) or 3 (RGB)")
     if (batch := _batch(pictures, source, name, channels)) is not None:
         return batch
     image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
@@ -52,7 +52,7 @@ def pictures(source: ImageSource | Sequence[ImageSource], name: str = "picture",
 
 
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
-    """The picture (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
+    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
 
     A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
     """
@@ -75,7 +75,7 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
 
     - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0 and
       255.
-    - Pictures (a file, a Pillow image, an array with colours): white is the hole on black, whatever the number of
+    - Images (a file, a Pillow image, an array with colours): white is the hole on black, whatever the number of
       channels; any bright paint counts as white. Where parts are transparent and the paint is of one brightness, all
       that is painted is the hole, black paint too. Soft edges are cut at one half.
 

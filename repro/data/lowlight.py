@@ -1,7 +1,7 @@
-"""Low light: what an underexposed camera would have delivered of a well-lit picture.
+"""Low light: what an underexposed camera would have delivered of a well-lit image.
 
 Everything happens in linear light, in the order of a camera: exposure, colour cast of the light, shot and read noise,
-clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8 bits. Bits and noise are why a dark picture
+clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8 bits. Bits and noise are why a dark image
 cannot simply be multiplied up again. The noise is Gaussian with the variance of a Poisson-Gaussian sensor, a x + b^2
 (Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true Poisson
 variable would also be skewed.
@@ -78,8 +78,8 @@ def wide_low_light(
     As `low_light`, and wider in everything that real dark photographs differ in: one to six stops; light that is not
     even (a bright window, a lamp, corners further away, bright things that stay bright); bulbs and candles; noise from
     none to strong, in single pixels or, as after a camera's own smoothing, in grains; the tone curves of cameras.
-    What comes with darkness fades out below one stop: at 0 a picture keeps its 8 bits. Lengths are in pixels of a
-    picture of about 256, so that a crop is drawn like a part of one.
+    What comes with darkness fades out below one stop: at 0 an image keeps its 8 bits. Lengths are in pixels of a
+    image of about 256, so that a crop is drawn like a part of one.
 
     `stops` fixes the exposure, in [0, 6]; None draws it uniformly in WIDE_STOPS. `settings` and `sensor` give each
     sample's own numbers, whatever the batch.
@@ -123,13 +123,13 @@ def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
     u = settings.uniform((8 + 8 * LAMPS,), step=1).to(light)[..., None, None]  # (B, numbers, 1, 1)
     rows = (torch.arange(height, device=light.device, dtype=light.dtype) + 0.5)[:, None]
     cols = (torch.arange(width, device=light.device, dtype=light.dtype) + 0.5)[None, :]
-    # Light falls off across a room, and towards a picture's corners.
+    # Light falls off across a room, and towards an image's corners.
     angle, slope = 2 * math.pi * u[:, 0], 1.4 * u[:, 1] ** 2
     field = slope / 128 * (angle.cos() * (cols - width / 2) + angle.sin() * (rows - height / 2))
     middle_x, middle_y = width / 2 + 96 * (u[:, 2] - 0.5), height / 2 + 96 * (u[:, 3] - 0.5)
     corners = 1.2 * (2 * u[:, 4] - 1).clamp(min=0) / 128**2
     field = field + (corners * ((cols - middle_x) ** 2 + (rows - middle_y) ** 2)).clamp(max=2.5)
-    # Bright things stay bright: a scene with lamps and windows has a wider range than the picture shows.
+    # Bright things stay bright: a scene with lamps and windows has a wider range than the image shows.
     kept = 1.1 * (2 * u[:, 5] - 1).clamp(min=0) * light.mean(dim=1)
     for lamp in range(LAMPS):
         v = u[:, 8 + 8 * lamp : 16 + 8 * lamp].unbind(1)  # each (B, 1, 1)

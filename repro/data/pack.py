@@ -1,7 +1,7 @@
 """The embedded pack: 102 photographs, 138 thumbnails and a Fashion-MNIST subset, with attribution and a fixed split.
 
 The split (`pack/split.csv`) is by subject: whatever shows a subject of `test` or `validation` is in no other split, and
-`gallery` shares no subject with `train`. It was settled once by looking at every picture; a test keeps it leak-free.
+`gallery` shares no subject with `train`. It was settled once by looking at every image; a test keeps it leak-free.
 Fashion-MNIST: `validation` is the last 100 training images of each class, `train` the other 1,100, `test` its own 300.
 """
 
@@ -31,7 +31,7 @@ _HELD_OUT = 100  # validation images per Fashion-MNIST class
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the pack. `id` is the file without its suffix, e.g. "photos/erase_bee"."""
+    """One image of the pack. `id` is the file without its suffix, e.g. "photos/erase_bee"."""
 
     id: str
     path: Path
@@ -45,7 +45,7 @@ class Picture:
 
     @property
     def credit(self) -> str:
-        """The line to show beside a large reproduction; the pictures are resized from their source."""
+        """The line to show beside a large reproduction; the images are resized from their source."""
         return f"{self.author}, {self.licence}, {self.source}"
 
 
@@ -83,19 +83,17 @@ def _pictures() -> tuple[Picture, ...]:
 
 
 def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
-    """Pictures of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
+    """Images of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
     one_of("photos: split", split, (*SPLITS, None))
     one_of("photos: kind", kind, (*KINDS, None))
     return [p for p in _pictures() if split in (None, p.split) and kind in (None, p.kind)]
 
 
 def picture(id: str) -> Picture:
-    """The picture of an id, e.g. "photos/erase_bee"; a bare stem that only one picture has is accepted too."""
+    """The image of an id, e.g. "photos/erase_bee"; a bare stem that only one image has is accepted too."""
     found = [p for p in _pictures() if id in (p.id, p.path.stem)]
     if len(found) != 1:
-        raise ReproError(
-            f"picture: {id!r} names {len(found)} pictures of the pack; an id is like {_pictures()[0].id!r}"
-        )
+        raise ReproError(f"image: {id!r} names {len(found)} images of the pack; an id is like {_pictures()[0].id!r}")
     return found[0]
 
 
@@ -133,7 +131,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def pack_hash() -> str:
-    """SHA-256 over names and contents of the data (pictures, Fashion-MNIST, split; not the credits)."""
+    """SHA-256 over names and contents of the data (images, Fashion-MNIST, split; not the credits)."""
     files = (p.path.relative_to(PACK).as_posix() for p in _pictures())
     total = hashlib.sha256()
     for name in sorted(["split.csv", "fashion_mnist_subset.npz", *files]):

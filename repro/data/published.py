@@ -78,7 +78,7 @@ def face(side: int) -> Prepare:
     def crop(image: Tensor) -> Tensor:
         if tuple(image.shape[-2:]) != SHAPE:
             raise ReproError(
-                f"an aligned CelebA picture is {SHAPE[1]}x{SHAPE[0]} px: got {image.shape[-1]}x{image.shape[-2]} "
+                f"an aligned CelebA image is {SHAPE[1]}x{SHAPE[0]} px: got {image.shape[-1]}x{image.shape[-2]} "
                 "(img_align_celeba is expected, neither the wild nor an already cropped version)"
             )
         return resize(image[..., ROW - half : ROW + half, COLUMN - half : COLUMN + half], (side, side))
@@ -106,7 +106,7 @@ def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Path]
         if list(CELEBA)[int(part)] == split:
             entries.append(folder / name)
     if len(entries) != CELEBA[split]:
-        raise ReproError(f"{listed} lists {len(entries):,} pictures of {split}: CelebA has {CELEBA[split]:,}")
+        raise ReproError(f"{listed} lists {len(entries):,} images of {split}: CelebA has {CELEBA[split]:,}")
     return entries
 
 

@@ -1,6 +1,6 @@
 """Raindrops on a window pane: lenses that show the scene upside down, soft because the camera focuses behind them.
 
-What pictures of real drops show (Qian et al. 2018, "Attentive Generative Adversarial Network for Raindrop Removal"): a
+What images of real drops show (Qian et al. 2018, "Attentive Generative Adversarial Network for Raindrop Removal"): a
 drop refracts a wide angle of the scene, inverted; the view is compressed towards its rim, which is dark where light is
 totally reflected; its outline is blurred, since it is out of focus; many carry a small highlight. Nothing of the
 background is left in a drop's middle: it has to be painted in.
@@ -23,7 +23,7 @@ COVERAGE = (0.06, 0.22)  # share of the pane under drops, before they overlap
 def rain(image: Tensor, noise: KeyedNoise) -> Tensor:
     """(B, 3, H, W) in [0, 1] behind a pane with drops, their share of it uniform in COVERAGE; each sample has its own.
 
-    Where a drop looks beyond the picture's edge, the picture is mirrored.
+    Where a drop looks beyond the image's edge, the image is mirrored.
     """
     height, width = image.shape[-2:]
     drops = _drops(noise, (height, width))

@@ -4,9 +4,9 @@ A drop close to the lens is far out of focus. What reaches a pixel then comes pa
 partly through it: light_out = (1 - a) background + a drop (the composite model of Qian et al. 2018, "Attentive
 Generative Adversarial Network for Raindrop Removal"), in light, taken as the square of the stored value. `a` is the
 share of the lens that the drop covers: its outline blurred by the defocus. The drop itself is a wide-angle image of the
-scene, upside down and blurred, mixed with the light of the sky and the ground that the picture does not show.
+scene, upside down and blurred, mixed with the light of the sky and the ground that the image does not show.
 
-All drops of a picture are one field, a sum of Gaussian hills over ellipses in coordinates that are bent a little: hills
+All drops of an image are one field, a sum of Gaussian hills over ellipses in coordinates that are bent a little: hills
 that touch merge, as drops do. `repro.data.raindrops` has the sharp lenses that older networks were trained with; the
 sharpest drops of this law look like them.
 """
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
 
-RADIUS = (3.0, 22.0)  # pixels of a picture of about 256: a picture's usual radius, log-uniform
+RADIUS = (3.0, 22.0)  # pixels of an image of about 256: an image's usual radius, log-uniform
 SPREAD = 0.35  # natural logarithm: how far a drop's radius is from the usual one, standard deviation
 COVERAGE = (0.05, 0.6)  # share of the pane under drops, before they overlap
 ROOM = 320.0  # pixels per drop at least: limits the smallest ones
@@ -44,9 +44,9 @@ _CELL = 14  # pixels between two knots of the bending
 
 
 def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) in [0, 1] behind a wet pane: the pictures, and `a`, (B, 1, H, W) in [0, 1].
+    """(B, 3, H, W) in [0, 1] behind a wet pane: the images, and `a`, (B, 1, H, W) in [0, 1].
 
-    `coverage` fixes the share of the pane under drops, in [0, 0.6]; 0 returns the pictures as they are; None draws it
+    `coverage` fixes the share of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it
     for each sample. `noise` gives each sample's own drops, whatever the batch.
     """
     height, width = image.shape[-2:]

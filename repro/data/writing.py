@@ -1,4 +1,4 @@
-"""Writing pictures, and what can be known before the work that makes them."""
+"""Writing images, and what can be known before the work that makes them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
 
 
 def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
-    """Refuse, before any work, a place where a picture of (width, height) cannot be written. Raises `ReproError`."""
+    """Refuse, before any work, a place where an image of (width, height) cannot be written. Raises `ReproError`."""
     path = Path(path)
     _writer(path, size)
     folder = path.parent
     try:
         if path.is_dir():  # fails where the name is too long
-            raise ReproError(f"{path}: is a folder; the name of a picture was expected")
+            raise ReproError(f"{path}: is a folder; the name of an image was expected")
         while not folder.exists():  # it will be made
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder):

@@ -192,7 +192,7 @@ class EditingPipeline(DiffusionPipeline):
         x, target, hole = (
             None if source is None else read(source, name).to(device, dtype)
             for source, read, name in (
-                (image, inputs.pictures, "picture"),
+                (image, inputs.pictures, "image"),
                 (reference, inputs.pictures, "reference"),
                 (mask, inputs.masks, "mask"),
             )

@@ -151,7 +151,7 @@ class Reproduce:
             print(f"failed: {', '.join(failed)}", file=sys.stderr)
             return 1
         if self.profile == "small" and not self.notebooks and not self.parameters:
-            # What stands on all notebooks together: verdicts, the README's picture and tables, the index of figures/.
+            # What stands on all notebooks together: verdicts, the README's figure and tables, the index of figures/.
             claims.write(claims.all_verdicts(), "repro claims")
             front.draw()
             print("README.md and figures/README.md:", "updated" if front.update() else "unchanged", flush=True)
@@ -184,7 +184,7 @@ class Claims:
 
 @dataclass
 class Whence:
-    """Say which records and which command made a picture or a table."""
+    """Say which records and which command made a figure or a table."""
 
     file: Positional[Path]
     """A .png, .jpg, .md or .csv file of figures/."""

@@ -99,7 +99,7 @@ def _pack() -> Iterator[Finding]:
     for problem in problems:
         yield Finding("fail", f"{problem}: restore it with `git checkout -- repro/data/pack`")
     if not problems:
-        yield Finding("ok", "the embedded pictures are as committed")
+        yield Finding("ok", "the embedded images are as committed")
 
 
 def _disk() -> Iterator[Finding]:

@@ -1,12 +1,12 @@
-"""Generated pages: the README's picture, its two tables between their markers, the index of figures/.
+"""Generated pages: the README's figure, its two tables between their markers, the index of figures/.
 
     <!-- notebooks:begin --> … <!-- notebooks:end -->   a row for every notebook: what it teaches, minutes, Colab
     <!-- results:begin --> … <!-- results:end -->       a row for every method: its ledger's headline, and counts
 
 All are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv, the ledgers and the weights
 that ship. `make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part
-in the picture, every method at work on one row, with a module `overview` (in `repro/<room>/study` or beside the
-method): `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> picture, four of one size.
+in the image, every method at work on one row, with a module `overview` (in `repro/<room>/study` or beside the
+method): `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one size.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def index(figures: Path) -> str:
             mine.append(f"- [{text.strip().splitlines()[0].strip('*')}](tables/{path.name})")
         drawn = [p for p in pictures if p.stem.startswith(f"{room}_")]
         links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in drawn]
-        mine += [f"- Pictures: {' · '.join(links)}"] if links else []
+        mine += [f"- Images: {' · '.join(links)}"] if links else []
         if mine:
             parts.append(f"## {room}\n\n" + "\n".join(mine))
     return "\n\n".join(parts) + "\n"

@@ -195,7 +195,7 @@ def reproduce(
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
     nodes = {path: read(path) for path in chosen(names, folder)}
     values = {path: check(node, path.stem, given, update) for path, node in nodes.items()}
-    # Other parameters draw other pictures than those that ship.
+    # Other parameters draw other images than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(given.items()) if key != "profile"]
     runs = []
     with this_kernel(update=not others, parameters=" ".join([" --parameters", *others] if others else [])) as kernel:

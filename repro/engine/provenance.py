@@ -124,7 +124,7 @@ def _decoded(source: Any) -> tuple[Any, str]:
             pixels = np.asarray(image.convert("RGB"), np.int16)
             text, comment = getattr(image, "text", {}), image.info.get("comment", b"")
     except (OSError, SyntaxError, ValueError) as error:
-        raise ReproError(f"{source}: not a readable picture ({error})") from None
+        raise ReproError(f"{source}: not a readable image ({error})") from None
     if "Repro-Command" in text:
         return pixels, Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"]).comment()
     return pixels, comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""

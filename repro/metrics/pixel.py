@@ -26,7 +26,7 @@ def quantise(image: Tensor) -> Tensor:
 
 
 def luma_uint8(rgb: Tensor) -> Tensor:
-    """Y of MATLAB's `rgb2ycbcr` on a uint8 picture: the picture is rounded to 8 bits, and so is Y."""
+    """Y of MATLAB's `rgb2ycbcr` on a uint8 image: the image is rounded to 8 bits, and so is Y."""
     return quantise(luma(quantise(rgb)))
 
 
@@ -43,7 +43,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 def _blur_matrix(n: int, like: Tensor, replicate: bool) -> Tensor:
     """The Gaussian along one axis as a banded matrix: (n - 10, n) inside the axis, or (n, n) with replicated borders.
 
-    Two dense products per picture are several times faster than a double-precision convolution on the CPU.
+    Two dense products per image are several times faster than a double-precision convolution on the CPU.
     """
     taps = torch.arange(-_RADIUS, _RADIUS + 1, device=like.device)
     window = torch.exp(-0.5 * (taps.to(like.dtype) / _SIGMA).square())
@@ -103,11 +103,11 @@ def ssim_uniform(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """MATLAB's `imresize(image, [height width])` on a uint8 picture: bicubic (a = -1/2), antialiased, edges mirrored.
+    """MATLAB's `imresize(image, [height width])` on a uint8 image: bicubic (a = -1/2), antialiased, edges mirrored.
 
     (..., H, W) in [0, 1], rounded to 8 bits first as a file's pixels are, becomes (..., height, width) float64 of 8-bit
-    values in [0, 1]. Between a picture's borders it is Pillow's and torch's antialiased bicubic; those renormalise the
-    kernel at a border where MATLAB mirrors the picture.
+    values in [0, 1]. Between an image's borders it is Pillow's and torch's antialiased bicubic; those renormalise the
+    kernel at a border where MATLAB mirrors the image.
     """
     rows, columns = (_weights(n, m).to(image.device) for n, m in zip(image.shape[-2:], size, strict=True))
     x = quantise(image.double())

@@ -1,8 +1,8 @@
 """Every score has a protocol name, and the name travels with the number into records and tables.
 
 A name states measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
-than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores pictures; scores
-of two *sets* of pictures (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
+than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores images; scores
+of two *sets* of images (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Protocol:
 
 
 _Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
-_Y8 = "Y of MATLAB's rgb2ycbcr on uint8 pictures (RGB and Y both rounded to 8 bits)"
+_Y8 = "Y of MATLAB's rgb2ycbcr on uint8 images (RGB and Y both rounded to 8 bits)"
 _WANG = (
     "Gaussian 11x11 window, sigma 1.5, population covariance, data range 1, window inside the image (the 5 px border "
     "gives no value)"
@@ -42,7 +42,7 @@ _VOLUME = (
     "RGB in [0, 1] as an HxWx3 volume: Gaussian 11x11x11 window, sigma 1.5, replicated borders, mean over all "
     "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)"
 )
-_VOLUME8 = "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour pictures"
+_VOLUME8 = "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour images"
 _UNIFORM = "RGB in [0, 1], uniform 7x7 window, sample covariance, 3 px border gives no value (scikit-image's default)"
 _L1 = "mean absolute difference, range [0, 1], no rounding, no crop"
 _MSE = "one MSE over the three channels"
@@ -57,7 +57,7 @@ _NIQE = (
     "numbers from the original MATLAB parameters"
 )
 
-_PAIRS: dict[str, tuple] = {  # description, measure, what is done to both pictures before, shortest side
+_PAIRS: dict[str, tuple] = {  # description, measure, what is done to both images before, shortest side
     "l1/rgb01": (f"RGB, {_L1}", pixel.l1),
     "l1/grey01": (f"one channel, {_L1}", pixel.l1),
     "psnr/rgb": (f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
@@ -129,7 +129,7 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
     """
     p = protocol(name)
     if p.compute is None:
-        raise ReproError(f"{name} compares two sets of pictures: use repro.metrics.distribution, not score()")
+        raise ReproError(f"{name} compares two sets of images: use repro.metrics.distribution, not score()")
     if (reference is None) == (p.kind == "reference"):
         raise ReproError(f"{name} {'needs a' if reference is None else 'takes no'} reference")
     batches = [_checked(p, x) for x in (image, reference) if x is not None]

@@ -1,4 +1,4 @@
-"""What each wrong protocol costs, in numbers, on the same pictures.
+"""What each wrong protocol costs, in numbers, on the same images.
 
 Every row scores the same pairs twice: once as it should be, once with a mistake that published code or its users make.
 The cost is the difference of the two means; next to the gaps of a few tenths of a dB by which methods beat each other,
@@ -37,7 +37,7 @@ class Trap:
 
 
 def degraded(images: Tensor, seed: int = 0) -> Tensor:
-    """Stand-in outputs of a restoration: a light blur and noise of 0.03, clipped; keyed per picture."""
+    """Stand-in outputs of a restoration: a light blur and noise of 0.03, clipped; keyed per image."""
     window = torch.tensor([1.0, 2.0, 1.0], dtype=images.dtype) / 4
     kernel = (window[:, None] * window[None, :]).expand(images.shape[1], 1, 3, 3)
     blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
@@ -58,7 +58,7 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
 
     saved, saved_reference = (jpeg(quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
     stretched, stretched_reference = _min_max(outputs), _min_max(references)
-    # A unit-range picture taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
+    # A unit-range image taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
     unmapped = float(lpips((outputs + 1) / 2, (references + 1) / 2).mean())
     pooled = -10 * (outputs - references).double().square().mean().log10().item()
     halved = mean("lpips/alex-v0.1", _half(outputs), _half(references))

@@ -1,4 +1,4 @@
-"""A small noise-aware classifier: features for FID and IS on clean pictures, gradients for guidance on noisy ones."""
+"""A small noise-aware classifier: features for FID and IS on clean images, gradients for guidance on noisy ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from repro.nn.unet import ResBlock, sinusoid
 
 
 class Classifier(ModelMixin, ConfigMixin):
-    """Residual network over (B, in_channels, H, W) in [-1, 1]; `t` = 0 means a clean picture.
+    """Residual network over (B, in_channels, H, W) in [-1, 1]; `t` = 0 means a clean image.
 
     The time input follows the noise-aware classifier of Dhariwal and Nichol ("Diffusion Models Beat GANs", section 4):
-    t counts noising steps, so a picture noised to index i of a schedule is given t = i + 1.
+    t counts noising steps, so an image noised to index i of a schedule is given t = i + 1.
     """
 
     @register_to_config

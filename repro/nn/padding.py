@@ -1,4 +1,4 @@
-"""Padding to a network's stride and tiling of large pictures, both undone exactly."""
+"""Padding to a network's stride and tiling of large images, both undone exactly."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Box = tuple[int, int]
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
-    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns picture and old size.
+    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size.
 
-    A picture that fits already is returned as it is, without a copy.
+    An image that fits already is returned as it is, without a copy.
     """
     h, w = x.shape[-2:]
     bottom, right = -h % multiple, -w % multiple
@@ -44,12 +44,12 @@ def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, ba
     Weights sum to one everywhere, so a pointwise `fn` is reproduced exactly and memory stays that of `batch` tiles.
 
     Raises:
-        ReproError: overlap not in [0, tile), or more than one picture.
+        ReproError: overlap not in [0, tile), or more than one image.
     """
     if not 0 <= overlap < tile:
         raise ReproError(f"tile overlap must lie in [0, tile): got overlap {overlap} for tile {tile}")
     if len(x) != 1:
-        raise ReproError(f"tiled() takes one picture at a time: got a batch of {len(x)}")
+        raise ReproError(f"tiled() takes one image at a time: got a batch of {len(x)}")
     h, w = x.shape[-2:]
     rows, cols = (tile_starts(n, tile, tile - overlap) for n in (h, w))
     places = [(r, c) for r in rows for c in cols]

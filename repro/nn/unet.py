@@ -101,7 +101,7 @@ class UNet(ModelMixin, ConfigMixin):
         out_channels: channels predicted; twice `in_channels` for a learned-range variance or a two-headed output.
         cond_channels: channels of a condition concatenated to the input (0: none).
         base_channels: width of the first level.
-        channel_mults: width of each level over the first; the picture halves between levels.
+        channel_mults: width of each level over the first; the image halves between levels.
         blocks: residual blocks a level on the way down (one more on the way up).
         attention_levels: levels, counted from 0, with self-attention after each block.
         heads: attention heads.
@@ -111,7 +111,7 @@ class UNet(ModelMixin, ConfigMixin):
             2 quarters the positions of the widest maps.
         input_skip: whether the input is also added to the output by `InputSkip`.
         time_scale: factor on the timestep before its sinusoid (1 for integers 0..T-1, 1000 for noise levels in [0, 1]).
-        sample_size: side of the pictures trained on; any size works, diffusers' pipelines ask for it.
+        sample_size: side of the images trained on; any size works, diffusers' pipelines ask for it.
     """
 
     @register_to_config
@@ -216,7 +216,7 @@ class UNet(ModelMixin, ConfigMixin):
         return self._run(self.mid, h, emb), skips, emb, box
 
     def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, box: Box, decoder: Decoder) -> Tensor:
-        """From the bottleneck to the picture by a decoder."""
+        """From the bottleneck to the image by a decoder."""
         up, upsamplers, norm, conv, bypass = decoder
         left = list(skips)
         for level, stages in enumerate(up):

@@ -65,7 +65,7 @@ class RDDMPipeline(DiffusionPipeline):
         from repro.engine.checkpoint import load_checkpoint
 
         if variant in ("regression", "regression-long", "sr3"):
-            raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded picture")
+            raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded image")
         # A copy: a pipeline may be moved or cast, what `load_checkpoint` gave is shared.
         network = copy.deepcopy(load_checkpoint(f"rddm-{task}-{variant}-s0"))
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
@@ -109,7 +109,7 @@ class RDDMPipeline(DiffusionPipeline):
                 raise ReproError("RDDMPipeline: got a generator and a seed; accepted: one of the two")
             generator = torch.Generator().manual_seed(seed)
         if (image is None) == self.conditional:
-            raise ReproError("a network that restores needs a picture, image=..., and one that generates takes none")
+            raise ReproError("a network that restores needs an image, image=..., and one that generates takes none")
         device, dtype = self._execution_device, self.unet.dtype
         if image is None:
             own = self.unet.config.get("sample_size")
@@ -121,7 +121,7 @@ class RDDMPipeline(DiffusionPipeline):
         else:
             y = (2 * pictures(image, channels=self.channels) - 1).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         if isinstance(generator, list) and len(generator) != len(y):
-            raise ReproError(f"give one generator a picture: got {len(generator)} generators for {len(y)} pictures")
+            raise ReproError(f"give one generator an image: got {len(generator)} generators for {len(y)} images")
         if tile == "auto":
             tile = TILE if image is not None and max(y.shape[2:]) > WHOLE else None
         if tile is not None and tile <= OVERLAP:

@@ -114,7 +114,7 @@ class Sampler:
         elif r is None:  # SM-N
             if u == 1 and self.clip is None:
                 raise ReproError(
-                    f"the noise says nothing of the clean picture at t={t}, where 1 - u_t = 0: start earlier"
+                    f"the noise says nothing of the clean image at t={t}, where 1 - u_t = 0: start earlier"
                 )
             x0 = cut(torch.sub(x_t, y, alpha=u).sub_(eps, alpha=s).div_(1 - u or PUBLISHED_DIVISOR), 1)
             r = cut(y - x0, self.clip)

@@ -66,7 +66,7 @@ class RestorationTask:
     """The engine's training task: crops of pairs, or of photographs that are degraded afresh at every visit.
 
     Args:
-        ids: names of the pictures.
+        ids: names of the images.
         cut: gives a batch's crops of `crop` x `crop` pixels, as `repro.data.filesets.PictureSet.crops` does.
         degrade: makes the degraded crops where `cut` gives none.
         scalars: whether the network was built for a task: it is given its number, 0, and the strength.

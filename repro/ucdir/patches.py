@@ -1,6 +1,6 @@
-"""Large pictures in overlapping tiles (section 3.3): at every diffusion step, or outside the sampler as is common.
+"""Large images in overlapping tiles (section 3.3): at every diffusion step, or outside the sampler as is common.
 
-Inside the step, noise and posterior are of the whole picture and the network alone sees tiles, so neighbours never part
+Inside the step, noise and posterior are of the whole image and the network alone sees tiles, so neighbours never part
 by more than one step. Of every tile its margin is dropped; nothing is blended.
 """
 
@@ -19,7 +19,7 @@ from repro.nn.padding import pad_to_multiple, tile_starts, unpad
 
 @dataclass(frozen=True)
 class Tiles:
-    """Square tiles of `size` pixels, of which `margin` pixels a side are dropped, except at the picture's border."""
+    """Square tiles of `size` pixels, of which `margin` pixels a side are dropped, except at the image's border."""
 
     size: int = 256
     margin: int = 32
@@ -38,7 +38,7 @@ class Tiles:
 def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles | None, stride: int) -> Tensor:
     """`fn(*images)` (B, 3, H, W), computed tile by tile; None computes it in one piece.
 
-    The picture is first padded to the network's stride, of which size and margin must be multiples. With a margin as
+    The image is first padded to the network's stride, of which size and margin must be multiples. With a margin as
     wide as the network's receptive field (and no statistics over the tile) the result is that of one piece.
     """
     size = images[0].shape[-2:]
@@ -71,5 +71,5 @@ def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
             lines.append(jump.narrow(axis, at, 1).mean())
             beside += [jump.narrow(axis, at + d, 1).mean() for d in (-5, 5) if 0 <= at + d < jump.shape[axis]]
     if not lines:
-        raise ReproError(f"seams: a picture of {tuple(error.shape[-2:])} has none in tiles of {tiles.size}")
+        raise ReproError(f"seams: an image of {tuple(error.shape[-2:])} has none in tiles of {tiles.size}")
     return (torch.stack(lines).mean() / torch.stack(beside).mean()).item()

@@ -113,11 +113,11 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
 
 
 class UCDIRPipeline(DiffusionPipeline):
-    """Restores pictures: `UCDIRPipeline.shipped("lowlight")(image).images[0]`.
+    """Restores images: `UCDIRPipeline.shipped("lowlight")(image).images[0]`.
 
     Args:
         model: predictor and diffusion network.
-        task: what the pictures suffer from where the call does not say; a network built without tasks needs none.
+        task: what the images suffer from where the call does not say; a network built without tasks needs none.
     """
 
     def __init__(self, model: UCDIR, task: str | None = None) -> None:
@@ -150,15 +150,15 @@ class UCDIRPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Restored pictures, `.images`.
+        """Restored images, `.images`.
 
         Args:
-            image: a picture, or a list of pictures of any sizes, as `repro.data.images.read_image` takes them.
+            image: an image, or a list of images of any sizes, as `repro.data.images.read_image` takes them.
             task, strength: for a network that takes them; strength in [0, 1] as `repro.data.degradations` says;
                 None: unknown.
             num_inference_steps, start, sampler, clip: see `trajectory`; published are 50 steps from 0.
-            tiles: "auto" splits pictures of more than 640 pixels a side inside every step; None never splits.
-            generator: torch's; None: this repository's noise, keyed by `seed` and the picture's number.
+            tiles: "auto" splits images of more than 640 pixels a side inside every step; None never splits.
+            generator: torch's; None: this repository's noise, keyed by `seed` and the image's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
@@ -184,10 +184,10 @@ class UCDIRPipeline(DiffusionPipeline):
 
 
 def _check_memory(model: UCDIR, x: Tensor) -> None:
-    """Refuse a picture whose widest layer alone would not fit: C N channels at the first level, twice."""
+    """Refuse an image whose widest layer alone would not fit: C N channels at the first level, twice."""
     height, width = x.shape[-2:]
     need = 2 * 4 * BASES * model.config.base_channels * height * width / model.config.patch**2 / 1e9
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if x.device.type == "cpu" and need > have / 2:
-        needs = f"a picture of {width}x{height} in one piece needs about {need:.0f} GB"
+        needs = f"an image of {width}x{height} in one piece needs about {need:.0f} GB"
         raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")

@@ -40,7 +40,7 @@ class LiveExplorer(Explorer):
             _button(title, lambda _, preset=preset: self.set(**preset)) for title, preset in self.presets.items()
         ]
         self.next_seed: Button | None = None
-        self.save_button = _button("save picture", lambda _: self._save())
+        self.save_button = _button("save image", lambda _: self._save())
         self.command_box, self.python_box = _to_copy(self.command_text()), _to_copy(self.python_text())
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
@@ -50,7 +50,7 @@ class LiveExplorer(Explorer):
         copied = ipywidgets.Accordion(children=list(boxes.values()), selected_index=None)
         for place, title in enumerate(boxes):
             copied.set_title(place, title)
-        note = HTML(_text("Below: the default picture, which a saved notebook keeps."))
+        note = HTML(_text("Below: the default image, which a saved notebook keeps."))
         self.box = VBox([beside, copied, note] if boxes else [beside, note])
 
     def _rows(self) -> list[ipywidgets.Widget]:

@@ -18,7 +18,7 @@ from repro.ui.pictures import few_colours, png, show_png, to_uint8
 from repro.ui.plots import INK, Plate, split_view, tile
 from repro.ui.schematic import Schematic
 
-BAR = 15  # pixels for words above a picture
+BAR = 15  # pixels for words above an image
 WIDE = 480  # pixels that a reader's own photograph is shown at
 QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
 
@@ -60,9 +60,9 @@ def nothing(text: str) -> Plate:
 
 
 def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
-    """Pictures of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3).
+    """Images of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3).
 
-    Words are drawn by Pillow: fast enough for a slider, and no pixel of a picture is touched.
+    Words are drawn by Pillow: fast enough for a slider, and no pixel of an image is touched.
     """
     images = {words: to_uint8(picture) for words, picture in pictures.items()}
     return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images.items()], cols, gap=4)
@@ -86,7 +86,7 @@ def resized(picture: Any, width: int) -> np.ndarray:
 
 
 def stage(large: Any, small: Mapping[str, Any], words: str = "") -> np.ndarray:
-    """What a widget shows: a line of words over a large picture, and right of it square ones in a column as high,
+    """What a widget shows: a line of words over a large image, and right of it square ones in a column as high,
     each under its name. uint8 (H, W, 3)."""
     rows = [large := to_uint8(large)]
     if small:
@@ -122,7 +122,7 @@ def uploaded(photo: UploadedFile, side: int) -> tuple[Tensor, str]:
 
 
 def plaque(text: str) -> np.ndarray:
-    """A sentence in a picture's place, uint8 (H, W, 3)."""
+    """A sentence in an image's place, uint8 (H, W, 3)."""
     lines = [line(part, 480) for part in textwrap.wrap(text, 72)]
     return np.concatenate([*lines, np.full((300, 480, 3), 255, np.uint8)])
 

@@ -69,7 +69,7 @@ def show_png(data: bytes) -> None:
 
 
 def few_colours(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) with at most 255 colours, chosen for this picture; what has no more is left as it is.
+    """uint8 (H, W, 3) with at most 255 colours, chosen for this image; what has no more is left as it is.
 
     A photograph of that kind takes a quarter of the bytes, which is what a notebook can afford.
     """

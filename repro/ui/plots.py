@@ -1,4 +1,4 @@
-"""Pictures of pictures and curves, in one small style: light, colour-blind safe, the same bytes every time.
+"""Images of images and curves, in one small style: light, colour-blind safe, the same bytes every time.
 
 Figures are made without pyplot: no global state, nothing to close, no pile of figures. A `Plate` shows itself.
 """
@@ -84,7 +84,7 @@ def grid(
 ) -> Plate:
     """`images` in reading order as rows x cols, with labels on top. `size`: height of a row in inches.
 
-    images: anything `to_uint8` accepts; None leaves its place empty. Small pictures keep their hard pixels.
+    images: anything `to_uint8` accepts; None leaves its place empty. Small images keep their hard pixels.
     """
     if len(images) > rows * cols or len(col_labels or ()) > cols:
         raise ReproError(f"grid: {len(images)} images, or more labels than that, do not fit {rows} x {cols} places")
@@ -147,7 +147,7 @@ def sheet(
 
 
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
-    """`images` of one size in reading order as one uint8 picture (H, W, 3) with white gaps: fast, for sliders."""
+    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps: fast, for sliders."""
     pixels = [enlarge(to_uint8(image), scale) for image in images]
     if len({p.shape for p in pixels}) != 1:
         raise ReproError(f"tile: one size is needed, found {[p.shape for p in pixels]}")

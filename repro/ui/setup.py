@@ -26,7 +26,7 @@ SHOWN = ("torch", "diffusers", "numpy", "ipywidgets")
 
 # Word for word the first code cell of every notebook (a test compares), filled from pyproject.toml by `first_cell`.
 FIRST_CELL = """\
-# In Colab a notebook stands alone: fetch the tagged release (code, weights, pictures). Elsewhere nothing is installed.
+# In Colab a notebook stands alone: fetch the tagged release (code, weights, images). Elsewhere nothing is installed.
 import subprocess
 import sys
 from importlib import import_module

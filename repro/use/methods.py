@@ -176,7 +176,7 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
     if task is None:
         known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
-        raise ReproError(f"--task is missing: say what the picture suffers from ({known}), or give --checkpoint")
+        raise ReproError(f"--task is missing: say what the image suffers from ({known}), or give --checkpoint")
     method = next((name for name, r in able.items() if task in r.tasks), None)
     if method is None:
         tasks = ", ".join(dict.fromkeys(task for r in able.values() for task in r.tasks))

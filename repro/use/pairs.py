@@ -192,7 +192,7 @@ class PairTask:
 
 
 def first_batch(task: PairTask, file: PairsFile) -> Path:
-    """A picture of the first pairs as they are trained on, inputs above their targets: `first_batch.png` in `out`."""
+    """An image of the first pairs as they are trained on, inputs above their targets: `first_batch.png` in `out`."""
     from repro.engine.train import places_to_indices
     from repro.ui.plots import tile
 

@@ -20,9 +20,9 @@ class Restore:
     """Restore a photo, or every photo of a folder, with a shipped network or one trained on own pairs."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the picture, or a folder of pictures; of any size (large ones go through in tiles)"""
+    """the image, or a folder of images; of any size (large ones go through in tiles)"""
     task: str | None = None
-    """what the picture suffers from: lowlight, raindrops, deblur, jpeg; of adir sr4, sr8, box, gauss, colour"""
+    """what the image suffers from: lowlight, raindrops, deblur, jpeg; of adir sr4, sr8, box, gauss, colour"""
     method: str | None = None
     """ucdir, rddm or adir; the first of them that has the task where none is named"""
     checkpoint: Path | None = None
@@ -30,11 +30,11 @@ class Restore:
     steps: int | None = None
     """sampling steps; the method's own number where none is named"""
     adapt: str | None = None
-    """adir alone: to neighbours (the default), to the picture itself, or none"""
+    """adir alone: to neighbours (the default), to the image itself, or none"""
     neighbours: Path | None = None
     """adir alone: a folder of images to retrieve neighbours from, instead of the gallery that ships"""
     seed: int = 0
-    """of the noise: the same command gives the same picture"""
+    """of the noise: the same command gives the same image"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """what to write: .png (with its provenance, see `repro whence`), .jpg, .webp; a folder for a folder
     (default: restored-PHOTO.png, or restored-FOLDER)"""
@@ -90,7 +90,7 @@ class Restore:
         target = self.out or self.photo.absolute().with_name(name)
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
             raise ReproError(
-                f"{target}: is the {'folder' if folder else 'picture'} that was given; choose another place"
+                f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place"
             )
         if not folder:
             return target, [(self.photo, target)]
@@ -109,7 +109,7 @@ class Restore:
         return target, [(photo, out) for out, photo in places.items()]
 
     def command(self, photo: Path, out: Path) -> str:
-        """What makes this picture again."""
+        """What makes this image again."""
         from repro.engine.provenance import shell
 
         words = ["repro", "restore", str(photo)]

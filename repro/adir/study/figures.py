@@ -68,7 +68,7 @@ def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, si
 
 
 def _page(cells: Sequence[tuple[str, Any]], columns: int) -> Photos:
-    """Pictures under their words; trailing blanks keep equal words apart."""
+    """Images under their words; trailing blanks keep equal words apart."""
     return Photos(captioned({words + " " * i: picture for i, (words, picture) in enumerate(cells)}, columns), 74)
 
 

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: a small image enlarged four times, and a blurred, noisy one."""
+"""This method's row of the README's figure: a small image enlarged four times, and a blurred, noisy one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = (
 
 
 def tiles() -> dict[str, Tensor]:
-    """Caption -> picture (3, H, W) in [0, 1], measurements before their reconstructions."""
+    """Caption -> image (3, H, W) in [0, 1], measurements before their reconstructions."""
     pipe, shown = ADIR.shipped(), {}
     for task, photo, given, made in SHOWN:
         found = next(p for p in pack.photos("test") if p.id == photo)

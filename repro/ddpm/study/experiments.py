@@ -99,8 +99,8 @@ def accuracy(model: nn.Module, split: str = "test", k: int | None = None) -> flo
 
 def _score_classifier(model: nn.Module) -> dict[str, Any]:
     return {
-        "test accuracy": f"{accuracy(model):.4f} on the 3,000 test pictures",
-        "validation accuracy": f"{accuracy(model, 'validation'):.4f} on 1,000 held-out training pictures",
+        "test accuracy": f"{accuracy(model):.4f} on the 3,000 test images",
+        "validation accuracy": f"{accuracy(model, 'validation'):.4f} on 1,000 held-out training images",
     }
 
 

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: garments drawn from noise."""
+"""This method's row of the README's figure: garments drawn from noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS, ROWS, COLUMNS, ZOOM = 20, 3, 4, 2
 
 
 def tiles() -> dict[str, object]:
-    """Caption -> picture, from the noise to the samples."""
+    """Caption -> image, from the noise to the samples."""
     x = start_noise(range(ROWS * COLUMNS), (1, 28, 28))
     shown = {"input: noise": _sheet(x / 3)}
     for step in samplers.ddim(model_fn(load_checkpoint(MAIN)), x, schedule_of(SMALL), STEPS):

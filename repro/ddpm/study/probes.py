@@ -92,7 +92,7 @@ def between(a: Tensor, b: Tensor, shares: Sequence[float], spherical: bool = Tru
     return (torch.sin((1 - u) * angle) * a + torch.sin(u * angle) * b) / torch.sin(angle)
 
 
-def as_fashion(content: Any, name: str = "the picture") -> Tensor:
+def as_fashion(content: Any, name: str = "the image") -> Tensor:
     """(1, 28, 28) in [-1, 1] of any image: grey, its middle square, and inverted where its border is bright.
 
     Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no image.

@@ -38,7 +38,7 @@ class Recipe:
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
     BLACK or GREY as images are in [0, 1] or [-1, 1] then. longest: pixels of the path of blur at beta = 1, None for an
-    eighth of the picture's shorter side. Colour is Reinhard's transfer, grain the Gaussian field.
+    eighth of the image's shorter side. Colour is Reinhard's transfer, grain the Gaussian field.
     """
 
     order: tuple[str, ...] = ORDER

@@ -6,7 +6,7 @@ point covered with probability u, the grey level there. A pixel is that 0/1 imag
 
 Two points at distance h are both covered with covariance C(h) = (1 - u)^2 (exp(lambda gamma(h)) - 1), gamma the area
 that two discs share, so a pixel has the covariance int C(h) G(h - lag) dh, G of deviation sqrt(2) s (their section 3).
-Where grains are small, a Gaussian field of that covariance is the same picture for a hundredth of the work.
+Where grains are small, a Gaussian field of that covariance is the same image for a hundredth of the work.
 
 Random numbers: `KeyedNoise` hashes one axis of ids; a film has 10^8 cells an image. So each axis is hashed once (64
 bits a row, 64 a column) and the two are combined per cell in 32-bit arithmetic that wraps, by the two-round

@@ -1,7 +1,7 @@
 """Free-form holes for inpainting: brush strokes with the constants of DeepFillv2's common implementation, and boxes.
 
 "Free-Form Image Inpainting with Gated Convolution" (Yu et al., ICCV 2019) draws strokes whose vertices turn by about
-2 pi / 5, back and forth. The constants are those of a 256 x 256 picture; for another size all lengths scale with its
+2 pi / 5, back and forth. The constants are those of a 256 x 256 image; for another size all lengths scale with its
 diagonal, so that the share of the image that is hole keeps its distribution (strokes: mean 0.15, 5% 0.036, 95% 0.29;
 boxes: mean 0.19).
 

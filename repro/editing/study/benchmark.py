@@ -7,8 +7,8 @@ from REDS, and leaves out what it draws its parameters from. Written down here, 
     lambda   uniform in [1, 3]              mu      0.1 u^2, u uniform: most thresholds bite, none hides the effect
     hole     free-form strokes              reference   another crop, of the training split, in every split
 
-A picture's own parameters are those of all five effects at once: single edits and composites switch some of them on
-(`EditingVector.only`), so a composite has the same blur, grain and reference as the single edits of the same picture.
+An image's own parameters are those of all five effects at once: single edits and composites switch some of them on
+(`EditingVector.only`), so a composite has the same blur, grain and reference as the single edits of the same image.
 Every draw is keyed by (VERSION, id): a change of anything below is a new version.
 """
 
@@ -58,7 +58,7 @@ class Bench:
     version: int = VERSION
 
     def digest(self) -> str:
-        """Short hash of everything above and of the pictures it is made from."""
+        """Short hash of everything above and of the images it is made from."""
         settings = {**asdict(self), "recipe": self.recipe.hashed(), "pack": pack.pack_hash()}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -64,7 +64,7 @@ EXERCISES: dict[str, shared.Exercise] = {
         _vector,
         "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen",
     ),
-    "hole": ("a black hole, 1 being hole", _hole, "the paper multiplies by M: M is 1 where the picture is kept"),
+    "hole": ("a black hole, 1 being hole", _hole, "the paper multiplies by M: M is 1 where the image is kept"),
     "sharpen": (
         "unsharp masking with a threshold",
         _sharpen,

@@ -26,7 +26,7 @@ from repro.ui.photos import own_view as own_view
 from repro.ui.photos import plaque, resized, stage, uploaded
 from repro.ui.plots import split_view
 
-# Held-out photographs to choose from, for the picture and for the colours.
+# Held-out photographs to choose from, for the image and for the colours.
 PHOTOS = {
     "kingfisher": "photos/erase_kingfisher",
     "red panda": "photos/erase_red_panda",
@@ -45,7 +45,7 @@ PRESETS = {
     "a hole inside blur": {"blur": True, "mask": "20 %"},
 }
 OWN_PRESETS = {"evening colours": {"reference": "Brandenburg gate", "beta": 0.0}, "much blur": {"beta": 1.0}}
-ID = 0  # keys the noise: what `EditingPipeline` calls the first picture of a batch
+ID = 0  # keys the noise: what `EditingPipeline` calls the first image of a batch
 
 
 def controls(given: Mapping[str, Any]) -> dict[str, Control]:
@@ -137,7 +137,7 @@ def edit(
 
 
 def view(made: Edited | str, split: float) -> np.ndarray:
-    """Before and after, `split` in [0, 1] being how much is before; beside them what the formulas make of the picture,
+    """Before and after, `split` in [0, 1] being how much is before; beside them what the formulas make of the image,
     the difference, the reference. uint8 (H, W, 3)."""
     if isinstance(made, str):
         return plaque(made)
@@ -151,7 +151,7 @@ def view(made: Edited | str, split: float) -> np.ndarray:
 
 
 def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
-    """Python that makes the edited picture with `EditingPipeline`, for "copy as Python"; `c` as of `request`."""
+    """Python that makes the edited image with `EditingPipeline`, for "copy as Python"; `c` as of `request`."""
     c.pop("split", None)
     vector = request(reference=reference, mask=mask, **c)
     if method in (PIX2PIX, SINGLE):
@@ -172,7 +172,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         "from repro.editing.pipeline import EditingPipeline",
         "",
         "def photo(name):",
-        f"    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})",
+        f"    return center_crop(resize(pack.load(pack.image(name)), {side}).clamp(0, 1), {side})",
         "",
         f"pipe = EditingPipeline.shipped({', '.join(shipped)})",
         "pipe(",

@@ -1,4 +1,4 @@
-"""The pictures of notebook 02. Pictures come in as (B, 3, H, W) in [0, 1].
+"""The figures of notebook 02. Images come in as (B, 3, H, W) in [0, 1].
 
 `keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
 """
@@ -23,7 +23,7 @@ from repro.ui.photos import Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, sheet, style
 from repro.ui.schematic import Schematic
 
-QUALITY = 24  # of JPEG: many small pictures
+QUALITY = 24  # of JPEG: many small images
 TILES = 36  # of JPEG: a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 
@@ -38,10 +38,10 @@ CLAIMS = {
     "E6": "two linear layers are the best trade",
     "E7": "N-pair loss separates features, no gain in quality",
     "E8": "l1 reconstructs better, l2 is more diverse",
-    "E9": "colour reference: a small picture beats its latent",
+    "E9": "colour reference: a small image beats its latent",
     "E10": "inversion: crisper, follows the edit worse",
     "E11": "inpainting fails inside composites",
-    "E12": "edits carry over to other pictures",
+    "E12": "edits carry over to other images",
     "E13": "sliders are monotone",
     "E14": "composites keep the strength of single edits",
     "E15": "composites and more steps: larger errors",
@@ -49,13 +49,13 @@ CLAIMS = {
 
 
 def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()) -> Photos:
-    """Rows of pictures (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap."""
+    """Rows of images (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap."""
     images = [None if x is None else x[0] for row in rows for x in row]
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
 def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
-    """Pictures (1, 3, H, W), each under its name."""
+    """Images (1, 3, H, W), each under its name."""
     return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols), TILES)
 
 
@@ -63,7 +63,7 @@ def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
 
 
 def schematic(data: Split, editor: Editor) -> Photos:
-    """Fig. 1 of the paper with pictures of one crop: what is concatenated, what is attended to."""
+    """Fig. 1 of the paper with images of one crop: what is concatenated, what is attended to."""
     edit = data.edit("blur", "colour")
     z = editor.autoencoder.encode(edit.target * 2 - 1)
     noisy = q_sample(z, 400, KeyedNoise(0, ["schematic"], "schematic").normal(tuple(z.shape[1:])), editor.schedule)
@@ -109,7 +109,7 @@ def effects(data: Split) -> Photos:
         f"grain: σ = {v.grain:.3f}": grain,
         "grain − sharp, × 8": (0.5 + 8 * (grain - data.sharp)).clamp(0, 1),
         "colour transfer …": edit["colour"].target,
-        "… from this picture": data.reference,
+        "… from this image": data.reference,
         "inpainting: the input": edit["inpaint"].source,
         f"λ = {amount:.1f}, μ = {threshold:.3f}": edit["sharpen"].target,
     }
@@ -120,7 +120,7 @@ def effects(data: Split) -> Photos:
 
 
 def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method]) -> Photos:
-    """Figs 2, 3 and 5 of the paper: a row per edit, columns input, target and the methods; the pictures of `data` take
+    """Figs 2, 3 and 5 of the paper: a row per edit, columns input, target and the methods; the images of `data` take
     turns. A method whose weights are not here leaves a gap."""
     rows = []
     for i, tasks in enumerate(edits):
@@ -131,7 +131,7 @@ def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str
 
 
 def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
-    """Fig. 4 and the supplement's Figs 1 and 2: each slider at its two ends, alone on the first picture, inside a
+    """Fig. 4 and the supplement's Figs 1 and 2: each slider at its two ends, alone on the first image, inside a
     composite on the second, by each editor."""
     rows, labels = [], []
     for task, places in SLIDERS.items():
@@ -144,18 +144,18 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
             beside = ", ".join(t for t in vectors[0].active if t != task)
             labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
-    return photographs(rows, labels, ["picture", *heads])
+    return photographs(rows, labels, ["image", *heads])
 
 
 def references(editor: Editor, data: Split, others: Tensor, steps: int) -> Photos:
-    """The pictures of `data` in the colours of `others` (N, 3, h, w): this slider has no end, it has pictures."""
+    """The images of `data` in the colours of `others` (N, 3, h, w): this slider has no end, it has images."""
     rows = [[None, *others.split(1)]]
     for i in range(len(data)):
         batch = data.at([i] * len(others))
         vectors = [EditingVector(colour=True)] * len(others)
         out = editor.edit(batch.sharp, vectors, batch.ids, reference=others, steps=steps)
         rows.append([batch.sharp[:1], *out.split(1)])
-    return photographs(rows, ["reference", *["colour"] * len(data)], ["picture", *[""] * len(others)])
+    return photographs(rows, ["reference", *["colour"] * len(data)], ["image", *[""] * len(others)])
 
 
 def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) -> Photos:

@@ -56,7 +56,7 @@ class Lesson(study.Lesson):
         return _whole("test", {id: pack.load(pack.picture(id)) for id in SUBJECTS}, self.side, self.live.bench)
 
     def unseen(self) -> Split:
-        """Whole pictures of another domain: a portrait and a motorcycle."""
+        """Whole images of another domain: a portrait and a motorcycle."""
         pictures = {f"skimage/{name}": load_unseen(name) for name in UNSEEN[:2]}
         return _whole("unseen", pictures, self.side, self.live.bench)
 

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: one photograph, three edits."""
+"""This method's row of the README's figure: one photograph, three edits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHOTO, REFERENCE = "photos/monuments_brandenburgGate", "photos/monuments_petra" 
 
 
 def tiles() -> dict[str, Tensor]:
-    """Caption -> picture (3, H, W) in [0, 1], the input first."""
+    """Caption -> image (3, H, W) in [0, 1], the input first."""
     photo, reference = (_small(name) for name in (PHOTO, REFERENCE))
     pipe = EditingPipeline.shipped()
     pipe.set_progress_bar_config(disable=True)

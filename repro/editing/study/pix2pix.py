@@ -105,7 +105,7 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
 
 
 class Discriminator(nn.Module):
-    """Logits of (condition, picture), one for every patch of 68 pixels a side (the original's: 70).
+    """Logits of (condition, image), one for every patch of 68 pixels a side (the original's: 70).
 
     The first layer is one convolution of both, written as a sum: real and generated images share the condition's.
     """

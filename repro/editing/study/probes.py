@@ -72,7 +72,7 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
 
 
 def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
-    """level -> l1 of pictures (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
+    """level -> l1 of images (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
     z = autoencoder.encode(image * 2 - 1)
     noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
     made = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}

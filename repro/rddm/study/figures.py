@@ -112,7 +112,7 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
             third.plot(schedule.u[fifths], schedule.s[fifths], ".", color=look["color"])
         first.set(xlabel="t / T", ylabel=r"$u_t$, share of the residual")
         second.set(xlabel="t / T", ylabel=r"$s_t$, noise")
-        third.set(xlabel="u: residual in the picture", ylabel="s: noise in the picture")
+        third.set(xlabel="u: residual in the image", ylabel="s: noise in the image")
         third.set(xlim=(-0.06, 1.1), ylim=(-0.06, 1.16))
         third.text(0.0, -0.02, " $x_0$", va="top", color=INK)
         third.text(1.0, -0.02, "$y$", ha="center", va="top", color=INK)

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: a dark photograph and one behind raindrops, restored."""
+"""This method's row of the README's figure: a dark photograph and one behind raindrops, restored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDS = tuple(name_of(task, _variant(task)) for task, *_ in SHOWN)
 
 
 def tiles() -> dict[str, Tensor]:
-    """Caption -> picture (3, H, W) in [0, 1], inputs before their results."""
+    """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
     shown = {}
     for task, photo, words in SHOWN:
         variant = _variant(task)

@@ -1,6 +1,6 @@
 """The published experiments of RDDM: settings, data, training by name; sampled and scored as published and beside it.
 
-`paper.toml` holds one row a task. The appendix's table of settings exists as a picture only: the rows are what the
+`paper.toml` holds one row a task. The appendix's table of settings exists as an image only: the rows are what the
 released code, its folder names, its maintainer's answers and the reproduction report together prove; where they leave a
 field open, it holds our choice and its name stands in `unknown`.
 
@@ -207,7 +207,7 @@ def _nine_tenths(split: str, root: FILE | None) -> list[Path]:
     cut = len(files) * 9 // 10
     chosen = files[:cut] if split == "train" else files[cut:]
     if not chosen:
-        raise ReproError(f"{folder}: holds {len(files)} picture(s), none of them left for {split}")
+        raise ReproError(f"{folder}: holds {len(files)} image(s), none of them left for {split}")
     return chosen
 
 

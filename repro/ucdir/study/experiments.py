@@ -1,4 +1,4 @@
-"""Every network of notebook 04, read from `experiments.toml`, and the pictures that it is trained and tested on."""
+"""Every network of notebook 04, read from `experiments.toml`, and the images that it is trained and tested on."""
 
 from __future__ import annotations
 

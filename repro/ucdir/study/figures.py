@@ -1,4 +1,4 @@
-"""The pictures of notebook 04: schematic, kernel maps, galleries, splitting, the perception-distortion plane."""
+"""The figures of notebook 04: schematic, kernel maps, galleries, splitting, the perception-distortion plane."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from repro.ucdir.patches import Tiles, seam_energy
 from repro.ucdir.pipeline import scalars
 from repro.ucdir.study.experiments import network_of, photographs, read, settings_of
 
-TEST_SEED = 7  # of the test pictures' degradations
+TEST_SEED = 7  # of the test images' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
 IMAGE = ("lpips/alex-v0.1", "psnr/rgb", "ssim/rgb-wang", "niqe/y-skvideo")
 KID, PATCH, SETS = "kid/efficientnet-lite0-patches128", 128, 3
@@ -157,7 +157,7 @@ def formula(image: Tensor, task: str) -> Tensor:
 
 
 def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
-    """One score of an image; 0 for smoke's pictures, which are too small for some."""
+    """One score of an image; 0 for smoke's images, which are too small for some."""
     if min(image.shape[-2:]) < protocols.protocol(protocol).smallest:
         return 0.0
     reference = () if protocol.startswith("niqe") else (truth[None],)

@@ -1,4 +1,4 @@
-"""This method's row of the README's picture: a dark and a shaken photograph, restored by a network each."""
+"""This method's row of the README's figure: a dark and a shaken photograph, restored by a network each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEEDS = tuple(SHIPPED.format(task=task) for task, *_ in SHOWN)
 
 
 def tiles() -> dict[str, Tensor]:
-    """Caption -> picture (3, H, W) in [0, 1], inputs before their results."""
+    """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
     shown = {}
     for task, photo, fixed, words in SHOWN:
         clean = resize(pack.load(pack.picture(photo)), 256)[None]
