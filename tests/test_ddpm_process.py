@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import diffusers
 import pytest
@@ -47,6 +46,8 @@ def test_published_constants():
     f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]
     expected = torch.tensor([f[t] / f[0] for t in range(1, 1000)], dtype=torch.float64)  # the last beta is cut
     assert (ALL["cosine"].alpha_bar[:-1] - expected).abs().max() < 1e-14 and ALL["cosine"].betas[-1] == 0.999
+    _, sigma = ALL["sr3"].at(0, torch.zeros(1, 1))  # 1 - alpha_bar_0 = 1e-6: taken in float32 it would be off by 5 %
+    assert sigma.item() == pytest.approx(1e-3, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ("sr3", "one step")])
@@ -90,24 +91,6 @@ def test_tables_are_consistent_and_equal_the_chain(name):
     assert torch.equal(schedules.by_name(**s.config).betas, s.betas)
     worst = oracles.chain_vs_closed_form(s)
     assert len(worst) == 5 and max(worst.values()) < 1e-10, worst
-
-
-def test_the_chain_sees_a_wrong_closed_form_and_float32_keeps_small_levels():
-    broken = schedules.linear(100)
-    broken.__dict__["a"] = broken.a * (1 + 1e-6)
-    assert oracles.chain_vs_closed_form(broken)["mean"] > 1e-8
-    _, sigma = ALL["sr3"].at(0, torch.zeros(1, 1))  # 1 - alpha_bar_0 = 1e-6: taken in float32 it would be off by 5 %
-    assert sigma.item() == pytest.approx(1e-3, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["linear", "cosine", "scaled_linear"])
-def test_zero_terminal_snr_is_affine_in_the_signal(name):
-    plain, zero = ALL[name], schedules.zero_terminal_snr(ALL[name])
-    assert zero.zero_terminal and zero.alpha_bar[-1] == 0 and not plain.zero_terminal
-    x, y = plain.alpha_bar.sqrt(), zero.alpha_bar.sqrt()
-    assert y[0].item() == pytest.approx(x[0].item(), abs=1e-15)
-    slope = (y[0] - y[-1]) / (x[0] - x[-1])
-    assert (y - slope * (x - x[-1])).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -173,16 +156,6 @@ def test_posterior_is_bayes_rule():
     found, variance = process.q_posterior(one(x0).reshape(1, 1), one(x_t).reshape(1, 1), t, schedule)
     assert found.item() == pytest.approx(mean.item(), abs=1e-10)
     assert variance.item() == pytest.approx((p * (grid - mean) ** 2).sum().item(), abs=1e-10)
-
-
-def test_model_fn_reads_modules():
-    class Net(nn.Module):
-        def forward(self, x, t, cond=0):
-            return SimpleNamespace(sample=x + t[:, None] + cond)
-
-    x, t = draw(0, 2, 3), torch.tensor([1, 2])
-    assert torch.equal(process.model_fn(Net(), cond=5)(x, t), x + t[:, None] + 5)
-    assert torch.equal(process.model_fn(lambda x, t: 2 * x)(x, t), 2 * x)
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------

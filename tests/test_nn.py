@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from repro.errors import ReproError
 from repro.nn import unet
 from repro.nn.classifier import Classifier
 from repro.nn.ema import EMA
-from repro.nn.padding import pad_to_multiple, tile_starts, tiled, unpad
-from repro.nn.unet import UNet, sinusoid
+from repro.nn.padding import pad_to_multiple, tiled, unpad
+from repro.nn.unet import UNet
 
 
 def randomised(net: torch.nn.Module) -> torch.nn.Module:
@@ -63,13 +62,6 @@ def test_time_may_be_a_number_a_scalar_or_a_batch_and_the_condition_must_fit(net
     assert tiny_net()(torch.randn(2, 1, 8, 8), 3).sample.abs().max() == 0  # an untrained one says nothing
 
 
-def test_sinusoid():
-    emb = sinusoid(torch.tensor([0.0, 1.0]), 8)
-    assert torch.equal(emb[0], torch.tensor([0.0] * 4 + [1.0] * 4))
-    assert torch.allclose(emb[1, [0, 4]], torch.tensor([math.sin(1), math.cos(1)]))
-    assert torch.equal(sinusoid(torch.tensor([0.3]), 8, 1000.0), sinusoid(torch.tensor([0.3]) * 1000.0, 8))
-
-
 @given(h=st.integers(1, 30), w=st.integers(1, 30), multiple=st.integers(1, 16))
 def test_padding_is_undone_exactly(h, w, multiple):
     x = torch.arange(2.0 * h * w).view(1, 2, h, w)
@@ -94,14 +86,6 @@ def test_tiling_reproduces_a_pointwise_function(h, w, tile, batch, data):
         return pointwise(part)
 
     assert torch.allclose(tiled(fn, x, tile, overlap, batch), pointwise(x), atol=1e-5)
-
-
-@given(length=st.integers(1, 100), tile=st.integers(1, 30), data=st.data())
-def test_tiles_cover_everything_and_stay_inside(length, tile, data):
-    starts = tile_starts(length, tile, data.draw(st.integers(1, tile)))
-    seen = {p for s in starts for p in range(s, min(s + tile, length))}
-    assert seen == set(range(length)) and starts == sorted(set(starts))
-    assert length <= tile or starts[-1] + tile == length
 
 
 def test_tiling_refuses_what_it_cannot_do():
