@@ -75,16 +75,6 @@ def test_training_decodes_codes_or_shaken_latents_and_the_codebook_follows(model
     assert not any(name.startswith(("straight_in", "vq.encoder", "vq.quantize")) for name in taught[1])
 
 
-def test_only_dead_codes_are_revived(model):
-    z, table = model.raw(IMAGE), model.vq.quantize.embedding.weight
-    used = torch.zeros(len(table), dtype=torch.bool)
-    used[nearest(model, z).flatten()] = True
-    before, drawn, dead = table.clone(), torch.linspace(0, 0.999, len(table)), int((~used).sum())
-    assert model.revive(z, drawn) == dead and 0 < dead < len(used) and torch.equal(table[used], before[used])
-    flat = z.permute(0, 2, 3, 1).reshape(-1, 4)
-    torch.testing.assert_close(table[~used], flat[(drawn[:dead] * len(flat)).long()])
-
-
 def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     images = (pictures(4, 32) * 255).round().byte()
     task = AutoencoderTask(images, [f"crop {i}" for i in range(4)])

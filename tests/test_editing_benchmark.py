@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from dataclasses import replace
 
@@ -15,22 +14,20 @@ from repro.data import pack
 from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.compose import compose
-from repro.editing.effects.grain import RADII, gaussian_grain
+from repro.editing.effects.grain import gaussian_grain
 from repro.editing.study import bank
 from repro.editing.study.benchmark import (
     BENCH,
-    SINGLES,
     SPLITS,
     TINY,
     VERSION,
     crop_ids,
     levels,
-    parameters,
     reference_rows,
     split,
     unseen,
 )
-from repro.editing.vector import SCALARS, EditingVector
+from repro.editing.vector import EditingVector
 
 # Version 1 of the small profile's test split. Where one of these changes, the benchmark is another one: VERSION goes up
 # with them. The requests are the same on every machine, hence a hash; one in four crops and holes is pinned by a moment
@@ -94,24 +91,6 @@ def test_references_are_crops_of_the_training_split_and_never_the_crop_itself(na
     at = reference_rows(name, whole.ids, len(train)).tolist()
     assert torch.equal(whole.reference, train.sharp[at])
     assert all(train.ids[row] != id for row, id in zip(at, whole.ids, strict=True))
-
-
-def test_parameters_follow_their_laws():
-    many = parameters([f"crop {i}" for i in range(4000)])
-    assert all(v.active == SINGLES for v in many)
-    beta, sigma = torch.tensor([v.blur for v in many]), torch.tensor([v.grain for v in many], dtype=torch.float64)
-    amount, threshold = torch.tensor([v.sharpen for v in many]).T
-    for values, entry in zip((beta, sigma, amount, threshold), SCALARS, strict=True):
-        assert entry.low <= values.min() and values.max() <= entry.high, entry.name
-    four = 4 / math.sqrt(len(many))  # standard errors
-    assert abs(beta.mean() - 0.5) < four / math.sqrt(12) and abs(beta.var() - 1 / 12) < four * math.sqrt(1 / 180)
-    assert abs(amount.mean() - 2) < four * 2 / math.sqrt(12)
-    assert abs(threshold.mean() - 0.1 / 3) < four * 0.1 * math.sqrt(4 / 45)  # 0.1 u^2
-    for radius in RADII:
-        assert abs((sigma == radius).double().mean() - 0.2) < four * 0.4
-    together = torch.stack([beta.double(), sigma, amount.double(), threshold.double()])
-    assert (torch.corrcoef(together) - torch.eye(4)).abs().max() < four
-    assert parameters(["crop 7"]) == [many[7]] and parameters(["crop 7"], version=2) != [many[7]]
 
 
 def test_a_composite_is_made_of_the_single_edits():

@@ -18,7 +18,7 @@ from repro.editing.effects.colour import (
 )
 from repro.editing.effects.compose import GREY, Recipe, compose
 from repro.editing.effects.grain import gaussian_grain
-from repro.editing.effects.masks import box_mask, cut_hole, free_form_mask
+from repro.editing.effects.masks import box_mask, free_form_mask
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.vector import TASKS, EditingVector
 from repro.errors import ReproError
@@ -165,14 +165,6 @@ def test_strokes_and_boxes_have_the_published_statistics(size, count):
     assert boxes.min() >= 0.140 and boxes.max() <= 0.2501 and boxes.max() - boxes.min() > 0.1
 
 
-@pytest.mark.parametrize("options", [{}, {"fraction": 0.2}])
-def test_a_mask_depends_on_seed_id_and_size_alone(options):
-    ids = [3, "x", 2**40]
-    together = free_form_mask(7, ids, (24, 40), **options)
-    assert torch.equal(torch.cat([free_form_mask(7, [i], (24, 40), **options) for i in ids]), together)
-    assert not torch.equal(free_form_mask(8, ids, (24, 40), **options), together)
-
-
 def test_the_slider_is_exact_and_grows_one_hole():
     """Every fraction to the pixel, each hole inside the next, and the published mask among them."""
     published = free_form_mask(3, range(6), (40, 56))
@@ -182,14 +174,6 @@ def test_the_slider_is_exact_and_grows_one_hole():
         mask = free_form_mask(3, range(6), (40, 56), fraction=fraction)
         assert (mask.sum((1, 2, 3)) == round(fraction * 40 * 56)).all() and (mask >= before).all()
         before = mask
-
-
-def test_cut_hole_fills_the_hole_and_keeps_the_rest():
-    image, mask = picture(2, 16, 16), free_form_mask(0, [1, 2], (16, 16))
-    cut, hole = cut_hole(image, mask, fill=-1.0), mask.bool().expand_as(image)
-    assert (cut[hole] == -1).all() and torch.equal(cut[~hole], image[~hole])
-    assert torch.equal(cut_hole(image[0], mask[0], fill=-1.0), cut[0])
-    assert torch.equal(cut_hole(image, mask[:1])[0], cut_hole(image[:1], mask[:1])[0])
 
 
 # -- composites -------------------------------------------------------------------------------------------------------

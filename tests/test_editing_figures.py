@@ -18,14 +18,14 @@ from repro import paths
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
-from repro.editing.study import curves, explore, figures, probes
-from repro.editing.study.benchmark import COMBINATIONS, COMPOSITES
+from repro.editing.study import curves, explore, probes
+from repro.editing.study.benchmark import COMPOSITES
 from repro.editing.study.exercises import EXERCISES, check, samples_needed
 from repro.editing.study.experiments import SMOKE, name_of, network_of
 from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson
-from repro.editing.study.measure import ATTENDED, SLIDERS, _attention, edited
+from repro.editing.study.measure import SLIDERS, edited
 from repro.editing.study.scores import L1, LPIPS, STRENGTH
-from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
 from repro.errors import ReproError
 from repro.ui.controls import UploadedFile
@@ -46,21 +46,11 @@ def now(tmp_path_factory):
         yield LESSONS["smoke"]
 
 
-def test_a_lesson_refuses_what_it_has_not(now):
+def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
         lesson("huge")
     with pytest.raises(ReproError, match=f"no checkpoint {name_of(MISSING, 0, 'smoke')}"):
         now.editor(MISSING)
-    assert now.needs("mult", "palette") == ""
-    assert now.needs("mult", MISSING) == (
-        f"— no weights of {name_of(MISSING, 0, 'smoke')} here: `repro train {name_of(MISSING, 0, 'smoke')}` makes them"
-    )
-    assert f"— {name_of(MISSING, 0, 'smoke')}: no weights here" in now.cards()
-    assert now.cards().count("parameters") == 8
-    assert lesson("paper").live.name == "small"
-
-
-def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     data, methods = now.data(1), now.methods()
     assert tuple(methods) == METHODS == (PIX2PIX, PALETTE, SINGLE, MULT)
     steps = now.live.steps
@@ -75,26 +65,6 @@ def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
 # -- drawings ---------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_source_target_and_methods_and_a_slider_from_end_to_end(now, monkeypatch):
-    seen: list = []
-    monkeypatch.setattr(figures, "photographs", lambda rows, *labels: seen.append((rows, *map(list, labels))))
-    data, edits = now.photographs(), [("inpaint",), ("grain", "colour", "sharpen")]
-    figures.comparison(data, edits, now.methods())
-    rows, words, heads = seen.pop()
-    assert heads == ["input", "target", *METHODS] and words == ["inpaint", "grain\n+ colour\n+ sharpen"]
-    first, second = data.edit("inpaint"), data.edit("grain", "colour", "sharpen")
-    assert torch.equal(rows[0][0], first.source[:1]) and torch.equal(rows[1][1], second.target[1:])  # they take turns
-    assert rows[1][4] is None and rows[0][4] is not None  # Ours-single lacks a network for sharpening
-    editor, other = now.editor(), data.at([1])
-    figures.sliders({"ours": editor}, data, 2)
-    rows, words, heads = seen.pop()
-    assert len(rows) == 6 and words[1] == "blur\nbeside\ngrain, colour"
-    assert heads == ["image", "ours:\nleast", "ours:\nmost"]
-    vector = EditingVector(blur=1.0, grain=0.05, colour=True)
-    wanted = editor.edit(other.sharp, [vector], other.ids, reference=other.reference, steps=2)
-    assert torch.allclose(rows[1][2], wanted, atol=1e-5)
-
-
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +75,6 @@ def test_attention_is_what_the_layers_weigh(now):
     assert found and all(
         w.shape == (len(NAMES),) and w.sum().item() == pytest.approx(1, abs=1e-5) for w in found.values()
     )
-    assert [name.split("_")[0] for name in found] == sorted((n.split("_")[0] for n in found), key="down mid up".index)
     assert all(torch.allclose(w, torch.ones(1)) for w in probes.attention(now.editor(), data, EditingVector()).values())
     assert probes.attention(now.editor("palette"), data, EditingVector()) == {}
     blind = dataclasses.replace(entry, network=copy.deepcopy(entry.network))
@@ -114,7 +83,6 @@ def test_attention_is_what_the_layers_weigh(now):
             module.to_k.weight.zero_()  # nothing to tell the tokens by
     even = probes.attention(blind, data, EditingVector(grain=0.1))
     assert all(torch.allclose(w, torch.full((9,), 1 / 9)) for w in even.values())
-    assert not any(module._forward_pre_hooks for module in entry.network.unet.modules())
 
 
 def test_probes_are_theory_and_the_paper_read_both_ways(now):
@@ -144,19 +112,6 @@ def record(experiment: str, cell: dict, **metrics) -> Record:
     return Record(room="editing", experiment=experiment, cell=cell, metrics=metrics, **about)
 
 
-def test_attention_is_read_back_from_records_as_it_was_measured(now):
-    """Its weights do not ship: the drawing is made of what was recorded."""
-    editor, data = tiny_editor(tiny_network(**network_of(SMOKE, "entry"))), now.data(1)
-    made = {e: _attention(e.split("+"), editor, data) for e in ATTENDED}
-    kept = [record(name_of("entry"), {"task": "attention", "edit": e}, **row) for e, row in made.items()]
-    found = curves.attended(kept)
-    for edit, vector in ATTENDED.items():
-        measured = probes.attention(editor, data, EditingVector(**vector, colour="colour" in edit))
-        assert set(found[edit]) == set(measured)
-        for layer, weights in measured.items():
-            torch.testing.assert_close(found[edit][layer], weights, rtol=0, atol=1e-5)
-
-
 def test_without_records_a_sentence_stands_in_the_place():
     assert curves.attended([]) == {}
     for drawing in (curves.slider_curves([]), curves.step_curves([]), curves.combinations([])):
@@ -178,12 +133,6 @@ def test_curves_are_of_the_records_they_name():
     made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
     (line,) = [line for line in curves.step_curves(made).axes[0].get_lines() if line.get_linestyle() == "-"]
     assert list(line.get_xdata()) == [1, 5, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
-    made = [record(name_of("mult"), {"task": "combination", "edit": "+".join(c)}, **scores) for c in COMBINATIONS]
-    made += [record(name_of("mult"), {"task": "one crop", "edit": e}, **scores) for e in ("blur", edit)]
-    (axis,) = curves.combinations(made).axes
-    words = [tick.get_text() for tick in axis.get_yticklabels()]
-    assert len(words) == 27 and words[0] == "blur" and words[-1] == " + ".join(TASKS)
-    assert axis.get_legend_handles_labels()[1] == ["without inpainting", "with inpainting"]
 
 
 # -- explorers --------------------------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from test_editing_pipeline import make, seeded
-from tiny_editing import close, pictures, pointwise_network, tiny_network
+from tiny_editing import close, pictures, tiny_network
 
 from repro.data import pack
 from repro.data.images import resize
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.large import TiledNetwork, Tiling, carried, gain, matched, membrane, references
+from repro.editing.large import TiledNetwork, Tiling, membrane, references
 from repro.editing.pipeline import WHOLE, EditingPipeline
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
@@ -37,15 +37,6 @@ def shown(size=SIZE):
         "source": noise.normal((4, *size), step=1),
         "vector": torch.stack([EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]),
     }
-
-
-def test_a_network_of_one_position_is_reproduced():
-    net, given = pointwise_network().requires_grad_(False), shown()
-    colour = torch.tensor([[0.3, -0.5, 0.8], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, *SIZE)
-    whole = net(**given, reference=colour).sample
-    per_tile = colour[:, None, :, :8, :8].expand(-1, len(places(TILES, *SIZE)), -1, -1, -1)
-    close(TiledNetwork(net, TILES)(**given, reference=per_tile), whole)
-    assert whole.std() > 0.1
 
 
 @pytest.mark.parametrize("mask", [False, True])
@@ -176,14 +167,6 @@ def test_large_pictures_are_edited_by_a_copy_and_holes_never_looked_at():
         hole[..., 20 : 20 + thick, 30:180] = 1
         other = torch.where(hole > 0, 1 - image, image)
         assert torch.equal(*(pipe(x, mask=hole, blur=0.5, **common).images for x in (image, other)))
-
-
-def test_nothing_changes_what_nothing_was_done_to():
-    image, plain = pictures(2, 40), pictures(2, 40, purpose="plain")
-    close(carried(image, image, plain, plain), image)
-    close(carried(image, resize(image, 20), plain[..., :20, :20], plain[..., :20, :20]), image)
-    close(matched(image, image), image, 1e-4)
-    close(gain(0.5 * image + 0.1, image), torch.full((2, 3, 1, 1), 0.5))
 
 
 def test_a_membrane_is_what_is_known_and_smooth_between():

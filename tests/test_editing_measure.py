@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,8 @@ from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.grain import gaussian_grain, grain_variance
 from repro.editing.effects.sharpen import unsharp_mask
 from repro.editing.study import probes, strength
-from repro.editing.study.benchmark import TINY, split
+from repro.editing.study.benchmark import TINY
+from repro.editing.study.experiments import ABLATIONS, name_of
 from repro.editing.study.measure import floored, source_of
 from repro.editing.study.scores import (
     CRISP,
@@ -28,6 +30,8 @@ from repro.editing.study.scores import (
     kept,
     scored,
 )
+from repro.engine import grid
+from repro.engine.claims import Selector, load_ledger
 
 BENCH = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
 
@@ -37,12 +41,17 @@ def data():
     return crops(BENCH, 2)
 
 
-def test_crops_are_the_first_of_every_photograph(data):
-    whole = split("test", BENCH)
-    assert len(whole) == 6 and len(data) == 4
-    assert data.ids == tuple(i for i in whole.ids if i.endswith(("#0", "#1")))
-    at = [whole.ids.index(i) for i in data.ids]
-    assert torch.equal(data.hole, whole.hole[at]) and [whole.vectors[i] for i in at] == list(data.vectors)
+def test_every_side_of_a_claim_is_a_cell_of_the_grid_and_ablations_have_their_own_reference():
+    """Each selector meets exactly one cell that is measured; no network trained on fewer images against one on all."""
+    cells = grid.cells(grid.load("editing"))
+    cells += [(re.sub(r"-s0$", "-s*", e), c) for e, c in cells if e.endswith("-s0")]
+    short = {name_of(v) for v in ABLATIONS}
+    for part in (part for claim in load_ledger("editing") for part in claim.parts):
+        sides = [s for s in (part.left, part.right) if isinstance(s, Selector)]
+        for s in sides:
+            found = {str(c) for e, c in cells if e == s.experiment and s.cell.items() <= c.items()}
+            assert len(found) == 1, (part.name, str(s))
+        assert len({s.experiment in short for s in sides if not s.experiment.startswith("baseline-")}) == 1, part.name
 
 
 def test_blur_is_measured_through_grain_and_contrast(data):

@@ -89,11 +89,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch, data):
+def home(home, monkeypatch, data):
     """A clone without weights; the profile "paper" with tiny networks of the same classes."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
     recipe = dataclasses.replace(PAPER.recipe, images=4, batch=2, threads=1, warmup=0)
     small = dataclasses.replace(
         PAPER,
@@ -107,7 +104,7 @@ def home(tmp_path, monkeypatch, data):
     )
     monkeypatch.setitem(experiments.PROFILES, "paper", small)
     paper.load_autoencoder.cache_clear()
-    return tmp_path
+    return home
 
 
 def experiment(name: str):
@@ -244,7 +241,6 @@ def test_a_pair_is_cut_alike_and_the_blurred_frame_is_the_target(data):
     assert found.only("grain", "sharpen") == drawn.only("grain", "sharpen")
     deviation = (sharp - sharp.mean(dim=(1, 2), keepdim=True)).norm()
     assert found.blur == pytest.approx(((sharp - blurred).norm() / deviation).item(), abs=1e-4)
-    assert [paper.blur_degree(whole.sharp, sign * whole.sharp) for sign in (1, -1)] == [[0.0] * 4, [1.0] * 4]
     parts = list(source.blocks("test", 3))
     assert [len(p) for p in parts] == [3, 1] and torch.equal(torch.cat([p.reference for p in parts]), whole.reference)
     first = source.first("test", 1)

@@ -85,8 +85,8 @@ def test_a_generator_each_and_a_picture_does_not_depend_on_its_batch(pipe, eta):
 
 
 def test_another_scheduler_of_diffusers_samples_too(pipe):
-    """DPM-Solver and many steps of DDIM solve the same equation; ancestral Euler draws from the seed; Euler's states
-    are scaled otherwise and its steps are DDIM's, those that grain has more too."""
+    """DPM-Solver and many steps of DDIM solve the same equation; Euler's states are scaled otherwise and its steps are
+    DDIM's, those that grain has more too."""
     network = tiny_network(scale=0.3).requires_grad_(False)
     common = dict(blur=0.5, seed=0, exact=False, output_type="pt")
     config = {**scheduler_of(SCHEDULE, PREDICTION).config, "timestep_spacing": "trailing"}
@@ -95,7 +95,6 @@ def test_another_scheduler_of_diffusers_samples_too(pipe):
     found = solver(IMAGE, num_inference_steps=20, **common).images
     assert (found - exact).abs().mean() < 0.25 * (coarse - exact).abs().mean()
     ancestral = make(network, scheduler=EulerAncestralDiscreteScheduler.from_config(config))
-    assert torch.equal(*(ancestral(IMAGE, num_inference_steps=3, **common).images for _ in range(2)))
     with pytest.raises(ReproError, match=r"got eta 0\.5; accepted: 0 to 0 with EulerAncestralDiscreteScheduler"):
         ancestral(IMAGE, eta=0.5, **common)
     euler, settings = make(network, scheduler=EulerDiscreteScheduler.from_config(config)), common | {"grain": 0.1}
@@ -228,11 +227,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     ).images[0]  # fmt: skip
     assert np.array_equal(found, np.asarray(wanted)) and found.shape == (19, 24, 3)
     options = "--blur 0.5 --seed 0 --steps 1 --profile smoke --variant mult"
-    assert tell(capsys, "photo.png", *options.split(), "-o", "mult.png")[0] == 0
-    assert whence("mult.png").command == f"repro edit photo.png {options} -o mult.png"
-    other = EditingPipeline.shipped("smoke", "mult")("photo.png", blur=0.5, seed=0, num_inference_steps=1).images[0]
-    assert np.array_equal(np.asarray(Image.open("mult.png")), np.asarray(other))
-    assert tell(capsys, "photo.png", "--grain", "0.1", "--steps", "1", "--profile", "smoke", "-o", "x/y.jpg")[0] == 0
+    assert tell(capsys, "photo.png", *options.split(), "-o", "x/y.jpg")[0] == 0
     assert Image.open("x/y.jpg").size == (24, 19)
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from tiny import same_weights
 from tiny_editing import FULL
 from torch import Tensor
 from torch.nn import functional as F
 
 from repro.editing.study.pix2pix import Discriminator, Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition, generate
-from repro.editing.tasks import COLOUR, INPAINT
-from repro.editing.vector import TASKS, EditingVector, batch
+from repro.editing.vector import EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment, run
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import train
 
 RECIPE = Recipe(images=48, batch=4, lr=1e-3, betas=(0.5, 0.999), clip=0.0, ema=20, threads=1, save_every=12)
 
@@ -81,20 +76,6 @@ def test_layers_are_the_originals_of_vector_and_images_side_by_side():
     torch.testing.assert_close(critic(stack, patches), critic.rest(whole))
 
 
-def test_inputs_hold_one_task_each():
-    held, ids = bank(), list(range(60))
-    indices, label = torch.tensor(ids) % 5, KeyedNoise(7, ids, "label").integers(0, 6)
-    assert set(label.tolist()) == set(range(6))
-    source, reference, vector, target = Pix2PixTask(held).inputs(indices, noises(ids))
-    names = ("sharp", "blur", "grain", "colour", "sharp", "sharpen")
-    for i in ids:
-        at, task = indices[i], label[i].item()
-        assert torch.equal(source[i], held["masked" if task == INPAINT else "sharp"][at].float() / 127.5 - 1)
-        assert torch.equal(target[i], held[names[task]][at].float() / 127.5 - 1)
-        assert torch.equal(reference[i], (held["reference"][at].float() / 127.5 - 1) * (task == COLOUR))
-        torch.testing.assert_close(vector[i], FULL.only(*TASKS[task - 1 : task] if task else ()).tensor())
-
-
 @pytest.mark.parametrize("size", [(13, 21), (1, 1)])
 def test_generate_takes_any_size(size):
     generator = network().generator.eval()
@@ -106,19 +87,7 @@ def test_generate_takes_any_size(size):
     assert not torch.allclose(out[:1], generate(generator, source[:1], vectors[:1], 1 - reference), atol=1e-4)
 
 
-def test_resumed_equals_uninterrupted_and_the_global_generator_is_not_asked(tmp_path: Path):
-    before = torch.random.get_rng_state()
-    *_, straight = train(network(), Pix2PixTask(bank()), RECIPE, 0)
-    assert torch.equal(before, torch.random.get_rng_state())
-    for until in (20, 48):
-        *_, last = train(network(), Pix2PixTask(bank()), RECIPE, 0, tmp_path / "state.safetensors", until)
-    assert same_weights(last.ema, straight.ema) and same_weights(last.model, straight.model)
-
-
-def test_only_the_generator_ships(tmp_path: Path, monkeypatch):
-    for name in ("notebooks", "pyproject.toml"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+def test_only_the_generator_ships(home):
     about = dict(room="editing", task_name="bench", variant="pix2pix", data="photos", profile="smoke", seed=0)
     build = {"build": network, "task": lambda: Pix2PixTask(bank())}
     experiment = Experiment(name="editing-bench-pix2pix-s0", recipe=RECIPE, summary="", ships=True, **about, **build)

@@ -39,14 +39,6 @@ def tiny_network(seed: int = 0, scale: float = 1.0, **changes: Any) -> EditingNe
     return net
 
 
-def pointwise_network() -> EditingNet:
-    """One that looks at each position alone: the U-Net's last layer is zero, the bypass stays."""
-    net = tiny_network()
-    for p in net.unet.conv_out.parameters():
-        p.data.zero_()
-    return net
-
-
 def tiny_autoencoder() -> Autoencoder:
     """The smoke profile's, with the statistics that its latents have."""
     with torch.random.fork_rng(devices=[]):
