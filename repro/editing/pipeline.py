@@ -121,7 +121,9 @@ class EditingPipeline(DiffusionPipeline):
         parts = []
         for name in names:
             if not trained(name):
-                raise ReproError(f"{name}: no weights here; `repro train {name}` makes them (see `repro list editing`)")
+                raise ReproError(
+                    f"{name}: no weights here; `repro list editing` names the networks, `repro train` makes one's weights"
+                )
             # A copy: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
             parts.append(copy.deepcopy(load_checkpoint(name)))
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))

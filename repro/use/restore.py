@@ -89,9 +89,7 @@ class Restore:
         name = f"restored-{self.photo.name if folder else self.photo.stem + '.png'}"
         target = self.out or self.photo.absolute().with_name(name)
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
-            raise ReproError(
-                f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place"
-            )
+            raise ReproError(f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place")
         if not folder:
             return target, [(self.photo, target)]
         if target.suffix or target.is_file():

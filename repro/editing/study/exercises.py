@@ -33,7 +33,7 @@ def _sharpen() -> Judge:
 
 def _attend() -> Judge:
     """Attention with one token: its value, at every position."""
-    queries, key, value = _tensors(3, (5, 4))
+    queries, key, value = _tensors(3, shape=(5, 4))
     return like(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, (queries, key[:, :1], value[:, :1]))
 
 

@@ -172,7 +172,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         "from repro.editing.pipeline import EditingPipeline",
         "",
         "def photo(name):",
-        f"    return center_crop(resize(pack.load(pack.image(name)), {side}).clamp(0, 1), {side})",
+        f"    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})",
         "",
         f"pipe = EditingPipeline.shipped({', '.join(shipped)})",
         "pipe(",
