@@ -151,7 +151,7 @@ def test_what_ships_is_what_the_experiments_say(shipping):
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
     assert next(network.parameters()).any()
     assert not EditingPipeline.shipped("smoke", "mult").network.config.mask and pipe.network.config.mask
-    with pytest.raises(ReproError, match="editing-smoke-palette-s0: no weights here; `repro train"):
+    with pytest.raises(ReproError, match="editing-smoke-palette-s0: no weights here; `repro list"):
         EditingPipeline.shipped("smoke", "palette")
     with pytest.raises(ReproError, match="unknown profile 'large'"):
         EditingPipeline.shipped("large")

@@ -121,9 +121,7 @@ class EditingPipeline(DiffusionPipeline):
         parts = []
         for name in names:
             if not trained(name):
-                raise ReproError(
-                    f"{name}: no weights here; `repro list editing` names the networks, `repro train` makes one's weights"
-                )
+                raise ReproError(f"{name}: no weights here; `repro list editing` has the names for `repro train`")
             # A copy: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
             parts.append(copy.deepcopy(load_checkpoint(name)))
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
