@@ -279,4 +279,4 @@ def test_a_name_that_is_no_text_and_weights_that_are_not_there(photo, capsys):
     assert subprocess.run(["bash", "-c", f"ls {word}"], capture_output=True).returncode == 0
     shutil.rmtree(paths.checkpoints())
     code, _, err = tell(capsys, "photo.png", *options)
-    assert code == 2 and "repro train editing-smoke-taught-long-s0" in err
+    assert code == 2 and "editing-smoke-taught-long-s0: no weights here" in err
