@@ -1,4 +1,4 @@
-"""The degradations: what every one of them keeps to, and each against its own arithmetic."""
+"""The degradations: what every one of them keeps to, and that none of them has changed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import degradations, lowlight, wetglass
+from repro.data import wetglass
 from repro.data.degradations import TASKS
-from repro.data.lowlight import low_light, srgb_to_linear
+from repro.data.lowlight import low_light
 from repro.data.raindrops import rain
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -95,112 +95,11 @@ def test_impossible_input_is_refused(name):
         task.degrade(PICTURES[0], noises(range(5)))
 
 
-# -- low light ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_curve_is_srgb():
-    x = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    torch.testing.assert_close(lowlight.linear_to_srgb(srgb_to_linear(x)), x, rtol=0, atol=2e-7)
-    assert srgb_to_linear(torch.tensor(0.5, dtype=torch.float64)).item() == pytest.approx(0.21404114, abs=1e-8)
-
-
-def wide(grey, count, stops=None):
-    pictures, ids = torch.full((count, 3, 48, 48), grey), range(count)
-    return lowlight.wide_low_light(pictures, KeyedNoise(0, ids, "settings"), KeyedNoise(0, ids, "sensor"), stops)
-
-
-def test_low_light_is_one_to_six_stops_and_mostly_that_much_darker():
-    seen, stops = wide(0.6, 400)
-    assert 1 <= stops.min() < 1.2 and 5.8 < stops.max() <= 6
-    light = srgb_to_linear(seen).median(dim=3).values.median(dim=2).values[:, 1].clamp(min=1e-6)
-    darker = srgb_to_linear(torch.tensor(0.6)).log2() - light.log2()
-    assert (darker - stops).abs().median() < 1.2 and torch.corrcoef(torch.stack([darker, stops]))[0, 1] > 0.55
-
-
-def test_scenes_with_a_bright_place_with_a_cast_with_little_and_much_noise():
-    seen, _ = wide(0.7, 400, stops=5.0)
-    bright = (seen.mean(dim=1) > 0.45).float().mean(dim=(1, 2))
-    assert 0.1 < (bright > 0.02).float().mean() < 0.6 and (bright > 0.5).float().mean() < 0.25
-    red, blue = seen.mean(dim=(2, 3))[:, 0], seen.mean(dim=(2, 3))[:, 2]
-    assert (red > 1.5 * blue).float().mean() > 0.1 and ((red / blue).log().abs() < 0.2).float().mean() > 0.2
-    rough = wide(0.7, 300, stops=3.0)[0].diff(dim=3)[:, 1].std(dim=(1, 2)) / 2**0.5
-    assert rough.quantile(0.1) < 0.004 and rough.quantile(0.9) > 0.03
-
-
-# -- raindrops ---------------------------------------------------------------------------------------------------------
-
-
-def wet(grey, count):
-    return wetglass.wet_glass(torch.full((count, 3, 64, 64), grey), KeyedNoise(0, range(count), "drops"))
-
-
 def test_drops_change_the_picture_where_they_are_and_nowhere_else():
     seen, alpha = wetglass.wet_glass(PICTURES, KeyedNoise(0, range(5), "drops"))
     clear = (alpha == 0).expand_as(seen)
     assert torch.equal(seen[clear], PICTURES[clear]) and 0.1 < clear.float().mean() < 0.98
     assert alpha.max() <= 1 and alpha.min() == 0
-
-
-def test_light_is_mixed_by_the_share_of_the_lens():
-    assert not wet(0.0, 40)[0].any(), "a drop in the dark has no light of its own"
-    (dim, alpha), (twice, again) = wet(0.3, 40), wet(0.6, 40)
-    assert torch.equal(alpha, again), "where the drops are does not depend on the image"
-    free = (twice < 1).all(dim=1, keepdim=True).expand_as(dim)
-    torch.testing.assert_close(twice[free], 2 * dim[free], rtol=1e-4, atol=1e-5)  # optics is linear in light
-
-
-def test_drops_are_brighter_and_darker_soft_and_faint():
-    seen, alpha = wet(0.5, 200)
-    gain = (seen.square() - 0.25).sum(dim=(1, 2, 3)) / alpha.sum(dim=(1, 2, 3)).clamp(min=1e-6) / 3 / 0.25
-    covered = alpha.mean(dim=(1, 2, 3)) > 0.01
-    assert 0.15 < (gain[covered] < -0.05).float().mean() < 0.6 and (gain[covered] > 0.3).float().mean() > 0.25
-    peak = alpha.amax(dim=(1, 2, 3))[covered]
-    assert peak.quantile(0.1) < 0.45 and peak.quantile(0.9) > 0.75
-    steep = alpha.diff(dim=3).abs().amax(dim=(1, 2, 3))[covered] / peak
-    assert steep.quantile(0.1) < 0.15 and steep.quantile(0.9) > 0.4
-
-
-def test_the_field_is_one_hill_per_drop_and_has_no_seams():
-    """A single ellipse against its formula, over a pane of several tiles, with and without a neighbour far away."""
-    one = dict(x=100.0, y=90.0, radius=20.0, across=16.0, along=25.0, turn=0.4, opacity=0.7, gain=1.2)
-    for several in ([one], [one, {**one, "x": 400.0}]):
-        drops = {k: torch.tensor([[d[k] for d in several]]) for k in one}
-        outline, here = wetglass._field(drops, torch.zeros(1, 1), KeyedNoise(0, [0], "drops"), (200, 210))
-        rows, cols = torch.meshgrid(torch.arange(200) + 0.5 - 90, torch.arange(210) + 0.5 - 100, indexing="ij")
-        c, s = math.cos(0.4), math.sin(0.4)
-        q2 = ((c * cols + s * rows) / 16) ** 2 + ((c * rows - s * cols) / 25) ** 2
-        inside = q2 < 2.5**2
-        torch.testing.assert_close(outline[0][inside], 1.5 * (1 - q2[inside]), rtol=0, atol=0.05)
-        assert (outline[0][q2 > wetglass._REACH**2 + 0.1] == -math.inf).all()
-        for found, wanted in zip(here[0], (100.0, 90.0, 20.0, 0.7, 1.2), strict=True):
-            torch.testing.assert_close(found[inside], torch.full_like(found[inside], wanted), rtol=1e-4, atol=1e-4)
-
-
-# -- motion blur and JPEG ----------------------------------------------------------------------------------------------
-
-
-def test_kernels_sum_to_one_keep_the_centroid_and_fit():
-    lengths = torch.linspace(0.5, 21, 200)
-    paths = degradations.draw_paths(KeyedNoise(0, range(200), "path"), lengths)
-    torch.testing.assert_close(paths.diff(dim=1).norm(dim=2).sum(dim=1), lengths, rtol=1e-4, atol=1e-4)
-    kernels = degradations.path_kernels(paths)
-    half = kernels.shape[-1] // 2
-    assert paths.abs().max() < half, "a path leaves its kernel"
-    torch.testing.assert_close(kernels.sum(dim=(1, 2)), torch.ones(200))
-    grid = torch.arange(-half, half + 1.0)
-    for axis in (1, 2):
-        assert (kernels.sum(dim=3 - axis) @ grid).abs().max() < 1e-3
-
-
-def test_a_point_becomes_its_path():
-    dot = torch.zeros(1, 3, 65, 65)
-    dot[..., 32, 32] = 1
-    noise = KeyedNoise(0, ["a"], "path")
-    seen, _ = degradations.motion_blur(dot, noise, KeyedNoise(0, ["a"], "sensor"), 12.0)
-    kernel = degradations.path_kernels(degradations.draw_paths(noise, torch.tensor([12.0])))[0]
-    half = kernel.shape[-1] // 2
-    found = seen[0, 1, 32 - half : 33 + half, 32 - half : 33 + half].square()
-    assert (found - kernel)[kernel > 0.01].abs().max() < 0.03
 
 
 def test_jpeg_is_the_encoders_own():

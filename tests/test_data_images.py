@@ -12,14 +12,10 @@ import torch
 from PIL import Image, ImageFilter
 
 from repro.data.images import (
-    center_crop,
     image_size,
-    pixels_alone,
     read_channels,
     read_image,
     resize,
-    to_model,
-    to_unit,
 )
 from repro.data.inputs import masks, pictures, read_srgb
 from repro.data.writing import check_writable, write_image
@@ -110,14 +106,6 @@ def _turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_damaged_block_leaves_the_orientation(kind):
-    data = _encode(Image.fromarray(_gradient(8, 16)), kind, exif=_turned(6), icc_profile=b"profile")
-    bare = pixels_alone(data)
-    assert len(bare) < len(data) and b"profile" not in bare
-    assert torch.equal(read_image(bare), read_image(data)) and read_image(data).shape == (3, 16, 8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -302,24 +290,7 @@ def test_what_can_be_known_is_known_before_the_work(tmp_path):
             check_writable(tmp_path / place, (5, 20_000))
 
 
-def test_ranges_and_crops():
-    x = torch.linspace(0, 1, 256)
-    torch.testing.assert_close(to_unit(to_model(x)), x)
-    assert to_model(x).aminmax() == (torch.tensor(-1.0), torch.tensor(1.0))
-    assert to_unit(torch.tensor([-3.0, 3.0])).tolist() == [0.0, 1.0]
-    image = torch.arange(35.0).view(1, 5, 7)
-    assert torch.equal(center_crop(image, 3), image[:, 1:4, 2:5])
-    assert torch.equal(center_crop(image, (5, 6)), image[:, :, 0:6])
-    with pytest.raises(ReproError, match="6x6 does not fit"):
-        center_crop(image, 6)
-
-
-def test_resize_is_antialiased_and_stays_in_range():
-    checks = torch.zeros(3, 64, 64)
-    checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 1.0
-    small = resize(checks, 16)
-    assert (small[:, 2:-2, 2:-2] - 0.5).abs().max() < 0.02  # without antialiasing it would be all 0 or all 1
-    assert small.min() >= 0 and small.max() <= 1
+def test_resize_is_pillows_antialiased_one():
     assert resize(torch.rand(3, 30, 60), 10).shape == (3, 10, 20)
     assert resize(torch.rand(2, 3, 30, 60), (8, 9)).shape == (2, 3, 8, 9)
     ours, theirs = resize(read_image(NOISE), (12, 16)), read_image(NOISE.resize((16, 12), Image.Resampling.BICUBIC))

@@ -51,19 +51,6 @@ def test_what_is_written_is_read_back(names, nested):
         assert list(files) == list(range(1, len(names) + 1))
 
 
-@settings(max_examples=8)
-@given(names=st.lists(st.text("ab-._ 01", min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
-def test_equal_stems_come_in_equal_order_whatever_the_suffix(names):
-    with tempfile.TemporaryDirectory() as folder:
-        sides = [Path(folder) / "in", Path(folder) / "out"]
-        for side, suffix in zip(sides, (".png", ".jpg"), strict=True):
-            _images(side, *(f"x{name}x{suffix}" for name in names))  # no hidden files, no suffix of its own
-            write_flist(side, side.with_suffix(".flist"))
-        pairs = read_pairs(*(side.with_suffix(".flist") for side in sides))
-        assert [p.input.name for p in pair_folders(*sides)] == [p.input.name for p in pairs]
-        assert len(pairs) == len(names)
-
-
 def test_a_list_moves_with_its_folder_and_names_others_by_their_whole_path(tmp_path, monkeypatch, capsys):
     _images(tmp_path / "old/set", "a/1.png", "a/2.png")
     assert main(["data", "flist", str(tmp_path / "old/set")]) == 0 and "2 images" in capsys.readouterr().out
@@ -303,19 +290,3 @@ def test_a_crop_is_a_piece_of_its_picture(height, width, size, draw, flip):
     piece = image[:, top : top + size, left : left + size]
     mirrored = flip and draw[2] < 0.5
     assert torch.equal(cut([image], size, drawn, flip=flip)[0], piece.flip(-1) if mirrored else piece)
-
-
-def test_every_place_and_both_orientations_come_up_evenly():
-    count, image = 6000, _coded(10, 9)
-    found = crops([image] * count, 8, range(count), seed=3)[:, 0, 0]  # the first row
-    first, mirrored = found.amin(dim=1), (found[:, 0] > found[:, -1]).long()
-    cells = torch.bincount(2 * (2 * (first // 9) + first % 9) + mirrored, minlength=12)
-    expected = count / 12
-    assert len(cells) == 12 and (((cells - expected) ** 2) / expected).sum() < 31.3  # chi squared, p = 0.001
-
-
-def test_a_batch_is_a_list_and_its_dtype_is_kept():
-    images = torch.randint(0, 255, (4, 3, 20, 20), dtype=torch.uint8)
-    found = crops(images, 8, torch.arange(4), 1)
-    assert torch.equal(found, crops(list(images), 8, [0, 1, 2, 3], 1)) and found.dtype == torch.uint8
-    assert not torch.equal(found, crops(images, 8, torch.arange(4), 0))

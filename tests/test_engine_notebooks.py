@@ -9,12 +9,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from repro.engine import notebooks
 from repro.engine.commands import Reproduce
-from repro.engine.notebooks import Parameter, chosen, normalise, reproduce
+from repro.engine.notebooks import chosen, reproduce
 from repro.errors import ReproError
 
 PARAMETERS = """\
@@ -126,12 +124,6 @@ def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
         notebooks.declared(notebooks.read(path), path.stem)
 
 
-@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
-def test_text_of_a_value_parses_to_the_value(value):
-    parsed = Parameter("p", type(value).__name__, value).parse(str(value))
-    assert parsed == value and type(parsed) is type(value)
-
-
 def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_path):
     """A user's own kernel `python3`, backend and widget setting do not reach the notebooks."""
     broken = tmp_path / "user" / "kernels" / "python3"
@@ -195,22 +187,6 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
     assert notebooks.INJECTED in built.decode()
 
 
-def test_normalise_keeps_pictures_beside_a_widget_and_joins_streams():
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x")])
-    nb = nbformat.from_dict(source)
-    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "HBox()"}
-    nb.cells[0].outputs = [
-        nbformat.v4.new_output("stream", name="stdout", text="a"),
-        nbformat.v4.new_output("stream", name="stdout", text="b\n"),
-        nbformat.v4.new_output("display_data", data=view | {"image/png": "AAAA"}),
-        nbformat.v4.new_output("display_data", data=view),
-        nbformat.v4.new_output("stream", name="stdout", text="in /clone/figures, not /clones or https://x/clone\n"),
-    ]
-    kept = normalise(nb, source, hide={"/clone": "."}).cells[0].outputs
-    assert [o.get("text") for o in kept] == ["ab\n", None, "in ./figures, not /clones or https://x/clone\n"]
-    assert kept[1].data == {"image/png": "AAAA"}
-
-
 def test_names(books):
     write(books["folder"], "00_first"), write(books["folder"], "01_second")
     assert [p.stem for p in chosen(["01", "00_first.ipynb"], books["folder"])] == ["00_first", "01_second"]
@@ -224,12 +200,10 @@ def test_names(books):
     assert "\n" not in str(caught.value)
 
 
-def test_command(books, monkeypatch, capsys, tmp_path):
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setenv("REPRO_HOME", str(tmp_path))
+def test_command(books, home, capsys):
     write(books["folder"], "00_first", "print(repr(steps), repr(title)); assert eta < 1")
     assert Reproduce(parameters=("steps=7", "title=8")).run() == 0
-    assert outputs(tmp_path / "build" / "00_first.ipynb") == "7 '8'\n"
+    assert outputs(home / "build" / "00_first.ipynb") == "7 '8'\n"
     assert Reproduce(parameters=("eta=2",)).run() == 1
     assert "AssertionError" in capsys.readouterr().err
     for wrong in ("steps", "=7", "steps=x", "steps=7.5", "stepz=7"):

@@ -31,27 +31,17 @@ def plot():
     return figure
 
 
-@pytest.mark.parametrize("make_image", [plot, lambda: torch.full((3, 6, 8), 0.5)])
-def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, make_image):
-    path = save_figure(make_image(), "demo", [record, record.id], COMMAND)
-    assert path == home / "figures" / "pictures" / "demo.png"
+@pytest.mark.parametrize("photograph", [False, True])
+@pytest.mark.parametrize("make_image", [plot, lambda: torch.linspace(0, 1, 48 * 64).view(1, 48, 64).expand(3, -1, -1)])
+def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, make_image, photograph):
+    path = save_figure(make_image(), "demo", [record, record.id], COMMAND, photograph=photograph)
+    assert path == home / "figures" / "pictures" / ("demo.jpg" if photograph else "demo.png")
     before = path.read_bytes()
-    assert save_figure(make_image(), "again", [record], COMMAND).read_bytes() == before
+    assert save_figure(make_image(), "again", [record], COMMAND, photograph=photograph).read_bytes() == before
     assert whence(path) == provenance.Provenance((record.id,), COMMAND)
-    text = Image.open(path).text
-    assert set(text) == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
-
-
-def test_photographs_are_jpeg_and_say_what_made_them_all_the_same(record, home):
-    rough = np.random.default_rng(0).integers(0, 8, (48, 64, 1))
-    smooth = (np.linspace(0, 240, 48 * 64 * 3).reshape(48, 64, 3) + rough).astype(np.uint8)
-    path = save_figure(smooth, "demo", [record], COMMAND, photograph=True)
-    assert path == home / "figures" / "pictures" / "demo.jpg"
-    before = path.read_bytes()
-    assert save_figure(smooth, "demo", [record.id], COMMAND, photograph=True).read_bytes() == before
-    assert whence(path) == provenance.Provenance((record.id,), COMMAND)
-    assert np.abs(np.asarray(Image.open(path)).astype(int) - smooth).mean() < 2
-    assert len(before) < len(save_figure(smooth, "demo", [record], COMMAND).read_bytes())
+    if not photograph:
+        found = set(Image.open(path).text)
+        assert found == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
 
 
 @pytest.mark.parametrize("photograph", [False, True])

@@ -208,16 +208,6 @@ def test_the_interval_of_a_mean_covers_the_truth_95_times_in_100(n):
     assert 0.92 <= rate <= 0.98, rate
 
 
-def test_pairing_removes_what_the_images_share():
-    rng = np.random.default_rng(0)
-    difficulty = rng.normal(0, 10, 50)
-    better, worse = difficulty + 0.5 + rng.normal(0, 0.1, 50), difficulty + rng.normal(0, 0.1, 50)
-    paired = stats.paired_difference(better, worse)
-    assert paired.low > 0.4 and paired.high < 0.6
-    broken = stats.paired_difference(better, rng.permutation(worse))
-    assert broken.low < 0 < broken.high, "the same numbers without their pairing say nothing"
-
-
 def two_networks(rng, trial, seeds: int):
     """Seeds shift a whole network by sigma 1, images by sigma 1 in common, every measurement by sigma 1 alone."""
     shifts, common = rng.normal(0, 1, (2, seeds, 1)), rng.normal(0, 1, 30)
@@ -228,28 +218,3 @@ def two_networks(rng, trial, seeds: int):
 def test_training_seeds_count_as_seeds_not_as_more_images():
     assert covered(lambda rng, t: two_networks(rng, t, 6), 0.0, 200) >= 0.90
     assert covered(lambda rng, t: two_networks(rng, t, 1), 0.0, 200) < 0.6, "one seed knows nothing of other seeds"
-
-
-def test_the_spread_of_few_seeds_is_not_understated():
-    """Resampled from S values, a mean shows (S - 1) / S of its variance s^2 / S; the scaled seeds show all of it."""
-    seeds = np.array([1.0, 2.0, 4.0])
-    draws = stats._means(np.repeat(seeds[:, None], 10, axis=1), None, False, 20_000, 0)
-    assert draws.var() == pytest.approx(seeds.var(ddof=1) / 3, rel=0.03)
-    assert draws.mean() == pytest.approx(seeds.mean(), rel=0.01)
-
-
-def test_the_same_networks_on_both_sides_are_resampled_together():
-    rng = np.random.default_rng(1)
-    left = rng.normal(0, 5, (4, 1)) + rng.normal(0, 0.1, (4, 20))
-    together = stats.paired_difference(left + 1, left, same_networks=True)
-    apart = stats.paired_difference(left + 1, left)
-    assert together.low > 0.99 and apart.low < 0 < apart.high
-
-
-def test_what_does_not_pair_is_refused():
-    with pytest.raises(ReproError, match="the same images are needed on both sides, found 6 and 7"):
-        stats.paired_difference(range(6), range(7))
-    with pytest.raises(ReproError, match="4 values, an interval needs at least 5"):
-        stats.mean_interval(range(4))
-    with pytest.raises(ReproError, match="2 and 3 training seeds"):
-        stats.paired_difference(np.ones((2, 6)), np.ones((3, 6)), same_networks=True)

@@ -32,12 +32,6 @@ def run(state: Path | None = None, until: int | None = None, recipe: Recipe = RE
     return last
 
 
-def test_it_learns() -> None:
-    recipe = dataclasses.replace(RECIPE, images=4000, decay="constant")
-    losses = [step.loss for step in train(tiny_net(), TinyTask(), recipe, seed=0)]
-    assert sum(losses[-50:]) / 50 < 0.7 * losses[0]  # an untrained network predicts 0, loss 1
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, precision: str) -> None:
     recipe, threads = dataclasses.replace(RECIPE, precision=precision), torch.get_num_threads()
