@@ -2,7 +2,7 @@
 image is the one that the headless function draws; and once more after the kernel was restarted.
 
 Without Chromium this is skipped aloud; REPRO_REQUIRE_BROWSER=1 makes that a failure. REPRO_BROWSER_CHROMIUM names
-another executable, REPRO_BROWSER_SHOTS a folder for screenshots.
+another executable.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.ui.controls import Slider, Toggle
-from repro.ui.explore import Explorer
-
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -43,23 +40,6 @@ PICTURE = f"{EXPLORER} img.widget-image"
 HANDLE = f"{EXPLORER} .noUi-handle"
 
 pytestmark = pytest.mark.browser
-
-FUNCTION = '''
-import numpy as np
-
-def rings(radius, soft):
-    """Rings whose width follows the slider."""
-    y, x = np.mgrid[-60:60, -90:90]
-    wave = np.sin(np.hypot(x, y) * radius / 40)
-    value = (wave * 0.5 + 0.5) if soft else (wave > 0).astype(float)
-    return np.stack([value, value * 0.6, 1 - value]).astype(np.float32)
-'''
-SHOW = """
-from repro.ui import Command, Slider, Toggle, explore
-explore(rings, {"radius": Slider(1, 20, 1, 6, "radius", "px"), "soft": Toggle(True, "soft edges")},
-        presets={"wide": {"radius": 2}, "narrow": {"radius": 20, "soft": False}},
-        command=Command("notebooks/rings.ipynb", {"radius": "radius", "soft": "soft"}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -185,14 +165,7 @@ class Reader:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) if data else None
 
     def wait_until(self, ready: Callable[[], bool], what: str) -> None:
-        def explain() -> str:
-            self.shot("failed")
-            return f"{what}; the page says: {self.page.inner_text('body')[-1500:]}"
-
-        _wait(ready, explain)
-
-    def wait_for(self, picture: np.ndarray, what: str) -> None:
-        self.wait_until(lambda: _equal(self.picture(), picture), what)
+        _wait(ready, lambda: f"{what}; the page says: {self.page.inner_text('body')[-1500:]}")
 
     def restart_and_run_all(self) -> None:
         self.menu("Kernel", "Restart Kernel and Run All Cells")
@@ -217,12 +190,6 @@ class Reader:
         for handle in handles:
             assert handle["x"] + handle["width"] <= picture["x"] and 0 <= handle["y"] <= screen["height"]
 
-    def shot(self, name: str) -> None:
-        folder = os.environ.get("REPRO_BROWSER_SHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
-
 
 @pytest.fixture
 def reader(chromium, lab) -> Iterator[tuple[Reader, Path]]:
@@ -237,43 +204,6 @@ def reader(chromium, lab) -> Iterator[tuple[Reader, Path]]:
             yield Reader(page, address, token), folder
         finally:
             browser.close()
-
-
-def test_a_slider_moved_in_jupyterlab_draws_what_the_headless_function_draws(reader):
-    person, folder = reader
-    cells = [nbformat.v4.new_code_cell(source.strip()) for source in (FUNCTION, SHOW)]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "rings.ipynb")
-    names: dict = {}
-    exec(FUNCTION, names)
-    headless = Explorer(names["rings"], {"radius": Slider(1, 20, 1, 6), "soft": Toggle(True)})
-
-    person.open("rings.ipynb")
-    person.menu("Run", "Run All Cells")
-    person.wait_for(headless.picture(), "the default image")
-    person.shot("1-default")
-    person.sees_controls_beside_the_picture()
-    person.press("ArrowRight")
-    person.wait_for(headless.picture(radius=7), "one step to the right")
-    for _ in range(3):
-        person.press("ArrowLeft")
-    person.wait_for(headless.picture(radius=4), "three steps to the left")
-    person.page.locator(".jp-OutputArea button", has_text="narrow").click()
-    person.wait_for(headless.picture(radius=20, soft=False), "a preset")
-    assert person.page.locator(PICTURE).count() == 1
-    command = person.page.locator(".jp-OutputArea textarea").input_value()
-    assert command == "mkdir -p build && papermill notebooks/rings.ipynb build/rings.ipynb -p radius 20 -p soft False"
-    # the plain default below is what the saved notebook keeps
-    assert person.page.locator(".jp-OutputArea .jp-RenderedImage img").count() == 1
-    person.shot("2-moved")
-
-    person.restart_and_run_all()
-    person.wait_for(headless.picture(), "the default image after the kernel's restart")
-    person.press("ArrowRight")
-    person.wait_for(headless.picture(radius=7), "one step to the right after the restart")
-    assert person.page.locator(PICTURE).count() == 1
-    person.shot("3-restarted")
-    assert person.outside == []
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
@@ -315,10 +245,10 @@ def test_the_first_widget_of_each_notebook(reader, path):
         person.wait_until(lambda: last.inner_text().startswith("["), f"the last cell {when}")
         person.wait_until(lambda: "*" not in last.locator(".jp-InputPrompt").inner_text(), f"its end {when}")
         person.sees_controls_beside_the_picture()
+        assert person.page.locator(EXPLORER).first.locator("img.widget-image").count() == 1
         before = person.picture()
         person.press("ArrowRight")
         person.wait_until(lambda: not _equal(person.picture(), before), f"another image {when}")
-        person.shot(f"{path.stem}-{when}")
         last.locator(".cm-content").click()
         person.page.keyboard.press("Control+Enter")
         person.wait_until(lambda: _equal(person.picture(), person.picture(answer)), f"the headless image {when}")

@@ -73,7 +73,6 @@ MISTAKES = {
         ["evaluate", "ddpm", "--full", "--profile", "huge"],
         "profile 'huge' is unknown: choose one of smoke",
     ),
-    "unknown data set": (["data", "check", "loll"], "data set 'loll' is unknown"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,6 @@ def test_every_direct_dependency_is_pinned_inside_its_range():
     for requirement in map(Requirement, (*PROJECT["dependencies"], *extras)):
         pin = pins().get(canonicalize_name(requirement.name))
         assert pin is not None and pin in requirement.specifier, f"{requirement} is pinned to {pin}"
-
-
-def test_torch_and_torchvision_are_a_matching_pair():
-    """Each wheel of torchvision fixes the torch that it was built for."""
-    torch, vision = pins()["torch"], pins()["torchvision"]
-    assert torch.local is None and vision.local is None, "the ordinary builds are needed"
-    if Version(version("torchvision")) == vision:
-        assert torch in next(r for r in map(Requirement, requires("torchvision")) if r.name == "torch").specifier
 
 
 def test_accepted_pythons_agree_and_conda_hands_over_to_pip():

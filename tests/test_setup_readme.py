@@ -13,8 +13,6 @@ from PIL import Image
 from repro.cli import main
 from repro.data import pack
 from repro.engine import claims, front
-from repro.engine.provenance import whence
-from repro.errors import ReproError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -59,71 +57,14 @@ def test_snippets_run_as_printed(tmp_path, monkeypatch):
     assert len(made) >= 2
 
 
-def test_the_picture_has_a_row_for_every_method_whose_weights_are_here(monkeypatch, tmp_path):
-    assert whence(ROOT / "figures/pictures/overview.jpg").command == "repro reproduce"
-
-    class Fake:
-        TITLE, NEEDS = "a title", ("rddm-lowlight-smres-s0",)
-
-        @staticmethod
-        def tiles():
-            return {name: pack_grey() for name in ("input", "result")}
-
-    class Absent(Fake):
-        NEEDS = ("no-such-checkpoint",)
-
-    def pack_grey():
-        import torch
-
-        return torch.full((3, 32, 40), 0.5)
-
-    found = {"rddm": Fake, "editing": Absent}
-    monkeypatch.setattr(front, "study_module", lambda room, name: found.get(room))
-    pixels = front.picture()
-    assert pixels.shape == (2 * 15 + 32, 4 * 262 - 6, 3)
-    assert (pixels[-1, :40] == 128).all() and (pixels[-1, 262:302] == 128).all() and (pixels[-1, 524:] == 255).all()
-
-
-@pytest.fixture
-def figures(tmp_path: Path, monkeypatch) -> Path:
+def test_a_line_a_method_with_the_papers_difference_and_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "rooms", lambda: ("rddm",))
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "tables/rddm_b.md").write_text("<!-- made by\nx -->\n\n**B**\n\n| a |\n|---|\n| 1 |\n")
-    (tmp_path / "pictures/rddm_some_steps.png").write_bytes(b"")
     head = "id,part,room,text,verdict,estimate,low,high\n"
     part = claims.headline("rddm")
     rows = f'{part.claim},"{part.part}",rddm,x,reproduced,-10.5,-11.5,-9.5\n{part.claim},other,rddm,x,weaker,1,,\n'
     (tmp_path / "claims.csv").write_text(head + rows + 'A1,p,adir,"a | b",not reproduced,0.1234,0.11,0.14\n')
-    return tmp_path
-
-
-def test_a_line_a_method_with_the_papers_difference_and_ours(figures):
-    rddm, adir = front.results(figures).splitlines()[2:]
+    rddm, adir = front.results(tmp_path).splitlines()[2:]
     # the report's Table 1: 15.56 - 23.14 dB
     assert "| −7.6 dB | −10.5 ± 1.0 dB | reproduced; R2: 1 of 2 | 1 reproduced, 1 weaker |" in rddm
     # without a headline: the first comparison
     assert adir.startswith("| adir | a \\| b (A1) | — | +0.123 ± 0.015 | not reproduced |")
-
-
-def test_the_index_lists_tables_and_pictures(figures):
-    text = front.index(figures)
-    assert "- [B](tables/rddm_b.md)" in text and "[some steps](pictures/rddm_some_steps.png)" in text
-
-
-def test_before_the_first_verdict(tmp_path):
-    assert front.results(tmp_path).startswith("No verdict")
-
-
-@pytest.mark.parametrize("text", ["", "<!-- results:begin -->", TEXT + TEXT])
-def test_damaged_markers_are_refused(text, figures):
-    with pytest.raises(ReproError, match=r"README\.md: one <!-- notebooks:begin"):
-        front.rendered(text, ROOT, figures)
-
-
-def test_a_headline_that_names_no_claim_is_refused(tmp_path):
-    path = tmp_path / "claims.toml"
-    source = claims.path_of("rddm").read_text(encoding="utf-8")
-    path.write_text(source.replace('claim = "R2"', 'claim = "R99"', 1), encoding="utf-8")
-    with pytest.raises(ReproError, match="no claim 'R99' with a part"):
-        claims.headline("rddm", path)

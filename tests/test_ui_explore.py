@@ -104,22 +104,6 @@ def test_a_preset_button_moves_several_controls_and_draws_once():
     assert (live.widgets["eta"].value, live.widgets["clip"].value) == (0.3, False)
 
 
-def test_controls_stand_left_of_the_one_image_that_is_updated_in_place_when_they_rest(live):
-    assert not live.widgets["step"].continuous_update and not live.widgets["eta"].continuous_update
-    live.next_seed.click()
-    assert live.params["seed"] == 8
-    image, (left, right) = live.image, live.box.children[0].children
-    for step in range(3):
-        live.widgets["step"].set_state({"value": step})
-    assert live.image is image and right.children == (live.message, image)
-    assert live.widgets["step"] in left.children and live.save_button in left.children
-    assert int(left.layout.width.removesuffix("px")) < 400  # room for an image of 500 pixels on a screen of 1280
-    controls = {"on": Toggle(), "much": Slider(0, 1, 0.5, 0.5)}  # a switch stands in the line of its slider
-    live = LiveExplorer(lambda on, much: np.zeros((2, 2, 3), np.uint8), controls)
-    (row, _save) = live.box.children[0].children[0].children
-    assert row.children == (live.widgets["on"], live.widgets["much"])
-
-
 def test_an_error_is_one_sentence_in_the_pictures_place_and_the_next_picture_takes_it_away(live):
     live.widgets["sampler"].set_state({"index": 2})
     assert "sampler &lt;broken&gt; does not work, ddim is accepted" in live.message.value

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -149,20 +147,3 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(make, said):
     with pytest.raises(ReproError) as caught:
         make()
     assert said in str(caught.value)
-
-
-def test_importing_the_room_loads_no_plot_or_widget_library():
-    heavy = {"matplotlib", "ipywidgets", "torch", "PIL", "IPython"}
-    code = f"import sys, repro.ui; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_several_dots_stand_in_one_line_each_group_in_its_colour():
-    plate = dots({"blur": {"a": (1.0, 0.5, 1.5), "b": 2.0}, "grain": {"b": 3.0}}, xlabel="error")
-    lines = [line for line in plate.axes[0].get_lines() if line.get_marker() != "None" and len(line.get_xdata())]
-    marks = {line.get_xdata()[0]: line for line in lines}
-    assert marks[2.0].get_color() == marks[3.0].get_color() != marks[1.0].get_color()
-    heights = [float(marks[x].get_ydata()[0]) for x in (1.0, 2.0, 3.0)]
-    assert -0.5 < heights[0] < 0 < heights[1] < 0.5 and heights[2] == pytest.approx(1)
-    assert [text.get_text() for text in plate.legends[0].get_texts()] == ["a", "b"]

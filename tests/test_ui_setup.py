@@ -127,11 +127,6 @@ def test_a_front_end_is_not_installed_into_colab(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "" and os.environ["REPRO_HOME"] == str(tmp_path)
 
 
-def test_the_address_comes_from_pyproject(tmp_path):
-    (tmp_path / "pyproject.toml").write_text('[tool.repro]\nrepository = "https://example.org/a/b.git"\ntag = "v9"\n')
-    assert 'REPOSITORY, TAG, HOME = "https://example.org/a/b", "v9", Path.cwd() / "b"' in first_cell(tmp_path)
-
-
 def test_start_states_device_profile_time_and_versions(capsys):
     start("small", {"smoke": 0.2, "small": 2.0, "paper": 600}, "01_ddpm_basics")
     first, second = capsys.readouterr().out.splitlines()
