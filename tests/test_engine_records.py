@@ -96,6 +96,21 @@ def test_a_damaged_line_is_named(home, damage):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metrics": {"fid": float("nan")}}, "metric 'fid': a measured value is nan"),
+        ({"metrics": {"fid": []}}, "one value or more of each are needed"),
+        ({"metrics": {}}, "one value or more of each are needed"),
+        ({"cell": {"steps": [1, 2]}}, "cell value steps"),
+        ({"cell": {"eta": float("inf")}}, "cell value eta=inf"),
+    ],
+)
+def test_nonsense_is_refused_where_it_enters(changes, sentence):
+    with pytest.raises(ReproError, match=sentence):
+        make(**changes)
+
+
 CHILD = """
 import resource, sys
 sys.path.insert(0, {tests!r})
