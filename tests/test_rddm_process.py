@@ -8,17 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from repro.ddpm import schedules as ddpm
-from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.samplers import Sampler
 from repro.rddm.schedules import FAMILIES, RDDMSchedule, by_config, family_of, indi
-from repro.rddm.study.published import Attention, PublishedNet
+from repro.rddm.study.published import PublishedNet
 
 DEFAULT = by_config()
 CONVERTED = RDDMSchedule.from_ddpm(ddpm.linear())
@@ -94,32 +91,22 @@ def test_readjust_swaps_one_and_keeps_the_other():
     assert torch.equal(swapped.u, by_config(50).u) and swapped.sum_scale == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "beta2", "message"),
-    [
-        ([0.5, 0.6], [0.5, 0.5], "at most 1: got 1.1"),
-        ([1.5, -0.5], [0.5, 0.5], "got -0.5 at t=1"),
-        ([0.5, float("nan")], [0.5, 0.5], "got nan at t=1"),
-        ([0.5, 0.5], [0.0, 0.5], "beta2 of 'made' is 0 at t=0"),
-        ([0.5, 0.5], [1.0], "equally long: got 2 and 1"),
-    ],
-)
-def test_wrong_tables_are_refused(alpha, beta2, message):
-    with pytest.raises(ReproError, match=message):
-        RDDMSchedule("made", torch.tensor(alpha), torch.tensor(beta2))
+def table(alpha: list[float], beta2: list[float]) -> RDDMSchedule:
+    return RDDMSchedule("made", torch.tensor(alpha), torch.tensor(beta2))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: table([0.5, 0.6], [0.5, 0.5]), "at most 1: got 1.1"),
+        (lambda: table([0.5, float("nan")], [0.5, 0.5]), "got nan at t=1"),
+        (lambda: table([0.5, 0.5], [0.0, 0.5]), "beta2 of 'made' is 0 at t=0"),
+        (lambda: table([0.5, 0.5], [1.0]), "equally long: got 2 and 1"),
         (lambda: by_config(alpha="cosine"), "family 'cosine' is unknown"),
         (lambda: by_config(sum_scale=0.0), "above 0: got 0.0"),
         (lambda: by_config(T=10, ddpm={"name": "linear"}), "got T=10"),
         (lambda: by_config(ddpm={"name": "linear"}, sum_scale=0.01), r"sum_scale 0\.01"),
-        (lambda: DEFAULT.at(1000, torch.zeros(2, 1)), r"0\.\.999"),
         (lambda: DEFAULT.levels(1000), "got 1000"),
-        (lambda: process.split(X0, X0, "res_noise"), "has 4 output channels"),
-        (lambda: Sampler(DEFAULT, "noise", clip=None).estimate(EPS, Y, Y, 999), "where 1 - u_t = 0"),
         (lambda: RDDMNet("res", "two", **SMALL), "takes layout 'one'"),
         (lambda: RDDMNet(layout="three", **SMALL), "'three' is unknown"),
         (lambda: RDDMNet("x0", **SMALL), "objective 'x0' is unknown"),
@@ -199,17 +186,6 @@ def test_layouts_have_both_heads_and_learn(layout):
         assert (out[:, :3] == 1).all() and (out[:, 3:] == 2).all()  # residual, then noise
 
 
-def fixed(net, scale=0.2):
-    generator = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data = scale * torch.randn(p.shape, generator=generator)
-    return net.eval().requires_grad_(False)
-
-
-def random(*shape, purpose="x"):
-    return KeyedNoise(0, [0], purpose).normal(shape)[0]
-
-
 def wave(*shape, k=0.0):
     i = torch.arange(math.prod(shape), dtype=torch.float64)
     return torch.sin(0.37 * i + 0.0021 * i * i + k).float().reshape(shape)
@@ -245,23 +221,3 @@ def test_parameters_are_the_published_ones(settings, published, exact):
         cond = torch.zeros(1, 6 if "mask_channels" in settings else 3, 64, 64) if net.config.condition else None
         assert net(x, torch.zeros(1), cond).sample.shape == (1, 3 * process.heads(net.config.objective), 64, 64)
     assert parameters(net) == exact and round(exact / 1e6, 2) == published
-
-
-def test_any_size_is_padded_and_cropped_and_kept(tmp_path):
-    net, t = fixed(PublishedNet("res_noise", "two", **TINY), 0.1), torch.tensor([3, 900])
-    x, cond = random(2, 3, 7, 9), random(2, 3, 7, 9, purpose="cond")
-    out = net(x, t, cond).sample
-    padded = [F.pad(p, (0, 1, 0, 1), mode="replicate") for p in (x, cond)]
-    torch.testing.assert_close(out, net(padded[0], t, padded[1]).sample[..., :7, :9])
-    assert not torch.equal(net(x, 5, cond).sample, net(x, 6, cond).sample)
-    save_checkpoint(tmp_path / "net", net, {})
-    torch.testing.assert_close(load_checkpoint(tmp_path / "net")(x, t, cond).sample, out, rtol=1e-2, atol=1e-2)
-
-
-def test_linear_attention_depends_on_the_resolution():
-    """The same content four times over: softmax over space alone would not notice, the division by H W does."""
-    layer, x, seen = fixed(Attention(8, linear=True)), random(1, 8, 4, 4), []
-    layer.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    once, four = layer(x), layer(x.repeat(1, 1, 2, 2))[..., :4, :4]
-    torch.testing.assert_close(seen[1][..., :4, :4], seen[0] / 4)
-    assert (once - four).abs().max() > 1e-3  # and the norm behind does not undo it, since a bias lies between
