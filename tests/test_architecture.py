@@ -120,19 +120,19 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 2150,
-    "data": 2150,
-    "ddpm": 2000,
-    "editing": 5350,
-    "engine": 4250,
-    "metrics": 1000,
-    "nn": 400,
-    "rddm": 3600,
-    "ucdir": 2250,
-    "ui": 1350,
+    "adir": 1700,
+    "data": 2000,
+    "ddpm": 1800,
+    "editing": 4850,
+    "engine": 3900,
+    "metrics": 900,
+    "nn": 450,
+    "rddm": 2850,
+    "ucdir": 1700,
+    "ui": 1300,
     "use": 700,
     "repro": 600,
-    "tests": 15000,
+    "tests": 11800,
 }
 
 
