@@ -11,6 +11,7 @@ one safetensors file of ours: Accelerate's own pickles optimizer and random stat
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -86,6 +87,8 @@ def make_accelerator():
     if accelerator.num_processes != started:
         joined = f"{started} processes were started, Accelerate joins {accelerator.num_processes}"
         raise ReproError(f"{joined}: launch with `torchrun` or `accelerate launch`, one GPU a process or none")
+    if started > 1:
+        atexit.register(accelerator.end_training)  # threads of a process group still open may abort the exit
     return accelerator
 
 
