@@ -84,15 +84,16 @@ def adapt(
     With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar. Raises
     `ReproError` for a damaged state and a loss that is not finite.
     """
-    pictures, schedule = [prior.sizes(x) for x in images], prior.SCHEDULE
+    pictures, schedule, device = [prior.sizes(x) for x in images], prior.SCHEDULE, next(network.parameters()).device
     side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn(("image", "scale", "crop", "noise", "time"), "adir/adapt", settings.batch, i, seed)
         chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
-        x0 = prior.cut_at_a_size(chosen, side, noise.__getitem__)  # (B, 3, side, side)
+        x0 = prior.cut_at_a_size(chosen, side, noise.__getitem__).to(device)  # (B, 3, side, side)
         t = noise["time"].integers(0, schedule.T)[:1].expand(settings.batch)  # one for the whole batch
-        return loss(process.model_fn(model), x0, t, noise["noise"].normal(tuple(x0.shape[1:])), schedule, settings)
+        eps = noise["noise"].normal(tuple(x0.shape[1:])).to(device)
+        return loss(process.model_fn(model), x0, t.to(device), eps, schedule, settings)
 
     summed = {"sums": images, "weights": [p.detach() for p in network.parameters()]}
     about = {name: [float(x.sum()) for x in tensors] for name, tensors in summed.items()}

@@ -38,7 +38,7 @@ def measurement(seed: int = 0) -> Tensor:
     """(1, 3, 2, 2) of an image drawn from the prior."""
     data = prior()
     z = KeyedNoise(seed, [0], "adir/oracle").normal((D,)).double()[0]
-    x = data.axes @ (data.values.sqrt() * z)
+    x = torch.linalg.cholesky(data.covariance) @ z  # unique, as eigenvectors are not
     return halved().A(x.float().reshape(1, *SHAPE))
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
@@ -51,8 +53,9 @@ class Row:
     ships: bool
 
     def measure(self, k: int | None) -> Mapping[str, Values]:
-        """metric name -> values of all samples (None) or of the first k."""
-        return study_module(self.room, "measure").measure(self.experiment, self.cell, k, self.profile)
+        """metric name -> values of all samples (None) or of the first k, in fp32 on GPUs too (no TF32)."""
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return study_module(self.room, "measure").measure(self.experiment, self.cell, k, self.profile)
 
     def record(self) -> Record:
         """Measure in full, and on the first k."""

@@ -6,6 +6,7 @@ lazily, so that the engine never depends on a method.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -176,7 +177,7 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
         "command": experiment.command,
     }
     # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
-    network = last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema
+    network = copy.deepcopy(last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema).cpu()
     if experiment.score:
         card |= experiment.score(network)
     save_checkpoint(experiment.weights, network, card)

@@ -31,6 +31,7 @@ from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Tolerance
 from repro.engine.recipe import digest
 from repro.engine.records import Values
+from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import protocols
@@ -151,13 +152,13 @@ def reconstruction(
     """(N, 3, H, W) of a cell's method and setting for measurements y (N, …); `other`: steps or seed instead."""
     chosen = setting_of(cell, profile) | other
     size = images(cell["set"], profile)[1].shape[-1]
-    op, noise = operator(chosen["assumed"], size), KeyedNoise(chosen["seed"], names, "adir/sample")
-    given = (model_fn(network), y, op, prior.SCHEDULE, noise)
+    op, noise = operator(chosen["assumed"], size), KeyedNoise(chosen["seed"], names, "adir/sample", DEVICE)
+    given = (model_fn(network), y.to(DEVICE), op, prior.SCHEDULE, noise)
     if cell["method"] == "ddrm":
         *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, chosen["steps"]))
-        return x
+        return x.cpu()
     guided_by = guidance.DPS if cell["method"] == "dps" else chosen["guidance"]
-    return last_of(guidance.reconstruct(*given, guided_by, chosen["steps"]))
+    return last_of(guidance.reconstruct(*given, guided_by, chosen["steps"])).cpu()
 
 
 def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +185,7 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 @lru_cache(maxsize=2)
 def private(experiment: str) -> nn.Module:
     """A copy of a checkpoint's network that adaptation may write on."""
-    return copy.deepcopy(load_checkpoint(experiment))
+    return copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str) -> Mapping[str, Values]:

@@ -6,6 +6,7 @@ cell's `task` names the degradation; behind a dash stands what is varied: "lowli
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from repro.data.images import to_model, to_unit
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
+from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Sample
 from repro.metrics import protocols
@@ -110,7 +112,7 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
         return lambda image, name, strength: formula(image, task)
     if experiment == "baseline-equalised":
         return lambda image, name, strength: equalised(image)
-    model, steps = load_checkpoint(experiment), int(cell.get("steps", 20))
+    model, steps = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE), int(cell.get("steps", 20))
     settings: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
     settings |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
     if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
@@ -121,16 +123,16 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
 
     @torch.no_grad()
     def run(image: Tensor, name: str, strength: Tensor) -> Tensor:
-        x = to_model(image)[None]
+        x = to_model(image)[None].to(DEVICE)
         given = scalars(model, task, strength.item() if cell.get("strength") == "known" else None)
         if cell.get("output") == "initial":
             made = model.predictor(x, task=given.get("task"))
         elif "regression" in experiment:
             made, _ = model(x, **given)
         else:
-            noise = KeyedNoise(int(cell.get("seed", 0)), [name], "sample")
+            noise = KeyedNoise(int(cell.get("seed", 0)), [name], "sample", DEVICE)
             made = pipeline.restore(model, x, noise, **settings, **given)
-        return to_unit(made)[0]
+        return to_unit(made)[0].cpu()
 
     return run
 
