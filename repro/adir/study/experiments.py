@@ -15,8 +15,7 @@ TINY = {**prior.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention
 
 SMALL = Experiment(
     name=prior.NAME, room="adir", task_name="prior", variant="main", data="photos", profile="small", seed=0,
-    # a constant learning rate under a long average: a run may be ended at any number of images, which stands here
-    recipe=Recipe(images=232_160, batch=16, lr=6e-4, warmup=5_000, decay="constant", ema=20_000, save_every=8_000),
+    recipe=Recipe(images=544_000, batch=64, lr=1e-3, warmup=12_800, ema=32_000, save_every=32_000),
     summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
     ships=True, build=partial(UNet, **prior.NETWORK), task=prior.PriorTask,
 )  # fmt: skip

@@ -91,7 +91,7 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
 
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
     small = chosen == "small"
-    own = {"images": entry["images"]} if small else {}
+    own = {"images": entry["images"], **entry.get("recipe", {})} if small else {}
     return Experiment(
         name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
         room="ucdir",
@@ -102,7 +102,7 @@ def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, ch
         seed=seed,
         recipe=Recipe(**settings_of(chosen)["recipe"] | own),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
-        ships=small and entry.get("ships", False) and seed == 0,
+        ships=small and variant in entry.get("ships", []) and seed == 0,
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
         task=lambda: training_task(task, variant, chosen),
     )
