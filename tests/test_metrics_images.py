@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from metrics_pictures import noisy, picture, pictures
-from safetensors.torch import save
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from repro.errors import ReproError
 from repro.metrics import pixel
-from repro.metrics.lpips import load, lpips
+from repro.metrics.lpips import FOLDER, load, lpips
 from repro.metrics.noreference import niqe
 from repro.metrics.protocols import names, protocol, score
 from repro.metrics.traps import degraded, pixel_traps
@@ -163,9 +163,11 @@ def test_lpips_equals_the_package():
 
 
 def test_bad_lpips_weights_are_refused(tmp_path):
-    for damage in (None, b"damaged", save({"features.0.weight": torch.zeros(1)})):
+    whole, file = (FOLDER / "model.npz").read_bytes(), tmp_path / "model.npz"
+    np.savez(tmp_path / "other.npz", **{"features.0.weight": np.zeros((2, 1), np.uint8)})
+    for damage in (None, b"", b"damaged", whole[:9000], (tmp_path / "other.npz").read_bytes()):
         if damage is not None:
-            (tmp_path / "model.safetensors").write_bytes(damage)
+            file.write_bytes(damage)
         with pytest.raises(ReproError, match="does not hold the LPIPS weights"):
             load(tmp_path)
 
