@@ -214,7 +214,7 @@ import gc
 from repro.ui.explore import Explorer, show_png
 from repro.ui.live import LiveExplorer
 for moved in [o for o in gc.get_objects() if type(o) is LiveExplorer and o.params != o.defaults]:
-    alike = {name: getattr(moved, name) for name in ("scale", "view", "display")}
+    alike = {name: getattr(moved, name) for name in ("view", "display")}
     show_png(Explorer(moved.fn, moved.controls, **alike).png(**moved.params))
 """
 

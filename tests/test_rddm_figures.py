@@ -21,7 +21,7 @@ from repro.rddm.study.experiments import SMOKE, TRAINED, build_network, name_of
 from repro.rddm.study.lesson import EXERCISES, LESSONS, check, lesson, psnr
 from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
-from repro.ui.photos import resized
+from repro.ui.photos import photograph, resized
 
 SCHEDULE = by_config()
 
@@ -100,14 +100,16 @@ def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
     return UploadedFile(name, buffer.getvalue())
 
 
-def test_an_uploaded_photo_is_brought_to_size_and_that_is_said():
-    image, said = explore.prepared(photo(400, 50), "", 64)
-    assert image.shape == (3, 64, 128) and said.endswith("400 × 50, its middle")
+def test_an_uploaded_photo_is_brought_to_size_and_described():
+    ours = torch.zeros(3, 40, 20)
+    image, about = photograph(photo(400, 50), 64, ours, "ours")
+    assert image.shape == (3, 64, 128) and about.endswith("400 × 50, its middle")
     assert image.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle of a ramp
-    with pytest.raises(ReproError, match=r"mine\.png"):
-        explore.prepared(photo(8, 8), "", 64)
-    with pytest.raises(ReproError, match=r"cat\.txt"):
-        explore.prepared(UploadedFile("cat.txt", b"meow"), "", 64)
+    image, about = photograph(None, 10, ours, "ours")
+    assert image.shape == (3, 20, 10) and about == "ours"
+    for other in (photo(8, 8), UploadedFile("cat.txt", b"meow")):
+        with pytest.raises(ReproError, match=rf"{other.name}"):
+            photograph(other, 64, ours, "ours")
 
 
 def test_the_presets_fit_the_controls(now):

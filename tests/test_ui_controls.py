@@ -11,7 +11,7 @@ from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile
 
 
 @pytest.mark.parametrize(
-    ("control", "value", "said"),
+    ("control", "value", "message"),
     [
         (Slider(0, 10, 1, 3), 11, "11 found, 0 to 10 in steps of 1 accepted"),
         (Slider(0, 1, 0.25, 0.5), 0.3, "0.3 found, 0 to 1 in steps of 0.25 accepted"),
@@ -20,27 +20,27 @@ from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile
         (Slider(0, 1, 0.5, 0), float("nan"), "nan found"),
         (Choice(("a", "b")), "c", "'c' found, 'a', 'b' accepted"),
         (Toggle(), 1, "1 found, True or False accepted"),
-        (Seed(), -1, "a whole number from 0"),
-        (Seed(), 2**31, "a whole number from 0"),
+        (Seed(), -1, "0 to 2147483647 in steps of 1"),
+        (Seed(), 2**31, "0 to 2147483647 in steps of 1"),
         (Upload(), "photo.jpg", "'photo.jpg' found, an UploadedFile or None accepted"),
     ],
 )
-def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name(control, value, said):
+def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name(control, value, message):
     with pytest.raises(ReproError, match=r"^parameter beta: [^\n]+$") as caught:
         parse_all({"beta": control}, {"beta": value})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_control_that_cannot_be_drawn_is_refused():
-    for build, said in (
-        (lambda: Slider(0, 10, 3, 0), "a step that divides the range"),
-        (lambda: Slider(5, 5, 1, 5), "min < max"),
-        (lambda: Slider(0, 1, 0, 0), "needed"),
-        (lambda: Choice(()), "one or more different"),
-        (lambda: Choice(("a", "a")), "one or more different"),
+    for kind, settings, message in (
+        (Slider, (0, 10, 3, 0), "a step that divides the range"),
+        (Slider, (5, 5, 1, 5), "min < max"),
+        (Slider, (0, 1, 0, 0), "needed"),
+        (Choice, ((),), "one or more different"),
+        (Choice, (("a", "a"),), "one or more different"),
     ):
-        with pytest.raises(ReproError, match=said):
-            build()
+        with pytest.raises(ReproError, match=message):
+            kind(*settings)
 
 
 @given(st.integers(-50, 50), st.integers(1, 400), st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5]), st.data())
@@ -53,15 +53,12 @@ def test_slider_returns_the_number_a_programmer_writes(low, count, step, data):
         slider.parse(browser + 0.3 * step)
 
 
-def test_slider_is_integer_only_when_all_is_and_the_first_option_is_the_default():
+def test_types_and_defaults_are_those_of_the_description():
     assert isinstance(Slider(0, 10, 1, 3).parse(3.0), int) and isinstance(Slider(0, 10, 1, 3.0).parse(3), float)
     assert Choice(["ddpm", "ddim"]).default == "ddpm" and Choice([10, 20], 20).default == 20
-
-
-def test_parse_all_fills_defaults_and_names_what_is_accepted():
-    controls = {"t": Slider(0, 9, 1, 4), "eta": Slider(0, 1, 0.5, 1.0)}
-    assert parse_all(controls, {"eta": 0.5}) == {"t": 4, "eta": 0.5}
-    with pytest.raises(ReproError, match="unknown parameter 'steps', accepted are t, eta"):
+    controls = {"t": Slider(0, 9, 1, 4), "eta": Slider(0, 1, 0.5, 1.0), "seed": Seed(3)}
+    assert parse_all(controls, {"eta": 0.5}) == {"t": 4, "eta": 0.5, "seed": 3}
+    with pytest.raises(ReproError, match="unknown parameter 'steps', accepted are t, eta, seed"):
         parse_all(controls, {"steps": 3})
 
 
@@ -73,5 +70,4 @@ EIGHT = ({"name": "cat.png", "type": "image/png", "size": 3, "last_modified": 0,
 @pytest.mark.parametrize(("value", "empty"), [(SEVEN, {}), (EIGHT, ())], ids=["ipywidgets 7", "ipywidgets 8"])
 def test_both_shapes_of_an_upload(value, empty):
     assert Upload().parse(value) == UploadedFile("cat.png", b"\x89PN")
-    assert Upload().parse(value).open().read() == b"\x89PN"
     assert Upload().parse(empty) is None

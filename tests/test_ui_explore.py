@@ -21,7 +21,7 @@ from PIL import Image
 
 from repro.errors import ReproError
 from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload
-from repro.ui.explore import Command, Explorer, explore, is_live
+from repro.ui.explore import Command, Explorer, explore
 from repro.ui.live import LiveExplorer
 
 
@@ -60,12 +60,12 @@ def pixels(data) -> np.ndarray:
 
 @pytest.fixture
 def headless() -> Explorer:
-    return Explorer(draw, CONTROLS, PRESETS, COMMAND, scale=2)
+    return Explorer(draw, CONTROLS, PRESETS, COMMAND)
 
 
 @pytest.fixture
 def live() -> LiveExplorer:
-    return LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, scale=2)
+    return LiveExplorer(draw, CONTROLS, PRESETS, COMMAND)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def live() -> LiveExplorer:
 )
 def test_the_live_picture_is_the_headless_one_by_default_and_after_a_move(headless, live, name, sent, meant):
     before = bytes(live.image.value)
-    assert before == headless.png() and headless.picture().shape == (24, 32, 3)
+    assert before == headless.png() and headless.picture().shape == (12, 16, 3)
     live.widgets[name].set_state({"value": sent})
     assert live.params[name] == meant and bytes(live.image.value) != before
     assert bytes(live.image.value) == headless.png(**{name: meant})
@@ -175,29 +175,25 @@ def test_the_python_follows_the_controls_and_is_printed(capsys):
         return f"draw(\n    {params!r}\n)"
 
     assert Explorer(draw, CONTROLS).python_text() == "" and LiveExplorer(draw, CONTROLS).python_box.value == ""
-    live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, 1, python)
+    live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, python)
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
     assert live.python_box.value == Explorer(draw, CONTROLS, python=python).python_text(eta=0.7)
     assert live.box.children[1].children == (live.command_box, live.python_box)
     assert len(LiveExplorer(draw, CONTROLS).box.children) == 2
-    explore(draw, CONTROLS, command=COMMAND, python=python, live=False)
+    explore(draw, CONTROLS, command=COMMAND, python=python)
     command, _, written = capsys.readouterr().out.partition("papermill ")[2].partition("\n")
     assert command.endswith("-p seed 7") and written.startswith("draw(\n") and "'seed': 7" in written
 
 
-def test_what_does_not_fit_is_said_before_anything_is_shown(monkeypatch):
-    for more, said in (
+def test_what_does_not_fit_is_refused_before_anything_is_drawn():
+    for more, message in (
         ({"controls": {**CONTROLS, "step": Slider(0, 10, 1, 11)}}, "parameter step: 11 found, 0 to 10"),
         ({"presets": {"x": {"step": 99}}}, "parameter step: 99 found, 0 to 10"),
         ({"presets": {"x": {"stepp": 9}}}, "unknown parameter 'stepp'"),
         ({"controls": {**CONTROLS, "sampler": Choice(("broken",))}}, "does not work"),  # headless errors are raised
     ):
-        with pytest.raises(ReproError, match=said):
-            explore(**{"fn": draw, "controls": CONTROLS, "live": False, **more})
-    assert not is_live()  # no kernel here
-    monkeypatch.setenv("REPRO_HEADLESS", "yes")
-    with pytest.raises(ReproError, match="0 or 1"):
-        is_live()
+        with pytest.raises(ReproError, match=message):
+            explore(**{"fn": draw, "controls": CONTROLS, **more})
 
 
 CELL = """

@@ -52,7 +52,7 @@ def test_the_same_bytes_whatever_the_users_matplotlib_says(name):
     settings = {"font.size": 30, "savefig.bbox": "tight", "savefig.dpi": 50, "axes.facecolor": "black"}
     with matplotlib.rc_context(settings):
         before = dict(matplotlib.rcParams)
-        assert PLATES[name]().png() == png(PLATES[name]()) == first
+        assert png(PLATES[name]()) == first
         assert dict(matplotlib.rcParams) == before, "no setting is left changed"
     assert b"Software" not in first and b"tIME" not in first
     import matplotlib.pyplot as plt
@@ -61,7 +61,7 @@ def test_the_same_bytes_whatever_the_users_matplotlib_says(name):
 
 
 def test_grid_puts_pictures_in_reading_order():
-    seen = pixels(grid([RED, GREEN, BLUE, None], 2, 2).png())
+    seen = pixels(png(grid([RED, GREEN, BLUE, None], 2, 2)))
     height, width, _ = seen.shape
     at = {
         place: tuple(seen[int(height * y), int(width * x)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 from repro.errors import ReproError
@@ -27,7 +26,7 @@ def _accepted(value: Any, good: bool, accepted: str) -> Any:
 class Slider:
     """A number on the grid min, min + step, ..., max; an integer when all four numbers are integers.
 
-    `label` is shown beside the slider (the parameter's name when empty), `unit` after the label.
+    `label` is written beside the slider (the parameter's name when empty).
     """
 
     min: Number
@@ -35,7 +34,6 @@ class Slider:
     step: Number
     default: Number
     label: str = ""
-    unit: str = ""
 
     def __post_init__(self) -> None:
         steps = (self.max - self.min) / self.step if self.step > 0 else 0.0
@@ -55,6 +53,13 @@ class Slider:
             if abs(nearest - value) <= 1e-6:
                 return int(nearest) if self.integer else float(nearest)
         return _accepted(value, False, f"{self.min} to {self.max} in steps of {self.step}")
+
+
+class Seed(Slider):
+    """A whole number in [0, 2^31) that keys all randomness, with a field and a button for the next one."""
+
+    def __init__(self, default: int = 0, label: str = "seed") -> None:
+        super().__init__(0, SEED_MAX, 1, default, label)
 
 
 @dataclass(frozen=True)
@@ -90,35 +95,17 @@ class Toggle:
 
 
 @dataclass(frozen=True)
-class Seed:
-    """A whole number in [0, 2^31) that keys all randomness, with a button for the next one."""
-
-    default: int = 0
-    label: str = "seed"
-
-    def parse(self, value: Any) -> int:
-        """`value` when it is a seed; raises `ReproError` otherwise."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return _accepted(value, whole and 0 <= value <= SEED_MAX, f"a whole number from 0 to {SEED_MAX}")
-
-
-@dataclass(frozen=True)
 class UploadedFile:
-    """A file from the reader's own computer; `open()` gives what image readers take."""
+    """A file from the reader's own computer; image readers take its `content`."""
 
     name: str
     content: bytes
 
-    def open(self) -> BytesIO:
-        """The content as a binary file."""
-        return BytesIO(self.content)
-
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of the reader's; the function gets `UploadedFile`, or None (always the default) while there is none."""
+    """An image file of the reader's; the function gets `UploadedFile`, or None (the default) while there is none."""
 
-    accept: str = "image/*"
     label: str = "your photo"
     default = None
 
@@ -135,22 +122,21 @@ class Upload:
         return UploadedFile(name=str(entries[-1]["name"]), content=bytes(entries[-1]["content"]))
 
 
-Control = Slider | Choice | Toggle | Seed | Upload
-
-
-def parse_some(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
-    """`params`, each checked by its control; raises `ReproError` with the parameter's name."""
-    found = {}
-    for name, value in params.items():
-        if name not in controls:
-            raise ReproError(f"unknown parameter {name!r}, accepted are {', '.join(controls) or 'none'}")
-        try:
-            found[name] = controls[name].parse(value)
-        except ReproError as error:
-            raise ReproError(f"parameter {name}: {error}") from None
-    return found
+Control = Slider | Choice | Toggle | Upload
 
 
 def parse_all(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every control's default, overridden by `params`, each checked by its control."""
-    return parse_some(controls, {**{name: control.default for name, control in controls.items()}, **params})
+    """Every control's default, overridden by `params`, each checked by its control.
+
+    Raises `ReproError` with the parameter's name.
+    """
+    for name in params:
+        if name not in controls:
+            raise ReproError(f"unknown parameter {name!r}, accepted are {', '.join(controls) or 'none'}")
+    values = {}
+    for name, control in controls.items():
+        try:
+            values[name] = control.parse(params.get(name, control.default))
+        except ReproError as error:
+            raise ReproError(f"parameter {name}: {error}") from None
+    return values

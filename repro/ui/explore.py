@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.errors import ReproError
-from repro.ui.controls import Control, UploadedFile, parse_all, parse_some
-from repro.ui.pictures import enlarge, png, show_png, to_uint8
+from repro.ui.controls import Control, UploadedFile, parse_all
+from repro.ui.pictures import png, show_png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 STRIP = 10.0  # inches: the widest strip of presets
@@ -62,8 +61,7 @@ class Explorer:
     fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
     presets: title -> some parameters: a button each when live, a strip of images when headless.
-    command: what "copy as papermill command" says. scale: whole-number enlargement of small images.
-    python: the controls' values -> what "copy as Python" says, a text.
+    command: the text of "copy as papermill command". python: the controls' values -> the text of "copy as Python".
     view, display: `view(fn(**others), **display)` draws the image; the controls named in `display` go to it alone,
     so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
     not the image shown.
@@ -73,9 +71,8 @@ class Explorer:
 
     fn: Callable[..., Any]
     controls: Mapping[str, Control]
-    presets: Mapping[str, Mapping[str, Any]] | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     command: Command | None = None
-    scale: int = 1
     python: Callable[..., str] | None = None
     view: Callable[..., Any] | None = None
     display: Sequence[str] = ()
@@ -83,17 +80,18 @@ class Explorer:
 
     def __post_init__(self) -> None:
         self.defaults = parse_all(self.controls, {})
-        self.presets = {title: parse_some(self.controls, preset) for title, preset in (self.presets or {}).items()}
+        for preset in self.presets.values():
+            parse_all(self.controls, preset)
         self._last: tuple[Any, Any] = (None, None)  # what `fn` gave last, and for which parameters
 
     def picture(self, **params: Any) -> Any:
         """uint8 (H, W, 3) at `params` over the defaults; `fn` is not called again where only `display` differs."""
         values = parse_all(self.controls, params)
-        shown = {name: values.pop(name) for name in self.display}
+        display = {name: values.pop(name) for name in self.display}
         if self._last[0] != values:
             self._last = (values, self.fn(**values))
-        made = self._last[1]
-        return enlarge(to_uint8(self.view(made, **shown) if self.view else made), self.scale)
+        result = self._last[1]
+        return to_uint8(self.view(result, **display) if self.view else result)
 
     def png(self, **params: Any) -> bytes:
         """PNG bytes of `picture(**params)`, in full colour."""
@@ -143,12 +141,9 @@ def show_small(pixels: Any) -> None:
 
 def is_live() -> bool:
     """True in a kernel that a front end may be listening to, unless `REPRO_HEADLESS=1` says that none is."""
-    setting = os.environ.get(HEADLESS, "")
-    if setting not in ("", "0", "1"):
-        raise ReproError(f"{HEADLESS} is {setting!r}, 0 or 1 is accepted")
     from IPython import get_ipython
 
-    return setting != "1" and getattr(get_ipython(), "kernel", None) is not None
+    return os.environ.get(HEADLESS) != "1" and getattr(get_ipython(), "kernel", None) is not None
 
 
 def explore(
@@ -156,19 +151,16 @@ def explore(
     controls: Mapping[str, Control],
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     command: Command | None = None,
-    *,
-    live: bool | None = None,
     **more: Any,
 ) -> Explorer:
     """Show `fn(**params)` with one control per parameter; `more`: the other fields of `Explorer`, which explains all.
 
-    live: forced one way or the other; by default, see `is_live`. A live explorer also leaves the default image as
-    a plain image below the widget, which is what the saved notebook shows.
-    Errors at the defaults are raised, later ones are shown as one sentence in the image's place.
+    Where `is_live`, the default image is left as a plain image below the widget, which is what the saved notebook
+    shows. Errors at the defaults are raised, later ones are one sentence in the image's place.
     """
     kind = Explorer
-    if live if live is not None else is_live():
+    if is_live():
         from repro.ui.live import LiveExplorer as kind
-    explorer = kind(fn, controls, presets, command, **more)
+    explorer = kind(fn, controls, presets or {}, command, **more)
     explorer.show()
     return explorer

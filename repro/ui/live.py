@@ -11,7 +11,7 @@ from ipywidgets import HTML, Button, HBox, Layout, Textarea, VBox
 
 from repro import paths
 from repro.errors import ReproError
-from repro.ui.controls import SEED_MAX, Choice, Control, Seed, Slider, Toggle, Upload
+from repro.ui.controls import SEED_MAX, Choice, Control, Seed, Slider, Toggle, Upload, parse_all
 from repro.ui.explore import Explorer, show_small
 from repro.ui.pictures import png
 
@@ -61,12 +61,12 @@ class LiveExplorer(Explorer):
         switch = None
         for name, widget in self.widgets.items():
             control = self.controls[name]
-            if switch is not None and isinstance(control, Slider):
-                switch.layout.width, widget.layout.width = "92px", f"{COLUMN - 100}px"
-                rows[-1] = HBox([switch, widget])
-            elif isinstance(control, Seed):
+            if isinstance(control, Seed):
                 self.next_seed = _button("next", lambda _, at=widget: setattr(at, "value", (at.value + 1) % 2**31))
                 rows.append(HBox([widget, self.next_seed]))
+            elif switch is not None and isinstance(control, Slider):
+                switch.layout.width, widget.layout.width = "92px", f"{COLUMN - 100}px"
+                rows[-1] = HBox([switch, widget])
             else:
                 rows.append(widget)
             switch = widget if isinstance(control, Toggle) else None
@@ -74,8 +74,8 @@ class LiveExplorer(Explorer):
 
     @property
     def params(self) -> dict[str, Any]:
-        """What the controls say now, as `fn` gets it."""
-        return {name: self.controls[name].parse(widget.value) for name, widget in self.widgets.items()}
+        """The controls' values now, as `fn` gets them."""
+        return parse_all(self.controls, {name: widget.value for name, widget in self.widgets.items()})
 
     def set(self, **params: Any) -> None:
         """Move these controls and no other, draw once. An upload stays: a browser lets nobody fill it in."""
@@ -147,17 +147,16 @@ def _to_copy(text: str) -> Textarea:
 def _widget(name: str, control: Control) -> ipywidgets.Widget:
     label, layout = control.label or name, Layout(width="220px" if isinstance(control, Seed) else f"{COLUMN - 10}px")
     line = {"description": label, "style": {"description_width": "initial"}, "layout": layout}
+    if isinstance(control, Seed):
+        return ipywidgets.BoundedIntText(value=control.default, max=SEED_MAX, continuous_update=False, **line)
     if isinstance(control, Slider):
         kind = ipywidgets.IntSlider if control.integer else ipywidgets.FloatSlider
         decimals = len(f"{control.step:.9f}".rstrip("0").partition(".")[2])  # 0.05 -> 2, 0.5 -> 1
         line |= {} if control.integer else {"readout_format": f".{decimals}f"}
-        line |= {"description": f"{label} [{control.unit}]"} if control.unit else {}
         limits = {"value": control.default, "min": control.min, "max": control.max, "step": control.step}
         return kind(**limits, **line, continuous_update=False)  # one image per rest of the slider
     if isinstance(control, Choice):
         return ipywidgets.Dropdown(options=list(control.options), value=control.default, **line)
     if isinstance(control, Toggle):
         return ipywidgets.Checkbox(value=control.default, description=label, indent=False)
-    if isinstance(control, Seed):
-        return ipywidgets.BoundedIntText(value=control.default, max=SEED_MAX, continuous_update=False, **line)
-    return ipywidgets.FileUpload(accept=control.accept, multiple=False, description=label, layout=Layout(width="auto"))
+    return ipywidgets.FileUpload(accept="image/*", multiple=False, description=label, layout=Layout(width="auto"))

@@ -107,18 +107,21 @@ def own_view(made: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
     return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
 
 
-def uploaded(photo: UploadedFile, side: int) -> tuple[Tensor, str]:
-    """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it.
+def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -> tuple[Tensor, str]:
+    """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; where there is
+    none, `ours` (3, H, W) and its `name`.
 
     Of one more than twice as long as wide the middle. Raises `ReproError` for what is no image, or one smaller than 16
     pixels.
     """
+    if photo is None:
+        return resize(ours, side), name
     image = read_image(photo.content, min_side=16, name=photo.name)
     height, width = image.shape[-2:]
-    said, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
+    about, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
     if max(height, width) > most:
-        image, said = center_crop(image, (min(height, most), min(width, most))), said + ", its middle"
-    return resize(image, side).clamp(0, 1), said
+        image, about = center_crop(image, (min(height, most), min(width, most))), about + ", its middle"
+    return resize(image, side), about
 
 
 def plaque(text: str) -> np.ndarray:

@@ -56,12 +56,8 @@ STYLE = {
 class Plate(Figure):
     """A Figure that shows itself as byte-stable PNG, whatever backend a notebook has chosen."""
 
-    def png(self) -> bytes:
-        """PNG bytes at 110 dpi."""
-        return png(self)
-
     def _ipython_display_(self) -> None:
-        show_png(self.png())
+        show_png(png(self))
 
 
 def style() -> Any:

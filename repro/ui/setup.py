@@ -22,7 +22,7 @@ from repro.errors import ReproError
 PROTECTED = ("torch", "torchvision", "numpy", "ipywidgets")
 # Colab is the front end there; JupyterLab would replace servers that it runs on.
 FRONT_ENDS = ("jupyterlab", "ipykernel")
-SHOWN = ("torch", "diffusers", "numpy", "ipywidgets")
+VERSIONS = ("torch", "diffusers", "numpy", "ipywidgets")
 
 # Word for word the first code cell of every notebook (a test compares), filled from pyproject.toml by `first_cell`.
 FIRST_CELL = """\
@@ -118,7 +118,7 @@ def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) ->
         hardware = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
     duration = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
     duration = f"{max(1, round(minutes * 60))} s" if minutes < 1 else duration
-    versions = " · ".join(f"{name} {installed(name) or 'not installed'}" for name in SHOWN)
+    versions = " · ".join(f"{name} {installed(name) or 'not installed'}" for name in VERSIONS)
     print(f"{notebook} · profile {profile} · {hardware} · about {duration}")
     print(f"Python {platform.python_version()} · {versions}")
     if "google.colab" in sys.modules and profile == "paper" and not torch.cuda.is_available():

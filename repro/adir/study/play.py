@@ -120,7 +120,7 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
 def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: int) -> np.ndarray:
     """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
     size = m.PROFILES[now["live"]]["size"]
-    image = read_image(photo.open(), name=photo.name) if photo else pack.load(pack.picture(PHOTO))
+    image = read_image(photo.content, name=photo.name) if photo else pack.load(pack.picture(PHOTO))
     task, small = "sr4", center_crop(resize(image, size // 2), size // 2)
     if what != OWN[0]:
         task = TASKS[what.removeprefix("clean: ")]

@@ -23,7 +23,7 @@ from repro.editing.study.pix2pix import generate
 from repro.editing.vector import TASKS, EditingVector
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
-from repro.ui.photos import plaque, resized, stage, uploaded
+from repro.ui.photos import photograph, plaque, resized, stage
 from repro.ui.plots import split_view
 
 # Held-out photographs to choose from, for the image and for the colours.
@@ -212,11 +212,10 @@ def own_photo(
     if words := now.needs(LONGER):
         return words
     vector = EditingVector(colour=reference is not None, **effects)
-    side = 2 * now.live.bench.crop[2]
-    image, said = uploaded(photo, side) if photo else (resize(_ours(picture), side).clamp(0, 1), picture)
+    image, about = photograph(photo, 2 * now.live.bench.crop[2], _ours(picture), picture)
     settings = {"reference": None if reference is None else reference[None], "steps": now.live.steps, "seed": seed}
     (output,) = now.editor(LONGER).edit(image[None], [vector], [ID], **settings)
-    return image, output, f"{said}   {_written(vector)}"
+    return image, output, f"{about}   {_written(vector)}"
 
 
 def _own_effects(

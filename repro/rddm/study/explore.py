@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import read_image, resize, to_model, to_unit
+from repro.data.images import read_image, to_model, to_unit
 from repro.errors import ReproError
 from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.sampling import Net
@@ -22,7 +22,7 @@ from repro.rddm.study.lesson import NAMES, Lesson, held_out, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
-from repro.ui.photos import plaque, resized, stage, uploaded
+from repro.ui.photos import photograph, plaque, resized, stage
 from repro.ui.plots import split_view, tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
@@ -154,12 +154,12 @@ def own_photo(
     if isinstance(net, str):
         return net
     config = now.task(task, RESTORERS[strategy])
-    image, said = prepared(photo, picture, config.side)
+    image, about = photograph(photo, config.side, pack.load(held_out(PHOTOS[picture])), picture)
     given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
     how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
-    return given, to_unit(restored)[0], f"{said} · {strategy}, {how}"
+    return given, to_unit(restored)[0], f"{about} · {strategy}, {how}"
 
 
 def own_full(
@@ -180,13 +180,6 @@ def own_full(
     pipe = RDDMPipeline(copy.deepcopy(net.network), scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
-
-
-def prepared(photo: UploadedFile | None, picture: str, side: int) -> tuple[Tensor, str]:
-    """(3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; None stands for our `picture`."""
-    if photo is None:
-        return resize(pack.load(held_out(PHOTOS[picture])), side).clamp(0, 1), picture
-    return uploaded(photo, side)
 
 
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:

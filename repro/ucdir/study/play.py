@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.degradations import TASKS
-from repro.data.images import read_image, resize, to_model, to_unit
+from repro.data.images import resize, to_model, to_unit
 from repro.engine import exercises
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.exercises import like
@@ -23,6 +23,7 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.patches import Tiles
 from repro.ucdir.pipeline import scalars
 from repro.ucdir.study.figures import scored
+from repro.ui import photos
 from repro.ui.controls import UploadedFile
 from repro.ui.photos import captioned, plaque
 
@@ -130,12 +131,8 @@ def own_photo(
     name = WORDS[task]
     if (model := net(now, name)) is None:
         return missing(task)
-    image, words = photograph(SECOND, now["side"]), "a held-out photograph"
-    if photo is not None:
-        image = read_image(photo.content, min_side=16, name=photo.name)
-        words = f"{photo.name}, {image.shape[2]} × {image.shape[1]}"
-        most = 2 * min(image.shape[1:])
-        image = resize(image[:, :most, :most], now["side"])
+    ours = pack.load(pack.picture(SECOND))
+    image, words = photos.photograph(photo, now["side"], ours, "a held-out photograph")
     given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
     result = restored(model, to_model(given), name, steps, "ancestral", seed, start=STARTS[start])
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
