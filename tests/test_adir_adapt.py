@@ -14,7 +14,7 @@ from repro.adir.adapt import Adaptation, adapt, loss
 from repro.adir.guidance import Guidance
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
-from repro.data.writing import write_image
+from repro.data.images import write_image
 from repro.ddpm import process
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

@@ -11,14 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from repro.data.images import (
-    image_size,
-    read_channels,
-    read_image,
-    resize,
-)
+from repro.data.images import check_writable, image_size, read_channels, read_image, resize, write_image
 from repro.data.inputs import masks, pictures, read_srgb
-from repro.data.writing import check_writable, write_image
 from repro.errors import ReproError
 
 

@@ -11,8 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from repro.data.crops import crops
 from repro.data.datasets import LAYOUTS
 from repro.data.flist import Pair
-from repro.data.images import read_image, resize
-from repro.data.writing import write_image
+from repro.data.images import read_image, resize, write_image
 from repro.editing.effects.blur import motion_blur
 from repro.editing.model import EditingNet
 from repro.editing.study import bank, experiments, paper, scores

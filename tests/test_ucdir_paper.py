@@ -5,7 +5,7 @@ import torch
 from test_ucdir_network import TINY
 from torch.nn import functional as F
 
-from repro.data.writing import write_image
+from repro.data.images import write_image
 from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train

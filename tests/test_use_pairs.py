@@ -11,8 +11,7 @@ from PIL import Image
 
 from repro.cli import main
 from repro.data import pack
-from repro.data.images import read_image, resize
-from repro.data.writing import write_image
+from repro.data.images import read_image, resize, write_image
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.use import methods, pairs

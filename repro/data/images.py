@@ -1,4 +1,4 @@
-"""Reading images. Everywhere outside a network an image is float32 (3, H, W), RGB, in [0, 1].
+"""Reading and writing images. Everywhere outside a network an image is float32 (3, H, W), RGB, in [0, 1].
 
 What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
@@ -15,33 +15,35 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 
-T = TypeVar("T")
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-_TURN = Image.Transpose
-_TURNS = {
-    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
-    7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
-}  # fmt: skip
-_SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)
+_WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
+    ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": ("WEBP", {"lossless": True}, 16_383),
+}
 
 
 def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Tensor:
@@ -82,7 +84,11 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
 
     def turned(image: Image.Image) -> tuple[int, int]:
-        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
+        with suppress(_Unreadable), _refusing("", ""):
+            # Pillow turns TIFF by itself, and `size` is the turned one.
+            sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return image.size[::-1] if sideways else image.size
+        return image.size
 
     return _opened(path, str(path), turned)
 
@@ -103,7 +109,7 @@ class _Unreadable(ReproError):
     """A file whose header or pixels Pillow cannot read."""
 
 
-def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], T]) -> T:
+def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
     """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
@@ -139,39 +145,31 @@ def _header(file: BinaryIO, name: str) -> Image.Image:
             image = Image.open(file)
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-    return _not_too_large(image, name)
-
-
-def _not_too_large(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
+    _check_size(image, name)
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, none that can be read, or where Pillow turns by itself."""
-    if image.format == "TIFF":  # turned while it is loaded, and `size` is the turned one
-        return 1
-    with suppress(_Unreadable), _refusing("", ""):
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    return 1
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
     with _refusing(name, "the image is truncated or corrupt ({error})"):
-        _not_too_large(image, name).load()  # before its orientation: to find that, Pillow may hide what is damaged
-        turn = _TURNS.get(_orientation(image))
-        if turn is None:
-            return image
-        turned = image.transpose(turn)
-        turned.format = image.format
-        return turned
+        _check_size(image, name)
+        image.load()  # before its orientation: to find that, Pillow may hide what is damaged
+        if image.format != "TIFF":  # that Pillow turns by itself
+            with suppress(_Unreadable), _refusing("", ""):  # EXIF that cannot be read turns nothing
+                kind, image = image.format, ImageOps.exif_transpose(image)
+                image.format = kind
+        return image
 
 
 def channels(image: Image.Image, name: str) -> Tensor:
     """float32 (C, H, W) in [0, 1] of a decoded image: grey of more than 8 bits has 1 channel, others 3 or 4."""
-    if image.mode in _SIXTEEN or (image.mode == "I" and image.format in ("PNG", "PPM")):  # what Pillow opens them as
+    # What Pillow opens grey of more than 8 bits as.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _deep_grey(image, name)
     if image.mode in ("I", "F", "LAB", "HSV") or (image.format == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
         signed = " with signed values" if image.mode == "L" else ""
@@ -294,3 +292,43 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     batch = image if image.dim() == 4 else image[None]
     out = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
     return out if image.dim() == 4 else out[0]
+
+
+def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
+    """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded.
+
+    Raises `ReproError` for values outside [0, 1], which a caller clamps where that is meant, for other suffixes, and
+    where the file cannot be written.
+    """
+    path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
+    kind, options = _writer(path, (image.shape[2], image.shape[1]))
+    pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels).save(stream, format=kind, **options)
+    write_bytes(path, stream.getvalue())
+    return path
+
+
+def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
+    """Refuse, before any work, a place where an image of (width, height) cannot be written. Raises `ReproError`."""
+    path = Path(path)
+    _writer(path, size)
+    folder = path.parent
+    try:
+        if path.is_dir():  # fails where the name is too long
+            raise ReproError(f"{path}: is a folder; the name of an image was expected")
+        while not folder.exists():  # it will be made
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _writer(path: Path, size: tuple[int, int]) -> tuple[str, dict]:
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
+    kind, options, most = _WRITERS[suffix]
+    if max(size) > most:
+        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
+    return kind, options

@@ -47,8 +47,7 @@ class Edit:
 
     def run(self) -> int:
         from repro.data import inputs
-        from repro.data.images import read_image
-        from repro.data.writing import check_writable, write_image
+        from repro.data.images import check_writable, read_image, write_image
         from repro.engine.provenance import Provenance, save_png
 
         if all(getattr(self, name) is None for name in EFFECTS):

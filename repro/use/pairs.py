@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from repro.data.filesets import PictureSet
 from repro.data.flist import Pair, pair_folders, read_pairs
-from repro.data.images import image_size, to_model, to_unit
-from repro.data.writing import write_image
+from repro.data.images import image_size, to_model, to_unit, write_image
 from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

@@ -61,8 +61,8 @@ class Restore:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         from tqdm import tqdm
 
+        from repro.data.images import check_writable, write_image
         from repro.data.inputs import read_srgb
-        from repro.data.writing import check_writable, write_image
         from repro.engine.provenance import Provenance, save_png
 
         try:

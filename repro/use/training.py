@@ -108,8 +108,7 @@ class EvaluatePairs:
 
 
 def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) -> None:
-    from repro.data.images import center_crop
-    from repro.data.writing import write_image
+    from repro.data.images import center_crop, write_image
     from repro.engine.stats import MIN_UNITS, mean_interval
     from repro.ui.plots import tile
 
