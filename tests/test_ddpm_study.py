@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data.published import CIFAR, load_cifar10
+from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
 from repro.ddpm.schedules import linear
 from repro.ddpm.study import figures, lesson, measure, probes

@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import published
-from repro.data.datasets import LAYOUTS
+from repro.data import datasets
+from repro.data.datasets import LAYOUTS, read_split
 from repro.data.filesets import equalised
 from repro.data.images import read_image, resize
-from repro.data.published import read_split
 from repro.engine import evaluation
 from repro.engine.records import upsert
 from repro.engine.registry import Experiment, build, experiments, run
@@ -208,7 +207,7 @@ def faces(tmp_path, monkeypatch):
     (folder.parent / "list_eval_partition.txt").write_text(
         "".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True))
     )
-    monkeypatch.setattr(published, "CELEBA", {"train": 4, "validation": 2, "test": 2})
+    monkeypatch.setattr(datasets, "CELEBA", {"train": 4, "validation": 2, "test": 2})
     return folder.parent
 
 
@@ -216,31 +215,31 @@ def test_celeba_is_cropped_around_the_face():
     rows, columns = torch.meshgrid(torch.arange(218.0), torch.arange(178.0), indexing="ij")
     place = torch.stack([rows / 217, columns / 177, torch.zeros_like(rows)])
     for side, half in ((64, 64), (256, 89)):
-        crop = published.face(side)(place)
+        crop = datasets.face(side)(place)
         assert crop.shape == (3, side, side)
         middle = crop[:2, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean(dim=(1, 2))
         assert (middle * torch.tensor([217, 177])).tolist() == pytest.approx([120.5, 88.5], abs=0.01)
         step = (crop[0, side // 2 + 1, 0] - crop[0, side // 2, 0]) * 217
         assert step.item() == pytest.approx(2 * half / side, rel=1e-3)
     with pytest.raises(ReproError, match="178x218 px: got 178x178"):
-        published.face(64)(place[:, 20:198])
+        datasets.face(64)(place[:, 20:198])
 
 
 def test_celebas_own_split(faces, tmp_path):
-    entries = published.read_celeba("test", faces)
+    entries = datasets.read_celeba("test", faces)
     assert [file.name for file in entries] == ["000007.jpg", "000008.jpg"]
     found = read(SETTINGS["celeba64"], "train", faces)
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
     (faces / "img_align_celeba" / "000008.jpg").unlink()
     with pytest.raises(ReproError, match=r"line 8: .000008\.jpg 2. is not a file of"):
-        published.read_celeba("test", faces)
+        datasets.read_celeba("test", faces)
     part = faces / "list_eval_partition.txt"
     part.write_text("000001.jpg 0\n000002.jpg\n")
     with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file of .* and 0, 1 or 2"):
-        published.read_celeba("train", faces)
+        datasets.read_celeba("train", faces)
     part.write_text("000001.jpg 0\n")
     with pytest.raises(ReproError, match=r"lists 1 images of train: CelebA has 4"):
-        published.read_celeba("train", faces)
+        datasets.read_celeba("train", faces)
 
 
 def test_inpainting_hides_the_middle(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.data.published import load_cifar10
+from repro.data.datasets import load_cifar10
 from repro.ddpm.schedules import Schedule, by_name
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
 from repro.engine.recipe import Recipe

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import pack, published
+from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
 from repro.ddpm import oracles, samplers
 from repro.ddpm.process import Model, model_fn
@@ -195,9 +195,9 @@ _BASELINES = {
 def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) -> Sample | None:
     if cell.get("task") != "generation" or not trained(PAPER_MODEL):
         return None
-    data = published.cifar10_hash("train")
+    data = datasets.cifar10_hash("train")
     if experiment == "baseline-real":
-        return Sample(min(config.n, len(published.load_cifar10("test")[0])), config.k, data)
+        return Sample(min(config.n, len(datasets.load_cifar10("test")[0])), config.k, data)
     eta = {"ddpm": 1, "ddpm-large": 1, "ddim": 0}
     if experiment != PAPER_MODEL or eta.get(cell["sampler"]) != cell["eta"]:
         return None
@@ -206,14 +206,14 @@ def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) 
 
 @lru_cache(maxsize=1)
 def _paper_metrics(batch: int, device: str) -> SetMetrics:
-    return SetMetrics(lambda: features.inception(device=device), published.load_cifar10("train")[0], batch)
+    return SetMetrics(lambda: features.inception(device=device), datasets.load_cifar10("train")[0], batch)
 
 
 def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     score = _paper_metrics(config.batch, device)
     if experiment == "baseline-real":
-        return score(published.load_cifar10("test")[0][: k or config.n])
+        return score(datasets.load_cifar10("test")[0][: k or config.n])
     model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(device)
     settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": device}
     ids, schedule = range(k or config.n), schedule_of(config)

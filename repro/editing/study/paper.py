@@ -34,9 +34,9 @@ from torch import Tensor
 
 from repro import paths
 from repro.data.crops import crops
+from repro.data.datasets import read_split
 from repro.data.flist import Pair
 from repro.data.images import read_image
-from repro.data.published import read_split
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Recipe
 from repro.editing.effects.masks import free_form_mask

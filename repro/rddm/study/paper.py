@@ -32,11 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.data.datasets import LAYOUTS
+from repro.data.datasets import LAYOUTS, face, read_celeba, read_split
 from repro.data.filesets import Pictures, PictureSet, equalised, squared
 from repro.data.flist import FILE, Pair, list_images
 from repro.data.images import to_model, to_unit
-from repro.data.published import face, read_celeba, read_split
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.recipe import Recipe
 from repro.engine.records import Values

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from repro import paths
 from repro.data import crops, pack
+from repro.data.datasets import read_split
 from repro.data.degradations import TASKS
 from repro.data.filesets import Pictures, PictureSet
 from repro.data.flist import list_images, pair_folders
 from repro.data.images import center_crop, resize
-from repro.data.published import read_split
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.errors import ReproError, one_of
