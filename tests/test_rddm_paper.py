@@ -17,22 +17,34 @@ from repro.data.filesets import equalised
 from repro.data.images import read_image, resize
 from repro.engine import evaluation
 from repro.engine.records import upsert
-from repro.engine.registry import Experiment, build, experiments, run
+from repro.engine.registry import build, experiments, run
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.metrics.features import FeatureNet
+from repro.metrics import features
 from repro.metrics.pixel import ground_truth, imresize
-from repro.metrics.protocols import protocol, score
-from repro.rddm.study import paper
-from repro.rddm.study.paper import SETTINGS, PaperSetting, build_network, holed, learning, read, strategies, task
+from repro.metrics.protocols import score
+from repro.rddm.sampling import Net
+from repro.rddm.study import measure
+from repro.rddm.study.experiments import (
+    PAPER,
+    STRATEGIES,
+    TaskConfig,
+    build_network,
+    experiment,
+    holed,
+    learning_of,
+    name_of,
+    read,
+    training_task,
+)
 
-TINY = {"dim": 8, "mults": (1, 2)}
 
-
-# Read before any is made smaller for these tests.
-def tiny(name: str, **changes) -> PaperSetting:
-    """A published setting with a tiny network of the same class and a training of a few steps."""
-    return dataclasses.replace(SETTINGS[name], **{"network": TINY, "size": 16, "steps": 3, **changes})
+def tiny(name: str, images: int = 6, batch: int = 2, **changes) -> TaskConfig:
+    """A published task with a tiny network of the same class and a training of a few steps on one thread."""
+    found = PAPER[name]
+    recipe = dataclasses.replace(found.recipe, images=images, batch=batch, threads=1)
+    network = {**found.network, "dim": 8, "mults": (1, 2)}
+    return dataclasses.replace(found, **{"network": network, "side": 16, "recipe": recipe, **changes})
 
 
 def png(colour: float, width: int = 24, height: int = 20, seed: int = 0) -> bytes:
@@ -51,15 +63,9 @@ def fill(folder, names, colour, **size) -> None:
         (folder / name).write_bytes(some[i % 7])
 
 
-def fewer(layout, counts):
-    """A layout with other counts of the named parts: thousands of files take long to write and to remove."""
-    parts = tuple(dataclasses.replace(p, count=counts.get(p.label, p.count)) for p in layout.parts)
-    return dataclasses.replace(layout, parts=parts)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The real layouts of LOL, RainDrop and ISTD with fewer and tiny images."""
+    """The real layouts of LOL, RainDrop and ISTD with fewer and tiny images: thousands take long to write."""
     root = tmp_path_factory.mktemp("data")
     for part, count in (("our485", 20), ("eval15", 15)):
         fill(root / "lol" / part / "low", [f"{i}.png" for i in range(count)], 0.1)
@@ -73,14 +79,11 @@ def data(tmp_path_factory):
         trained = ("train/data", "train/gt", "our485/low", "our485/high", *(f"train/train_{x}" for x in "ABC"))
         counts = dict.fromkeys(trained, 20) | dict.fromkeys(("test_a/data", "test_a/gt"), 9)
         for name in ("lol", "raindrop", "istd"):
-            patch.setitem(LAYOUTS, name, fewer(LAYOUTS[name], counts))
+            layout = LAYOUTS[name]
+            parts = tuple(dataclasses.replace(p, count=counts.get(p.label, p.count)) for p in layout.parts)
+            patch.setitem(LAYOUTS, name, dataclasses.replace(layout, parts=parts))
+        patch.setenv("REPRO_DATA", str(root))
         yield root
-
-
-@pytest.fixture
-def home(home, monkeypatch, data):
-    monkeypatch.setenv("REPRO_DATA", str(data))
-    return home
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -98,36 +101,36 @@ EXACT = {  # parameters, images of the training, sum_scale
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", PAPER)
 def test_settings_are_built_with_pinned_numbers(name):
-    chosen = SETTINGS[name]
+    task = PAPER[name]
     with torch.device("meta"):
-        found = sum(p.numel() for p in build_network(chosen).parameters())
-    assert (found, chosen.images) == EXACT[name][:2]
-    table, recipe = learning(chosen).schedule, chosen.recipe
+        found = sum(p.numel() for p in build_network(task, task.variants[0]).parameters())
+    assert (found, task.recipe.images) == EXACT[name][:2]
+    table, recipe = learning_of(task, task.variants[0]).schedule, task.recipe
     assert table.sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
     assert table.T == 1000 and recipe.clip == 1.0 and recipe.betas == (0.9, 0.99) and recipe.precision == "fp32"
-    assert recipe.batch == {"raindrop": 2, "lol": 2, "celeba64": 256, "inpainting": 128}.get(name, recipe.batch)
+    assert recipe.batch == {"celeba64": 256, "celeba64-two-stage": 256}.get(name, 2 if task.side == 256 else 128)
     assert 0.5 ** (10 * recipe.batch / recipe.ema) == pytest.approx(0.995, abs=1e-12)
-    assert recipe.lr_at(recipe.images) == recipe.lr == (2e-4 if chosen.optimizer == "radam" else 8e-5)
-    assert [protocol(m).name for m in chosen.metrics] == list(chosen.metrics)
+    assert recipe.lr_at(recipe.images) == recipe.lr == (8e-5 if task.side == 256 else 2e-4)
+    assert task.norm == ("l1" if task.side == 256 else "l2") and recipe.warmup == 200 * recipe.batch * (task.side == 64)
 
 
-def test_every_setting_and_strategy_is_an_experiment():
+def test_every_published_task_is_an_experiment_under_the_strategies_that_the_report_compares():
     names = {e.name for e in experiments("rddm") if e.profile == "paper"}
-    wanted = {f"rddm-{t}-paper-{s}-s0" for t in ("celeba64", "lol", "raindrop") for s in ("smres", "smn", "smresn")}
-    assert wanted < names and len(names) == len(SETTINGS) + 6
+    wanted = {name_of(t, s, 0, "paper") for t in ("celeba64", "lol", "raindrop") for s in STRATEGIES}
+    assert wanted < names and len(names) == len(PAPER) + 6
     with pytest.raises(ReproError, match="'sid-rgb' cannot be read: how the raw files"):
-        read(SETTINGS["sid-rgb"], "train")
+        read(PAPER["sid-rgb"], "train")
 
 
 # -- readers ----------------------------------------------------------------------------------------------------------
 
 
 def test_lol_is_squeezed_and_equalised(data):
-    lol, folder = SETTINGS["lol"], data / "lol"
-    found = read(lol, "train", folder)
-    assert found.size == 20 and read(lol, "test", folder).size == 15 and len(set(found.ids)) == 20
+    lol = PAPER["lol"]
+    found = read(lol, "train")
+    assert found.size == 20 and read(lol, "test").size == 15 and len(set(found.ids)) == 20
     y, x0 = found.inputs[3], found.targets[3]
     assert y.shape == x0.shape == (3, 256, 256)
     name = found.inputs.files[3]
@@ -135,9 +138,9 @@ def test_lol_is_squeezed_and_equalised(data):
     eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
     torch.testing.assert_close(y, eight, rtol=0, atol=1e-6)
     assert y.mean() > 0.4  # from around 0.1
-    plain = read(dataclasses.replace(lol, equalise=False), "train", folder)
+    plain = read(dataclasses.replace(lol, equalise=False), "train")
     assert plain.inputs[3].mean() < 0.15 and torch.equal(plain.targets[3], x0)
-    assert read(lol, "test", folder, full=True).inputs[0].shape == (3, 20, 24)
+    assert read(lol, "test", full=True).inputs[0].shape == (3, 20, 24)
 
 
 def test_histogram_equalisation_by_opencvs_rule():
@@ -156,30 +159,28 @@ def test_histogram_equalisation_by_opencvs_rule():
 
 
 def test_raindrop_is_tested_on_a_and_paired_by_number(data):
-    found = read(SETTINGS["raindrop"], "test", data / "raindrop", full=True)
+    found = read(PAPER["raindrop"], "test", full=True)
     assert found.size == 9
     for given, clean in zip(found.inputs.files, found.targets.files, strict=True):
         assert given.stem.removesuffix("_rain") == clean.stem.removesuffix("_clean")
         assert given.parent.parent.name == "test_a"
-    assert read(SETTINGS["raindrop"], "train", data / "raindrop").size == 20
+    assert read(PAPER["raindrop"], "train").size == 20
     with pytest.raises(ReproError, match=r"test_b.*0 images found"):
-        read_split("raindrop", "test_b", data / "raindrop")  # has to be asked for by its name
+        read_split("raindrop", "test_b")  # has to be asked for by its name
     with pytest.raises(ReproError, match="split 'test-b' is unknown: choose one of train, test, test_b"):
-        read_split("raindrop", "test-b", data / "raindrop")
+        read_split("raindrop", "test-b")
 
 
-def test_istd_brings_its_mask(data, monkeypatch):
+def test_istd_brings_its_mask(data):
     shadow = tiny("istd")
-    found = read(shadow, "train", data / "istd")
+    found = read(shadow, "train")
     assert found.size == len(found.masks.files) == 20 and found.masks[0].mean() > 0.85
     assert all(m.stem == i.stem for m, i in zip(found.masks.files, found.inputs.files, strict=True))
-    assert read(dataclasses.replace(shadow, mask=False), "train", data / "istd").masks is None
-    learns, seen = task(shadow, data / "istd"), []
-    net = build(trained_like(shadow))
+    assert read(dataclasses.replace(shadow, network={}), "train").masks is None
+    learns, seen, net = training_task(shadow, "smresn"), [], build_network(shadow, "smresn")
     net.res_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    noise = noises(2)
-    loss = learns.loss(net, torch.tensor([0, 1]), noise)
-    x0, y, mask = learns.pair(torch.tensor([0, 1]), noise)
+    loss = learns.loss(net, torch.tensor([0, 1]), noises(2))
+    x0, y, mask = learns.pair(torch.tensor([0, 1]), noises(2))
     assert loss.shape == (2,) and seen[0].shape == (2, 9, 16, 16) and mask.shape == x0.shape
     assert torch.equal(seen[0][:, 3:6], y) and torch.equal(seen[0][:, 6:], mask)
 
@@ -188,19 +189,13 @@ def noises(count):
     return lambda purpose: KeyedNoise(0, range(count), purpose)
 
 
-def trained_like(chosen: PaperSetting, root=None) -> Experiment:
-    """Its experiment on one thread: the published recipe takes sixteen."""
-    made = paper.experiment(chosen, root)
-    return dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, threads=1))
-
-
 # -- CelebA -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def faces(tmp_path, monkeypatch):
     """Eight aligned faces, four of them for training, two for testing."""
-    folder = tmp_path / "faces" / "img_align_celeba"
+    folder = tmp_path / "celeba" / "img_align_celeba"
     names = [f"{i:06d}.jpg" for i in range(1, 9)]
     fill(folder, names, 0.4, width=178, height=218)
     parts = (0, 0, 0, 0, 1, 1, 2, 2)
@@ -208,6 +203,7 @@ def faces(tmp_path, monkeypatch):
         "".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True))
     )
     monkeypatch.setattr(datasets, "CELEBA", {"train": 4, "validation": 2, "test": 2})
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     return folder.parent
 
 
@@ -225,36 +221,37 @@ def test_celeba_is_cropped_around_the_face():
         datasets.face(64)(place[:, 20:198])
 
 
-def test_celebas_own_split(faces, tmp_path):
-    entries = datasets.read_celeba("test", faces)
+def test_celebas_own_split(faces):
+    entries = datasets.read_celeba("test")
     assert [file.name for file in entries] == ["000007.jpg", "000008.jpg"]
-    found = read(SETTINGS["celeba64"], "train", faces)
+    found = read(PAPER["celeba64"], "train")
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
     (faces / "img_align_celeba" / "000008.jpg").unlink()
     with pytest.raises(ReproError, match=r"line 8: .000008\.jpg 2. is not a file of"):
-        datasets.read_celeba("test", faces)
+        datasets.read_celeba("test")
     part = faces / "list_eval_partition.txt"
     part.write_text("000001.jpg 0\n000002.jpg\n")
     with pytest.raises(ReproError, match=r"line 2: '000002\.jpg' is not a file of .* and 0, 1 or 2"):
-        datasets.read_celeba("train", faces)
+        datasets.read_celeba("train")
     part.write_text("000001.jpg 0\n")
     with pytest.raises(ReproError, match=r"lists 1 images of train: CelebA has 4"):
-        datasets.read_celeba("train", faces)
+        datasets.read_celeba("train")
 
 
-def test_inpainting_hides_the_middle(tmp_path):
-    fill(tmp_path / "hq", [f"{i}.png" for i in range(10)], 0.8, width=32, height=32)
+def test_inpainting_hides_the_middle(tmp_path, monkeypatch):
+    fill(tmp_path / "celeba-hq", [f"{i}.png" for i in range(10)], 0.8, width=32, height=32)
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     chosen = tiny("inpainting")
-    found = read(chosen, "train", tmp_path / "hq")
-    assert found.size == 9 and read(chosen, "test", tmp_path / "hq").ids == ["9"]
+    found = read(chosen, "train")
+    assert found.size == 9 and read(chosen, "test").ids == ["9"]
     y, x0 = found.inputs[0], found.targets[0]
     hole = torch.zeros(16, 16, dtype=torch.bool)
     hole[4:12, 4:12] = True
     assert torch.equal(y[:, ~hole], x0[:, ~hole])
     assert y[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(holed(x0)[:, hole], torch.full((3, 64), 0.5))
-    net, seen = build(trained_like(chosen)), []
+    net, seen = build_network(chosen, "smresn"), []
     net.noise_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
-    task(chosen, tmp_path / "hq").loss(net, torch.tensor([0]), noises(1))
+    training_task(chosen, "smresn").loss(net, torch.tensor([0]), noises(1))
     assert seen == [3]  # neither y nor the hole is given
 
 
@@ -286,68 +283,64 @@ def test_imresize_by_hand():
 
 
 def test_restoration_from_files_to_numbers(home, data, monkeypatch):
-    chosen = tiny("lol", metrics=("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb"))
-    monkeypatch.setitem(SETTINGS, "lol", chosen)
-    trains = trained_like(chosen)
+    metrics = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb")
+    monkeypatch.setattr(measure, "PUBLISHED", metrics)
+    monkeypatch.setitem(PAPER, "lol", chosen := tiny("lol"))
+    trains = experiment("paper", chosen, "smres")
     assert evaluation.rows("rddm", "paper") == []  # nothing trained yet
     *_, last = run(trains)
-    assert last.images == chosen.images == 6 and type(last.model) is type(build_network(chosen))
+    assert last.images == 6 and type(last.model) is type(build_network(chosen, "smres"))
 
     found = {(r.experiment, r.cell["task"]): r for r in evaluation.rows("rddm", "paper")}
     ours = {(trains.name, "lowlight"), (trains.name, "lowlight-full-size")}
     assert set(found) == {("baseline-input", "lowlight"), *ours}
     for row in found.values():
         record = row.record()
-        assert record.n == 15 and record.profile == "paper" and set(record.metrics) == set(chosen.metrics)
+        assert record.n == 15 and record.profile == "paper" and set(record.metrics) == set(metrics)
         assert all(len(v) == 15 for v in record.metrics.values()) and len(record.data) == 64
-        assert record.check["metrics"]["psnr/rgb"] == record.metrics["psnr/rgb"][: paper.CHECKED]
+        assert record.check["metrics"]["psnr/rgb"] == record.metrics["psnr/rgb"][:4]
         assert record.source == ("evaluated" if row.experiment == "baseline-input" else "recorded")
         upsert("rddm", [record])
     # The report's table shows them where the small profile's stand.
     assert {"psnr/y", "psnr/rgb"} <= set(evaluation.looked_up("rddm", "paper")[0].metrics)
     baseline = found["baseline-input", "lowlight"].measure(1)["psnr/y-uint8"]
-    given, clean = read_split("lol", "test", data / "lol").pairs[0].load()
+    given, clean = read_split("lol", "test").pairs[0].load()
     small = (resize(equalised(given), (16, 16)) * 255).round() / 255
     by_hand = score("psnr/y-uint8", small, ground_truth(clean[None], small[None])[0])
     assert baseline == pytest.approx(by_hand.tolist(), abs=1e-6)
 
 
-def test_each_strategy_learns_and_restores(home, data):
-    picture = 2 * read(tiny("lol"), "test").inputs[0][None] - 1
-    answers = []
-    for chosen in strategies(tiny("lol", sampling=2)).values():
-        net = build(trained_like(chosen))
-        loss = task(chosen).loss(net, torch.tensor([0, 1]), noises(2))
+def test_each_strategy_learns_and_restores(data):
+    chosen = tiny("lol")
+    image, answers = 2 * read(chosen, "test").inputs[0][None] - 1, []
+    for variant in STRATEGIES:
+        net = build(experiment("paper", chosen, variant))
+        loss = training_task(chosen, variant).loss(net, torch.tensor([0, 1]), noises(2))
         loss.mean().backward()
         assert loss.shape == (2,) and all(p.grad is not None for p in net.parameters())
-        answers.append(paper.restored(net.eval(), chosen, picture, ["0"]))
-        assert answers[-1].shape == picture.shape and answers[-1].abs().max() <= 1
-        again = paper.restored(net, chosen, picture.expand(2, -1, -1, -1), ["1", "0"])
-        torch.testing.assert_close(again[1:], answers[-1])  # the noise belongs to the image, not to its place
+        answers.append(Net(net.eval(), learning_of(chosen, variant), 2).restore(image, ["0"], clip=1.0))
+        assert answers[-1].shape == image.shape and answers[-1].abs().max() <= 1
     assert not torch.equal(answers[0], answers[1])
 
 
 def test_generation_from_files_to_numbers(home, faces, monkeypatch):
-    chosen = tiny("celeba64", size=64, samples=3, batch=2, steps=1)
-    monkeypatch.setitem(SETTINGS, "celeba64", chosen)
-    monkeypatch.setenv("REPRO_DATA", str(faces.parent))
-    faces.rename(faces.parent / "celeba")
-    assert list(run(trained_like(chosen)))[-1].images == 4
+    chosen = tiny("celeba64", images=4, batch=4, side=64, n=3)
+    monkeypatch.setitem(PAPER, "celeba64", chosen)
+    assert list(run(experiment("paper", chosen, "smresn")))[-1].images == 4
 
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
-    net = FeatureNet("quarters", 3, pooled, pooled)
-    cell = {"task": "generation", "steps": 10, "eta": 0.0}
-    assert paper.sample(paper.name_of(chosen), cell).n == 3
-    found = paper.measure(paper.name_of(chosen), cell, None, net=lambda: net)
+    monkeypatch.setattr(features, "inception", lambda device: features.FeatureNet("quarters", 3, pooled, pooled))
+    name, cell = name_of("celeba64", "smresn", 0, "paper"), {"task": "generation", "steps": 10, "eta": 0.0}
+    assert measure.sample(name, cell, "paper").n == 3
+    found = measure.measure(name, cell, None, "paper")
     assert set(found) == {"fid/quarters", "kid/quarters", "is/quarters"}
     assert all(math.isfinite(v) for v in found.values())
 
 
-def test_training_without_the_data_set_says_what_to_download(home, monkeypatch):
-    monkeypatch.setenv("REPRO_DATA", str(home / "nothing"))
-    with pytest.raises(ReproError, match=r"LOLdataset\.zip"):
-        paper.experiment(SETTINGS["lol"]).task()
-    with pytest.raises(ReproError, match=r"img_align_celeba\.zip"):
-        paper.experiment(SETTINGS["celeba64"]).task()
+def test_training_without_the_data_set_says_what_to_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "nothing"))
+    for name, needed in (("lol", r"LOLdataset\.zip"), ("celeba64", r"img_align_celeba\.zip")):
+        with pytest.raises(ReproError, match=needed):
+            experiment("paper", PAPER[name], "smresn").task()

@@ -1,32 +1,48 @@
-"""The trained networks of notebook 03, read from `experiments.toml`; the published ones come from `paper`."""
+"""The trained networks of notebook 03, read from `experiments.toml`: how each task is learned in each profile.
+
+The paper profile holds the published experiments. What is not taken over of them, and what takes its place:
+- gradients accumulated over two batches: one batch of twice the size;
+- RAdam, of the generation experiments: Adam with the linear warm-up of 2 / (1 - beta_2) steps that stands in for its
+  rectification (Ma and Yarats 2021, "On the adequacy of untuned warmup for adaptive optimization");
+- two optimizers for two networks: one. Adam treats each weight alone, so they differ in the clipped norm only, which
+  is of both networks together;
+- the average, decay 0.995 at every tenth step: the same half-life, 1383 steps, at every step.
+"""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from repro import paths
 from repro.data import pack
+from repro.data.datasets import face, read_celeba, read_split
+from repro.data.filesets import Pictures, PictureSet, equalised, squared
+from repro.data.flist import Pair, list_images
 from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.process import Objective
 from repro.rddm.sampling import Net
 from repro.rddm.schedules import by_config
-from repro.rddm.study import paper
-from repro.rddm.tasks import DEGRADATIONS, Learning, PairTask, Start, generation_task, restoration_task
+from repro.rddm.study.published import PublishedNet
+from repro.rddm.tasks import DEGRADATIONS, Learning, Noises, PairTask, Start, generation_task, restoration_task
 
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
 STRATEGIES, BASELINES, LONG = ("smres", "smn", "smresn"), ("regression", "sr3"), ("long", "regression-long")
 TEST_SEED = 7  # of the test photographs' degradations
 
@@ -36,17 +52,27 @@ class TaskConfig:
     """One task of a profile."""
 
     name: str
-    degradation: str  # of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: y = 0)
-    network: Mapping[str, Any]  # arguments of `repro.rddm.model.RDDMNet`, objective and layout left out
+    title: str
+    network: Mapping[str, Any]  # arguments of its class, objective and layout left out
     recipe: Recipe
     steps: int  # sampling steps of the main table
-    schedule: str = "restoration"  # of `paper.SCHEDULES`
+    data: str = "photos"  # or "fashion"; of the published: a data set, "" where it cannot be read
+    degradation: str = "none"  # of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: y = 0)
+    schedule: str = "restoration"  # of `SCHEDULES`
+    norm: Literal["l1", "l2"] = "l2"
     crop: int = 64  # side of the training crops in pixels
-    side: int = 256  # the shorter side of whole images; 0: as they come
+    side: int = 256  # the shorter side of whole images, 0: as they come; of the published both sides
     n: int = 0  # generation: samples in a set, and sets
     replicates: int = 1
     k: int = 1  # samples, or images, of the check
     limit: int = 0  # images used at most; 0: all
+    # Of the published experiments alone:
+    published: bool = False  # the network is `PublishedNet`
+    variants: tuple[str, ...] = ()  # the published one first
+    cells: str = ""  # the task of the small profile's cells that it is measured in
+    equalise: bool = False  # the input is equalised
+    hole: bool = False  # the input is the image with its middle replaced by grey
+    unread: str = ""  # why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -57,20 +83,33 @@ class Variant:
     objective: Objective
     start: Start = "degraded"
     layout: Layout = "one"
-    schedule: str = ""  # of `paper.SCHEDULES`, in the place of the task's
+    schedule: str = ""  # of `SCHEDULES`, in the place of the task's
     halves: Mapping[str, int] = field(default_factory=dict)  # task -> base channels of each of two networks
     times: int = 1  # as many images as the task's recipe says
     last: float = 0.0  # share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`
 
 
+def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False) -> Recipe:
+    """A published training of so many steps of two batches, as this repository's loop runs it."""
+    batch, half_life = 2 * batch, 10 * math.log(0.5) / math.log(0.995)
+    return Recipe(
+        images=steps * batch, batch=batch, lr=lr, warmup=200 * batch if radam else 0, decay="constant",
+        betas=(0.9, 0.99), ema=half_life * batch, precision="fp32", threads=16, save_every=2_000 * batch,
+    )  # fmt: skip
+
+
 def _task(name: str, spec: Mapping[str, Any]) -> TaskConfig:
-    network = {k: tuple(v) if isinstance(v, list) else v for k, v in _SPEC["network"][spec["network"]].items()}
-    return TaskConfig(**{**spec, "name": name, "network": network, "recipe": Recipe(**spec["recipe"])})
+    made = {"name": name, **_SPEC["like"].get(spec.get("like"), {}), **spec}
+    made.pop("like", None)
+    network = _SPEC["network"][made["network"]]
+    made["network"] = {key: tuple(value) if isinstance(value, list) else value for key, value in network.items()}
+    made["recipe"] = (_published if "steps" in made["recipe"] else Recipe)(**made["recipe"])
+    return TaskConfig(**{**made, "variants": tuple(made.get("variants", ()))})
 
 
 _TASKS = {profile: {n: _task(n, s) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
 USE = _TASKS.pop("use")
-SMALL, SMOKE = _TASKS["small"], _TASKS["smoke"]
+SMALL, SMOKE, PAPER = _TASKS["small"], _TASKS["smoke"], _TASKS["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
 VARIANTS = {name: Variant(**spec) for name, spec in _SPEC["variant"].items()}
 # task -> (variant, whether it ships)
@@ -82,9 +121,7 @@ TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
 
 def profile(name: str) -> dict[str, TaskConfig]:
     """The tasks of the profile of that name."""
-    if name not in _TASKS:
-        raise ReproError(f"unknown profile {name!r}: there are {', '.join(_TASKS)}, paper")
-    return _TASKS[name]
+    return _TASKS[one_of("profile", name, _TASKS)]
 
 
 def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> str:
@@ -95,17 +132,22 @@ def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> s
 def learning_of(task: TaskConfig, variant: str) -> Learning:
     """What a variant of a task learns, and by which coefficients it is trained and sampled."""
     chosen = VARIANTS[variant]
-    schedule = by_config(**paper.SCHEDULES[chosen.schedule or task.schedule])
-    return Learning(chosen.objective, schedule, "l2", chosen.start, chosen.last)
+    schedule = by_config(**SCHEDULES[chosen.schedule or task.schedule])
+    return Learning(chosen.objective, schedule, task.norm, chosen.start, chosen.last)
 
 
-def build_network(task: TaskConfig, variant: str) -> RDDMNet:
+def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
     """The untrained network."""
     chosen = VARIANTS[variant]
+    if task.published:  # two networks of the size of one where two images are predicted
+        return PublishedNet(chosen.objective, "two" if chosen.objective == "res_noise" else "one", **task.network)
     width = chosen.halves.get(task.name)
     layout = "two" if width and chosen.layout == "one" else chosen.layout
     network = {**task.network, "base_channels": width or task.network["base_channels"]}
     return RDDMNet(objective=chosen.objective, layout=layout, **network)
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
@@ -121,14 +163,60 @@ def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) 
     return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, [name], purpose))[0]
 
 
+def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
+    """A split, "train" or "test", of a published task's data set; every image squeezed to a square, unless `full`.
+
+    Of CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for training. Raises `ReproError` for
+    a task without a reader, and for what the files lack.
+    """
+    prepare = (lambda image: image) if full else squared(task.side)
+    if task.unread:
+        raise ReproError(f"task {task.name!r} cannot be read: {task.unread}")
+    if task.data == "celeba":
+        return PictureSet(Pictures(read_celeba(split), face(task.side)))
+    if task.hole:
+        folder = paths.data() / task.data
+        files = list_images(folder)
+        cut = len(files) * 9 // 10
+        if not (chosen := files[:cut] if split == "train" else files[cut:]):
+            raise ReproError(f"{folder}: holds {len(files)} image(s), none of them left for {split}")
+        pairs = [Pair(file, file) for file in chosen]
+        return PictureSet.of_pairs(pairs, prepare, prepare_input=lambda image: holed(prepare(image)))
+    found, masked = read_split(task.data, split), "mask_channels" in task.network
+    tone = (lambda image: prepare(equalised(image))) if task.equalise else prepare
+    return PictureSet.of_pairs(found.pairs, prepare, prepare_input=tone, masks=found.masks if masked else None)
+
+
+def holed(image: Tensor) -> Tensor:
+    """(3, H, W) with its middle, H/4..3H/4 by W/4..3W/4, replaced by grey."""
+    h, w = image.shape[-2:]
+    out = image.clone()
+    out[..., h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = 0.5
+    return out
+
+
 def training_task(task: TaskConfig, variant: str) -> PairTask:
     """Training set and loss of a variant."""
     learning = learning_of(task, variant)
+    if task.published:
+        pictures = read(task, "train")
+
+        def pair(indices: Tensor, noise: Noises) -> list[Tensor]:
+            # of squares only the mirroring is left of a random crop
+            x0, y, mask = pictures.crops(indices, task.side, noise("crop").uniform((3,)))
+            y = torch.zeros_like(x0) if y is None else to_model(y)
+            return [to_model(x0), y, *([] if mask is None else [to_model(mask)])]
+
+        files, condition = [str(file) for file in pictures.files], task.network.get("condition", True)
+        return PairTask(files, pair, learning, condition, crop=task.side)
     if task.degradation == "none":
         images, _, ids = fashion_tensor("train")
         return generation_task(images, ids, learning)
     ids, images = photographs("train", task.side, task.limit)
     return restoration_task(images, ids, task.degradation, task.crop, learning)
+
+
+# -- the list ---------------------------------------------------------------------------------------------------------
 
 
 def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
@@ -144,20 +232,20 @@ def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
     return {what: f"{sum(values) / len(values):.3f}" for what, values in found.items()}
 
 
-def _experiment(profile: str, task: TaskConfig, variant: str, ships: bool) -> Experiment:
-    what = {"fashion": "Fashion-MNIST generation", "lowlight": "low light", "raindrop": "raindrops"}[task.name]
+def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False) -> Experiment:
+    """One entry of the list."""
+    name = {"": task.name, "generation": "fashion"}.get(task.cells, task.cells)
     recipe = replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times)
     return Experiment(
-        name_of(task.name, variant, 0, profile), "rddm", task.name, variant,
-        "fashion" if task.degradation == "none" else "photos", profile, seed=0, recipe=recipe,
-        summary=f"{what}: {VARIANTS[variant].label}", ships=ships, build=partial(build_network, task, variant),
+        name_of(task.name, variant, 0, profile), "rddm", name, variant, task.data, profile, seed=0, recipe=recipe,
+        summary=f"{task.title}: {VARIANTS[variant].label}", ships=ships, build=partial(build_network, task, variant),
         task=partial(training_task, task, variant), score=partial(_score, task) if variant == "use" else None,
     )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    *(_experiment("small", SMALL[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
-    *(_experiment("small", task, "use", True) for task in USE.values()),
-    *(_experiment("smoke", SMOKE[t], v, False) for t in SMOKE for v, _ in TRAINED[t]),
-    *(paper.experiment(setting) for setting in paper.measured().values()),
+    *(experiment("small", SMALL[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
+    *(experiment("small", task, "use", True) for task in USE.values()),
+    *(experiment("smoke", SMOKE[t], v) for t in SMOKE for v, _ in TRAINED[t]),
+    *(experiment("paper", task, v) for task in PAPER.values() for v in task.variants),
 )

@@ -1,12 +1,17 @@
 """What notebook 03 measures: whole held-out photographs, sets of generated images, and what claims R4 and R6 compare.
 
 Each test photograph is degraded once, keyed by its name; noise is keyed by (seed, name). Everything runs in fp32.
+
+At paper scale the report's table is measured in the cells of the small profile's: LOL for low light, RainDrop, CelebA
+for generation. A restoration's input is squeezed to a square and the ground truth resized to the output; a "full-size"
+cell is the same network on the images' own size. Protocol names say the rest (Y or RGB, rounded or not).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -22,23 +27,45 @@ from repro.ddpm.study.measure import FID, IS, KID, NEAREST, data_hash, replicate
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import find
+from repro.engine.registry import DEVICE, find
 from repro.engine.study import Sample
-from repro.metrics import protocols
+from repro.metrics import features, protocols
+from repro.metrics.features import SetMetrics
+from repro.metrics.pixel import ground_truth
 from repro.rddm.samplers import matched
 from repro.rddm.sampling import Net
 from repro.rddm.schedules import by_config
-from repro.rddm.study import baselines, paper, probes
-from repro.rddm.study.experiments import SEEDS, TEST_SEED, USE, TaskConfig, degraded, learning_of, photographs, profile
+from repro.rddm.study import baselines, probes
+from repro.rddm.study.experiments import (
+    PAPER,
+    SCHEDULES,
+    SEEDS,
+    TEST_SEED,
+    USE,
+    TaskConfig,
+    degraded,
+    learning_of,
+    name_of,
+    photographs,
+    profile,
+    read,
+)
 from repro.rddm.tasks import LAWS
 
+PUBLISHED = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")  # at paper scale
 PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-wang")
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the image
 FULL_SIZE = 8  # photographs measured as they come
 DIVERSE = 8  # photographs restored from several noises
 QUICK = 10  # most steps of what the smoke profile measures
 STARTS = (990, 950, 900, 800, 700)  # where SM-N may start: at T - 1 = 999 it divides by 1 - u_T = 0
-ALIASES = paper.ALIASES
+BATCH = 250  # generated at once at paper scale
+# Metrics of the paper profile under the names that tables look for.
+ALIASES = {
+    "psnr/y-uint8": "psnr/y",
+    "ssim/y-uint8-wang": "ssim/y-wang",
+    **{f"{m}/inception": f"{m}/fashion-classifier" for m in ("fid", "kid", "is")},
+}
 _USUAL = Tolerance(absolute=2e-3, relative=5e-3)
 # Where two samplers are said to agree, or the number is small, the usual tolerance would let it be anything.
 TOLERANCE = {
@@ -52,7 +79,9 @@ TOLERANCE = {
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | None:
     """How many images a cell is measured on; None where it is not measured in the chosen profile."""
     if chosen == "paper":
-        return paper.sample(experiment, cell)
+        found = published(experiment, cell)
+        given = found and read(found[0], "test", found[1])
+        return found and Sample(n := found[0].n or given.size, min(found[0].k, n), given.digest())
     fashion, task = profile(chosen)["fashion"], cell.get("task")
     if chosen == "smoke" and task and (cell.get("steps", 0) > QUICK or task.endswith(("full-size", "wide"))):
         return None
@@ -72,7 +101,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> Mapping[str, Values]:
     """One cell of the grid on the first `k` images (None: all)."""
     if chosen == "paper":
-        return paper.measure(experiment, cell, k)
+        return _at_paper_scale(experiment, cell, k)
     fashion, name = profile(chosen)["fashion"], cell.get("task")
     if name is None:
         return {"max_abs_difference": probes.indi_gap()}
@@ -113,7 +142,7 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
     """
     switch, learning = cell.get("switch"), net.learning
     if switch == "converted":
-        converted = replace(learning, schedule=by_config(**paper.SCHEDULES["converted"]))
+        converted = replace(learning, schedule=by_config(**SCHEDULES["converted"]))
         own = cell["told"] == "own"
         model = net.network if own else matched(model_fn(net.network), learning.schedule, converted.schedule)
         return Net(model, converted, net.steps), {}
@@ -148,14 +177,16 @@ def _photo_hash(degradation: str, side: int, limit: int) -> str:
 
 
 def scored(
-    pairs: Sequence[tuple[str, Tensor, Tensor]], method: Callable[[Tensor, str], Tensor]
+    pairs: Iterable[tuple[str, Tensor, Tensor]],
+    method: Callable[[Tensor, str], Tensor],
+    names: Sequence[str] | None = None,
 ) -> dict[str, list[float]]:
-    """Every protocol's values, one per image, of `method(degraded (3, H, W) in [0, 1], id)`."""
-    found: dict[str, list[float]] = {name: [] for name in PROTOCOLS}
+    """The values of protocols (None: `PROTOCOLS`), one per image, of `method(degraded (3, H, W) in [0, 1], id)`."""
+    found: dict[str, list[float]] = {name: [] for name in names or PROTOCOLS}
     for name, given, clean in pairs:
         output = method(given, name)[None]
-        for protocol in PROTOCOLS:
-            found[protocol] += protocols.score(protocol, output, clean[None]).tolist()
+        for protocol, values in found.items():
+            values += protocols.score(protocol, output, clean[None]).tolist()
     return found
 
 
@@ -163,3 +194,44 @@ def _spread(net: Net, y: Tensor, name: str, eta: float, seeds: Sequence[int]) ->
     """How far restorations of one image under different noise lie apart (claim R6)."""
     runs = [net.restore(y, [name], seed=seed, eta=eta) for seed in seeds]
     return to_unit(torch.cat(runs)).std(dim=0).mean().item()
+
+
+# -- at paper scale ---------------------------------------------------------------------------------------------------
+
+
+def published(experiment: str, cell: Mapping[str, Any]) -> tuple[TaskConfig, bool] | None:
+    """The published task of a cell, and whether images keep their own size; None where it is not measured."""
+    name = str(cell.get("task", ""))
+    plain = name.removesuffix("-full-size")
+    for task in PAPER.values():
+        ours = [name_of(task.name, variant, 0, "paper") for variant in task.variants]
+        if task.cells == plain and experiment in (*ours, "baseline-input") and any(map(trained, ours)):
+            switched = "switch" in cell or cell.get("eta") or cell.get("steps", task.steps) != task.steps
+            return None if switched else (task, plain != name)
+    return None
+
+
+def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> Mapping[str, Values]:
+    """A restoration scored image by image, a generator by FID, KID and IS against the cropped test split; sampled as
+    published: everything cut to ±1."""
+    task, full = published(experiment, cell)  # type: ignore[misc]
+    given, net = read(task, "test", full), None
+    if experiment != "baseline-input":
+        network = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
+        net = Net(network, learning_of(task, find(experiment).variant), task.steps)
+    if task.n:
+        reference = to_model(torch.stack(given.targets.several(torch.arange(given.size))))
+        score = SetMetrics(lambda: features.inception(device=DEVICE), reference, BATCH)
+        settings = {"shape": (3, task.side, task.side), "batch": BATCH, "device": DEVICE, "clip": 1.0}
+        return score(net.generate(range(k or task.n), **settings))
+    clean = read(task, "test", full=True).targets
+
+    def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
+        for i in range(min(k or given.size, given.size)):
+            x, target = given.inputs[i], clean[i]
+            yield given.ids[i], x, target if target.shape == x.shape else ground_truth(target[None], x[None])[0]
+
+    def run(x: Tensor, name: str) -> Tensor:
+        return x if net is None else to_unit(net.restore(to_model(x)[None].to(DEVICE), [name], clip=1.0))[0].cpu()
+
+    return scored(pairs(), run, PUBLISHED)
