@@ -20,14 +20,14 @@ GREATER = f'rule = "greater"\n{SIDES}'
 
 
 @pytest.fixture
-def judge(home, tmp_path):
+def judge(home, monkeypatch):
     """Write records and a ledger, return the verdict."""
+    monkeypatch.setattr("repro.paths.room_file", lambda room, name: home / name)
 
     def run(body: str, measured: list, verified=()):
         records.upsert("rddm", measured)
-        path = tmp_path / "claims.toml"
-        path.write_text(HEAD + body)
-        (found,) = claims.verdicts("rddm", verified=verified, ledger=path)
+        (home / "claims.toml").write_text(HEAD + body)
+        (found,) = claims.verdicts("rddm", verified=verified)
         return found
 
     return run
@@ -151,12 +151,10 @@ UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
         (UNMEASURED + "[other]\na = 1\n", "nothing else, found"),
     ],
 )
-def test_the_ledger_is_read_strictly(tmp_path, body, sentence):
-    path = tmp_path / "claims.toml"
-    path.write_text(HEAD + body)
+def test_the_ledger_is_read_strictly(judge, tmp_path, body, sentence):
     with pytest.raises(ReproError, match=sentence) as caught:
-        claims.load_ledger("rddm", path)
-    assert str(path) in str(caught.value)
+        judge(body, [])
+    assert str(tmp_path / "claims.toml") in str(caught.value)
 
 
 def test_recorded_and_re_evaluated_findings_are_told_apart(judge):

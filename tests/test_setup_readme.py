@@ -12,7 +12,8 @@ from PIL import Image
 
 from repro.cli import main
 from repro.data import pack
-from repro.engine import claims, front
+from repro.engine import front
+from repro.errors import ReproError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -24,7 +25,7 @@ def block(text: str, name: str) -> str:
 
 
 def test_results_are_those_of_figures():
-    wanted = front.rendered(TEXT, ROOT, ROOT / "figures")
+    wanted = front.rendered(TEXT, ROOT)
     assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.front` brings it up to date"
     links = re.compile(r"\]\((\S+)\)")
     assert links.findall(block(TEXT, "notebooks")) == links.findall(block(wanted, "notebooks"))
@@ -57,14 +58,13 @@ def test_snippets_run_as_printed(tmp_path, monkeypatch):
     assert len(made) >= 2
 
 
-def test_a_line_a_method_with_the_papers_difference_and_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "rooms", lambda: ("rddm",))
-    head = "id,part,room,text,verdict,estimate,low,high\n"
-    part = claims.headline("rddm")
-    rows = f'{part.claim},"{part.part}",rddm,x,reproduced,-10.5,-11.5,-9.5\n{part.claim},other,rddm,x,weaker,1,,\n'
-    (tmp_path / "claims.csv").write_text(head + rows + 'A1,p,adir,"a | b",not reproduced,0.1234,0.11,0.14\n')
-    rddm, adir = front.results(tmp_path).splitlines()[2:]
+def test_a_line_a_method_with_the_papers_difference_and_ours(tmp_path):
+    head, part = "id,part,room,text,verdict,estimate,low,high\n", "low light: below SM-Res"
+    rows = f'R2,"{part}",rddm,x,reproduced,-10.5,-11.5,-9.5\nR2,other,rddm,x,weaker,1,,\n'
+    (tmp_path / "claims.csv").write_text(head + rows)
+    (rddm,) = front.results(tmp_path).splitlines()[2:]
     # the report's Table 1: 15.56 - 23.14 dB
     assert "| −7.6 dB | −10.5 ± 1.0 dB | reproduced; R2: 1 of 2 | 1 reproduced, 1 weaker |" in rddm
-    # without a headline: the first comparison
-    assert adir.startswith("| adir | a \\| b (A1) | — | +0.123 ± 0.015 | not reproduced |")
+    (tmp_path / "claims.csv").write_text(head + rows.replace("R2", "R9"))
+    with pytest.raises(ReproError, match="the headline of rddm names a part"):
+        front.results(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -118,6 +119,8 @@ def test_a_toy_is_trained_recorded_tabled_judged_and_listed(tmp_path):
     assert "toy-mean-main-s0" in done.stdout and "untrained" in done.stdout
     assert "2 of 2 records re-evaluated agree" in done.stdout and "| T1 | learning beats zero |" in done.stdout
     assert "**reproduced**" in done.stdout and "re-evaluated from the shipped weights" in done.stdout
-    assert len((tmp_path / "figures/records/toy.jsonl").read_text().splitlines()) == 2
+    first, second = map(json.loads, (tmp_path / "figures/records/toy.jsonl").read_text().splitlines())
+    assert {"versions", "hardware", "threads", "commit", "date", "wall_s", "peak_mb"} <= set(first["environment"])
+    assert second["environment"]["peak_mb"] > 64 and second["environment"]["wall_s"] >= 0
     assert (tmp_path / "checkpoints/toy-mean-main-s0/card.json").exists()
     assert (tmp_path / "build/small/tables/toy_mean.csv").exists()

@@ -23,18 +23,13 @@ from safetensors.torch import load, save
 from torch import nn
 
 from repro import paths
-from repro.engine.atomic import write_bytes
+from repro.engine.atomic import write_bytes, write_text
 from repro.errors import ReproError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
 CARD = "card.json"
 FORMAT = 1
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Path:
@@ -54,17 +49,16 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
         "sha256": hashlib.sha256(blob).hexdigest(),
         **card,
     }
-    files = {
-        WEIGHTS: blob,
-        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        CARD: (json.dumps(card, indent=2, sort_keys=True) + "\n").encode(),
-        "README.md": card_text(card).encode(),
-    }
+    rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
+    page = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|", *rows, ""]
+    page += ["Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        for name, data in files.items():
-            write_bytes(partial / name, data)
+        write_bytes(partial / WEIGHTS, blob)
+        for name, values in ((CONFIG, config), (CARD, card)):
+            write_text(partial / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_text(partial / "README.md", "\n".join(page))
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -103,8 +97,8 @@ def folder_of(name: str | Path) -> Path:
     have = sorted(p.name for p in parent.glob("*") if p.is_dir())
     near = (difflib.get_close_matches(folder.name, have, n=3) or have)[:3]
     hint = f"did you mean {', '.join(near)}? " if near else ""
-    commands = "`repro list` names the networks, `repro train` makes them"
-    raise ReproError(f"no checkpoint {folder.name} in {parent}: {hint}{commands}")
+    raise ReproError(f"no checkpoint {folder.name} in {parent}: {hint}`repro list` names the networks, "
+                     "`repro train` makes them")  # fmt: skip
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
@@ -114,7 +108,7 @@ def read_card(name: str | Path) -> dict[str, Any]:
 
 def weights_hash(name: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, the name that records know it by."""
-    return sha256(folder_of(name) / WEIGHTS)
+    return hashlib.sha256((folder_of(name) / WEIGHTS).read_bytes()).hexdigest()
 
 
 def load_checkpoint(name: str | Path) -> nn.Module:
@@ -132,11 +126,10 @@ def _loaded(folder: Path) -> nn.Module:
     if not weights.exists():
         raise ReproError(f"checkpoint {folder.name} has no {WEIGHTS}: the weights are missing")
     blob = weights.read_bytes()
-    found = hashlib.sha256(blob).hexdigest()
-    if expected != found:
+    if (found := hashlib.sha256(blob).hexdigest()) != expected:
         raise ReproError(f"{weights} is damaged: its SHA-256 is {found[:16]}…, its card says {str(expected)[:16]}…")
     try:
-        tensors = load(blob)
+        tensors = {key: value.float() for key, value in load(blob).items()}
     except SafetensorError as error:
         raise ReproError(f"{weights} is damaged: {error}") from error
     here, needed = ({k: tuple(v.shape) for k, v in state.items()} for state in (tensors, model.state_dict()))
@@ -144,7 +137,7 @@ def _loaded(folder: Path) -> nn.Module:
         if here.get(key) != needed.get(key):
             shapes = f"has shape {here.get(key, 'none')}, {type(model).__name__} needs {needed.get(key, 'none')}"
             raise ReproError(f"{weights} does not fit {folder / CONFIG}: weight {key} {shapes}")
-    model.load_state_dict({k: v.float() for k, v in tensors.items()})
+    model.load_state_dict(tensors)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -163,13 +156,6 @@ def _network(path: Path) -> nn.Module:
         return kind(**{k: v for k, v in config.items() if not k.startswith("_")})
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ReproError(f"{path} names {module}.{name}, which this version cannot build: {error}") from error
-
-
-def card_text(card: dict[str, Any]) -> str:
-    """The card as a README: everything on it, and the command that trains it again."""
-    rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
-    head = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|"]
-    return "\n".join([*head, *rows, "", "Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -34,10 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paths
-from repro.engine import stats
+from repro.engine import evaluation, stats
 from repro.engine.atomic import read_toml
-from repro.engine.evaluation import looked_up
-from repro.engine.evaluation import verified as verified_by_check
 from repro.engine.grid import expanded
 from repro.engine.provenance import provenance
 from repro.engine.records import ROOMS, Record, Scalar, rounded, select
@@ -99,22 +97,11 @@ class Claim:
     """One row of the ledger."""
 
     id: str
+    room: str
     paper: str
     text: str
     evidence: str
     parts: tuple[Comparison, ...]
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The comparison that stands for the paper in the README: which, in words, and the paper's own two numbers."""
-
-    name: str
-    text: str
-    claim: str
-    part: str
-    unit: str = ""
-    paper: tuple[tuple[str, str, str], ...] = ()  # left and right: [table, row, column] of paper_numbers.csv
 
 
 def path_of(room: str) -> Path:
@@ -127,38 +114,25 @@ def rooms() -> tuple[str, ...]:
     return tuple(room for room in ROOMS if path_of(room).is_file())
 
 
-def load_ledger(room: str, path: Path | None = None) -> tuple[Claim, ...]:
+def load_ledger(room: str) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError`, naming file and claim, for anything a ledger may not contain."""
-    path = path or path_of(room)
-    found: dict[str, Claim] = {}
+    path, found = path_of(room), {}
     content = read_toml(path)
     if set(content) - {"headline", "list", "paper"} != {"claim"}:
         raise ReproError(f"{path}: [[claim]], [headline], [list], paper and nothing else, found {sorted(content)}")
     for entry in content["claim"]:
         where = f"{path}, claim {entry.get('id')}"
-        head = {"paper": content["paper"]} if "paper" in content else {}
+        head = {"room": room} | ({"paper": content["paper"]} if "paper" in content else {})
         head |= {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
         parts = list(expanded(content, entry.pop("part", ()))) or [entry]
         if parts[0] is not entry and (entry or len({part.get("name") for part in parts}) < len(parts)):
             raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")
-        comparisons = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)
-        claim = _made(Claim, {**head, "parts": comparisons}, where)
+        head["parts"] = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)
+        claim = _made(Claim, head, where)
         if claim.id in found or not re.fullmatch(r"[A-Z][0-9]+", claim.id):
             raise ReproError(f"{where}: an id is a letter and a number, as in R4, and no id stands twice")
         found[claim.id] = claim
     return tuple(found.values())
-
-
-def headline(room: str, path: Path | None = None) -> Headline | None:
-    """The ledger's `[headline]`, None where it has none. Raises `ReproError` where it lacks a key or names no claim."""
-    path = path or path_of(room)
-    entry = read_toml(path).get("headline")
-    if entry is None:
-        return None
-    chosen = _made(Headline, entry, f"{path}, headline")
-    if (chosen.claim, chosen.part) not in {(c.id, p.name) for c in load_ledger(room, path) for p in c.parts}:
-        raise ReproError(f"{path}, headline: no claim {chosen.claim!r} with a part {chosen.part!r} in this ledger")
-    return replace(chosen, paper=tuple(map(tuple, chosen.paper)))
 
 
 def _made(kind: type, entry: Mapping[str, Any], where: str) -> Any:
@@ -175,19 +149,21 @@ def _made(kind: type, entry: Mapping[str, Any], where: str) -> Any:
 class Finding:
     """One comparison measured: d = left - right with its interval, and the notes on it."""
 
-    part: str
-    rule: str
-    metric: str
-    verdict: str
+    part: Comparison
+    verdict: str = NOT_MEASURED
     estimate: float | None = None
     low: float | None = None
     high: float | None = None
-    bound: float | None = None  # the ledger's margin or tolerance
     n: int = 0
     seeds: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
     mark: str = ""
+
+    @property
+    def bound(self) -> float | None:
+        """The ledger's margin or tolerance."""
+        return self.part.margin if self.part.rule == "equal" else self.part.tolerance
 
 
 @dataclass(frozen=True)
@@ -195,7 +171,6 @@ class Verdict:
     """A claim with its findings; `verdict` is the worst of theirs."""
 
     claim: Claim
-    room: str
     findings: tuple[Finding, ...]
 
     @property
@@ -203,43 +178,30 @@ class Verdict:
         return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
 
 
-def verdicts(
-    room: str, *, profile: str = "small", verified: Verified | None = None, ledger: Path | None = None
-) -> list[Verdict]:
+def verdicts(room: str, *, profile: str = "small", verified: Verified | None = None) -> list[Verdict]:
     """The room's claims judged on its records of one profile, in the ledger's order.
 
     `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
     for a missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
     """
-    records = looked_up(room, profile)
-    known = verified_by_check(room, records) if verified is None else verified
-    return [
-        Verdict(claim, room, tuple(judge(part, records, known, f"claim {claim.id}") for part in claim.parts))
-        for claim in load_ledger(room, ledger)
-    ]
+    records = evaluation.looked_up(room, profile)
+    known = evaluation.verified(room, records) if verified is None else verified
+    return [Verdict(c, tuple(_judged(c, part, records, known) for part in c.parts)) for c in load_ledger(room)]
 
 
-def all_verdicts(profile: str = "small") -> list[Verdict]:
-    """The verdicts of every room that has a ledger."""
-    return [verdict for room in rooms() for verdict in verdicts(room, profile=profile)]
-
-
-def judge(part: Comparison, records: Sequence[Record], verified: Verified, where: str) -> Finding:
-    """The finding of one comparison on the records of one profile; `where` opens the sentence of an error."""
-    bound = part.margin if part.rule == "equal" else part.tolerance
-    blank = Finding(part.name, part.rule, part.metric, NOT_MEASURED, bound=bound)
+def _judged(claim: Claim, part: Comparison, records: Sequence[Record], verified: Verified) -> Finding:
     if part.rule == "unmeasured":
-        return replace(blank, notes=(part.reason,))
+        return Finding(part, notes=(part.reason,))
     try:
         left, right = (_matching(side, records) for side in (part.left, part.right))
         for side, group in ((part.left, left), (part.right, right)):
             if group == []:
-                return replace(blank, notes=(f"no record of {side}",))
+                return Finding(part, notes=(f"no record of {side}",))
         ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
-        blank = replace(blank, records=ids, mark=mark_of(ids, part.metric, verified))
-        return (_exact if part.rule == "exact" else _statistical)(part, left, right, blank)
+        found = (_exact if part.rule == "exact" else _statistical)(part, left, right)
     except ReproError as error:
-        raise ReproError(f"{where} {part.name}".rstrip() + f": {error}") from None
+        raise ReproError(f"claim {claim.id} {part.name}".rstrip() + f": {error}") from None
+    return replace(found, records=ids, mark=mark_of(ids, part.metric, verified))
 
 
 def _matching(side: Selector | float, records: Sequence[Record]) -> list[Record] | None:
@@ -248,26 +210,26 @@ def _matching(side: Selector | float, records: Sequence[Record]) -> list[Record]
         return None
     group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
     if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
-        shown = "; ".join(record.label for record in group[:3])
-        raise ReproError(f"{side} matches several cells, name more of the cell: {shown}")
+        labels = "; ".join(record.label for record in group[:3])
+        raise ReproError(f"{side} matches several cells, name more of the cell: {labels}")
     return group
 
 
-def _exact(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+def _exact(part: Comparison, left: list[Record], right: list[Record] | None) -> Finding:
     a = [value for record in left for value in record.values(part.metric)]
     b = [float(part.right)] * len(a) if right is None else [v for r in right for v in r.values(part.metric)]
     worst = max((x - y for x, y in zip(a, b, strict=True)), key=abs)
     verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
-    return replace(blank, verdict=verdict, estimate=rounded(worst), n=len(a), notes=("exact, from an oracle",))
+    return Finding(part, verdict, rounded(worst), n=len(a), notes=("exact, from an oracle",))
 
 
-def _statistical(part: Comparison, left: list[Record], right: list[Record] | None, blank: Finding) -> Finding:
+def _statistical(part: Comparison, left: list[Record], right: list[Record] | None) -> Finding:
     used = left + (right or [])
     a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
     fewest = min(map(len, [*a, *b]))
     if fewest < stats.MIN_UNITS:
         why = f"{fewest} {part.unit}s measured, an interval needs at least {stats.MIN_UNITS}"
-        return replace(blank, notes=(why,))
+        return Finding(part, notes=(why,))
     if part.unit == "image" and any(len(row) != record.n for record, row in zip(used, [*a, *b], strict=True)):
         raise ReproError(
             f"{part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
@@ -280,14 +242,13 @@ def _statistical(part: Comparison, left: list[Record], right: list[Record] | Non
     else:  # the same networks on both sides: their seeds vary together
         same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
         d = stats.paired_difference(a, b, same_networks=same)
-    bounds = {"estimate": rounded(d.estimate), "low": rounded(d.low), "high": rounded(d.high)}
     notes = []
     trained = [len(group) for group in (left, right or []) if any(r.checkpoint for r in group)]
     if (fewest := min(trained, default=part.min_seeds)) < part.min_seeds:
         notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
     if part.unit == "replicate":
         notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
-    return replace(blank, verdict=_by_rule(part, d), n=d.n, seeds=d.seeds, notes=tuple(notes), **bounds)
+    return Finding(part, _by_rule(part, d), *map(rounded, (d.estimate, d.low, d.high)), d.n, d.seeds, tuple(notes))
 
 
 def _by_rule(part: Comparison, d: stats.Interval) -> str:
@@ -303,8 +264,8 @@ def _by_rule(part: Comparison, d: stats.Interval) -> str:
 def to_csv(found: Iterable[Verdict]) -> str:
     """One line per comparison."""
     rows = []
-    for v, f in ((verdict, finding) for verdict in found for finding in verdict.findings):
-        head = [v.claim.id, f.part, v.room, v.claim.paper, v.claim.text, v.claim.evidence, f.rule, f.metric, f.verdict]
+    for c, f in ((verdict.claim, finding) for verdict in found for finding in verdict.findings):
+        head = [c.id, f.part.name, c.room, c.paper, c.text, c.evidence, f.part.rule, f.part.metric, f.verdict]
         tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
         rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
     return csv_text(COLUMNS, rows)
@@ -315,15 +276,13 @@ def to_markdown(found: Sequence[Verdict]) -> str:
     lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
     for v in found:
         good, several = sum(f.verdict == REPRODUCED for f in v.findings), len(v.findings) > 1
-        shown = (f"{good} of {len(v.findings)} reproduced", "") if several else _shown(v.findings[0])
+        summary = (f"{good} of {len(v.findings)} reproduced", "") if several else _summary(v.findings[0])
         source = f"{v.claim.paper}; {v.claim.evidence}"
-        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *shown]))
-        lines += [table_line(["", f"– {f.part}", "", f.verdict, *_shown(f)]) for f in v.findings * several]
+        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *summary]))
+        lines += [table_line(["", f"– {f.part.name}", "", f.verdict, *_summary(f)]) for f in v.findings * several]
     marks = {f.mark for v in found for f in v.findings}
-    lines += [
-        "",
-        "- Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand.",
-    ]
+    how = "Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand."
+    lines += ["", f"- {how}"]
     if RE_EVALUATED in marks:
         lines.append("- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed.")
     if RECORDED in marks:
@@ -331,19 +290,19 @@ def to_markdown(found: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(f: Finding) -> tuple[str, str]:
+def _summary(f: Finding) -> tuple[str, str]:
     """The difference with its interval, and the notes."""
     text = "—"
     if f.estimate is not None:
         text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
         text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
-        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.rule, "")
+        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.part.rule, "")
     units = "replicates" if any("replicates" in note for note in f.notes) else "values"
-    measured = [f"{f.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
+    measured = [f"{f.part.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
     return text, "; ".join([*measured, *f.notes])
 
 
-def write(found: Sequence[Verdict], command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
+def write(found: Sequence[Verdict], command: str) -> tuple[Path, Path]:
     """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
     made = provenance([identity for v in found for f in v.findings for identity in f.records], command)
-    return write_pair(folder or paths.figures(), "claims", to_csv(found), to_markdown(found), made)
+    return write_pair(paths.figures(), "claims", to_csv(found), to_markdown(found), made)

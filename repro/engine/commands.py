@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -44,43 +43,26 @@ class Train:
 
     def run(self) -> int:
         from repro.engine.checkpoint import trained
-        from repro.engine.registry import experiments, find
+        from repro.engine.registry import DEVICE, experiments, find, run
+        from repro.engine.train import precision_here, with_progress
 
         if bool(self.names) == self.all:
             raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
         untrained = [e for e in experiments() if self.all and e.profile == "small" and not trained(e.name)]
-        for experiment in [find(name) for name in self.names] or untrained:
-            if not self._train(experiment):
+        for e in [find(name) for name in self.names] or untrained:
+            if precision_here(e.recipe, DEVICE) != e.recipe.precision:
+                print(f"{e.name}: this processor has no bf16 instructions, so the training runs in fp32", flush=True)
+            try:
+                seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
+            except KeyboardInterrupt:
+                kept = f"the same command goes on from {e.state}" if e.state.exists() else "nothing was to be kept yet"
+                print(f"repro train: {e.name} is stopped; {kept}", file=sys.stderr)
                 return 130
+            left = f"weights: {e.weights}" if seen >= e.recipe.images else f"state: {e.state}"
+            print(f"{e.name}: {seen:,} of {e.recipe.images:,} images; {left}")
         return 0
-
-    def _train(self, experiment: Any) -> bool:
-        """Whether the training came to its end, or to `until`."""
-        from tqdm import tqdm
-
-        from repro.engine.registry import precision_note, run
-
-        if note := precision_note(experiment):
-            print(note, flush=True)
-        name, total, seen, state = experiment.name, experiment.recipe.images, 0, experiment.state
-        try:
-            with (
-                closing(run(experiment, self.until)) as steps,
-                tqdm(total=total, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar,
-            ):
-                for step in steps:
-                    seen = step.images
-                    bar.update(seen - bar.n)
-                    bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
-        except KeyboardInterrupt:
-            kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
-            print(f"repro train: {name} is stopped; {kept}", file=sys.stderr)
-            return False
-        left = f"weights: {experiment.weights}" if seen >= total else f"state: {state}"
-        print(f"{name}: {seen:,} of {total:,} images; {left}")
-        return True
 
 
 @dataclass
@@ -106,12 +88,10 @@ class Evaluate:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        known = evaluation.rooms_with_rows()
-        for name in self.names:
-            if name not in known:
-                there = f"a check is of a whole room, one of {', '.join(known)}"
-                raise ReproError(f"{there}: got {name!r}; --full measures one experiment")
-        failed = 0
+        known, failed = evaluation.rooms_with_rows(), 0
+        if other := [name for name in self.names if name not in known]:
+            there = f"a check is of a whole room, one of {', '.join(known)}"
+            raise ReproError(f"{there}: got {other[0]!r}; --full measures one experiment")
         for room in self.names:
             report = evaluation.check_room(room, self.profile)
             print(report.text())
@@ -136,6 +116,7 @@ class Reproduce:
     def run(self) -> int:
         from repro.engine import claims, front
         from repro.engine.notebooks import reproduce
+        from repro.engine.provenance import save_figure
 
         values: dict[str, str] = {}
         for text in self.parameters:
@@ -152,9 +133,9 @@ class Reproduce:
             return 1
         if self.profile == "small" and not self.notebooks and not self.parameters:
             # What stands on all notebooks together: verdicts, the README's figure and tables, the index of figures/.
-            claims.write(claims.all_verdicts(), "repro claims")
-            front.draw()
-            print("README.md and figures/README.md:", "updated" if front.update() else "unchanged", flush=True)
+            claims.write([verdict for room in claims.rooms() for verdict in claims.verdicts(room)], "repro claims")
+            save_figure(front.picture(), "overview", (), "repro reproduce", photograph=True)
+            front.update()
         return 0
 
 
@@ -197,11 +178,11 @@ class Whence:
         print(made.command)
         known = by_id() if made.records else {}
         for identity in made.records:
+            about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):
                 network = f"checkpoint {record.checkpoint[:12]}" if record.checkpoint else "nothing learned"
-                print(f"  {identity}  {record.label}, {record.profile}, {network}: {record.command}")
-            else:
-                print(f"  {identity}  no longer among the committed records: the file is older than they are")
+                about = f"{record.label}, {record.profile}, {network}: {record.command}"
+            print(f"  {identity}  {about}")
         return 0
 
 
@@ -217,6 +198,6 @@ class TablesCompare:
     def run(self) -> int:
         from repro.engine.compare import compare
 
-        found = compare(self.old, self.new)
-        print(found.text(), file=sys.stderr if found.differences else sys.stdout)
-        return 1 if found.differences else 0
+        differences, counts = compare(self.old, self.new)
+        print("\n".join([*differences, counts]), file=sys.stderr if differences else sys.stdout)
+        return 1 if differences else 0

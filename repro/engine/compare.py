@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from repro.engine.evaluation import Tolerance
@@ -14,32 +13,18 @@ from repro.errors import ReproError
 DEFAULT = Tolerance(absolute=1e-6, relative=1e-4)
 KEYS = ("record", "id", "part", "row", "column", "metric")  # together they name a row; without them its position does
 _EXACT = {*KEYS, "records", "atol", "rtol"}  # an id may read as a number; it is text
-Rows = dict[str, dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`differences` is empty where the two folders agree; `cells` and `tables` count what was compared."""
+def compare(old: Path, new: Path) -> tuple[list[str], str]:
+    """Compare every CSV under two folders: the differences, and how much was compared.
 
-    differences: tuple[str, ...]
-    tables: int
-    cells: int
-
-    def text(self) -> str:
-        count = f"{self.cells} cells of {self.tables} tables compared"
-        return "\n".join([*self.differences, f"{count}, {len(self.differences)} differ"])
-
-
-def compare(old: Path, new: Path) -> Comparison:
-    """Compare every CSV under two folders. A table, row or column on one side only is a difference.
-
-    Raises `ReproError` for a folder that is absent, holds no table on both sides, or a file that is no table.
+    A table, row or column on one side only is a difference. Raises `ReproError` for a folder that is absent, holds no
+    table on both sides, or a file that is no table.
     """
-    sides: list[dict[str, Rows]] = []
     for folder in (old, new):
         if not folder.is_dir():
             raise ReproError(f"{folder}: no such folder, a folder of .csv tables is needed")
-        sides.append({str(path.relative_to(folder)): _read(path) for path in sorted(folder.rglob("*.csv"))})
+    sides = [{str(path.relative_to(side)): _read(path) for path in sorted(side.rglob("*.csv"))} for side in (old, new)]
     if not any(sides):
         raise ReproError(f"neither {old} nor {new} holds a .csv table: there is nothing to compare")
     differences, cells = _one_sided("", "the table", *sides), 0
@@ -48,10 +33,10 @@ def compare(old: Path, new: Path) -> Comparison:
         columns = [dict.fromkeys(column for row in rows.values() for column in row) for rows in (before, after)]
         differences += _one_sided(f"{table}, ", "the column", *columns)
         differences += _one_sided(f"{table}, ", "the row", before, after)
-        for name, row in before.items():
+        for name, row in ((name, row) for name, row in before.items() if name in after):
             stated = _number(row.get("atol", "")), _number(row.get("rtol", ""))
             within = DEFAULT if None in stated else Tolerance(*stated)
-            for column in (c for c in row if name in after and c in after[name]):
+            for column in (c for c in row if c in after[name]):
                 cells += 1
                 a, b = row[column], after[name][column]
                 x, y = (None, None) if column in _EXACT else (_number(a), _number(b))
@@ -60,12 +45,13 @@ def compare(old: Path, new: Path) -> Comparison:
                     apart = "" if allowed is None else f" ({allowed:.2g} apart is allowed)"
                     change = f"committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}"
                     differences.append(f"{table}, {name}, {column}: {change}")
-    return Comparison(tuple(differences), len({*sides[0], *sides[1]}), cells)
+    tables = len({*sides[0], *sides[1]})
+    return differences, f"{cells} cells of {tables} tables compared, {len(differences)} differ"
 
 
-def _read(path: Path) -> Rows:
+def _read(path: Path) -> dict[str, dict[str, str]]:
     """Rows by name. Raises `ReproError` naming file and line."""
-    rows: Rows = {}
+    rows: dict[str, dict[str, str]] = {}
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream)
         header = next(reader, [])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import NamedTuple
 
 from repro import paths
 from repro.errors import ReproError
@@ -16,24 +17,23 @@ from repro.errors import ReproError
 LOW_DISK_GB = 2.0
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """`state` is ok, warn or fail; `text` says what was found and, where it is not ok, what to do."""
 
     state: str
     text: str
 
 
-def _of(good: bool, text: str, otherwise: str = "") -> Finding:
-    return Finding("ok", text) if good else Finding("warn", otherwise or text)
+def _of(good: bool, text: str, otherwise: str) -> Finding:
+    return Finding("ok", text) if good else Finding("warn", otherwise)
 
 
 def _packages() -> Iterator[Finding]:
     """Python, and what pyproject.toml requires against what is installed."""
     from packaging.requirements import Requirement
 
-    found = f"Python {platform.python_version()}"
-    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), found, f"{found}: 3.11, 3.12 or 3.13 is tested")
+    python = f"Python {platform.python_version()}"
+    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), python, f"{python}: 3.11, 3.12 or 3.13 is tested")
     good = 0
     for each in map(Requirement, requires("repro-diffusion") or ()):
         if each.marker and not each.marker.evaluate({"extra": ""}):
@@ -79,14 +79,15 @@ def _checkpoints() -> Iterator[Finding]:
     from repro.engine.registry import experiments
 
     folders = sorted(p for p in paths.checkpoints().glob("*") if p.is_dir() and not p.name.startswith("."))
-    good = 0
+    bad = 0
     for folder in folders:
         try:
             load_checkpoint(folder)
-            good += 1
         except ReproError as error:
+            bad += 1
             yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{folder.name}`")
-    yield _of(good > 0, f"{good} of {len(folders)} checkpoints load and match their cards")
+    found = f"{len(folders) - bad} of {len(folders)} checkpoints load and match their cards"
+    yield _of(len(folders) > bad, found, found)
     here = {folder.name for folder in folders}
     for missing in (e for e in experiments() if e.ships and e.name not in here):
         yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
@@ -103,13 +104,13 @@ def _pack() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    free = shutil.disk_usage(paths.root()).free / 1e9
-    yield _of(free >= LOW_DISK_GB, f"{free:.1f} GB of disk free", f"{free:.1f} GB of disk free: training may fill it")
+    free = f"{(gigabytes := shutil.disk_usage(paths.root()).free / 1e9):.1f} GB of disk free"
+    yield _of(gigabytes >= LOW_DISK_GB, free, f"{free}: training may fill it")
     if not os.access(paths.root(), os.W_OK):
         yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
-    found = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
-    yield _of(bool(found), f"Chromium at {found}, for the browser tests", missing)
+    yield _of(bool(chromium), f"Chromium at {chromium}, for the browser tests", missing)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_packages, _torch, _hardware, _checkpoints, _pack, _disk)
@@ -132,7 +133,7 @@ class Doctor:
     def run(self) -> int:
         print(f"clone at {paths.root()}")
         failed = 0
-        for finding in findings():
-            print(f"{finding.state:<4}  {finding.text}", flush=True)
-            failed += finding.state == "fail"
+        for state, text in findings():
+            print(f"{state:<4}  {text}", flush=True)
+            failed += state == "fail"
         return 1 if failed else 0

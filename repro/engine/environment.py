@@ -8,10 +8,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +18,24 @@ import torch
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 
 
-@contextmanager
-def measured() -> Iterator[dict[str, Any]]:
-    """Time a block: `with measured() as m: ...`, then `environment(m)`.
-
-    Filled in when it ends: seconds, and the process's peak resident memory so far in MB (10^6 bytes), the GPU's of the
-    block.
-    """
-    found: dict[str, Any] = {}
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    try:
-        yield found
-    finally:
-        if gpu:
-            torch.cuda.synchronize()
-            found["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
-        found["wall_s"] = round(time.perf_counter() - start, 3)
-        unit = 1 if sys.platform == "darwin" else 1024
-        found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-        found["peak_of"] = "process"
-
-
-def environment(m: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A record's `environment`: versions, hardware, threads, commit, date, and the measurement given."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
+def environment() -> dict[str, Any]:
+    """A record's `environment`: versions, hardware, threads, commit, date."""
     return {
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **(m or {}),
     }
+
+
+def since(start: float) -> dict[str, Any]:
+    """Seconds since `start` (of `time.perf_counter`), and the process's peak memory so far in MB (10^6 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    found = {"wall_s": round(time.perf_counter() - start, 3), "peak_mb": peak, "peak_of": "process"}
+    gpu = torch.cuda.is_available()
+    return found | ({"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)} if gpu else {})
 
 
 def hardware() -> dict[str, Any]:

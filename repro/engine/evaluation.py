@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
 from repro.engine.checkpoint import trained, weights_hash
-from repro.engine.environment import environment, measured
+from repro.engine.environment import environment, since
 from repro.engine.records import ROOMS, Record, Values, rounded
 from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
@@ -59,8 +60,11 @@ class Row:
 
     def record(self) -> Record:
         """Measure in full, and on the first k."""
-        with measured() as m:
-            metrics = self.measure(None)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        metrics = self.measure(None)
+        cost = since(start)
         return Record(
             room=self.room,
             experiment=self.experiment,
@@ -74,7 +78,7 @@ class Row:
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
             check={"k": self.k, "metrics": dict(self.measure(self.k))} if self.k else {},
             source="evaluated" if self.ships else "recorded",
-            environment=environment(m),
+            environment=environment() | cost,
         )
 
 
@@ -123,7 +127,14 @@ def looked_up(room: str, profile: str = "small") -> list[Record]:
 
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
-    for row in [row for name in names for row in _named(name, profile)]:
+    rooms, chosen = rooms_with_rows(), []
+    for name in names:
+        every = [row for room in ([name] if name in rooms else rooms) for row in rows(room, profile)]
+        chosen += (found := [row for row in every if name in (row.room, row.experiment)])
+        if not found and name not in rooms:
+            known = ", ".join(sorted({row.experiment for row in every}))
+            raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(rooms)}, rows {known}")
+    for row in chosen:
         made = (_key(row), row.weights, row.data, row.profile)
         if missing_only and made in [(_key(r), r.checkpoint, r.data, r.profile) for r in records.load(row.room)]:
             continue
@@ -132,23 +143,9 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
         yield record
 
 
-def _named(name: str, profile: str) -> list[Row]:
-    if name in rooms_with_rows():
-        return rows(name, profile)
-    every = [row for room in rooms_with_rows() for row in rows(room, profile)]
-    found = [row for row in every if row.experiment == name]
-    if not found:
-        known = ", ".join(sorted({row.experiment for row in every}))
-        raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(rooms_with_rows())}, rows {known}")
-    return found
-
-
 def _key(measured: Row | Record) -> str:
     """What is measured, of a row and of its record alike."""
     return str((measured.experiment, sorted(measured.cell.items()), measured.seed))
-
-
-# The check
 
 
 @dataclass(frozen=True)
@@ -177,20 +174,13 @@ class CheckRow:
     def ok(self) -> bool:
         return not self.reason and abs(self.recomputed - self.recorded) <= self.tolerance.allowed(self.recorded)
 
-    def __str__(self) -> str:
-        why = self.reason
-        if not why:
-            within = self.tolerance.allowed(self.recorded)
-            why = f"recorded {self.recorded:g}, recomputed {self.recomputed:g}, {within:.2g} apart is allowed"
-        return f"{self.record.label}, {self.metric}: {why}"
-
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Rows in the order of the records; `skipped` holds (record, why it cannot be re-evaluated)."""
+    """Rows in the order of the records; `skipped` holds a line for each record that cannot be re-evaluated."""
 
-    rows: tuple[CheckRow, ...]
-    skipped: tuple[tuple[Record, str], ...] = ()
+    rows: tuple[CheckRow, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[CheckRow, ...]:
@@ -204,11 +194,17 @@ class CheckReport:
 
     def text(self) -> str:
         """The report for a terminal: a line per failure, then the counts."""
-        lines = [f"  failed    {row}" for row in self.failed]
-        lines += [f"  recorded  {record.label}: {why}" for record, why in self.skipped]
+        lines = []
+        for row in self.failed:
+            why = row.reason
+            if not why:
+                within = row.tolerance.allowed(row.recorded)
+                why = f"recorded {row.recorded:g}, recomputed {row.recomputed:g}, {within:.2g} apart is allowed"
+            lines.append(f"  failed    {row.record.label}, {row.metric}: {why}")
         records, good = {row.record.id for row in self.rows}, {identity for identity, _ in self.verified}
         agree = f"{len(self.rows) - len(self.failed)} of {len(self.rows)} values"
-        return "\n".join([*lines, f"{len(good)} of {len(records)} records re-evaluated agree ({agree}); "
+        return "\n".join([*lines, *(f"  recorded  {line}" for line in self.skipped),
+                          f"{len(good)} of {len(records)} records re-evaluated agree ({agree}); "
                           f"{len(self.skipped)} taken from committed records"])  # fmt: skip
 
     def write(self, room: str) -> Path:
@@ -223,19 +219,18 @@ class CheckReport:
             head = [row.record.id, row.record.experiment, inside, row.metric, row.record.check["k"]]
             values = [row.recorded, row.recomputed, "yes" if row.ok else "no", row.reason]
             lines.append([*head, *values, row.tolerance.absolute, row.tolerance.relative])
-        path, text = _path(room), csv_text(COLUMNS, lines)
-        if not path.exists() or _verdicts(path.read_text(encoding="utf-8")) != _verdicts(text):
+        path, text = _report_path(room), csv_text(COLUMNS, lines)
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        before, after = (
+            [line | {"recomputed": ""} for line in csv.DictReader(each.splitlines())] for each in (old, text)
+        )
+        if not old or before != after:
             write_text(path, text)
         return path
 
 
-def _path(room: str) -> Path:
+def _report_path(room: str) -> Path:
     return paths.figures() / "checks" / f"{room}.csv"
-
-
-def _verdicts(text: str) -> list[dict[str, Any]]:
-    """A report without the recomputed values."""
-    return [{k: v for k, v in row.items() if k != "recomputed"} for row in csv.DictReader(text.splitlines())]
 
 
 def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
@@ -263,9 +258,9 @@ def check_room(room: str, profile: str = "small", progress: bool = True, write: 
 
 
 def check(
-    records: Iterable[Record],
+    committed: Iterable[Record],
     recompute: Callable[[Record, int], Mapping[str, Values]],
-    tolerance: Tolerance | Mapping[str, Tolerance] | None = None,
+    tolerance: Tolerance | Mapping[str, Tolerance] = Tolerance(),
     *,
     progress: bool = False,
 ) -> CheckReport:
@@ -276,37 +271,34 @@ def check(
     """
     from tqdm.auto import tqdm
 
-    rows: list[CheckRow] = []
-    skipped: list[tuple[Record, str]] = []
-    for record in tqdm(list(records), desc="re-evaluating", unit="record", disable=not progress):
+    compared, skipped = [], []
+    for record in tqdm(list(committed), desc="re-evaluating", unit="record", disable=not progress):
         if record.source == "recorded" or not record.check:
             ships = record.source != "recorded"
-            skipped.append((record, "no first-k values were recorded" if ships else "its weights do not ship"))
+            why = "no first-k values were recorded" if ships else "its weights do not ship"
+            skipped.append(f"{record.label}: {why}")
             continue
         try:
-            found, why = recompute(record, record.check["k"]), ""
+            found, why = recompute(record, record.check["k"]), "not recomputed"
         except ReproError as error:
             found, why = {}, str(error)
-        for metric, recorded in sorted(record.check["metrics"].items()):
-            within = tolerance.get(metric) if isinstance(tolerance, Mapping) else tolerance
-            within = within or Tolerance()
-            values = {"reason": why} if why else _compared(recorded, found.get(metric), within)
-            rows.append(CheckRow(record, metric, within, **values))
-    return CheckReport(tuple(rows), tuple(skipped))
+        for metric, values in sorted(record.check["metrics"].items()):
+            within = tolerance if isinstance(tolerance, Tolerance) else tolerance.get(metric, Tolerance())
+            row = CheckRow(record, metric, within, reason=why)
+            compared.append(_compared(row, values, found[metric]) if metric in found else row)
+    return CheckReport(tuple(compared), tuple(skipped))
 
 
-def _compared(recorded: Values, recomputed: Values | None, tolerance: Tolerance) -> dict[str, Any]:
-    """The two values furthest apart for what is allowed, or the reason why there are none."""
-    if recomputed is None:
-        return {"reason": "not recomputed"}
+def _compared(row: CheckRow, recorded: Values, recomputed: Values) -> CheckRow:
+    """The row with the two values furthest apart for what is allowed, or the reason why there are none."""
     old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (recorded, recomputed))
     if len(old) != len(new):
-        return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
+        return replace(row, reason=f"{len(old)} values recorded, {len(new)} recomputed")
     if not all(map(math.isfinite, new)):
-        return {"reason": "recomputed as a number that is not finite"}
+        return replace(row, reason="recomputed as a number that is not finite")
     pairs = [(a, rounded(b)) for a, b in zip(old, new, strict=True)]
-    worst = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - tolerance.allowed(pair[0]))
-    return {"recorded": worst[0], "recomputed": worst[1]}
+    a, b = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - row.tolerance.allowed(pair[0]))
+    return replace(row, recorded=a, recomputed=b, reason="")
 
 
 def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]:
@@ -314,12 +306,11 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]
 
     An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
     """
-    path = _path(room)
-    if not path.exists():
-        return frozenset()
-    reader = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    path = _report_path(room)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else [",".join(COLUMNS)]
+    reader = csv.DictReader(lines)
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
-    lines = list(reader)
-    good = {record.id for record in records} - {line["record"] for line in lines if line["ok"] != "yes"}
-    return frozenset((line["record"], line["metric"]) for line in lines if line["record"] in good)
+    found = list(reader)
+    good = {record.id for record in records} - {line["record"] for line in found if line["ok"] != "yes"}
+    return frozenset((line["record"], line["metric"]) for line in found if line["record"] in good)

@@ -24,14 +24,12 @@ from repro import paths
 from repro.engine import claims
 from repro.engine.atomic import read_toml, write_text
 from repro.engine.checkpoint import CONFIG
-from repro.engine.provenance import save_figure
 from repro.engine.records import ROOMS
 from repro.engine.registry import study_module
 from repro.engine.tables import paper_numbers, table_line
 from repro.errors import ReproError
 
-NAME, COLUMNS, WIDTH, GAP = "overview", 4, 256, 6
-COMMAND = "repro reproduce"
+COLUMNS, WIDTH, GAP = 4, 256, 6
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -40,27 +38,19 @@ def picture() -> np.ndarray:
     from repro.ui.photos import line
     from repro.ui.pictures import to_uint8
 
+    def padded(pixels: np.ndarray, width: int) -> np.ndarray:
+        return np.pad(pixels, ((0, 0), (0, max(0, width - pixels.shape[1])), (0, 0)), constant_values=255)
+
     width = COLUMNS * (WIDTH + GAP) - GAP
     rows = []
     for module in filter(None, (study_module(room, "overview") for room in ROOMS)):
         if not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
             continue
-        panels = []
-        for words, pixels in ((words, to_uint8(tile)) for words, tile in module.tiles().items()):
-            panels.append(_wide(np.concatenate([line(words, pixels.shape[1]), pixels]), WIDTH + GAP))
-        row = _wide(np.concatenate(panels, axis=1)[:, :width], width)
+        tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}
+        panels = [padded(np.concatenate([line(t, p.shape[1]), p]), WIDTH + GAP) for t, p in tiles.items()]
+        row = padded(np.concatenate(panels, axis=1)[:, :width], width)
         rows += [line(module.TITLE, width, bold=True), row, np.full((GAP, width, 3), 255, np.uint8)]
     return np.concatenate(rows[:-1])
-
-
-def _wide(pixels: np.ndarray, width: int) -> np.ndarray:
-    """White to the right, up to `width`."""
-    return np.pad(pixels, ((0, 0), (0, max(0, width - pixels.shape[1])), (0, 0)), constant_values=255)
-
-
-def draw(folder: Path | None = None) -> Path:
-    """Write figures/pictures/overview.jpg with its provenance."""
-    return save_figure(picture(), NAME, (), COMMAND, photograph=True, folder=folder)
 
 
 def notebooks(root: Path) -> str:
@@ -76,12 +66,9 @@ def notebooks(root: Path) -> str:
         name, _, text = settings.get("notebooks", {}).get(path.stem, path.stem).partition(": ")
         link, badge = f"[{path.stem[:2]} {name}](notebooks/{path.name})", f"[![open in Colab]({BADGE})]({colab})"
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        top = "".join("".join(cells[0]["source"]).splitlines()[:4])
         printed = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
-        read = re.search(r"Reading: ([\d.]+ min)", top)
-        run = re.search(rf"{path.stem} · profile small .* · about (.+)", printed) or re.search(
-            r"about ([\d.]+ min)", top
-        )
+        read = re.search(r"Reading: ([\d.]+ min)", "".join(cells[0]["source"]))
+        run = re.search(rf"{path.stem} · profile small .* · about (.+)", printed)
         lines.append(table_line([link, text, *(found[1] if found else "—" for found in (read, run)), badge]))
     return "\n".join(lines)
 
@@ -102,28 +89,28 @@ def results(figures: Path) -> str:
 
 
 def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
-    chosen = claims.headline(room) if room in claims.rooms() else None
-    if chosen is None:  # a ledger without one is shown by its first comparison that was measured
-        row = next(r for r in rows if r["estimate"])
-        chosen = claims.Headline(room, row["text"], row["id"], row["part"])
-    row = next((r for r in rows if (r["id"], r["part"]) == (chosen.claim, chosen.part)), None)
-    numbers = paper_numbers(room)
-    if row is None or not set(chosen.paper) <= set(numbers):
+    """`[headline]` of the room's ledger: name, text, claim, part, unit, and paper = the paper's two cells."""
+    chosen, numbers = read_toml(claims.path_of(room)).get("headline", {}), paper_numbers(room)
+    row = next((r for r in rows if (r["id"], r["part"]) == (chosen.get("claim"), chosen.get("part"))), None)
+    cells = [tuple(cell) for cell in chosen.get("paper", ())]
+    if row is None or not set(cells) <= set(numbers):
         raise ReproError(f"the headline of {room} names a part that figures/claims.csv, or a cell that the paper's "
                          "numbers do not have: `repro claims` writes the one anew")  # fmt: skip
-    theirs = ours = "—"
-    if chosen.paper:
-        left, right = (numbers[cell].value for cell in chosen.paper)
-        theirs = _number(left - right, chosen.unit)
+    unit, theirs, ours = chosen.get("unit", ""), "—", "—"
+    if cells:
+        left, right = (numbers[cell].value for cell in cells)
+        theirs = _number(left - right, unit)
     if row["estimate"]:
         half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
-        ours = _number(float(row["estimate"]), chosen.unit, half)
-    parts = [r["verdict"] for r in rows if r["id"] == chosen.claim]
-    of_parts = f"; {chosen.claim}: {parts.count(claims.REPRODUCED)} of {len(parts)}" if len(parts) > 1 else ""
+        ours = _number(float(row["estimate"]), unit, half)
+    parts = [r["verdict"] for r in rows if r["id"] == row["id"]]
+    verdict = row["verdict"]
+    if len(parts) > 1:
+        verdict += f"; {row['id']}: {parts.count(claims.REPRODUCED)} of {len(parts)}"
     counts = Counter(r["verdict"] for r in rows)
     order = (claims.REPRODUCED, claims.WEAKER, claims.NOT_REPRODUCED, claims.NOT_MEASURED)
     every = ", ".join(f"{counts[v]} {v}" for v in order if counts[v])
-    return table_line([chosen.name, f"{chosen.text} ({chosen.claim})", theirs, ours, row["verdict"] + of_parts, every])
+    return table_line([chosen["name"], f"{chosen['text']} ({row['id']})", theirs, ours, verdict, every])
 
 
 def _number(value: float, unit: str, half: float | None = None) -> str:
@@ -157,9 +144,9 @@ def index(figures: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def rendered(text: str, root: Path, figures: Path) -> str:
+def rendered(text: str, root: Path) -> str:
     """The README `text` with its two generated parts replaced. Each pair of markers must stand there once, in order."""
-    for name, new in (("notebooks", notebooks(root)), ("results", results(figures))):
+    for name, new in (("notebooks", notebooks(root)), ("results", results(root / "figures"))):
         found = re.findall(rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", text, flags=re.DOTALL)
         if len(found) != 1 or text.count(f"<!-- {name}:") != 2:
             raise ReproError(f"README.md: one <!-- {name}:begin --> and one <!-- {name}:end --> after it are needed")
@@ -167,16 +154,17 @@ def rendered(text: str, root: Path, figures: Path) -> str:
     return text
 
 
-def update(root: Path | None = None) -> bool:
-    """Bring README.md and figures/README.md up to date; True where that changed one."""
-    root = root or paths.root()
-    figures, readme = root / "figures", root / "README.md"
-    new = {readme: rendered(readme.read_text(encoding="utf-8"), root, figures), figures / "README.md": index(figures)}
-    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        write_text(path, new[path])
-    return bool(stale)
+def update() -> None:
+    """Bring README.md and figures/README.md up to date, and say whether that changed one."""
+    root, stale = paths.root(), []
+    readme, figures = root / "README.md", root / "figures"
+    new = {readme: rendered(readme.read_text(encoding="utf-8"), root), figures / "README.md": index(figures)}
+    for path, text in new.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            stale.append(path)
+    print("README.md and figures/README.md:", "updated" if stale else "unchanged", flush=True)
 
 
 if __name__ == "__main__":
-    print("README.md and figures/README.md:", "updated" if update() else "unchanged")
+    update()

@@ -76,7 +76,7 @@ def read(path: Path) -> Any:
 
     try:
         return nbformat.read(path, as_version=4)
-    except Exception as error:  # nbformat raises its own, json's and plain AttributeErrors for damaged files
+    except Exception as error:  # of nbformat, json, and AttributeErrors for damaged files
         raise ReproError(f"{path} is not a readable notebook: {error}".splitlines()[0]) from None
 
 

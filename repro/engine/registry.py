@@ -106,8 +106,8 @@ def find(name: str) -> Experiment:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}? `repro list` shows all" if near else "`repro list` shows all"
-    raise ReproError(f"unknown experiment {name!r}: {hint}")
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise ReproError(f"unknown experiment {name!r}: {hint}`repro list` shows all")
 
 
 def build(experiment: Experiment) -> nn.Module:
@@ -126,38 +126,34 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     main, recipe = make_accelerator().is_main_process, experiment.recipe
     log = experiment.state.with_name("log.jsonl")
     with locked(log.parent, wait=False) if main else nullcontext():
-        seconds = sum(line["seconds"] for line in _lines(log)[-1:])
-        start, losses, last, mark = time.perf_counter(), [], None, None
+        before, start, losses = _logged(log).get("seconds", 0.0), time.perf_counter(), []
         steps = train(build(experiment), experiment.task(), recipe, experiment.seed, experiment.state, until)
         with closing(steps):  # where the caller stops, the state is kept now
             for step in steps:
-                last, done = step, step.images // 10_000
                 losses.append(step.loss)
-                mark = done if mark is None else mark
-                if main and (done > mark or step.images >= recipe.images):
-                    spent = round(seconds + time.perf_counter() - start, 1)
-                    mean = sum(losses) / len(losses)
+                finished = step.images >= recipe.images
+                if main and (finished or step.images % 10_000 < recipe.batch):
+                    spent = round(before + time.perf_counter() - start, 1)
+                    mean, losses = sum(losses) / len(losses), []
                     line = {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent}
                     with open(log, "a", encoding="utf-8") as stream:  # on a new line, wherever a kill tore the last one
                         stream.write("\n" * (stream.tell() > 0) + json.dumps(line))
-                    mark, losses = done, []
                 yield step
-        if main and last is not None and last.images >= recipe.images:
-            _finish(experiment, last, _lines(log)[-1])
+        if main and finished:
+            _finish(experiment, step, _logged(log))
 
 
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """The run's log; a line that a kill tore is left out."""
-    found = []
-    for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
+def _logged(log: Path) -> dict[str, Any]:
+    """The last line of the run's log that no kill tore; {} where there is none."""
+    for text in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []):
         with suppress(json.JSONDecodeError):
-            found.append(json.loads(text))
-    return found
+            return json.loads(text)
+    return {}
 
 
 def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> None:
     recipe = experiment.recipe
-    gpu = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    cpu = f"{platform.machine()} CPU, {recipe.threads} thread{'s' * (recipe.threads > 1)}"
     card = {
         "summary": experiment.summary,
         "experiment": experiment.name,
@@ -170,7 +166,7 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
         "learning rate": f"{recipe.lr:g}, {recipe.decay}, warm-up {recipe.warmup} images",
         "loss at the end": f"{line['loss']:.4g}",
         "duration": f"{line['seconds'] / 60:.0f} min",
-        "hardware": gpu or f"{platform.machine()} CPU, {recipe.threads} thread{'s' if recipe.threads > 1 else ''}",
+        "hardware": torch.cuda.get_device_name() if DEVICE == "cuda" else cpu,
         "precision": f"trained in {precision_here(recipe, DEVICE)}, stored in fp16",
         "torch": torch.__version__,
         "commit": commit() or "unknown",
@@ -181,10 +177,3 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
     if experiment.score:
         card |= experiment.score(network)
     save_checkpoint(experiment.weights, network, card)
-
-
-def precision_note(experiment: Experiment) -> str:
-    """One sentence where this machine trains in another precision than the recipe names, else empty."""
-    if precision_here(experiment.recipe, DEVICE) == experiment.recipe.precision:
-        return ""
-    return f"{experiment.name}: this processor has no bf16 instructions, so the training runs in fp32"

@@ -19,6 +19,7 @@ import math
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -175,8 +176,22 @@ def train(
             except GeneratorExit:  # the caller stops here
                 keep()
                 raise
-        if images >= end and images == begun:  # nothing left to do: the caller still gets the networks
+        if images == begun:  # nothing left to do: the caller still gets the networks
             yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model)
+
+
+def with_progress(steps: Iterator[TrainStep], images: int, name: str) -> TrainStep:
+    """Run a training of `images` under a progress bar; its last step. Ctrl-C closes the training before it goes on."""
+    from tqdm import tqdm
+
+    with (
+        contextlib.closing(steps),
+        tqdm(total=images, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar,
+    ):
+        for step in steps:
+            bar.update(step.images - bar.n)
+            bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+    return step
 
 
 @contextlib.contextmanager
@@ -270,16 +285,14 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
             )
     for prefix, module in (("model.", model), ("ema.", ema)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            moments.setdefault(int(index), {})[name] = value
     state, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
-    for index, parameter in enumerate(parameters):  # in its memory order: fused AdamW walks both in storage order
-        for name, moment in moments[index].items():
-            if moment.shape == parameter.shape:
-                moments[index][name] = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
-    state["state"] = moments
+    state["state"] = {index: {} for index in range(len(parameters))}
+    for key, moment in tensors.items():
+        if key.startswith("optimizer."):
+            index, name = key.split(".", 2)[1:]
+            parameter = parameters[int(index)]
+            if moment.shape == parameter.shape:  # in its memory order: fused AdamW walks both in storage order
+                moment = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
+            state["state"][int(index)][name] = moment
     optimizer.load_state_dict(state)
     return int(meta["images"])

@@ -35,9 +35,7 @@ class TrainPairs:
     check_only: bool = False
 
     def run(self) -> int:
-        from tqdm import tqdm
-
-        from repro.engine.train import train
+        from repro.engine.train import train, with_progress
 
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
@@ -48,17 +46,15 @@ class TrainPairs:
         print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
         if self.check_only:
             return 0
-        recipe, learner, last = file.recipe, file.learner, None
+        recipe, learner = file.recipe, file.learner
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(file.seed)
             network = learner.build(file.width)
         start = time.perf_counter()
-        with tqdm(total=recipe.images, unit="img", desc=file.method, mininterval=2, file=sys.stdout) as bar:
-            for last in train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until):
-                bar.update(last.images - bar.n)
-                bar.set_postfix(loss=f"{last.loss:.4f}", refresh=False)
-        if last is None or last.images < recipe.images:
-            print(f"stopped at {last.images if last else 0:,} images; the same command goes on")
+        steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
+        last = with_progress(steps, recipe.images, file.method)
+        if last.images < recipe.images:
+            print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
         learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
         seconds = round(time.perf_counter() - start)
