@@ -21,7 +21,7 @@ from repro.ucdir.network import statistics
 from repro.ucdir.noise import TRAINING, Noise, Step, linear_levels, sample
 from repro.ucdir.patches import Tiles, by_tiles
 
-SHIPPED = "ucdir-{task}-long-s0"  # the networks for use
+SHIPPED = "ucdir-{task}-use-s0"  # the networks for use
 WIDE = Tiles(1024, 128)  # the predictor's tiles
 WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"

@@ -102,7 +102,7 @@ def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, ch
         seed=seed,
         recipe=Recipe(**settings_of(chosen)["recipe"] | own),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
-        ships=small and variant in entry.get("ships", []) and seed == 0,
+        ships=small and entry.get("ships", False),
         build=lambda: UCDIR(**network_of(task, variant, chosen)),
         task=lambda: training_task(task, variant, chosen),
     )
