@@ -44,14 +44,14 @@ def test_from_a_folder_of_pairs_to_a_restored_image(tmp_path, capsys, method):
     body = QUICK if method == "rddm" else QUICK.replace("240", "480").replace("2e-3", "3e-3") + "steps = 4\n"
     file = toml(folder(tmp_path), body, method)
     assert main(["train", str(file)]) == 0
-    said = capsys.readouterr().out
-    assert "6 pairs for training, 2 held out" in said and "crops of 32" in said
+    printed = capsys.readouterr().out
+    assert "6 pairs for training, 2 held out" in printed and "crops of 32" in printed
     assert Image.open(tmp_path / "run/first_batch.png").size == (6 * 32 + 5 * 4, 2 * 32 + 4)
 
     assert main(["evaluate", str(file)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "run/results.csv").open()))
-    assert [r["what"] for r in rows] == ["input", "result"] * 2 and "2 held-out pairs" in said
+    assert [r["what"] for r in rows] == ["input", "result"] * 2 and "2 held-out pairs" in printed
     psnr = {what: sum(float(r["psnr/rgb"]) for r in rows if r["what"] == what) for what in ("input", "result")}
     assert psnr["result"] > psnr["input"] + 2  # dB, summed over two: it learned to brighten
 
@@ -76,20 +76,20 @@ def test_folders_and_lists_give_the_same_pairs_cut_alike(tmp_path):
     for name in ("low", "high"):
         assert main(["data", "flist", str(tmp_path / name)]) == 0
     file = pairs.read(toml(tmp_path, QUICK, inputs="low.flist", targets="high.flist"))
-    found, same = pairs.check(file), pairs.check(pairs.read(toml(tmp_path, QUICK)))
-    assert found.train.ids == same.train.ids and [p.id for p in found.test] == [p.id for p in same.test]
-    target, given = pairs.PairTask(found.train, file, file.learner).pair(
-        torch.arange(4), lambda p: KeyedNoise(0, range(4), p)
-    )
-    assert ((given + 1) / 2 * 3 - (target + 1) / 2).abs().max() < 3 * 1.01 / 255  # 8-bit rounding of the third
+    (train, test, _), (other, held_out, _) = pairs.check(file), pairs.check(pairs.read(toml(tmp_path, QUICK)))
+    assert train.ids == other.ids and [p.id for p in test] == [p.id for p in held_out]
+    task = pairs.PairTask(train, file)
+    target, degraded = task.pair(torch.arange(4), lambda purpose: KeyedNoise(0, range(4), purpose))
+    assert ((degraded + 1) / 2 * 3 - (target + 1) / 2).abs().max() < 3 * 1.01 / 255  # 8-bit rounding of the third
 
 
 def test_held_out_pairs_are_never_trained_on(tmp_path):
     folder(tmp_path, 7)
     for share, count in {0.0: 0, 0.1: 1, 0.5: 4, 0.9: 6}.items():
-        found = pairs.check(pairs.read(toml(tmp_path, f"[train]\ncrop = 32\n[evaluate]\nheld_out = {share}\n")))
-        assert len(found.test) == count and found.train.size == 7 - count
-        assert set(found.train.ids).isdisjoint(p.id for p in found.test)
+        body = f"[train]\ncrop = 32\n[evaluate]\nheld_out = {share}\n"
+        train, test, _ = pairs.check(pairs.read(toml(tmp_path, body)))
+        assert len(test) == count and train.size == 7 - count
+        assert set(train.ids).isdisjoint(p.id for p in test)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_examples_are_complete_and_what_is_missing_is_named(tmp_path, capsys
         text = (pairs.EXAMPLES / f"{method}.toml").read_text(encoding="utf-8")
         (tmp_path / "my.toml").write_text(text)
         file = pairs.read(tmp_path / "my.toml")
-        assert file.method == method and pairs.check(file).train.size == 3
+        assert file.method == method and pairs.check(file)[0].size == 3
     (tmp_path / "high/2.png").unlink()
     for command, sentence in (
         (["train", "my.toml"], "2.png: no partner in"),

@@ -49,9 +49,8 @@ def photo(tmp_path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "task"), PAIRS)
 def test_every_shipped_network_restores_a_photo(method, task, photo, capsys):
-    restorer = RESTORERS[method]
     try:
-        name = restorer.shipped(restorer.tasks[task])[1]
+        name = RESTORERS[method].shipped(task)[1]
     except methods.ReproError as error:
         pytest.skip(f"no weights here: {error}")
     assert trained(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdi
 class Restorer:
     """A method's networks for use.
 
-    `tasks`    what `--task` accepts -> the pipeline's own word.   `steps`  of sampling.
-    `shipped`  the pipeline's word (and options) -> what restores with it, and the name of its checkpoint.
+    `tasks`    what `--task` accepts.   `steps`  of sampling.
+    `shipped`  a task (and options) -> what restores with it, and the name of its checkpoint.
     `options`  of `repro restore` that this method has beside the others'.
     """
 
-    tasks: Mapping[str, str]
+    tasks: tuple[str, ...]
     shipped: Callable[..., tuple[Run, str]]
     steps: int
     options: tuple[str, ...] = ()
@@ -114,6 +114,7 @@ class Restorer:
 def _shipped_rddm(task: str) -> tuple[Run, str]:
     from repro.rddm.pipeline import RDDMPipeline
 
+    task = "raindrop" if task == "raindrops" else task
     # the network of the comparisons, until one for use is trained
     variant = "use" if trained(f"rddm-{task}-use-s0") else "smres"
     return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
@@ -145,32 +146,24 @@ def _run(pipe: Any) -> Run:
 
 RESTORERS: dict[str, Restorer] = {
     # The first that has a task is used where no method is named: in low light the better one on validation photographs.
-    "ucdir": Restorer({"lowlight": "lowlight", "deblur": "deblur", "jpeg": "jpeg"}, _shipped_ucdir, 5),
-    "rddm": Restorer({"lowlight": "lowlight", "raindrops": "raindrop"}, _shipped_rddm, 2),
-    "adir": Restorer(
-        {name: name for name in ("sr4", "sr8", "box", "gauss", "colour")}, _shipped_adir, 100, ("adapt", "neighbours")
-    ),
+    "ucdir": Restorer(("lowlight", "deblur", "jpeg"), _shipped_ucdir, 5),
+    "rddm": Restorer(("lowlight", "raindrops"), _shipped_rddm, 2),
+    "adir": Restorer(("sr4", "sr8", "box", "gauss", "colour"), _shipped_adir, 100, ("adapt", "neighbours")),
 }
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """What restores an image, its sampling steps, and a line that names its network."""
+def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> tuple[Run, int, str]:
+    """What restores an image, on this machine's device, its sampling steps, and a line that names its network.
 
-    run: Run
-    steps: int
-    about: str
-
-
-def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> Chosen:
-    """The network of these options, on this machine's device. Raises `ReproError` naming what there is."""
+    Raises `ReproError` naming what there is.
+    """
     if checkpoint is not None:
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
         pipe, card = load(checkpoint), checkpoint / "card.json"
         card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
-        return Chosen(_run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}")
+        return _run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
     if method is not None and method not in RESTORERS:
         raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
     able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
@@ -186,10 +179,10 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := [name for name in given if name not in restorer.options]:
         raise ReproError(f"--{unknown[0]} is no option of {method}: leave it out")
-    run, name = restorer.shipped(restorer.tasks[task], **given)
+    run, name = restorer.shipped(task, **given)
     card = read_card(name)
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
-    return Chosen(run, restorer.steps, about)
+    return run, restorer.steps, about
 
 
 def _ready(pipe: Any) -> Any:

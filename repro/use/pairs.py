@@ -20,10 +20,10 @@ from repro.data.images import image_size, to_model, to_unit, write_image
 from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.use.methods import LEARNERS, Learner, Noises
+from repro.use.methods import LEARNERS, Noises
 
 EXAMPLES = Path(__file__).parent
-SHOWN = 6  # pairs of the first batch that are drawn
+DRAWN = 6  # pairs of the first batch
 
 
 def _key(table: str, default: float, low: float, high: float = math.inf) -> Any:
@@ -51,11 +51,6 @@ class PairsFile:
     test_inputs: Path | None = field(default=None, metadata={"table": "evaluate"})
     test_targets: Path | None = field(default=None, metadata={"table": "evaluate"})
     steps: int = _key("evaluate", 0, 1, 1000)
-
-    @property
-    def learner(self) -> Learner:
-        """How the method learns from pairs."""
-        return LEARNERS[self.method]()
 
     @property
     def recipe(self) -> Recipe:
@@ -122,17 +117,11 @@ def _value(path: Path, key: str, value: Any) -> Any:
     return path.absolute().parent / value if kind.startswith("Path") else value
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Pairs that can be trained on: `train` and `test`, which share none."""
+def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
+    """Read every header: counts, names, sizes. The pairs of training, those held out, which share none, and a summary.
 
-    train: PictureSet
-    test: list[Pair]
-    summary: str
-
-
-def check(file: PairsFile) -> Checked:
-    """Read every header: counts, names, sizes. Raises `ReproError` for the first pair that cannot be trained on."""
+    Raises `ReproError` for the first pair that cannot be trained on.
+    """
     pairs = _pairs(file.inputs, file.targets, file.any_names)
     if file.test_inputs is not None and file.test_targets is not None:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
@@ -154,7 +143,7 @@ def check(file: PairsFile) -> Checked:
         )
     span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
     summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
-    return Checked(PictureSet.of_pairs(train), test, summary)
+    return PictureSet.of_pairs(train), test, summary
 
 
 def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
@@ -174,8 +163,8 @@ def _split(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
 class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
-    def __init__(self, pictures: PictureSet, file: PairsFile, learner: Learner) -> None:
-        self.pictures, self.crop, self.learner, self.size = pictures, file.crop, learner, pictures.size
+    def __init__(self, pictures: PictureSet, file: PairsFile) -> None:
+        self.pictures, self.crop, self.size, self.learner = pictures, file.crop, pictures.size, LEARNERS[file.method]()
         self.settings = {"method": file.method, "crop": file.crop, "data": pictures.names(torch.arange(pictures.size))}
 
     def names(self, indices: Tensor) -> list[str]:
@@ -195,7 +184,7 @@ def first_batch(task: PairTask, file: PairsFile) -> Path:
     from repro.engine.train import places_to_indices
     from repro.ui.plots import tile
 
-    places = torch.arange(min(SHOWN, file.batch))
+    places = torch.arange(min(DRAWN, file.batch))
     indices = places_to_indices(places, task.size, file.seed)
     target, given = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
     pixels = tile([*to_unit(given), *to_unit(target)], len(places), gap=4)

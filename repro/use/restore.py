@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from repro.errors import ReproError
-
-if TYPE_CHECKING:
-    from repro.use.methods import Chosen
 
 
 @dataclass
@@ -47,17 +44,18 @@ class Restore:
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
         target, places = self._places()  # everything that can be known before the work
-        network = chosen(self.method, self.task, self.checkpoint, adapt=self.adapt, neighbours=self.neighbours)
-        print(f"network: {network.about}", flush=True)
+        options = {"adapt": self.adapt, "neighbours": self.neighbours}
+        restore, steps, about = chosen(self.method, self.task, self.checkpoint, **options)
+        print(f"network: {about}", flush=True)
         bar = tqdm(places, unit="img", desc="restore", file=sys.stdout, disable=len(places) == 1)
-        failed = [message for photo, out in bar if (message := self._one(network, photo, out))]
+        failed = [message for photo, out in bar if (message := self._one(restore, self.steps or steps, photo, out))]
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
         done = len(places) - len(failed)
         print(f"written: {target}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
         return 1 if failed else 0
 
-    def _one(self, network: Chosen, photo: Path, out: Path) -> str:
+    def _one(self, restore: Any, steps: int, photo: Path, out: Path) -> str:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         from tqdm import tqdm
 
@@ -70,7 +68,7 @@ class Restore:
             check_writable(out, (image.shape[2], image.shape[1]))
             if note:
                 tqdm.write(note, file=sys.stdout)
-            result = network.run(image, self.steps or network.steps, self.seed)
+            result = restore(image, steps, self.seed)
             if out.suffix.lower() == ".png":
                 save_png(result, out, Provenance((), self.command(photo, out)))
             else:

@@ -40,25 +40,25 @@ class TrainPairs:
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
         file = read(self.file)
-        found = check(file)
-        print(f"{self.file}: {file.method}, {found.summary}")
-        task = PairTask(found.train, file, file.learner)
+        pictures, _, summary = check(file)
+        print(f"{self.file}: {file.method}, {summary}")
+        task = PairTask(pictures, file)
         print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
         if self.check_only:
             return 0
-        recipe, learner = file.recipe, file.learner
+        recipe = file.recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(file.seed)
-            network = learner.build(file.width)
+            network = task.learner.build(file.width)
         start = time.perf_counter()
         steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
         last = with_progress(steps, recipe.images, file.method)
         if last.images < recipe.images:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
-        learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
+        task.learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
         seconds = round(time.perf_counter() - start)
-        card = {**asdict(file), "pairs": found.summary, "seconds of this run": seconds, "threads": recipe.threads}
+        card = {**asdict(file), "pairs": summary, "seconds of this run": seconds, "threads": recipe.threads}
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
         print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
@@ -86,24 +86,23 @@ class EvaluatePairs:
         file = read(self.file)
         if not (file.network_folder / "model_index.json").exists():
             raise ReproError(f"{file.network_folder}: no trained network; `repro train {self.file}` makes it")
-        pairs = check(file).test[: self.limit]
+        pairs = check(file)[1][: self.limit]
         if not pairs:
-            raise ReproError(
-                f"{self.file}: no pair is held out; accepted: held_out above 0, or test_inputs and …targets"
-            )
-        pipe, rows, shown = load(file.network_folder), [], []
+            accepted = "held_out above 0, or test_inputs and test_targets"
+            raise ReproError(f"{self.file}: no pair is held out; accepted: {accepted}")
+        pipe, rows, images = load(file.network_folder), [], []
         for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
-            given, target = pair.load()
-            result = restore_image(pipe, given, steps=file.steps, seed=file.seed)
-            for what, image in (("input", given), ("result", result)):
+            degraded, target = pair.load()
+            result = restore_image(pipe, degraded, steps=file.steps, seed=file.seed)
+            for what, image in (("input", degraded), ("result", result)):
                 scores = {name: protocols.score(name, image[None], target[None]).item() for name in METRICS}
                 rows.append({"image": pair.id, "what": what, **scores})
-            shown += [given, result, target] if len(shown) < 12 else []
-        _report(file.out, rows, shown)
+            images += [degraded, result, target] if len(images) < 12 else []
+        _report(file.out, rows, images)
         return 0
 
 
-def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) -> None:
+def _report(out: Path, rows: list[dict[str, Any]], images: list[torch.Tensor]) -> None:
     from repro.data.images import center_crop, write_image
     from repro.engine.stats import MIN_UNITS, mean_interval
     from repro.ui.plots import tile
@@ -115,15 +114,14 @@ def _report(out: Path, rows: list[dict[str, Any]], shown: list[torch.Tensor]) ->
     count = len(rows) // 2
     print(f"{count} held-out pairs" + ("" if count >= MIN_UNITS else f", an interval needs {MIN_UNITS}"))
     for name in METRICS:
-        line = []
+        words = []
         for what in ("input", "result"):
             values = [row[name] for row in rows if row["what"] == what]
-            found = mean_interval(values) if count >= MIN_UNITS else None
-            line.append(
-                f"{what} {sum(values) / count:.3f}" + (f" ± {(found.high - found.low) / 2:.3f}" if found else "")
-            )
-        print(f"{name:>16}: {', '.join(line)}")
-    side = min(256, *(min(image.shape[1:]) for image in shown))
-    pixels = tile([center_crop(image, side) for image in shown], 3, gap=4)
-    write_image(out / "results.png", pixels)
+            words.append(f"{what} {sum(values) / count:.3f}")
+            if count >= MIN_UNITS:
+                interval = mean_interval(values)
+                words[-1] += f" ± {(interval.high - interval.low) / 2:.3f}"
+        print(f"{name:>16}: {', '.join(words)}")
+    side = min(256, *(min(image.shape[1:]) for image in images))
+    write_image(out / "results.png", tile([center_crop(image, side) for image in images], 3, gap=4))
     print(f"written: {out / 'results.csv'}, {out / 'results.png'} (input, result, target)")
