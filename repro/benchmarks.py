@@ -94,7 +94,7 @@ def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.experiments import build_network, schedule_of
+    from repro.ddpm.study.experiments import LINEAR, build_network
     from repro.ddpm.tasks import DenoisingTask
     from repro.engine.train import train
 
@@ -102,7 +102,7 @@ def _training(name: str) -> dict[str, Arm]:
     images = 2 * KeyedNoise(0, range(IMAGES), "bench").uniform((config.channels, config.size, config.size)) - 1
 
     def ours(precision: str) -> Iterator[Any]:
-        task = DenoisingTask(images, [str(i) for i in range(IMAGES)], schedule_of(config), learned_variance=False)
+        task = DenoisingTask(images, [str(i) for i in range(IMAGES)], LINEAR, learned_variance=False)
         recipe = replace(config.recipe, images=10**9, precision=precision, threads=torch.get_num_threads())
         return iter(train(_seeded(lambda: build_network(config), sampled=False), task, recipe, seed=0))
 
@@ -115,7 +115,7 @@ def _training(name: str) -> dict[str, Arm]:
         accelerator = Accelerator(mixed_precision="no")
         model = _seeded(lambda: build_network(config), sampled=False).train()
         average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(model))
-        noiser = to_diffusers(schedule_of(config))
+        noiser = to_diffusers(LINEAR)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         loader = DataLoader(TensorDataset(images), batch_size=config.recipe.batch, shuffle=True, drop_last=True)
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -152,17 +152,17 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     from repro.ddpm.process import model_fn
     from repro.ddpm.samplers import ddim, sample
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.experiments import build_network, schedule_of
+    from repro.ddpm.study.experiments import LINEAR, build_network
 
     config = _ddpm(name)
-    schedule, network = schedule_of(config), _seeded(lambda: build_network(config))
+    network = _seeded(lambda: build_network(config))
     x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(DEVICE)
-    pipe = DDIMPipeline(network, to_diffusers(schedule, "ddim", set_alpha_to_one=True))
+    pipe = DDIMPipeline(network, to_diffusers(LINEAR, "ddim", set_alpha_to_one=True))
     pipe.set_progress_bar_config(disable=True)
     given = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
     return {
         "bare passes": _passes(network, DDIM_STEPS, x, torch.full((batch,), 500, device=DEVICE)),
-        "ours": lambda: lambda: sample(ddim(model_fn(network), x, schedule, DDIM_STEPS)),
+        "ours": lambda: lambda: sample(ddim(model_fn(network), x, LINEAR, DDIM_STEPS)),
         "diffusers": lambda: lambda: pipe(batch, **given),
     }
 

@@ -34,7 +34,7 @@ def noises(ids, key="n"):
 
 def both(x, t):
     """The Gaussian's denoiser, and a variance halfway."""
-    return torch.cat([DATA.eps(x, t), torch.zeros_like(x)], dim=1)
+    return torch.cat([DATA.model()(x, t), torch.zeros_like(x)], dim=1)
 
 
 def test_the_step_of_algorithm_1_is_the_packages():
@@ -80,7 +80,7 @@ def test_each_gradient_is_what_it_is_called():
         return guidance.guide(DATA.model(), y, op, SCHEDULE, settings)(x, t, step)
 
     x_ = x.clone().requires_grad_()
-    error = (op.A((x_ - s * DATA.eps(x_, t)) / a) - y).square().sum()
+    error = (op.A((x_ - s * DATA.model()(x_, t)) / a) - y).square().sum()
     exact_gradient = -torch.autograd.grad(error, x_)[0]
     torch.testing.assert_close(g("exact"), exact_gradient, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(g("unsquared"), exact_gradient / (2 * error.sqrt()), atol=1e-4, rtol=1e-3)

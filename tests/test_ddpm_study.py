@@ -13,15 +13,7 @@ from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
 from repro.ddpm.schedules import linear
 from repro.ddpm.study import figures, lesson, measure, probes
-from repro.ddpm.study.experiments import (
-    MAIN,
-    PAPER,
-    PAPER_MODEL,
-    PROFILES,
-    build_network,
-    experiment,
-    schedule_of,
-)
+from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment
 from repro.engine import evaluation, grid, records
 from repro.engine.records import Record
 from repro.engine.registry import find, run
@@ -170,7 +162,7 @@ def test_network_and_recipe_of_ho_et_al():
     assert net(torch.zeros(2, 3, 32, 32, device="meta"), 5).sample.shape == (2, 3, 32, 32)
     assert {m.heads for m in net.modules() if type(m).__name__ == "Attention"} == {1}
     assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} >= {0.1}
-    schedule, recipe = schedule_of(PAPER), PAPER.recipe
+    schedule, recipe = LINEAR, PAPER.recipe
     assert schedule.T == 1000 and schedule.alpha_bar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
     assert recipe.images == 800_000 * 128 and recipe.batch == 128 and recipe.lr == 2e-4 and recipe.clip == 1.0
     assert recipe.lr_at(recipe.warmup) == recipe.lr == recipe.lr_at(recipe.images)

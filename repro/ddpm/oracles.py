@@ -7,7 +7,6 @@ a network that memorises would do. Computed in float64, returned in the type of 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,21 +18,20 @@ from repro.ddpm.steps import Noise, Step
 from repro.errors import ReproError, one_of
 
 
-class Oracle(ABC):
+class Oracle:
     """A known E[x0 | x_t]; subclasses write `x0`."""
 
     schedule: Schedule
 
-    @abstractmethod
     def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         """E[x0 | x_t = x], in x's shape and type. t is (B,) or one number."""
-
-    def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """E[eps | x_t = x]; -s times the score of x_t's distribution."""
-        return self.model("epsilon")(x, t)
+        raise NotImplementedError
 
     def model(self, prediction: Kind = "epsilon") -> Model:
-        """The output of a perfect network of that prediction type; fits every sampler."""
+        """The output of a perfect network of that prediction type; fits every sampler.
+
+        The predicted noise E[eps | x_t = x] is -s times the score of x_t's distribution.
+        """
         one_of("prediction type", prediction, KINDS)
 
         def output(x: Tensor, t: Tensor | int) -> Tensor:
@@ -92,12 +90,6 @@ class GaussianData(Oracle):
         if values[0] < -1e-9 * max(1.0, float(values[-1])):
             raise ReproError(f"covariance must be positive semidefinite: got eigenvalue {values[0].item():g}")
         self.values, self.schedule = values.clamp(min=0), schedule
-
-    def marginal(self, t: int) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) of x_t; t = -1 is the data."""
-        ab = 1.0 if t < 0 else float(self.schedule.alpha_bar[t])
-        eye = torch.eye(len(self.mean), dtype=torch.float64)
-        return ab**0.5 * self.mean, ab * self.covariance + (1 - ab) * eye
 
     def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         flat = x.flatten(1).double()

@@ -181,8 +181,6 @@ def ddim_invert(
     and t_prev the level of x_t; the first x_t is the sample.
     """
     ts = _visited(x_0, schedule, steps, prediction, upwards=True)
-    if refine < 0:
-        raise ReproError(f"refine must be 0 or more: got {refine}")
     ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()  # the level that the step reaches
     a_from, s_from = ab_prev.sqrt().tolist(), (1 - ab_prev).sqrt().tolist()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from repro.data.datasets import load_cifar10
-from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.schedules import by_name
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
 from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
@@ -21,7 +21,8 @@ from repro.errors import one_of
 from repro.nn.classifier import Classifier
 
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
+SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}
+LINEAR = SCHEDULES["linear"]  # of every profile's main network
 MAIN, COSINE = "ddpm-fashion-linear-s0", "ddpm-fashion-cosine-s0"
 CLASSIFIER, PAPER_MODEL = "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
 
@@ -69,11 +70,6 @@ def profile(name: str) -> DDPMConfig:
     return PROFILES[one_of("profile", name, PROFILES)]
 
 
-def schedule_of(config: DDPMConfig) -> Schedule:
-    """The noise schedule of the profile's main network."""
-    return by_name(**SCHEDULES["linear"])
-
-
 def build_network(config: DDPMConfig) -> nn.Module:
     """The profile's untrained network."""
     module, name = config.network_class.rsplit(".", 1)
@@ -84,9 +80,9 @@ def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | Classifie
     """Training set and loss."""
     images, labels, ids = fashion_tensor("train") if config.data == "fashion" else load_cifar10("train")
     if variant == "classifier":
-        return ClassifierTask(images, labels, ids, schedule_of(config))
+        return ClassifierTask(images, labels, ids, LINEAR)
     learned = config.network["out_channels"] == 2 * config.channels
-    return DenoisingTask(images, ids, by_name(**SCHEDULES[variant]), learned)
+    return DenoisingTask(images, ids, SCHEDULES[variant], learned)
 
 
 @torch.inference_mode()

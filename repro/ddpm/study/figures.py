@@ -12,10 +12,9 @@ from torch import Tensor
 from repro.ddpm import oracles, process
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.steps import Step
-from repro.ddpm.study.experiments import CLASSIFIER
 from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats
-from repro.engine.records import Record, select
+from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table
 from repro.ui.photos import nothing
@@ -31,9 +30,9 @@ def unpack(*groups: Tensor) -> list[Tensor]:
 def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     """The method in one drawing; `x0` (1, H, W) in [-1, 1] is a real image, noised for real."""
     eps = KeyedNoise(0, [0], "schematic").normal(x0.shape)
-    shown = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
+    images = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
     drawing = Schematic(8.6, 3.1)
-    for name, x, picture, text in zip("abc", (0.8, 4.0, 7.8), shown, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
+    for name, x, picture, text in zip("abc", (0.8, 4.0, 7.8), images, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
         drawing.image(name, (x, 2.1), picture, height=0.95).note((x, 2.75), text, size=10)
     drawing.arrow("a", "b", r"$q(x_t\,|\,x_0)$: add noise, nothing to learn", bend=-0.18)
     drawing.arrow("b", "c", "the same, further", bend=-0.18)
@@ -121,17 +120,6 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
         agree = "the same order" if mine == theirs else "another order"
         lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
     return lines
-
-
-def accuracy(records: Sequence[Record]) -> float | None:
-    """The classifier's recorded test accuracy, None where there is no record."""
-    found = select(records, experiment=CLASSIFIER)
-    return found[0].values("accuracy")[0] if found else None
-
-
-def generation_records(records: Sequence[Record]) -> list[Record]:
-    """The records behind `fid_curve`."""
-    return select(records, cell={"task": "generation"})
 
 
 def schedules(known: Mapping[str, Schedule]) -> Plate:

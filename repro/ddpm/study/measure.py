@@ -21,10 +21,9 @@ from repro.data.images import to_unit as unit
 from repro.ddpm import oracles, samplers
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import classifier_guide, draw, start_noise
-from repro.ddpm.schedules import by_name
 from repro.ddpm.steps import Guide
 from repro.ddpm.study import probes
-from repro.ddpm.study.experiments import CLASSIFIER, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile, schedule_of
+from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance
@@ -70,17 +69,17 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     if chosen == "paper":
         return _paper(experiment, cell, k, config)
     if task is None:
-        worst = max(max(oracles.chain_vs_closed_form(by_name(**s)).values()) for s in SCHEDULES.values())
+        worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in SCHEDULES.values())
         return {"max_abs_difference": worst}
     if task == "classification":
         return {"accuracy": accuracy(load_checkpoint(CLASSIFIER), k=k)}
     if task == "noise-prediction":
         images = fashion_tensor("test")[0][: k or 5 * config.n]
-        return {NOISE_ERROR: probes.noise_errors(_predictor(experiment), images, schedule_of(config)).tolist()}
+        return {NOISE_ERROR: probes.noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(_BASELINES[experiment.removeprefix("baseline-")], config.n, config.replicates, k)
     model, steps = load_checkpoint(experiment), cell["steps"]
-    schedule = by_name(**SCHEDULES["cosine" if "cosine" in experiment else "linear"])
+    schedule = SCHEDULES["cosine" if "cosine" in experiment else "linear"]
     fn = model_fn(model)
     if task == "inversion":  # test images inverted to noise and sampled again with the same steps
         images = fashion_tensor("test")[0][: k or min(64, 8 * config.n)]
@@ -148,13 +147,13 @@ def _predictor(experiment: str) -> Model:
 
     The second half of claim D1: a network that beats the best affine predictor on unseen images predicts the noise.
     """
-    images, schedule = fashion_tensor("train")[0], by_name(**SCHEDULES["linear"])
+    images = fashion_tensor("train")[0]
     if experiment == "baseline-zero":
         return lambda x, t: torch.zeros_like(x)
     if experiment == "baseline-gaussian":
-        return probes.fitted_gaussian(images, schedule).model()
+        return probes.fitted_gaussian(images, LINEAR).model()
     if experiment == "baseline-ideal-denoiser":
-        return oracles.FiniteData(images, schedule).model()
+        return oracles.FiniteData(images, LINEAR).model()
     return model_fn(load_checkpoint(experiment))
 
 
@@ -169,16 +168,15 @@ def _real(ids: range) -> Tensor:
 
 
 def _gaussian(ids: range) -> Tensor:
-    fitted = probes.fitted_gaussian(fashion_tensor("train")[0], by_name(**SCHEDULES["linear"]))
+    fitted = probes.fitted_gaussian(fashion_tensor("train")[0], LINEAR)
     z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
     samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
     return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
 
 
 def _memorising(ids: range) -> Tensor:
-    schedule = by_name(**SCHEDULES["linear"])
-    ideal = oracles.FiniteData(fashion_tensor("train")[0], schedule).model()
-    return samplers.sample(samplers.ddim(ideal, start_noise(ids, (1, 28, 28)), schedule, 20))
+    ideal = oracles.FiniteData(fashion_tensor("train")[0], LINEAR).model()
+    return samplers.sample(samplers.ddim(ideal, start_noise(ids, (1, 28, 28)), LINEAR, 20))
 
 
 _BASELINES = {
@@ -216,5 +214,4 @@ def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPM
         return score(datasets.load_cifar10("test")[0][: k or config.n])
     model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(device)
     settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": device}
-    ids, schedule = range(k or config.n), schedule_of(config)
-    return score(draw(model, schedule, ids, cell["sampler"], cell["steps"], **settings).cpu())
+    return score(draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings).cpu())

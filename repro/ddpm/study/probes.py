@@ -20,14 +20,15 @@ from repro.ddpm.schedules import Schedule
 from repro.engine.rng import KeyedNoise
 from repro.nn.unet import UNet
 
-# What papers leave out and code has to decide: arguments of `samplers.ddim`, and how far off the given timestep is.
+# What papers leave out and code has to decide: arguments of `samplers.ddim`, and by how much the timestep that the
+# network is given lies ahead. The names are those of records.
 SWITCHES: dict[str, dict[str, Any]] = {
     "as elsewhere here": {},
     "x0 not clipped": {"clip": False},
     "x0 clipped, the network's noise kept": {"eps_from_clipped": False},
     "trailing timesteps": {"spacing": "trailing"},
     "linspace timesteps": {"spacing": "linspace"},
-    "network told t + 1": {"told": 1},
+    "network told t + 1": {"ahead": 1},
     "ends at the schedule's first level": {"final": "first"},
 }
 
@@ -79,7 +80,7 @@ def variance_numbers(model: Model, images: Tensor, schedule: Schedule, times: Se
 def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: Mapping[str, Any]) -> Tensor:
     """DDIM samples (eta 0) under one entry of `SWITCHES`."""
     settings = dict(switch)
-    off, times = settings.pop("told", 0), samplers.spaced(schedule.T, steps, settings.pop("spacing", "leading"))
+    off, times = settings.pop("ahead", 0), samplers.spaced(schedule.T, steps, settings.pop("spacing", "leading"))
     return samplers.sample(samplers.ddim(lambda x, t: model(x, t + off), x_T, schedule, times, **settings))
 
 

@@ -16,9 +16,8 @@ from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
 from repro.ddpm.steps import sample, spaced
+from repro.ddpm.study.experiments import LINEAR
 from repro.ddpm.study.experiments import MAIN as DDPM_MODEL
-from repro.ddpm.study.experiments import SMALL as DDPM
-from repro.ddpm.study.experiments import schedule_of
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
@@ -42,7 +41,7 @@ def run(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> I
 
     Both visit diffusers' timesteps, eta = 0. A variance head of the network is left unread.
     """
-    model, schedule = model_fn(network), schedule_of(DDPM)
+    model, schedule = model_fn(network), LINEAR
     if rule in DDIM:
         return ddpm_samplers.ddim(model, x_T, schedule, steps, clip=clip, eps_from_clipped=DDIM[rule])
     sampler = Sampler(RDDMSchedule.from_ddpm(schedule), "noise", clip=2.0 if clip else None, rule=rule)
