@@ -215,7 +215,6 @@ def test_real_names_pair_up_and_broken_ones_do_not(name, tmp_path, monkeypatch):
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
     root = made("raindrop", tmp_path / "rain", monkeypatch)
     assert main(["data", "check", "raindrop", "--root", str(root)]) == 0 and "complete" in capsys.readouterr().out
-    assert any("0_rain.png: not an image" in p for p in check("raindrop", root, headers=True)[1])
     assert check("raindrop", tmp_path)[1] == [f"{tmp_path}: the data set lies one level deeper; give --root {root}"]
     Image.new("RGB", (2, 2)).save(root / "train/gt/zero.png")
     (root / "train/data/0_rain.png").write_bytes(b"")

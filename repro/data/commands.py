@@ -16,12 +16,10 @@ class DataCheck:
         name: the data set: pack, cifar10, fashion-mnist, celeba, lol, raindrop, istd, gopro, reds, ffhq, cars, div2k,
             sid, imagenet, open-images
         root: its folder (default: the one of its name in REPRO_DATA, else in runs/data; the embedded pack takes none)
-        headers: also open the header of every image
     """
 
     name: Positional[str]
     root: Path | None = None
-    headers: bool = False
 
     def run(self) -> int:
         from repro.data import pack
@@ -34,7 +32,7 @@ class DataCheck:
             found = [] if problems else ["every photograph, thumbnail and list has the SHA-256 that was committed"]
             again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
         else:
-            found, problems = check(self.name, self.root, headers=self.headers)
+            found, problems = check(self.name, self.root)
             root, title = self.root or home(self.name), LAYOUTS[self.name].title
             again = advice(self.name, root)
         print(f"{self.name} ({title}) at {root}: {'incomplete or absent' if problems else 'complete'}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from repro import paths
 from repro.data.filesets import Prepare
 from repro.data.flist import Pair, checked, some, unpaired
-from repro.data.images import SUFFIXES, image_size, resize
+from repro.data.images import SUFFIXES, resize
 from repro.errors import ReproError, one_of
 
 
@@ -91,13 +91,12 @@ def advice(name: str, root: Path) -> str:
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {layout.needed}"
 
 
-def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = False) -> tuple[list[str], list[str]]:
+def check(name: str, root: str | os.PathLike | None = None) -> tuple[list[str], list[str]]:
     """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
 
     Args:
         name: one of `LAYOUTS`.
         root: its folder; default: the one of its name in `repro.paths.data()`.
-        headers: also open every image's header (minutes for the large sets).
 
     Returns:
         A line for each part that is as it should be, and a sentence for each problem.
@@ -113,8 +112,6 @@ def check(name: str, root: str | os.PathLike | None = None, *, headers: bool = F
     found, problems = [], []
     for part in layout.parts:
         wrong = list(_faults(layout, part, root, files))
-        if headers and part.suffixes == SUFFIXES:
-            wrong += _unreadable(files[part.label])
         problems += wrong
         if files[part.label] and not wrong:
             found.append(f"{part.label}: {len(files[part.label]):,} files")
@@ -137,16 +134,6 @@ def _faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence
         if misnamed := mine.pop(None, None) or theirs.pop(None, None):
             yield f"{misnamed}: misnamed; names are expected to match {part.key}"
         yield from unpaired((mine, theirs), (where, root / other.pattern))
-
-
-def _unreadable(files: Sequence[Path]) -> Iterator[str]:
-    from tqdm import tqdm
-
-    for file in tqdm(files, desc="headers", unit="file", delay=1.0, leave=False):
-        try:
-            image_size(file)
-        except ReproError as error:
-            yield str(error)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -34,11 +34,11 @@ SUBSAMPLING = "4:2:0"
 JPEG_LAW = f"JPEG, version 1: quality {QUALITY}, {SUBSAMPLING}"
 
 
-def draw_paths(noise: KeyedNoise, length: Tensor) -> Tensor:
-    """(B, points, 2) x and y in pixels at equal times, centroid 0, for paths of (B,) `length` pixels.
+def _path_kernels(noise: KeyedNoise, length: Tensor) -> Tensor:
+    """(B, 29, 29) kernels, each of sum 1, of paths of (B,) `length` pixels whose centroid is the middle.
 
     A path is a smooth random curve in the plane, its first few cosine terms normal with variances that fall as in a
-    hand's slow tremor, brought to its length.
+    hand's slow tremor, brought to its length; its kernel sums bilinear tents at points of equal times.
     """
     t = (torch.arange(_POINTS, device=noise.device) + 0.5) / _POINTS
     k = torch.arange(1, _TERMS + 1, device=noise.device)
@@ -46,33 +46,27 @@ def draw_paths(noise: KeyedNoise, length: Tensor) -> Tensor:
     drawn = noise.normal((_TERMS, 2))
     path = sum(drawn[:, k, None] * waves[k, :, None] for k in range(_TERMS))  # in one order whatever the batch
     travelled = path.diff(dim=1).norm(dim=2).sum(dim=1)  # (B,)
-    return path * (length.to(path) / travelled.clamp(min=1e-9))[:, None, None]
-
-
-def path_kernels(paths: Tensor) -> Tensor:
-    """(B, 29, 29) sums of bilinear tents at the points of the paths (B, points, 2); each sums to 1."""
-    grid = torch.arange(-_HALF, _HALF + 1, device=paths.device, dtype=paths.dtype)
-    x, y = ((1 - (paths[:, None, :, c] - grid[None, :, None]).abs()).clamp(min=0) for c in (0, 1))  # (B, 29, points)
+    path = path * (length.to(path) / travelled.clamp(min=1e-9))[:, None, None]  # (B, points, 2) x and y
+    grid = torch.arange(-_HALF, _HALF + 1, device=path.device, dtype=path.dtype)
+    x, y = ((1 - (path[:, None, :, c] - grid[None, :, None]).abs()).clamp(min=0) for c in (0, 1))  # (B, 29, points)
     kernels = torch.bmm(y, x.transpose(1, 2))
     return kernels / kernels.sum(dim=(1, 2), keepdim=True)
 
 
-def motion_blur(
-    image: Tensor, noise: KeyedNoise, sensor: KeyedNoise, length: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) in [0, 1] -> the images of shaken cameras in multiples of 1/255, and the paths' lengths (B,).
+def motion_blur(image: Tensor, noises: Noises, length: float | None) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) in [0, 1] -> the images of shaken cameras in multiples of 1/255, and their paths' lengths / 21 (B,).
 
     The image is averaged along the camera's path in light, the square of the stored value (close to sRGB's curve and
     much cheaper), so that bright points leave bright lines; its edges are mirrored. Every kernel has its centroid in
     the middle: blur does not shift an image. A little Gaussian noise and 8 bits come after it. `length` fixes the
-    path's length in [0, 21] pixels, 0 returns the images as they are; None draws it uniformly in LENGTH. `noise` and
-    `sensor` give each sample's own path and noise.
+    path's length in [0, 21] pixels, 0 returns the images as they are; None draws it uniformly in LENGTH.
     """
     if min(image.shape[-2:]) <= _HALF:
         raise ReproError(f"motion blur: both sides must be above {_HALF} pixels: got {tuple(image.shape)}")
+    noise, sensor = noises("degrade/path"), noises("degrade/sensor")
     u = noise.uniform((2,), step=1).to(image)
     lengths = LENGTH[0] + (LENGTH[1] - LENGTH[0]) * u[:, 0] if length is None else torch.full_like(u[:, 0], length)
-    kernels = path_kernels(draw_paths(noise, lengths)).to(image)
+    kernels = _path_kernels(noise, lengths).to(image)
     light = F.pad(image.square(), (_HALF,) * 4, mode="reflect").flatten(0, 1)  # (3B, H, W)
     weight = kernels.flip(1, 2).repeat_interleave(3, dim=0)[:, None]  # convolution, not correlation
     # Whole sixteens of channels: what is left over is rounded in another way, which would depend on the batch.
@@ -80,9 +74,9 @@ def motion_blur(
     light, weight = F.pad(light, (0, 0, 0, 0, 0, more)), F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more))
     blurred = F.conv2d(light[None], weight, groups=len(light))[0, : 3 * len(image)].view_as(image).clamp(min=0).sqrt()
     sigma = SIGMA[0] * (SIGMA[1] / SIGMA[0]) ** u[:, 1, None, None, None]
-    seen = (blurred + sigma * sensor.normal(tuple(image.shape[1:])).to(image)).clamp(0, 1)
-    seen = (seen * 255).round() / 255
-    return torch.where((lengths > 0)[:, None, None, None], seen, image), lengths
+    blurred = (blurred + sigma * sensor.normal(tuple(image.shape[1:])).to(image)).clamp(0, 1)
+    blurred = (blurred * 255).round() / 255
+    return torch.where((lengths > 0)[:, None, None, None], blurred, image), lengths / LENGTH[1]
 
 
 def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
@@ -94,9 +88,9 @@ def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
         raise ReproError(f"jpeg: quality must be a whole number from 1 to 100: got {wrong[0]}")
     pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     out = np.empty_like(pixels)
-    for into, picture, q in zip(out, pixels, quality, strict=True):
+    for into, image_pixels, q in zip(out, pixels, quality, strict=True):
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=int(q), subsampling=SUBSAMPLING)
+        Image.fromarray(image_pixels).save(file, "JPEG", quality=int(q), subsampling=SUBSAMPLING)
         into[...] = np.asarray(Image.open(file))
     return torch.from_numpy(out).to(image.device).permute(0, 3, 1, 2).to(image.dtype).contiguous() / 255
 
@@ -118,13 +112,13 @@ class Degradation:
         `fixed` gives `setting` one value for all samples instead of drawing it, e.g. quality=10. Raises `ReproError`
         for another setting, a value out of range and images of another shape.
         """
+        low, high = self.accepts
         if images.ndim != 4 or images.shape[1] != 3:
             raise ReproError(f"{self.name}: images of shape (B, 3, H, W) are needed: got {tuple(images.shape)}")
         if unknown := sorted(fixed.keys() - {self.setting}):
             raise ReproError(f"{self.name}: setting {unknown[0]!r} is unknown; accepted: {self.setting}")
         value = fixed.get(self.setting)
-        if value is not None and not self.accepts[0] <= value <= self.accepts[1]:
-            low, high = self.accepts
+        if value is not None and not low <= value <= high:
             raise ReproError(f"{self.name}: {self.setting} must lie in [{low:g}, {high:g}]: got {value}")
         # Autocast would make blur kernels and the drops' outlines with three digits.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -132,19 +126,9 @@ class Degradation:
         return degraded, strength.clamp(0, 1)
 
 
-def _lowlight(images: Tensor, noises: Noises, stops: float | None) -> tuple[Tensor, Tensor]:
-    seen, under = lowlight.wide_low_light(images, noises("degrade/settings"), noises("degrade/sensor"), stops)
-    return seen, under / lowlight.WIDE_STOPS[1]
-
-
 def _raindrops(images: Tensor, noises: Noises, coverage: float | None) -> tuple[Tensor, Tensor]:
-    seen, alpha = wetglass.wet_glass(images, noises("degrade/drops"), coverage)
-    return seen, alpha.mean(dim=(1, 2, 3))
-
-
-def _deblur(images: Tensor, noises: Noises, length: float | None) -> tuple[Tensor, Tensor]:
-    seen, lengths = motion_blur(images, noises("degrade/path"), noises("degrade/sensor"), length)
-    return seen, lengths / LENGTH[1]
+    degraded, alpha = wetglass.wet_glass(images, noises("degrade/drops"), coverage)
+    return degraded, alpha.mean(dim=(1, 2, 3))
 
 
 def _jpeg(images: Tensor, noises: Noises, quality: float | None) -> tuple[Tensor, Tensor]:
@@ -153,15 +137,16 @@ def _jpeg(images: Tensor, noises: Noises, quality: float | None) -> tuple[Tensor
     return jpeg(images, drawn), (100 - torch.tensor(drawn, dtype=images.dtype, device=images.device)) / 100
 
 
-_UNDER = f"stops of underexposure / {lowlight.WIDE_STOPS[1]:g}"
+_STOPS = lowlight.WIDE_STOPS[1]
 _COVERED = "share of the light that comes through drops, mean over the image"
-_PATH = f"length of the camera's path / {LENGTH[1]:g} pixels"
 TASKS: dict[str, Degradation] = {
     task.name: task
     for task in (
-        Degradation("lowlight", _UNDER, lowlight.WIDE_LAW, "stops", (0.0, lowlight.WIDE_STOPS[1]), _lowlight),
+        Degradation("lowlight", f"stops of underexposure / {_STOPS:g}", lowlight.WIDE_LAW, "stops", (0.0, _STOPS),
+                    lowlight.wide_low_light),
         Degradation("raindrops", _COVERED, wetglass.LAW, "coverage", (0.0, wetglass.LARGEST), _raindrops),
-        Degradation("deblur", _PATH, BLUR_LAW, "length", (0.0, LENGTH[1]), _deblur),
+        Degradation("deblur", f"length of the camera's path / {LENGTH[1]:g} pixels", BLUR_LAW, "length",
+                    (0.0, LENGTH[1]), motion_blur),
         Degradation("jpeg", "(100 - quality) / 100", JPEG_LAW, "quality", (1, 100), _jpeg),
     )
-}
+}  # fmt: skip

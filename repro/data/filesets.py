@@ -53,14 +53,15 @@ class Pictures:
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None, *, keep: int = KEEP) -> None:
         if not files:
             raise ReproError("a set of images needs at least one file: got none")
-        self.files, self.prepare, self.room = list(files), prepare or (lambda x: x), keep
+        self.files, self.prepare, self.room = list(files), prepare, keep
         self._kept: dict[int, Tensor] = {}
 
     def __getitem__(self, index: int) -> Tensor:
         """float32 (3, H, W) in [0, 1]."""
         levels = self._kept.get(index)
         if levels is None:
-            levels = (self.prepare(read_image(self.files[index])) * 255.0).round().to(torch.uint8)
+            image = read_image(self.files[index])
+            levels = ((self.prepare(image) if self.prepare else image) * 255.0).round().to(torch.uint8)
             if levels.numel() <= self.room:
                 self.room -= levels.numel()
                 self._kept[index] = levels

@@ -1,10 +1,9 @@
 """Low light: what an underexposed camera would have delivered of a well-lit image.
 
 Everything happens in linear light, in the order of a camera: exposure, colour cast of the light, shot and read noise,
-clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8 bits. Bits and noise are why a dark image
-cannot simply be multiplied up again. The noise is Gaussian with the variance of a Poisson-Gaussian sensor, a x + b^2
-(Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true Poisson
-variable would also be skewed.
+clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8 bits. The noise is Gaussian with the
+variance of a Poisson-Gaussian sensor, a x + b^2 (Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and
+fitting"); below ten photons or so a true Poisson variable would also be skewed.
 
 Two laws: a narrow one (`low_light`, two to four stops), which the networks that answer the paper's questions are
 trained and measured with, and a wide one (`wide_low_light`), made to look like real dark photographs.
@@ -13,6 +12,7 @@ trained and measured with, and a wide one (`wide_low_light`), made to look like 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -51,8 +51,8 @@ def low_light(image: Tensor, settings: KeyedNoise, sensor: KeyedNoise) -> Tensor
     light = srgb_to_linear(image) * wide(cast) * 2.0**-stops
     deviation = (wide(1.0 / photons) * light + wide(read) ** 2).sqrt()
     light = light + deviation * sensor.normal(tuple(image.shape[1:])).to(image)
-    seen = linear_to_srgb(light.clamp(0, 1)) ** gamma
-    return (seen * 255).round() / 255
+    dark = linear_to_srgb(light.clamp(0, 1)) ** gamma
+    return (dark * 255).round() / 255
 
 
 # --- the wide law: what networks for use, and every new training, are trained with ------------------------------------
@@ -70,20 +70,17 @@ WIDE_LAW = (
 )
 
 
-def wide_low_light(
-    image: Tensor, settings: KeyedNoise, sensor: KeyedNoise, stops: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) sRGB in [0, 1] -> the same scenes in the dark, in multiples of 1/255, and their stops (B,).
+def wide_low_light(image: Tensor, noises: Callable[[str], KeyedNoise], stops: float | None) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) sRGB in [0, 1] -> the same scenes in the dark, in multiples of 1/255, and their stops / 6 (B,).
 
     As `low_light`, and wider in everything that real dark photographs differ in: one to six stops; light that is not
     even (a bright window, a lamp, corners further away, bright things that stay bright); bulbs and candles; noise from
     none to strong, in single pixels or, as after a camera's own smoothing, in grains; the tone curves of cameras.
-    What comes with darkness fades out below one stop: at 0 an image keeps its 8 bits. Lengths are in pixels of a
-    image of about 256, so that a crop is drawn like a part of one.
+    What comes with darkness fades out below one stop: at 0 an image keeps its 8 bits.
 
-    `stops` fixes the exposure, in [0, 6]; None draws it uniformly in WIDE_STOPS. `settings` and `sensor` give each
-    sample's own numbers, whatever the batch.
+    `stops` fixes the exposure, in [0, 6]; None draws it uniformly in WIDE_STOPS.
     """
+    settings, sensor = noises("degrade/settings"), noises("degrade/sensor")
     u = settings.uniform((14,)).to(image)  # (B, 14)
 
     def between(column: int, low: float, high: float) -> Tensor:  # (B, 1, 1, 1)
@@ -108,13 +105,13 @@ def wide_low_light(
     grainy = (1 - mix) * drawn + mix * grains
     grainy = grainy / ((1 - mix).square() + mix.square() + 2 / 3 * mix * (1 - mix)).sqrt()  # their covariance is 1/3
     deviation = (light / log_between(5, *WIDE_PHOTONS) + log_between(6, *WIDE_READ).square()).sqrt()
-    seen = linear_to_srgb((light + fade * deviation * grainy).clamp(0, 1))
+    dark = linear_to_srgb((light + fade * deviation * grainy).clamp(0, 1))
 
-    seen = seen ** (1 + fade * (between(7, *WIDE_GAMMA) - 1))
-    seen = seen + fade * between(8, *CONTRAST) * (seen * seen * (3 - 2 * seen) - seen)
+    dark = dark ** (1 + fade * (between(7, *WIDE_GAMMA) - 1))
+    dark = dark + fade * between(8, *CONTRAST) * (dark * dark * (3 - 2 * dark) - dark)
     black = fade * between(9, -BLACK, BLACK).clamp(min=0)  # half of the cameras cut nothing off
-    seen = ((seen - black) / (1 - black)).clamp(0, 1)
-    return (seen * 255).round() / 255, under.flatten()
+    dark = ((dark - black) / (1 - black)).clamp(0, 1)
+    return (dark * 255).round() / 255, under.flatten() / WIDE_STOPS[1]
 
 
 def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:

@@ -68,10 +68,10 @@ def _drops(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
     low, high = RADIUS
     mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
     share = COVERAGE[0] + (COVERAGE[1] - COVERAGE[0]) * noise.uniform((), step=0)
-    wanted = share * height * width / mean_area  # (B,)
+    number = share * height * width / mean_area  # (B,)
     slots = torch.arange(max(1, math.ceil(COVERAGE[1] * height * width / mean_area)), device=noise.device)
     u = noise.uniform((len(slots), 14), step=1)  # (B, N, 14)
-    there = slots + u[..., 13] < wanted[:, None]  # the last, fractional drop is there with its probability
+    there = slots + u[..., 13] < number[:, None]  # the last, fractional drop is there with its probability
     return {
         "x": u[..., 0] * width,
         "y": u[..., 1] * height,

@@ -92,8 +92,8 @@ def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -
     rim = between(13, 0, 0.7)[..., None] * focus * (1 - outline / _STEEP).clamp(0, 1) ** 3
     gain = log_between(14, *GAIN)[..., None] * own_gain
     drop = (view + veil * (ambient - view)) * (gain * (1 + sky) * (1 - rim))[:, None]
-    seen = (light + alpha * (drop - light)).clamp(0, 1).sqrt()
-    return torch.where(alpha > 0, seen, image), alpha
+    wet = (light + alpha * (drop - light)).clamp(0, 1).sqrt()
+    return torch.where(alpha > 0, wet, image), alpha
 
 
 def _drops(noise: KeyedNoise, usual: Tensor, share: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -102,11 +102,11 @@ def _drops(noise: KeyedNoise, usual: Tensor, share: Tensor, size: tuple[int, int
     margin = 1.5 * usual  # (B, 1)
     area = math.pi * usual.square() * math.exp(2 * SPREAD**2)  # of a mean drop
     pane = (height + 2 * margin) * (width + 2 * margin)
-    wanted = torch.minimum(share / area, torch.full_like(area, 1 / ROOM)) * pane
+    number = torch.minimum(share / area, torch.full_like(area, 1 / ROOM)) * pane
     most = math.sqrt(LARGEST * ROOM / math.pi)  # usual radius up to which `ROOM` may be what limits
     slots = math.ceil((height + 3 * most) * (width + 3 * most) / ROOM)
     u = noise.uniform((slots, 12), step=1).to(usual)  # (B, N, 12)
-    there = torch.arange(slots, device=u.device) + u[..., 11] < wanted
+    there = torch.arange(slots, device=u.device) + u[..., 11] < number
     bell = (u[..., 2:5].sum(dim=-1) - 1.5) * 2  # nearly normal, deviation 1
     radius = usual * (SPREAD * bell).exp()
     x, y = u[..., 0] * (width + 2 * margin) - margin, u[..., 1] * (height + 2 * margin) - margin
