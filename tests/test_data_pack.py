@@ -19,7 +19,7 @@ def copy(tmp_path, monkeypatch):
     folder = tmp_path / "pack"
     shutil.copytree(pack.PACK, folder)
     monkeypatch.setattr(pack, "PACK", folder)
-    caches = (pack._pictures, pack._fashion, pack.pack_hash)
+    caches = (pack._pictures, pack.fashion, pack.pack_hash)
     for cache in caches:
         cache.cache_clear()
     yield folder

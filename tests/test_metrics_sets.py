@@ -164,7 +164,7 @@ def test_missing_and_changed_weights_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ReproError, match=r"download https://.*6726825d.pth"):
         inception()
     (tmp_path / "w.pth").write_bytes(b"something else")
-    with pytest.raises(ReproError, match=r"6726825d\.\.\. of the published weights"):
+    with pytest.raises(ReproError, match=r"6726825d\.\.\. of published weights"):
         inception(tmp_path / "w.pth")
     with pytest.raises(ReproError, match="accepted: 0000"):
         features._verify(tmp_path / "w.pth", "0" * 64)

@@ -46,20 +46,18 @@ def read_flist(flist: FILE) -> dict[int, Path]:
     try:
         text = flist.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReproError(
-            f"{flist}: cannot be read ({getattr(error, 'strerror', '') or 'not UTF-8 text'}); a file list has one path "
-            "per line (`repro data flist` writes one)"
-        ) from error
+        reason = getattr(error, "strerror", "") or "not UTF-8 text"
+        raise ReproError(f"{flist}: cannot be read ({reason}); `repro data flist` writes a file list") from error
     # Not splitlines(): that also splits at form feeds and Unicode separators, which file names may hold.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    files = {number: flist.parent / line for number, line in enumerate(lines, start=1) if not line.startswith("#")}
+    lines = {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1)}
+    while lines and not lines[len(lines)].strip():
+        lines.popitem()
+    files = {number: flist.parent / line for number, line in lines.items() if not line.startswith("#")}
     if not files:
         raise ReproError(f"{flist}: the file list is empty; at least one path is needed")
     for number, file in files.items():
         if not file.is_file():
-            found = f"{str(file)!r} is no file" if lines[number - 1].strip() else "the entry is empty"
+            found = f"{str(file)!r} is no file" if lines[number].strip() else "the entry is empty"
             raise ReproError(f"{flist}, line {number}: {found}; the path of an image was expected")
     return files
 
@@ -100,15 +98,19 @@ def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
 
     Raises `ReproError` for an image without its partner, an unreadable one and a pair of two sizes.
     """
-    named: tuple[dict[str, Path], dict[str, Path]] = ({}, {})
-    for folder, files in zip((inputs, targets), named, strict=True):
-        for path in list_images(folder):
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if files.setdefault(stem, path) != path:
-                raise ReproError(f"{path}: has the same name as {files[stem].name}; one image per name is expected")
+    named = _named(inputs), _named(targets)
     for problem in unpaired(named, (inputs, targets)):
         raise ReproError(problem)
     return checked([Pair(path, named[1][stem]) for stem, path in named[0].items()])
+
+
+def _named(folder: FILE) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in list_images(folder):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if files.setdefault(stem, path) != path:
+            raise ReproError(f"{path}: has the same name as {files[stem].name}; one image per name is expected")
+    return files
 
 
 def unpaired(files: tuple[Mapping[Any, Path], Mapping[Any, Path]], places: tuple[FILE, FILE]) -> Iterator[str]:

@@ -112,8 +112,8 @@ def _of_picture(source: ImageSource, name: str) -> Tensor:
     value = image[:3].amax(dim=0)  # brightest channel, (H, W)
     if len(image) == 4:
         alpha = image[3]
-        seen = value[alpha >= 0.5]
-        one_paint = len(seen) == 0 or bool(seen.max() - seen.min() < 1 - WHITE)
+        opaque = value[alpha >= 0.5]
+        one_paint = len(opaque) == 0 or bool(opaque.max() - opaque.min() < 1 - WHITE)
         value = alpha if one_paint and (alpha < 0.5).any() else value * alpha
     grey = ((value > BLACK) & (value < WHITE)).float().mean().item()
     if grey > GREY_SHARE:

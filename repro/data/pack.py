@@ -102,13 +102,10 @@ def load(picture: Picture) -> Tensor:
     return read_image(picture.path)
 
 
+@lru_cache(maxsize=3)
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
-    return _fashion()[one_of("fashion: split", split, SPLITS[:3])]
-
-
-@lru_cache(maxsize=1)
-def _fashion() -> dict[str, Fashion]:
+    one_of("fashion: split", split, SPLITS[:3])
     path = PACK / "fashion_mnist_subset.npz"
     try:
         with np.load(path, allow_pickle=False) as file:  # the images of training first
@@ -118,9 +115,8 @@ def _fashion() -> dict[str, Fashion]:
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise ReproError(f"{path}: the embedded pack is damaged, restore the file from the repository") from error
     held_out = np.sort([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))], axis=None)
-    ids = (np.setdiff1d(np.arange(train), held_out), held_out, np.arange(train, len(labels)))
-    parts = (Fashion(*(torch.from_numpy(x) for x in (images[i], labels[i], i))) for i in ids)
-    return dict(zip(SPLITS[:3], parts, strict=True))
+    ids = (np.setdiff1d(np.arange(train), held_out), held_out, np.arange(train, len(labels)))[SPLITS.index(split)]
+    return Fashion(*(torch.from_numpy(x) for x in (images[ids], labels[ids], ids)))
 
 
 def file_hash(path: Path) -> str:

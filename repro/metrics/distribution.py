@@ -64,8 +64,7 @@ def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, 
         pick_a = torch.from_numpy(rng.permutation(len(a))[:subset_size])
         pick_b = torch.from_numpy(rng.permutation(len(b))[:subset_size])
         values.append(poly_mmd(a[pick_a], b[pick_b]))
-    stacked = torch.stack(values)
-    return float(stacked.mean()), float(stacked.std(unbiased=False))
+    return _mean_and_deviation(values)
 
 
 def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:
@@ -102,5 +101,9 @@ def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, floa
         p = log_p.exp()
         log_marginal = log_p.logsumexp(dim=0) - np.log(len(part))
         values.append((p * (log_p - log_marginal)).sum(dim=1).mean().exp())
+    return _mean_and_deviation(values)
+
+
+def _mean_and_deviation(values: list[Tensor]) -> tuple[float, float]:
     stacked = torch.stack(values)
     return float(stacked.mean()), float(stacked.std(unbiased=False))

@@ -49,9 +49,8 @@ def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int 
         raise ReproError(f"{net.name} gives no logits, only features")
     right = images.dim() == 4 and images.shape[1] == net.channels and images.is_floating_point() and images.numel()
     if not right or not 0 <= images.min() <= images.max() <= 1:  # also refuses NaN
-        found = f"{tuple(images.shape)} {images.dtype}" + (
-            f" of {images.min():.4g} to {images.max():.4g}" if right else ""
-        )
+        span = f" of {images.min():.4g} to {images.max():.4g}" if right else ""
+        found = f"{tuple(images.shape)} {images.dtype}{span}"
         raise ReproError(f"{net.name}: got {found}; accepted: floats (N, {net.channels}, H, W) in [0, 1]")
     return torch.cat([function(part).float().cpu() for part in images.split(batch)])
 
@@ -72,9 +71,8 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
     model = model.requires_grad_(False).eval().to(device)
 
     def pooled(images: Tensor) -> Tensor:
-        x = F.interpolate(
-            images.to(device, torch.float32), size=(224, 224), mode="bicubic", antialias=True, align_corners=False
-        )
+        x = images.to(device, torch.float32)
+        x = F.interpolate(x, size=(224, 224), mode="bicubic", antialias=True, align_corners=False)
         x = (x.clamp(0.0, 1.0) * 255.0 - 127.0) / 128.0
         return model.extract_features(x).mean(dim=(2, 3))
 
@@ -88,12 +86,9 @@ def classifier(module: nn.Module) -> FeatureNet:
     (B, features).
     """
     module = module.eval()
-
-    def given(images: Tensor) -> Tensor:
-        return images.float() * 2 - 1
-
-    name = "fashion-classifier"
-    return FeatureNet(name, 1, lambda images: module.features(given(images)), lambda images: module(given(images)))
+    return FeatureNet(
+        "fashion-classifier", 1, lambda x: module.features(x.float() * 2 - 1), lambda x: module(x.float() * 2 - 1)
+    )
 
 
 def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
@@ -132,9 +127,7 @@ def _verify(file: Path, sha256: str) -> None:
     """Refuse a file whose SHA-256 begins otherwise."""
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if not found.startswith(sha256):
-        raise ReproError(
-            f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... of the published weights"
-        )
+        raise ReproError(f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... of published weights")
 
 
 class SetMetrics:
@@ -148,12 +141,12 @@ class SetMetrics:
         if self._embedded is None:
             net = self.make_net()
             self._embedded = net, extract(net, unit(self.reference), batch=self.batch)
-        net, wanted = self._embedded
-        found = extract(net, unit(images), batch=self.batch)
+        net, reference = self._embedded
+        features = extract(net, unit(images), batch=self.batch)
         logits = extract(net, unit(images), "logits", batch=self.batch)
-        size = min(len(found), len(wanted), 1000)
+        size = min(len(features), len(reference), 1000)
         return {
-            f"fid/{net.name}": distribution.fid(found, wanted),
-            f"kid/{net.name}": distribution.kid(found, wanted, subset_size=size, subsets=50, seed=0)[0],
+            f"fid/{net.name}": distribution.fid(features, reference),
+            f"kid/{net.name}": distribution.kid(features, reference, subset_size=size, subsets=50, seed=0)[0],
             f"is/{net.name}": distribution.inception_score(logits, splits=1, seed=0)[0],
         }

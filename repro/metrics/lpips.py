@@ -22,8 +22,11 @@ from repro.errors import ReproError
 
 FOLDER = Path(__file__).parent / "weights" / "lpips-alexnet"
 SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool
-_CHANNELS = (64, 192, 384, 256, 256)
-_TORCHVISION = (0, 3, 6, 8, 10)  # index of each convolution in torchvision's `features`
+# Each convolution by its index in torchvision's `features`: channels in and out, kernel, stride, padding.
+_CONVOLUTIONS = {
+    "0": (3, 64, 11, 4, 2), "3": (64, 192, 5, 1, 2), "6": (192, 384, 3, 1, 1), "8": (384, 256, 3, 1, 1),
+    "10": (256, 256, 3, 1, 1),
+}  # fmt: skip
 
 
 class LpipsAlex(nn.Module):
@@ -31,10 +34,8 @@ class LpipsAlex(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        shapes = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
-        convs = [nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in shapes]
-        self.features = nn.ModuleDict({str(n): conv for n, conv in zip(_TORCHVISION, convs, strict=True)})
-        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(c)) for c in _CHANNELS])
+        self.features = nn.ModuleDict({name: nn.Conv2d(*shape) for name, shape in _CONVOLUTIONS.items()})
+        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(shape[1])) for shape in _CONVOLUTIONS.values()])
         # The ImageNet mean and deviation, for inputs in [-1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
@@ -79,9 +80,5 @@ def shared(device: str) -> LpipsAlex:
 @torch.no_grad()
 def lpips(image: Tensor, reference: Tensor, batch: int = 16) -> Tensor:
     """LPIPS of (B, 3, H, W) images in [0, 1] (mapped to [-1, 1] here) -> (B,) float64. Lower is better."""
-    model = shared(str(image.device))
-    parts = [
-        model(2 * a.float() - 1, 2 * b.float() - 1)
-        for a, b in zip(image.split(batch), reference.split(batch), strict=True)
-    ]
-    return torch.cat(parts).double()
+    model, batches = shared(str(image.device)), zip(image.split(batch), reference.split(batch), strict=True)
+    return torch.cat([model(2 * a.float() - 1, 2 * b.float() - 1) for a, b in batches]).double()

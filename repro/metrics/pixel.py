@@ -5,6 +5,8 @@ Called through `repro.metrics.protocols.score`, which checks shapes and ranges a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,21 +49,24 @@ def _blur_matrix(n: int, like: Tensor, replicate: bool) -> Tensor:
     """
     taps = torch.arange(-_RADIUS, _RADIUS + 1, device=like.device)
     window = torch.exp(-0.5 * (taps.to(like.dtype) / _SIGMA).square())
-    centres = (
-        torch.arange(n, device=like.device) if replicate else torch.arange(_RADIUS, n - _RADIUS, device=like.device)
-    )
+    first, last = (0, n) if replicate else (_RADIUS, n - _RADIUS)
+    centres = torch.arange(first, last, device=like.device)
     columns = (centres[:, None] + taps).clamp(0, n - 1)
     matrix = torch.zeros(len(centres), n, dtype=like.dtype, device=like.device)
     return matrix.scatter_add_(1, columns, (window / window.sum()).expand(len(centres), -1))
 
 
-def _ssim_map(image: Tensor, reference: Tensor, blur) -> Tensor:
-    """Eq. 13 of "Image Quality Assessment: From Error Visibility to Structural Similarity", population moments."""
+def _ssim(image: Tensor, reference: Tensor, blur: Callable[[Tensor], Tensor], sample: float = 1.0) -> Tensor:
+    """Eq. 13 of "Image Quality Assessment: From Error Visibility to Structural Similarity", mean over positions.
+
+    Moments are the population's, times `sample`.
+    """
     maps = torch.cat([image, reference, image * image, reference * reference, image * reference])
     mu_x, mu_y, xx, yy, xy = blur(maps).chunk(5)
-    top = (2 * mu_x * mu_y + _C1) * (2 * (xy - mu_x * mu_y) + _C2)
-    bottom = (mu_x.square() + mu_y.square() + _C1) * (xx - mu_x.square() + yy - mu_y.square() + _C2)
-    return top / bottom
+    variances, covariance = sample * (xx - mu_x.square() + yy - mu_y.square()), sample * (xy - mu_x * mu_y)
+    top = (2 * mu_x * mu_y + _C1) * (2 * covariance + _C2)
+    bottom = (mu_x.square() + mu_y.square() + _C1) * (variances + _C2)
+    return (top / bottom).flatten(1).mean(dim=1)
 
 
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     use_sample_covariance=False, data_range=1`.
     """
     rows, columns = (_blur_matrix(n, image, replicate=False) for n in image.shape[2:])
-    return _ssim_map(image, reference, lambda maps: rows @ maps @ columns.T).flatten(1).mean(dim=1)
+    return _ssim(image, reference, lambda maps: rows @ maps @ columns.T)
 
 
 def ssim_3d(image: Tensor, reference: Tensor) -> Tensor:
@@ -78,25 +83,12 @@ def ssim_3d(image: Tensor, reference: Tensor) -> Tensor:
     spatial axis. Gaussian 11x11x11, replicated borders, mean over every position.
     """
     depth, rows, columns = (_blur_matrix(n, image, replicate=True) for n in image.shape[1:])
-
-    def blur(maps: Tensor) -> Tensor:
-        return torch.einsum("dc,bchw->bdhw", depth, rows @ maps @ columns.T)
-
-    return _ssim_map(image, reference, blur).flatten(1).mean(dim=1)
+    return _ssim(image, reference, lambda maps: torch.einsum("dc,bchw->bdhw", depth, rows @ maps @ columns.T))
 
 
 def ssim_uniform(image: Tensor, reference: Tensor) -> Tensor:
     """scikit-image's default SSIM (a trap): uniform 7x7 window, sample covariance, 3 border pixels a side dropped."""
-    size = 7
-    sample = size * size / (size * size - 1.0)
-    mu_x, mu_y, xx, yy, xy = (
-        F.avg_pool2d(m, size, stride=1)
-        for m in (image, reference, image * image, reference * reference, image * reference)
-    )
-    var_x, var_y, cov = (sample * v for v in (xx - mu_x.square(), yy - mu_y.square(), xy - mu_x * mu_y))
-    top = (2 * mu_x * mu_y + _C1) * (2 * cov + _C2)
-    bottom = (mu_x.square() + mu_y.square() + _C1) * (var_x + var_y + _C2)
-    return (top / bottom).flatten(1).mean(dim=1)
+    return _ssim(image, reference, lambda maps: F.avg_pool2d(maps, 7, stride=1), sample=49 / 48)
 
 
 # --- MATLAB's evaluation scripts, which resize the ground truth before they measure ----------------------------------
@@ -108,6 +100,10 @@ def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
     (..., H, W) in [0, 1], rounded to 8 bits first as a file's pixels are, becomes (..., height, width) float64 of 8-bit
     values in [0, 1]. Between an image's borders it is Pillow's and torch's antialiased bicubic; those renormalise the
     kernel at a border where MATLAB mirrors the image.
+
+    The scripts of the deraining and low-light literature score a 256 px output against a ground truth of another size
+    resized by this; PSNR and SSIM are then protocols "psnr/y-uint8" and "ssim/y-uint8-wang". The same output scored at
+    full resolution is another measurement.
     """
     rows, columns = (_weights(n, m).to(image.device) for n, m in zip(image.shape[-2:], size, strict=True))
     x = quantise(image.double())
@@ -119,16 +115,6 @@ def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return quantise(x.clamp(0, 1))
 
 
-def ground_truth(reference: Tensor, output: Tensor) -> Tensor:
-    """`reference` (B, C, H, W) as the scripts compare it with `output` (B, C, h, w): float32, h x w.
-
-    The scripts of the deraining and low-light literature score a 256 px output against a ground truth of another size,
-    resized by `imresize` on 8-bit values; PSNR and SSIM are then protocols "psnr/y-uint8" and "ssim/y-uint8-wang". The
-    same output scored at full resolution is another measurement.
-    """
-    return imresize(reference, tuple(output.shape[-2:])).float()
-
-
 def _weights(length: int, size: int) -> Tensor:
     """(size, length) float64: which old pixels make a new one, in which shares."""
     scale = size / length
@@ -136,15 +122,10 @@ def _weights(length: int, size: int) -> Tensor:
     centre = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
     reach = int(-(-2 // stretch)) + 1
     places = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)  # (size, taps)
-    shares = _cubic(stretch * (places - centre[:, None]))
+    x = (stretch * (places - centre[:, None])).abs()  # of Keys' kernel with a = -1/2
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    shares = torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
     shares = shares / shares.sum(dim=1, keepdim=True)
     mirrored = places % (2 * length)
     mirrored = torch.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)
     return torch.zeros(size, length, dtype=torch.float64).scatter_add_(1, mirrored, shares)
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -1/2."""
-    x = x.abs()
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

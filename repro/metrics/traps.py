@@ -61,53 +61,36 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
     # A unit-range image taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
     unmapped = float(lpips((outputs + 1) / 2, (references + 1) / 2).mean())
     pooled = -10 * (outputs - references).double().square().mean().log10().item()
-    halved = mean("lpips/alex-v0.1", _half(outputs), _half(references))
-    rows = {
-        "psnr/rgb": [
-            ("luma instead of RGB", mean("psnr/y"), "colour noise vanishes in Y, and Y spans 219 of 255"),
-            ("8-bit rounding", mean("psnr/rgb-uint8"), "small here; it decides near 50 dB and above"),
-            ("one MSE for the whole set", pooled, "the mean of logarithms is not the log of the mean"),
-            (
-                "outputs stretched to their own minimum and maximum",
-                mean("psnr/rgb", stretched),
-                "brightness and contrast of the output are replaced before it is judged",
-            ),
-            (
-                "both stretched to their own minimum and maximum",
-                mean("psnr/rgb", stretched, stretched_reference),
-                "a different offset and gain for output and reference, and the scale of the error moves",
-            ),
-            (
-                "both through JPEG quality 100",
-                mean("psnr/rgb", saved, saved_reference),
-                "chroma is stored at half resolution, which smooths the error away",
-            ),
-            (
-                "only the output through JPEG quality 100",
-                mean("psnr/rgb", saved),
-                "the file format removes colour noise for the method",
-            ),
-        ],
-        "ssim/rgb-wang": [
-            ("both through JPEG quality 100", mean("ssim/rgb-wang", saved, saved_reference), "as above"),
-            ("luma instead of RGB", mean("ssim/y-wang"), "Y averages independent channel noise"),
-            (
-                "scikit-image's default window",
-                mean("ssim/rgb-uniform7"),
-                "uniform 7x7 with sample covariance instead of the Gaussian",
-            ),
-            ("MATLAB's ssim on an HxWx3 array", mean("ssim/rgb-matlab3d"), "colour becomes a third spatial axis"),
-        ],
-        "lpips/alex-v0.1": [
-            ("fed [0, 1] instead of [-1, 1]", unmapped, "half the contrast, shifted brightness"),
-            ("at half resolution", halved, "the artefacts are averaged away before the network sees them"),
-        ],
-    }
-    right = {protocol: mean(protocol) for protocol in rows}
-    return [
-        Trap(name, protocol, right[protocol], wrong, why) for protocol in rows for name, wrong, why in rows[protocol]
-    ]
-
-
-def _half(images: Tensor) -> Tensor:
-    return F.interpolate(images, scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
+    halves = (F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True) for x in (outputs, references))
+    halved = mean("lpips/alex-v0.1", *(half.clamp(0, 1) for half in halves))
+    psnr, ssim, distance = "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1"
+    rows = [
+        (psnr, "luma instead of RGB", mean("psnr/y"),
+         "colour noise vanishes in Y, and Y spans 219 of 255"),
+        (psnr, "8-bit rounding", mean("psnr/rgb-uint8"),
+         "small here; it decides near 50 dB and above"),
+        (psnr, "one MSE for the whole set", pooled,
+         "the mean of logarithms is not the log of the mean"),
+        (psnr, "outputs stretched to their own minimum and maximum", mean(psnr, stretched),
+         "brightness and contrast of the output are replaced before it is judged"),
+        (psnr, "both stretched to their own minimum and maximum", mean(psnr, stretched, stretched_reference),
+         "a different offset and gain for output and reference, and the scale of the error moves"),
+        (psnr, "both through JPEG quality 100", mean(psnr, saved, saved_reference),
+         "chroma is stored at half resolution, which smooths the error away"),
+        (psnr, "only the output through JPEG quality 100", mean(psnr, saved),
+         "the file format removes colour noise for the method"),
+        (ssim, "both through JPEG quality 100", mean(ssim, saved, saved_reference),
+         "as above"),
+        (ssim, "luma instead of RGB", mean("ssim/y-wang"),
+         "Y averages independent channel noise"),
+        (ssim, "scikit-image's default window", mean("ssim/rgb-uniform7"),
+         "uniform 7x7 with sample covariance instead of the Gaussian"),
+        (ssim, "MATLAB's ssim on an HxWx3 array", mean("ssim/rgb-matlab3d"),
+         "colour becomes a third spatial axis"),
+        (distance, "fed [0, 1] instead of [-1, 1]", unmapped,
+         "half the contrast, shifted brightness"),
+        (distance, "at half resolution", halved,
+         "the artefacts are averaged away before the network sees them"),
+    ]  # fmt: skip
+    right = {protocol: mean(protocol) for protocol in (psnr, ssim, distance)}
+    return [Trap(name, protocol, right[protocol], wrong, why) for protocol, name, wrong, why in rows]

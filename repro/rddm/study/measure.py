@@ -31,7 +31,7 @@ from repro.engine.registry import DEVICE, find
 from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
-from repro.metrics.pixel import ground_truth
+from repro.metrics.pixel import imresize
 from repro.rddm.samplers import matched
 from repro.rddm.sampling import Net
 from repro.rddm.schedules import by_config
@@ -229,7 +229,8 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
     def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
         for i in range(min(k or given.size, given.size)):
             x, target = given.inputs[i], clean[i]
-            yield given.ids[i], x, target if target.shape == x.shape else ground_truth(target[None], x[None])[0]
+            same = target.shape == x.shape
+            yield given.ids[i], x, target if same else imresize(target, tuple(x.shape[-2:])).float()
 
     def run(x: Tensor, name: str) -> Tensor:
         return x if net is None else to_unit(net.restore(to_model(x)[None].to(DEVICE), [name], clip=1.0))[0].cpu()
