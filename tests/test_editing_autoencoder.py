@@ -15,7 +15,7 @@ from repro.editing.autoencoder import (
     UNQUANTISED,
     Autoencoder,
     AutoencoderTask,
-    _perceptual,
+    lpips,
 )
 from repro.engine.rng import KeyedNoise
 
@@ -90,7 +90,7 @@ def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     output, distance, _ = model(image, noises("drop").uniform() < UNQUANTISED, jitter)
     l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
     down, right = noises("corner").integers(0, 4, (2,))[0].tolist()
-    perceptual = _perceptual()(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
+    perceptual = lpips()(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
     torch.testing.assert_close(found, l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance)
     assert task.names(at) == ["crop 2", "crop 0"] and torch.equal(model.vq.quantize.embedding.weight, table)
     for seed in range(60):  # codes are revived in training, at some batches

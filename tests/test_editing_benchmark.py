@@ -11,11 +11,11 @@ import torch
 from tiny_editing import tiny_autoencoder
 
 from repro.data import pack
-from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.compose import compose
 from repro.editing.effects.grain import gaussian_grain
-from repro.editing.study import bank
+from repro.editing.effects.sharpness import motion_blur
+from repro.editing.study import benchmark
 from repro.editing.study.benchmark import (
     BENCH,
     SPLITS,
@@ -109,9 +109,9 @@ def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch
     """Two effects or more each, drawn anew each round; the latents are those of what `compose` makes of them."""
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     autoencoder, whole = tiny_autoencoder(), split("train", TINY)
-    held = bank.composites(autoencoder, "0" * 64, TINY)
+    held = benchmark.composites(autoencoder, "0" * 64, TINY)
     count, vectors = len(whole), held["composite vector"]
-    assert len(vectors) == len(held["composite"]) == bank.ROUNDS * count
+    assert len(vectors) == len(held["composite"]) == benchmark.ROUNDS * count
     assert (vectors[:, 4:].sum(dim=1) >= 2).all() and vectors.unique(dim=0).shape[0] > count
     (beta, sigma, amount, threshold, *on), ids = vectors[count].tolist(), [f"{whole.ids[0]} round 1"]
     blur, grain, colour, inpaint, sharpen = map(bool, on)
@@ -122,5 +122,5 @@ def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch
     target = compose(one.sharp, vector, seed=TINY.version, ids=ids, **extra).target
     latent = autoencoder.encode(levels(target) * 2 - 1)
     torch.testing.assert_close(held["composite"][[count]].float(), latent, rtol=2e-3, atol=2e-3)
-    monkeypatch.setattr(bank, "compose", None)  # read, not made again
-    assert torch.equal(bank.composites(autoencoder, "0" * 64, TINY)["composite"], held["composite"])
+    monkeypatch.setattr(benchmark, "compose", None)  # read, not made again
+    assert torch.equal(benchmark.composites(autoencoder, "0" * 64, TINY)["composite"], held["composite"])

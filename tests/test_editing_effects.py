@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.editing.effects.blur import KNOTS, line_kernels, motion_blur, shake_trajectories
 from repro.editing.effects.colour import (
     colour_transfer,
     lalphabeta_to_rgb,
@@ -16,10 +15,17 @@ from repro.editing.effects.colour import (
     rgb_to_lab,
     rgb_to_lalphabeta,
 )
-from repro.editing.effects.compose import GREY, Recipe, compose
+from repro.editing.effects.compose import Recipe, compose
 from repro.editing.effects.grain import gaussian_grain
 from repro.editing.effects.masks import box_mask, free_form_mask
-from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.effects.sharpness import (
+    KNOTS,
+    gaussian_3x3,
+    line_kernels,
+    motion_blur,
+    shake_trajectories,
+    unsharp_mask,
+)
 from repro.editing.vector import TASKS, EditingVector
 from repro.errors import ReproError
 
@@ -201,7 +207,7 @@ def test_inpainting_is_in_the_source_alone():
     assert torch.equal(made.target, compose(image, whole, seed=0, ids=[0, 1]).target)
     assert torch.equal(made.source[0], image[0] * (1 - hole[0])) and torch.equal(made.source[1], image[1])
     assert torch.equal(made.hole, torch.cat([hole, torch.zeros_like(hole)]))
-    grey = compose(image, EditingVector(inpaint=True), seed=0, ids=[0, 1], hole=hole, recipe=Recipe(fill=GREY))
+    grey = compose(image, EditingVector(inpaint=True), seed=0, ids=[0, 1], hole=hole, recipe=Recipe(fill=0.5))
     # The product with the mask in [-1, 1] is this fill in [0, 1].
     assert torch.allclose(2 * grey.source - 1, (2 * image - 1) * (1 - hole), atol=1e-6)
 

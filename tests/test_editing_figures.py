@@ -16,15 +16,14 @@ from tiny_editing import fill, tiny_editor, tiny_network
 
 from repro import paths
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.study import curves, explore, probes
 from repro.editing.study.benchmark import COMPOSITES
 from repro.editing.study.exercises import EXERCISES, check, samples_needed
 from repro.editing.study.experiments import SMOKE, name_of, network_of
 from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson
-from repro.editing.study.measure import SLIDERS, edited
-from repro.editing.study.scores import L1, LPIPS, STRENGTH
+from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, edited
 from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
 from repro.errors import ReproError
@@ -56,10 +55,11 @@ def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     steps = now.live.steps
     assert torch.equal(methods[MULT](data, ("blur",)), edited(now.editor(), data, ("blur",), steps=steps))
     assert not torch.equal(methods[MULT](data, ("blur",)), methods[PALETTE](data, ("blur",)))
-    assert methods[SINGLE](data, ("grain", "colour", "sharpen")) is None
+    assert "no weights of editing-smoke-single-sharpen" in methods[SINGLE](data, ("grain", "colour", "sharpen"))
     found = methods[SINGLE](data, ("blur", "grain"))
-    asked = {"vectors": [v.only("blur", "grain") for v in data.vectors], "ids": data.ids, "steps": steps}
-    assert torch.equal(found, in_sequence(now.singles(), data.sharp, recipe=data.bench.recipe, **asked))
+    singles = {task: now.editor(f"single-{task}") for task in ("blur", "grain")}
+    given = {"vectors": [v.only(*singles) for v in data.vectors], "ids": data.ids, "steps": steps}
+    assert torch.equal(found, in_sequence(singles, data.sharp, recipe=data.bench.recipe, **given))
 
 
 # -- drawings ---------------------------------------------------------------------------------------------------------

@@ -2,88 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from test_editing_pipeline import make, seeded
+from test_editing_pipeline import make
 from tiny_editing import close, pictures, tiny_network
 
 from repro.data import pack
 from repro.data.images import resize
 from repro.editing.effects.colour import colour_transfer
-from repro.editing.large import TiledNetwork, Tiling, membrane, references
+from repro.editing.large import TiledNetwork, Tiling, membrane
 from repro.editing.pipeline import WHOLE, EditingPipeline
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
-from repro.nn.padding import tile_starts
 
-TILES = Tiling(size=8, overlap=2, batch=3)
-SIZE = (20, 27)  # latents, not a multiple of the stride
 SIDE = WHOLE * 4  # pixels up to which an image goes through in one piece
 # A photograph of the validation split: what was chosen was chosen on these.
 PHOTO = pack.load(next(p for p in pack.photos("validation") if p.kind == "photo"))[None]
 
 
-def places(tiling, height, width):
-    starts = [tile_starts(n, tiling.size, tiling.size - tiling.overlap) for n in (height, width)]
-    return [(row, column) for row in starts[0] for column in starts[1]]
-
-
-def shown(size=SIZE):
-    noise = KeyedNoise(0, range(2), "shown")
-    return {
-        "sample": noise.normal((4, *size)),
-        "timestep": torch.tensor([600, 30]),
-        "source": noise.normal((4, *size), step=1),
-        "vector": torch.stack([EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]),
-    }
-
-
 @pytest.mark.parametrize("mask", [False, True])
-def test_each_tile_is_the_networks_own_answer(mask):
+def test_each_tile_is_the_networks_own_output(mask):
     """Without overlap and in a size that tiles fill, the prediction is put together from them."""
     net, tiling = tiny_network(mask=mask).requires_grad_(False), Tiling(size=8, overlap=0, batch=4)
-    given = shown(size=(16, 24))
-    if mask:
-        given["mask"] = KeyedNoise(0, range(2), "mask").uniform((1, 16, 24))
-    reference = KeyedNoise(0, range(2), "reference").uniform((6, 3, 8, 8))
-    found = TiledNetwork(net, tiling)(**given, reference=reference)
-    for k, (row, column) in enumerate(places(tiling, 16, 24)):
-        cut = {n: v[..., row : row + 8, column : column + 8] for n, v in given.items() if v.ndim == 4}
-        alone = net(**given | cut, reference=reference[:, k]).sample
-        close(found[..., row : row + 8, column : column + 8], alone)
-
-
-def test_the_transfer_of_all_tiles_is_that_of_the_whole():
-    """Reinhard's transfer by the references of the tiles, on each tile, against the one of the whole image."""
-    image = 0.3 + 0.3 * pictures(2, 20, 27)  # far from clamping, which undoes no statistics
-    image[..., 14:] *= 0.6  # one side is dark
-    reference = 0.35 + 0.2 * pictures(2, 31, purpose="reference")
-    found, wanted = references(image, reference, TILES, factor=1), colour_transfer(image, reference)
-    assert found.shape == (2, len(places(TILES, 20, 27)), 3, 8, 8)
-    for k, (row, column) in enumerate(places(TILES, 20, 27)):
-        here = (..., slice(row, row + 8), slice(column, column + 8))
-        close(colour_transfer(image[here], (found[:, k] + 1) / 2), wanted[here], 2e-3)
-    plain = colour_transfer(image[..., :8, :8], reference)
-    assert (plain - wanted[..., :8, :8]).abs().max() > 0.05  # what one reference for all would do
-
-
-def test_large_pictures_are_cut_into_tiles_and_decided_by_their_generators_alone():
-    pipe, images, calls = make(), pictures(2, 20, SIDE + 12), []
-    pipe.network.register_forward_pre_hook(lambda *a: calls.append(1), with_kwargs=True)
-    pipe(images[..., :SIDE], num_inference_steps=1, seed=0, exact=False)
-    assert len(calls) == 1
-    hole = torch.zeros(2, 1, *images.shape[2:])
-    hole[:, :, 5:15, 10:150] = 1
-    given = dict(blur=0.4, sharpen=(2.0, 0.0), num_inference_steps=3, eta=1.0, exact=False, output_type="pt")
-    reference = pictures(2, 30, purpose="reference")
-    both = pipe(images, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
-    alone = pipe(images[1:], generator=[seeded(2)], mask=hole[1:], reference=reference[1:], **given).images
-    assert both.shape == images.shape
-    close(both[1:], alone)
-    vandalised = torch.where(hole.bool(), 1 - images, images)
-    hidden = pipe(vandalised, generator=[seeded(1), seeded(2)], mask=hole, reference=reference, **given).images
-    assert torch.equal(hidden, both)
+    noise, channels = KeyedNoise(0, range(2), "inputs"), {"sample": 4, "source": 4, "reference": 3, "mask": 1}
+    maps = {name: noise.normal((n, 16, 24), i) for i, (name, n) in enumerate(channels.items()) if n > 1 or mask}
+    vectors = [EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]
+    others = {"timestep": torch.tensor([600, 30]), "vector": torch.stack(vectors)}
+    found = TiledNetwork(net, tiling)(**maps, **others)
+    for row, column in itertools.product((0, 8), (0, 8, 16)):
+        place = (..., slice(row, row + 8), slice(column, column + 8))
+        close(found[place], net(**{name: x[place] for name, x in maps.items()}, **others).sample)
 
 
 # -- the shipped network ----------------------------------------------------------------------------------------------

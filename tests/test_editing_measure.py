@@ -9,14 +9,12 @@ import pytest
 import torch
 from tiny_editing import tiny_autoencoder
 
-from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.grain import gaussian_grain, grain_variance
-from repro.editing.effects.sharpen import unsharp_mask
+from repro.editing.effects.sharpness import motion_blur, unsharp_mask
 from repro.editing.study import probes, strength
 from repro.editing.study.benchmark import TINY
 from repro.editing.study.experiments import ABLATIONS, name_of
-from repro.editing.study.measure import floored, source_of
-from repro.editing.study.scores import (
+from repro.editing.study.measure import (
     CRISP,
     DRIFT,
     EXCESS,
@@ -27,8 +25,10 @@ from repro.editing.study.scores import (
     PROTOCOLS,
     by_photo,
     crops,
+    floored,
     kept,
     scored,
+    source_of,
 )
 from repro.engine import grid
 from repro.engine.claims import Selector, load_ledger

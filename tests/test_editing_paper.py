@@ -12,9 +12,9 @@ from repro.data.crops import crops
 from repro.data.datasets import LAYOUTS
 from repro.data.flist import Pair
 from repro.data.images import read_image, resize, write_image
-from repro.editing.effects.blur import motion_blur
+from repro.editing.effects.sharpness import motion_blur
 from repro.editing.model import EditingNet
-from repro.editing.study import bank, experiments, paper, scores
+from repro.editing.study import benchmark, experiments, measure, paper
 from repro.editing.study.benchmark import VERSION, levels, parameters
 from repro.editing.study.experiments import PAPER, PAPER_SD1
 from repro.editing.study.pix2pix import Pix2PixGenerator
@@ -250,11 +250,11 @@ def test_the_whole_path(home, data, monkeypatch):
     """Bank, train two steps, edit, score, record; and pix2pix from the same pixels."""
     steps = list(run(experiment("editing-paper-mult-s0")))
     assert [step.images for step in steps] == [2, 4] and all(0 < step.loss < 3 for step in steps)
-    assert len(bank.pixels(experiments.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
+    assert len(benchmark.pixels(experiments.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
     list(run(experiment("editing-paper-pix2pix-s0")))
     net = FeatureNet("tiny", 3, lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
-    monkeypatch.setattr(scores, "inception", lambda device: net)
-    scores._net.cache_clear()
+    monkeypatch.setattr(measure, "inception", lambda device: net)
+    measure._net.cache_clear()
     rows = {(r.experiment, *sorted(map(str, r.cell.items()))): r for r in evaluation.rows("editing", "paper")}
     names = {"baseline-input", "baseline-floor", "baseline-target", "editing-paper-mult-s0", "editing-paper-pix2pix-s0"}
     assert {r.experiment for r in rows.values()} == names
@@ -263,6 +263,6 @@ def test_the_whole_path(home, data, monkeypatch):
         record = row.record()
         assert record.profile == "paper" and record.source == "recorded" and record.n == 2
         if task == "edit":
-            assert {"kid/inception", "paired-kid/inception", scores.L1} <= set(record.metrics)
-    assert rows["editing-paper-pix2pix-s0", "('edit', 'blur')", "('task', 'edit')"].measure(1)[scores.L1]
-    scores._net.cache_clear()
+            assert {"kid/inception", "paired-kid/inception", measure.L1} <= set(record.metrics)
+    assert rows["editing-paper-pix2pix-s0", "('edit', 'blur')", "('task', 'edit')"].measure(1)[measure.L1]
+    measure._net.cache_clear()

@@ -68,7 +68,7 @@ def test_it_draws_what_the_editor_draws(prediction, changes, eta):
     network = tiny_network(scale=0.3, **changes).requires_grad_(False)
     pipe = make(network, prediction=prediction)
     found = pipe(IMAGE, seed=4, eta=eta, exact=False, output_type="pt", **ALL).images
-    for editor in (tiny_editor(network, prediction=prediction), pipe.editor):
+    for editor in (tiny_editor(network, prediction=prediction), pipe.editor()):
         inputs = dict(reference=REFERENCE, hole=HOLE, steps=STEPS, seed=4, eta=eta)
         close(found, editor.edit(IMAGE, [FULL] * 2, [0, 1], **inputs))
     assert found.std() > 0.01

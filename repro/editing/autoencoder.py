@@ -1,22 +1,20 @@
 """The autoencoder of the latent space: a small VQ of factor 4 around diffusers' `VQModel`, and its training.
 
 The paper takes a pretrained one ("VQ"); this one is trained on the benchmark's own crops, edited ones included: an
-autoencoder trained on sharp images alone cannot carry grain. A latent is the sum of two functions of a patch of 4 x 4
-pixels: a 1x1 convolution, which alone would be a linear transform coding, and `VQModel`, which uses the neighbours.
-Without the convolution the same budget blurs: sharpened images came back softer than the source.
+autoencoder trained on sharp images alone cannot carry grain. A latent is the sum of a 1x1 convolution of a patch of
+4 x 4 pixels and of `VQModel`, which uses the neighbours. Without the convolution the same budget blurs.
 
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
-statistics of the training (latent diffusion models' "scale factor"; that of a home-trained VQ is far from 1). No
-diffusion model hits a latent exactly, so training adds up to a quarter of a deviation of noise to them: without it
-the reconstruction is closer still, and a tenth of a deviation of error already shows as noise all over. The
-decoder is trained on quantised and unquantised latents, so it can decode both; what quantisation costs is measured.
-The codebook follows the latents; no gradient reaches the encoder through it.
+statistics of the training (latent diffusion models' "scale factor"). No diffusion model hits a latent exactly, so
+training adds up to a quarter of a deviation of noise to them: without it a tenth of a deviation of error already shows
+as noise all over. The decoder is trained on quantised and unquantised latents, so it can decode both. The codebook
+follows the latents; no gradient reaches the encoder through it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 from diffusers import VQModel
@@ -26,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.metrics.lpips import LpipsAlex
-from repro.metrics.lpips import load as load_lpips
+from repro.metrics.lpips import load
 
 PATCH = 4
 LPIPS_WEIGHT, CODEBOOK_WEIGHT = 0.25, 0.1
@@ -36,6 +33,7 @@ UNQUANTISED = 0.9  # share of samples that training decodes without the codebook
 STATISTICS = 0.02  # a batch's share in the running mean and deviation
 REVIVE_EVERY = 20  # steps on average; codes that nothing in the batch came near are put where latents are
 
+lpips = cache(load)
 Noises = Callable[[str], KeyedNoise]
 
 
@@ -107,15 +105,13 @@ class Autoencoder(ModelMixin, ConfigMixin):
             # Detached: quantised samples teach decoder and codes alone. With gradients passed straight through, and no
             # commitment to hold them, the latents grew until the training diverged.
             codes, distance, _ = self.vq.quantize(z.detach())
+        plain, latent = z.detach(), z
         if self.training:
-            self._track(z.detach())
-        shaken = z if jitter is None else z + jitter * z.detach().std(dim=(0, 2, 3), keepdim=True)
-        return self.render(torch.where(drop[:, None, None, None], shaken, codes)), distance, z.detach()
-
-    @torch.no_grad()
-    def _track(self, z: Tensor) -> None:
-        self.mean.lerp_(z.mean(dim=(0, 2, 3)), STATISTICS)
-        self.deviation.lerp_(z.std(dim=(0, 2, 3)), STATISTICS)
+            self.mean.lerp_(plain.mean(dim=(0, 2, 3)), STATISTICS)
+            self.deviation.lerp_(plain.std(dim=(0, 2, 3)), STATISTICS)
+        if jitter is not None:
+            latent = z + jitter * plain.std(dim=(0, 2, 3), keepdim=True)
+        return self.render(torch.where(drop[:, None, None, None], latent, codes)), distance, plain
 
     @torch.no_grad()
     def revive(self, z: Tensor, noise: Tensor) -> int:
@@ -126,11 +122,6 @@ class Autoencoder(ModelMixin, ConfigMixin):
         dead = (~used).nonzero()[:, 0]
         table[dead] = flat[(noise[: len(dead)] * len(flat)).long()].to(table.dtype)
         return len(dead)
-
-
-@lru_cache(maxsize=1)
-def _perceptual() -> LpipsAlex:
-    return load_lpips()
 
 
 class AutoencoderTask:
@@ -163,5 +154,5 @@ class AutoencoderTask:
         # constant grid of 4 grey levels on every image lowered LPIPS, and was learned. So the corner moves.
         down, right = noise("corner").integers(0, PATCH, (2,))[0].tolist()
         moved = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in (output, image))
-        perceptual = _perceptual().to(image.device)(*moved).float()
+        perceptual = lpips().to(image.device)(*moved).float()
         return l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance.float()

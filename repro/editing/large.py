@@ -1,36 +1,30 @@
 """Large images, and last corrections: from the network's output to the image that a user gets. None is in the records.
 
-The network works on images of about 128 pixels a side through an autoencoder. What that costs is undone here:
+The network works on images of about 128 pixels a side through an autoencoder. What that costs is undone here, as
+`repro.editing.pipeline` puts it together:
 
 - an edit of a large image is made on a reduced copy and carried over, so that an amount means the same share of the
   image at every resolution; detail that the autoencoder loses is given back as far as the edit keeps it (`carried`);
 - a colour transfer gets the mean and deviation of each channel that Reinhard's formula gives it (`matched`);
 - a hole is filled in smoothly from its border (`membrane`), where the network alone would start from nothing.
 
-What is made at full size is made by tiles: in every denoising step the network predicts overlapping tiles of the one
-noisy latent, and its predictions are blended ("MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation",
-Bar-Tal et al., 2023): neighbours agree from step to step, and the noise is the whole image's. Colour needs more.
-Reinhard's transfer is about the statistics of the whole image: with the same reference for all, every tile would be
-stretched to the reference's contrast, a patch of sky too. `references` therefore gives each tile the reference with
-those statistics that this tile has after a transfer of the whole image; the transfer of all tiles is then that of the
-whole, exactly.
+Grain and holes are made at full size by tiles: in every denoising step the network predicts overlapping tiles of the
+one noisy latent, and its predictions are blended ("MultiDiffusion: Fusing Diffusion Paths for Controlled Image
+Generation", Bar-Tal et al., 2023).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import resize, to_model
-from repro.editing.effects.colour import colour_transfer
-from repro.editing.vector import EditingVector
-from repro.nn.padding import tile_starts, tiled
+from repro.nn.padding import tiled
 
 MOST = 4.0  # times that contrast is raised or lowered at most
 NARROW = 64  # pixels that a reduced copy's shorter side has at least
@@ -81,115 +75,17 @@ class TiledAutoencoder(_Tiled):
 class TiledNetwork(_Tiled):
     """The prediction of an `EditingNet`, by tiles."""
 
-    def __call__(self, sample: Tensor, timestep: Tensor, **inputs: Tensor) -> Tensor:
-        """As `EditingNet.forward`, of (B, channels, h, w); `reference` (B, n, 3, th, tw) is one for each tile."""
-        cut = [sample, *(inputs[name] for name in ("source", "mask") if name in inputs)]
-        widths = [part.shape[1] for part in cut]
-        parts = zip(torch.cat(cut, dim=1).split(1), timestep, inputs["reference"], inputs["vector"], strict=True)
-        return torch.cat([self._one(widths, *part) for part in parts])
+    def __call__(self, sample: Tensor, timestep: Tensor, vector: Tensor, **inputs: Tensor) -> Tensor:
+        """As `EditingNet.forward`, of `sample` and `inputs` (B, channels, h, w) each."""
+        widths = [part.shape[1] for part in (sample, *inputs.values())]
 
-    def _one(self, widths: list[int], x: Tensor, t: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
-        order = iter(reference.split(self.tiling.batch))
+        def predict(t: Tensor, c: Tensor, tiles: Tensor) -> Tensor:
+            (x_t, *parts), n = tiles.split(widths, dim=1), len(tiles)
+            return self.whole(x_t, t.expand(n), vector=c.expand(n, -1), **dict(zip(inputs, parts, strict=True))).sample
 
-        def predict(tiles: Tensor) -> Tensor:
-            x_t, source, *mask = tiles.split(widths, dim=1)
-            count = len(tiles)
-            return self.whole(x_t, t.expand(count), source, next(order), vector.expand(count, -1), *mask).sample
-
-        return self.tiling.run(predict, x)
-
-
-def references(image: Tensor, reference: Tensor | None, tiling: Tiling, factor: int) -> Tensor:
-    """The colour reference of each tile, (B, tiles, 3, th, tw) in [-1, 1]; zeros where there is none.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], whole latents; what is in holes counts, so fill them with something harmless.
-        reference: (B or 1, 3, h, w) in [0, 1] of any size.
-        factor: pixels a side of one latent.
-    """
-    size = [min(tiling.size, n // factor) for n in image.shape[2:]]
-    starts = [tile_starts(n // factor, tiling.size, tiling.size - tiling.overlap) for n in image.shape[2:]]
-    places = [(row * factor, column * factor) for row in starts[0] for column in starts[1]]  # in the order of `tiled`
-    if reference is None:
-        return image.new_zeros(1, 1, 3, *size).expand(len(image), len(places), -1, -1, -1)
-    tall, wide = (n * factor for n in size)
-    small, out = resize(reference, (tall, wide)).expand(len(image), -1, -1, -1), []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a channel is flat: of a tile, that is no news
-        for own, goal in zip(small.split(1), colour_transfer(image, reference), strict=True):
-            moved = []
-            for k in range(0, len(places), tiling.batch):
-                tiles = torch.stack([goal[:, r : r + tall, c : c + wide] for r, c in places[k : k + tiling.batch]])
-                moved.append(colour_transfer(own.expand(len(tiles), -1, -1, -1), tiles))
-            out.append(F.avg_pool2d(to_model(torch.cat(moved)), factor))
-    return torch.stack(out)
-
-
-@dataclass(frozen=True)
-class ForUse:
-    """One image edited for use, by passes of the network.
-
-    `draw`    (image, request, reference, hole, tiling) -> edited: one pass.
-    `plain`   (image, tiling) -> the image through the autoencoder alone.
-    `detail`  (image whose hole is filled smoothly, hole) -> the same with the network's detail in the hole.
-    `whole`   pixels a side up to which an image goes through in one piece.
-    """
-
-    draw: Callable[[Tensor, EditingVector, Tensor | None, Tensor | None, Tiling | None], Tensor]
-    plain: Callable[[Tensor, Tiling | None], Tensor]
-    detail: Callable[[Tensor, Tensor], Tensor]
-    whole: int
-
-    def edit(self, image: Tensor, vector: EditingVector, reference: Tensor | None, hole: Tensor | None) -> Tensor:
-        """(1, 3, H, W) in [0, 1]; `reference` and `hole` where the request needs them.
-
-        A large image is edited by a reduced copy, all but grain, whose size is in pixels: that is made on the image
-        itself, tile by tile.
-        """
-        if hole is not None:
-            image, vector = self.fill(image, hole), replace(vector, inpaint=False)
-        size = image.shape[2:]
-        large = max(size) > self.whole
-        rest, small = replace(vector, grain=None) if large else vector, image
-        if rest.active:
-            if large:
-                share = min(1.0, max(self.whole / max(size), NARROW / min(size)))
-                small = resize(image, tuple(round(n * share) for n in size))
-            edited = carried(image, small, self.plain(small, None), self.draw(small, rest, reference, None, None))
-            image = edited if reference is None else matched(edited, colour_transfer(image, reference))
-        if not large or vector.grain is None:
-            return image
-        grained = self.draw(image, EditingVector(grain=vector.grain), None, None, Tiling())
-        return carried(image, image, self.plain(image, Tiling()), grained)
-
-    def fill(self, image: Tensor, hole: Tensor) -> Tensor:
-        """The image with its hole filled; outside it is left as it is, and what is in it is never used.
-
-        The hole is filled smoothly from its border, and the network draws detail into it; the coarse part of what it
-        adds, a drift into dark, is left out. A thick hole, of which a tile would be nothing but hole, gets its detail
-        on a reduced copy that goes through in one piece, and it is enlarged.
-        """
-        size = image.shape[2:]
-        smooth, share = membrane(image, 1 - hole), min(1.0, self.whole / max(size))
-        if thickness(hole) > THIN:
-            small = tuple(max(NARROW // 4, round(n * share)) for n in size)
-            base = resize(smooth, small)
-            there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
-            drawn = self.detail(base, there)
-        else:
-            base, there = resize(smooth, tuple(size)), hole
-            drawn = self.draw(base, EditingVector(inpaint=True), None, there, Tiling() if share < 1 else None)
-        added = (drawn - base) * there
-        averages = (F.avg_pool2d(x, COARSE, 1, COARSE // 2, count_include_pad=False) for x in (added, there))
-        coarse = next(averages) / next(averages).clamp(min=1e-6)
-        return torch.where(hole > 0, (smooth + _to((added - coarse) * there, size)).clamp(0, 1), image)
-
-
-def gain(edited: Tensor, plain: Tensor) -> Tensor:
-    """How much of `plain`'s finest octave is in `edited`, (B, C, 1, 1) from 0 to MOST, by regression over pixels."""
-    fine, known = _octave(edited), _octave(plain)
-    over = (fine * known).sum(dim=(2, 3), keepdim=True)
-    return (over / known.square().sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)).clamp(0, MOST)
+        images = torch.cat([sample, *inputs.values()], dim=1).split(1)
+        each = zip(images, timestep, vector, strict=True)
+        return torch.cat([self.tiling.run(partial(predict, t, c), x) for x, t, c in each])
 
 
 def carried(image: Tensor, small: Tensor, plain: Tensor, edited: Tensor) -> Tensor:
@@ -197,12 +93,17 @@ def carried(image: Tensor, small: Tensor, plain: Tensor, edited: Tensor) -> Tens
     the edit kept detail.
 
     `small` is the copy, or the image itself, `plain` the same through the autoencoder alone, `edited` its edit,
-    (B, 3, h, w) each. Detail finer than the copy keeps what the copy's finest octave keeps; of a blur, which takes more
-    from every finer octave, the square of it.
+    (B, 3, h, w) each. How much of the finest octave of `plain` is in `edited`, from 0 to MOST, is a regression over
+    pixels. Detail finer than the copy keeps as much; of a blur, which takes more from every finer octave, the square.
     """
-    kept, size = gain(edited, plain), image.shape[-2:]
-    base, detail = edited + kept * (small - plain), image - _to(small, size)
-    return (_to(base, size) + torch.where(kept < 1, kept.square(), kept) * detail).clamp(0, 1)
+    fine, known = (
+        x - enlarged(F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True), x.shape[-2:])
+        for x in (edited, plain)
+    )
+    over, under = (x.sum(dim=(2, 3), keepdim=True) for x in (fine * known, known.square()))
+    kept, size = (over / under.clamp(min=1e-6)).clamp(0, MOST), image.shape[-2:]  # (B, C, 1, 1)
+    base, detail = edited + kept * (small - plain), image - enlarged(small, size)
+    return (enlarged(base, size) + torch.where(kept < 1, kept.square(), kept) * detail).clamp(0, 1)
 
 
 def matched(image: Tensor, like: Tensor) -> Tensor:
@@ -228,7 +129,7 @@ def membrane(values: Tensor, known: Tensor) -> Tensor:
     mean = F.avg_pool2d(F.pad(values * known, even), 2) / weight.clamp(min=1e-8)
     coarse = membrane(mean, (weight > 0).to(known))
     size = (height + height % 2, width + width % 2)
-    smooth = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[..., :height, :width]
+    smooth = F.interpolate(coarse, size=size, mode="bilinear")[..., :height, :width]
     return torch.where(known > 0, values, smooth)
 
 
@@ -241,12 +142,6 @@ def thickness(hole: Tensor) -> int:
     return steps
 
 
-def _octave(x: Tensor) -> Tensor:
-    half = F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False, antialias=True)
-    return x - _to(half, x.shape[-2:])
-
-
-def _to(x: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False)
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) brought to that height and width by cubic interpolation; as it is where it has them."""
+    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="bicubic")

@@ -32,16 +32,14 @@ class VectorMapping(ModelMixin, ConfigMixin):
     """f_theta: the editing vector C (B, 9) -> context tokens (B, tokens, width) of cross-attention (section 3.2).
 
     The paper does not say how many tokens, and it matters: the softmax over a *single* token is 1 whatever the query,
-    so that to_q and to_k never receive a gradient and cross-attention shrinks to one learned vector added at every
-    position. One token per entry keeps it attention.
+    so to_q and to_k never receive a gradient and cross-attention adds one learned vector at every position.
 
     Args:
         width: of a token, the U-Net's `cross_attention_dim`, and of the hidden layers.
-        layers: linear layers, SiLU between them (Table 4: 0, 1, 2 or 4). Without layers a token holds the entries
-            themselves, filled up with zeros to `width`.
-        tokens: "entry": one token per entry. Its first layer has a weight and a bias of each entry's own, so that an
-            entry is known by more than its magnitude; the layers above are shared. Without layers, token i is entry i
-            at place i, else zeros. "single": one token of all entries, the literal reading.
+        layers: linear layers, SiLU between them (Table 4: 0, 1, 2 or 4); with 0 a token holds the entries themselves,
+            filled up with zeros.
+        tokens: "entry": one token per entry, its first layer with a weight and a bias of each entry's own, so that an
+            entry is known by more than its magnitude. "single": one token of all entries, the literal reading.
         labels: False drops the five binary labels (the ablation of Table 4): four entries remain.
         scaled: True divides each entry by its largest value. As written in the paper, raw magnitudes differ 30-fold.
     """
@@ -92,15 +90,14 @@ class EditingNet(ModelMixin, ConfigMixin):
         context: width of a context token.
         condition: "cross" or "concat": how the editing vector enters.
         reference: "rgb", the image reduced to the latents' size, or "latent", its code.
-        mask: whether the inpainting mask is an input channel. The paper lists it among the inputs in section 3.2 and
-            leaves it out of Table 1.
-        input_skip: whether the inputs also reach the output by a 1x1 convolution, scaled by time: most of an edit is
-            the source itself, and a narrow network otherwise spends its training on carrying it through.
+        mask: whether the inpainting mask is an input channel, as in section 3.2 of the paper; in Table 1 it is not.
         layers, tokens, labels, scaled: of `VectorMapping`; with "concat", `scaled` scales C there too.
+        input_skip: whether the inputs also reach the output by a 1x1 convolution, scaled by time: most of an edit is
+            the source itself, which a narrow network otherwise has to carry through.
         published: configuration of a published `UNet2DConditionModel` instead of widths, attention_levels and heads;
             its input is widened here.
-        checkpointing: whether activations are computed again in the backward pass instead of kept. Without it a batch
-            of 12 of a published size does not fit the paper's 24 GB.
+        checkpointing: whether activations are computed again in the backward pass instead of kept: a batch of 12 of a
+            published size then fits the paper's 24 GB.
 
     Raises `ReproError` for an unknown condition, reference or tokens.
     """
@@ -186,15 +183,10 @@ class EditingNet(ModelMixin, ConfigMixin):
             tokens = vector.new_zeros(len(sample), 1, self.config.context)
         else:
             tokens = self.mapping(vector)
-        kept: list[Tensor] = []
-        handle = self.unet.mid_block.register_forward_hook(lambda *a: kept.append(a[-1])) if features else None
-        try:
-            x = torch.cat([part.to(sample.dtype) for part in parts], dim=1)
+        x, bottleneck = torch.cat([part.to(sample.dtype) for part in parts], dim=1), []
+        with self.unet.mid_block.register_forward_hook(lambda *a: bottleneck.append(a[-1])):
             out = self.unet(x, timestep, encoder_hidden_states=tokens.to(sample.dtype)).sample
-            if self.bypass is not None:
-                t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
-                out = out + self.bypass(x, sinusoid(t, _TIMES).to(x.dtype))
-        finally:
-            if handle is not None:
-                handle.remove()
-        return (out, kept[0], tokens) if features else UNet2DConditionOutput(sample=out)
+        if self.bypass is not None:
+            t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
+            out = out + self.bypass(x, sinusoid(t, _TIMES).to(x.dtype))
+        return (out, bottleneck[0], tokens) if features else UNet2DConditionOutput(sample=out)

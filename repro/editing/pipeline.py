@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,16 +13,18 @@ from diffusers import DDIMScheduler, SchedulerMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.data import inputs
-from repro.data.images import ImageSource
+from repro.data.images import ImageSource, resize
 from repro.ddpm.process import Kind, model_fn
 from repro.ddpm.samplers import ddim
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.ddpm.steps import sample
+from repro.editing import large
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.masks import cut_hole
-from repro.editing.large import DETAIL, ForUse, TiledAutoencoder, TiledNetwork, Tiling, references
+from repro.editing.effects.colour import colour_transfer
+from repro.editing.large import TiledAutoencoder, TiledNetwork, Tiling, enlarged
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
@@ -37,11 +39,7 @@ Images = ImageSource | Sequence[ImageSource]
 
 
 def scheduler_of(schedule: Schedule, prediction: Kind) -> DDIMScheduler:
-    """diffusers' DDIM as `repro.editing.sampling` runs ours: from the last timestep, latents unclipped, to alpha_bar 1.
-
-    diffusers steps from t to t - T // steps, ours to the next timestep of the run: the same where the number of steps
-    divides T = 1000, and up to one timestep off elsewhere.
-    """
+    """diffusers' DDIM as `repro.editing.sampling` runs ours, up to one timestep off where the steps do not divide T."""
     settings = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
     return to_diffusers(schedule, "ddim", prediction_type=prediction, **settings)
 
@@ -63,18 +61,14 @@ class _Noise:
     def options(self, step: Callable, device: torch.device) -> Callable[[Tensor, Tensor], dict[str, Any]]:
         """(t, x) -> the arguments of a scheduler's `step` beside its state."""
         takes, generator = inspect.signature(step).parameters, self.generator
-        fixed: dict[str, Any] = {"eta": self.eta} if "eta" in takes else {}
+        options: dict[str, Any] = {"eta": self.eta} if "eta" in takes else {}
         if self.seed is not None and "variance_noise" in takes:
             keyed = KeyedNoise(self.seed, self.ids, "sample/noise", device)
-            return lambda t, x: fixed | ({"variance_noise": keyed(int(t), x)} if self.eta > 0 else {})
+            return lambda t, x: options | {"variance_noise": keyed(int(t), x) if self.eta > 0 else None}
         if self.seed is not None:
             generator = torch.Generator(device).manual_seed((self.seed + self.ids[0]) % 2**64)
-        return lambda t, x: fixed | ({"generator": generator} if "generator" in takes else {})
-
-
-def _one(batch: Tensor | None, i: int) -> Tensor | None:
-    """Image i of a batch, or the one for all."""
-    return None if batch is None else batch[[i if len(batch) > 1 else 0]]
+        options |= {"generator": generator} if "generator" in takes else {}
+        return lambda t, x: options
 
 
 class EditingPipeline(DiffusionPipeline):
@@ -126,14 +120,9 @@ class EditingPipeline(DiffusionPipeline):
             parts.append(copy.deepcopy(load_checkpoint(name)))
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
 
-    @property
-    def editor(self) -> Editor:
-        """The same parts for the plain-tensor path, whose edits are those of this pipeline with exact=False."""
-        return self._editor(None)
-
-    def _editor(self, tiling: Tiling | None) -> Editor:
-        network: Any = self.network
-        autoencoder: Any = self.autoencoder
+    def editor(self, tiling: Tiling | None = None) -> Editor:
+        """The same parts for plain tensors: without tiling, its edits are those of this pipeline with exact=False."""
+        network, autoencoder = self.network, self.autoencoder
         if tiling is not None:
             network, autoencoder = TiledNetwork(network, tiling), TiledAutoencoder(autoencoder, tiling)
         schedule = Schedule("of the scheduler", self.scheduler.betas)
@@ -175,10 +164,9 @@ class EditingPipeline(DiffusionPipeline):
             generator: one, or one an image.
             seed: instead of a generator deterministic per-sample noise, keyed by seed and place in the batch: that of
                 `Editor.edit` with the ids 0, 1, ….
-            exact: with the last corrections of `repro.editing.large`, which are not in the records: a colour
-                transfer has the exact mean and deviation of each channel, outside its hole an image stays as it is,
-                large holes are filled coarse to fine, detail that only the autoencoder lost is given back, and without
-                an effect the image comes back. False: the network's output in one pass, as the tables measure it.
+            exact: with the last corrections of `repro.editing.large`: a colour transfer has the exact mean and
+                deviation of each channel, outside its hole an image stays as it is, and without an effect the image
+                comes back. False: the network's output in one pass and one piece, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
         Raises:
@@ -197,11 +185,10 @@ class EditingPipeline(DiffusionPipeline):
                 (mask, inputs.masks, "mask"),
             )
         )
-        least, most, count = self.editor.multiple, self.scheduler.config.num_train_timesteps, len(x)
+        least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
         if min(x.shape[2:]) < least:
-            raise ReproError(
-                f"EditingPipeline: got {x.shape[3]}x{x.shape[2]} pixels; accepted: at least {least} a side"
-            )
+            size = f"{x.shape[3]}x{x.shape[2]}"
+            raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
         check_request(x, [vector] * count, target, hole)
         steps = num_inference_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
@@ -212,19 +199,18 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
         most = 1 if "eta" in inspect.signature(self.scheduler.step).parameters else 0
         if not 0 <= eta <= most:
-            raise ReproError(
-                f"EditingPipeline: got eta {eta}; accepted: 0 to {most} with {type(self.scheduler).__name__}"
-            )
+            kind = type(self.scheduler).__name__
+            raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to {most} with {kind}")
         self.scheduler.set_timesteps(steps, device=device)
         if exact:
             edited = []
             for i in range(count):
+                one = [p if p is None or len(p) == 1 else p[[i]] for p in (x, target, hole)]
                 noise = _Noise((i,), [generator[i]] if isinstance(generator, list) else generator, seed, eta)
-                edited.append(self._for_use(noise).edit(x[i : i + 1], vector, _one(target, i), _one(hole, i)))
+                edited.append(self._for_use(*one, vector, noise))
             images: Any = torch.cat(edited)
         else:
-            tiling = Tiling() if max(x.shape[2:]) > WHOLE * self.autoencoder.factor else None
-            images = self._pass(x, vector, target, hole, tiling, _Noise(tuple(range(count)), generator, seed, eta))
+            images = self._pass(x, vector, _Noise(tuple(range(count)), generator, seed, eta), target, hole)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
             if output_type == "pil":
@@ -232,33 +218,69 @@ class EditingPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _for_use(self, noise: _Noise) -> ForUse:
-        return ForUse(
-            lambda *inputs: self._pass(*inputs, noise),
-            lambda x, tiling: self._editor(tiling).floor(x),
-            lambda x, hole: self._detailed(x, hole, noise),
-            WHOLE * self.autoencoder.factor,
-        )
+    @property
+    def _whole(self) -> int:
+        """Pixels a side up to which an image goes through in one piece."""
+        return WHOLE * self.autoencoder.factor
+
+    def _for_use(
+        self, image: Tensor, reference: Tensor | None, hole: Tensor | None, vector: EditingVector, noise: _Noise
+    ) -> Tensor:
+        """One image (1, 3, H, W) with the corrections of `repro.editing.large`.
+
+        A large image is edited by a reduced copy, all but grain, whose size is in pixels: that is made on the image
+        itself, tile by tile.
+        """
+        if hole is not None:
+            image, vector = self._fill(image, hole, noise), replace(vector, inpaint=False)
+        size, small, plain = image.shape[2:], image, self.editor().floor
+        is_large = max(size) > self._whole
+        rest = replace(vector, grain=None) if is_large else vector
+        if rest.active:
+            if is_large:
+                share = min(1.0, max(self._whole / max(size), large.NARROW / min(size)))
+                small = resize(image, tuple(round(n * share) for n in size))
+            edited = large.carried(image, small, plain(small), self._pass(small, rest, noise, reference))
+            image = edited if reference is None else large.matched(edited, colour_transfer(image, reference))
+        if not is_large or vector.grain is None:
+            return image
+        grained = self._pass(image, EditingVector(grain=vector.grain), noise, tiling=Tiling())
+        return large.carried(image, image, self.editor(Tiling()).floor(image), grained)
+
+    def _fill(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
+        """The image with its hole filled; outside it is left as it is, and what is in it is never used.
+
+        The hole is filled smoothly from its border, and the network draws detail into it; the coarse part of what it
+        adds, a drift into dark, is left out. A thick hole, of which a tile would be nothing but hole, gets its detail
+        on a reduced copy that goes through in one piece, and it is enlarged.
+        """
+        size = image.shape[2:]
+        smooth, share = large.membrane(image, 1 - hole), min(1.0, self._whole / max(size))
+        if large.thickness(hole) > large.THIN:
+            small = tuple(max(large.NARROW // 4, round(n * share)) for n in size)
+            base = resize(smooth, small)
+            there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
+            drawn = self._detailed(base, there, noise)
+        else:
+            base, there, tiling = resize(smooth, tuple(size)), hole, Tiling() if share < 1 else None
+            drawn = self._pass(base, EditingVector(inpaint=True), noise, None, there, tiling)
+        width, added = large.COARSE, (drawn - base) * there
+        averages = (F.avg_pool2d(x, width, 1, width // 2, count_include_pad=False) for x in (added, there))
+        coarse = next(averages) / next(averages).clamp(min=1e-6)
+        return torch.where(hole > 0, (smooth + enlarged((added - coarse) * there, size)).clamp(0, 1), image)
 
     def _pass(
         self,
         image: Tensor,
         vector: EditingVector,
-        reference: Tensor | None,
-        hole: Tensor | None,
-        tiling: Tiling | None,
         noise: _Noise,
+        reference: Tensor | None = None,
+        hole: Tensor | None = None,
+        tiling: Tiling | None = None,
     ) -> Tensor:
         """The network's output in one pass, (B, 3, H, W) in [0, 1]."""
-        editor, scheduler, count = self._editor(tiling), self.scheduler, len(image)
+        editor, scheduler, count = self.editor(tiling), self.scheduler, len(image)
         conditions, box = editor.conditions(image, [vector] * count, reference, hole)
-        if tiling is not None:
-            if hole is not None and reference is not None:  # holes hold the mean of the rest, which moves no mean
-                cut = cut_hole(image, hole)
-                mean = cut.sum(dim=(2, 3), keepdim=True) / (1 - hole).sum(dim=(2, 3), keepdim=True).clamp(min=1)
-                image = cut + hole * mean
-            whole = pad_to_multiple(image, editor.multiple)[0]
-            conditions["reference"] = references(whole, reference, tiling, self.autoencoder.factor)
         x = noise.start(conditions["source"]) * scheduler.init_noise_sigma
         predict, options = model_fn(editor.network, **conditions), noise.options(scheduler.step, x.device)
         scheduler.set_timesteps(scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
@@ -271,11 +293,11 @@ class EditingPipeline(DiffusionPipeline):
 
     def _detailed(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
         """A smooth filling with the network's detail: its latent, noisy as at timestep DETAIL, denoised by DDIM."""
-        editor = self.editor
+        editor = self.editor()
         conditions, box = editor.conditions(image, [EditingVector(inpaint=True)] * len(image), None, hole)
         smooth = editor.autoencoder.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
-        ab = float(editor.schedule.alpha_bar[DETAIL])
+        ab = float(editor.schedule.alpha_bar[large.DETAIL])
         start = ab**0.5 * smooth + (1 - ab) ** 0.5 * noise.start(smooth)
-        model, times = model_fn(editor.network, **conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
+        model, times = model_fn(editor.network, **conditions), [large.DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
         steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
         return editor.picture(sample(steps), box)

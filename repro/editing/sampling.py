@@ -31,9 +31,8 @@ from repro.nn.padding import Box, pad_to_multiple, unpad
 # Of latent diffusion models; its last alpha_bar is 0.0047, not 0.
 SCHEDULE: dict[str, Any] = {"name": "scaled_linear", "T": 1000, "beta_1": 0.00085, "beta_T": 0.012}
 STEPS = 5
-# Further timesteps of 1000 for images with grain. The last of a few steps starts from noise far stronger than grain,
-# and a network that cannot tell the two apart predicts the mean, which has none. Every effect with these steps: more
-# grain, more noise left in everything else. Chosen on validation photographs.
+# Further timesteps of 1000 for images with grain: the last of a few steps starts from noise far stronger than grain,
+# and predicts the mean, which has none. Other effects keep more noise with them. Chosen on validation photographs.
 LATE = (100, 20)
 
 Ids = Sequence[int | str]
@@ -78,10 +77,8 @@ class Editor:
         check_request(image, vectors, reference, hole)
         device = self.network.device
         image, reference, hole = (p if p is None else p.to(device) for p in (image, reference, hole))
-        colour, inpaint = (
-            torch.tensor([getattr(v, task) for v in vectors], device=device)[:, None, None, None]
-            for task in ("colour", "inpaint")
-        )
+        vector = as_tensor(vectors, device)
+        colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
         if hole is not None:
             hole = hole.to(image) * inpaint
             image = cut_hole(image, hole, self.fill)
@@ -89,8 +86,7 @@ class Editor:
         source, factor = self.autoencoder.encode(padded), self.autoencoder.factor
         latent = self.network.config.reference == "latent"
         shape = (len(image), self.autoencoder.channels if latent else 3, *source.shape[2:])
-        inputs = {"source": source, "vector": as_tensor(vectors, device)}
-        inputs["reference"] = torch.zeros(shape, device=device)
+        inputs = {"source": source, "vector": vector, "reference": torch.zeros(shape, device=device)}
         if reference is not None:  # brought to the source's size: its colours matter, its shapes do not
             fitted = reference * 2 - 1
             if fitted.shape[2:] != padded.shape[2:]:
@@ -194,10 +190,7 @@ def in_sequence(
     hole: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Ours-single: the tasks one after another, each by its own network, in the order of `recipe`.
-
-    All requests of a batch must have the same tasks on.
-    """
+    """Ours-single: the tasks, the same for all images, one after another, each by its own network."""
     for number, step in enumerate(recipe.sequence(vectors[0])):
         (task,) = step.active
         image = editors[task].edit(

@@ -85,10 +85,7 @@ class EditTask:
     """Latents of the training split, one label a visit.
 
     Args:
-        held: as `repro.editing.study.bank.latents`; with `learning.composites` those of composites too. Its vectors
-            have all five effects on.
-        schedule: of the diffusion.
-        learning: how.
+        held: as `repro.editing.study.benchmark.latents`; with `learning.composites` those of composites too.
         latent_reference, mask: inputs that the network was built for.
     """
 
@@ -115,10 +112,9 @@ class EditTask:
     def draw(self, indices: Tensor, noise: Noises) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
         """What a step learns from: noisy latent, the network's other inputs, times, training target, labels (B,)."""
         learning, device = self.learning, indices.device  # noise may lie elsewhere; `held` stays where the indices are
-        if learning.only is None:
-            label = noise("label").integers(0, COUNT)
-        else:
-            label = torch.full((len(indices),), 1 + TASKS.index(learning.only))
+        label = noise("label").integers(0, COUNT)
+        if learning.only is not None:
+            label = torch.full_like(label, 1 + TASKS.index(learning.only))
         vector = only(self.held["vector"][indices], label.to(device))
         z_B = single_edit(self.held, indices, label.to(device))[1]
         if learning.composites:  # a share of the visits takes one of the crop's composites instead
@@ -138,23 +134,20 @@ class EditTask:
 
     def inputs(self, indices: Tensor, vector: Tensor) -> dict[str, Tensor]:
         """What the network gets beside the noisy latent, for the effects that `vector` (B, 9) has on."""
-        held = self.held
+        held = {name: self.held[name][indices] for name in ("sharp", "masked", "mask", self.reference)}
         colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
-        inputs = {
-            "source": torch.where(inpaint, held["masked"][indices], held["sharp"][indices]),
-            "reference": held[self.reference][indices] * colour,
-            "vector": vector,
-        }
-        return {**inputs, "mask": held["mask"][indices] * inpaint} if self.mask else inputs
+        inputs = {"source": torch.where(inpaint, held["masked"], held["sharp"]), "vector": vector}
+        inputs |= {"reference": held[self.reference] * colour}
+        return inputs | ({"mask": held["mask"] * inpaint} if self.mask else {})
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         z_t, inputs, t, goal, label = self.draw(indices, noise)
-        npair, pulled = self.learning.npair, 0.0
+        npair, pairs = self.learning.npair, 0.0
         if npair is None:
             output = model(z_t, t, **inputs).sample
         else:
             output, bottleneck, tokens = model(z_t, t, **inputs, features=True)
             features = bottleneck.mean(dim=(2, 3)) if npair == "bottleneck" else tokens.flatten(1)
-            pulled = NPAIR_WEIGHT * npair_loss(features.float(), label.to(features.device))
+            pairs = NPAIR_WEIGHT * npair_loss(features.float(), label.to(features.device))
         error = output.float() - goal
-        return (error.abs() if self.learning.norm == "l1" else error.square()).mean(dim=(1, 2, 3)) + pulled
+        return (error.abs() if self.learning.norm == "l1" else error.square()).mean(dim=(1, 2, 3)) + pairs

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     meaning: str
 
 
-SCALARS = (
+BETA, SIGMA, LAMBDA, MU = SCALARS = (
     Entry("beta", "blur", 0.0, 1.0, "degree of motion blur"),
     Entry("sigma", "grain", 0.0, 0.1, "radius of the film grain, in pixels"),
     Entry("lambda", "sharpen", 1.0, 3.0, "amount of sharpening"),
@@ -57,22 +57,17 @@ class EditingVector:
     sharpen: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("colour", "inpaint"):
-            if not isinstance(getattr(self, name), bool):
-                raise ReproError(
-                    f"editing vector: {name} is a switch; got {getattr(self, name)!r}, accepted: on or off"
-                )
-        for entry in SCALARS[:2]:
+        for name, value in (("colour", self.colour), ("inpaint", self.inpaint)):
+            if not isinstance(value, bool):
+                raise ReproError(f"editing vector: {name} is a switch; got {value!r}, accepted: on or off")
+        for entry in (BETA, SIGMA):
             if (value := getattr(self, entry.task)) is not None:
                 object.__setattr__(self, entry.task, _checked(entry, value))
         if self.sharpen is not None:
-            try:
-                amount, threshold = self.sharpen
-            except (TypeError, ValueError):
-                raise ReproError(
-                    f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {self.sharpen!r}"
-                ) from None
-            object.__setattr__(self, "sharpen", (_checked(SCALARS[2], amount), _checked(SCALARS[3], threshold)))
+            if not isinstance(self.sharpen, list | tuple) or len(self.sharpen) != 2:
+                pair = "a pair (lambda, mu), e.g. (2.0, 0.02)"
+                raise ReproError(f"editing vector: sharpen is {pair}; got {self.sharpen!r}")
+            object.__setattr__(self, "sharpen", tuple(map(_checked, (LAMBDA, MU), self.sharpen)))
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -97,9 +92,9 @@ def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") 
 
 
 def _checked(entry: Entry, value: float) -> float:
-    accepted = f"accepted: {entry.low:g} to {entry.high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {value!r}; {accepted}")
-    if not entry.low <= value <= entry.high:
-        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {value:g}; {accepted}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and entry.low <= value <= entry.high):
+        got = f"{value:g}" if number else repr(value)
+        accepted = f"accepted: {entry.low:g} to {entry.high:g}"
+        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {got}; {accepted}")
     return float(value)

@@ -5,12 +5,11 @@ ratio = deviation_reference / deviation_image, in the logarithmic l-alpha-beta s
 
 "Multi-task image-to-image diffusion models with fine-grained control" (supplement) made its targets with a well-known
 script instead, which works in 8-bit CIE Lab, and by default scales by the *inverse*, deviation_image /
-deviation_reference, because the paper's "source" and "target" were taken the other way round. Then a contrasty image
-gets more contrast from a flat reference, not less. Which ratio the paper's data have it does not say; both are here.
+deviation_reference, so that a contrasty image gets more contrast from a flat reference, not less. Which ratio the
+paper's data have it does not say; both are here.
 
-Flat channels. A channel that is (nearly) constant in the image the ratio divides by has no ratio: its deviations are
-kept as they are, only its mean moves, and a warning says so. So a grey image takes the mean hue of the reference, not
-its variety of hues.
+A channel that is (nearly) constant in the image the ratio divides by has no ratio: its deviations are kept, only its
+mean moves, and a warning says so. So a grey image takes the mean hue of the reference, not its variety of hues.
 """
 
 from __future__ import annotations
@@ -27,11 +26,8 @@ FLAT = 1e-3  # deviation below a rounding error of 8-bit images
 OFFSET = 1 / 255  # keeps the logarithm finite at black and the map invertible, which a floor would not
 
 _RGB_TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))  # Reinhard et al., Eq. 4
-_LMS_TO_LAB = (  # Eq. 6
-    (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
-    (1 / math.sqrt(6), 1 / math.sqrt(6), -2 / math.sqrt(6)),
-    (1 / math.sqrt(2), -1 / math.sqrt(2), 0.0),
-)
+_A, _B, _C = 1 / math.sqrt(3), 1 / math.sqrt(6), 1 / math.sqrt(2)
+_LMS_TO_LAB = ((_A, _A, _A), (_B, _B, -2 / math.sqrt(6)), (_C, -_C, 0.0))  # Eq. 6
 _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)  # D65, 2 degrees
 

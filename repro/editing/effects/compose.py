@@ -2,12 +2,11 @@
 
 "Multi-task image-to-image diffusion models with fine-grained control" evaluates composites (Table 3) without saying in
 which order their targets were made, and the order matters: sharpening amplifies grain that is already there, colour
-transfer takes grain for contrast, blur wipes it out. Decided here: the order in which the paper names the tasks, in its
-vector, its tables and its introduction ("motion blur, film grain, and colorization") - blur, grain, colour, sharpening.
-A sequence of single-task models is run in the same order.
+transfer takes grain for contrast, blur wipes it out. Decided here: the order in which the paper names the tasks, blur,
+grain, colour, sharpening. A sequence of single-task models is run in the same order.
 
 Inpainting is not an effect on the target: the paper multiplies the *input* by the mask, and the target is whole. A hole
-is therefore cut into the source after everything else is settled, and a sequence of models fills it first.
+is cut into the source, and a sequence of models fills it first.
 """
 
 from __future__ import annotations
@@ -19,17 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from repro.editing.effects.blur import motion_blur
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.grain import gaussian_grain
 from repro.editing.effects.masks import cut_hole, free_form_mask
-from repro.editing.effects.sharpen import unsharp_mask
+from repro.editing.effects.sharpness import motion_blur, unsharp_mask
 from repro.editing.vector import EditingVector
 from repro.errors import ReproError
 
 ORDER = ("blur", "grain", "colour", "sharpen")
 LEAST_GRAIN = 1e-4  # pixels: finer grain, below a hundredth of a grey level, is none
-BLACK, GREY = 0.0, 0.5  # what a hole holds: 0 in [0, 1], or 0 in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Recipe:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
-    BLACK or GREY as images are in [0, 1] or [-1, 1] then. longest: pixels of the path of blur at beta = 1, None for an
+    0 or 0.5 as images are in [0, 1] or [-1, 1] then. longest: pixels of the path of blur at beta = 1, None for an
     eighth of the image's shorter side. Colour is Reinhard's transfer, grain the Gaussian field.
     """
 
     order: tuple[str, ...] = ORDER
-    fill: float = BLACK
+    fill: float = 0.0
     longest: float | None = None
 
     def __post_init__(self) -> None:
@@ -88,23 +85,22 @@ def compose(
     """
     recipe, target = recipe or Recipe(), image
     requests = [vectors] * len(image) if isinstance(vectors, EditingVector) else list(vectors)
+    if reference is None and any(request.colour for request in requests):
+        raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
     for effect in recipe.order:
-        on = [i for i, request in enumerate(requests) if effect in request.active]
-        if effect == "grain":
-            on = [i for i in on if requests[i].grain >= LEAST_GRAIN]
-        if on:
-            part, values, names = target[on], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
-            if effect == "blur":
-                part = motion_blur(part, values, seed, names, longest=recipe.longest)
-            elif effect == "grain":
-                part = gaussian_grain(part, torch.tensor(values, dtype=torch.float64), seed=seed, ids=names)
-            elif effect == "sharpen":
-                part = unsharp_mask(part, *zip(*values, strict=True))
-            elif reference is None:
-                raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
-            else:
-                part = colour_transfer(part, reference[on] if len(reference) == len(image) else reference)
-            target = target.index_copy(0, torch.tensor(on, device=image.device), part)
+        on = [i for i, r in enumerate(requests) if effect in r.active and (effect != "grain" or r.grain >= LEAST_GRAIN)]
+        part, values, names = target[on], [getattr(requests[i], effect) for i in on], [ids[i] for i in on]
+        if not on:
+            continue
+        if effect == "blur":
+            part = motion_blur(part, values, seed, names, longest=recipe.longest)
+        elif effect == "grain":
+            part = gaussian_grain(part, torch.tensor(values, dtype=torch.float64), seed=seed, ids=names)
+        elif effect == "sharpen":
+            part = unsharp_mask(part, *zip(*values, strict=True))
+        else:
+            part = colour_transfer(part, reference[on] if len(reference) == len(image) else reference)
+        target = target.index_copy(0, torch.tensor(on, device=image.device), part)
     inpaint = torch.tensor([request.inpaint for request in requests], device=image.device)[:, None, None, None]
     if not inpaint.any():
         return Composite(image, target, image.new_zeros(len(image), 1, *image.shape[2:]))

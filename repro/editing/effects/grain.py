@@ -9,9 +9,9 @@ that two discs share, so a pixel has the covariance int C(h) G(h - lag) dh, G of
 Where grains are small, a Gaussian field of that covariance is the same image for a hundredth of the work.
 
 Random numbers: `KeyedNoise` hashes one axis of ids; a film has 10^8 cells an image. So each axis is hashed once (64
-bits a row, 64 a column) and the two are combined per cell in 32-bit arithmetic that wraps, by the two-round
-multiply-xorshift hash "lowbias32" (Wellons, "Prospecting for hash functions", 2018); the second pair of axis keys
-enters between its rounds, so that two rows or columns whose first keys collide still differ.
+bits a row, 64 a column) and the two are combined per cell by the two-round multiply-xorshift hash "lowbias32" (Wellons,
+"Prospecting for hash functions", 2018); the second pair of axis keys enters between its rounds, so that two rows or
+columns whose first keys collide still differ.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def film_grain(
     """The Boolean model by Monte Carlo: the image (B, C, H, W) or (C, H, W) in [0, 1] as grains on film.
 
     Beside the published algorithm: all grains have one radius, the sample points are a fixed spiral with a Gaussian
-    profile instead of random points, colour channels are independent, and the border pixel is repeated. Grains live in
-    the cells of a lattice whose side is the least 1/k that r fits into, and are hashed from the cell's place.
+    profile, colour channels are independent, and the border pixel is repeated. Grains live in the cells of a lattice
+    whose side is the least 1/k that r fits into, and are hashed from the cell's place.
 
     Args:
         radius: grain radius in pixels, from 0.0001; one number, or (B,).
@@ -151,12 +151,10 @@ def gaussian_grain(
 
     The mean is the image through the observation filter; the field is white noise whose strength follows the local
     grey level, through a kernel whose autocorrelation is the Gaussian of sqrt(2) sigma_filter on whole pixels. It is
-    another realisation than `film_grain` of the same seed. Same shape, type and range as `image`.
+    another realisation than `film_grain` of the same seed. Three deviations out in the shadows, where it is worst, a
+    quantile is off by 4/9 (radius / sigma_filter)^2 (Cornish and Fisher): 1.8 grey levels at a radius of 0.1.
 
-    Three deviations out in the shadows, where it is worst, a quantile is off by 4/9 (radius / sigma_filter)^2 (Cornish
-    and Fisher): half a grey level of 255 up to radius = sigma_filter / 15, 1.8 levels at a radius of 0.1.
-
-    Args: as of `film_grain`.
+    Arguments as of `film_grain`. Same shape, type and range as `image`.
     """
     pictures = image.reshape(-1, *image.shape[-3:])
     batch, channels, height, width = pictures.shape
@@ -173,7 +171,10 @@ def gaussian_grain(
     bits = cell_bits(tuple(key[:, :, None] for key in down), tuple(key[:, None, :] for key in across))
     first, second = (uniform(further_bits(bits, i)) for i in (1, 2))
     white = ((-2 * first.log()).sqrt() * (2 * math.pi * second).cos()).view_as(grey)  # by Box and Muller
-    level = _filtered(grey, mean_kernel) + _filtered(strength * white, noise_kernel)
+    level = sum(
+        F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+        for x, kernel in ((grey, mean_kernel), (strength * white, noise_kernel))
+    )
     return (level * (1 + HEADROOM)).clamp_(0, 1).view_as(image).to(image.dtype)
 
 
@@ -189,13 +190,6 @@ def _kernels(sigma: float) -> tuple[Tensor, Tensor]:
     spectrum = torch.fft.fft(torch.exp(-lag.square() / (4 * sigma**2))).real.clamp(min=0)
     noise = torch.fft.ifft(spectrum.sqrt()).real.roll(rim)[: 2 * rim + 1]
     return mean / mean.sum(), noise / noise.square().sum().sqrt()
-
-
-def _filtered(planes: Tensor, kernel: Tensor) -> Tensor:
-    """Separable, valid: (B, C, H + 2 rim, W + 2 rim) to (B, C, H, W)."""
-    flat = planes.flatten(0, 1)[:, None]
-    out = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return out.squeeze(1).unflatten(0, planes.shape[:2])
 
 
 # -- random numbers on an unbounded lattice: the draw at (row, column) depends on the key and the place alone ----------

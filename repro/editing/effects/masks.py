@@ -35,22 +35,17 @@ def free_form_mask(
     """Random brush strokes, (B, 1, H, W) float32: 1 in the hole, 0 elsewhere; a mask depends on (seed, its id, size).
 
     Args:
-        seed: the experiment's seed.
-        ids: one id per mask, whole numbers or text.
-        size: (H, W) in pixels.
+        seed, ids, size: the experiment's seed, one id per mask, (H, W) in pixels.
         fraction: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole:
             the same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
     """
-    height, width = size
-    growth = _growth(seed, ids, height, width)  # (B, H, W)
+    growth = _growth(seed, ids, *size)  # (B, H, W)
     if fraction is None:
-        hole = growth <= 1
-    else:
-        share = torch.as_tensor(fraction, dtype=torch.float64)
-        # The pixels that the growing strokes reach first; ties are broken by place, so that the count is exact.
-        rank = growth.flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
-        hole = (rank < (share * (height * width)).round().expand(len(growth))[:, None]).view_as(growth)
-    return hole[:, None].float()
+        return (growth <= 1)[:, None].float()
+    count = (torch.as_tensor(fraction, dtype=torch.float64) * (size[0] * size[1])).round()
+    # The pixels that the growing strokes reach first; ties are broken by place, so that the count is exact.
+    rank = growth.flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < count.expand(len(growth))[:, None]).view_as(growth)[:, None].float()
 
 
 def box_mask(seed: int, ids: Sequence[int | str] | Tensor, size: tuple[int, int] = (256, 256)) -> Tensor:

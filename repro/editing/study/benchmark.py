@@ -10,13 +10,17 @@ from REDS, and leaves out what it draws its parameters from. Written down here, 
 An image's own parameters are those of all five effects at once: single edits and composites switch some of them on
 (`EditingVector.only`), so a composite has the same blur, grain and reference as the single edits of the same image.
 Every draw is keyed by (VERSION, id): a change of anything below is a new version.
+
+Training reads files that are made once under the data folder (git-ignored): the pixels of every training crop with its
+five edits, keyed by the source's digest, and their latents, keyed by that and by the autoencoder's weights. A source is
+a `Bench` or `Reds`; at paper scale only pix2pix needs the pixels, 35 GB of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
@@ -24,21 +28,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from repro import paths
 from repro.data import pack
 from repro.data.crops import crops
-from repro.data.images import resize
+from repro.data.images import resize, to_model
+from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Composite, Recipe, compose
 from repro.editing.effects.grain import RADII
 from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.vector import TASKS, EditingVector
+from repro.editing.vector import batch as as_tensor
+from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")
 SINGLES = TASKS
 COMPOSITES = (("blur", "grain"), ("blur", "grain", "colour"), ("grain", "colour"), ("grain", "colour", "sharpen"))
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # of two and more, 26
+TARGETS = ("blur", "grain", "colour", "sharpen")  # inpainting's target is the sharp crop itself
+ROUNDS = 4  # composites of a training crop
+_BLOCK = 256
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,10 @@ class Bench:
         settings = {**asdict(self), "recipe": self.recipe.hashed(), "pack": pack.pack_hash()}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
+    def blocks(self, name: str, most: int) -> Iterator[Split]:
+        """A split, in one piece."""
+        yield split(name, self)
+
     def first(self, name: str, each: int) -> Split:
         """The first `each` crops of every photograph of a split with one side, photograph by photograph."""
         whole, count = split(name, self), self.each[SPLITS.index(name)]
@@ -84,7 +103,7 @@ class Split:
     """
 
     name: str
-    ids: tuple[str, ...]
+    ids: tuple[int | str, ...]
     sharp: Tensor
     reference: Tensor
     hole: Tensor
@@ -97,10 +116,10 @@ class Split:
 
     def at(self, places: Sequence[int]) -> Split:
         """The crops at these places."""
-        chosen = list(places)
-        found = {name: tuple(getattr(self, name)[i] for i in chosen) for name in ("ids", "vectors")}
+        rows = list(places)
+        own = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("ids", "vectors")}
         tensors = {name: getattr(self, name) for name in ("sharp", "reference", "hole", "blurred")}
-        return replace(self, **found, **{name: None if x is None else x[chosen] for name, x in tensors.items()})
+        return replace(self, **own, **{name: None if x is None else x[rows] for name, x in tensors.items()})
 
     def first(self, k: int | None) -> Split:
         """The first k crops (None: all)."""
@@ -108,11 +127,11 @@ class Split:
 
     def edit(self, *tasks: str) -> Composite:
         """Source and target with these tasks on, in 256 levels."""
-        image, recipe, asked = self.sharp, self.bench.recipe, tasks
+        image, recipe = self.sharp, self.bench.recipe
         if self.blurred is not None and "blur" in tasks:
-            image, asked = self.blurred, tuple(t for t in tasks if t != "blur")
-        vectors = [vector.only(*asked) for vector in self.vectors]
+            image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
         inputs = {"reference": self.reference, "hole": self.hole, "recipe": recipe}
+        vectors = [vector.only(*tasks) for vector in self.vectors]
         out = compose(image, vectors, seed=self.bench.version, ids=self.ids, **inputs)
         return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
 
@@ -126,9 +145,8 @@ def parameters(ids: Sequence[str], version: int = VERSION) -> list[EditingVector
     """The request of each id: all five effects, drawn from the laws above."""
     u = KeyedNoise(version, list(ids), "bench/parameters").uniform((4,)).double()
     radius = torch.tensor(RADII, dtype=torch.float64)[(u[:, 1] * len(RADII)).long()]
-    amount, threshold = 1 + 2 * u[:, 2], 0.1 * u[:, 3] ** 2
-    rows = zip(*(column.tolist() for column in (u[:, 0], radius, amount, threshold)), strict=True)
-    return [EditingVector(beta, sigma, True, True, (lam, mu)) for beta, sigma, lam, mu in rows]
+    rows = torch.stack([u[:, 0], radius, 1 + 2 * u[:, 2], 0.1 * u[:, 3] ** 2], dim=1).tolist()
+    return [EditingVector(beta, sigma, True, True, (amount, threshold)) for beta, sigma, amount, threshold in rows]
 
 
 def reference_rows(name: str, ids: Sequence[str], pool: int, version: int = VERSION) -> Tensor:
@@ -150,12 +168,12 @@ def split(name: str, bench: Bench = BENCH) -> Split:
 def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench) -> Split:
     """Square images (N, 3, S, S) as a split: requests, holes and references as the benchmark draws them."""
     size, pool = sharp.shape[-1], crop_ids("train", bench)
-    taken = [pool[row] for row in reference_rows(name, ids, len(pool), bench.version).tolist()]
-    found, cut = _sharp("train", bench, size, set(taken))
-    place = {id: i for i, id in enumerate(found)}
+    own = [pool[row] for row in reference_rows(name, ids, len(pool), bench.version).tolist()]
+    cut_ids, cut = _sharp("train", bench, size, set(own))
+    place = {id: i for i, id in enumerate(cut_ids)}
     parts = [free_form_mask(bench.version, ids[i : i + 256], (size, size)) for i in range(0, len(ids), 256)]
     vectors = tuple(parameters(ids, bench.version))
-    return Split(name, tuple(ids), sharp, cut[[place[id] for id in taken]], torch.cat(parts), vectors, bench)
+    return Split(name, tuple(ids), sharp, cut[[place[id] for id in own]], torch.cat(parts), vectors, bench)
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
@@ -172,10 +190,8 @@ def _named(name: str, bench: Bench) -> Iterator[tuple[pack.Picture, int, list[st
 
 
 def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
-    """Ids and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in training only.
-
-    `needed`: the ids to cut, where not all are.
-    """
+    """Ids (those `needed`, None: all) and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in
+    training only."""
     ids, parts = [], []
     for picture, side, own in _named(name, bench):
         if own := [id for id in own if needed is None or id in needed]:
@@ -195,8 +211,8 @@ def load_unseen(name: str) -> Tensor:
     """(3, H, W) in [0, 1], whole, of a name of UNSEEN."""
     from skimage import data
 
-    found = {"tissue": data.immunohistochemistry, "motorcycle": lambda: data.stereo_motorcycle()[0]}
-    pixels = found.get(name, getattr(data, name, None))()
+    special = {"tissue": data.immunohistochemistry, "motorcycle": lambda: data.stereo_motorcycle()[0]}
+    pixels = special.get(name, getattr(data, name, None))()
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
@@ -206,3 +222,83 @@ def unseen(bench: Bench) -> Split:
     ids = [f"skimage/{name}" for name in UNSEEN]
     whole = [levels(resize(load_unseen(name), bench.sides[2][0]).clamp(0, 1)) for name in UNSEEN]
     return as_split("unseen", ids, crops(whole, bench.crop[2], ids, bench.version, flip=False), bench)
+
+
+# -- what training reads ----------------------------------------------------------------------------------------------
+
+
+def edits(data: Split) -> Tensors:
+    """uint8 (N, 3, S, S) "sharp", "reference", "masked" and one per effect of TARGETS; bool "hole"; float32 "vector"
+    (N, 9), with all five effects on."""
+    images = {"sharp": data.sharp, "reference": data.reference, "masked": data.edit("inpaint").source}
+    images |= {task: data.edit(task).target for task in TARGETS}
+    out = {name: (value * 255).round().to(torch.uint8) for name, value in images.items()}
+    return {**out, "hole": data.hole.bool(), "vector": as_tensor(data.vectors)}
+
+
+def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> Tensors:
+    """float16 latents (N, C, S/f, S/f), scaled to unit deviation, of what `edits` gives; its "vector" as it is.
+
+    "rgb": the reference reduced to the latents' size, in [-1, 1]; "mask": the share of hole in each latent's pixels.
+    """
+    image = {name: to_model(part[name].float() / 255) for name in ("sharp", *TARGETS, "reference", "masked")}
+    latents = {name: autoencoder.encode(x.to(autoencoder.device)) for name, x in image.items()}
+    latents["rgb"] = F.avg_pool2d(image["reference"], autoencoder.factor)
+    latents["mask"] = F.avg_pool2d(part["hole"].float(), autoencoder.factor)
+    return {name: value.half().cpu() for name, value in latents.items()} | {"vector": part["vector"]}
+
+
+def pixels(source: Any = BENCH) -> Tensors:
+    """`edits` of the training split."""
+    return _stored(source, "train", lambda: map(edits, source.blocks("train", _BLOCK)))
+
+
+def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> Tensors:
+    """`encoded` of the training split; `key` names the autoencoder's weights."""
+
+    def make() -> Iterator[Tensors]:
+        for held in [pixels(source)] if isinstance(source, Bench) else map(edits, source.blocks("train", _BLOCK)):
+            for at in range(0, len(held["sharp"]), _BLOCK):
+                yield encoded(autoencoder, {name: value[at : at + _BLOCK] for name, value in held.items()})
+
+    return _stored(source, f"train-latents-{key[:16]}", make)
+
+
+def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tensors:
+    """ROUNDS composites of every training crop, round after round: what the paper never trains on.
+
+    float16 "composite" (ROUNDS N, C, S/f, S/f), the targets' latents, and "composite vector" (ROUNDS N, 9). Each round
+    draws two effects or more and their amounts anew; hole and reference stay the crop's own.
+    """
+
+    def make() -> Iterator[Tensors]:
+        whole = split("train", bench)
+        for turn in range(ROUNDS):
+            ids = [f"{id} round {turn}" for id in whole.ids]
+            which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(COMBINATIONS)).tolist()
+            drawn = zip(parameters(ids, bench.version), which, strict=True)
+            vectors = [vector.only(*COMBINATIONS[i]) for vector, i in drawn]
+            for at in range(0, len(ids), _BLOCK):
+                some = slice(at, at + _BLOCK)
+                extra = {"reference": whole.reference[some], "hole": whole.hole[some], "recipe": bench.recipe}
+                target = compose(whole.sharp[some], vectors[some], seed=bench.version, ids=ids[some], **extra).target
+                latent = autoencoder.encode(to_model(levels(target)).to(autoencoder.device)).half().cpu()
+                yield {"composite": latent, "composite vector": as_tensor(vectors[some])}
+
+    return _stored(bench, f"train-composites-{key[:16]}", make)
+
+
+def _stored(source: Any, name: str, make: Callable[[], Iterable[Tensors]]) -> Tensors:
+    """The tensors of a source's file; the parts that `make` gives are joined and written where there is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save
+
+    file = paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}" / f"{name}.safetensors"
+    if not file.exists():
+        parts = list(make())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, save({name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}))
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ReproError(f"{file} is damaged ({error}): remove it and it is made again") from error

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from repro.editing.study.experiments import LONGER, name_of
 from repro.editing.study.lesson import MULT, PALETTE
-from repro.editing.study.measure import SLIDERS
-from repro.editing.study.scores import L1, LPIPS, STRENGTH
+from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH
 from repro.editing.vector import NAMES, TASKS
 from repro.engine import stats
 from repro.engine.records import Record, select

@@ -11,7 +11,7 @@ from repro.ddpm.process import to_x0
 from repro.ddpm.schedules import scaled_linear
 from repro.editing.effects.grain import RADII, grain_variance
 from repro.editing.effects.masks import cut_hole
-from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
 from repro.editing.study.benchmark import COMBINATIONS
 from repro.editing.vector import EditingVector
 from repro.engine import exercises as shared

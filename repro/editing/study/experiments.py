@@ -18,7 +18,7 @@ from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.effects.compose import Recipe as Effects
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor
-from repro.editing.study import bank, paper
+from repro.editing.study import benchmark, paper
 from repro.editing.study.benchmark import BENCH, TINY, Bench
 from repro.editing.study.paper import MODELS, Reds
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
@@ -170,8 +170,8 @@ def autoencoder_hash(config: EditingConfig) -> str:
 
 def autoencoder_task(config: EditingConfig) -> Task:
     """Sharp and edited crops of the training split, all kinds alike."""
-    held = bank.pixels(config.bench)
-    kinds = ("sharp", *bank.TARGETS, "masked")
+    held = benchmark.pixels(config.bench)
+    kinds = ("sharp", *benchmark.TARGETS, "masked")
     ids = [f"{kind} crop {i}" for kind in kinds for i in range(len(held["sharp"]))]
     return AutoencoderTask(torch.cat([held[kind] for kind in kinds]), ids)
 
@@ -180,9 +180,9 @@ def training_task(config: EditingConfig, variant: str) -> Task:
     """Training set and loss of a variant."""
     network, learning = network_of(config, variant), learning_of(variant, config)
     autoencoder, key = load_autoencoder(config.name), autoencoder_hash(config)
-    held = bank.latents(autoencoder, key, config.source)
+    held = benchmark.latents(autoencoder, key, config.source)
     if learning.composites:  # no variant of the paper's profile, whose data are not the pack
-        held |= bank.composites(autoencoder, key, config.bench)
+        held |= benchmark.composites(autoencoder, key, config.bench)
     kinds = {"latent_reference": network.get("reference") == "latent", "mask": network.get("mask", False)}
     return EditTask(held, schedule_of(variant), learning, **kinds)
 
@@ -235,7 +235,7 @@ def _all(config: EditingConfig) -> Iterator[Experiment]:
             summary="pix2pix, all tasks in one network",
             ships=small,
             build=lambda: Pix2Pix(**config.pix2pix),
-            task=lambda: Pix2PixTask(bank.pixels(config.source)),
+            task=lambda: Pix2PixTask(benchmark.pixels(config.source)),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
-from repro.editing.effects.compose import compose
-from repro.editing.effects.masks import box_mask, cut_hole, free_form_mask
-from repro.editing.sampling import in_sequence
-from repro.editing.study.benchmark import levels
+from repro.editing.effects.compose import Composite
+from repro.editing.effects.masks import box_mask, free_form_mask
+from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
-from repro.editing.study.lesson import FOR_USE, METHODS, MULT, ONE_BY_ONE, PIX2PIX, SINGLE, VARIANTS, Lesson
-from repro.editing.study.pix2pix import generate
-from repro.editing.vector import TASKS, EditingVector
+from repro.editing.study.lesson import FOR_USE, METHODS, MULT, PIX2PIX, SINGLE, VARIANTS, Lesson
+from repro.editing.vector import EditingVector
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
 from repro.ui.photos import photograph, plaque, resized, stage
@@ -70,27 +68,25 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 @dataclass(frozen=True)
 class Edited:
-    """Images (1, 3, S, S) in [0, 1]: input, output, the target that the formulas make; `words` write the request."""
+    """One image edited: input and target by the formulas, output (1, 3, S, S) in [0, 1], the request in words."""
 
-    source: Tensor
+    pair: Composite
     output: Tensor
-    target: Tensor
     reference: Tensor | None
     words: str
 
 
 def example(now: Lesson, name: str, side: int = 0) -> Tensor:
-    """(3, S, S) in [0, 1]: the middle square of a whole photograph of `PHOTOS`; S is `side`, or 1.5 crops of the
-    benchmark."""
+    """(3, S, S) in [0, 1]: the middle square of a photograph of `PHOTOS`; S is `side`, or 1.5 of the benchmark's."""
     return _square(name, side or now.live.bench.crop[2] * 3 // 2)
 
 
 @lru_cache(maxsize=16)
 def _square(name: str, side: int) -> Tensor:
-    return center_crop(resize(_ours(name), side).clamp(0, 1), side)
+    return center_crop(resize(_photo(name), side).clamp(0, 1), side)
 
 
-def _ours(name: str) -> Tensor:
+def _photo(name: str) -> Tensor:
     return pack.load(pack.picture(PHOTOS[name]))
 
 
@@ -98,13 +94,8 @@ def request(
     *, blur: bool, beta: float, grain: bool, sigma: float, sharpen: bool, amount: float, mu: float, **others: str
 ) -> EditingVector:
     """C of the controls: a switch is its label e, a slider its scaling factor; `others` are reference and mask."""
-    return EditingVector(
-        beta if blur else None,
-        sigma if grain else None,
-        others["reference"] != "none",
-        others["mask"] != "none",
-        (amount, mu) if sharpen else None,
-    )
+    blur, grain, sharpen = (v if on else None for on, v in ((blur, beta), (grain, sigma), (sharpen, (amount, mu))))
+    return EditingVector(blur, grain, others["reference"] != "none", others["mask"] != "none", sharpen)
 
 
 def edit(
@@ -112,28 +103,16 @@ def edit(
 ) -> Edited | str:
     """One request by one method; `effects` as of `request`. A sentence where its weights are not here."""
     vector = request(reference=reference, mask=mask, **effects)
-    needed = [VARIANTS.get(method, LONGER)]
-    if method == SINGLE and vector.active:
-        needed = [variant for variant, task in zip(ONE_BY_ONE, TASKS, strict=True) if task in vector.active]
-    if words := now.needs(*needed):
-        return words
-    sharp, bench = example(now, picture)[None], now.live.bench
-    inputs: dict[str, Tensor | None] = {"reference": None, "hole": None}
-    if vector.colour:
-        inputs["reference"] = example(now, reference)[None]
+    sharp = example(now, picture)[None]
+    colours, hole = example(now, reference)[None] if vector.colour else None, torch.zeros_like(sharp[:, :1])
     if vector.inpaint:
         draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
-        inputs["hole"] = draw(1, ["mask"], tuple(sharp.shape[2:]))
-    pair = compose(sharp, vector, seed=bench.version, ids=[picture], recipe=bench.recipe, **inputs)
-    sampled = {"steps": steps, "seed": seed, **inputs}
-    if method == PIX2PIX:
-        source = cut_hole(sharp, inputs["hole"], bench.recipe.fill) if vector.inpaint else sharp
-        output = generate(now.generator(), source, [vector], inputs["reference"]).clamp(0, 1)
-    elif method == SINGLE and vector.active:
-        output = in_sequence(now.singles(), sharp, [vector], [ID], recipe=bench.recipe, **sampled)
-    else:
-        output = now.editor(VARIANTS.get(method, LONGER)).edit(sharp, [vector], [ID], **sampled)
-    return Edited(levels(pair.source), output, levels(pair.target), inputs["reference"], _written(vector))
+        hole = draw(1, ["mask"], tuple(sharp.shape[2:]))
+    data = Split("", (ID,), sharp, colours, hole, (vector,), now.live.bench)
+    output = now.edit(method, data, vector.active, steps=steps, seed=seed)
+    if isinstance(output, str):
+        return output
+    return Edited(replace(data, ids=(picture,)).edit(*vector.active), output, colours, _written(vector))
 
 
 def view(made: Edited | str, split: float) -> np.ndarray:
@@ -142,28 +121,27 @@ def view(made: Edited | str, split: float) -> np.ndarray:
     if isinstance(made, str):
         return plaque(made)
     tiles = {
-        "by the formulas": made.target[0],
-        "difference × 2": (2 * (made.output - made.target).abs()).clamp(0, 1)[0],
+        "by the formulas": made.pair.target[0],
+        "difference × 2": (2 * (made.output - made.pair.target).abs()).clamp(0, 1)[0],
         "colours of": torch.full_like(made.output[0], 0.93) if made.reference is None else made.reference[0],
     }
-    before, after = (resized(x[0], 376) for x in (made.source, made.output))
+    before, after = (resized(x[0], 376) for x in (made.pair.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
 
 
 def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
     """Python that makes the edited image with `EditingPipeline`, for "copy as Python"; `c` as of `request`."""
     c.pop("split", None)
-    vector = request(reference=reference, mask=mask, **c)
+    vector, side = request(reference=reference, mask=mask, **c), now.live.bench.crop[2] * 3 // 2
     if method in (PIX2PIX, SINGLE):
         return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
     shipped = [f'"{now.live.name}"'] * (now.live.name != "small")
     shipped += [f'variant="{VARIANTS[method]}"'] * (VARIANTS[method] != LONGER)
-    arguments = [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
+    arguments = [f'photo("{PHOTOS[picture]}")']
+    arguments += [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
     arguments += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
-    maker, side = "box_mask" if mask == "box" else "free_form_mask", now.live.bench.crop[2] * 3 // 2
-    if vector.inpaint:
-        share = "" if mask == "box" else f", fraction={SHARES[mask]}"
-        arguments.append(f'mask={maker}(1, ["mask"], ({side}, {side}){share})')
+    maker, share = ("box_mask", "") if mask == "box" else ("free_form_mask", f", fraction={SHARES.get(mask)}")
+    arguments += [f'mask={maker}(1, ["mask"], ({side}, {side}){share})'] * vector.inpaint
     arguments += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
     lines = [
         "from repro.data import pack",
@@ -176,7 +154,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
         "",
         f"pipe = EditingPipeline.shipped({', '.join(shipped)})",
         "pipe(",
-        *(f"    {a}," for a in (f'photo("{PHOTOS[picture]}")', *arguments)),
+        *(f"    {argument}," for argument in arguments),
         ").images[0]",
     ]
     return "\n".join(lines)
@@ -208,26 +186,14 @@ def own_photo(
     The shorter side is brought to two crops of the benchmark. A sentence where weights are not here.
     """
     effects = _own_effects(now, **controls)
+    if missing := now.needs(LONGER):
+        return missing
     reference = effects.pop("reference")
-    if words := now.needs(LONGER):
-        return words
     vector = EditingVector(colour=reference is not None, **effects)
-    image, about = photograph(photo, 2 * now.live.bench.crop[2], _ours(picture), picture)
+    image, about = photograph(photo, 2 * now.live.bench.crop[2], _photo(picture), picture)
     settings = {"reference": None if reference is None else reference[None], "steps": now.live.steps, "seed": seed}
     (output,) = now.editor(LONGER).edit(image[None], [vector], [ID], **settings)
     return image, output, f"{about}   {_written(vector)}"
-
-
-def _own_effects(
-    now: Lesson, beta: float, sigma: float, reference: str, sharpen: bool, amount: float
-) -> dict[str, Any]:
-    """The effects that `own_controls` choose, as `EditingPipeline` takes them."""
-    return {
-        "blur": beta or None,
-        "grain": sigma or None,
-        "sharpen": (amount, 0.0) if sharpen else None,
-        "reference": None if reference == "none" else example(now, reference),
-    }
 
 
 def own_full(now: Lesson, photo: UploadedFile | None, picture: str, seed: int, split: float, **controls: Any) -> Tensor:
@@ -237,8 +203,17 @@ def own_full(now: Lesson, photo: UploadedFile | None, picture: str, seed: int, s
     pipe = EditingPipeline.shipped(now.live.name)
     pipe.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": now.live.steps, "seed": seed, "output_type": "pt"}
-    image = read_image(photo.content, min_side=16, name=photo.name) if photo else _ours(picture)
+    image = read_image(photo.content, min_side=16, name=photo.name) if photo else _photo(picture)
     return pipe(image, **_own_effects(now, **controls), **settings).images[0]
+
+
+def _own_effects(
+    now: Lesson, beta: float, sigma: float, reference: str, sharpen: bool, amount: float
+) -> dict[str, Any]:
+    """The effects that `own_controls` choose, as `EditingPipeline` takes them."""
+    colours = None if reference == "none" else example(now, reference)
+    sharpening = (amount, 0.0) if sharpen else None
+    return {"blur": beta or None, "grain": sigma or None, "sharpen": sharpening, "reference": colours}
 
 
 def _written(vector: EditingVector) -> str:

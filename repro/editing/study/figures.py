@@ -15,8 +15,8 @@ from repro.ddpm.process import q_sample
 from repro.editing.effects.masks import free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
-from repro.editing.study.lesson import MULT, Method
-from repro.editing.study.measure import BESIDE, SLIDERS, request
+from repro.editing.study.lesson import MULT
+from repro.editing.study.measure import BESIDE, SLIDERS, Method, request
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
@@ -27,7 +27,7 @@ QUALITY = 24  # of JPEG: many small images
 TILES = 36  # of JPEG: a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 
-Row = Sequence["Tensor | None"]
+Row = Sequence["Tensor | str | None"]
 # The claims of the ledger in a few words, as the figure of verdicts has them.
 CLAIMS = {
     "E1": "single edits: as good as Palette++ and Ours-single",
@@ -49,8 +49,8 @@ CLAIMS = {
 
 
 def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()) -> Photos:
-    """Rows of images (1, 3, H, W) of one size, pixel for pixel, with labels; None leaves a gap."""
-    images = [None if x is None else x[0] for row in rows for x in row]
+    """Rows of images (1, 3, H, W) of one size, pixel for pixel, with labels; what is no image leaves a gap."""
+    images = [x[0] if torch.is_tensor(x) else None for row in rows for x in row]
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 

@@ -9,24 +9,52 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.editing.autoencoder import Autoencoder
+from repro.editing.effects.masks import cut_hole
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.study import experiments, probes, scores, strength
+from repro.editing.study import experiments, probes, strength
 from repro.editing.study.benchmark import UNSEEN, Split, unseen
 from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
+from repro.engine.evaluation import Tolerance
+from repro.engine.records import Values
 from repro.engine.registry import find
 from repro.engine.study import Sample
+from repro.metrics import distribution, protocols
+from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
 
-ALIASES, TOLERANCE = scores.ALIASES, scores.TOLERANCE
+Metrics = Mapping[str, Values]
+Method = Callable[[Split, Sequence[str]], Tensor]  # (crops, tasks) -> edited images
+L1, SSIM, LPIPS = PROTOCOLS = ("l1/rgb01", "ssim/rgb-wang", "lpips/alex-v0.1")
+KID = "kid/efficientnet-lite0-paired"  # `repro.metrics.distribution.paired_kid`
+HOLE = "l1/rgb01-hole"  # inside the hole alone
+EXCESS = "l1/rgb01-hole-excess"  # l1 inside the hole less l1 outside
+HUE = "lab-distance/mean"  # between the mean colours of result and target
+CRISP = "gradient-log-ratio/target"  # ln of the gradient energy over the target's; 0 is as crisp as it should be
+SPREAD = "std/rgb01"  # of a pixel over noise seeds, mean over the image
+STRENGTH = {task: f"strength/{task}" for task in strength.MEASURES}
+GAP = {task: f"strength-gap/{task}" for task in strength.MEASURES}  # to the target's, absolute
+DRIFT = {task: f"drift/{task}" for task in (*strength.MEASURES, "colour")}  # see `kept`
+RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
+SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
+SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
+# Of the check that measures the first k again; metrics of the paper's profile -> what tables look for.
+_SMALL = (HUE, CRISP, *(name for group in (STRENGTH, GAP, DRIFT, RANK, SPAN, SILHOUETTE) for name in group.values()))
+TOLERANCE = {
+    **dict.fromkeys((*PROTOCOLS, HOLE, EXCESS, KID), Tolerance(absolute=2e-3, relative=5e-3)),
+    SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
+    **dict.fromkeys(_SMALL, Tolerance(absolute=2e-2, relative=1e-2)),
+}
+ALIASES = {"paired-kid/inception": KID}
+LEAST = 8  # photographs for a KID
 LONG = 50  # steps with which the sliders of single-task networks are measured once more
 SEQUENCE = "editing-edits-singles-s0"  # each task's own network, one after another
 SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -48,13 +76,12 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
     config, task, weights = experiments.profile(profile), cell["task"], None
     if config.pretrained:
         here = any(trained(name_of(v, 0, profile)) for v in config.variants)
+        here &= "quantised" not in experiment  # its autoencoder has no codebook
     else:
         here = trained(experiments.autoencoder_name(profile))
     if not here or (config.steps >= LONG and "slider, " in task):
         return None
     if experiment.startswith("baseline-floor"):
-        if config.pretrained and "quantised" in experiment:
-            return None  # its autoencoder has no codebook
         weights = experiments.autoencoder_hash(config)
     elif experiment == SEQUENCE:
         names = [name_of(f"single-{each}", 0, profile) for each in TASKS]
@@ -63,35 +90,36 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
         weights = hashlib.sha256("".join(weights_hash(each) for each in names).encode()).hexdigest()
     # Measured again of these networks: the main tables and the sliders.
     long = experiment in (name_of(TAUGHT), name_of(LONGER)) and task in ("one crop", "combination")
-    count = len(UNSEEN) if task == "unseen" else len(scores.crops(config.source, 1))
+    count = len(UNSEEN) if task == "unseen" else len(crops(config.source, 1))
     data = hashlib.sha256(config.source.digest().encode()).hexdigest()
     k = 0 if task in ("clusters", "attention") else 1  # photographs of the check
     return Sample(count, k, data, weights, ships=not (long or config.pretrained))
 
 
-def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> scores.Metrics:
+def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
     config, task = experiments.profile(profile), cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
-    probe = {"clusters": _clusters, "attention": partial(_attention, tasks), "spread": partial(_spread, config.steps)}
-    variant, each = "", 1
-    if experiment.startswith("editing-") and experiment != SEQUENCE:
-        variant = find(experiment).variant
+    network = experiment.startswith("editing-") and experiment != SEQUENCE
+    variant, each = find(experiment).variant if network else "", 1
     if task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW):
         each = min(2, config.bench.each[2])
-    data = unseen(config.bench) if task == "unseen" else scores.crops(config.source, each)
+    data = unseen(config.bench) if task == "unseen" else crops(config.source, each)
     data = data if k is None else data.first(k * each)
-    if task in probe:
-        return probe[task](editor_of(config, variant, find(experiment).seed), data)
+    if task in ("clusters", "attention", "spread"):
+        editor = editor_of(config, variant, find(experiment).seed)
+        if task == "clusters":
+            return _clusters(editor, data)
+        return _attention(editor, data, tasks) if task == "attention" else _spread(editor, data, config.steps)
     method = _method(experiment, cell, config)
     if task == "kept":
-        return scores.kept(data, tasks, method)
+        return kept(data, tasks, method)
     if task.startswith("slider"):
-        return _slid(data, tasks[0], cell["inside"], method)
-    return scores.scored(data, each, tasks, method, kid=task != "unseen", real=config.pretrained)
+        return _slider(data, tasks[0], cell["inside"], method)
+    return scored(data, each, tasks, method, kid=task != "unseen", real=config.pretrained)
 
 
-def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> scores.Method:
+def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> Method:
     task, switch, steps = cell["task"], cell.get("switch"), cell.get("steps", config.steps)
     if experiment == "baseline-input":
         return source_of
@@ -101,10 +129,10 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
         return partial(floored, experiments.load_autoencoder(config.name), experiment.endswith("quantised"))
     if experiment == SEQUENCE:
         return partial(sequenced, {each: editor_of(config, f"single-{each}") for each in TASKS}, steps=steps)
-    found = find(experiment)
-    if found.variant == "pix2pix":
+    network = find(experiment)
+    if network.variant == "pix2pix":
         return partial(by_pix2pix, load_checkpoint(experiment))
-    editor = editor_of(config, found.variant, found.seed)
+    editor = editor_of(config, network.variant, network.seed)
     if switch == "quantised":
         editor = replace(editor, quantize=True)
     elif switch == "hole filled with grey":
@@ -112,6 +140,12 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     elif switch == "even steps" or task in ("steps", "slider, even steps"):
         editor = replace(editor, late=())
     return partial(edited, editor, steps=steps, eta=float(switch == "eta 1"), inversion=task == "inversion")
+
+
+@lru_cache(maxsize=4)
+def crops(source: Any, each: int) -> Split:
+    """The first `each` crops of every held-out photograph, photograph by photograph; of REDS, frames of a sequence."""
+    return source.first("test", each)
 
 
 # --- ways of editing ------------------------------------------------------------------------------------------------
@@ -137,20 +171,20 @@ def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -
     return in_batches(data, lambda part: editor.edit(part.sharp, **request(part, tasks), **settings))
 
 
-def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], steps: int) -> Tensor:
+def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
     """Single-task networks one after another."""
-    settings = {"recipe": data.bench.recipe, "steps": steps}
+    settings |= {"recipe": data.bench.recipe}
     return in_batches(data, lambda part: in_sequence(editors, part.sharp, **settings, **request(part, tasks)))
 
 
 def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
     """What an edit starts from, hole and all: what doing nothing scores."""
-    return data.edit(*(task for task in tasks if task == "inpaint")).source
+    return cut_hole(data.sharp, data.hole, data.bench.recipe.fill) if "inpaint" in tasks else data.sharp
 
 
 def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
     """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
-    parts = (part.to(autoencoder.device) * 2 - 1 for part in scores.target_of(data, tuple(tasks)).split(_BATCH))
+    parts = (part.to(autoencoder.device) * 2 - 1 for part in target_of(data, tuple(tasks)).split(_BATCH))
     return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
 
 
@@ -167,7 +201,76 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
 # --- scores ---------------------------------------------------------------------------------------------------------
 
 
-def _slid(data: Split, task: str, inside: bool, method: scores.Method) -> scores.Metrics:
+def by_photo(values: Tensor, each: int) -> list[float]:
+    """(N,) values of crops -> one per photograph."""
+    return values.double().view(-1, each).mean(dim=1).tolist()
+
+
+@lru_cache(maxsize=2)
+def _net(real: bool = False) -> FeatureNet:
+    return inception(device="cuda" if torch.cuda.is_available() else "cpu") if real else efficientnet_lite0()
+
+
+@lru_cache(maxsize=64)
+def target_of(data: Split, tasks: tuple[str, ...]) -> Tensor:
+    """The target of an edit, kept: grain costs more than the edits themselves."""
+    return data.edit(*tasks).target
+
+
+@lru_cache(maxsize=64)
+def _target_features(data: Split, tasks: tuple[str, ...]) -> Tensor:
+    return extract(_net(), target_of(data, tasks))
+
+
+def scored(
+    data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: object = False
+) -> Metrics:
+    """Every protocol, per photograph, KID's shares too (`real`: of Inception); strengths where they are defined."""
+    tasks = tuple(tasks)
+    output, target = method(data, tasks).clamp(0, 1), target_of(data, tasks)
+    raw = {p: protocols.score(p, output, target) for p in PROTOCOLS}
+    for task in (task for task in strength.MEASURES if task in tasks):
+        raw[STRENGTH[task]], own = (strength.MEASURES[task](x, data.sharp) for x in (output, target))
+        raw[GAP[task]] = (raw[STRENGTH[task]] - own).abs()
+    raw[CRISP] = strength.sharpen(output, target)
+    if "colour" in tasks:
+        raw[HUE] = strength.colour(output, target)
+    if "inpaint" in tasks:
+        share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
+        error = (output - target).abs()
+        raw[HOLE] = (error * data.hole).mean(dim=(1, 2, 3)) / share
+        raw[EXCESS] = raw[HOLE] - (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
+    metrics: dict[str, Values] = {name: by_photo(values, each) for name, values in raw.items()}
+    if kid and real and len(data) > 1:
+        a, b = (extract(_net(True), images) for images in (output, target))
+        metrics["paired-kid/inception"] = by_photo(distribution.paired_kid(a, b), each)
+        metrics["kid/inception"] = distribution.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
+    elif kid and data is crops(data.bench, each) and len(data) // each >= LEAST:  # a whole test split
+        metrics[KID] = by_photo(distribution.paired_kid(extract(_net(), output), _target_features(data, tasks)), each)
+    return metrics
+
+
+def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
+    """How far a composite leaves the strength that each of its edits has alone, per crop (claim E14).
+
+    |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.strength`; of colour the distance
+    in CIE Lab of the two changes of the mean colour.
+    """
+    output, target = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
+    metrics: dict[str, Values] = {}
+    for task in (task for task in tasks if task in DRIFT):
+        alone, single = method(data, [task]).clamp(0, 1), data.edit(task).target
+        if task == "colour":
+            lab = strength.mean_lab
+            drift = (lab(output) - lab(alone) - lab(target) + lab(single)).norm(dim=1)
+        else:
+            of = partial(strength.MEASURES[task], source=data.sharp)
+            drift = ((of(output) - of(alone)) - (of(target) - of(single))).abs().double()
+        metrics[DRIFT[task]] = drift.tolist()
+    return metrics
+
+
+def _slider(data: Split, task: str, inside: bool, method: Method) -> Metrics:
     """Measured effect at five places of a slider, alone or inside a composite (claim E13)."""
     rows = []
     for place in SLIDERS[task]:
@@ -175,34 +278,32 @@ def _slid(data: Split, task: str, inside: bool, method: scores.Method) -> scores
         moved = replace(data, vectors=(vector,) * len(data))
         rows.append(strength.MEASURES[task](method(moved, vector.active), data.sharp).double())
     table = torch.stack(rows)  # (5, N)
-    found = {
-        scores.RANK[task]: strength.rank_correlation(table).tolist(),
-        scores.SPAN[task]: (table[-1] - table[0]).tolist(),
-    }
-    return found | {f"{scores.STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
+    metrics = {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist()}
+    return metrics | {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
 
 
-def _clusters(editor: Editor, data: Split) -> scores.Metrics:
-    """How well features tell the tasks apart (claim E7): per photograph, its five edits' silhouettes averaged."""
+def _clusters(editor: Editor, data: Split) -> Metrics:
+    """How far features lie apart by task (claim E7): per photograph, its five edits' silhouettes averaged."""
     *points, task = probes.task_features(editor, data)
     return {
-        name: probes.silhouette(found, task).view(len(TASKS), -1).mean(dim=0).tolist()
-        for name, found in zip(scores.SILHOUETTE.values(), points, strict=True)
+        name: probes.silhouette(own, task).view(len(TASKS), -1).mean(dim=0).tolist()
+        for name, own in zip(SILHOUETTE.values(), points, strict=True)
     }
 
 
-def _spread(steps: int, editor: Editor, data: Split) -> scores.Metrics:
+def _spread(editor: Editor, data: Split, steps: int) -> Metrics:
     """How far edits of one image under different noise lie apart (claim E8)."""
     inputs = request(data, ("inpaint",))
     runs = torch.stack([editor.edit(data.sharp, **inputs, seed=seed, steps=steps) for seed in range(4)])
-    return {scores.SPREAD: scores.by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
+    return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
 
 
-def _attention(tasks: Sequence[str], editor: Editor, data: Split) -> scores.Metrics:
+def _attention(editor: Editor, data: Split, tasks: Sequence[str]) -> Metrics:
     """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
     vector = EditingVector(**ATTENDED["+".join(tasks)], colour="colour" in tasks)
+    weights = probes.attention(editor, data, vector)
     return {
-        f"attention/{layer}/{entry}": weight
-        for layer, row in probes.attention(editor, data, vector).items()
-        for entry, weight in zip(NAMES, row.tolist(), strict=True)
+        f"attention/{layer}/{name}": w
+        for layer, row in weights.items()
+        for name, w in zip(NAMES, row.tolist(), strict=True)
     }

@@ -169,7 +169,7 @@ class Pix2Pix(ModelMixin, ConfigMixin):
 class Pix2PixTask:
     """Single edits of crops: a label of six is drawn at every visit, and what belongs to the others is zero.
 
-    `held`: `repro.editing.study.bank.pixels`.
+    `held`: `repro.editing.study.benchmark.pixels`.
     """
 
     def __init__(self, held: Mapping[str, Tensor]) -> None:

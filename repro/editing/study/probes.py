@@ -16,11 +16,10 @@ from repro.ddpm.process import q_sample
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.grain import N_SAMPLES, RADII, grain_variance
-from repro.editing.effects.sharpen import gaussian_3x3, unsharp_mask
+from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
-from repro.editing.study import bank
-from repro.editing.study.benchmark import Split
+from repro.editing.study.benchmark import Split, edits, encoded
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 
@@ -80,8 +79,8 @@ def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float]
 
 
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
-    """Crops and their edits as training keeps them, latents and vectors: see `repro.editing.study.bank.encoded`."""
-    return {name: value.float() for name, value in bank.encoded(editor.autoencoder, bank.edits(data)).items()}
+    """Crops and their edits as training keeps them, latents and vectors: see `study.benchmark.encoded`."""
+    return {name: value.float() for name, value in encoded(editor.autoencoder, edits(data)).items()}
 
 
 def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:
