@@ -169,7 +169,7 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
 
 @_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", _OVERHEAD))
 def _restoration(name: str) -> dict[str, Arm]:
-    from repro.rddm.sampling import Net
+    from repro.rddm.samplers import Net
     from repro.rddm.study.experiments import build_network, learning_of, profile
 
     task = profile(name if name == "smoke" else "small")["raindrop"]

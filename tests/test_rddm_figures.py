@@ -13,6 +13,7 @@ from PIL import Image
 
 from repro import paths
 from repro.data.images import to_unit
+from repro.engine import grid
 from repro.engine.checkpoint import save_checkpoint
 from repro.errors import ReproError
 from repro.rddm.schedules import by_config
@@ -29,8 +30,10 @@ SCHEDULE = by_config()
 # -- drawings ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_records_or_weights_a_sentence_stands_in_the_place():
-    for drawing in (figures.steps_curves("lowlight", []), figures.transfer_curve([], "fid/fashion-classifier")):
+def test_without_records_a_sentence_stands_in_the_place():
+    made = {table.name: table for table in grid.tables("rddm", [])}
+    steps = figures.steps_curves(made["rddm_lowlight_steps"], made["rddm_lowlight"])
+    for drawing in (steps, figures.transfer_curve(made["rddm_transfer"])):
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
 
 
@@ -135,7 +138,7 @@ def test_the_presets_fit_the_controls(now):
 def test_a_lesson_refuses_what_it_has_not():
     with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
         lesson("huge")
-    with pytest.raises(ReproError, match="no held-out photograph"):
+    with pytest.raises(ReproError, match="'photos/nobody' names 0 images"):
         lesson("smoke").pair("lowlight", "photos/nobody")
     assert lesson("paper").live == "small"
 

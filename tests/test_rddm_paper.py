@@ -23,7 +23,7 @@ from repro.errors import ReproError
 from repro.metrics import features
 from repro.metrics.pixel import imresize
 from repro.metrics.protocols import score
-from repro.rddm.sampling import Net
+from repro.rddm.samplers import Net
 from repro.rddm.study import measure
 from repro.rddm.study.experiments import (
     PAPER,

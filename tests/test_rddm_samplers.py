@@ -22,14 +22,12 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.process import target
-from repro.rddm.samplers import Sampler, matched, times
-from repro.rddm.sampling import Net
+from repro.rddm.process import Learning, target
+from repro.rddm.samplers import Net, Sampler, matched, times
 from repro.rddm.schedules import RDDMSchedule, by_config
 from repro.rddm.study import measure
 from repro.rddm.study.experiments import SMALL as TASKS
 from repro.rddm.study.experiments import learning_of
-from repro.rddm.tasks import Learning
 
 SCHEDULE = by_config(40)
 SMALL = by_config(40, "average", "level", sum_scale=0.04)
@@ -156,9 +154,6 @@ def test_draws_what_the_released_code_draws(objective, steps, pixels, deviation)
     found = sample(Sampler(schedule, objective, clip=1.0).run(model, x, y, steps))
     close(found[0, :, 1, 2], torch.tensor(pixels), 3e-6)
     assert found.std().item() == pytest.approx(deviation, abs=3e-6)
-
-
-# -- rules and clipping -----------------------------------------------------------------------------------------------
 
 
 # -- the transformation -----------------------------------------------------------------------------------------------

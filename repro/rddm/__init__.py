@@ -6,6 +6,6 @@ beta bar for u and s.) Equation numbers are those of the reproduction report of 
 Timesteps are counted from 0: t here is t + 1 in the report, and -1 the clean image.
 
 In reading order: `schedules` and `process` (the forward process, what is predicted), `model` and `tasks` (the network,
-what it learns), `samplers` and `sampling` (the reverse process, step by step and in one call, and DDIM in its terms),
-`scheduler` and `pipeline` (the same for diffusers).
+its training), `samplers` (the reverse process, step by step and in one call, and DDIM in its terms), `scheduler` and
+`pipeline` (the same for diffusers).
 """

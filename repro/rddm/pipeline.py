@@ -57,8 +57,8 @@ class RDDMPipeline(DiffusionPipeline):
         return cls(ddpm.unet, RDDMScheduler.from_ddpm(ddpm.scheduler, **changes))
 
     @classmethod
-    def shipped(cls, task: str = "lowlight", variant: str = "use") -> RDDMPipeline:
-        """The pipeline of weights that ship: of `task` "lowlight" or "raindrop" by default the network for use.
+    def shipped(cls, task: str = "raindrop", variant: str = "use") -> RDDMPipeline:
+        """The pipeline of weights that ship, of `task` "lowlight" or "raindrop"; "use" is for raindrops alone.
 
         Raises `ReproError` where there are no weights, and for networks that do not start from the degraded image.
         """

@@ -11,7 +11,8 @@ SM-Res-N with lambda_res = 0, which would be SM-N.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,31 @@ from repro.rddm.schedules import RDDMSchedule
 
 Objective = Literal["res", "noise", "res_noise"]
 STRATEGIES: dict[str, Objective] = {"SM-Res": "res", "SM-N": "noise", "SM-Res-N": "res_noise"}
+# Where the diffusion starts. "degraded": from the degraded image (RDDM). "noise": from pure noise, the degraded image
+# being a condition of the network (SR3). "none": no diffusion, one pass from the degraded image (regression).
+Start = Literal["degraded", "noise", "none"]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a network learns, and from where its diffusion starts.
+
+    `last` is the share of samples that are trained at the last timestep, where sampling begins; the other times are
+    uniform. In one or two steps hardly any other is visited.
+    """
+
+    objective: Objective
+    schedule: RDDMSchedule
+    norm: Literal["l1", "l2"]
+    start: Start = "degraded"
+    last: float = 0.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved training must not be continued without."""
+        schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
+        found = {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
+        return {**found, "last": self.last} if self.last else found
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------
@@ -88,4 +114,4 @@ def output_loss(output: Tensor, r: Tensor, eps: Tensor, objective: Objective, no
     The papers write the squared norm; the released code takes l1 for restoration.
     """
     parts = zip(split(output, r, objective), (r, eps), strict=True)
-    return sum(simple(found, wanted, norm) for found, wanted in parts if found is not None)
+    return sum(simple(estimate, truth, norm) for estimate, truth in parts if estimate is not None)

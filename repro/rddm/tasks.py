@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +14,21 @@ from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.process import Objective
-from repro.rddm.schedules import RDDMSchedule
+from repro.rddm.process import Learning
 
 Noises = Callable[[str], KeyedNoise]
-# Where the diffusion starts. "degraded": from the degraded image (RDDM). "noise": from pure noise, the degraded image
-# being a condition of the network (SR3). "none": no diffusion, one pass from the degraded image (regression).
-Start = Literal["degraded", "noise", "none"]
-# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide ones are made like real ones
+# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide one is made like real ones
 DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
     "lowlight": lambda images, noise: lowlight.low_light(images, noise("degrade/settings"), noise("degrade/sensor")),
     "raindrop": lambda images, noise: raindrops.rain(images, noise("degrade/drops")),
-    "lowlight-wide": lambda images, noise: TASKS["lowlight"].degrade(images, noise)[0],
     "raindrop-wide": lambda images, noise: TASKS["raindrops"].degrade(images, noise)[0],
 }
-
 # What they are drawn from: other laws make other data, and other records.
 LAWS = {
     "lowlight": str((lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ)),
     "raindrop": str((raindrops.RADIUS, raindrops.COVERAGE)),
-    "lowlight-wide": TASKS["lowlight"].law,
     "raindrop-wide": TASKS["raindrops"].law,
 }
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What a variant learns, and from where its diffusion starts.
-
-    `last` is the share of samples that are trained at the last timestep, where sampling begins; the other times are
-    uniform. In one or two steps hardly any other is visited.
-    """
-
-    objective: Objective
-    schedule: RDDMSchedule
-    norm: Literal["l1", "l2"]
-    start: Start = "degraded"
-    last: float = 0.0
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a saved training must not be continued without."""
-        schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
-        found = {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
-        return {**found, "last": self.last} if self.last else found
 
 
 class PairTask:

@@ -35,11 +35,11 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet
-from repro.rddm.process import Objective
-from repro.rddm.sampling import Net
+from repro.rddm.process import Learning, Objective, Start
+from repro.rddm.samplers import Net
 from repro.rddm.schedules import by_config
 from repro.rddm.study.published import PublishedNet
-from repro.rddm.tasks import DEGRADATIONS, Learning, Noises, PairTask, Start, generation_task, restoration_task
+from repro.rddm.tasks import DEGRADATIONS, Noises, PairTask, generation_task, restoration_task
 
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]

@@ -14,11 +14,11 @@ from repro.data import pack
 from repro.data.images import read_image, to_model, to_unit
 from repro.errors import ReproError
 from repro.rddm.pipeline import RDDMPipeline
-from repro.rddm.sampling import Net
+from repro.rddm.samplers import Net
 from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.schedules import RDDMSchedule, indi
-from repro.rddm.study.experiments import BASELINES, degraded, name_of
-from repro.rddm.study.lesson import NAMES, Lesson, held_out, psnr
+from repro.rddm.study.experiments import BASELINES, USE, degraded, name_of
+from repro.rddm.study.lesson import NAMES, Lesson, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
@@ -141,7 +141,10 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
     }
 
 
-OWN_PRESETS = {"in the dark": {"weather": "darken it"}, "in the rain": {"weather": "rain on it"}}
+OWN_PRESETS = {
+    "in the dark": {"weather": "darken it", "strategy": NAMES["smres"]},
+    "in the rain": {"weather": "rain on it"},
+}
 
 
 def own_photo(
@@ -154,7 +157,7 @@ def own_photo(
     if isinstance(net, str):
         return net
     config = now.task(task, RESTORERS[strategy])
-    image, about = photograph(photo, config.side, pack.load(held_out(PHOTOS[picture])), picture)
+    image, about = photograph(photo, config.side, pack.load(pack.picture(PHOTOS[picture])), picture)
     given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
@@ -175,7 +178,8 @@ def own_full(
         raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res and SM-Res-N are")
     if degrade:
         return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
-    image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(held_out(PHOTOS[picture]))
+    ours = pack.picture(PHOTOS[picture])
+    image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
     scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
     pipe = RDDMPipeline(copy.deepcopy(net.network), scheduler)
     pipe.set_progress_bar_config(disable=True)
@@ -185,7 +189,8 @@ def own_full(
 def _net(now: Lesson, task: str, strategy: str) -> Net | str:
     """The network, or the sentence that says why there is none."""
     variant = RESTORERS[strategy]
-    if task == "fashion" and variant in (*BASELINES, "use"):
+    if task == "fashion" and variant in BASELINES:
         raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
-    net = now.net(task, variant)
-    return net or f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them"
+    if variant == "use" and task not in USE:
+        return "the network for use takes raindrops away: for low light choose SM-Res, or notebook 04's"
+    return now.net(task, variant) or f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them"

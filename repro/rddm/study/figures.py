@@ -1,10 +1,9 @@
-"""The drawings of notebook 03. Images come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; curves are pure functions of
-records, in whose place a sentence stands where there are none.
+"""The drawings of notebook 03. Images come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; curves are drawn of tables,
+and where nothing is measured a sentence stands in their place.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,25 +12,17 @@ from torch import Tensor
 
 from repro.data.images import resize, to_unit
 from repro.ddpm.samplers import start_noise
-from repro.engine import stats
-from repro.engine.records import Record, select
+from repro.engine.tables import Table
 from repro.rddm import process
 from repro.rddm.samplers import Step
 from repro.rddm.schedules import RDDMSchedule
-from repro.rddm.study.experiments import STRATEGIES, name_of
-from repro.rddm.study.lesson import NAMES, psnr
-from repro.rddm.study.probes import DDIM, RULES
+from repro.rddm.study.lesson import psnr
 from repro.ui.photos import Photos, captioned, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, sheet, style, whiskers
 from repro.ui.schematic import Schematic
 
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
-NO_WEIGHTS = "— no weights of this profile yet: the lines above name the commands that make them"
 NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
-PSNR, LPIPS = "psnr/rgb", "lpips/alex-v0.1"
-RULE_NAMES = dict(
-    zip(RULES, ("DDIM", "DDIM, noise re-derived", "RDDM, Eq. 12", "RDDM, compose", "RDDM, rederive"), strict=True)
-)
 
 
 def gallery(shown: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
@@ -123,8 +114,6 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
 def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
     """Where sampled states lie in that plane, measured against the truth (`probes.path`), and their rest."""
-    if not found:
-        return nothing(NO_WEIGHTS)
     with style():
         plate = Plate(figsize=(8.6, 3.4), layout="constrained")
         left, right = plate.subplots(1, 2, width_ratios=(1.25, 1))
@@ -147,10 +136,10 @@ def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
         plate = Plate(figsize=(7.2, 3), layout="constrained")
         axis = plate.subplots()
         for i, (name, values) in enumerate(found.items()):
-            seen = [(step, gap) for step, gap in enumerate(values, start=1) if gap > 0]
-            if seen:  # some lie upon each other: every second one is dashed
+            apart = [(step, gap) for step, gap in enumerate(values, start=1) if gap > 0]
+            if apart:  # some lie upon each other: every second one is dashed
                 look = {"color": PALETTE[i], "linestyle": (0, (4, 3)) if i % 2 else "-", "linewidth": 1.6 + i % 2}
-                axis.plot(*zip(*seen, strict=True), **look, label=name)
+                axis.plot(*zip(*apart, strict=True), **look, label=name)
         axis.set(xlabel="steps taken", ylabel="largest difference", yscale="log")
         plate.legend(loc="outside right center")
     return plate
@@ -158,8 +147,6 @@ def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
 
 def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> Photos:
     """For each run, one row per part of its steps ("x_t", "x0", …): `parts` maps the field to its label."""
-    if not runs:
-        return Photos(nothing(NO_WEIGHTS))
     steps = next(iter(runs.values()))
     rows = [[getattr(step, part) for step in run] for run in runs.values() for part in parts]
     labels = [f"{name}: {label}" for name in runs for label in parts.values()]
@@ -169,44 +156,13 @@ def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> 
 def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
     """A column per method: two of its restorations (N, 3, H, W) of one image under different noise, and where all N
     differ: the standard deviation of a pixel in [0, 1], `gain` times as bright."""
-    if not seeds:
-        return Photos(nothing(NO_WEIGHTS))
     rows = [[found[i : i + 1] for found in seeds.values()] for i in (0, 1)]
     deviations = [to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1) for found in seeds.values()]
     rows.append([2 * gain * deviation - 1 for deviation in deviations])
     return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))
 
 
-# -- curves of records ------------------------------------------------------------------------------------------------
-
-
-def _mean(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> tuple[float, float, float]:
-    """A record's mean and its 95 % interval."""
-    found = select(records, experiment=experiment, cell=cell)
-    values = found[0].values(metric) if found and metric in found[0].metrics else []
-    if len(values) < stats.MIN_UNITS:
-        return (sum(values) / len(values) if values else math.nan,) * 3
-    interval = stats.mean_interval([values])
-    return interval.estimate, interval.low, interval.high
-
-
-def _ways(axis: Any, records: Sequence[Record], metric: str, ylabel: str, ways: Mapping[str, Any]) -> None:
-    """Lines over the number of network calls, with intervals; `ways`: label -> (experiment, cell, look)."""
-    counts = sorted({r.cell["steps"] for r in records if "steps" in r.cell})
-    for i, (label, (experiment, cell, look)) in enumerate(ways.items()):
-        found = {n: _mean(records, experiment, metric, **cell, steps=n) for n in counts}
-        here = [(n, values) for n, values in found.items() if math.isfinite(values[0])]
-        if here:
-            whiskers(axis, *zip(*here, strict=True), color=PALETTE[i], marker=MARKERS[i], label=label, **look)
-    axis.set_xscale("log")
-    axis.set_xticks(counts, [str(n) for n in counts])
-    axis.minorticks_off()
-    axis.set(xlabel="network calls", ylabel=ylabel)
-
-
-def about(task: str, records: Sequence[Record]) -> list[Record]:
-    """The records behind a curve: "lowlight", "raindrop", "transfer"."""
-    return select(records, cell={"task": task})
+# -- curves of tables -------------------------------------------------------------------------------------------------
 
 
 def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> Plate:
@@ -216,41 +172,61 @@ def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None 
     return dots(rows, xlabel=f"{xlabel}, mean with 95 % interval", groups=groups, size=size)
 
 
-def steps_curves(task: str, records: Sequence[Record]) -> Plate:
-    """PSNR and LPIPS against network calls; the degraded input and regression, which take none and one, as levels."""
-    chosen = about(task, records)
-    if not chosen:
+def _calls(axis: Any, ylabel: str, columns: Mapping[int, Mapping[str, Any]], ways: Mapping[str, Any]) -> None:
+    """Lines over the number of network calls, with intervals.
+
+    `columns`: calls -> row -> (value, low, high); `ways`: row -> (its name here, number of its colour, look).
+    """
+    for row, (name, i, look) in ways.items():
+        points = {n: points[row] for n, points in columns.items() if row in points}
+        if points:
+            whiskers(axis, *zip(*points.items(), strict=True), color=PALETTE[i], marker=MARKERS[i], label=name, **look)
+    axis.set_xscale("log")
+    axis.set_xticks(list(columns), [str(n) for n in columns])
+    axis.minorticks_off()
+    axis.set(xlabel="network calls", ylabel=ylabel)
+
+
+def steps_curves(steps: Table, main: Table) -> Plate:
+    """PSNR and LPIPS of a task's tables; the degraded input and regression, which take none and one call, as levels."""
+    counts = list(dict.fromkeys(int(column.name.split()[1]) for column in steps.columns))
+    if not any(cell.value is not None for *_, cell in steps):
         return nothing(NO_RECORDS)
-    ways = {NAMES[variant]: (name_of(task, variant), {}, {}) for variant in (*STRATEGIES, "sr3")}
+    rows = {
+        "SM-Res": "SM-Res",
+        "SM-N": "SM-N",
+        "SM-Res-N": "SM-Res-N",
+        "conditional DDPM from pure noise": "pure noise",
+    }
     with style():
         plate = Plate(figsize=(9.2, 3), layout="constrained")
-        shown = ((PSNR, "PSNR in dB (higher is better)"), (LPIPS, "LPIPS (lower is better)"))
-        for axis, (metric, words) in zip(plate.subplots(1, 2), shown, strict=True):
-            _ways(axis, chosen, metric, words, ways)
+        for axis, metric in zip(plate.subplots(1, 2), ("PSNR", "LPIPS"), strict=True):
+            columns = {n: steps.points(f"{metric}, {n}") for n in counts}
+            words = "PSNR in dB (higher is better)" if metric == "PSNR" else "LPIPS (lower is better)"
+            _calls(axis, words, columns, {row: (name, i, {}) for i, (row, name) in enumerate(rows.items())})
             levels = {
-                "regression, one pass": _mean(chosen, name_of(task, "regression"), metric, steps=1),
-                "degraded input": _mean(chosen, "baseline-input", metric),
+                "regression, one pass": columns[1].get("regression, same network"),
+                "degraded input": main.points(metric).get("degraded input"),
             }
-            for j, (label, (level, *_)) in enumerate(levels.items()):
-                if math.isfinite(level):
-                    axis.axhline(level, color=PALETTE[len(ways) + j], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            for i, (label, point) in enumerate(levels.items(), len(rows)):
+                if point:
+                    axis.axhline(point[0], color=PALETTE[i], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return plate
 
 
-def transfer_curve(records: Sequence[Record], metric: str) -> Plate:
-    """FID against steps of one DDPM sampled by DDIM and by RDDM's rules, as the report's Fig. 4."""
-    chosen = about("transfer", records)
-    if not chosen:
+def transfer_curve(table: Table) -> Plate:
+    """FID against steps of one DDPM sampled by DDIM and by RDDM's Eq. 12, as the report's Fig. 4."""
+    columns = {int(column.name.split()[0]): table.points(column.name) for column in table.columns}
+    if not any(columns.values()):
         return nothing(NO_RECORDS)
-    # those that should agree lie upon each other: a broad pale line under a thin one
-    looks = {rule: {"linewidth": 4, "alpha": 0.35} if rule in DDIM else {"linewidth": 1.3} for rule in RULE_NAMES}
     with style():
         plate = Plate(figsize=(8.6, 3.2), layout="constrained")
-        for axis, clip in zip(plate.subplots(1, 2, sharey=True), (True, False), strict=True):
-            cells = {rule: {"rule": rule, "clip": clip} for rule in RULE_NAMES}
-            name = chosen[0].experiment
-            _ways(axis, chosen, metric, "FID", {RULE_NAMES[rule]: (name, cells[rule], looks[rule]) for rule in cells})
-            axis.set_title("clipped" if clip else "not clipped", loc="left")
+        for axis, end in zip(plate.subplots(1, 2, sharey=True), (", clipped", ", not clipped"), strict=True):
+            # those that should agree lie upon each other: a broad pale line under a thin one
+            looks = {"DDIM": (0, {"linewidth": 4, "alpha": 0.35}), "RDDM, Eq. 12": (2, {"linewidth": 1.3})}
+            rows = {name: row for row in table.rows for name in looks if row.partition(" (")[0] == name + end}
+            _calls(axis, "FID", columns, {row: (name, *looks[name]) for name, row in rows.items()})
+            axis.set_title(end.removeprefix(", "), loc="left")
             axis.legend()
     return plate

@@ -14,9 +14,7 @@ from repro.ddpm.schedules import linear
 from repro.engine import exercises, study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.exercises import Exercise, Judge, like, same
-from repro.errors import ReproError
-from repro.rddm.samplers import Sampler
-from repro.rddm.sampling import Net
+from repro.rddm.samplers import Net, Sampler
 from repro.rddm.schedules import RDDMSchedule, by_config
 from repro.rddm.study import experiments
 from repro.rddm.study.experiments import BASELINES, STRATEGIES, TaskConfig, degraded, learning_of, name_of
@@ -96,26 +94,18 @@ class Lesson(study.Lesson):
 
 @lru_cache(maxsize=16)
 def _pair(degradation: str, photo: str, side: int) -> tuple[Tensor, Tensor]:
-    clean = resize(pack.load(held_out(photo)), side)
+    clean = resize(pack.load(pack.picture(photo)), side)
     return degraded(degradation, clean, photo), clean
-
-
-def held_out(photo: str) -> pack.Picture:
-    """The test photograph of that id."""
-    found = {p.id: p for p in pack.photos("test")}
-    if photo not in found:
-        raise ReproError(f"no held-out photograph {photo!r}: there are {', '.join(found)}")
-    return found[photo]
 
 
 def credits() -> str:
     """Who took the photographs that the notebook shows."""
-    return "\n".join(f"{photo}: {held_out(photo).credit}" for photo in (PHOTO, SECOND, OWN))
+    return "\n".join(f"{photo}: {pack.picture(photo).credit}" for photo in (PHOTO, SECOND, OWN))
 
 
-def psnr(found: Tensor, wanted: Tensor) -> float:
+def psnr(image: Tensor, truth: Tensor) -> float:
     """PSNR in dB on RGB of images in [-1, 1], for captions; tables have their own protocols."""
-    return 10 * torch.log10(4 / (found.clamp(-1, 1) - wanted).square().mean()).item()
+    return 10 * torch.log10(4 / (image.clamp(-1, 1) - truth).square().mean()).item()
 
 
 _SIZES = {"side": 160, "play": 256, "drawn": 12, "few": 8, "calls": 50, "many": 20}
@@ -137,9 +127,8 @@ def lesson(profile: str) -> Lesson:
 _tensors = partial(exercises.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
 
 
-def _half() -> Judge:
-    first = int((by_config().u > 0.5).nonzero()[0])
-    return lambda answer: answer == first
+def _near(number: float, allowed: float = 1e-9) -> Judge:
+    return lambda answer: abs(answer - number) <= allowed
 
 
 def _noise() -> Judge:
@@ -149,35 +138,34 @@ def _noise() -> Judge:
 
 def _step() -> Judge:
     (x_t, y, r, eps), schedule = _tensors(4), by_config()
-    wanted = Sampler(schedule, "res_noise", clip=None).step(torch.cat([r, eps], dim=1), x_t, y, 700, 300).x
-    return lambda answer: same(answer(x_t, r, eps, *schedule.levels(700), *schedule.levels(300)), wanted)
+    right = Sampler(schedule, "res_noise", clip=None).step(torch.cat([r, eps], dim=1), x_t, y, 700, 300).x
+    return lambda answer: same(answer(x_t, r, eps, *schedule.levels(700), *schedule.levels(300)), right)
 
 
 def _translate() -> Judge:
     converted, some = RDDMSchedule.from_ddpm(linear()), [0, 400, 999]
-    wanted = torch.stack([converted.u[some], converted.s[some]])
-    return lambda answer: same(torch.stack(answer(linear().alpha_bar[some])), wanted)
-
-
-def _ends() -> Judge:
-    left = 1 - float(RDDMSchedule.from_ddpm(linear()).u[-1])
-    return lambda answer: abs(answer - left) < 5e-4
+    right = torch.stack([converted.u[some], converted.s[some]])
+    return lambda answer: same(torch.stack(answer(linear().alpha_bar[some])), right)
 
 
 EXERCISES: dict[str, Exercise] = {
     "half": (
         "the first t with more than half of the residual",
-        _half,
+        lambda: _near(int((by_config().u > 0.5).nonzero()[0])),
         "alpha is decreased: most of the residual comes early; look at schedule.u",
     ),
     "noise": ("the noise from the residual", _noise, "solve x_t = y + (u - 1) r + s eps for eps"),
     "step": ("one deterministic step", _step, "Eq. 13: take away the share of each that s holds less than t"),
     "indi": (
         "how much of the state InDI keeps",
-        lambda: lambda answer: abs(answer(0.8, 0.6) - 0.75) < 1e-9,
+        lambda: lambda answer: _near(0.75)(answer(0.8, 0.6)),
         "of the way t to 0, the step goes t - s",
     ),
     "translate": ("RDDM's coefficients of a DDPM", _translate, "with y = 0, r = -x0: compare the factors of x0"),
-    "ends": ("what a converted schedule leaves", _ends, "1 - u at T is the square root of alpha_bar there"),
+    "ends": (
+        "what a converted schedule leaves",
+        lambda: _near(float(linear().alpha_bar[-1] ** 0.5), 5e-4),
+        "1 - u at T is the square root of alpha_bar there",
+    ),
 }
 check = partial(exercises.check, among=EXERCISES)

@@ -32,8 +32,7 @@ from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
 from repro.metrics.pixel import imresize
-from repro.rddm.samplers import matched
-from repro.rddm.sampling import Net
+from repro.rddm.samplers import Net, matched
 from repro.rddm.schedules import by_config
 from repro.rddm.study import baselines, probes
 from repro.rddm.study.experiments import (

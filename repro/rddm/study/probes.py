@@ -28,7 +28,13 @@ from repro.rddm.schedules import RDDMSchedule, indi
 # DDIM with the network's noise kept is diffusers' default, with the noise made again from the cut image it is
 # diffusers' use_clipped_model_output. Without clipping the two are one.
 DDIM = {"ddim": False, "ddim-rederived": True}
-RULES = (*DDIM, "eq12", "compose", "rederive")
+RULES = {
+    "ddim": "DDIM",
+    "ddim-rederived": "DDIM, noise re-derived",
+    "eq12": "RDDM, Eq. 12",
+    "compose": "RDDM, compose",
+    "rederive": "RDDM, rederive",
+}
 DIFFERENCE, MEAN_DIFFERENCE = "max_abs_difference", "mean_abs_difference"
 COMPARED = 8  # samples whose pixels are compared
 
