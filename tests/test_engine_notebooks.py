@@ -24,17 +24,15 @@ seed: int = 0
 """
 
 
-def write(folder: Path, name: str, *cells: str, parameters: str | None = PARAMETERS) -> Path:
+def write(home: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
     nb = nbformat.v4.new_notebook()
     nb.metadata.kernelspec = {"name": "someone-elses", "display_name": "x", "language": "python"}
     nb.cells = [nbformat.v4.new_markdown_cell("# A title")]
-    if parameters is not None:
-        nb.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    nb.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     nb.cells += [nbformat.v4.new_code_cell(source) for source in cells]
     for index, cell in enumerate(nb.cells):
         cell.id = f"c{index}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.ipynb"
+    path = home / "notebooks" / f"{name}.ipynb"
     nbformat.write(nb, path)
     return path
 
@@ -47,22 +45,17 @@ def outputs(path: Path) -> str:
     )
 
 
-@pytest.fixture
-def books(tmp_path: Path) -> dict[str, Path]:
-    return {"folder": tmp_path / "notebooks", "build": tmp_path / "build"}
-
-
 @pytest.mark.parametrize(("name", "value"), [("profil", "small"), ("steps", "5x"), ("steps", True), ("seed", 1.0)])
-def test_bad_parameter_is_refused_before_anything_runs(books, tmp_path, name, value):
-    path = write(books["folder"], "00_first", f"open({str(tmp_path / 'ran')!r}, 'w')")
-    write(books["folder"], "01_second", "1", parameters=PARAMETERS.replace("seed", "start"))
+def test_bad_parameter_is_refused_before_anything_runs(home, name, value):
+    path = write(home, "00_first", f"open({str(home / 'ran')!r}, 'w')")
+    write(home, "01_second", "1", parameters=PARAMETERS.replace("seed", "start"))
     before = path.read_bytes()
     with pytest.raises(ReproError, match=f"parameter '?{name}") as caught:
-        reproduce(parameters={name: value}, **books)
+        reproduce(parameters={name: value})
     assert "\n" not in str(caught.value)
     with pytest.raises(ReproError, match="00_first cannot be updated with steps=7: committed outputs are those of"):
-        reproduce(parameters={"steps": 7}, update=True, **books)
-    assert path.read_bytes() == before and not (tmp_path / "ran").exists() and not books["build"].exists()
+        reproduce(parameters={"steps": 7}, update=True)
+    assert path.read_bytes() == before and not (home / "ran").exists() and not (home / "build").exists()
 
 
 RANGES = """\
@@ -94,23 +87,23 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
         ("quick", 1, "bool", True),
     ],
 )
-def test_ranges_and_choices_are_what_the_comment_says(books, name, bad, accepted, good):
-    nb = notebooks.read(write(books["folder"], "00_first", parameters=RANGES))
+def test_ranges_and_choices_are_what_the_comment_says(home, name, bad, accepted, good):
+    nb = notebooks.read(write(home, "00_first", parameters=RANGES))
     assert notebooks.check(nb, "00_first", {name: good}) == {name: good}
     with pytest.raises(ReproError) as caught:
         notebooks.check(nb, "00_first", {name: bad})
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
 
 
-def test_other_parameters_write_elsewhere_and_stand_in_the_provenance(books):
+def test_other_parameters_write_elsewhere_and_stand_in_the_provenance(home):
     code = """\
 from repro.engine.study import Lesson
 lesson = Lesson("rddm", "03_rddm_sampling", "small", 1.0)
 print(lesson.command, lesson.figures.parts[-2:])"""
-    write(books["folder"], "00_first", code)
-    (plain,) = reproduce(profile="small", **books)
+    write(home, "00_first", code)
+    (plain,) = reproduce(profile="small")
     assert outputs(plain.path).startswith("repro reproduce 03 (") and "'figures'" in outputs(plain.path)
-    (other,) = reproduce(profile="small", parameters={"steps": 7, "title": "a b"}, **books)
+    (other,) = reproduce(profile="small", parameters={"steps": 7, "title": "a b"})
     wanted = "repro reproduce 03 --parameters steps=7 'title=a b' ('build', 'small')"
     assert outputs(other.path).strip() == wanted
 
@@ -118,13 +111,13 @@ print(lesson.command, lesson.figures.parts[-2:])"""
 @pytest.mark.parametrize(
     "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int =", "print(1)"]
 )
-def test_parameter_cell_that_cannot_be_checked_is_refused(books, line):
-    path = write(books["folder"], "00_first", parameters=f"eta: float = 0.5\n{line}")
+def test_parameter_cell_that_cannot_be_checked_is_refused(home, line):
+    path = write(home, "00_first", parameters=f"eta: float = 0.5\n{line}")
     with pytest.raises(ReproError, match=r"notebook 00_first: one cell tagged 'parameters' is accepted, of lines such"):
         notebooks.declared(notebooks.read(path), path.stem)
 
 
-def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_path):
+def test_runs_in_order_here_with_the_parameters_given(home, monkeypatch, tmp_path):
     """A user's own kernel `python3`, backend and widget setting do not reach the notebooks."""
     broken = tmp_path / "user" / "kernels" / "python3"
     broken.mkdir(parents=True)
@@ -136,9 +129,9 @@ def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_pa
     monkeypatch.delenv("REPRO_HEADLESS", raising=False)
     settings = "*map(os.environ.get, ('REPRO_HEADLESS', 'MPLBACKEND'))"
     code = f"import os, sys; print(sys.executable == {sys.executable!r}, {settings})"
-    write(books["folder"], "01_second", "print(profile, steps, seed)")
-    write(books["folder"], "00_first", code)
-    runs = reproduce(profile="smoke", parameters={"steps": 7}, **books)
+    write(home, "01_second", "print(profile, steps, seed)")
+    write(home, "00_first", code)
+    runs = reproduce(profile="smoke", parameters={"steps": 7})
     assert [run.name for run in runs] == ["00_first", "01_second"]
     assert all(run.error is None for run in runs)
     assert outputs(runs[0].path) == "True 1 module://matplotlib_inline.backend_inline\n"
@@ -146,12 +139,12 @@ def test_runs_in_order_here_with_the_parameters_given(books, monkeypatch, tmp_pa
     assert os.environ["MPLBACKEND"] == "svg" and "REPRO_HEADLESS" not in os.environ
 
 
-def test_failure_is_told_and_kept_and_the_others_run(books, capsys):
-    write(books["folder"], "00_raises", "print('before')", "1 / 0", "print('after')")
-    write(books["folder"], "01_dies", "import os; os._exit(1)", "print('after')")
-    write(books["folder"], "02_fine", "print('fine')")
-    write(books["folder"], "03_stops", "raise SystemExit", "print('after')")
-    runs = reproduce(**books)
+def test_failure_is_told_and_kept_and_the_others_run(home, capsys):
+    write(home, "00_raises", "print('before')", "1 / 0", "print('after')")
+    write(home, "01_dies", "import os; os._exit(1)", "print('after')")
+    write(home, "02_fine", "print('fine')")
+    write(home, "03_stops", "raise SystemExit", "print('after')")
+    runs = reproduce()
     assert [run.error is None for run in runs] == [False, False, True, False]
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err and "00_raises" in err
@@ -161,7 +154,7 @@ def test_failure_is_told_and_kept_and_the_others_run(books, capsys):
     assert outputs(runs[2].path) == "fine\n"
 
 
-def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
+def test_second_run_is_byte_identical_and_update_leaves_no_trace(home):
     noisy = (
         "import sys, time, warnings\nfrom tqdm import tqdm\n"
         "for i in tqdm(range(3)): print(i, flush=True); time.sleep(0.02)\n"
@@ -171,12 +164,12 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
         "import ipywidgets\nfrom IPython.display import display\ndisplay(ipywidgets.IntSlider())\n"
         "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()"
     )
-    path = write(books["folder"], "00_first", noisy, drawn)
+    path = write(home, "00_first", noisy, drawn)
     before = nbformat.read(path, 4)
-    reproduce(update=True, profile="small", **books)
-    once, built = path.read_bytes(), (books["build"] / path.name).read_bytes()
-    reproduce(update=True, profile="small", **books)
-    assert path.read_bytes() == once and (books["build"] / path.name).read_bytes() == built
+    reproduce(update=True, profile="small")
+    once, built = path.read_bytes(), (home / "build" / path.name).read_bytes()
+    reproduce(update=True, profile="small")
+    assert path.read_bytes() == once and (home / "build" / path.name).read_bytes() == built
     text = once.decode()
     noise = ["papermill", "widget-view", "it/s", "0x7", "ipykernel_", "injected", "iopub"]
     assert [word for word in (*noise, str(Path.home()), sys.prefix) if word in text] == []
@@ -187,21 +180,21 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(books):
     assert notebooks.INJECTED in built.decode()
 
 
-def test_names(books):
-    write(books["folder"], "00_first"), write(books["folder"], "01_second")
-    assert [p.stem for p in chosen(["01", "00_first.ipynb"], books["folder"])] == ["00_first", "01_second"]
-    with pytest.raises(ReproError, match="no notebook '02': there are 00_first, 01_second"):
-        chosen(["02"], books["folder"])
+def test_names(home):
     with pytest.raises(ReproError, match="no notebook found"):
-        chosen([], books["build"])
-    (books["folder"] / "00_first.ipynb").write_text("{")
+        chosen([])
+    write(home, "00_first"), write(home, "01_second")
+    assert [p.stem for p in chosen(["01", "00_first.ipynb"])] == ["00_first", "01_second"]
+    with pytest.raises(ReproError, match="no notebook '02': there are 00_first, 01_second"):
+        chosen(["02"])
+    (home / "notebooks/00_first.ipynb").write_text("{")
     with pytest.raises(ReproError, match="not a readable notebook") as caught:
-        reproduce(**books)
+        reproduce()
     assert "\n" not in str(caught.value)
 
 
-def test_command(books, home, capsys):
-    write(books["folder"], "00_first", "print(repr(steps), repr(title)); assert eta < 1")
+def test_command(home, capsys):
+    write(home, "00_first", "print(repr(steps), repr(title)); assert eta < 1")
     assert Reproduce(parameters=("steps=7", "title=8")).run() == 0
     assert outputs(home / "build" / "00_first.ipynb") == "7 '8'\n"
     assert Reproduce(parameters=("eta=2",)).run() == 1

@@ -93,7 +93,6 @@ def test_what_must_be_measured_is_enumerated_once():
         ("other-s0", {"task": "dark", "steps": 5}),
         ("other-s0", {"task": "dark", "steps": 50}),
     ]
-    assert grid.at_every_seed("net-s*", ["net-s0", "net-s12", "net-small-s0", "net-sx"]) == ["net-s0", "net-s12"]
 
 
 @pytest.mark.parametrize(
@@ -156,32 +155,35 @@ def test_an_interval_says_what_it_resamples():
 
 def test_a_table_is_written_with_its_provenance_and_twice_alike(home):
     with pytest.raises(ReproError, match="records that are not in"):
-        table().write("repro reproduce")
+        table().write("repro reproduce", home)
     records.upsert("ddpm", RECORDS)
-    paths = table().write("repro reproduce --cell '-->'")
+    paths = table().write("repro reproduce --cell '-->'", home)
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in table().write("repro reproduce --cell '-->'")] == before
+    assert [path.read_bytes() for path in table().write("repro reproduce --cell '-->'", home)] == before
     for path in paths:
         assert whence(path).records == (RECORDS[0].id,)
         assert whence(path).command == "repro reproduce --cell '-->'"
     assert before[1].decode().splitlines()[0].count("-->") == 1
 
 
-def test_papers_numbers_are_read_and_refused_by_line(tmp_path):
+def test_papers_numbers_are_refused_by_line(papers, tmp_path):
     path = tmp_path / "paper_numbers.csv"
-    good = "table,row,column,value,protocol,source\nt1,SM-N,PSNR,15.56,unspecified,Table 1\n"
-    path.write_text(good)
-    number = tables.PaperNumber(15.56, "unspecified", "Table 1")
-    assert tables.paper_numbers("x", path) == {("t1", "SM-N", "PSNR"): number}
-    assert tables.paper_numbers("x", tmp_path / "none.csv") == {}
+    good = path.read_text()
     for bad in ("t1,SM-N,SSIM,about 1,unspecified,Table 1\n", "t1,SM-N,SSIM,nan,p,Table 1\n", "t1,SM-N\n"):
         path.write_text(good + bad)
-        with pytest.raises(ReproError, match=r"paper_numbers.csv, line 3: no number of a paper: t1,SM-N"):
-            tables.paper_numbers("x", path)
+        with pytest.raises(ReproError, match=r"paper_numbers.csv, line 4: no number of a paper: t1,SM-N"):
+            tables.paper_numbers("x")
+    path.unlink()
+    assert tables.paper_numbers("x") == {}
 
 
 def test_small_values_are_not_shown_as_zero():
-    assert [tables.shown(value, 3) for value in (0.0, 1.2345e-12, 0.5, -3.0)] == ["0.000", "1.2e-12", "0.500", "-3.000"]
+    assert [tables.decimal(value, 3) for value in (0.0, 1.2345e-12, 0.5, -3.0)] == [
+        "0.000",
+        "1.2e-12",
+        "0.500",
+        "-3.000",
+    ]
 
 
 # Intervals

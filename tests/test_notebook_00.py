@@ -14,8 +14,9 @@ NAME = "00_start_here"
 
 @pytest.mark.notebook
 @pytest.mark.slow
-def test_it_runs(tmp_path: Path) -> None:
-    (run,) = reproduce([NAME], profile="smoke", build=tmp_path)
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.paths.build", lambda: tmp_path)
+    (run,) = reproduce([NAME], profile="smoke")
     assert run.error is None, run.error
     executed = notebooks.read(run.path)
     kinds = [kind for c in executed.cells for o in c.get("outputs", []) for kind in o.get("data", {})]

@@ -37,7 +37,6 @@ from repro import paths
 from repro.engine import evaluation, stats
 from repro.engine.atomic import read_toml
 from repro.engine.grid import expanded
-from repro.engine.provenance import provenance
 from repro.engine.records import ROOMS, Record, Scalar, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
 from repro.errors import ReproError, one_of
@@ -304,5 +303,5 @@ def _summary(f: Finding) -> tuple[str, str]:
 
 def write(found: Sequence[Verdict], command: str) -> tuple[Path, Path]:
     """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
-    made = provenance([identity for v in found for f in v.findings for identity in f.records], command)
-    return write_pair(paths.figures(), "claims", to_csv(found), to_markdown(found), made)
+    ids = [identity for v in found for f in v.findings for identity in f.records]
+    return write_pair(paths.figures() / "claims", to_csv(found), to_markdown(found), ids, command)

@@ -96,7 +96,9 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
     module, found = study_module(room, "measure"), {}
-    places = [(each, cell) for name, cell in grid.cells(grid.load(room)) for each in grid.at_every_seed(name, known)]
+    cells = grid.cells(grid.load(room))
+    networks = {name: [each for each in known if records.means(name, each)] or [name] for name, _ in cells}
+    places = [(each, cell) for name, cell in cells for each in networks[name] if not each.endswith("*")]
     for small, cell in places:
         own = in_profile(small, profile)
         network = known.get(own)

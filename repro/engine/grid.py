@@ -119,24 +119,12 @@ def _columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
     """The columns of a table: shared ones by their key, or with `use` and changes."""
     shared, entries = spec.get("column", {}), []
     for entry in ({"use": c} if isinstance(c, str) else dict(c) for c in table["columns"]):
-        key = entry.pop("use", None)
-        if key is not None and key not in shared:
+        if "use" in entry and entry["use"] not in shared:
             known = ", ".join(shared)
-            raise ReproError(f"table {table['name']}: there is no column {key!r}, there are {known}")
-        entries.append({**shared.get(key, {}), **entry})
-    made = list(expanded(spec, entries))
-    for column, key in itertools.product(made, ("mean", "only")):
-        if key in column:
-            column[key] = _listed(spec, column[key])
-    return made
-
-
-def at_every_seed(name: str, known: Iterable[str]) -> list[str]:
-    """The networks of `known` that "…-s*" stands for; any other name alone."""
-    if not name.endswith("-s*"):
-        return [name]
-    stem = name.removesuffix("*")
-    return [each for each in known if each.startswith(stem) and each.removeprefix(stem).isdigit()]
+            raise ReproError(f"table {table['name']}: there is no column {entry['use']!r}, there are {known}")
+        entries.append({**shared.get(entry.get("use"), {}), **entry})
+    made = expanded(spec, entries)
+    return [c | {key: _listed(spec, c[key]) for key in ("mean", "only") if key in c} for c in made]
 
 
 def cells(spec: Spec) -> list[Place]:
@@ -159,9 +147,8 @@ def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verifi
     name, columns, theirs = table["name"], _columns(spec, table), paper_numbers(room)
 
     def cell(row: Spec, column: Spec) -> Cell:
-        if reason := _absent(table, column, row):
-            made = Cell(dash=reason)
-        else:
+        made = Cell(dash=_absent(table, column, row))
+        if not made.dash:
             made = ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
         if "scale" in column and made.value is not None:
             bounds = made.interval and tuple(rounded(column["scale"] * bound) for bound in made.interval)

@@ -124,10 +124,9 @@ def check(nb: Any, name: str, given: Mapping[str, Any], update: bool = False) ->
     return values
 
 
-def chosen(names: Sequence[str], folder: Path | None = None) -> list[Path]:
-    """The numbered notebooks of a folder (default: notebooks/) that `names` mean, in order: full name, file name or
-    number ("01"); all of them for no name."""
-    folder = folder or paths.root() / "notebooks"
+def chosen(names: Sequence[str]) -> list[Path]:
+    """The numbered notebooks that `names` mean, in order: full name, file name or number ("01"); all for no name."""
+    folder = paths.root() / "notebooks"
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     stems = [Path(name).name.removesuffix(".ipynb") for name in names]
     for stem in stems:
@@ -182,18 +181,15 @@ def reproduce(
     profile: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     update: bool = False,
-    *,
-    folder: Path | None = None,
-    build: Path | None = None,
 ) -> list[NotebookRun]:
-    """Execute notebooks in order and keep them, normalised, in `build`.
+    """Execute notebooks in order and keep them, normalised, in build/.
 
     `names`: see `chosen`. `profile` and `parameters` go to every notebook chosen and are checked against each before
-    one runs; what is None is left at the notebook's default. `update` copies each that succeeded back to `folder`,
+    one runs; what is None is left at the notebook's default. `update` copies each that succeeded back to notebooks/,
     without papermill's cell. Raises `ReproError` for a bad name or value; the result holds the error of a failing cell.
     """
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
-    nodes = {path: read(path) for path in chosen(names, folder)}
+    nodes = {path: read(path) for path in chosen(names)}
     values = {path: check(node, path.stem, given, update) for path, node in nodes.items()}
     # Other parameters draw other images than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(given.items()) if key != "profile"]
@@ -202,7 +198,7 @@ def reproduce(
         for number, (path, node) in enumerate(nodes.items(), start=1):
             head = f"[{number}/{len(nodes)}] {path.stem}"
             print(f"{head}: {sum(cell.cell_type == 'code' for cell in node.cells)} code cells", flush=True)
-            out, start = (build or paths.build()) / path.name, time.perf_counter()
+            out, start = paths.build() / path.name, time.perf_counter()
             error = _execute(path, out, values[path], kernel)
             seconds = time.perf_counter() - start
             print(f"{head}: {'done' if error is None else 'FAILED'} in {seconds:.1f} s", flush=True)
@@ -217,7 +213,7 @@ def reproduce(
 def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> str | None:
     """Run the notebook at `path` into `out`; what stopped it, None where nothing did."""
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +226,7 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> s
         )  # fmt: skip
     except PapermillExecutionError as failure:
         return f", code cell {failure.exec_count}:\n" + "\n".join(failure.traceback)
-    except (DeadKernelError, CellTimeoutError) as failure:
+    except DeadKernelError as failure:
         # papermill marks every cell completed then, but only those that began have a start time
         cells = read(out).cells if out.exists() else []
         begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
@@ -248,7 +244,7 @@ def _keep(path: Path, out: Path, source: Any, update: bool) -> None:
     hide = {str(top): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
     executed = read(out)
     for file, injected in [(out, True)] + [(path, False)] * update:
-        node = normalise(executed, source, hide=hide, keep_injected=injected)
+        node = normalise(executed, source, hide, keep_injected=injected)
         nbformat.validate(node)
         write_text(file, nbformat.writes(node).rstrip("\n") + "\n")
 
@@ -259,7 +255,7 @@ _CELL_FILE = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
 _BAR = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+it \[.*\]")
 
 
-def normalise(nb: Any, source: Any, *, hide: Mapping[str, str] | None = None, keep_injected: bool = False) -> Any:
+def normalise(nb: Any, source: Any, hide: Mapping[str, str], keep_injected: bool = False) -> Any:
     """What of an executed notebook is worth keeping: a new node, a function of the code and what it drew alone.
 
     Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `keep_injected`), timestamps,
@@ -276,8 +272,8 @@ def normalise(nb: Any, source: Any, *, hide: Mapping[str, str] | None = None, ke
         cell.id = INJECTED if INJECTED in cell.metadata.get("tags", []) else next(ids)
         if cell.cell_type == "code":
             cell.execution_count = count = count + 1
-            kept = (_output(output, count, hide or {}) for output in _joined(cell.outputs))
-            cell.outputs = _joined(filter(None, kept))  # what progress bars stood between
+            kept = [output for output in _joined(cell.outputs) if _cleaned(output, count, hide)]
+            cell.outputs = _joined(kept)  # what progress bars stood between
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     return nb
@@ -294,25 +290,23 @@ def _joined(outputs: Iterable[Any]) -> list:
     return joined
 
 
-def _output(output: Any, count: int, hide: Mapping[str, str]) -> Any | None:
-    """One output, cleaned, or None where nothing is left of it."""
+def _cleaned(output: Any, count: int, hide: Mapping[str, str]) -> bool:
+    """Clean one output in its place; False where nothing is left of it."""
     if output.output_type == "stream":
         lines = [line.rsplit("\r", 1)[-1] for line in output.text.replace("\r\n", "\n").split("\n")]
         output.text = _clean("\n".join(line for line in lines if not _BAR.search(line)), hide)
-        return output if output.text.strip() else None
+        return bool(output.text.strip())
     if output.output_type == "error":
         output.traceback = [_clean(line, hide) for line in output.traceback]
-        return output
+        return True
     if any(kind.startswith("application/vnd.jupyter.widget") for kind in output.data):
+        # a view without the kernel that held it shows nothing
         output.data = {kind: data for kind, data in output.data.items() if kind.startswith("image/")}
-        if not output.data:
-            return None  # a view without the kernel that held it shows nothing
-    for kind, data in output.data.items():
-        if isinstance(data, str) and kind.startswith("text/"):
-            output.data[kind] = _clean(data, hide)
+    texts = [kind for kind, data in output.data.items() if isinstance(data, str) and kind.startswith("text/")]
+    output.data |= {kind: _clean(output.data[kind], hide) for kind in texts}
     if output.output_type == "execute_result":
         output.execution_count = count
-    return output
+    return bool(output.data)
 
 
 def _clean(text: str, hide: Mapping[str, str]) -> str:

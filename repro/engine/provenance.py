@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,10 @@ def shell(words: Iterable[str]) -> str:
 
 def _quoted(word: str) -> str:
     raw = os.fsencode(word)
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
-        return f"$'{''.join(signs)}'"
-    return shlex.quote(word)
+    if raw.decode("utf-8", "ignore") == word:
+        return shlex.quote(word)
+    signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
+    return f"$'{''.join(signs)}'"
 
 
 def provenance(records: Iterable[Record | str], command: str) -> Provenance:
@@ -82,8 +81,11 @@ def save_figure(
     """
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
     data = _encoded(figure, provenance(records, command), photograph)
-    if not (path.is_file() and _agrees(path, data)):
-        write_bytes(path, data)
+    with suppress(ReproError):  # nothing lies there, or something damaged
+        (old, before), (new, now) = _decoded(path), _decoded(io.BytesIO(data))
+        if before == now and old.shape == new.shape and abs(old - new).max() <= ROUNDING:
+            return path
+    write_bytes(path, data)
     return path
 
 
@@ -130,15 +132,6 @@ def _decoded(source: Any) -> tuple[Any, str]:
     return pixels, comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""
 
 
-def _agrees(path: Path, data: bytes) -> bool:
-    """Whether a file says that the same made it, and no pixel differs by more than another processor's rounding."""
-    try:
-        (old, before), (new, now) = _decoded(path), _decoded(io.BytesIO(data))
-    except ReproError:
-        return False  # what lies there is damaged
-    return before == now and old.shape == new.shape and bool(abs(old - new).max() <= ROUNDING)
-
-
 def whence(path: Path | str) -> Provenance:
     """What made `path`: an image, a Markdown table, or a CSV whose Markdown twin lies beside it.
 
@@ -147,9 +140,8 @@ def whence(path: Path | str) -> Provenance:
     path = Path(path)
     suffix = path.suffix.lower()
     source = path.with_suffix(".md") if suffix == ".csv" else path
-    for file in (path, source):
-        if not file.is_file():
-            raise ReproError(f"{file}: no such file")
+    if missing := [file for file in (path, source) if not file.is_file()]:
+        raise ReproError(f"{missing[0]}: no such file")
     if suffix not in (".png", ".jpg", ".md", ".csv"):
         raise ReproError(f"{path}: provenance is kept in .png, .jpg, .md and .csv files, this is {suffix or 'none'}")
     text = _decoded(path)[1] if suffix in (".png", ".jpg") else source.read_text("utf-8", "replace")

@@ -65,12 +65,12 @@ class Record:
     source: Literal["evaluated", "recorded"] = "evaluated"
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen: normalised once, here)
-        put("cell", {key: _plain(self.cell[key], key) for key in sorted(self.cell)})
-        put("metrics", _rounded_metrics(self.metrics))
+    def __post_init__(self) -> None:  # frozen: normalised once, here
+        self.__dict__["cell"] = {key: _plain(self.cell[key], key) for key in sorted(self.cell)}
+        self.__dict__["metrics"] = _rounded_metrics(self.metrics)
         if self.check:
-            put("check", {"k": int(self.check["k"]), "metrics": _rounded_metrics(self.check["metrics"])})
+            metrics = _rounded_metrics(self.check["metrics"])
+            self.__dict__["check"] = {"k": int(self.check["k"]), "metrics": metrics}
 
     @property
     def key(self) -> str:
@@ -87,12 +87,9 @@ class Record:
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def under(self, experiment: str, names: Mapping[str, str] | None = None) -> Record:
-        """The same record under another experiment's name, to be looked up, not stored: it keeps its id.
-
-        `names` of metrics are replaced too.
-        """
-        metrics = {(names or {}).get(name, name): values for name, values in self.metrics.items()}
+    def under(self, experiment: str, names: Mapping[str, str]) -> Record:
+        """The same record under other names of experiment and metrics, to be looked up, not stored: it keeps its id."""
+        metrics = {names.get(name, name): values for name, values in self.metrics.items()}
         alias = dataclasses.replace(self, experiment=experiment, metrics=metrics, check={})
         alias.__dict__["id"] = self.id
         return alias
@@ -132,7 +129,14 @@ def load(room: str) -> list[Record]:
     found: dict[str, Record] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            record = _parse(line)
+            fields = dict(json.loads(line))
+            schema, identity = fields.pop("schema", None), fields.pop("id", None)
+            if schema != SCHEMA:
+                raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
+            record = Record(**fields)
+            if record.id != identity:
+                other = f"its content gives the id {record.id}, the line says {identity}"
+                raise ReproError(f"{other}: changed after writing")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         if record.room != room or record.key in found:
@@ -170,39 +174,28 @@ def select(
 ) -> list[Record]:
     """Those records that match every filter given; `cell` names a part of the cell or all of it.
 
-    An experiment that ends in "-s*" stands for that network at every training seed, "-s0", "-s1", ….
+    An experiment that ends in "-s*" stands for that network at every training seed (see `means`).
     """
     parts = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
     return [
         record
         for record in records
-        if experiment in (None, record.experiment, every_seed(record))
+        if (experiment is None or means(experiment, record.experiment))
         and profile in (None, record.profile)
         and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in parts.items())
     ]
 
 
-def every_seed(record: Record) -> str:
-    """The record's experiment with the training seed at its end left open, "rddm-fashion-smn-s*"."""
-    base = record.experiment.removesuffix(f"-s{record.seed}")
-    return record.experiment if base == record.experiment else f"{base}-s*"
+def means(pattern: str, experiment: str) -> bool:
+    """Whether a name, or a network at every training seed, "rddm-fashion-smn-s*", means this experiment."""
+    stem = pattern.removesuffix("*")
+    return experiment == pattern or (stem != pattern and experiment.removeprefix(stem).isdigit())
 
 
 def by_id() -> dict[str, Record]:
     """Every record in `figures/records`, of all rooms, by its id."""
-    files = sorted((paths.figures() / "records").glob("*.jsonl"))
+    files = (paths.figures() / "records").glob("*.jsonl")
     return {record.id: record for file in files for record in load(file.stem)}
-
-
-def _parse(line: str) -> Record:
-    fields = dict(json.loads(line))
-    schema, identity = fields.pop("schema", None), fields.pop("id", None)
-    if schema != SCHEMA:
-        raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
-    record = Record(**fields)
-    if record.id != identity:
-        raise ReproError(f"its content gives the id {record.id}, the line says {identity}: changed after writing")
-    return record
 
 
 def _order(record: Record) -> tuple:

@@ -98,14 +98,11 @@ class Lesson:
         if self.profile != "small":  # other data, perhaps other metrics
             aliases = getattr(study_module(self.room, "measure"), "ALIASES", {}) if self.profile == "paper" else {}
             instead = "".join(f"; {own} in the place of {small}" for own, small in aliases.items())
-            name, sizes = (
-                f"profile {self.profile}",
-                "data and sizes are those of its configuration, not those named here",
-            )
-            note = f"{name.capitalize()}: {sizes}{instead}."
-            made = [replace(t, caption=f"{t.caption}; here {name}", notes=(*t.notes, note)) for t in made]
+            sizes = "data and sizes are those of its configuration, not those named here"
+            notes, here = (f"Profile {self.profile}: {sizes}{instead}.",), f"; here profile {self.profile}"
+            made = [replace(table, caption=table.caption + here, notes=table.notes + notes) for table in made]
         for table in made:
-            table.write(self.command, folder=self.figures / "tables")
+            table.write(self.command, self.figures / "tables")
         return {table.name: table for table in made}
 
     def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
@@ -119,14 +116,14 @@ class Lesson:
         bars = {f"{name} · {text}": [f.verdict for f in found[name].findings] for name, text in words.items()}
         return verdict_bars(bars)
 
-    def keep(self, drawing: Any, name: str, shown: Sequence[Record] = ()) -> Any:
-        """Save a drawing as <name>.png, photographs as .jpg, with its provenance, and hand it on to be shown."""
+    def keep(self, drawing: Any, name: str, records: Sequence[Record] = ()) -> Any:
+        """Save a drawing as <name>.png, photographs as .jpg, with its provenance; returns what displays it."""
         from repro.engine.provenance import save_figure
         from repro.ui.photos import Drawn, Photos
 
         drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
-        photograph = isinstance(drawn, Photos)
-        save_figure(drawn.pixels, name, shown, self.command, photograph=photograph, folder=self.figures / "pictures")
+        kind = {"photograph": isinstance(drawn, Photos), "folder": self.figures / "pictures"}
+        save_figure(drawn.pixels, name, records, self.command, **kind)
         return drawn
 
 

@@ -94,29 +94,24 @@ class Table:
         """The table as CSV text, one line per cell."""
         lines = []
         for row, column, cell in self:
-            paper, counts = cell.paper or PaperNumber(None, "", ""), (cell.n, cell.seeds)
-            measured = (
-                *(cell.interval or (None, None)),
-                cell.over,
-                *(counts if cell.value is not None else (None, None)),
-            )
-            theirs = (paper.value, paper.protocol, paper.source)
+            paper = cell.paper or PaperNumber(None, "", "")
+            counts = (None, None) if cell.value is None else (cell.n, cell.seeds)
+            ours = (cell.value, *(cell.interval or (None, None)), cell.over, *counts, column.protocol)
             tail = (cell.mark, cell.dash, " ".join(cell.records), column.atol, column.rtol)
-            lines.append((row, column.name, cell.value, *measured, column.protocol, *theirs, *tail))
+            lines.append((row, column.name, *ours, paper.value, paper.protocol, paper.source, *tail))
         return csv_text(CSV_COLUMNS, lines)
 
     def to_markdown(self) -> str:
         """The table for readers: protocols, marks and reasons below it."""
         reasons = list(dict.fromkeys(cell.dash for _, _, cell in self if cell.value is None))
 
-        def show(cell: Cell, column: Column) -> str:
+        def ours(cell: Cell, column: Column) -> str:
             if cell.value is None:
                 return f"— ({reasons.index(cell.dash) + 1})"
-            if not cell.interval:
-                return _value(cell, column)
-            return "{} [{}, {}]".format(_value(cell, column), *(shown(b, column.decimals) for b in cell.interval))
+            bounds = ", ".join(decimal(bound, column.decimals) for bound in cell.interval or ())
+            return _value(cell, column) + (f" [{bounds}]" if bounds else "")
 
-        lines = self._lines(self.columns, list(self.rows), show)
+        lines = self._lines(self.columns, list(self.rows), ours)
         return "\n".join([*lines, "", *self._legend(reasons)]) + "\n"
 
     def brief(self, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> str:
@@ -126,10 +121,11 @@ class Table:
         chosen = [known[name] for name in columns or list(known)[:5]]
         kept = list(rows or list(self.rows)[:8])
 
-        def show(cell: Cell, column: Column) -> str:
+        def ours(cell: Cell, column: Column) -> str:
             text = "—" if cell.value is None else _value(cell, column)
-            half = (cell.interval[1] - cell.interval[0]) / 2 if cell.interval else None
-            return text if half is None else f"{text} ± {shown(half, column.decimals)}"
+            if cell.interval:
+                text += f" ± {decimal((cell.interval[1] - cell.interval[0]) / 2, column.decimals)}"
+            return text
 
         cells = [self.rows[row][c.name] for row in kept for c in chosen]
         notes = ["; ".join(dict.fromkeys(f"{c.name}: {c.protocol}" for c in chosen))]
@@ -137,17 +133,17 @@ class Table:
         notes += ["*the paper's*"] * any(cell.paper for cell in cells)
         notes += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
         notes.append(f"everything: `figures/tables/{self.name}.md`")
-        return "\n".join([*self._lines(chosen, kept, show), "", f"<small>{_escape(' · '.join(notes))}</small>"])
+        return "\n".join([*self._lines(chosen, kept, ours), "", f"<small>{_escape(' · '.join(notes))}</small>"])
 
-    def _lines(self, columns: Sequence[Column], rows: Sequence[str], show: Callable[[Cell, Column], str]) -> list[str]:
-        """Caption, head and rows; `show` is ours as text."""
-
-        def text(cell: Cell, column: Column) -> str:
-            return show(cell, column) + (f" · *{cell.paper.value:g}*" if cell.paper else "")
-
+    def _lines(self, columns: Sequence[Column], rows: Sequence[str], ours: Callable[[Cell, Column], str]) -> list[str]:
+        """Caption, head and rows; `ours` is our value as text."""
         head = [self.corner, *(column.heading for column in columns)]
         lines = [f"**{_escape(self.caption)}**", "", table_line(head), table_line(["---", *["---:"] * len(columns)])]
-        return lines + [table_line([row, *(text(self.rows[row][c.name], c) for c in columns)]) for row in rows]
+        for row in rows:
+            cells = [(self.rows[row][column.name], column) for column in columns]
+            texts = [ours(c, column) + (f" · *{c.paper.value:g}*" if c.paper else "") for c, column in cells]
+            lines.append(table_line([row, *texts]))
+        return lines
 
     def points(self, column: str, groups: Sequence[str] = ()) -> dict[str, Any]:
         """One column for `plots.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
@@ -169,9 +165,8 @@ class Table:
         if papers:
             out.append(f"Paper numbers: {'; '.join(sorted({paper.source for paper in papers}))}")
         if RE_EVALUATED in marks:
-            out.append(
-                "Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed."
-            )
+            how = "the first k samples were re-evaluated from the shipped weights in this run, and agreed"
+            out.append(f"Unmarked: {how}.")
         if RECORDED in marks:
             out.append("† recorded: taken from the committed record, not re-evaluated in this run.")
         seeds = " and training seeds" if any(cell.seeds > 1 for cell in cells) else ""
@@ -185,18 +180,19 @@ class Table:
         first = f"Ours [95% interval]{' · *paper*' if papers else ''}. Protocols:"
         return [first, *(f"- {_escape(line)}" for line in (*out, *self.notes))]
 
-    def write(self, command: str, *, folder: Path | None = None) -> tuple[Path, Path]:
-        """Write `<name>.csv` and `<name>.md` (with its provenance) to `figures/tables`; returns both paths."""
-        made = provenance([identity for _, _, cell in self for identity in cell.records], command)
-        return write_pair(folder or paths.figures() / "tables", self.name, self.to_csv(), self.to_markdown(), made)
+    def write(self, command: str, folder: Path) -> tuple[Path, Path]:
+        """Write `<name>.csv` and `<name>.md` (with its provenance) into a folder; returns both paths."""
+        ids = [identity for _, _, cell in self for identity in cell.records]
+        return write_pair(folder / self.name, self.to_csv(), self.to_markdown(), ids, command)
 
 
-def write_pair(folder: Path, name: str, table: str, page: str, made: Any) -> tuple[Path, Path]:
-    """Write `<name>.csv` and, with the `Provenance` of both, `<name>.md`."""
-    with locked(folder):
-        write_text(folder / f"{name}.csv", table)
-        write_text(folder / f"{name}.md", f"{made.comment()}\n\n{page}")
-    return folder / f"{name}.csv", folder / f"{name}.md"
+def write_pair(path: Path, table: str, page: str, ids: Iterable[str], command: str) -> tuple[Path, Path]:
+    """Write `path`.csv and, with the provenance of both, `path`.md."""
+    made, files = provenance(ids, command), (path.with_suffix(".csv"), path.with_suffix(".md"))
+    with locked(path.parent):
+        write_text(files[0], table)
+        write_text(files[1], f"{made.comment()}\n\n{page}")
+    return files
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -208,12 +204,12 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return stream.getvalue()
 
 
-def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, str], PaperNumber]:
+def paper_numbers(room: str) -> dict[tuple[str, str, str], PaperNumber]:
     """The papers' own numbers of a room by (table, row, column); an absent file is none.
 
     Raises `ReproError` naming file and line for anything else than table, row, column, value, protocol, source.
     """
-    path = path or paths.room_file(room, "paper_numbers.csv")
+    path = paths.room_file(room, "paper_numbers.csv")
     numbers: dict[tuple[str, str, str], PaperNumber] = {}
     with path.open(encoding="utf-8", newline="") if path.exists() else io.StringIO() as stream:
         for line in (reader := csv.DictReader(stream)):
@@ -226,14 +222,14 @@ def paper_numbers(room: str, path: Path | None = None) -> dict[tuple[str, str, s
     return numbers
 
 
-def shown(value: float, decimals: int) -> str:
+def decimal(value: float, decimals: int) -> str:
     """`value` with that many decimals; one that they would show as zero appears as 1.2e-05."""
     text = f"{value:.{decimals}f}"
     return f"{value:.1e}" if value and float(text) == 0 else text
 
 
 def _value(cell: Cell, column: Column) -> str:
-    return shown(cell.value, column.decimals) + "†" * (cell.mark == RECORDED)
+    return decimal(cell.value, column.decimals) + "†" * (cell.mark == RECORDED)
 
 
 def table_line(cells: Iterable[str]) -> str:

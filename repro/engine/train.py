@@ -41,10 +41,6 @@ from repro.nn.ema import EMA
 SAVE_SECONDS = 300  # at most this much work is lost to a kill
 
 
-class TrainingStopped(ReproError):
-    """A loss or gradient that is not finite."""
-
-
 @dataclass(frozen=True)
 class TrainStep:
     """What a step leaves: numbers to log, networks to look at."""
@@ -109,8 +105,8 @@ def train(
         until: stop (with the state saved) once this many images are seen.
 
     Raises:
-        TrainingStopped: loss or gradient not finite: names the step, the images and the last good state.
-        ReproError: a state made by another recipe, seed, network or task; a batch the processes cannot share equally.
+        ReproError: loss or gradient not finite (names the images and the last good state); a state made by another
+            recipe, seed, network or task; a batch the processes cannot share equally.
     """
     accelerator = make_accelerator()
     ranks, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
@@ -164,7 +160,7 @@ def train(
                     names = ", ".join(task.names(indices[:8]))
                     kept = f"the last good state, {saved} images in, is {state}" if state and saved else "none was kept"
                     what = f"training stopped after {images} images: loss {mean_loss}, gradient norm {norm.item()}"
-                    raise TrainingStopped(f"{what} on the batch of {names}, …; {kept}")
+                    raise ReproError(f"{what} on the batch of {names}, …; {kept}")
                 optimizer.step()
                 images += recipe.batch
                 ema.update(model, images, recipe.batch)
