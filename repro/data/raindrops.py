@@ -56,14 +56,7 @@ def rain(image: Tensor, noise: KeyedNoise) -> Tensor:
 
 
 def _drops(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Drops of each sample, (B, N) numbers each; a slot with radius 0 is empty.
-
-    `x`, `y`     centres in pixels.          `radius`   mean radius in pixels.
-    `wobble`     (B, N, 3) amplitudes of the outline's harmonics 2 to 4, and `phase` (B, N, 3) their phases.
-    `power`      how much wider an angle the drop shows than the pane behind it.
-    `soft`       width of the blurred outline in pixels.
-    `shade`      darkness of the rim, 0 to 1.    `glint` strength of the highlight.
-    """
+    """Drops of each sample, (B, N) numbers each."""
     height, width = size
     low, high = RADIUS
     mean_area = math.pi * (high**2 - low**2) / (2 * math.log(high / low))  # of a log-uniform radius
@@ -73,15 +66,15 @@ def _drops(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
     u = noise.uniform((len(slots), 14), step=1)  # (B, N, 14)
     there = slots + u[..., 13] < number[:, None]  # the last, fractional drop is there with its probability
     return {
-        "x": u[..., 0] * width,
+        "x": u[..., 0] * width,  # pixels
         "y": u[..., 1] * height,
-        "radius": low * (high / low) ** u[..., 2] * there,
-        "wobble": (u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),
-        "phase": u[..., 6:9] * 2 * math.pi,
-        "power": 2.0 + 2.5 * u[..., 9],
-        "soft": 1.2 + 1.8 * u[..., 10],
-        "shade": 0.25 + 0.45 * u[..., 11],
-        "glint": torch.where(u[..., 12] < 0.4, 0.15 + u[..., 12], torch.zeros_like(u[..., 12])),
+        "radius": low * (high / low) ** u[..., 2] * there,  # pixels, the mean; 0 of a drop that is not there
+        "wobble": (u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),  # the outline's harmonics 2-4
+        "phase": u[..., 6:9] * 2 * math.pi,  # (B, N, 3) like their amplitudes
+        "power": 2.0 + 2.5 * u[..., 9],  # how much wider an angle the drop shows than the pane behind it
+        "soft": 1.2 + 1.8 * u[..., 10],  # pixels, width of the blurred outline
+        "shade": 0.25 + 0.45 * u[..., 11],  # of the rim
+        "glint": torch.where(u[..., 12] < 0.4, 0.15 + u[..., 12], torch.zeros_like(u[..., 12])),  # the highlight
     }
 
 
@@ -110,7 +103,7 @@ def _nearest(drops: dict[str, Tensor], rows: Tensor, cols: Tensor) -> tuple[Tens
 
 def _blur(image: Tensor) -> Tensor:
     """A triangle filter of 5x5 pixels, edges repeated."""
-    weight = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 9
-    weight, channels = weight.expand(image.shape[1], 1, 1, 5), image.shape[1]
+    channels = image.shape[1]
+    weight = (image.new_tensor([1.0, 2.0, 3.0, 2.0, 1.0]) / 9).expand(channels, 1, 1, 5)
     x = F.conv2d(F.pad(image, (2, 2, 0, 0), mode="replicate"), weight, groups=channels)
     return F.conv2d(F.pad(x, (0, 0, 2, 2), mode="replicate"), weight.transpose(2, 3), groups=channels)

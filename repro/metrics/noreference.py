@@ -24,22 +24,17 @@ _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # horizontal, vertical, the two dia
 _REPEATED = (13, 17, 31, 35)
 
 
-@lru_cache(maxsize=1)
-def _population() -> tuple[Tensor, Tensor]:
-    """Mean (32,) and covariance (32, 32) of the natural patches."""
+@lru_cache(maxsize=2)
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean (32,) and covariance (32, 32) of natural patches; generalised-Gaussian shapes, E|x|^2 / E x^2 of each."""
     from safetensors.torch import load_file
 
     stored = load_file(_PARAMETERS)
     keep = torch.tensor([i for i in range(36) if i not in _REPEATED])
-    return stored["pop_mu"][keep], stored["pop_cov"][keep][:, keep]
-
-
-@lru_cache(maxsize=1)
-def _shape_table() -> tuple[Tensor, Tensor]:
-    """The grid of generalised-Gaussian shapes and the moment ratio E|x|^2 / E x^2 of each."""
     shapes = torch.arange(0.2, 10.0, 0.001, dtype=torch.float64)
     log_ratio = 2 * torch.lgamma(2 / shapes) - torch.lgamma(1 / shapes) - torch.lgamma(3 / shapes)
-    return shapes, log_ratio.exp()
+    tables = stored["pop_mu"][keep], stored["pop_cov"][keep][:, keep], shapes, log_ratio.exp()
+    return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
 
 
 def _mscn(grey: Tensor) -> Tensor:
@@ -66,9 +61,9 @@ def _aggd(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ratio = left / right
     moment = x.abs().mean(1).square() / square.mean(1)
     moment = moment * (ratio**3 + 1) * (ratio + 1) / (ratio.square() + 1).square()
-    shapes, table = _shape_table()
+    _, _, shapes, ratios = _tables(x.device)
     moment = moment.nan_to_num(nan=float("inf"))  # a flat patch: as in scikit-video, the smallest shape
-    shape = shapes.to(x.device)[(table.to(x.device) - moment.unsqueeze(1)).square().argmin(1)]
+    shape = shapes[(ratios - moment.unsqueeze(1)).square().argmin(1)]
     gamma1, gamma2, gamma3 = (torch.lgamma(k / shape) for k in (1, 2, 3))
     scale = (0.5 * (gamma1 - gamma3)).exp()
     left, right = scale * left, scale * right
@@ -97,7 +92,7 @@ def niqe(image: Tensor) -> Tensor:
     grey = (luma(image.double()) * 255.0).round()[:, :, :h, :w]
     half = F.interpolate(grey, size=(h // 2, w // 2), mode="bicubic", antialias=True, align_corners=False)
     features = torch.cat([_patch_features(_mscn(grey), PATCH), _patch_features(_mscn(half), PATCH // 2)], dim=2)
-    mu, cov = (p.to(image.device) for p in _population())
+    mu, cov, _, _ = _tables(image.device)
     scores = []
     for sample in features:  # (patches, 32)
         difference = sample.mean(0) - mu

@@ -57,7 +57,7 @@ _NIQE = (
     "numbers from the original MATLAB parameters"
 )
 
-_PAIRS: dict[str, tuple] = {  # description, measure, what is done to both images before, shortest side
+_WITH_REFERENCE: dict[str, tuple] = {  # description, measure, what is done to both images before, shortest side
     "l1/rgb01": (f"RGB, {_L1}", pixel.l1),
     "l1/grey01": (f"one channel, {_L1}", pixel.l1),
     "psnr/rgb": (f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
@@ -75,16 +75,16 @@ _PAIRS: dict[str, tuple] = {  # description, measure, what is done to both image
 }
 
 
-def _of_pairs(
-    name: str, text: str, measure: Callable[..., Tensor], before: Callable | None = None, smallest: int = 1
-) -> Protocol:
+def _protocol(name: str, text: str, measure: Callable, before: Callable | None = None, smallest: int = 1) -> Protocol:
     """`measure` in float64, after `before` of both images."""
-    before = before or (lambda image: image)
-    channels = 1 if "grey" in name else 3
-    return Protocol(name, text, channels, smallest, compute=lambda *both: measure(*(before(x.double()) for x in both)))
+
+    def compute(*both: Tensor) -> Tensor:
+        return measure(*(before(x.double()) if before else x.double() for x in both))
+
+    return Protocol(name, text, 1 if "grey" in name else 3, smallest, compute=compute)
 
 
-_IMAGE_PROTOCOLS = {name: _of_pairs(name, *row) for name, row in _PAIRS.items()} | {
+_IMAGE_PROTOCOLS = {name: _protocol(name, *row) for name, row in _WITH_REFERENCE.items()} | {
     "lpips/alex-v0.1": Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
     "niqe/y-skvideo": Protocol("niqe/y-skvideo", _NIQE, smallest=2 * PATCH, kind="no-reference", compute=niqe),
 }

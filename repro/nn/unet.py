@@ -180,13 +180,8 @@ class UNet(ModelMixin, ConfigMixin):
 
         `cond` (B, cond_channels, H, W) is concatenated behind the sample. Returns `.sample` (B, out_channels, H, W).
         """
-        h, skips, emb, box = self.encode(sample, timestep, cond)
-        out = self.decode(h, skips, emb, box, self.decoder())
+        out = self.decode(*self.encode(sample, timestep, cond))
         return UNet2DOutput(sample=out) if return_dict else (out,)
-
-    def decoder(self) -> Decoder:
-        """The decoder's parts, as `decode` takes them."""
-        return self.up, self.upsamplers, self.norm_out, self.conv_out, self.bypass
 
     def encode(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None
@@ -215,9 +210,10 @@ class UNet(ModelMixin, ConfigMixin):
                 skips.append(h)
         return self._run(self.mid, h, emb), skips, emb, box
 
-    def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, box: Box, decoder: Decoder) -> Tensor:
-        """From the bottleneck to the image by a decoder."""
-        up, upsamplers, norm, conv, bypass = decoder
+    def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, box: Box, decoder: Decoder | None = None) -> Tensor:
+        """From the bottleneck to the image, by its own decoder or another."""
+        own = self.up, self.upsamplers, self.norm_out, self.conv_out, self.bypass
+        up, upsamplers, norm, conv, bypass = decoder or own
         left = list(skips)
         for level, stages in enumerate(up):
             for parts in stages:

@@ -37,9 +37,9 @@ class SharedEncoder(UNet):
         self.res_bypass = twin.bypass
 
     def forward(self, sample: Tensor, timestep: Tensor, cond: Tensor | None = None) -> UNet2DOutput:
-        h, skips, emb, box = self.encode(sample, timestep, cond)
+        encoded = self.encode(sample, timestep, cond)
         res = (self.res_up, self.res_upsamplers, self.res_norm_out, self.res_conv_out, self.res_bypass)
-        heads = [self.decode(h, skips, emb, box, decoder) for decoder in (res, self.decoder())]
+        heads = [self.decode(*encoded, decoder) for decoder in (res, None)]
         return UNet2DOutput(sample=torch.cat(heads, dim=1))
 
 
