@@ -69,8 +69,8 @@ def _drops(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
         "x": u[..., 0] * width,  # pixels
         "y": u[..., 1] * height,
         "radius": low * (high / low) ** u[..., 2] * there,  # pixels, the mean; 0 of a drop that is not there
-        "wobble": (u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),  # the outline's harmonics 2-4
-        "phase": u[..., 6:9] * 2 * math.pi,  # (B, N, 3) like their amplitudes
+        "wobble": (u[..., 3:6] - 0.5) * torch.tensor([0.24, 0.16, 0.10], device=u.device),  # of the outline,
+        "phase": u[..., 6:9] * 2 * math.pi,  # harmonics 2 to 4: (B, N, 3) amplitudes and phases
         "power": 2.0 + 2.5 * u[..., 9],  # how much wider an angle the drop shows than the pane behind it
         "soft": 1.2 + 1.8 * u[..., 10],  # pixels, width of the blurred outline
         "shade": 0.25 + 0.45 * u[..., 11],  # of the rim
