@@ -28,11 +28,9 @@ from repro.engine.environment import environment
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
-Arm = Callable[[], Callable[[], object]]  # sets up, and returns what one block of work is
+Arm = Callable[[], object]  # one block of work
 DDIM_STEPS, IMAGES = 50, 2048
-
-
-_OVERHEAD = 1 / 1.05
+OVERHEAD = 1 / 1.05
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -78,12 +76,15 @@ def _ddpm(name: str) -> Any:
     return replace(config, network={**config.network, "out_channels": config.channels})
 
 
-def _steps(make: Callable[[], Iterator[Any]], count: int = 4) -> Arm:
-    def start() -> Callable[[], object]:
-        loop = make()
-        return lambda: [next(loop) for _ in range(count)]
+def _steps(loop: Iterator[Any], count: int = 4) -> None:
+    for _ in range(count):
+        next(loop)
 
-    return start
+
+@torch.no_grad()
+def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
+    for _ in range(count):
+        network(*inputs)
 
 
 @_bench(
@@ -132,17 +133,13 @@ def _training(name: str) -> dict[str, Arm]:
                 average.step(model.parameters())
                 yield loss.detach().item()  # logged at every step, as in ours
 
-    made = {"ours, fp32": partial(ours, "fp32"), "ours, defaults": partial(ours, "bf16"), "diffusers": diffusers}
-    return {arm: _steps(make) for arm, make in made.items()}
-
-
-def _passes(network: nn.Module, count: int, *inputs: Any) -> Arm:
-    return lambda: torch.no_grad()(lambda: [network(*inputs) for _ in range(count)])
+    loops = {"ours, fp32": ours("fp32"), "ours, defaults": ours("bf16"), "diffusers": diffusers()}
+    return {arm: partial(_steps, loop) for arm, loop in loops.items()}
 
 
 @_bench(
     f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
-    ("ours", "bare passes", _OVERHEAD),
+    ("ours", "bare passes", OVERHEAD),
     ("diffusers", "bare passes", None),
 )
 def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
@@ -159,15 +156,15 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(DEVICE)
     pipe = DDIMPipeline(network, to_diffusers(LINEAR, "ddim", set_alpha_to_one=True))
     pipe.set_progress_bar_config(disable=True)
-    given = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
+    settings = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
     return {
-        "bare passes": _passes(network, DDIM_STEPS, x, torch.full((batch,), 500, device=DEVICE)),
-        "ours": lambda: lambda: sample(ddim(model_fn(network), x, LINEAR, DDIM_STEPS)),
-        "diffusers": lambda: lambda: pipe(batch, **given),
+        "bare passes": partial(_passes, network, DDIM_STEPS, x, torch.full((batch,), 500, device=DEVICE)),
+        "ours": lambda: sample(ddim(model_fn(network), x, LINEAR, DDIM_STEPS)),
+        "diffusers": partial(pipe, batch, **settings),
     }
 
 
-@_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", _OVERHEAD))
+@_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", OVERHEAD))
 def _restoration(name: str) -> dict[str, Arm]:
     from repro.rddm.samplers import Net
     from repro.rddm.study.experiments import build_network, learning_of, profile
@@ -176,14 +173,14 @@ def _restoration(name: str) -> dict[str, Arm]:
     network, learning = _seeded(lambda: build_network(task, "smres")), learning_of(task, "smres")
     y, net = 2 * _image(task.side).to(DEVICE) - 1, Net(network, learning, task.steps)
     return {
-        "bare passes": _passes(network, task.steps, y, torch.full((1,), 500, device=DEVICE), y),
-        "ours": lambda: lambda: net.restore(y, ["bench"]),
+        "bare passes": partial(_passes, network, task.steps, y, torch.full((1,), 500, device=DEVICE), y),
+        "ours": partial(net.restore, y, ["bench"]),
     }
 
 
 @_bench(
     "four effects in one joint edit, over its bare passes and over four edits in sequence",
-    ("joint", "bare passes", _OVERHEAD),
+    ("joint", "bare passes", OVERHEAD),
     ("joint", "in sequence", None),
 )
 def _edit(name: str) -> dict[str, Arm]:
@@ -217,9 +214,9 @@ def _edit(name: str) -> dict[str, Arm]:
 
     shared: dict[str, Any] = {"reference": image, "steps": config.steps}
     return {
-        "bare passes": lambda: bare,
-        "joint": lambda: lambda: editor.edit(image, [vector], ["bench"], **shared),
-        "in sequence": lambda: lambda: in_sequence(editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
+        "bare passes": bare,
+        "joint": partial(editor.edit, image, [vector], ["bench"], **shared),
+        "in sequence": partial(in_sequence, editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
     }
 
 
@@ -234,19 +231,16 @@ def _kernels(name: str) -> dict[str, Arm]:
     """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.kernels import AdaptiveKernels
 
-    def arm(layer: nn.Module, channels: int, side: int, *conditions: Tensor) -> Arm:
+    def arm(layer: nn.Module, channels: int, side: int, adaptive: bool) -> Arm:
         noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
         x = noise.normal((channels, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
-        guide = [noise.normal((3, side, side))] if conditions else []
-        return lambda: lambda: layer(x, *(c.expand(len(x), -1) for c in conditions), *guide).sum().backward()
+        inputs = (x, torch.ones(len(x), 32), noise.normal((3, side, side))) if adaptive else (x,)
+        return lambda: layer(*inputs).sum().backward()
 
     arms: dict[str, Arm] = {}
-    for channels, side in LAYERS.items():
-        layers = _seeded(
-            lambda c=channels: nn.ModuleList([AdaptiveKernels(c, 32, 3), nn.Conv2d(c, c, 3, padding=1)]), False
-        )
-        arms[f"kernels {channels}"] = arm(layers[0], channels, side, torch.ones(1, 32))
-        arms[f"convolution {channels}"] = arm(layers[1], channels, side)
+    for c, side in LAYERS.items():
+        arms[f"kernels {c}"] = arm(_seeded(partial(AdaptiveKernels, c, 32, 3), False), c, side, True)
+        arms[f"convolution {c}"] = arm(_seeded(partial(nn.Conv2d, c, c, 3, padding=1), False), c, side, False)
     return arms
 
 
@@ -273,23 +267,22 @@ def _splitting(name: str) -> dict[str, Arm]:
             height, width = height // 8, width // 8
         x = KeyedNoise(0, [0], "bench").uniform((3, height, width)).to(DEVICE)
         run = partial(restore, network, x, KeyedNoise(0, [0], "sample", DEVICE), steps=1, **scalars)
-        return lambda: lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
+        return lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
 
     return {words: arm(*size) for words, size in SPLIT.items()}
 
 
 def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
     """Seconds of a block of each arm, round by round, the first block of each (a warm-up) left out."""
-    running = {name: start() for name, start in arms.items()}
-    names, found = list(running), {name: [] for name in running}
+    names, seconds = list(arms), {name: [] for name in arms}
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             start = time.perf_counter()
-            running[name]()
+            arms[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            found[name].append(time.perf_counter() - start)
-    return {name: seconds[1:] for name, seconds in found.items()}
+            seconds[name].append(time.perf_counter() - start)
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 def peak(run: Callable[[], object]) -> float | None:
@@ -314,8 +307,8 @@ def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, An
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
     about = {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds}
-    about["seconds a block"] = {arm: statistics.median(found) for arm, found in seconds.items()}
-    about["MB a block"] = {arm: peak(start()) for arm, start in bench.arms(profile).items()}
+    about["seconds a block"] = {arm: statistics.median(times) for arm, times in seconds.items()}
+    about["MB a block"] = {arm: peak(run) for arm, run in bench.arms(profile).items()}
     return about | {"ratios": ratios, "environment": environment()}
 
 

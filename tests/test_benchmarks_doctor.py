@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 
@@ -15,15 +16,15 @@ from repro.engine.doctor import Doctor, findings
 
 
 def test_arms_take_turns_after_a_warm_up():
-    seen = []
-    found = interleave({name: lambda name=name: lambda: seen.append(name) for name in "abc"}, rounds=2)
-    assert seen == list("abc") + list("bca") + list("cab")
+    order = []
+    found = interleave({name: partial(order.append, name) for name in "abc"}, rounds=2)
+    assert order == list("abc") + list("bca") + list("cab")
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
 
 
 def test_the_whole_command(home, monkeypatch, capsys):
     for target, code in ((1e-9, 0), (1e9, 1)):
-        arms = lambda _: {"a": lambda: lambda: None, "b": lambda: lambda: None}  # noqa: E731
+        arms = lambda _: {"a": lambda: None, "b": lambda: None}  # noqa: E731
         monkeypatch.setitem(BENCHES, "instant", Benchmark("nothing against nothing", arms, (("a", "b", target),)))
         assert Bench(("instant",), rounds=2, keep=True).run() == code
     result = json.loads((home / "runs/bench/instant.json").read_text())
@@ -39,8 +40,8 @@ def test_every_arm_does_its_work(name, monkeypatch):
     monkeypatch.setattr(benchmarks, "DDIM_STEPS", 2)
     arms = BENCHES[name].arms("smoke")
     assert {arm for of, over, _ in BENCHES[name].ratios for arm in (of, over)} <= set(arms)
-    for start in arms.values():
-        start()()
+    for run in arms.values():
+        run()
 
 
 def test_doctor_finds_nothing_wrong_here(capsys):
