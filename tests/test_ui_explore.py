@@ -23,6 +23,7 @@ from repro.errors import ReproError
 from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload
 from repro.ui.explore import Command, Explorer, explore
 from repro.ui.live import LiveExplorer
+from repro.ui.plots import split_view
 
 
 def draw(step, eta, sampler, clip, seed, photo):
@@ -119,22 +120,20 @@ def test_an_error_is_one_sentence_in_the_pictures_place_and_the_next_picture_tak
 
 
 def test_a_display_control_computes_nothing_anew_and_draws_what_the_headless_function_draws():
-    made = []
+    calls: list[int] = []
 
     def compute(level):
-        made.append(level)
+        calls.append(level)
         return np.full((4, 8, 3), level, np.uint8)
 
-    def view(found, split):
-        return np.where(np.arange(8)[None, :, None] < 8 * split, 0, found).astype(np.uint8)
-
+    more = {"view": lambda image, split: split_view(image, 255 - image, split), "display": ["split"]}
     controls = {"level": Slider(0, 255, 5, 60), "split": Slider(0.0, 1.0, 0.25, 0.5)}
-    live = LiveExplorer(compute, controls, view=view, display=["split"])
+    live = LiveExplorer(compute, controls, **more)
     live.widgets["split"].set_state({"value": 0.25})
-    assert made == [60]
-    assert bytes(live.image.value) == Explorer(compute, controls, view=view, display=["split"]).png(split=0.25)
+    assert calls == [60]
+    assert bytes(live.image.value) == Explorer(compute, controls, **more).png(split=0.25)
     live.widgets["level"].set_state({"value": 80})
-    assert made[-1] == 80
+    assert calls[-1] == 80
 
 
 def test_the_save_button_writes_what_is_shown_or_the_full_picture(home):
@@ -164,25 +163,20 @@ def test_the_command_is_what_papermill_reads_back():
 
     values = {"text": "007", "word": "ddim v2", "flag": False, "rate": 1e-05, "n": 12, "yes": "True"}
     words = shlex.split(Command("a.ipynb", {k: k for k in values}).text(values))[7:]
-    read = {}
-    for option, name, value in zip(words[::3], words[1::3], words[2::3], strict=True):
-        read[name] = _resolve_type(value) if option == "-p" else value
-    assert read == values
+    triples = zip(words[::3], words[1::3], words[2::3], strict=True)
+    assert {name: _resolve_type(value) if option == "-p" else value for option, name, value in triples} == values
 
 
 def test_the_python_follows_the_controls_and_is_printed(capsys):
-    def python(**params):
-        return f"draw(\n    {params!r}\n)"
-
-    assert Explorer(draw, CONTROLS).python_text() == "" and LiveExplorer(draw, CONTROLS).python_box.value == ""
+    python = lambda **params: f"draw(\n    {params!r}\n)"  # noqa: E731
     live = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, python)
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
     assert live.python_box.value == Explorer(draw, CONTROLS, python=python).python_text(eta=0.7)
     assert live.box.children[1].children == (live.command_box, live.python_box)
-    assert len(LiveExplorer(draw, CONTROLS).box.children) == 2
+    assert len(LiveExplorer(draw, CONTROLS).box.children) == 2  # nothing to copy
     explore(draw, CONTROLS, command=COMMAND, python=python)
-    command, _, written = capsys.readouterr().out.partition("papermill ")[2].partition("\n")
-    assert command.endswith("-p seed 7") and written.startswith("draw(\n") and "'seed': 7" in written
+    command, _, code = capsys.readouterr().out.partition("papermill ")[2].partition("\n")
+    assert command.endswith("-p seed 7") and code.startswith("draw(\n") and "'seed': 7" in code
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_drawn():
@@ -207,16 +201,11 @@ explore(ramp, {"level": Slider(0, 255, 5, 60)}, presets={"dark": {"level": 0}, "
 
 def test_the_printed_command_draws_the_picture_in_a_fresh_clone(tmp_path, monkeypatch):
     """As it is printed, in a folder that holds the notebook and nothing else."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_code_cell("level: int = 60", metadata={"tags": ["parameters"]}),
-            nbformat.v4.new_code_cell(CELL.replace("5, 60", "5, level")),
-        ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
+    new, kernel = nbformat.v4.new_code_cell, {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [new("level: int = 60", metadata={"tags": ["parameters"]}), new(CELL.replace("5, 60", "5, level"))]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, tmp_path / "n.ipynb")
-    command = LiveExplorer(lambda level: np.zeros((2, 2, 3), np.uint8), {"level": Slider(0, 255, 5, 85)},
-                           command=Command("n.ipynb", {"level": "level"})).command_box.value  # fmt: skip
+    command = Command("n.ipynb", {"level": "level"}).text({"level": 85})
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("REPRO_HEADLESS", "1")
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
@@ -232,8 +221,6 @@ def test_in_a_live_kernel_the_widget_and_the_same_default_beside_it(tmp_path, mo
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = notebook.cells[0].outputs
-    kinds = [set(o.data) for o in outputs if o.output_type in ("display_data", "execute_result")]
-    assert "application/vnd.jupyter.widget-view+json" in kinds[0]
-    assert [("image/png" in kind) for kind in kinds] == [False, True]
-    default = pixels(base64.b64decode(outputs[1].data["image/png"]))
-    assert (default == 60).all()
+    widget, default = (output.data for output in outputs)
+    assert "application/vnd.jupyter.widget-view+json" in widget and "image/png" not in widget
+    assert (pixels(base64.b64decode(default["image/png"])) == 60).all()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from PIL import Image
 
 from repro.errors import ReproError
@@ -54,20 +56,14 @@ def test_the_same_bytes_whatever_the_users_matplotlib_says(name):
         before = dict(matplotlib.rcParams)
         assert png(PLATES[name]()) == first
         assert dict(matplotlib.rcParams) == before, "no setting is left changed"
-    assert b"Software" not in first and b"tIME" not in first
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
+    assert b"Software" not in first and b"tIME" not in first and pyplot.get_fignums() == []
 
 
 def test_grid_puts_pictures_in_reading_order():
-    seen = pixels(png(grid([RED, GREEN, BLUE, None], 2, 2)))
-    height, width, _ = seen.shape
-    at = {
-        place: tuple(seen[int(height * y), int(width * x)])
-        for place, (y, x) in {"00": (0.25, 0.25), "01": (0.25, 0.75), "10": (0.75, 0.25), "11": (0.75, 0.75)}.items()
-    }
-    assert at == {"00": (255, 0, 0), "01": (0, 255, 0), "10": (0, 0, 255), "11": (255, 255, 255)}
+    drawn = to_uint8(grid([RED, GREEN, BLUE, None], 2, 2))
+    height, width = (side // 4 for side in drawn.shape[:2])
+    corners = [tuple(drawn[y * height, x * width]) for y in (1, 3) for x in (1, 3)]
+    assert corners == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
 def test_tile_keeps_every_pixel():
@@ -81,10 +77,7 @@ def test_tile_keeps_every_pixel():
 
 def test_split_view_shows_before_at_the_left():
     assert (split_view(RED, BLUE, 1.0) == RED).all() and (split_view(RED, BLUE, 0.0) == BLUE).all()
-    half = split_view(RED, BLUE)
-    assert (
-        tuple(half[0, 0]) == (255, 0, 0) and tuple(half[0, -1]) == (0, 0, 255) and tuple(half[0, 5]) == (255, 255, 255)
-    )
+    assert [tuple(split_view(RED, BLUE)[0, x]) for x in (0, 5, -1)] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
 
 
 def test_curve_draws_the_given_numbers_and_interval():
@@ -129,12 +122,11 @@ def test_grey_becomes_three_equal_channels_and_rounding_is_to_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: to_uint8(torch.full((3, 4, 4), -0.5)), "values from -0.5 to -0.5 found, [0, 1] needed"),
         (lambda: to_uint8(torch.full((3, 4, 4), float("nan"))), "nan"),
         (lambda: to_uint8(torch.zeros(4, 4, 3)), "shape (4, 4, 3) found"),
-        (lambda: to_uint8(np.zeros((4, 4, 4), np.uint8)), "shape (4, 4, 4) found"),
         (lambda: to_uint8(np.zeros((3, 4, 4), np.int64)), "int64"),
         (lambda: to_uint8("cat.png"), "an image of str"),
         (lambda: grid([RED] * 5, 2, 2), "5 images, or more labels than that, do not fit 2 x 2 places"),
@@ -143,7 +135,6 @@ def test_grey_becomes_three_equal_channels_and_rounding_is_to_the_nearest():
         (lambda: split_view(RED, colour(0, 0, 0, 4)), "the same size needed"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_in_a_sentence(make, said):
-    with pytest.raises(ReproError) as caught:
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(make, message):
+    with pytest.raises(ReproError, match=re.escape(message)):
         make()
-    assert said in str(caught.value)

@@ -17,20 +17,16 @@ from repro.ui.setup import PROTECTED, first_cell, install_missing, requirement_n
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GIT = """#!{python}
+# git and pip: both write down what they are called with; git copies the release, pip may fail
+PROGRAM = """#!{python}
 import json, os, pathlib, shutil, sys
-with open(os.environ["LOG"], "a") as log:
-    log.write(json.dumps(["git", *sys.argv[1:]]) + "\\n")
-shutil.copytree(os.environ["RELEASE"], sys.argv[-1])
-"""
-
-PIP = """
-import json, os, pathlib, sys
-arguments = sys.argv[1:]
+name, arguments = "{name}", sys.argv[1:]
 pins = [pathlib.Path(a).read_text() for flag, a in zip(arguments, arguments[1:]) if flag == "--constraint"]
 with open(os.environ["LOG"], "a") as log:
-    log.write(json.dumps(["pip", *arguments, *pins]) + "\\n")
-if os.environ.get("PIP_FAILS"):
+    log.write(json.dumps([name, *arguments, *pins]) + "\\n")
+if name == "git":
+    shutil.copytree(os.environ["RELEASE"], arguments[-1])
+elif os.environ.get("PIP_FAILS"):
     sys.exit("ERROR: no matching distribution")
 """
 
@@ -49,11 +45,11 @@ def colab(tmp_path):
         '[project]\nname = "repro-diffusion-stub"\n'
         'dependencies = ["torch>=2", "numpy>=999", "ipywidgets>=7.7", "not-here-yet[image]>=1.5,<2", "nor-this"]\n'
     )
-    (stubs / "google/colab/__init__.py").touch()
-    (stubs / "pip/__init__.py").touch()
-    (stubs / "pip/__main__.py").write_text(PIP)
-    (programs / "git").write_text(GIT.format(python=sys.executable))
-    (programs / "git").chmod(0o755)
+    for module in ("google/colab", "pip"):
+        (stubs / module / "__init__.py").touch()
+    for name, path in {"pip": stubs / "pip/__main__.py", "git": programs / "git"}.items():
+        path.write_text(PROGRAM.format(python=sys.executable, name=name))
+        path.chmod(0o755)
     log = tmp_path / "log"
 
     def run(cell: str, **environment: str):
@@ -99,12 +95,9 @@ def test_run_again_it_does_not_clone_again_and_finishes_what_was_stopped(colab):
     assert [command[0] for command in commands] == ["pip", "pip"]
 
 
-def test_outside_colab_nothing_is_cloned_or_installed(colab):
+def test_outside_colab_nothing_is_installed_and_a_missing_package_is_named(colab):
     done, commands = colab(f"sys.path.insert(0, {str(ROOT)!r})\n" + first_cell(ROOT))
     assert (done.returncode, commands, done.stdout) == (0, [], ""), done.stderr
-
-
-def test_outside_colab_without_the_package_it_says_where_to_look(colab):
     # -S would take the site-packages away; hiding the package by name is enough
     hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'repro' else f(n)\n"
     done, commands = colab(hide + first_cell(ROOT))
@@ -112,30 +105,27 @@ def test_outside_colab_without_the_package_it_says_where_to_look(colab):
     assert "this kernel lacks repro: see the README of https://github.com/OWNER/repro-diffusion" in done.stderr
 
 
-def test_a_runtime_without_a_protected_package_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["nowhere-torch"]\n')
-    monkeypatch.setattr("repro.ui.setup.PROTECTED", ("nowhere-torch",))
-    with pytest.raises(ReproError, match="this runtime lacks nowhere-torch"):
+def test_of_what_colab_lacks_front_ends_are_left_out_and_torch_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "torch"\ndependencies = ["nowhere>=4", "numpy"]\n')
+    monkeypatch.setenv("REPRO_HOME", "")
+    with monkeypatch.context() as patch:
+        patch.setattr("repro.ui.setup.FRONT_ENDS", ("nowhere",))
+        install_missing(tmp_path)  # nothing is missing, so that pip is not called
+    assert capsys.readouterr().out == "" and os.environ["REPRO_HOME"] == str(tmp_path)
+    monkeypatch.setattr("repro.ui.setup.PROTECTED", ("nowhere",))
+    with pytest.raises(ReproError, match="this runtime lacks nowhere"):
         install_missing(tmp_path)
 
 
-def test_a_front_end_is_not_installed_into_colab(tmp_path, monkeypatch, capsys):
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "torch"\ndependencies = ["nowhere-lab>=4", "numpy"]\n')
-    monkeypatch.setattr("repro.ui.setup.FRONT_ENDS", ("nowhere-lab",))
-    monkeypatch.setenv("REPRO_HOME", "")
-    install_missing(tmp_path)  # nothing is missing, so that pip is not called
-    assert capsys.readouterr().out == "" and os.environ["REPRO_HOME"] == str(tmp_path)
-
-
 def test_start_states_device_profile_time_and_versions(capsys):
-    start("small", {"smoke": 0.2, "small": 2.0, "paper": 600}, "01_ddpm_basics")
+    minutes = {"smoke": 0.2, "small": 2.0, "paper": 600}
+    start("small", minutes, "01_ddpm_basics")
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("01_ddpm_basics · profile small · ") and first.endswith(" · about 2 min")
     assert ("CPU" in first) != torch.cuda.is_available()
     assert f"Python {sys.version.split()[0]} · torch " in second and "ipywidgets " in second
-    start("smoke", {"smoke": 0.2, "small": 2.0, "paper": 600}, "n")
-    start("paper", {"smoke": 0.2, "small": 2.0, "paper": 600}, "n")
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("about 12 s") and said[2].endswith("about 10 h")
-    with pytest.raises(ReproError, match="profile 'smal' found, smoke, small is accepted"):
-        start("smal", {"smoke": 1, "small": 2}, "01_ddpm_basics")
+    for profile, words in {"smoke": "about 12 s", "paper": "about 10 h"}.items():
+        start(profile, minutes, "n")
+        assert capsys.readouterr().out.splitlines()[0].endswith(words)
+    with pytest.raises(ReproError, match="profile 'smal' found, smoke, small, paper is accepted"):
+        start("smal", minutes, "01_ddpm_basics")
