@@ -27,22 +27,18 @@ def no_data(home, monkeypatch):
     monkeypatch.delenv("REPRO_DATA", raising=False)
 
 
-def made(experiment: str, cell: dict, metrics: dict, checkpoint: str | None = None, **more) -> Record:
-    fields = {"n": 500, "seed": 0, "profile": "small", "data": "d", "command": "repro evaluate"} | more
-    return Record("ddpm", experiment, cell, metrics, checkpoint=checkpoint, **fields)
-
-
-def generation(experiment: str, fid: list[float], **cell) -> Record:
-    found = {measure.FID: fid, measure.KID: 30.0, measure.IS: 5.0, measure.NEAREST: 0.1}
-    return made(experiment, {"task": "generation", **cell}, found, "w" if cell else None)
+def made(experiment: str, cell: dict, metrics: dict, **more) -> Record:
+    fields = {"n": 500, "seed": 0, "profile": "small", "data": "d", "command": "c", "checkpoint": None} | more
+    return Record("ddpm", experiment, cell, metrics, **fields)
 
 
 # -- tables, figures, claims -------------------------------------------------------------------------------------------
 
 
-def test_orders_are_told_apart_from_ties():
+def test_orders_are_distinguished_from_ties():
     def rows(*found):
-        known = [generation(MAIN, values, sampler=s, steps=10, eta=eta) for s, eta, values in found]
+        cells = [({"task": "generation", "sampler": s, "steps": 10, "eta": eta}, fid) for s, eta, fid in found]
+        known = [made(MAIN, cell, {measure.FID: fid}, checkpoint="w") for cell, fid in cells]
         return figures.orders(next(t for t in grid.tables("ddpm", known) if t.name == "ddpm_fid"), known)
 
     clear = [("ddpm", 1.0, [9, 9.1, 9.2, 9, 9]), ("ddim", 0.0, [11, 12, 13, 12, 11])]

