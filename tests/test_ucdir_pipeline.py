@@ -41,7 +41,7 @@ def test_inside_the_step_a_wide_margin_gives_the_unsplit_result(size, guidance):
     """Convolutions with per-position norms see nothing beyond their reach but the whole image's statistics."""
     model, x = tiny(guidance=guidance), picture(*size)[None] * 2 - 1
     whole, split = (restore(model, x, NOISE, steps=3, tiles=tiles) for tiles in (None, Tiles(140, 64)))
-    assert (whole - split).abs().max() < 2e-5
+    assert (whole - split).abs().max() < 1e-4  # three steps of rounding, which depends on the number of threads
 
 
 def test_starting_at_a_middle_level_keeps_the_coarse_structure_of_the_first_estimate():
