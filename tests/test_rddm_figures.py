@@ -19,7 +19,7 @@ from repro.errors import ReproError
 from repro.rddm.schedules import by_config
 from repro.rddm.study import explore, figures
 from repro.rddm.study.experiments import SMOKE, TRAINED, build_network, name_of
-from repro.rddm.study.lesson import EXERCISES, LESSONS, check, lesson, psnr
+from repro.rddm.study.lesson import EXERCISES, LESSONS, check, psnr
 from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
 from repro.ui.photos import photograph, resized
@@ -133,14 +133,6 @@ def test_the_presets_fit_the_controls(now):
 
 
 # -- lesson and exercises ---------------------------------------------------------------------------------------------
-
-
-def test_a_lesson_refuses_what_it_has_not():
-    with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
-        lesson("huge")
-    with pytest.raises(ReproError, match="'photos/nobody' names 0 images"):
-        lesson("smoke").pair("lowlight", "photos/nobody")
-    assert lesson("paper").live == "small"
 
 
 WRONG = {

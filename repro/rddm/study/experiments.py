@@ -98,8 +98,8 @@ def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False
     )  # fmt: skip
 
 
-def _task(name: str, spec: Mapping[str, Any]) -> TaskConfig:
-    made = {"name": name, **_SPEC["like"].get(spec.get("like"), {}), **spec}
+def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
+    made = {"name": name, **_SPEC["like"].get(spec.get("like", profile), {}), **spec}
     made.pop("like", None)
     network = _SPEC["network"][made["network"]]
     made["network"] = {key: tuple(value) if isinstance(value, list) else value for key, value in network.items()}
@@ -107,7 +107,7 @@ def _task(name: str, spec: Mapping[str, Any]) -> TaskConfig:
     return TaskConfig(**{**made, "variants": tuple(made.get("variants", ()))})
 
 
-_TASKS = {profile: {n: _task(n, s) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
+_TASKS = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
 USE = _TASKS.pop("use")
 SMALL, SMOKE, PAPER = _TASKS["small"], _TASKS["smoke"], _TASKS["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -48,25 +49,25 @@ class Lesson(study.Lesson):
         config, name = self.task(task, variant), name_of(task, variant, 0, self.live)
         return Net(load_checkpoint(name), learning_of(config, variant), config.steps) if trained(name) else None
 
-    def nets(self, task: str, quiet: bool = False) -> dict[str, Net]:
-        """label -> network of what is here; of others, unless `quiet`, the command that makes them is printed."""
+    def nets(self, task: str) -> dict[str, Net]:
+        """label -> network of what is here; of others the command that makes them is printed."""
         found = {}
         for variant in STRATEGIES if task == "fashion" else (*STRATEGIES, *BASELINES):
             if (net := self.net(task, variant)) is not None:
                 found[NAMES[variant]] = net
-            elif not quiet:
+            else:
                 name = name_of(task, variant, 0, self.live)
                 print(f"— {NAMES[variant]}: no weights here; `repro train {name}` makes them")
         return found
 
-    def restorations(self, task: str, photo: str = PHOTO, seed: int = 0) -> dict[str, Tensor]:
+    def restorations(self, task: str, nets: Mapping[str, Net], photo: str, seed: int = 0) -> dict[str, Tensor]:
         """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name.
 
         Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
         """
         y, x0 = self.pair(task, photo)
         shown = {"input": y}
-        for label, net in self.nets(task, quiet=True).items():
+        for label, net in nets.items():
             for steps in (net.steps, self["many"]) if label == NAMES["sr3"] else (None,):
                 name = label if steps is None else f"{label} ({steps})"
                 shown[name] = net.restore(y, [photo], steps, seed)
@@ -115,11 +116,6 @@ LESSONS = {
     "small": Lesson("rddm", "03_rddm_sampling", "small", 2.3, _SIZES),
     "paper": Lesson("rddm", "03_rddm_sampling", "paper", 2.3, _SIZES, check=False),
 }
-
-
-def lesson(profile: str) -> Lesson:
-    """The lesson of that profile."""
-    return study.lesson(LESSONS, profile)  # type: ignore[return-value]
 
 
 # -- exercises --------------------------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.ddpm.study.experiments import CLASSIFIER
+from repro.ddpm.samplers import start_noise
+from repro.ddpm.study.experiments import CLASSIFIER, MAIN
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, data_hash, replicated
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Tolerance
@@ -35,27 +36,17 @@ from repro.metrics.pixel import imresize
 from repro.rddm.samplers import Net, matched
 from repro.rddm.schedules import by_config
 from repro.rddm.study import baselines, probes
-from repro.rddm.study.experiments import (
-    PAPER,
-    SCHEDULES,
-    SEEDS,
-    TEST_SEED,
-    USE,
-    TaskConfig,
-    degraded,
-    learning_of,
-    name_of,
-    photographs,
-    profile,
-    read,
-)
+from repro.rddm.study import experiments as own
+from repro.rddm.study.experiments import PAPER, TaskConfig, learning_of, name_of, profile
 from repro.rddm.tasks import LAWS
 
 PUBLISHED = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")  # at paper scale
 PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-wang")
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the image
+DIFFERENCE, MEAN_DIFFERENCE = "max_abs_difference", "mean_abs_difference"
 FULL_SIZE = 8  # photographs measured as they come
 DIVERSE = 8  # photographs restored from several noises
+COMPARED = 8  # samples whose pixels are compared
 QUICK = 10  # most steps of what the smoke profile measures
 STARTS = (990, 950, 900, 800, 700)  # where SM-N may start: at T - 1 = 999 it divides by 1 - u_T = 0
 BATCH = 250  # generated at once at paper scale
@@ -70,8 +61,8 @@ _USUAL = Tolerance(absolute=2e-3, relative=5e-3)
 TOLERANCE = {
     **dict.fromkeys((*PROTOCOLS, FID, KID, IS, NEAREST), _USUAL),
     SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
-    probes.DIFFERENCE: Tolerance(absolute=1e-5, relative=0.05),
-    probes.MEAN_DIFFERENCE: Tolerance(absolute=1e-6, relative=0.05),
+    DIFFERENCE: Tolerance(absolute=1e-5, relative=0.05),
+    MEAN_DIFFERENCE: Tolerance(absolute=1e-6, relative=0.05),
 }
 
 
@@ -79,7 +70,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
     """How many images a cell is measured on; None where it is not measured in the chosen profile."""
     if chosen == "paper":
         found = published(experiment, cell)
-        given = found and read(found[0], "test", found[1])
+        given = found and own.read(found[0], "test", found[1])
         return found and Sample(n := found[0].n or given.size, min(found[0].k, n), given.digest())
     fashion, task = profile(chosen)["fashion"], cell.get("task")
     if chosen == "smoke" and task and (cell.get("steps", 0) > QUICK or task.endswith(("full-size", "wide"))):
@@ -87,7 +78,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
     if task is None:  # claim R6's identity: no data and no network involved
         return Sample(1, 1, hashlib.sha256(b"").hexdigest())
     if task in ("generation", "fashion-switch", "transfer", "equality"):
-        n, k = (probes.COMPARED, 2) if task == "equality" else (fashion.n, fashion.k)
+        n, k = (COMPARED, 2) if task == "equality" else (fashion.n, fashion.k)
         return Sample(n, k, data_hash()) if trained(CLASSIFIER) else None
     about = _task(cell, chosen)
     if task.endswith("full-size"):
@@ -103,12 +94,21 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return _at_paper_scale(experiment, cell, k)
     fashion, name = profile(chosen)["fashion"], cell.get("task")
     if name is None:
-        return {"max_abs_difference": probes.indi_gap()}
+        return {DIFFERENCE: probes.indi_gap()}
     if name == "equality":
-        return probes.gap(cell["steps"], cell["rule"], cell["clip"], cell["with"], cell["dtype"], k)
+        x_T, dtype = start_noise(range(k or COMPARED), (1, 28, 28)), getattr(torch, cell["dtype"])
+        steps, rule, other = cell["steps"], cell["rule"], cell["with"]
+        *_, apart = probes.gaps(load_checkpoint(MAIN), x_T, steps, rule, other, clip=cell["clip"], dtype=dtype)
+        apart = apart.flatten(1)
+        return {DIFFERENCE: apart.amax(dim=1).tolist(), MEAN_DIFFERENCE: apart.mean(dim=1).tolist()}
     if name == "transfer":
-        make = partial(probes.drawn, cell["steps"], cell["rule"], cell["clip"])
-        return replicated(make, fashion.n, fashion.replicates, k)
+        settings = (cell["steps"], cell["rule"], cell["clip"])
+
+        def drawn(ids: range) -> Tensor:
+            parts = start_noise(ids, (1, 28, 28)).split(100)
+            return torch.cat([probes.draw(load_checkpoint(MAIN), x_T, *settings) for x_T in parts])
+
+        return replicated(drawn, fashion.n, fashion.replicates, k)
     task = _task(cell, chosen)
     pairs = partial(test_pairs, task.degradation, task.side)
     if experiment.startswith("baseline-"):
@@ -120,7 +120,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return replicated(lambda ids: net.generate(ids, **settings), fashion.n, fashion.replicates, k)
     if name.endswith("diversity"):
         some = pairs(k or min(DIVERSE, task.limit or DIVERSE))
-        return {SPREAD: [_spread(net, to_model(x)[None], i, cell["eta"], SEEDS[chosen]) for i, x, _ in some]}
+        return {SPREAD: [_spread(net, to_model(x)[None], i, cell["eta"], own.SEEDS[chosen]) for i, x, _ in some]}
     full = name.endswith("full-size")
     some = test_pairs(task.degradation, 0, k or FULL_SIZE) if full else pairs(k or task.limit)
     return scored(some, lambda x, name: to_unit(net.restore(to_model(x)[None], [name], **settings))[0])
@@ -129,7 +129,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
 def _task(cell: Mapping[str, Any], chosen: str) -> TaskConfig:
     name = cell["task"].split("-")[0]
     if cell["task"].endswith("wide"):
-        return USE[name]
+        return own.USE[name]
     return profile(chosen)["fashion" if name == "generation" else name]
 
 
@@ -141,35 +141,36 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
     """
     switch, learning = cell.get("switch"), net.learning
     if switch == "converted":
-        converted = replace(learning, schedule=by_config(**SCHEDULES["converted"]))
-        own = cell["told"] == "own"
-        model = net.network if own else matched(model_fn(net.network), learning.schedule, converted.schedule)
+        converted = replace(learning, schedule=by_config(**own.SCHEDULES["converted"]))
+        model = net.network
+        if cell["told"] != "own":
+            model = matched(model_fn(model), learning.schedule, converted.schedule)
         return Net(model, converted, net.steps), {}
     if (head := cell.get("sample_as")) is not None:
-        net = Net(_head(net.network, head == "noise"), replace(learning, objective=head), net.steps)
+        both, at = net.network, int(head == "noise")  # SM-Res or SM-N without retraining
+
+        def one(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return both(x, t, cond).sample.chunk(2, dim=1)[at]
+
+        net = Net(one, replace(learning, objective=head), net.steps)
     settings = {"start": cell["start"]} if "start" in cell else {}
     settings |= {"clip": 1.0} if switch == "clip ±1" else {}
     settings |= {"sum_scale": 0.01} if switch == "start noise 0.1" else {}
     return net, settings
 
 
-def _head(network: nn.Module, i: int) -> Callable[..., Tensor]:
-    """One of the two images that an SM-Res-N network predicts: SM-Res or SM-N without retraining."""
-    return lambda x, t, cond: network(x, t, cond).sample.chunk(2, dim=1)[i]
-
-
 @lru_cache(maxsize=8)
 def test_pairs(degradation: str, side: int, limit: int = 0) -> tuple[tuple[str, Tensor, Tensor], ...]:
     """(id, degraded, clean) of the held-out photographs, images (3, H, W) in [0, 1]."""
-    ids, images = photographs("test", side, limit)
-    return tuple((i, degraded(degradation, x, i), x) for i, x in zip(ids, images, strict=True))
+    ids, images = own.photographs("test", side, limit)
+    return tuple((i, own.degraded(degradation, x, i), x) for i, x in zip(ids, images, strict=True))
 
 
 @lru_cache(maxsize=8)
 def _photo_hash(degradation: str, side: int, limit: int) -> str:
     """Of the test photographs' files, the size they are brought to, the degradation's law and its seed."""
     law = f"{degradation} {LAWS[degradation]}"
-    total = hashlib.sha256(f"side {side} limit {limit} seed {TEST_SEED} {law}".encode())
+    total = hashlib.sha256(f"side {side} limit {limit} seed {own.TEST_SEED} {law}".encode())
     for picture in pack.photos("test")[: limit or None]:
         total.update(f"{picture.id} {pack.file_hash(picture.path)}".encode())
     return total.hexdigest()
@@ -214,7 +215,7 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
     """A restoration scored image by image, a generator by FID, KID and IS against the cropped test split; sampled as
     published: everything cut to ±1."""
     task, full = published(experiment, cell)  # type: ignore[misc]
-    given, net = read(task, "test", full), None
+    given, net = own.read(task, "test", full), None
     if experiment != "baseline-input":
         network = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
         net = Net(network, learning_of(task, find(experiment).variant), task.steps)
@@ -223,7 +224,7 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
         score = SetMetrics(lambda: features.inception(device=DEVICE), reference, BATCH)
         settings = {"shape": (3, task.side, task.side), "batch": BATCH, "device": DEVICE, "clip": 1.0}
         return score(net.generate(range(k or task.n), **settings))
-    clean = read(task, "test", full=True).targets
+    clean = own.read(task, "test", full=True).targets
 
     def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
         for i in range(min(k or given.size, given.size)):

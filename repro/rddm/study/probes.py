@@ -6,7 +6,7 @@ Claim R4 (RDDM and DDIM draw the same images) is measured on notebook 01's train
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,12 +14,8 @@ from torch import Tensor, nn
 
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm.process import model_fn, prediction_part
-from repro.ddpm.samplers import start_noise
 from repro.ddpm.steps import sample, spaced
 from repro.ddpm.study.experiments import LINEAR
-from repro.ddpm.study.experiments import MAIN as DDPM_MODEL
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.rddm import process
 from repro.rddm.samplers import Sampler, Step
@@ -35,8 +31,6 @@ RULES = {
     "compose": "RDDM, compose",
     "rederive": "RDDM, rederive",
 }
-DIFFERENCE, MEAN_DIFFERENCE = "max_abs_difference", "mean_abs_difference"
-COMPARED = 8  # samples whose pixels are compared
 
 
 # -- RDDM and DDIM ----------------------------------------------------------------------------------------------------
@@ -60,33 +54,14 @@ def draw(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> 
     return sample(run(network, x_T, steps, rule, clip))
 
 
-def drawn(steps: int, rule: str, clip: bool, ids: range) -> Tensor:
-    """Samples by number."""
-    parts = start_noise(ids, (1, 28, 28)).split(100)
-    return torch.cat([draw(load_checkpoint(DDPM_MODEL), x_T, steps, rule, clip) for x_T in parts])
-
-
-def gap(steps: int, rule: str, clip: bool, other: str, dtype: str, k: int | None) -> Mapping[str, Values]:
-    """Largest and mean difference of each image from that of another rule, pixels in [-1, 1]."""
-    model = cast(load_checkpoint(DDPM_MODEL), getattr(torch, dtype))
-    x_T = start_noise(range(k or COMPARED), (1, 28, 28)).to(getattr(torch, dtype))
-    found = (draw(model, x_T, steps, rule, clip) - draw(model, x_T, steps, other, clip)).abs().flatten(1)
-    return {DIFFERENCE: found.amax(dim=1).tolist(), MEAN_DIFFERENCE: found.mean(dim=1).tolist()}
-
-
-def gap_along(network: nn.Module, x_T: Tensor, steps: int, *, clip: bool, dtype: torch.dtype) -> list[float]:
-    """Largest difference of a pixel after each step between diffusers' DDIM and RDDM's Eq. 12, from one start.
-
-    (steps,) numbers for images in [-1, 1].
-    """
-    network, x_T = cast(network, dtype), x_T.to(dtype)
-    theirs, ours = (run(network, x_T, steps, rule, clip) for rule in ("ddim", "eq12"))
-    return [(a.x - b.x).abs().max().item() for a, b in zip(ours, theirs, strict=True)]
-
-
-def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy, since the loaded one is shared; cast by torch, since diffusers' own cast warns of what is not there."""
-    return nn.Module.to(copy.deepcopy(network), dtype)
+def gaps(
+    network: nn.Module, x_T: Tensor, steps: int, rule: str, other: str, *, clip: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    """How far two rules are apart after each step from one start, (B, …) a step, for images in [-1, 1]."""
+    # A copy, since the loaded one is shared; cast by torch, since diffusers' own cast warns of what is not there.
+    network = nn.Module.to(copy.deepcopy(network), dtype)
+    ours, theirs = (run(network, x_T.to(dtype), steps, each, clip) for each in (rule, other))
+    return [(a.x - b.x).abs() for a, b in zip(ours, theirs, strict=True)]
 
 
 # -- SM-Res and InDI --------------------------------------------------------------------------------------------------
@@ -122,10 +97,9 @@ def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tupl
     of one shape, any range.
     """
     basis = torch.stack([(y - x0).flatten(), eps.flatten()], dim=1).double()  # (N, 2)
-    run = list(steps)
-    found = []
+    run, places = list(steps), []
     for x in (run[0].x_t, *(step.x for step in run)):
         offset = (x - x0).flatten().double()
         a, b = solution = torch.linalg.lstsq(basis, offset).solution  # (2,)
-        found.append((a.item(), b.item(), (offset - basis @ solution).square().mean().sqrt().item()))
-    return found
+        places.append((a.item(), b.item(), (offset - basis @ solution).square().mean().sqrt().item()))
+    return places
