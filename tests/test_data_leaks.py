@@ -1,11 +1,9 @@
 """No test subject leaks: by what the images show. The split itself is frozen by its hash (`test_data_pack`).
 
-The embedding threshold. Similarity is the largest cosine between EfficientNet-Lite0 features of the views below.
-Between a test or validation image and every image of another split, all of them different subjects, it reaches
-0.70 (one domed building beside another). Copies mirrored, darkened and cropped to 70% of their side stay above 0.77.
-The threshold stands in the middle of that gap. It finds copies, not two
-photographs of one monument (the Taj Mahal from two sides: 0.69): for those there are the subject names, and the
-contact sheets that were inspected when the split was made.
+Similarity is the largest cosine between EfficientNet-Lite0 features of the views below. Between different subjects it
+reaches 0.70 (one domed building beside another); copies mirrored, darkened and cropped to 70% of their side stay above
+0.77. It finds copies, not two photographs of one monument (the Taj Mahal from two sides: 0.69): for those there are the
+subject names, and the contact sheets that were inspected when the split was made.
 """
 
 from __future__ import annotations

@@ -124,15 +124,14 @@ def test_input_that_cannot_work_is_refused_in_one_sentence(name, image, referenc
 def test_every_trap_costs_something_and_in_the_direction_the_table_says():
     x = pictures(96)
     assert torch.equal(degraded(x)[:2], degraded(x[:2])) and not torch.equal(degraded(x), degraded(x, seed=1))
-    rows = {(row.protocol, row.name): row for row in pixel_traps(degraded(x), x)}
-    cost = {key: row.cost for key, row in rows.items()}
+    rows = pixel_traps(degraded(x), x)
+    cost = {(row.protocol.split("/")[0], row.name): row.cost for row in rows}
     assert all(abs(value) > 1e-4 for value in cost.values()), cost
-    assert cost["psnr/rgb", "luma instead of RGB"] > 1.0
-    assert cost["psnr/rgb", "both through JPEG quality 100"] > 0.5
-    assert cost["psnr/rgb", "one MSE for the whole set"] < 0  # Jensen
-    assert cost["ssim/rgb-wang", "MATLAB's ssim on an HxWx3 array"] > 0.02
-    assert cost["lpips/alex-v0.1", "fed [0, 1] instead of [-1, 1]"] < -0.01
-    assert rows["psnr/rgb", "luma instead of RGB"].right == score("psnr/rgb", degraded(x), x).mean().item()
+    assert cost["psnr", "luma instead of RGB"] > 1.0 and cost["psnr", "both through JPEG quality 100"] > 0.5
+    assert cost["psnr", "one MSE for the whole set"] < 0  # Jensen
+    assert cost["ssim", "MATLAB's ssim on an HxWx3 array"] > 0.02
+    assert cost["lpips", "fed [0, 1] instead of [-1, 1]"] < -0.01
+    assert rows[0].right == score("psnr/rgb", degraded(x), x).mean().item()
 
 
 # --- LPIPS ------------------------------------------------------------------------------------------------------------
