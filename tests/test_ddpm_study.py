@@ -12,12 +12,13 @@ import torch
 from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
 from repro.ddpm.schedules import linear
-from repro.ddpm.study import figures, lesson, measure, probes
+from repro.ddpm.study import figures, measure, play
 from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment
 from repro.engine import evaluation, grid, records
 from repro.engine.records import Record
 from repro.engine.registry import find, run
 from repro.engine.rng import KeyedNoise
+from repro.engine.study import lesson
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 
@@ -55,8 +56,8 @@ def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
     records.upsert("ddpm", [record])
     monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
-        lesson.lesson("small").recheck()
-    assert lesson.lesson("smoke").recheck().verified == frozenset()
+        lesson(play.LESSONS, "small").recheck()
+    assert lesson(play.LESSONS, "smoke").recheck().verified == frozenset()
 
 
 # -- probes and exercises ----------------------------------------------------------------------------------------------
@@ -67,13 +68,13 @@ def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
     blind = lambda x, t: torch.zeros_like(x)  # noqa: E731
     models = {
         "memory": oracles.FiniteData(images, schedule).model(),
-        "gaussian": probes.fitted_gaussian(images, schedule).model(),
+        "gaussian": play.fitted_gaussian(images, schedule).model(),
         "blind": blind,
     }
-    memory, gaussian, none = (probes.noise_errors(m, images, schedule).mean().item() for m in models.values())
+    memory, gaussian, none = (play.noise_errors(m, images, schedule).mean().item() for m in models.values())
     assert memory < gaussian < none == pytest.approx(1, abs=0.1)  # the variance of the noise
-    assert not torch.equal(*(probes.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
-    curve = probes.denoising_curve({"blind": blind}, images, schedule, [10, 900])["blind"]
+    assert not torch.equal(*(play.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
+    curve = play.denoising_curve({"blind": blind}, images, schedule, [10, 900])["blind"]
     assert curve[0] == pytest.approx(curve[1])  # the same noise at every time
 
 
@@ -85,7 +86,7 @@ def test_switches_change_what_they_name_and_nothing_else():
         given.append(int(t[0]))
         return 0.9 * x
 
-    drawn = {name: probes.switched(model, x_T, schedule, 10, switch) for name, switch in probes.SWITCHES.items()}
+    drawn = {name: play.switched(model, x_T, schedule, 10, switch) for name, switch in play.SWITCHES.items()}
     by_name = dict(zip(drawn, [given[i : i + 10] for i in range(0, len(given), 10)], strict=True))
     assert by_name["as elsewhere here"] == list(range(900, -1, -100))
     assert by_name["network told t + 1"] == [t + 1 for t in by_name["as elsewhere here"]]
@@ -98,16 +99,16 @@ def test_switches_change_what_they_name_and_nothing_else():
 def test_walks_keep_their_ends_and_a_photograph_becomes_a_garment():
     a, b = KeyedNoise(0, range(2), "ends").normal((1, 28, 28))
     for spherical, length in ((True, 1.0), (False, 2**-0.5)):  # the sphere keeps the length of noise
-        walk = probes.between(a, b, [0, 0.5, 1], spherical)
+        walk = play.between(a, b, [0, 0.5, 1], spherical)
         assert torch.allclose(walk[0], a, atol=1e-5) and torch.allclose(walk[2], b, atol=1e-5)
         assert walk[1].norm() == pytest.approx(length * a.norm().item(), rel=0.05)
     bright = torch.ones(3, 50, 80)
     bright[:, 15:35, 30:50] = 0.2  # a dark thing on white paper becomes a garment on black
-    small = probes.as_fashion(bright)
+    small = play.as_fashion(bright)
     assert small.shape == (1, 28, 28) and small[0, 0, 0] == -1 and small[0, 14, 14] == pytest.approx(0.6, abs=1e-5)
-    assert torch.allclose(probes.as_fashion(1 - bright), small, atol=1e-6)
+    assert torch.allclose(play.as_fashion(1 - bright), small, atol=1e-6)
     with pytest.raises(ReproError, match="the image"):
-        probes.as_fashion(b"no image")
+        play.as_fashion(b"no image")
 
 
 def test_exercises_accept_the_solution_and_nothing_else(capsys):
@@ -122,13 +123,13 @@ def test_exercises_accept_the_solution_and_nothing_else(capsys):
         "gaussian": (lambda x, a, s, g: s / (a * a * g * g + s * s) * x, lambda x, a, s, g: s * x),
         "calls": (250, 100),
     }
-    assert set(answers) == set(lesson.EXERCISES)
+    assert set(answers) == set(play.EXERCISES)
     for name, (right, wrong) in answers.items():
         for answer, word in ((right, ": right"), (wrong, "not yet. Hint"), (None, "waiting"), ("x", "not yet")):
-            lesson.check(name, answer)
+            play.check(name, answer)
             assert word in capsys.readouterr().out, (name, word)
     with pytest.raises(ReproError, match="no exercise 'halves'"):
-        lesson.check("halves", 1)
+        play.check("halves", 1)
 
 
 # -- the paper profile -------------------------------------------------------------------------------------------------

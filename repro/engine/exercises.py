@@ -32,6 +32,11 @@ def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:
     return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
 
 
+def near(number: float, allowed: float = 1e-4) -> Callable[[], Judge]:
+    """Whether an answer is this number, give or take `allowed`."""
+    return lambda: lambda answer: abs(float(answer) - number) < allowed
+
+
 def check(name: str, answer: Any, among: Mapping[str, Exercise]) -> None:
     """Print whether `answer` to the exercise of that name holds; None means that the reader has not answered yet."""
     if name not in among:

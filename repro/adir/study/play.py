@@ -20,6 +20,7 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model
 from repro.ddpm.process import model_fn
 from repro.engine import exercises
+from repro.engine.exercises import near
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
 from repro.errors import ReproError
@@ -140,19 +141,15 @@ def _formula(right: Callable[..., float], *cases: tuple) -> Callable[[], exercis
     return lambda: lambda answer: all(abs(answer(*case) - right(*case)) < 1e-9 for case in cases)
 
 
-def _near(number: float) -> Callable[[], exercises.Judge]:
-    return lambda: lambda answer: abs(answer - number) < 1e-4
-
-
 _factor = _formula(lambda s, v, e: 1 - 2 * s * v * e, (10, 0.02, 1.0), (3, 0.1, 0.5))
 _low_rank = _formula(lambda c, o, k, r: r * (c * k * k + o), (32, 64, 3, 16), (64, 192, 1, 4))
 EXERCISES: dict[str, exercises.Exercise] = {
     "gradient": ("g of eq. 17", _gradient, "y_t needs A of the noise: op.A and op.transpose are all it takes"),
     "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
-    "limit": ("the largest s", _near(2.5), "the factor of the exercise before must not be negative"),
-    "adjoint": ("replication against the adjoint", _near(3.0), "the adjoint of the mean gives each colour a third"),
+    "limit": ("the largest s", near(2.5), "the factor of the exercise before must not be negative"),
+    "adjoint": ("replication against the adjoint", near(3.0), "the adjoint of the mean gives each colour a third"),
     "low rank": ("numbers of a factor", _low_rank, "A is a k x k convolution to r channels, B is 1 x 1"),
-    "spherical": ("the paper's distance", _near(90.0), "the arcsine needs an argument of at most 1: 1 - cos"),
+    "spherical": ("the paper's distance", near(90.0), "the arcsine needs an argument of at most 1: 1 - cos"),
 }
 
 

@@ -22,7 +22,7 @@ from repro.ddpm import oracles, samplers
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import classifier_guide, draw, start_noise
 from repro.ddpm.steps import Guide
-from repro.ddpm.study import probes
+from repro.ddpm.study import play
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
@@ -75,7 +75,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return {"accuracy": accuracy(load_checkpoint(CLASSIFIER), k=k)}
     if task == "noise-prediction":
         images = fashion_tensor("test")[0][: k or 5 * config.n]
-        return {NOISE_ERROR: probes.noise_errors(_predictor(experiment), images, LINEAR).tolist()}
+        return {NOISE_ERROR: play.noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(_BASELINES[experiment.removeprefix("baseline-")], config.n, config.replicates, k)
     model, steps = load_checkpoint(experiment), cell["steps"]
@@ -99,8 +99,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         if task != "switches":
             eta = float(cell["eta"]) if cell["sampler"] == "ddim" else 0.0
             return draw(model, schedule, ids, cell["sampler"], steps, eta, batch=config.batch)
-        parts, switch = start_noise(ids, (1, 28, 28)).split(config.batch), probes.SWITCHES[cell["switch"]]
-        return torch.cat([probes.switched(fn, x_T, schedule, steps, switch) for x_T in parts])
+        parts, switch = start_noise(ids, (1, 28, 28)).split(config.batch), play.SWITCHES[cell["switch"]]
+        return torch.cat([play.switched(fn, x_T, schedule, steps, switch) for x_T in parts])
 
     return replicated(some, config.n, config.replicates, k)
 
@@ -151,7 +151,7 @@ def _predictor(experiment: str) -> Model:
     if experiment == "baseline-zero":
         return lambda x, t: torch.zeros_like(x)
     if experiment == "baseline-gaussian":
-        return probes.fitted_gaussian(images, LINEAR).model()
+        return play.fitted_gaussian(images, LINEAR).model()
     if experiment == "baseline-ideal-denoiser":
         return oracles.FiniteData(images, LINEAR).model()
     return model_fn(load_checkpoint(experiment))
@@ -168,7 +168,7 @@ def _real(ids: range) -> Tensor:
 
 
 def _gaussian(ids: range) -> Tensor:
-    fitted = probes.fitted_gaussian(fashion_tensor("train")[0], LINEAR)
+    fitted = play.fitted_gaussian(fashion_tensor("train")[0], LINEAR)
     z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
     samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
     return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)

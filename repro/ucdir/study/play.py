@@ -14,7 +14,7 @@ from repro.data.degradations import TASKS
 from repro.data.images import resize, to_model, to_unit
 from repro.engine import exercises
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.exercises import like
+from repro.engine.exercises import like, near
 from repro.engine.registry import in_profile
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
@@ -168,17 +168,13 @@ def _fused(M: Tensor, W: Tensor) -> Tensor:
     return (M[:, None, None] * W).sum(dim=0)
 
 
-def _near(number: float, allowed: float = 1e-9) -> Callable[[], exercises.Judge]:
-    return lambda: lambda answer: abs(float(answer) - number) < allowed
-
-
 EXERCISES: dict[str, exercises.Exercise] = {
     "noisy": ("the noisy residual at level gamma", lambda: like(_noisy, _GIVEN), "two roots, squares add up to one"),
     "clean": ("the residual from the predicted noise", lambda: like(_clean, _GIVEN), "solve the first exercise for r"),
     "fused": ("the kernel of one position", lambda: like(_fused, _BASES), "Eq. 2: a sum over the bases, weighted"),
-    "cost": ("how much N bases cost against one full convolution", _near(1.0), "N groups: each costs 1/N"),
-    "budget": ("the sum of the betas of both published schedules", _near(10.0, 0.3), "T times the mean beta"),
-    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", _near(_TILES), "a new tile every 96 pixels"),
+    "cost": ("how much N bases cost against one full convolution", near(1.0), "N groups: each costs 1/N"),
+    "budget": ("the sum of the betas of both published schedules", near(10.0, 0.3), "T times the mean beta"),
+    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", near(_TILES), "a new tile every 96 pixels"),
 }
 
 
