@@ -143,13 +143,13 @@ def list_images(folder: FILE) -> list[Path]:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
-    files, seen = [], set()
+    files, visited = [], set()
     for where, below, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
-        if real in seen:  # a link that leads back to where it lies
+        if real in visited:  # a link that leads back to where it lies
             below.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
         paths = [Path(where) / name for name in names if not name.startswith(".")]
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]

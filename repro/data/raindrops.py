@@ -39,7 +39,7 @@ def rain(image: Tensor, noise: KeyedNoise) -> Tensor:
     mask = torch.where(radius > 0, inside, 0.0).clamp(0, 1)  # a pane without any drop: every pixel has an empty slot
     mask = (mask * mask * (3 - 2 * mask))[:, None]  # smooth step
 
-    # A half ball of water: the deviation grows towards the rim, the scene is seen inverted.
+    # A half ball of water: the deviation grows towards the rim, the scene is inverted.
     depth = q.clamp(max=1)
     bend = of("power") * (1 + 1.5 * depth**4)
     source = torch.stack([(x - bend * (cols - x)) / width, (y - bend * (rows - y)) / height], dim=-1)  # (B, H, W, 2)

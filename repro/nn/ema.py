@@ -20,7 +20,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, images: int, batch: int) -> None:
-        """Take in the weights of `model` after a step of `batch` images, `images` seen in all."""
+        """Take in the weights of `model` after a step of `batch` images, `images` in all."""
         half_life = min(self.half_life, images * self.ramp)
         decay = 0.5 ** (batch / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
