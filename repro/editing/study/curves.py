@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -20,11 +21,9 @@ from repro.ui.photos import nothing
 from repro.ui.plots import MARKERS, Plate, dots, style, whiskers
 from repro.ui.plots import PALETTE as COLOURS
 
-ATTENTION = "attention"
 NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
-FORMULAS = "by the formulas"
 WAYS = {
-    FORMULAS: "baseline-target",
+    "by the formulas": "baseline-target",
     MULT: name_of("mult"),
     PALETTE: name_of("palette"),
     "shown composites, longer": name_of(LONGER),
@@ -38,10 +37,10 @@ AXES = {
 
 def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any) -> tuple[float, float, float]:
     """Median over photographs, and its 95 % interval by order statistics."""
-    found = select(records, experiment=experiment, cell=cell)
-    values = sorted(found[0].values(metric)) if found and metric in found[0].metrics else []
-    if not values:
+    chosen = [r for r in select(records, experiment=experiment, cell=cell) if metric in r.metrics]
+    if not chosen:
         return math.nan, math.nan, math.nan
+    values = sorted(chosen[0].values(metric))
     n = len(values)
     low, high = math.floor((n - 1.96 * n**0.5) / 2), math.ceil((n + 1.96 * n**0.5) / 2)
     return median(values), values[max(0, low)], values[min(n, high) - 1]
@@ -50,17 +49,15 @@ def _median(records: Sequence[Record], experiment: str, metric: str, **cell: Any
 def behind(figure: str, records: Sequence[Record]) -> list[Record]:
     """The records that a figure is drawn of: "edits" (tables of edits, ablations), "sliders", "steps", "attention" or
     "combinations" (Ours-mult, one crop a photograph)."""
-    mine = name_of("mult")
     if figure == "edits":
         return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
     if figure == "sliders":
         return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
-    if figure == "attention":
-        return select(records, experiment=name_of("entry"), cell={"task": ATTENTION})
-    if figure == "steps":
-        return select(records, cell={"task": "steps"})
-    ones = [r for r in select(records, experiment=mine, cell={"task": "one crop"}) if r.cell["edit"] in TASKS]
-    return [*ones, *select(records, experiment=mine, cell={"task": "combination"})]
+    if figure in ("attention", "steps"):
+        return [r for r in records if r.cell.get("task") == figure]
+    ours = select(records, experiment=name_of("mult"))
+    ones = [r for r in select(ours, cell={"task": "one crop"}) if r.cell["edit"] in TASKS]
+    return [*ones, *select(ours, cell={"task": "combination"})]
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
@@ -75,15 +72,12 @@ def slider_curves(records: Sequence[Record]) -> Plate:
         plate = Plate(figsize=(9.6, 2.9), layout="constrained")
         for axis, (task, places) in zip(plate.subplots(1, len(SLIDERS)), SLIDERS.items(), strict=True):
             at = [value[0] if isinstance(value, tuple) else value for place in places for value in place.values()]
-            for i, (words, experiment) in enumerate(WAYS.items()):
-                for inside in (False, True):
-                    values = [
-                        _median(chosen, experiment, f"{STRENGTH[task]}@{n}", edit=task, inside=inside)
-                        for n in range(len(at))
-                    ]
-                    if any(math.isfinite(value) for value, *_ in values):
-                        look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
-                        whiskers(axis, at, values, **look, label="_inside" if inside else words)
+            for (i, (words, experiment)), inside in product(enumerate(WAYS.items()), (False, True)):
+                names = [f"{STRENGTH[task]}@{n}" for n in range(len(at))]
+                values = [_median(chosen, experiment, name, edit=task, inside=inside) for name in names]
+                if any(math.isfinite(value) for value, *_ in values):
+                    look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
+                    whiskers(axis, at, values, **look, label="_inside" if inside else words)
             axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
         axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
@@ -94,7 +88,7 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
     """edit -> layer -> (entries,) mean weights of the tokens of the network with one an entry; {} without records."""
     return {
         str(record.cell["edit"]): {
-            layer: torch.tensor([record.metrics[f"{ATTENTION}/{layer}/{entry}"] for entry in NAMES])
+            layer: torch.tensor([record.metrics[f"attention/{layer}/{entry}"] for entry in NAMES])
             for layer in dict.fromkeys(key.split("/")[1] for key in record.metrics)
         }
         for record in behind("attention", records)
@@ -119,8 +113,8 @@ def step_curves(records: Sequence[Record]) -> Plate:
         for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
             for i, edit in enumerate(edits):
                 swept = sorted(select(chosen, cell={"edit": edit}), key=lambda r: r.cell["steps"])
-                found = [_mean(r, metric) for r in swept]
-                whiskers(axis, [r.cell["steps"] for r in swept], found, color=COLOURS[i], marker=MARKERS[i], label=edit)
+                means, look = [_mean(r, metric) for r in swept], {"color": COLOURS[i], "marker": MARKERS[i]}
+                whiskers(axis, [r.cell["steps"] for r in swept], means, **look, label=edit)
             counts = sorted({r.cell["steps"] for r in chosen})
             axis.set_xscale("log")
             axis.set_xticks(counts, [str(n) for n in counts])
@@ -135,8 +129,8 @@ def _mean(record: Record, metric: str) -> tuple[float, float, float]:
     values = record.values(metric)
     if len(values) < stats.MIN_UNITS:
         return (sum(values) / len(values),) * 3
-    found = stats.mean_interval([values])
-    return found.estimate, found.low, found.high
+    mean = stats.mean_interval([values])
+    return mean.estimate, mean.low, mean.high
 
 
 def combinations(records: Sequence[Record]) -> Plate:

@@ -52,11 +52,6 @@ def samples_needed(radius: float = RADII[0], u: float = 0.5) -> float:
     return u * (1 - u) / float(grain_variance(u, radius))
 
 
-def _left() -> Judge:
-    left = float(scaled_linear().alpha_bar[-1].sqrt())
-    return lambda answer: math.isclose(answer, left, abs_tol=5e-4)
-
-
 # name -> (what it is about, maker of the judgement, what to think of when it fails)
 EXERCISES: dict[str, shared.Exercise] = {
     "vector": (
@@ -82,7 +77,11 @@ EXERCISES: dict[str, shared.Exercise] = {
         lambda: lambda answer: answer == len(COMBINATIONS),
         "2 to the 5, less those with one effect or none",
     ),
-    "left": ("how much of z_0 is left at the last timestep", _left, "alpha_bar is a square"),
+    "left": (
+        "how much of z_0 is left at the last timestep",
+        lambda: lambda answer: math.isclose(answer, float(scaled_linear().alpha_bar[-1].sqrt()), abs_tol=5e-4),
+        "alpha_bar is a square",
+    ),
 }
 
 

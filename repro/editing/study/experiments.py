@@ -60,8 +60,7 @@ class EditingConfig:
     steps: int = 5
     data: str = "photos"
     # The paper predicts the noise. At our size and budget that leaves the images noisy: an error in the noise is
-    # magnified up to 14-fold in the sample at the first steps. Velocity is the same target with the errors balanced;
-    # the ablation "epsilon" measures the paper's reading.
+    # magnified up to 14-fold in the sample at the first steps. The ablation "epsilon" measures the paper's reading.
     prediction: Kind = "v_prediction"
     pretrained: str = ""
     variants: tuple[str, ...] = ()
@@ -77,8 +76,8 @@ class EditingConfig:
 def _read(name: str, base: str = "") -> EditingConfig:
     """A profile of `experiments.toml`, on top of another; pix2pix's recipe is the network's but for what it names."""
     spec = SPEC["profile"].get(base, {}) | SPEC["profile"][name]
-    recipes = {"recipe": spec["recipe"], "pix2pix_recipe": spec["recipe"] | spec["pix2pix_recipe"]}
-    recipes |= {key: spec[key] for key in ("autoencoder_recipe",) if key in spec}
+    recipes = {key: value for key, value in spec.items() if key.endswith("recipe")}
+    recipes["pix2pix_recipe"] = spec["recipe"] | spec["pix2pix_recipe"]
     made = {key: Recipe(**r | {"betas": tuple(r.get("betas", Recipe.betas))}) for key, r in recipes.items()}
     published = MODELS[spec["pretrained"]].network if "pretrained" in spec else {}
     fields = {"bench": _BENCHES[spec["bench"]], "network": published | spec["network"]}
@@ -103,7 +102,6 @@ class Variant:
     `network`, `learning`, `schedule`  replace the profile's and the defaults.
     `share`                of the profile's images that it is trained on; compare equal shares only.
     `ships`                whether seed 0's weights ship; the rest are records only.
-    `seeds`                training seeds.
     """
 
     label: str
@@ -122,12 +120,12 @@ MASKED, LOW, TAUGHT, LONGER = "mask-all", "low-times", "taught", "taught-long"
 
 def name_of(variant: str, seed: int = 0, profile: str = "small") -> str:
     """An experiment's name, e.g. "editing-edits-mult-s0"."""
-    return f"editing-edits-{variant}-s{seed}" if profile == "small" else f"editing-{profile}-{variant}-s{seed}"
+    return f"editing-{'edits' if profile == 'small' else profile}-{variant}-s{seed}"
 
 
 def autoencoder_name(profile: str = "small") -> str:
     """The autoencoder's experiment."""
-    return "editing-autoencoder-vq-s0" if profile == "small" else f"editing-{profile}-autoencoder-vq-s0"
+    return name_of("autoencoder-vq", 0, profile).replace("-edits-", "-")
 
 
 def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
@@ -156,16 +154,22 @@ def schedule_of(variant: str) -> Schedule:
 
 def load_autoencoder(profile: str = "small") -> Autoencoder:
     """The autoencoder of a profile; read-only."""
-    if name := PROFILES[profile].pretrained:
-        return paper.load_autoencoder(name)
-    return load_checkpoint(autoencoder_name(profile))  # type: ignore[return-value]
+    published = PROFILES[profile].pretrained
+    return paper.load_autoencoder(published) if published else load_checkpoint(autoencoder_name(profile))
 
 
 def autoencoder_hash(config: EditingConfig) -> str:
     """SHA-256 of the weights of a profile's autoencoder."""
-    if config.pretrained:
-        return paper.autoencoder_hash(config.pretrained)
-    return weights_hash(autoencoder_name(config.name))
+    published = config.pretrained
+    return paper.autoencoder_hash(published) if published else weights_hash(autoencoder_name(config.name))
+
+
+def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
+    """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
+    autoencoder = load_autoencoder(config.name)
+    network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
+    prediction = learning_of(variant, config).prediction
+    return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.recipe.fill)
 
 
 def autoencoder_task(config: EditingConfig) -> Task:
@@ -187,56 +191,27 @@ def training_task(config: EditingConfig, variant: str) -> Task:
     return EditTask(held, schedule_of(variant), learning, **kinds)
 
 
-def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
-    """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
-    autoencoder = load_autoencoder(config.name)
-    network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
-    prediction = learning_of(variant, config).prediction
-    return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.recipe.fill)
-
-
 def _all(config: EditingConfig) -> Iterator[Experiment]:
-    small = config.name == "small"
-    made = partial(Experiment, room="editing", data=config.data, profile=config.name)
+    small, make = config.name == "small", partial(Experiment, room="editing", data=config.data, profile=config.name)
     if not config.pretrained:
-        yield made(
-            name=autoencoder_name(config.name),
-            task_name="autoencoder",
-            variant="vq",
-            seed=0,
-            recipe=config.autoencoder_recipe,
-            summary="VQ autoencoder, factor 4",
-            ships=small,
-            build=lambda: Autoencoder(**config.autoencoder),
-            task=lambda: autoencoder_task(config),
-        )
+        about = {"task_name": "autoencoder", "variant": "vq", "seed": 0, "summary": "VQ autoencoder, factor 4"}
+        build, task = partial(Autoencoder, **config.autoencoder), partial(autoencoder_task, config)
+        about |= {"recipe": config.autoencoder_recipe, "ships": small, "build": build, "task": task}
+        yield make(name=autoencoder_name(config.name), **about)
     for name in (v for v in config.variants or (*VARIANTS, "pix2pix") if v != "pix2pix"):
         variant = VARIANTS[name]
-        share = 1.0 if config.pretrained else variant.share
-        for seed in (0,) if config.pretrained else variant.seeds:
-            yield made(
-                name=name_of(name, seed, config.name),
-                task_name="edits",
-                variant=name,
-                seed=seed,
-                recipe=replace(config.recipe, images=int(config.recipe.images * share)),
-                summary=variant.label,
-                ships=variant.ships and seed == 0 and small,
-                build=partial(build_network, config, name),
-                task=partial(training_task, config, name),
-            )
+        share, seeds = (1.0, (0,)) if config.pretrained else (variant.share, variant.seeds)
+        about = {"task_name": "edits", "variant": name, "summary": variant.label}
+        about |= {"recipe": replace(config.recipe, images=int(config.recipe.images * share))}
+        about |= {"build": partial(build_network, config, name), "task": partial(training_task, config, name)}
+        for seed in seeds:
+            ships = variant.ships and seed == 0 and small
+            yield make(name=name_of(name, seed, config.name), seed=seed, ships=ships, **about)
     if "pix2pix" in (config.variants or ("pix2pix",)):
-        yield made(
-            name=name_of("pix2pix", 0, config.name),
-            task_name="edits",
-            variant="pix2pix",
-            seed=0,
-            recipe=config.pix2pix_recipe,
-            summary="pix2pix, all tasks in one network",
-            ships=small,
-            build=lambda: Pix2Pix(**config.pix2pix),
-            task=lambda: Pix2PixTask(benchmark.pixels(config.source)),
-        )
+        about = {"task_name": "edits", "variant": "pix2pix", "seed": 0, "summary": "pix2pix, all tasks in one network"}
+        build, task = partial(Pix2Pix, **config.pix2pix), lambda: Pix2PixTask(benchmark.pixels(config.source))
+        about |= {"recipe": config.pix2pix_recipe, "ships": small, "build": build, "task": task}
+        yield make(name=name_of("pix2pix", 0, config.name), **about)
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER, PAPER_SD1) for e in _all(config))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repro.ddpm.process import q_sample
-from repro.editing.effects.masks import free_form_mask
+from repro.editing.effects.masks import cut_hole, free_form_mask
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
 from repro.editing.study.lesson import MULT
@@ -23,8 +23,7 @@ from repro.ui.photos import Photos, captioned
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, sheet, style
 from repro.ui.schematic import Schematic
 
-QUALITY = 24  # of JPEG: many small images
-TILES = 36  # of JPEG: a few, with words
+QUALITY, TILES = 24, 36  # of JPEG: many small images; a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 
 Row = Sequence["Tensor | str | None"]
@@ -100,20 +99,19 @@ def schematic(data: Split, editor: Editor) -> Photos:
 
 def effects(data: Split) -> Photos:
     """One crop, its five effects with their parameters, and the grain magnified, since it is faint."""
-    edit, (v,) = {task: data.edit(task) for task in TASKS}, data.vectors
-    amount, threshold = v.sharpen
-    grain = edit["grain"].target
-    pictures = {
-        "sharp": data.sharp,
-        f"blur: β = {v.blur:.2f}": edit["blur"].target,
-        f"grain: σ = {v.grain:.3f}": grain,
-        "grain − sharp, × 8": (0.5 + 8 * (grain - data.sharp)).clamp(0, 1),
-        "colour transfer …": edit["colour"].target,
-        "… from this image": data.reference,
-        "inpainting: the input": edit["inpaint"].source,
-        f"λ = {amount:.1f}, μ = {threshold:.3f}": edit["sharpen"].target,
-    }
-    return tiles(pictures)
+    target, (v,) = {task: data.edit(task).target for task in TASKS}, data.vectors
+    return tiles(
+        {
+            "sharp": data.sharp,
+            f"blur: β = {v.blur:.2f}": target["blur"],
+            f"grain: σ = {v.grain:.3f}": target["grain"],
+            "grain − sharp, × 8": (0.5 + 8 * (target["grain"] - data.sharp)).clamp(0, 1),
+            "colour transfer …": target["colour"],
+            "… from this image": data.reference,
+            "inpainting: the input": data.edit("inpaint").source,
+            f"λ = {v.sharpen[0]:.1f}, μ = {v.sharpen[1]:.3f}": target["sharpen"],
+        }
+    )
 
 
 # -- comparisons ------------------------------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
             batch = data.at([inside % len(data)] * 2)
             reference = batch.reference if inside else None
             out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
-            rows.append([batch.sharp[:1], *(found[i : i + 1] for found in out for i in range(2))])
+            rows.append([batch.sharp[:1], *(image for pair in out for image in pair.split(1))])
             beside = ", ".join(t for t in vectors[0].active if t != task)
             labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
@@ -162,11 +160,10 @@ def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) ->
     """Masks from small to large: input and output, alone and inside a composite."""
     batch = data.at([0] * len(MASKS))
     hole = free_form_mask(1, ["mask"] * len(MASKS), tuple(batch.sharp.shape[2:]), fraction=torch.tensor(MASKS))
-    rows = [[x[None] for x in torch.where(hole.bool(), editor.fill, batch.sharp)]]
+    rows = [cut_hole(batch.sharp, hole, editor.fill).split(1)]
     for more in ({}, beside):
         vectors = [EditingVector(inpaint=True, **more)] * len(MASKS)
-        out = editor.edit(batch.sharp, vectors, batch.ids, hole=hole, steps=steps)
-        rows.append([x[None] for x in out])
+        rows.append(editor.edit(batch.sharp, vectors, batch.ids, hole=hole, steps=steps).split(1))
     words = ["input", "filled", "filled,\n" + "\n".join(f"+ {task}" for task in beside)]
     return photographs(rows, words, [f"{share:.0%} hole" for share in MASKS])
 
@@ -219,12 +216,11 @@ def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -
 
 def _layers(names: Iterable[str]) -> list[str]:
     """ "up_blocks.0.1" -> "up, level 3 b": where a layer of cross-attention sits; level 1 is the largest."""
-    parts = [name.split(".") for name in names]
+    parts, words = [name.split(".") for name in names], []
     levels = sum(part[0] == "down_blocks" for part in parts)
-    words = []
-    for kind, *place in parts:
-        level = {"down_blocks": int(place[0]) + 1, "up_blocks": levels - int(place[0])}.get(kind)
-        words.append("middle" if level is None else f"{kind.split('_')[0]}, level {level} {'ab'[int(place[-1])]}")
+    for kind, block, *place in parts:
+        way, level = kind.split("_")[0], levels - int(block) if kind == "up_blocks" else int(block) + 1
+        words.append("middle" if way == "mid" else f"{way}, level {level} {'ab'[int(place[0])]}")
     return words
 
 

@@ -16,21 +16,14 @@ PHOTO, REFERENCE = "photos/monuments_brandenburgGate", "photos/monuments_petra" 
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], the input first."""
-    photo, reference = (_small(name) for name in (PHOTO, REFERENCE))
+    images = (pack.load(pack.picture(name)) for name in (PHOTO, REFERENCE))
+    photo, reference = (center_crop(resize(image, 192), (192, 256)) for image in images)
     pipe = EditingPipeline.shipped()
     pipe.set_progress_bar_config(disable=True)
-
-    def edit(**effects: object) -> Tensor:
-        return pipe(photo, **effects, seed=0, output_type="pt").images[0]
-
-    return {
-        "input": photo,
-        "motion blur 0.6": edit(blur=0.6),
-        "another photograph's colours": edit(reference=reference),
-        "blur, grain and colours in one pass": edit(blur=0.4, grain=0.1, reference=reference, exact=False),
+    edits = {
+        "motion blur 0.6": {"blur": 0.6},
+        "another photograph's colours": {"reference": reference},
+        "blur, grain and colours in one pass": {"blur": 0.4, "grain": 0.1, "reference": reference, "exact": False},
     }
-
-
-def _small(name: str) -> Tensor:
-    found = next(p for p in pack.photos("test") if p.id == name)
-    return center_crop(resize(pack.load(found), 192), (192, 256))
+    made = {words: pipe(photo, **effects, seed=0, output_type="pt").images[0] for words, effects in edits.items()}
+    return {"input": photo, **made}

@@ -2,16 +2,14 @@
 
 "Multi-task image-to-image diffusion models with fine-grained control" splits REDS' 300 sequences into 240, 30 and 30,
 but the ground truth of the last 30 is withheld. Decided here: the 30 published validation sequences are the test split,
-as nobody trains on them, and the last 30 of the 240 training sequences are the validation split, so that 210 are
-trained on. No number on this test split is one on the paper's.
+and the last 30 of the 240 training sequences the validation split. No number on this test split is one on the paper's.
 
 Section 3.2: "The VQ autoencoder and the denoising U-Net are initialized from a pretrained text-to-image model", citing
-"High-Resolution Image Synthesis with Latent Diffusion Models". That is, most likely, the one of 1.45 billion
-parameters: it was trained at the paper's 256 pixels, and though no text-to-image model of those authors has a VQ
-autoencoder, the files of this one call its KL autoencoder `vqvae`. Stable Diffusion v1 is the other candidate. Both
+"High-Resolution Image Synthesis with Latent Diffusion Models": most likely the one of 1.45 billion parameters, trained
+at the paper's 256 pixels, whose files call its KL autoencoder `vqvae`. Stable Diffusion v1 is the other candidate. Both
 have latents of 4 channels and factor 8. Decided here, the paper being silent: the autoencoder stays frozen; latents are
-the mode of its distribution, not a sample, so that an image has one latent; the input convolution's weights for new
-channels start at zero, so that training begins at the pretrained model; nothing but the mapping network is new.
+the mode of its distribution; the input convolution's weights for new channels start at zero, so that training begins at
+the pretrained model; nothing but the mapping network is new.
 """
 
 from __future__ import annotations
@@ -68,12 +66,10 @@ class Reds:
 
     def pairs(self, name: str) -> tuple[Pair, ...]:
         """Blurred (input) and sharp (target) frames of one of the benchmark's splits."""
-        found = _pairs(self.root, "val" if name == "test" else "train")
-        if name == "test":
-            return found
-        sequences = sorted({_sequence(pair) for pair in found})
+        every = _pairs(self.root, "val" if name == "test" else "train")
+        sequences = sorted({_sequence(pair) for pair in every})
         held = set(sequences[len(sequences) - len(sequences) // _HELD :])
-        return tuple(pair for pair in found if (_sequence(pair) in held) == (name == "validation"))
+        return tuple(p for p in every if name == "test" or (_sequence(p) in held) == (name == "validation"))
 
     def blocks(self, name: str, most: int, pairs: Sequence[Pair] | None = None) -> Iterator[Split]:
         """The crops of a split (or of some of its pairs), at most so many at once."""
@@ -83,11 +79,11 @@ class Reds:
         for start in range(0, len(chosen), most):
             part = chosen[start : start + most]
             ids = tuple(self._id(pair) for pair in part)
-            taken = [train[others[id]] for id in ids]
+            colours = [train[others[id]] for id in ids]
             with ThreadPoolExecutor(8) as pool:
                 sharp, blurred, reference = (
                     torch.stack(list(pool.map(self._cut, source, [kind] * len(source))))
-                    for source, kind in ((part, "target"), (part, "input"), (taken, "target"))
+                    for source, kind in ((part, "target"), (part, "input"), (colours, "target"))
                 )
             degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
             vectors = tuple(replace(vector, blur=beta) for vector, beta in degrees)
@@ -182,17 +178,17 @@ class Pretrained:
         """
         own = paths.data() / self.hub.split("/")[-1]
         try:  # of .bin files, too, only tensors are read
-            found = kind.from_pretrained(str(own) if own.is_dir() else self.hub, subfolder=part)
+            loaded = kind.from_pretrained(str(own) if own.is_dir() else self.hub, subfolder=part)
         except (OSError, ValueError, RuntimeError, EOFError) as error:
             raise ReproError(
                 f"{own / part}: no pretrained weights ({' '.join(str(error).split())[:200]}); accepted there: "
                 f"the folder {part} of {self.hub} on the Hugging Face hub, which could not be fetched"
             ) from error
         for key, value in settings.items():
-            given = found.config.get(key)
+            given = loaded.config.get(key)
             if (list(given) if isinstance(given, tuple) else given) != value:
                 raise ReproError(f"{self.hub}/{part}: {key} is {given!r}; accepted: {value!r}, as published")
-        return found.float()
+        return loaded.float()
 
 
 MODELS: dict[str, Pretrained] = {

@@ -6,21 +6,19 @@ expanded to the image's size: 3 + 3 + 9 channels. Kept from the original: encode
 stride 2 with skips, tanh, a conditional discriminator of patches of about 70 pixels, the logistic loss with the
 discriminator's halved, and lambda = 100 for l1. What differs:
 
-- Images enter and leave as 2 x 2 patches of pixels, as in the autoencoder: full size would cost four times as much.
-  The expanded vector is the same at every pixel of a patch, so it enters once per patch: the same function, fewer
-  channels.
+- Images enter and leave as 2 x 2 patches of pixels: full size would cost four times as much. The vector enters once a
+  patch: the same function.
 - The outermost skip is not rectified, so that what should stay as it is has a linear way through.
-- GroupNorm for BatchNorm: what is evaluated are averaged weights, and BatchNorm's running statistics belong to others.
-  Not InstanceNorm, which wipes out just what is constant over an image: the vector, the reference's mean colour.
-- No dropout, the original's only noise: it draws from torch's global generator, and a resumed run would not end like
-  one that was never stopped. The generator is a function of its input; Isola et al.'s had little spread too.
-- One optimizer and one backward pass (the shared training loop): both losses are summed, and each reaches its own
-  network only.
+- GroupNorm for BatchNorm, whose running statistics do not belong to the averaged weights that are evaluated. Not
+  InstanceNorm, which wipes out what is constant over an image: the vector, the reference's mean colour.
+- No dropout: it draws from torch's global generator, and a resumed run would not end like one never stopped.
+- One optimizer and one backward pass: both losses are summed, and each reaches its own network only.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -48,15 +46,8 @@ def condition(source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
     return torch.cat([stack, vector.to(stack)[:, :, None, None].expand(-1, -1, *stack.shape[2:])], dim=1)
 
 
-class _Normed(nn.Module):
-    """A convolution, then GroupNorm."""
-
-    def __init__(self, conv: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, nn.GroupNorm(GROUPS, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+def _normed(conv: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.GroupNorm(GROUPS, channels)))
 
 
 class Pix2PixGenerator(ModelMixin, ConfigMixin):
@@ -72,11 +63,11 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
         super().__init__()
         steps = list(itertools.pairwise(widths))
         self.conv_in = nn.Conv2d(CONDITION, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_Normed(nn.Conv2d(a, b, 4, stride=2, padding=1), b) for a, b in steps)
+        self.down = nn.ModuleList(_normed(nn.Conv2d(a, b, 4, stride=2, padding=1), b) for a, b in steps)
         self.up = nn.ModuleList()
         for level, (a, b) in reversed(list(enumerate(steps))):
             c_in = b if level == len(steps) - 1 else 2 * b
-            self.up.append(_Normed(nn.ConvTranspose2d(c_in, a, 4, stride=2, padding=1), a))
+            self.up.append(_normed(nn.ConvTranspose2d(c_in, a, 4, stride=2, padding=1), a))
         self.conv_out = nn.Conv2d(2 * widths[0], 3 * PATCH**2, 3, padding=1)
 
     @property
@@ -93,14 +84,14 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
 
     def patches(self, stack: Tensor) -> Tensor:
         """The output as patches (B, 12, H/2, W/2), float32, from what `condition` makes."""
-        h = first = self.conv_in(stack)
-        skips = []
+        h = self.conv_in(stack)
+        skips = [h]
         for down in self.down:
             h = down(F.leaky_relu(h, 0.2))
             skips.append(F.relu(h))
         h = skips.pop()
-        for up, skip in zip(self.up, [*reversed(skips), first], strict=True):
-            h = torch.cat([F.relu(up(h)), skip], dim=1)
+        for up in self.up:
+            h = torch.cat([F.relu(up(h)), skips.pop()], dim=1)
         return self.conv_out(h).float().tanh()
 
 
@@ -114,16 +105,11 @@ class Discriminator(nn.Module):
         super().__init__()
         self.condition = nn.Conv2d(CONDITION, width, 4, stride=2, padding=1)
         self.picture = nn.Conv2d(3 * PATCH**2, width, 4, stride=2, padding=1, bias=False)
-        self.rest = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.GroupNorm(GROUPS, 2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 4, padding=1),
-            nn.GroupNorm(GROUPS, 2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 4, padding=1),
-        )
+        layers: list[nn.Module] = []
+        for c_in, stride in ((width, 2), (2 * width, 1)):
+            conv = nn.Conv2d(c_in, 2 * width, 4, stride, padding=1)
+            layers += [nn.LeakyReLU(0.2), conv, nn.GroupNorm(GROUPS, 2 * width)]
+        self.rest = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 4, padding=1))
 
     def forward(self, stack: Tensor, *pictures: Tensor) -> Tensor:
         """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of images as patches (B, 12, H/2, W/2)."""
@@ -152,25 +138,20 @@ class Pix2Pix(ModelMixin, ConfigMixin):
     def forward(self, source: Tensor, reference: Tensor, vector: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Losses of generator and discriminator, (B,) each; the gradient of either is zero in the other's weights.
 
-        Images (B, 3, H, W) in [-1, 1]. Both go through this one call, since processes of a joint training share
-        gradients of what is called through the wrapped model.
+        Images (B, 3, H, W) in [-1, 1]. One call for both: joint training wraps what is called.
         """
         stack = condition(source, reference, vector)
         real = F.pixel_unshuffle(target, PATCH)
         fake = self.generator.patches(stack)
         l1 = (fake - real).abs().mean(dim=(1, 2, 3))
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, fixed, (stack, fake))
-        known, caught = self.discriminator(stack, real, fake.detach()).chunk(2)
-        judged = 0.5 * (_logistic(known, real=True) + _logistic(caught, real=False))
-        return _logistic(fooled, real=True) + L1_WEIGHT * l1, judged
+        adversarial = _logistic(functional_call(self.discriminator, fixed, (stack, fake)), real=True)
+        of_real, of_fake = self.discriminator(stack, real, fake.detach()).chunk(2)
+        return adversarial + L1_WEIGHT * l1, 0.5 * (_logistic(of_real, real=True) + _logistic(of_fake, real=False))
 
 
 class Pix2PixTask:
-    """Single edits of crops: a label of six is drawn at every visit, and what belongs to the others is zero.
-
-    `held`: `repro.editing.study.benchmark.pixels`.
-    """
+    """Single edits of crops (`benchmark.pixels`), one of six labels a visit; what belongs to the others is zero."""
 
     def __init__(self, held: Mapping[str, Tensor]) -> None:
         self.held, self.size = held, len(held["sharp"])
@@ -182,11 +163,11 @@ class Pix2PixTask:
     def inputs(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(source, reference, vector, target): images (B, 3, S, S) in [-1, 1], vectors (B, 9)."""
         drawn = noise("label").integers(0, COUNT)
-        label, device = drawn.cpu(), drawn.device
-        source, target = (part.float() / 127.5 - 1 for part in single_edit(self.held, indices, label))
-        reference = (self.held["reference"][indices].float() / 127.5 - 1) * (label == COLOUR)[:, None, None, None]
-        vector = only(self.held["vector"][indices], label)
-        return source.to(device), reference.to(device), vector.to(device), target.to(device)
+        label, vectors = drawn.cpu(), self.held["vector"][indices]
+        images = (*single_edit(self.held, indices, label), self.held["reference"][indices])
+        source, target, reference = ((image.float() / 127.5 - 1).to(drawn.device) for image in images)
+        colour = (drawn == COLOUR)[:, None, None, None]
+        return source, reference * colour, only(vectors, label).to(drawn.device), target
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         return sum(model(*self.inputs(indices, noise)))

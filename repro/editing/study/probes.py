@@ -41,14 +41,14 @@ def attention(editor: Editor, data: Split, vector: EditingVector, level: int = L
     with ExitStack() as hooks:
         for name, module in layers.items():
             keep = partial(lambda name, _, args: queries.update({name: args[0]}), name)
-            hooks.callback(module.register_forward_pre_hook(keep).remove)
+            hooks.enter_context(module.register_forward_pre_hook(keep))
         editor.network(z_t, level, **inputs)
-    tokens, found = editor.network.mapping(inputs["vector"]), {}
+    tokens, means = editor.network.mapping(inputs["vector"]), {}
     for name, module in layers.items():
         query, key = (module.head_to_batch_dim(part) for part in (module.to_q(queries[name]), module.to_k(tokens)))
         weights = torch.softmax(query @ key.transpose(1, 2) * module.scale, dim=-1)  # (B heads, positions, tokens)
-        found[name.split(".transformer")[0].replace("attentions.", "")] = weights.mean(dim=(0, 1))
-    return found
+        means[name.split(".transformer")[0].replace("attentions.", "")] = weights.mean(dim=(0, 1))
+    return means
 
 
 def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[str, float]:
@@ -62,20 +62,17 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
     vector = torch.stack([EditingVector(blur=0.3).tensor(), EditingVector(sharpen=(2.0, 0.05)).tensor()])
     output = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
     (output - goal).abs().mean().backward()
-    found = dict.fromkeys(("to_q", "to_k", "to_v"), 0.0)
-    for name, parameter in network.unet.named_parameters():
-        part = name.split(".")[-2]
-        if ".attn2." in name and part in found and parameter.grad is not None:
-            found[part] = max(found[part], parameter.grad.abs().max().item())
-    return found
+    attentions = [module for name, module in network.unet.named_modules() if name.endswith("attn2")]
+    layers = {part: [getattr(attention, part) for attention in attentions] for part in ("to_q", "to_k", "to_v")}
+    return {part: max(x.weight.grad.abs().max().item() for x in each) for part, each in layers.items()}
 
 
 def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
     """level -> l1 of images (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
     z = autoencoder.encode(image * 2 - 1)
     noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
-    made = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
-    return {level: (picture - image).abs().mean().item() for level, picture in made.items()}
+    decoded = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
+    return {level: (x - image).abs().mean().item() for level, x in decoded.items()}
 
 
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
@@ -97,13 +94,8 @@ def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:
 def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
     """Colour transfer of the first crop by Reinhard's ratio and by its inverse, and the mean l1 between the two."""
     reinhard, inverse = (colour_transfer(data.sharp, data.reference, ratio=way) for way in ("reinhard", "inverse"))
-    pictures = {
-        "picture": data.sharp[:1],
-        "reference": data.reference[:1],
-        "Reinhard's ratio": reinhard[:1],
-        "its inverse": inverse[:1],
-    }
-    return pictures, (reinhard - inverse).abs().mean().item()
+    images = {"picture": data.sharp, "reference": data.reference, "Reinhard's ratio": reinhard, "its inverse": inverse}
+    return {words: x[:1] for words, x in images.items()}, (reinhard - inverse).abs().mean().item()
 
 
 def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
@@ -129,13 +121,9 @@ def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen"))
     recipe = data.bench.recipe
     turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
     one, other = data.edit(*tasks).target, turned.edit(*tasks).target
-    pictures = {
-        "picture": data.sharp[:1],
-        "grain first": one[:1],
-        "sharpening first": other[:1],
-        "difference × 4": (4 * (one - other).abs()).clamp(0, 1)[:1],
-    }
-    return pictures, (one - other).abs().mean().item()
+    gap = (one - other).abs()
+    images = {"picture": data.sharp, "grain first": one, "sharpening first": other, "difference × 4": 4 * gap}
+    return {words: x[:1].clamp(0, 1) for words, x in images.items()}, gap.mean().item()
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -148,18 +136,16 @@ def task_features(editor: Editor, data: Split, level: int = LEVEL) -> tuple[Tens
     The bottleneck's mean over positions, of the target's latent noised to `level`; labels f_theta(C), flattened
     (supplement, section D and Fig. 4).
     """
-    bottlenecks, tokens, tasks = [], [], []
+    points = []
     for number, task in enumerate(TASKS):
         reference, hole = (x if task == on else None for x, on in ((data.reference, "colour"), (data.hole, "inpaint")))
         inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], reference, hole)
         z = editor.autoencoder.encode((data.edit(task).target * 2 - 1).to(inputs["source"].device))
         eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
         t = torch.full((len(z),), level, device=z.device)
-        _, bottleneck, token = editor.network(q_sample(z, t, eps, editor.schedule), t, **inputs, features=True)
-        bottlenecks.append(bottleneck.mean(dim=(2, 3)).cpu())
-        tokens.append(token.flatten(1).cpu())
-        tasks.append(torch.full((len(z),), number))
-    return torch.cat(bottlenecks), torch.cat(tokens), torch.cat(tasks)
+        _, bottleneck, tokens = editor.network(q_sample(z, t, eps, editor.schedule), t, **inputs, features=True)
+        points.append((bottleneck.mean(dim=(2, 3)).cpu(), tokens.flatten(1).cpu(), torch.full((len(z),), number)))
+    return tuple(map(torch.cat, zip(*points, strict=True)))
 
 
 def silhouette(points: Tensor, group: Tensor) -> Tensor:
@@ -169,12 +155,9 @@ def silhouette(points: Tensor, group: Tensor) -> Tensor:
     distance to the own group's other points, b that to the nearest other group; 0 for a group of one, and where all
     points coincide.
     """
-    distance = torch.cdist(points.double(), points.double())
-    groups = group.unique()
-    member = (group[:, None] == groups[None, :]).double()  # (N, G)
-    sums, sizes = distance @ member, member.sum(dim=0)
-    own = member.bool()
-    size = sizes[None, :].expand_as(sums)
+    own = group[:, None] == group.unique()[None, :]  # (N, G)
+    sums = torch.cdist(points.double(), points.double()) @ own.double()
+    size = own.double().sum(dim=0).expand_as(sums)
     a = sums[own] / (size[own] - 1).clamp(min=1)
     b = torch.where(own, torch.inf, sums / size).min(dim=1).values
     most = torch.maximum(a, b)

@@ -23,8 +23,7 @@ LEAST = 0.01  # of every measure below: smaller differences are none (targets' s
 def blur(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
 
-    Per contrast, the variance over the image, since a colour transfer stretches it and every gradient with it: without,
-    the formulas' own targets of a nearly flat image can measure sharper the more blur is requested beside a transfer.
+    Per contrast, the variance over the image, since a colour transfer stretches it and every gradient with it.
     """
     coarse = [_gaussian(image, COARSE) for image in (edited, source)]
     own, whole = (_gradient(x) / x.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12) for x in coarse)
@@ -35,17 +34,15 @@ def grain(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) standard deviation, in grey levels of 255, of grain's own band in the flattest quarter of the source.
 
     The band: what passes the filter that grain itself went through (the matched filter of noise of that spectrum), less
-    what is coarser than GRAIN_COARSE. So the numbers are below the grain's full deviation, and noise of single pixels
-    hardly counts: a second-difference mask, made for white noise, passes a tenth of grain and all of what an
-    autoencoder leaves. The median over the flat places keeps edges out.
+    what is coarser than GRAIN_COARSE: below the grain's full deviation, and noise of single pixels hardly counts. The
+    median over the flat places keeps edges out.
     """
     detail = _gaussian(edited, SIGMA_FILTER) - _gaussian(edited, GRAIN_COARSE)
     smooth = F.pad(_gaussian(source, COARSE).mean(dim=1, keepdim=True), (1,) * 4, mode="reflect")
     across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
     change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H, W)
     flat = change <= change.flatten(1).quantile(FLAT_SHARE, dim=1)[:, None, None, None]
-    picked = torch.where(flat, detail.abs(), torch.nan).flatten(1)
-    return 255 * picked.nanmedian(dim=1).values / 0.6745
+    return 255 * torch.where(flat, detail.abs(), torch.nan).flatten(1).nanmedian(dim=1).values / 0.6745
 
 
 def sharpen(edited: Tensor, source: Tensor) -> Tensor:
