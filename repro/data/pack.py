@@ -120,7 +120,21 @@ def fashion(split: str) -> Fashion:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file; line ends of text are hashed as "\\n", so that a checkout on Windows agrees."""
+    """SHA-256 by which records know a file of the pack: of its first form, where a smaller one took its place since.
+
+    The manifest has both; pixels and arrays are bit for bit the same. Of any other content it is the file's own.
+    """
+    found, row = _sha256(path), _manifest().get(path.relative_to(PACK).as_posix(), {})
+    return row["first"] if row.get("first") and found == row["sha256"] else found
+
+
+@lru_cache(maxsize=1)
+def _manifest() -> dict[str, dict[str, str]]:
+    return {row["file"]: row for row in _rows("manifest.csv")}
+
+
+def _sha256(path: Path) -> str:
+    """Line ends of text are hashed as "\\n", so that a checkout on Windows agrees."""
     data = path.read_bytes()
     return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix == ".csv" else data).hexdigest()
 
@@ -140,9 +154,9 @@ def pack_hash() -> str:
 
 def verify() -> list[str]:
     """What differs from the committed manifest, one sentence each; empty where the pack is whole."""
-    expected = {row["file"]: row["sha256"] for row in _rows("manifest.csv")}
+    expected = {name: row["sha256"] for name, row in _manifest().items()}
     files = [p for p in PACK.rglob("*") if p.is_file() and p.name != "manifest.csv" and p.name[0] != "."]
-    found = {p.relative_to(PACK).as_posix(): file_hash(p) for p in files}
+    found = {p.relative_to(PACK).as_posix(): _sha256(p) for p in files}
     out = []
     for name in sorted(expected | found):
         if expected.get(name) != found.get(name):
