@@ -12,9 +12,10 @@ import pytest
 
 from repro import __version__
 from repro.cli import COMMANDS, main
+from repro.engine.registry import experiments
 
 
-def tell(argv: list[str], capsys) -> tuple[int, str, str]:
+def run(argv: list[str], capsys) -> tuple[int, str, str]:
     try:
         code = main(argv)
     except SystemExit as end:  # tyro's own way out of --help and of a wrong option
@@ -26,7 +27,7 @@ def tell(argv: list[str], capsys) -> tuple[int, str, str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_in_words_and_examples(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, err = tell([*command.split(), "--help"], capsys)
+    code, out, err = run([*command.split(), "--help"], capsys)
     assert code == 0 and not err and f"repro {command}" in out and COMMANDS[command][2][:20] in out
     for sign in ("{", "None", "STR", "FLOAT", "(default: )", "(default: False)"):
         assert sign not in out, sign
@@ -50,11 +51,14 @@ def test_a_terminal_without_the_signs_gets_the_nearest_ones(argv):
     assert b"Traceback" not in done.stderr and (done.stdout + done.stderr).isascii()
 
 
-def test_usage_and_version(capsys):
-    code, out, _ = tell(["--help"], capsys)
-    assert code == 0 and all(name in out for name in COMMANDS)
-    assert tell([], capsys)[0] == 2
-    assert tell(["--version"], capsys) == (0, f"{__version__}\n", "")
+def test_usage_version_and_list(capsys):
+    code, out, _ = run([], capsys)
+    assert code == 2 and all(name in out for name in COMMANDS) and run(["--help"], capsys) == (0, out, "")
+    assert run(["--version"], capsys) == (0, f"{__version__}\n", "")
+    code, out, _ = run(["list"], capsys)
+    assert code == 0 and len(out.splitlines()) == len(experiments())
+    assert "ddpm-fashion-linear-s0" in out and "384,000" in out
+    assert len(run(["list", "ddpm"], capsys)[1].splitlines()) == len(experiments("ddpm"))
 
 
 MISTAKES = {
@@ -69,10 +73,7 @@ MISTAKES = {
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
     "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a check is of a whole room"),
-    "unknown profile": (
-        ["evaluate", "ddpm", "--full", "--profile", "huge"],
-        "profile 'huge' is unknown: choose one of smoke",
-    ),
+    "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
@@ -88,18 +89,9 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence(mistake, capsys):
     argv, words = MISTAKES[mistake]
-    code, _, err = tell(argv, capsys)
+    code, _, err = run(argv, capsys)
     assert code == 2
     assert words.lower() in err.lower() and "Traceback" not in err
-
-
-def test_list_shows_every_experiment(capsys):
-    from repro.engine.registry import experiments
-
-    code, out, _ = tell(["list"], capsys)
-    assert code == 0 and len(out.splitlines()) == len(experiments())
-    assert "ddpm-fashion-linear-s0" in out and "384,000" in out
-    assert len(tell(["list", "ddpm"], capsys)[1].splitlines()) == len(experiments("ddpm"))
 
 
 def test_outside_a_clone_it_says_so(tmp_path: Path):

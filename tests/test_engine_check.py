@@ -119,21 +119,19 @@ def test_a_changed_cell_is_found_and_named(folders, edit, differences, capsys):
     assert counts.endswith(f"cells of 1 tables compared, {len(differences)} differ")
 
 
-def test_a_missing_table_and_a_moved_row(folders):
+def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders):
     old, new = folders
     head, first, second = TABLE.splitlines()
     (new / "tables" / "t.csv").write_text("\n".join([head, second, first]) + "\n")
     assert not compare(old, new)[0], "rows are matched by name"
     (old / "u.csv").write_text("a\n1\n")
     assert compare(old, new)[0] == ["u.csv: committed the table, regenerated nothing"]
-
-
-def test_a_comparison_of_nothing_is_an_error_not_a_pass(tmp_path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(ReproError, match="there is nothing to compare"):
-        compare(tmp_path / "a", tmp_path / "a")
-    with pytest.raises(ReproError, match="b: no such folder"):
-        compare(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "a" / "t.csv").write_text("x,y\n1\n")
-    with pytest.raises(ReproError, match=r"t.csv, line 2: 1 fields under the columns \['x', 'y'\]"):
-        compare(tmp_path / "a", tmp_path / "a")
+    (old / "u.csv").write_text("x,y\n1\n")
+    (empty := old / "empty").mkdir()
+    for a, b, sentence in (
+        (empty, empty, "there is nothing to compare"),
+        (old, old / "b", "b: no such folder"),
+        (old, new, r"u.csv, line 2: 1 fields under the columns \['x', 'y'\]"),
+    ):
+        with pytest.raises(ReproError, match=sentence):
+            compare(a, b)

@@ -95,19 +95,6 @@ def test_ranges_and_choices_are_what_the_comment_says(home, name, bad, accepted,
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
 
 
-def test_other_parameters_write_elsewhere_and_stand_in_the_provenance(home):
-    code = """\
-from repro.engine.study import Lesson
-lesson = Lesson("rddm", "03_rddm_sampling", "small", 1.0)
-print(lesson.command, lesson.figures.parts[-2:])"""
-    write(home, "00_first", code)
-    (plain,) = reproduce(profile="small")
-    assert outputs(plain.path).startswith("repro reproduce 03 (") and "'figures'" in outputs(plain.path)
-    (other,) = reproduce(profile="small", parameters={"steps": 7, "title": "a b"})
-    wanted = "repro reproduce 03 --parameters steps=7 'title=a b' ('build', 'small')"
-    assert outputs(other.path).strip() == wanted
-
-
 @pytest.mark.parametrize(
     "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int =", "print(1)"]
 )
@@ -193,10 +180,18 @@ def test_names(home):
     assert "\n" not in str(caught.value)
 
 
-def test_command(home, capsys):
-    write(home, "00_first", "print(repr(steps), repr(title)); assert eta < 1")
-    assert Reproduce(parameters=("steps=7", "title=8")).run() == 0
-    assert outputs(home / "build" / "00_first.ipynb") == "7 '8'\n"
+def test_command_with_other_parameters(home, capsys):
+    """They write elsewhere and stand in the provenance."""
+    code = """\
+from repro.engine.study import Lesson
+lesson = Lesson("rddm", "03_rddm_sampling", "small", 1.0)
+print(lesson.command, lesson.figures.parts[-1], [steps, title])
+assert eta < 1"""
+    write(home, "00_first", code)
+    (plain,) = reproduce(profile="small")
+    assert outputs(plain.path) == "repro reproduce 03 figures [50, 'a b']\n"
+    assert Reproduce(parameters=("steps=7", "title=8 9")).run() == 0
+    assert outputs(plain.path) == "repro reproduce 03 --parameters steps=7 'title=8 9' small [7, '8 9']\n"
     assert Reproduce(parameters=("eta=2",)).run() == 1
     assert "AssertionError" in capsys.readouterr().err
     for wrong in ("steps", "=7", "steps=x", "steps=7.5", "stepz=7"):

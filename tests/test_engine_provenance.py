@@ -48,19 +48,16 @@ def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(reco
 def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
     """Rounding of another processor leaves the tree clean; another image or another command does not."""
     pixels = np.full((24, 24, 3), 100, np.uint8)
-    path = save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
+    save = lambda pixels, seed=4: save_figure(pixels, "left", [record], f"repro {seed}", photograph=photograph)  # noqa: E731
+    path = save(pixels)
     before = path.read_bytes()
-    save_figure(pixels + 2, "left", [record], "repro reproduce", photograph=photograph)
-    assert path.read_bytes() == before
-    save_figure(pixels, "left", [record], "repro reproduce --parameters seed=5", photograph=photograph)
-    assert path.read_bytes() != before and whence(path).command.endswith("seed=5")
+    assert save(pixels + 2).read_bytes() == before
+    assert save(pixels, seed=5).read_bytes() != before and whence(path).command == "repro 5"
     other = pixels.copy()
     other[8:16, 8:16] = 140
-    save_figure(other, "left", [record], "repro reproduce --parameters seed=5", photograph=photograph)
-    assert np.asarray(Image.open(path))[12, 12, 0] > 130
+    assert np.asarray(Image.open(save(other, seed=5)))[12, 12, 0] > 130
     path.write_bytes(b"damaged")
-    save_figure(pixels, "left", [record], "repro reproduce", photograph=photograph)
-    assert path.read_bytes() == before
+    assert save(pixels).read_bytes() == before
 
 
 def test_a_record_that_does_not_exist_cannot_stand_behind_a_picture(record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,27 +110,19 @@ def test_nonsense_is_refused_where_it_enters(changes, sentence):
         make(**changes)
 
 
-CHILD = """
-import resource, sys
-sys.path.insert(0, {tests!r})
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
 from test_engine_records import make
 from repro.engine import records
-from repro.errors import ReproError
-"""
-WRITE = """
 for s in range(10):
-    records.upsert("ddpm", [make(cell={"steps": s, "worker": int(sys.argv[1])})])
+    records.upsert("ddpm", [make(cell={"steps": s, "worker": int(sys.argv[2])})])
 """
-
-
-def child(body: str, *arguments: str) -> subprocess.Popen:
-    code = CHILD.format(tests=str(Path(__file__).parent)) + body
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env={**os.environ}, **pipes)
 
 
 def test_two_processes_lose_no_line(home):
-    workers = [child(WRITE, str(i)) for i in range(2)]
+    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
+    workers = [subprocess.Popen([*command, str(i)]) for i in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     assert len(records.load("ddpm")) == 20
 

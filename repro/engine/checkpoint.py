@@ -142,18 +142,19 @@ def _loaded(folder: Path) -> nn.Module:
 
 
 def _network(path: Path) -> nn.Module:
-    """The untrained network that a config names."""
+    """The untrained network that a config names; of ours or of diffusers, since a file must not choose what we call."""
     config = _read_json(path)
+    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
+    module, name = config.get("_module", ""), config.get("_class_name", "")
     if config.get("_format", FORMAT) != FORMAT:
         raise ReproError(f"{path} has format {config['_format']}: this version reads format {FORMAT}")
-    module, name = config.get("_module", ""), config.get("_class_name", "")
     if not module.startswith(("repro.", "diffusers.")):
         raise ReproError(f"{path} names module {module!r}: networks come from repro or diffusers only")
     try:
         kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # a file must not choose what we call
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise AttributeError("it is not a network")
-        return kind(**{k: v for k, v in config.items() if not k.startswith("_")})
+        return kind(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ReproError(f"{path} names {module}.{name}, which this version cannot build: {error}") from error
 

@@ -22,9 +22,11 @@ def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise
     return [noise.normal(shape, step=i).double() for i in range(count)]
 
 
-def same(found: Any, wanted: Tensor) -> bool:
+def same(answer: Any, target: Tensor) -> bool:
     """Whether an answer is this tensor, to rounding."""
-    return torch.is_tensor(found) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=1e-6)
+    return (
+        torch.is_tensor(answer) and answer.shape == target.shape and torch.allclose(answer.double(), target, atol=1e-6)
+    )
 
 
 def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:

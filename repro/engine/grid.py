@@ -41,7 +41,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from string import Formatter
 from typing import Any
 
 from repro import paths
@@ -54,6 +53,7 @@ from repro.errors import ReproError
 Spec = Mapping[str, Any]
 Place = tuple[str, dict[str, Any]]  # experiment and cell
 NOT_YET = "no record: its network is not trained yet"
+_NAME = re.compile(r"\{(\w+)(?:\[(\w+)\])?\}")
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
 _KNOWN = {
     "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows"},
@@ -79,19 +79,18 @@ def load(room: str) -> Spec:
     return spec
 
 
-class _Open(dict):
-    """Names of a text that are not known yet stay in it."""
-
-    def __missing__(self, key: str) -> str:
-        return "{" + key + "}"
-
-
 def _filled(value: Any, names: Spec) -> Any:
-    """`value` with {name} replaced in its texts; a text that is nothing else becomes the value itself."""
+    """`value` with {name} or {name[field]} replaced in its texts, where that name is known; a text that is nothing else
+    becomes the value itself."""
+
+    def named(match: re.Match) -> Any:
+        name, key = match.groups()
+        found = names.get(name, match[0])
+        return found[key] if key and name in names else found
+
     if isinstance(value, str):
-        if re.fullmatch(r"\{\w+(\[\w+\])?\}", value) and value[1:-1].split("[")[0] in names:
-            return Formatter().get_field(value[1:-1], (), names)[0]
-        return value.format_map(_Open(names))
+        whole = _NAME.fullmatch(value)
+        return named(whole) if whole else _NAME.sub(lambda match: str(named(match)), value)
     if isinstance(value, Mapping):
         return {key: _filled(each, names) for key, each in value.items()}
     return [_filled(each, names) for each in value] if isinstance(value, list) else value

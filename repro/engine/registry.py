@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -132,7 +133,7 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
             for step in steps:
                 losses.append(step.loss)
                 finished = step.images >= recipe.images
-                if main and (finished or step.images % 10_000 < recipe.batch):
+                if main and math.isfinite(step.loss) and (finished or step.images % 10_000 < recipe.batch):
                     spent = round(before + time.perf_counter() - start, 1)
                     mean, losses = sum(losses) / len(losses), []
                     line = {"images": step.images, "loss": mean, "lr": step.lr, "seconds": spent}

@@ -48,22 +48,8 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift(z, 31))
 
 
-def _purpose_key(seed: int, purpose: str) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise ReproError(f"a seed is a whole number: got {seed!r}") from None
-    if not -(1 << 63) <= number < 1 << 64:  # beyond, two seeds would be one
-        raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {number}")
-    tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
-    return _mix_int(_mix_int(number & _MASK) ^ tag)
-
-
-def _number(sample_id: int | str) -> int:
-    """Text is hashed with SHA-256, whole numbers are mixed directly."""
-    if isinstance(sample_id, str):
-        return int.from_bytes(hashlib.sha256(b"id:" + sample_id.encode()).digest()[:8], "little")
-    return int(sample_id) & _MASK
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 class KeyedNoise:
@@ -81,10 +67,17 @@ class KeyedNoise:
     ) -> None:
         if len(ids) == 0:
             raise ReproError("KeyedNoise needs at least one sample id: got none")
+        try:
+            number = operator.index(seed)
+        except TypeError:
+            raise ReproError(f"a seed is a whole number: got {seed!r}") from None
+        if not -(1 << 63) <= number < 1 << 64:  # beyond, two seeds would be one
+            raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {number}")
         self.device = torch.device(device)
-        if not isinstance(ids, Tensor):
-            ids = torch.tensor([_signed(_number(i)) for i in ids], dtype=torch.int64)
-        base = _signed(_purpose_key(seed, purpose))
+        if not isinstance(ids, Tensor):  # text is hashed with SHA-256, whole numbers are mixed directly
+            numbers = [_hashed(f"id:{i}") if isinstance(i, str) else int(i) for i in ids]
+            ids = torch.tensor([_signed(i) for i in numbers], dtype=torch.int64)
+        base = _signed(_mix_int(_mix_int(number & _MASK) ^ _hashed(purpose)))
         self.keys = _mix(ids.to(self.device, torch.int64) ^ base)  # (B,)
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ class Interval:
 
 def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, seed: int = 0) -> Interval:
     """Bootstrap interval of the mean of (N,) or (S, N) values. Raises `ReproError` under `MIN_UNITS` units."""
-    return _interval(_matrix(values), None, False, n_boot, seed)
+    return _interval([_matrix(values)], False, n_boot, seed)
 
 
 def paired_difference(
@@ -62,7 +62,7 @@ def paired_difference(
         raise ReproError(f"the same images are needed on both sides, found {a.shape[1]} and {b.shape[1]}")
     if same_networks and a.shape[0] != b.shape[0]:
         raise ReproError(f"the same networks on both sides, but {a.shape[0]} and {b.shape[0]} training seeds")
-    return _interval(a, b, same_networks, n_boot, seed)
+    return _interval([a, b], same_networks, n_boot, seed)
 
 
 def _matrix(values: Matrix) -> np.ndarray:
@@ -75,26 +75,27 @@ def _matrix(values: Matrix) -> np.ndarray:
     return matrix
 
 
-def _means(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, seed: int) -> np.ndarray:
-    """(n_boot,) resampled means of a, or of a - b."""
-    rng = np.random.default_rng(seed)
-    n = a.shape[1]
-    rows_a = _seed_means(rng, a.shape[0], n_boot)
-    rows_b = None if b is None else rows_a if together else _seed_means(rng, b.shape[0], n_boot)
-    a, b = _spread_seeds(a), None if b is None else _spread_seeds(b)
-    out = np.empty(n_boot)
+def _interval(sides: list[np.ndarray], together: bool, n_boot: int, seed: int) -> Interval:
+    """Of the mean of one side, or the difference of two, with expanded percentiles."""
+    from scipy.special import ndtr, stdtrit
+
+    rng, n = np.random.default_rng(seed), sides[0].shape[1]
+    weights = [_seed_weights(rng, len(side), n_boot) for side in (sides[:1] if together else sides)]
+    weights, spread = weights * (1 + together), [_spread_seeds(side) for side in sides]
+    draws = np.empty(n_boot)
     step = max(1, _CHUNK // n)
     for start in range(0, n_boot, step):
         part = slice(start, min(start + step, n_boot))
         columns = rng.integers(0, n, size=(part.stop - part.start, n))  # (b, N)
-        units = rows_a[part] @ a  # (b, N)
-        if b is not None:
-            units = units - rows_b[part] @ b
-        out[part] = np.take_along_axis(units, columns, axis=1).mean(axis=1)
-    return out
+        left, *right = (rows[part] @ side for rows, side in zip(weights, spread, strict=True))  # (b, N) each
+        draws[part] = np.take_along_axis(left - right[0] if right else left, columns, axis=1).mean(axis=1)
+    tail = float(ndtr(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + LEVEL) / 2)))
+    low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
+    estimate = float(sides[0].mean() - (sides[1].mean() if sides[1:] else 0.0))
+    return Interval(estimate, low, high, n, tuple(len(side) for side in sides))
 
 
-def _seed_means(rng: np.random.Generator, seeds: int, n_boot: int) -> np.ndarray:
+def _seed_weights(rng: np.random.Generator, seeds: int, n_boot: int) -> np.ndarray:
     """(n_boot, S) weights of the resampled rows; one seed keeps the weight 1."""
     if seeds == 1:
         return np.ones((n_boot, 1))
@@ -102,20 +103,8 @@ def _seed_means(rng: np.random.Generator, seeds: int, n_boot: int) -> np.ndarray
 
 
 def _spread_seeds(matrix: np.ndarray) -> np.ndarray:
-    seeds = matrix.shape[0]
+    seeds = len(matrix)
     if seeds == 1:
         return matrix
     level = matrix.mean(axis=1, keepdims=True)  # (S, 1)
     return matrix + (math.sqrt(seeds / (seeds - 1)) - 1) * (level - level.mean())
-
-
-def _interval(a: np.ndarray, b: np.ndarray | None, together: bool, n_boot: int, seed: int) -> Interval:
-    """Of mean(a), or mean(a) - mean(b), with expanded percentiles."""
-    from scipy.special import ndtr, stdtrit
-
-    draws, n = _means(a, b, together, n_boot, seed), a.shape[1]
-    t = stdtrit(n - 1, (1 + LEVEL) / 2)
-    tail = float(ndtr(-math.sqrt(n / (n - 1)) * t))
-    low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
-    estimate = float(a.mean() - (0.0 if b is None else b.mean()))
-    return Interval(estimate, low, high, n, tuple(len(side) for side in (a, b) if side is not None))
