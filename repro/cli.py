@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import importlib
 import io
 import sys
@@ -55,10 +54,9 @@ def _usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns the exit status: 0 done, 1 something measured disagrees or failed, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
-    codecs.register_error("repro-printable", _printable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="repro-printable")
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign gets a question mark
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage(), end="")
         return 0 if argv else 2
@@ -136,11 +134,3 @@ _KINDS = {int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PATH"}
 
 def _default(value: str) -> str:
     return "" if value in ("None", "True", "False", "''", "") else f"(default: {value})"
-
-
-def _printable(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal writes for signs that it does not have: the nearest plain ones, else a question mark."""
-    return "".join(_NEAREST.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
-
-
-_NEAREST = dict.fromkeys("─━–—−╭╮╰╯├┤", "-") | dict.fromkeys("│┃", "|") | {"…": "...", "×": "x", "±": "+-", "→": "->"}

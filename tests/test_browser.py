@@ -61,8 +61,8 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path]]:
         port = probe.getsockname()[1]
     token, folder = secrets.token_hex(16), tmp_path / "notebooks"
     folder.mkdir()
-    # "python3" must be this interpreter, not whatever kernel the machine's user has registered
-    kernel = tmp_path / "data/kernels/python3"
+    # "python3" must be this interpreter, not whatever kernel the machine's user has registered: a home of its own
+    kernel = tmp_path / ".local/share/jupyter/kernels/python3"
     kernel.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
@@ -71,21 +71,12 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path]]:
         "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
     }
     for name, values in settings.items():
-        path = tmp_path / f"config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+        path = tmp_path / f".jupyter/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "IPYTHONDIR": str(tmp_path / "ipython"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "config/lab/user-settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-    }
-    environment.pop("REPRO_HEADLESS", None)
+    foreign = ("JUPYTER", "IPYTHON", "XDG_", "REPRO_HEADLESS")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
