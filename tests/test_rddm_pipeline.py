@@ -83,15 +83,9 @@ def test_scheduler_refuses():
     scheduler = RDDMScheduler(50, objective="noise")
     with pytest.raises(ReproError, match=r"SM-N cannot read .* start=48"):
         scheduler.set_timesteps(5)
-    with pytest.raises(ReproError, match=r"1\.\.50 .*got 51"):
-        scheduler.set_timesteps(51)
     scheduler.set_timesteps(5, start=40)
     with pytest.raises(ReproError, match="has not chosen timestep 39"):
         scheduler.step(IMAGE, 39, IMAGE)
-    with pytest.raises(ReproError, match=r"\[0, 1\]: got 2"):
-        scheduler.step(IMAGE, scheduler.timesteps[0], IMAGE, eta=2)
-    with pytest.raises(ReproError, match="'x0' is unknown"):
-        RDDMScheduler(objective="x0")
     with pytest.raises(ReproError, match="timestep spacing 'log' is unknown"):
         RDDMScheduler(timestep_spacing="log")
 
@@ -191,10 +185,7 @@ def test_a_pretrained_DDPM_draws_what_DDIM_draws(settings, tiny_ddpm, tmp_path):
     ("scheduler", "message"),
     [
         (DDPMScheduler(thresholding=True), "thresholding=True"),
-        (DDPMScheduler(clip_sample_range=2.0), "clip_sample_range=2.0"),
-        (DDIMScheduler(set_alpha_to_one=False), "set_alpha_to_one=False"),
         (EulerDiscreteScheduler(), "EulerDiscreteScheduler with"),
-        (DDPMScheduler(beta_schedule="sigmoid"), "beta_schedule='sigmoid'"),
         (DDPMScheduler(prediction_type="v_prediction"), "'v_prediction'; accepted"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import nn
 
 from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm import schedules as ddpm
-from repro.ddpm.oracles import GaussianData, sampler_moments
+from repro.ddpm.oracles import sampler_moments
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import start_noise
 from repro.ddpm.steps import last, sample, spaced
@@ -211,10 +211,6 @@ def test_clipped_rules_are_two_different_DDIMs_and_the_published_step_is_neither
         found = ours(NET, 20, True, rule)
         for equal, other in ((first, default), (second, rederived)):
             assert gap(found, other) < 1e-10 if equal else gap(found, other) > 0.05
-    # many steps with the exact denoiser of wide data (with the untrained network clipped DDIM is chaotic)
-    data = GaussianData(torch.zeros(72), torch.eye(72).double(), LINEAR).model()
-    for rule, use in (("compose", False), ("rederive", True)):
-        assert gap(ours(data, 100, True, rule), diffusers_ddim(data, 100, True, use)) < 1e-10
     negative = lambda x, t: -NET(x, t)  # noqa: E731 — with y = 0 the residual is the image's negative
     for clip, rule, use in ((True, "compose", False), (True, "rederive", True), (False, "compose", False)):
         theirs = diffusers_ddim(NET, 20, clip, use, prediction="sample")

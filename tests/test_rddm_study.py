@@ -208,8 +208,7 @@ def test_rows_run_from_checkpoints_to_records_and_are_checked(home):
         for name, values in record.metrics.items():
             assert len(values) == record.n == 2, record.label
             assert record.check["metrics"][name] == values[: row.k], "the check measures other images"
-    # "quiet" has the weights of "smres" here, and samples like it from quieter noise (test_rddm_samplers). Those that
-    # are trained longer have the weights of their twins.
+    # "quiet" and those that are trained longer have the weights of their twins here
     twins = tuple(name_of("lowlight", variant, 0, "smoke") for variant in ("quiet", *LONG))
     networks = [record for record in records if record.checkpoint and record.experiment not in twins]
     learned = [json.dumps(dict(record.metrics)) for record in networks]

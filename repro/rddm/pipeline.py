@@ -35,10 +35,8 @@ class RDDMPipeline(DiffusionPipeline):
     def __init__(self, unet: Predictor | UNet2DModel, scheduler: RDDMScheduler) -> None:
         super().__init__()
         if not isinstance(scheduler, RDDMScheduler):
-            raise ReproError(
-                f"RDDMPipeline needs an RDDMScheduler: got {type(scheduler).__name__}; a DDPM that predicts noise goes "
-                f"in by RDDMPipeline.from_ddpm"
-            )
+            found = type(scheduler).__name__
+            raise ReproError(f"RDDMPipeline needs an RDDMScheduler: got {found}; from_ddpm takes a DDPM's network")
         if not isinstance(unet, Predictor | UNet2DModel):
             raise ReproError(f"RDDMPipeline takes an RDDMNet or a UNet2DModel: got {type(unet).__name__}")
         learned, objective = unet.config.get("objective", "noise"), scheduler.config.objective
@@ -136,7 +134,8 @@ class RDDMPipeline(DiffusionPipeline):
         images: Any = ((x + 1) / 2).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
-            images = self.numpy_to_pil(images) if output_type == "pil" else images
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 

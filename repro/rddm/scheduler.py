@@ -64,7 +64,6 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         self.sampler = Sampler(self.schedule, objective, clip=clip, rule=rule)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(self.schedule.T - 1, -1, -1)
-        self._visited: list[int] = []
 
     @classmethod
     def from_ddpm(cls, scheduler: Any, **changes: Any) -> RDDMScheduler:
@@ -81,11 +80,10 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         for name, accepted in known.items():
             if c.get(name) not in accepted:
                 raise ReproError(f"{type(scheduler).__name__} with {name}={c.get(name)!r}; accepted: {accepted}")
-        T = c.num_train_timesteps
+        T, clip = c.num_train_timesteps, 2.0 if c.clip_sample else None
         ddpm = {"name": c.beta_schedule, "T": T, "beta_1": c.beta_start, "beta_T": c.beta_end}
-        settings = {"num_train_timesteps": T, "ddpm": ddpm, "objective": "noise", "rule": "compose"}
-        settings |= {"clip": 2.0 if c.clip_sample else None, "timestep_spacing": "leading"}
-        return cls(**{**settings, **changes})
+        settings = {"objective": "noise", "rule": "compose", "clip": clip, "timestep_spacing": "leading", **changes}
+        return cls(T, ddpm=ddpm, **settings)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -107,7 +105,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         ts = spaced(T, num_inference_steps) if leading else times(T, num_inference_steps, start)
         if self.config.objective == "noise" and self.schedule.u[ts[0]] == 1:
             raise ReproError(f"SM-N cannot read its network at t={ts[0]}, where 1 - u_t is 0: start={T - 2}, say")
-        self._visited, self.num_inference_steps, self.timesteps = ts, len(ts), torch.tensor(ts, device=device)
+        self.num_inference_steps, self.timesteps = len(ts), torch.tensor(ts, device=device)
 
     def start(self, condition: Tensor, noise: Tensor) -> Tensor:
         """The state at the first timestep: y + init_noise_sigma * noise; y (B, C, H, W) zeros for generation."""
@@ -132,7 +130,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             eta: 0 deterministic, 1 the posterior's variance.
             variance_noise: standard normals of sample's shape in place of the generator's.
         """
-        t, ts = int(timestep), self._visited
+        t, ts = int(timestep), self.timesteps.tolist()
         if t not in ts:
             raise ReproError(f"set_timesteps has not chosen timestep {t}: got {ts}")
 
@@ -143,8 +141,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
         y, t_prev = torch.zeros_like(sample) if condition is None else condition, [*ts, -1][ts.index(t) + 1]
         step = replace(self.sampler, eta=eta).step(model_output, sample, y, t, t_prev, noise)
-        found = RDDMSchedulerOutput(step.x, step.x0, step.r, step.eps)
-        return found if return_dict else found.to_tuple()
+        output = RDDMSchedulerOutput(step.x, step.x0, step.r, step.eps)
+        return output if return_dict else output.to_tuple()
 
     def __len__(self) -> int:
         return self.schedule.T

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm import schedules as ddpm
+from repro.ddpm.schedules import Schedule, Tables, by_name, count, table
 from repro.errors import ReproError, one_of
 
 _EXACT = 1e-9  # how far a float64 sum of some thousand numbers may stray
 
 
-class RDDMSchedule(ddpm.Tables):
+class RDDMSchedule(Tables):
     """Coefficients of both diffusions; tables are float64 on the CPU, shape (T,), not to be changed.
 
     Args:
@@ -32,12 +32,12 @@ class RDDMSchedule(ddpm.Tables):
     """
 
     def __init__(self, name: str, alpha: Tensor, beta2: Tensor) -> None:
-        alpha, beta2 = ddpm.table(alpha, "alpha"), ddpm.table(beta2, "beta2")
-        for which, table in (("alpha", alpha), ("beta2", beta2)):
-            wrong = ~((table >= 0) & table.isfinite())  # true for NaN too
+        alpha, beta2 = table(alpha, "alpha"), table(beta2, "beta2")
+        for which, values in (("alpha", alpha), ("beta2", beta2)):
+            wrong = ~((values >= 0) & values.isfinite())  # true for NaN too
             if wrong.any():
                 at = int(wrong.nonzero()[0])
-                raise ReproError(f"{which} must be at least 0: got {table[at].item():g} at t={at} of {name!r}")
+                raise ReproError(f"{which} must be at least 0: got {values[at].item():g} at t={at} of {name!r}")
         if len(alpha) != len(beta2):
             raise ReproError(f"alpha and beta2 must be equally long: got {len(alpha)} and {len(beta2)}")
         if not 0 < (total := float(alpha.sum())) <= 1 + _EXACT:
@@ -65,7 +65,7 @@ class RDDMSchedule(ddpm.Tables):
         return (0.0, 0.0) if t < 0 else (float(self.u[t]), float(self.s[t]))
 
     @classmethod
-    def from_ddpm(cls, schedule: ddpm.Schedule) -> RDDMSchedule:
+    def from_ddpm(cls, schedule: Schedule) -> RDDMSchedule:
         """u = 1 - sqrt(alpha_bar), s^2 = 1 - alpha_bar: with y = 0 the forward processes are one.
 
         Two properties to know before using it for restoration (the released code's "convert_to_ddim"): u_T stays short
@@ -98,9 +98,8 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def family_of(name: str, T: int) -> Tensor:
     """(T,) float64 shares that sum to one, none of them zero."""
-    shares = FAMILIES[one_of("schedule family", name, FAMILIES)](
-        torch.arange(1, ddpm.count(T) + 1, dtype=torch.float64)
-    )
+    t = torch.arange(1, count(T) + 1, dtype=torch.float64)
+    shares = FAMILIES[one_of("schedule family", name, FAMILIES)](t)
     return shares / shares.sum()
 
 
@@ -124,16 +123,12 @@ def by_config(
     if not 0 < sum_scale < float("inf"):
         raise ReproError(f"sum_scale must be a variance above 0: got {sum_scale}")
     if ddpm:
-        converted = RDDMSchedule.from_ddpm(_by_name(**ddpm))
+        converted = RDDMSchedule.from_ddpm(by_name(**ddpm))
         if (T, alpha, beta2, sum_scale) != (converted.T, "decreased", "increased", 1.0):
             found = f"T={T}, alpha {alpha!r}, beta2 {beta2!r}, sum_scale {sum_scale}"
             raise ReproError(f"{converted.name} brings its T, families and variance: got {found}")
         return converted
-    first, second = family_of(alpha, T), sum_scale * family_of(beta2, T)
-    return RDDMSchedule(f"{alpha} alpha, {beta2} beta2", first, second)
-
-
-_by_name = ddpm.by_name  # `by_config` has an argument of the module's name
+    return RDDMSchedule(f"{alpha} alpha, {beta2} beta2", family_of(alpha, T), sum_scale * family_of(beta2, T))
 
 
 def indi(T: int = 1000, sum_scale: float = 1.0) -> RDDMSchedule:

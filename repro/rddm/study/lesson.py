@@ -73,14 +73,6 @@ class Lesson(study.Lesson):
                 shown[name] = net.restore(y, [photo], steps, seed)
         return {**shown, "truth": x0}
 
-    def schedule(self, task: str) -> RDDMSchedule:
-        """The coefficients of a task's strategies."""
-        return learning_of(self.task(task), STRATEGIES[0]).schedule
-
-    def square(self, task: str, photo: str = PHOTO) -> tuple[Tensor, Tensor]:
-        """`pair` of a whole photograph brought to a square of `side` pixels before it is degraded: for figures."""
-        return self.pair(task, photo, self["side"], self["side"])
-
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
         """(y, x0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
 
