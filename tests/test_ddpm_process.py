@@ -211,27 +211,14 @@ def test_learned_range_equals_diffusers():
     assert losses.learned_range_log_variance(number, 0, LINEAR).isfinite().all()  # log beta_tilde_0 is -inf
 
 
-def test_bound_of_one_point_is_the_exact_likelihood():
-    """Data of one 8-bit point with its oracle and beta_tilde: every KL is zero, what remains is the decoder and L_T."""
-    schedule = schedules.linear(50, 1e-4, 0.3)
-    x0 = ((draw(0, 1, 2, 3, 3).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    model = oracles.FiniteData(x0, schedule).model("epsilon")
-    for t in (0, 1, 7, 49):
-        when = torch.tensor([t])
-        x_t = process.q_sample(x0, t, draw(t, 1, 2, 3, 3), schedule)
-        mean = losses.reverse_mean(model(x_t, when), x_t, when, schedule)
-        log_var = schedule.gather("posterior_log_variance", t, x0).expand_as(x0)
-        term = losses.vlb_term(x0, x_t, when, mean, log_var, schedule).item()
-        wanted = 0.0 if t else (losses.discretized_nll(x0, x0, log_var).mean() / math.log(2)).item()
-        assert term == pytest.approx(wanted, abs=1e-9)
-
-
 def test_the_terms_of_the_bound_are_torchs_divergences_and_the_decoder():
     """Per sample in bits per dimension; t = 0 and t > 0 in one batch."""
     schedule = schedules.linear(10, 0.01, 0.3)
     x0, t = (draw(0, 3, 1, 2, 2).clamp(-1, 1) * 127.5).round() / 127.5, torch.tensor([0, 4, 9])
-    x_t, mean, log_var = draw(1, 3, 1, 2, 2), draw(2, 3, 1, 2, 2) * 0.1, draw(3, 3, 1, 2, 2) - 2
+    eps, mean, log_var = draw(1, 3, 1, 2, 2), draw(2, 3, 1, 2, 2) * 0.1, draw(3, 3, 1, 2, 2) - 2
+    x_t = process.q_sample(x0, t, eps, schedule)
     true, variance = process.q_posterior(x0, x_t, t, schedule)
+    assert torch.allclose(losses.reverse_mean(eps, x_t, t, schedule), true)  # for the true noise the true mean
     wanted = kl_divergence(Normal(true[1:], variance[1:].sqrt()), Normal(mean[1:], (log_var[1:] / 2).exp()))
     wanted = torch.cat([losses.discretized_nll(x0[:1], mean[:1], log_var[:1]), wanted]).mean(dim=(1, 2, 3))
     assert torch.allclose(losses.vlb_term(x0, x_t, t, mean, log_var, schedule), wanted / math.log(2), rtol=1e-9)

@@ -129,8 +129,6 @@ def test_grey_becomes_three_equal_channels_and_rounding_is_to_the_nearest():
         (lambda: to_uint8(torch.zeros(4, 4, 3)), "shape (4, 4, 3) found"),
         (lambda: to_uint8(np.zeros((3, 4, 4), np.int64)), "int64"),
         (lambda: to_uint8("cat.png"), "an image of str"),
-        (lambda: grid([RED] * 5, 2, 2), "5 images, or more labels than that, do not fit 2 x 2 places"),
-        (lambda: grid([RED], 1, 1, ["a", "b"]), "do not fit 1 x 1"),
         (lambda: tile([RED, colour(0, 0, 0, 4)], 2), "one size"),
         (lambda: split_view(RED, colour(0, 0, 0, 4)), "the same size needed"),
     ],

@@ -82,8 +82,6 @@ def grid(
 
     images: anything `to_uint8` accepts; None leaves its place empty. Small images keep their hard pixels.
     """
-    if len(images) > rows * cols or len(col_labels or ()) > cols:
-        raise ReproError(f"grid: {len(images)} images, or more labels than that, do not fit {rows} x {cols} places")
     pixels = [None if image is None else to_uint8(image) for image in images]
     aspect = max((p.shape[1] / p.shape[0] for p in pixels if p is not None), default=1.0)
     lines = max((label.count("\n") + 1 for label in col_labels or ()), default=0)

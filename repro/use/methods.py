@@ -168,19 +168,16 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     if method is not None and method not in RESTORERS:
         raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
     able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
+    known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
     if task is None:
-        known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
         raise ReproError(f"--task is missing: say what the image suffers from ({known}), or give --checkpoint")
     method = next((name for name, r in able.items() if task in r.tasks), None)
     if method is None:
-        tasks = ", ".join(dict.fromkeys(task for r in able.values() for task in r.tasks))
-        whose = f" to {next(iter(able))}" if len(able) == 1 else ""
-        raise ReproError(f"--task {task!r} is unknown{whose}; accepted: {tasks}")
-    restorer = RESTORERS[method]
-    given = {name: value for name, value in options.items() if value is not None}
-    if unknown := [name for name in given if name not in restorer.options]:
+        raise ReproError(f"--task {task!r} is unknown; accepted: {known}")
+    restorer, options = RESTORERS[method], {name: value for name, value in options.items() if value is not None}
+    if unknown := [name for name in options if name not in restorer.options]:
         raise ReproError(f"--{unknown[0]} is no option of {method}: leave it out")
-    run, name = restorer.shipped(task, **given)
+    run, name = restorer.shipped(task, **options)
     card = read_card(name)
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
     return run, restorer.steps, about

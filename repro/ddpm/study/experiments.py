@@ -23,8 +23,7 @@ from repro.nn.classifier import Classifier
 _SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}
 LINEAR = SCHEDULES["linear"]  # of every profile's main network
-MAIN, COSINE = "ddpm-fashion-linear-s0", "ddpm-fashion-cosine-s0"
-CLASSIFIER, PAPER_MODEL = "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
+MAIN, CLASSIFIER, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ PROFILES = {
     )
     for name, spec in _SPEC["profile"].items()
 }
-SMOKE, SMALL, PAPER = PROFILES["smoke"], PROFILES["small"], PROFILES["paper"]
+SMOKE, PAPER = PROFILES["smoke"], PROFILES["paper"]
 
 
 def profile(name: str) -> DDPMConfig:
