@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -70,13 +69,6 @@ def test_it_is_the_pinned_version():
     assert (BENCH.digest(), TINY.digest()) == ("955d4ebd56e2955b", "92f5954ddc1e02a9")
 
 
-def test_a_split_is_the_same_whatever_else_is_in_it():
-    whole, alone = split("validation", TINY), split("validation", replace(TINY, limit=1))
-    assert alone.ids == whole.ids[:1] and alone.vectors == whole.vectors[:1]
-    assert all(torch.equal(getattr(alone, k), getattr(whole, k)[:1]) for k in ("sharp", "reference", "hole"))
-    assert torch.equal(whole.edit("blur", "grain").target[1:], whole.at([1]).edit("blur", "grain").target)
-
-
 def test_no_subject_of_test_or_validation_is_in_train():
     ids = {name: crop_ids(name) for name in SPLITS}
     assert len({id for name in SPLITS for id in ids[name]}) == sum(map(len, ids.values()))
@@ -94,7 +86,7 @@ def test_references_are_crops_of_the_training_split_and_never_the_crop_itself(na
 
 
 def test_a_composite_is_made_of_the_single_edits():
-    """The same path, grain, reference and threshold, one after the other."""
+    """The same path, grain, reference and threshold, one after the other; of each crop alone."""
     whole, v = split("test", TINY), split("test", TINY).vectors
     blurred = motion_blur(whole.sharp, [x.blur for x in v], VERSION, whole.ids, longest=TINY.recipe.longest)
     grained = gaussian_grain(blurred, torch.tensor([x.grain for x in v]).double(), seed=VERSION, ids=whole.ids)
@@ -103,6 +95,7 @@ def test_a_composite_is_made_of_the_single_edits():
         found = whole.edit(*("blur", "grain", "colour")[:tasks])
         assert (found.target - levels(wanted)).abs().max() < 1.5 / 255 and torch.equal(found.source, whole.sharp)
     assert torch.equal(whole.edit("inpaint").target, whole.sharp)
+    assert torch.equal(whole.edit("blur", "grain").target[1:], whole.at([1]).edit("blur", "grain").target)
 
 
 def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch):

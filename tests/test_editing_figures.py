@@ -62,9 +62,6 @@ def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     assert torch.equal(found, in_sequence(singles, data.sharp, recipe=data.bench.recipe, **given))
 
 
-# -- drawings ---------------------------------------------------------------------------------------------------------
-
-
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,13 +109,9 @@ def record(experiment: str, cell: dict, **metrics) -> Record:
     return Record(room="editing", experiment=experiment, cell=cell, metrics=metrics, **about)
 
 
-def test_without_records_a_sentence_stands_in_the_place():
-    assert curves.attended([]) == {}
+def test_curves_are_of_the_records_they_name():
     for drawing in (curves.slider_curves([]), curves.step_curves([]), curves.combinations([])):
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
-
-
-def test_curves_are_of_the_records_they_name():
     values = {f"{STRENGTH['grain']}@{i}": [-90.0, i, i + 2.0] for i in range(5)}  # one photograph far off: medians
     cell = {"task": "slider", "edit": "grain"}
     made = [record(name_of("mult"), {**cell, "inside": inside}, **values) for inside in (False, True)]

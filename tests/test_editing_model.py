@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_editing import FULL, tiny_network
 from torch import Tensor, nn
 
-from repro.editing.model import EditingNet, VectorMapping
+from repro.editing.model import VectorMapping
 from repro.editing.study.experiments import SMALL, build_network
 from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
@@ -102,50 +102,29 @@ def given(count: int = 2, channels: int = 4, reference: int = 3, **more: Tensor)
     }
 
 
-def cross_attentions(net: EditingNet) -> list[torch.nn.Module]:
-    return [module for name, module in net.named_modules() if name.endswith("attn2")]
-
-
-def test_palette_gets_the_scaled_vector_at_every_position_and_ignores_the_context():
+def test_palette_gets_the_scaled_vector_at_every_position():
     net, inputs, got = tiny_network(condition="concat"), given(), []
     net.unet.register_forward_pre_hook(lambda module, args: got.append(args[0]))
-    before = net(**inputs).sample
+    net(**inputs)
     spread = (inputs["vector"] / torch.tensor(HIGHS))[:, :, None, None].expand(-1, -1, *SIZE)
     parts = [inputs["sample"], inputs["source"], inputs["reference"], spread]
     assert net.mapping is None and torch.equal(got[0], torch.cat(parts, dim=1)) and spread.max() == 1
-    for attention in cross_attentions(net):
-        for layer in (attention.to_q, attention.to_k, attention.to_v):
-            layer.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(net(**inputs).sample, before)
 
 
 @pytest.mark.parametrize("condition", ["cross", "concat"])
-def test_every_condition_reaches_the_answer(condition):
-    net, shown = tiny_network(condition=condition), given()
-    before = net(**shown).sample
-    assert before.shape == shown["sample"].shape
-    changes = [(name, shown[name] + 0.5) for name in ("sample", "source", "reference")]
-    changes += [("timestep", shown["timestep"] + 50)]
-    changes += [("vector", shown["vector"] + 0.5 * torch.eye(9)[i] * HIGHS[i]) for i in range(9)]
+def test_every_input_reaches_the_output(condition):
+    net, inputs = tiny_network(condition=condition), given()
+    before = net(**inputs).sample
+    assert before.shape == inputs["sample"].shape
+    changes = [(name, inputs[name] + 0.5) for name in ("sample", "source", "reference")]
+    changes += [("timestep", inputs["timestep"] + 50)]
+    changes += [("vector", inputs["vector"] + 0.5 * torch.eye(9)[i] * HIGHS[i]) for i in range(9)]
     for name, value in changes:
-        found = net(**shown | {name: value}).sample
+        found = net(**inputs | {name: value}).sample
         assert (found - before).abs().amax(dim=(1, 2, 3)).min() > 1e-6, name
     masked, mask = tiny_network(mask=True), torch.ones(2, 1, *SIZE)
     assert (masked(**given(mask=mask)).sample - masked(**given(mask=0 * mask)).sample).abs().max() > 1e-4
     assert tiny_network(reference="latent")(**given(reference=4)).sample.shape == before.shape
-
-
-def test_the_bypass_is_a_convolution_of_one_pixel_beside_the_network():
-    net, inputs, skips = tiny_network(), given(), []
-    weight = net.bypass.mix.weight.data.clone()
-    for _ in range(2):
-        whole = net(**inputs).sample
-        net.bypass.mix.weight.data.zero_()  # as a fresh one is
-        skips.append(whole - net(**inputs).sample)
-        net.bypass.mix.weight.data.copy_(weight)
-        inputs["sample"][:, :, 2, 3] += 1
-    assert ((skips[1] - skips[0]).abs().amax(dim=(0, 1)) > 1e-5).nonzero().tolist() == [[2, 3]]
-    assert not EditingNet(**SMALL.network).bypass.mix.weight.any()
 
 
 def test_unknown_choices_are_refused():

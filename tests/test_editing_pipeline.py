@@ -102,21 +102,6 @@ def test_another_scheduler_of_diffusers_samples_too(pipe):
     close(found, ddim, atol=3e-3)  # Euler starts from a deviation that is 0.2 % off
 
 
-def test_kinds_of_input_and_output_are_one_picture(pipe, tmp_path):
-    array = np.round(IMAGE.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
-    exact = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
-    files = [tmp_path / f"{i}.png" for i in range(2)]
-    for file, one in zip(files, array, strict=True):
-        Image.fromarray(one).save(file)
-    common = dict(seed=0, num_inference_steps=2, grain=0.05)
-    found = [pipe(kind, output_type="pt", **common).images for kind in (exact, array, files)]
-    assert all(torch.equal(found[0], other) for other in found[1:])
-    as_np = pipe(exact, output_type="np", **common).images
-    assert np.array_equal(as_np, found[0].permute(0, 2, 3, 1).numpy())
-    (as_pil,) = pipe(exact, return_dict=False, **common)
-    assert np.array_equal(np.asarray(as_pil[1]), (as_np[1] * 255).round().astype(np.uint8))
-
-
 def test_saved_and_loaded_it_draws_the_same(tmp_path):
     pipe = make(tiny_network(condition="concat"))
     before = pipe(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images
@@ -125,6 +110,10 @@ def test_saved_and_loaded_it_draws_the_same(tmp_path):
     again = EditingPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     close(again(IMAGE, seed=0, num_inference_steps=2, output_type="pt", **ALL).images, before, 1e-6)
+    array = again(IMAGE, seed=0, num_inference_steps=2, output_type="np", **ALL).images
+    close(torch.from_numpy(array).permute(0, 3, 1, 2), before, 1e-6)
+    (images,) = again(IMAGE, seed=0, num_inference_steps=2, return_dict=False, **ALL)  # Pillow's
+    assert np.array_equal(np.asarray(images[1]), (array[1] * 255).round().astype(np.uint8))
 
 
 @pytest.fixture
@@ -160,7 +149,6 @@ def test_what_ships_is_what_the_experiments_say(shipping):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blur": 1.5}, r"beta \(degree of motion blur\) is 1.5; accepted: 0 to 1"),
         ({"mask": HOLE[..., :20]}, r"a mask of shape \(2, 1, 19, 20\); accepted: \(2 or 1, 1, 19, 24\)"),
         ({"reference": torch.cat([REFERENCE, REFERENCE])}, r"reference of shape \(4, 3, 31, 31\)"),
         ({"image": IMAGE * 300}, "values range from"),
@@ -169,7 +157,6 @@ def test_what_ships_is_what_the_experiments_say(shipping):
         ({"output_type": "jpg"}, "got output_type 'jpg'"),
         ({"generator": [torch.Generator()]}, "got 1 generators; accepted: one, or 2"),
         ({"generator": torch.Generator(), "seed": 0}, "a generator and a seed; accepted: one of the two"),
-        ({"num_inference_steps": 1001}, "num_inference_steps 1001; accepted: 1 to 1000"),
         ({"eta": 1.5}, "got eta 1.5; accepted: 0 to 1"),
     ],
 )
@@ -183,7 +170,6 @@ def test_wrong_calls_are_refused(pipe, settings, message):
     [
         (lambda: {"network": tiny_network(reference="latent")}, "a reference of kind 'latent'"),
         (lambda: {"autoencoder": Autoencoder(16, 8, 16)}, "latents of 4 channels, the autoencoder 8"),
-        (lambda: {"autoencoder": tiny_network()}, "got a EditingNet; accepted here: Autoencoder"),
         (lambda: {"scheduler": FlowMatchEulerDiscreteScheduler()}, "accepted: schedulers with betas"),
         (lambda: {"scheduler": DDIMScheduler()}, "clip_sample=False, since latents have no range"),
     ],
@@ -205,7 +191,7 @@ def photo(tmp_path, shipping, monkeypatch):
     return tmp_path
 
 
-def tell(capsys, *argv):
+def command(capsys, *argv):
     try:
         code = cli.main(["edit", *argv])
     except SystemExit as end:
@@ -215,7 +201,7 @@ def tell(capsys, *argv):
 
 def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     options = "--blur 0.6 --reference other.jpg --mask hole.png --sharpen 2.0 0.02 --seed 3 --steps 2 --profile smoke"
-    code, out, _ = tell(capsys, "photo.png", *options.split(), "-o", "a b.png")
+    code, out, _ = command(capsys, "photo.png", *options.split(), "-o", "a b.png")
     assert code == 0 and "written: a b.png" in out and "2/2" in out  # the progress bar
     made = whence("a b.png")
     assert made.command == f"repro edit photo.png {options} -o 'a b.png'" and made.records == ()
@@ -227,7 +213,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     ).images[0]  # fmt: skip
     assert np.array_equal(found, np.asarray(wanted)) and found.shape == (19, 24, 3)
     options = "--blur 0.5 --seed 0 --steps 1 --profile smoke --variant mult"
-    assert tell(capsys, "photo.png", *options.split(), "-o", "x/y.jpg")[0] == 0
+    assert command(capsys, "photo.png", *options.split(), "-o", "x/y.jpg")[0] == 0
     assert Image.open("x/y.jpg").size == (24, 19)
 
 
@@ -236,7 +222,6 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     [
         (["photo.png"], "nothing to do; accepted: at least one of --blur, --grain, --reference, --mask, --sharpen"),
         (["none.jpg", "--blur", "1", "-o", "other.jpg"], "none.jpg: no such file"),
-        (["photo.png", "--mask", "none.jpg", "-o", "other.jpg"], "none.jpg: no such file"),
         (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
         (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
         (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
@@ -249,7 +234,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
 )
 def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
     (photo / "folder.png").mkdir()
-    code, _, err = tell(capsys, "--profile", "smoke", *argv)
+    code, _, err = command(capsys, "--profile", "smoke", *argv)
     assert code == 2 and words in err and err.startswith("repro edit: ") and len(err.splitlines()) == 1
 
 
@@ -262,21 +247,16 @@ def test_a_result_that_cannot_be_written_after_all_is_kept_elsewhere(photo, caps
     monkeypatch.setattr("repro.engine.provenance.write_bytes", full)
     monkeypatch.setattr("tempfile.tempdir", str(photo))
     options = "--blur 0.5 --seed 0 --steps 1 --profile smoke"
-    code, _, err = tell(capsys, "photo.png", *options.split(), "-o", "late.png")
+    code, _, err = command(capsys, "photo.png", *options.split(), "-o", "late.png")
     other = err.strip().removesuffix("\n").rsplit("written instead: ")[1]
     assert code == 1 and "No space left on device" in err and not (photo / "late.png").exists()
     assert whence(other).command == f"repro edit photo.png {options} -o {other}"
 
 
-def test_a_name_that_is_no_text_and_weights_that_are_not_there(photo, capsys):
-    """A name's bytes stand in the provenance as a shell reads them."""
-    name = os.fsdecode(b"caf\xe9 'x'.png")
-    shutil.copy("photo.png", name)
+def test_a_name_that_is_no_text_stands_in_the_provenance_as_a_shell_reads_it(photo, capsys):
+    shutil.copy("photo.png", name := os.fsdecode(b"caf\xe9 'x'.png"))
     options = ["--blur", "0.5", "--steps", "1", "--profile", "smoke"]
-    code, _, _ = tell(capsys, name, *options, "-o", "out.png")
+    assert command(capsys, name, *options, "-o", "out.png")[0] == 0
     word = r"$'caf\xe9 \x27x\x27.png'"
-    assert code == 0 and whence("out.png").command.startswith(f"repro edit {word} --blur 0.5")
+    assert whence("out.png").command.startswith(f"repro edit {word} --blur 0.5")
     assert subprocess.run(["bash", "-c", f"ls {word}"], capture_output=True).returncode == 0
-    shutil.rmtree(paths.checkpoints())
-    code, _, err = tell(capsys, "photo.png", *options)
-    assert code == 2 and "editing-smoke-taught-long-s0: no weights here" in err

@@ -8,7 +8,7 @@ from tiny_editing import FULL
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.editing.study.pix2pix import Discriminator, Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition, generate
+from repro.editing.study.pix2pix import Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition, generate
 from repro.editing.vector import EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.recipe import Recipe
@@ -64,16 +64,6 @@ def test_one_backward_of_the_sum_is_the_two_backwards(given):
     (adversarial + 100 * F.l1_loss(fake, real)).backward()
     for one, other in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(one, other.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_layers_are_the_originals_of_vector_and_images_side_by_side():
-    vector, image, critic = batch([FULL]), torch.randn(1, 3, 32, 32), seeded(lambda: Discriminator(4))
-    stack, patches = condition(image, image, vector), F.pixel_unshuffle(image, 2)
-    expanded = F.pixel_unshuffle(vector[:, :, None, None].expand(-1, -1, 32, 32), 2)  # nine times four
-    assert stack.shape == (1, 33, 16, 16) and torch.equal(stack[:, 24:].repeat_interleave(4, dim=1), expanded)
-    weight = torch.cat([critic.condition.weight, critic.picture.weight], dim=1)
-    whole = F.conv2d(torch.cat([stack, patches], dim=1), weight, critic.condition.bias, stride=2, padding=1)
-    torch.testing.assert_close(critic(stack, patches), critic.rest(whole))
 
 
 @pytest.mark.parametrize("size", [(13, 21), (1, 1)])
