@@ -83,12 +83,12 @@ def _run(name: str, arguments: list[str]) -> int:
 
     of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
     module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]
-    shown = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
+    listed = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
     try:
         command = tyro.cli(
             _plain(getattr(importlib.import_module(module), kind)),
             prog=f"repro {name}",
-            description=f"{text}\n\nexamples:\n{shown}",
+            description=f"{text}\n\nexamples:\n{listed}",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
@@ -122,8 +122,8 @@ def _plain(command: type) -> type:
         if tyro.conf.Positional[int].__metadata__[0] in own:
             words = name.upper() + (" ..." if parts[-1] is ... else "")
             words = f"[{words}]" if optional or parts[-1] is ... else words
-        given = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
-        metavar = None if bare is bool else given or words
+        own_name = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
+        metavar = None if bare is bool else own_name or words
         argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
         command.__annotations__[name] = Annotated[(bare, *own, argument)]
     return command

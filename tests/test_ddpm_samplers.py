@@ -320,7 +320,7 @@ def test_variance_head_is_left_unread_where_it_is_not_needed():
     x, noise = draw(0, 3, 1, 2, 2), KeyedNoise(0, range(3), "n")
     for sampler, more in ((samplers.ddim, ()), (samplers.ancestral, (noise,)), (samplers.ddim_invert, ())):
         assert torch.equal(*(sample(sampler(model, x, LINEAR, *more, steps=5)) for model in (one, two)))
-    with pytest.raises(ReproError, match=r"answered \(3, 3, 2, 2\) to a state of shape \(3, 1, 2, 2\)"):
+    with pytest.raises(ReproError, match=r"output is \(3, 3, 2, 2\) for a state of shape \(3, 1, 2, 2\)"):
         sample(samplers.ddim(lambda x, t: x.repeat(1, 3, 1, 1), x, LINEAR, 5))
     with pytest.raises(ReproError, match="needs a network with 2 output channels"):
         sample(samplers.ancestral(one, x, LINEAR, noise, 5, variance="learned_range"))

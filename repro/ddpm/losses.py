@@ -18,12 +18,12 @@ from repro.ddpm.schedules import Schedule
 from repro.errors import ReproError, one_of
 
 
-def simple(output: Tensor, wanted: Tensor, norm: Literal["l1", "l2"] = "l2") -> Tensor:
+def simple(output: Tensor, expected: Tensor, norm: Literal["l1", "l2"] = "l2") -> Tensor:
     """(B,) mean absolute (l1) or squared (l2) difference; half-precision outputs are compared in float32."""
-    if output.shape != wanted.shape:
-        raise ReproError(f"loss needs two tensors of one shape: got {tuple(output.shape)} and {tuple(wanted.shape)}")
+    if output.shape != expected.shape:
+        raise ReproError(f"loss needs two tensors of one shape: got {tuple(output.shape)} and {tuple(expected.shape)}")
     measure = F.l1_loss if one_of("loss norm", norm, ("l1", "l2")) == "l1" else F.mse_loss
-    return measure(output.to(wanted.dtype), wanted, reduction="none").flatten(1).mean(dim=1)
+    return measure(output.to(expected.dtype), expected, reduction="none").flatten(1).mean(dim=1)
 
 
 def simple_loss(

@@ -71,12 +71,12 @@ def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) ->
 
 
 def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
-    """The network's output without its variance head, where it has one that this sampler does not ask for."""
+    """The network's output without its variance head, where it has one that this sampler does not use."""
     channels = x_t.shape[1]
     if output.shape[1] == 2 * channels:
         output = output[:, :channels]
     if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
-        raise ReproError(f"the network answered {tuple(output.shape)} to a state of shape {tuple(x_t.shape)}")
+        raise ReproError(f"the network's output is {tuple(output.shape)} for a state of shape {tuple(x_t.shape)}")
     return output
 
 

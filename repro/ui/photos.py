@@ -64,16 +64,16 @@ def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
 
     Words are drawn by Pillow: fast enough for a slider, and no pixel of an image is touched.
     """
-    images = {words: to_uint8(picture) for words, picture in pictures.items()}
+    images = {caption: to_uint8(picture) for caption, picture in pictures.items()}
     return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images.items()], cols, gap=4)
 
 
-def line(words: str, width: int, *, bold: bool = False) -> np.ndarray:
+def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:
     """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
-    ImageDraw.Draw(image).text((1, 1), words, fill=INK, font=_font(bold), anchor="la")
+    ImageDraw.Draw(image).text((1, 1), text, fill=INK, font=_font(bold), anchor="la")
     return np.asarray(image)
 
 
@@ -85,7 +85,7 @@ def resized(picture: Any, width: int) -> np.ndarray:
     return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC))
 
 
-def stage(large: Any, small: Mapping[str, Any], words: str = "") -> np.ndarray:
+def stage(large: Any, small: Mapping[str, Any], caption: str = "") -> np.ndarray:
     """What a widget shows: a line of words over a large image, and right of it square ones in a column as high,
     each under its name. uint8 (H, W, 3)."""
     rows = [large := to_uint8(large)]
@@ -94,17 +94,17 @@ def stage(large: Any, small: Mapping[str, Any], words: str = "") -> np.ndarray:
         column = captioned({name: resized(picture, side) for name, picture in small.items()}, 1)
         column = np.pad(column, ((0, large.shape[0] - column.shape[0]), (4, 0), (0, 0)), constant_values=255)
         rows = [np.concatenate([large, column], axis=1)]
-    return np.concatenate([line(words, rows[0].shape[1]), *rows]) if words else rows[0]
+    return np.concatenate([line(caption, rows[0].shape[1]), *rows]) if caption else rows[0]
 
 
-def own_view(made: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
+def own_view(result: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
     """A reader's own photograph before and after, large, under a line of words; or a sentence. uint8 (H, W, 3)."""
-    if isinstance(made, str):
-        return plaque(made)
-    before, after, words = (to_uint8(made[0]), *made[1:])
+    if isinstance(result, str):
+        return plaque(result)
+    before, after, caption = (to_uint8(result[0]), *result[1:])
     height, width = before.shape[:2]
     wide = WIDE if width >= height else WIDE * width // height
-    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, words)
+    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, caption)
 
 
 def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -> tuple[Tensor, str]:

@@ -210,9 +210,9 @@ def curve(
     return plate
 
 
-def whiskers(axis: Any, x: Sequence[float], found: Sequence[tuple[float, float, float]], **look: Any) -> None:
-    """A line with error bars through found (value, low, high) at x on a matplotlib axis; NaN leaves a gap."""
-    value, low, high = (np.array(part, dtype=float) for part in zip(*found, strict=True))
+def whiskers(axis: Any, x: Sequence[float], points: Sequence[tuple[float, float, float]], **look: Any) -> None:
+    """A line with error bars through points (value, low, high) at x on a matplotlib axis; NaN leaves a gap."""
+    value, low, high = (np.array(part, dtype=float) for part in zip(*points, strict=True))
     axis.errorbar(x, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)], capsize=2, **look)
 
 
@@ -231,30 +231,30 @@ def dots(
     alike and named in the legend. `size` in inches.
     """
     points, tall = [], 1  # (y, value with interval, group)
-    for y, (found, group) in enumerate(zip(rows.values(), groups or [""] * len(rows), strict=True)):
-        several = found if isinstance(found, Mapping) else {group: found}
+    for y, (entry, group) in enumerate(zip(rows.values(), groups or [""] * len(rows), strict=True)):
+        several = entry if isinstance(entry, Mapping) else {group: entry}
         tall = max(tall, len(several))
-        points += [(y + (i + 0.5) / len(several) * 0.8 - 0.4, v, word) for i, (word, v) in enumerate(several.items())]
-    words = [word for word in dict.fromkeys(word for *_, word in points) if word]
+        points += [(y + (i + 0.5) / len(several) * 0.8 - 0.4, v, name) for i, (name, v) in enumerate(several.items())]
+    names = [name for name in dict.fromkeys(name for *_, name in points) if name]
     high = 0.7 + max(0.26, 0.11 * tall) * len(rows)
-    with _plot(size or (7.2 if words else 6.4, high)) as (plate, axis):
+    with _plot(size or (7.2 if names else 6.4, high)) as (plate, axis):
         looks = [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(PALETTE))]
-        for y, found, word in points:
-            if found is None:
+        for y, entry, name in points:
+            if entry is None:
                 continue
-            value, low, high = found if isinstance(found, tuple) else (found, None, None)
-            look = looks[words.index(word) % len(looks) if word else 0]
+            value, low, high = entry if isinstance(entry, tuple) else (entry, None, None)
+            look = looks[names.index(name) % len(looks) if name else 0]
             if low is not None:
                 axis.plot([low, high], [y, y], color=look["color"], linewidth=1.6, solid_capstyle="round")
             axis.plot([value], [y], **look, markersize=5, linestyle="")
-        for i, word in enumerate(words):
-            axis.plot([], [], linestyle="", label=word, **looks[i % len(looks)])
+        for i, name in enumerate(names):
+            axis.plot([], [], linestyle="", label=name, **looks[i % len(looks)])
         if zero is not None:
             axis.axvline(zero, color=INK, linewidth=0.8)
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel=xlabel)
-        if words:
+        if names:
             plate.legend(loc="outside right upper")
     return plate
 
@@ -267,14 +267,14 @@ VERDICTS = {
 }
 
 
-def verdict_bars(found: Mapping[str, Sequence[str]]) -> Plate:
+def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
     """A paper's claims, a bar each, its comparisons coloured by verdict with their counts.
 
-    found: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
+    claims: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
     """
     text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
-    with _plot((8.4, 0.75 + 0.3 * len(found))) as (plate, axis):
-        for index, verdicts in enumerate(found.values()):
+    with _plot((8.4, 0.75 + 0.3 * len(claims))) as (plate, axis):
+        for index, verdicts in enumerate(claims.values()):
             start = 0.0
             for verdict, colour in VERDICTS.items():
                 if count := list(verdicts).count(verdict):
@@ -284,8 +284,8 @@ def verdict_bars(found: Mapping[str, Sequence[str]]) -> Plate:
                     start += share
         for verdict, colour in VERDICTS.items():
             axis.barh([0], [0], color=colour, label=verdict)
-        axis.set_yticks(range(len(found)), list(found))
-        axis.set(xlim=(0, 1), ylim=(len(found) - 0.4, -0.6), xticks=[])
+        axis.set_yticks(range(len(claims)), list(claims))
+        axis.set(xlim=(0, 1), ylim=(len(claims) - 0.4, -0.6), xticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
         plate.legend(loc="outside lower center", ncols=len(VERDICTS))

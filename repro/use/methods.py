@@ -61,7 +61,7 @@ def _rddm() -> Learner:
 
     return Learner(
         build=build,
-        loss=lambda model, target, given, noise: restoration_loss(model, target, given, noise, learning),
+        loss=lambda model, target, degraded, noise: restoration_loss(model, target, degraded, noise, learning),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
         lr=1e-3,
         steps=2,
@@ -85,7 +85,7 @@ def _ucdir() -> Learner:
 
     return Learner(
         build=build,
-        loss=lambda model, target, given, noise: training_loss(model, given, target, noise, learning),
+        loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, learning),
         pipeline=UCDIRPipeline,
         lr=1.5e-3,
         steps=20,

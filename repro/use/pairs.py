@@ -83,13 +83,13 @@ def read(path: Path) -> PairsFile:
         raise ReproError(f"{path}: not a TOML file ({error})") from None
     tables = {name: content.pop(name, {}) for name in ("train", "evaluate")} | {"": content}
     values: dict[str, Any] = {}
-    for table, found in tables.items():
+    for table, entries in tables.items():
         known = [key for key, each in _FIELDS.items() if each.metadata.get("table", "") == table]
-        if not isinstance(found, Mapping):
-            raise ReproError(f"{path}: {table} is {found!r}; a table [{table}] is accepted")
-        if unknown := sorted(found.keys() - set(known)):
+        if not isinstance(entries, Mapping):
+            raise ReproError(f"{path}: {table} is {entries!r}; a table [{table}] is accepted")
+        if unknown := sorted(entries.keys() - set(known)):
             raise ReproError(f"{path}: {unknown[0]!r} is unknown; accepted here: {', '.join(known)}")
-        values |= {key: _value(path, key, value) for key, value in found.items()}
+        values |= {key: _value(path, key, value) for key, value in entries.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
     if values["method"] not in LEARNERS:
@@ -172,8 +172,8 @@ class PairTask:
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
-        target, given, _ = self.pictures.crops(indices, self.crop, noise("crop").uniform((3,)))
-        return to_model(target), to_model(given)
+        target, degraded, _ = self.pictures.crops(indices, self.crop, noise("crop").uniform((3,)))
+        return to_model(target), to_model(degraded)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         return self.learner.loss(model, *self.pair(indices, noise), noise)
@@ -186,6 +186,6 @@ def first_batch(task: PairTask, file: PairsFile) -> Path:
 
     places = torch.arange(min(DRAWN, file.batch))
     indices = places_to_indices(places, task.size, file.seed)
-    target, given = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
-    pixels = tile([*to_unit(given), *to_unit(target)], len(places), gap=4)
+    target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
+    pixels = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
     return write_image(file.out / "first_batch.png", pixels)
