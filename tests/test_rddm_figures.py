@@ -78,14 +78,17 @@ def test_the_explorer_draws_what_the_sampler_draws(now):
     assert np.array_equal(shown, resized(to_unit(restored)[0], 376))
 
 
-def test_what_makes_no_sense_is_refused_in_a_sentence(now):
-    with pytest.raises(ReproError, match="for Fashion-MNIST choose SM-Res"):
-        explore.walk(now, "Fashion-MNIST", strategy="regression", **WALK)
-    with pytest.raises(ReproError, match="goes its own way"):
-        explore.walk(now, "low light", strategy="pure noise", **{**WALK, "schedule": "InDI"})
-    with pytest.raises(ReproError, match="goes its own way"):
-        explore.walk(now, "low light", strategy="regression", **{**WALK, "eta": 0.5})
-    assert explore.walk(now, "low light", strategy="regression", **WALK).result.ndim == 4
+@pytest.mark.parametrize(
+    ("task", "strategy", "changed", "message"),
+    [
+        ("Fashion-MNIST", "regression", {}, "for Fashion-MNIST choose SM-Res"),
+        ("low light", "pure noise", {"schedule": "InDI"}, "goes its own way"),
+        ("low light", "regression", {"eta": 0.5}, "goes its own way"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(now, task, strategy, changed, message):
+    with pytest.raises(ReproError, match=message):
+        explore.walk(now, task, strategy=strategy, **{**WALK, **changed})
 
 
 def test_missing_weights_are_a_sentence_and_a_line(now, capsys):

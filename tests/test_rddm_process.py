@@ -159,12 +159,13 @@ def test_layouts_have_both_heads_and_learn(layout):
     out = net(x, torch.tensor([3, 4]), x).sample
     assert out.shape == (2, 6, 9, 7)
     (out - 1).square().mean().backward()
-    heads = [net.res_net, net.noise_net] if layout == "two" else [net.net]
-    assert all(head.conv_out.weight.grad.abs().sum() > 0 for head in heads)
+    ends = [net.res_net.conv_out, net.noise_net.conv_out] if layout == "two" else [net.net.conv_out]
     if layout == "shared":
-        assert net.net.res_conv_out.weight.grad.abs().sum() > 0
-        torch.nn.init.constant_(net.net.res_conv_out.bias, 1.0)
-        torch.nn.init.constant_(net.net.conv_out.bias, 2.0)
+        ends = [net.net.res_conv_out, net.net.conv_out]
+    assert all(end.weight.grad.abs().sum() > 0 for end in ends)
+    for value, end in enumerate(ends, start=1):
+        torch.nn.init.constant_(end.bias, value)
+    if len(ends) == 2:
         out = net(IMAGE, 5, IMAGE).sample
         assert (out[:, :3] == 1).all() and (out[:, 3:] == 2).all()  # residual, then noise
 
