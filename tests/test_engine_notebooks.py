@@ -104,14 +104,12 @@ def test_parameter_cell_that_cannot_be_checked_is_refused(home, line):
         notebooks.declared(notebooks.read(path), path.stem)
 
 
-def test_runs_in_order_here_with_the_parameters_given(home, monkeypatch, tmp_path):
+def test_runs_in_order_here_with_the_parameters_given(home, monkeypatch):
     """A user's own kernel `python3`, backend and widget setting do not reach the notebooks."""
-    broken = tmp_path / "user" / "kernels" / "python3"
-    broken.mkdir(parents=True)
-    (broken / "kernel.json").write_text(
-        json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"})
-    )
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "user"))
+    broken = home / "user/kernels/python3/kernel.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "user"))
     monkeypatch.setenv("MPLBACKEND", "svg")
     monkeypatch.delenv("REPRO_HEADLESS", raising=False)
     settings = "*map(os.environ.get, ('REPRO_HEADLESS', 'MPLBACKEND'))"
@@ -134,9 +132,9 @@ def test_failure_is_told_and_kept_and_the_others_run(home, capsys):
     runs = reproduce()
     assert [run.error is None for run in runs] == [False, False, True, False]
     err = capsys.readouterr().err
-    assert "ZeroDivisionError" in err and "00_raises" in err
-    assert "01_dies" in err and "os._exit(1)" in err
-    assert "03_stops: the cell that begins \"print('after')\" never ran" in err
+    for words in ("ZeroDivisionError", "00_raises", "01_dies", "os._exit(1)",
+                  "03_stops: the cell that begins \"print('after')\" never ran"):  # fmt: skip
+        assert words in err
     assert "before" in outputs(runs[0].path) and "after" not in outputs(runs[0].path)
     assert outputs(runs[2].path) == "fine\n"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny import RECIPE, TinyTask, same_weights, tiny_net
 
 from repro.cli import main
@@ -132,33 +133,26 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch) -> None:
 
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     """torchrun with gloo: two processes share each batch; in fp32 only the order of summation differs."""
-    script = tmp_path / "two.py"
+    recipe = dataclasses.replace(RECIPE, precision="fp32", images=160)
+    script, files = tmp_path / "two.py", [tmp_path / name for name in ("one.safetensors", "two.safetensors")]
     script.write_text(
-        f"import sys, dataclasses; sys.path.insert(0, {str(HERE)!r})\n"
-        "from tiny import *\n"
-        "from repro.engine.train import train, make_accelerator\n"
-        "from safetensors.torch import save_file\n"
-        "accelerator = make_accelerator()\n"
-        "recipe = dataclasses.replace(RECIPE, precision='fp32', images=160)\n"
-        "*_, last = train(tiny_net(), TinyTask(), recipe, 3)\n"
-        "if accelerator.is_main_process:\n"
-        "    weights = {k: v.contiguous() for k, v in last.model.state_dict().items()}\n"
-        "    save_file(weights, sys.argv[1], metadata={'processes': str(accelerator.num_processes)})\n"
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "from test_engine_train import *\n"
+        f"list(train(tiny_net(), TinyTask(), {recipe!r}, 3, Path(sys.argv[1])))\n"
+        "print(make_accelerator().num_processes, 'processes')\n"
     )
-    out = tmp_path / "weights.safetensors"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):  # torchrun picks a free port and binds it later: another test's server may have come between
-        done = subprocess.run([*launch, str(script), str(out)], env=environment, capture_output=True, text=True)
+        done = subprocess.run([*launch, str(script), str(files[1])], env=environment, capture_output=True, text=True)
         if "address already in use" not in done.stderr.lower() and "EADDRINUSE" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr[-4000:]
-    with safe_open(out, framework="pt") as file:
-        assert file.metadata()["processes"] == "2"  # `accelerate launch --cpu` was seen to start one
-        two = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    one = run(recipe=dataclasses.replace(RECIPE, precision="fp32", images=160)).model.state_dict()
-    worst = max((two[key] - one[key]).abs().max().item() for key in one)
-    moved = max((one[key] - value).abs().max().item() for key, value in tiny_net().state_dict().items())
+    assert "2 processes" in done.stdout  # `accelerate launch --cpu` starts one
+    run(files[0], recipe=recipe)
+    one, two = map(load_file, files)
+    worst = max((two[f"model.{key}"] - one[f"model.{key}"]).abs().max().item() for key in tiny_net().state_dict())
+    moved = max((one[f"model.{key}"] - value).abs().max().item() for key, value in tiny_net().state_dict().items())
     # AdamW divides by the root of tiny second moments, which magnifies the rounding of sums in another order.
     assert worst < 0.05 * moved, (worst, moved)
 

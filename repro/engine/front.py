@@ -130,14 +130,11 @@ def index(figures: Path) -> str:
         "Speed: [bench/](bench).",
         "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
     ]
-    tables, pictures = sorted((figures / "tables").glob("*.md")), sorted((figures / "pictures").glob("*.[pj][np]g"))
     for room in ROOMS:
-        mine = []
-        for path in (p for p in tables if p.stem.startswith(f"{room}_")):
-            text = re.sub(r"\A<!--.*?-->\s*", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-            mine.append(f"- [{text.strip().splitlines()[0].strip('*')}](tables/{path.name})")
-        drawn = [p for p in pictures if p.stem.startswith(f"{room}_")]
-        links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in drawn]
+        tables, pictures = sorted(figures.glob(f"tables/{room}_*.md")), sorted(figures.glob(f"pictures/{room}_*.*"))
+        captions = [path.read_text(encoding="utf-8").split("\n\n")[1] for path in tables]
+        mine = [f"- [{text.strip('*')}](tables/{path.name})" for text, path in zip(captions, tables, strict=True)]
+        links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in pictures]
         mine += [f"- Images: {' · '.join(links)}"] if links else []
         if mine:
             parts.append(f"## {room}\n\n" + "\n".join(mine))

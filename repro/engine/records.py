@@ -80,8 +80,7 @@ class Record:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits over the deterministic fields: all but `environment` and `source` (do weights ship)."""
-        fields = dataclasses.asdict(self)
-        del fields["environment"], fields["source"]
+        fields = {name: value for name, value in vars(self).items() if name not in ("environment", "source")}
         return hashlib.sha256(_canonical(fields).encode()).hexdigest()[:16]
 
     def __hash__(self) -> int:
