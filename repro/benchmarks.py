@@ -5,8 +5,6 @@ does falls on all of them; the median of the rounds' own ratios is compared. Pea
 Times enter no record and no table.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """The one exception a user can cause."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where the clone keeps things: found upward from the package, or named by `REPRO_HOME`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

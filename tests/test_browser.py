@@ -5,8 +5,6 @@ Without Chromium this is skipped aloud; REPRO_REQUIRE_BROWSER=1 makes that a fai
 another executable.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Schedules, forward process and losses: published constants, diffusers, identities, scipy, refusals."""
 
-from __future__ import annotations
-
 import math
 
 import diffusers

@@ -3,8 +3,6 @@
 diffusers keeps float32 tables; they are replaced by our float64 ones here, so that the formulas are compared to 1e-10.
 """
 
-from __future__ import annotations
-
 import functools
 
 import pytest

@@ -1,7 +1,5 @@
 """What notebook 01 draws, measures and claims, on records made here; the CIFAR-10 model of Ho et al. end to end."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

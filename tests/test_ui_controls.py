@@ -1,7 +1,5 @@
 """Controls: what they accept, how they teach, and that a browser's numbers come back as a programmer's."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

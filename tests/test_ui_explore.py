@@ -3,8 +3,6 @@
 A browser's messages reach the widgets by `set_state`, which is what a comm message ends in, in ipywidgets 7 and 8.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import os

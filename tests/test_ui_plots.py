@@ -1,7 +1,5 @@
 """Plots: the right pixels at the right place, the same bytes every time, nothing left behind in matplotlib."""
 
-from __future__ import annotations
-
 import io
 import re
 

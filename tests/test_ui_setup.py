@@ -1,7 +1,5 @@
 """The first cell: run as text in a fresh interpreter, with a stubbed google.colab and a git and pip that log."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

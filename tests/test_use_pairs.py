@@ -1,7 +1,5 @@
 """Own pairs: one TOML file from the check to a restored image, in seconds; every mistake is one sentence."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`repro restore`: every shipped network on a photograph; folders, orientation, colour profiles, tiles; refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ The simple loss is DDPM Eq. 14; learned-range variance (Eq. 15) and the hybrid l
 Likelihood terms are in bits per dimension, as in that paper's code: the weight 0.001 belongs to those units.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple
 

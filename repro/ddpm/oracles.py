@@ -5,8 +5,6 @@ formula, so that schedules, losses, samplers and guidance can be tested without 
 a network that memorises would do. Computed in float64, returned in the type of the input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

@@ -5,8 +5,6 @@ With a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t): x_t = a x0 + s eps, v = a
 (B, …) works, and `a`, `s` are numbers or tensors that broadcast to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

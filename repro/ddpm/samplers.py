@@ -10,8 +10,6 @@ Guidance: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthes
 float64, as plain numbers: a step costs a few elementwise operations and never waits for an accelerator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What the samplers share: which timesteps they visit, and the state they yield."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

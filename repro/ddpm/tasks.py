@@ -1,7 +1,5 @@
 """What the networks of notebook 01 learn: noise with a learned variance, and a noise-aware classification."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

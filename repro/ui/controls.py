@@ -4,8 +4,6 @@
 would write (0.3), so that live and headless images are made from the very same number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

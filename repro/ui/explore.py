@@ -3,8 +3,6 @@
 Both ways call the same `Explorer.picture`: what a slider shows is what the headless function draws at that value.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence

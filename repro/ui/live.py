@@ -1,7 +1,5 @@
 """The live `explore`: the only module that knows ipywidgets, and only what its versions 7.7 and 8 share."""
 
-from __future__ import annotations
-
 import html
 from pathlib import Path
 from typing import Any

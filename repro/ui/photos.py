@@ -1,7 +1,5 @@
 """Drawings made of photographs, in the few bytes that a notebook can keep, and captions that touch no pixel of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """One way from anything a notebook draws to pixels, and from pixels to PNG bytes that never change by themselves."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from typing import Any
 

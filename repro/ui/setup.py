@@ -2,8 +2,6 @@
 what it runs. Imported in Colab before anything is installed, so the standard library only.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import os

@@ -3,8 +3,6 @@
 Methods are imported when one is chosen.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json

@@ -1,7 +1,5 @@
 """`repro restore`: photographs of any size restored by the network for use of a method, or by one of your own."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`repro train my.toml` and `repro evaluate my.toml`: own pairs, from the first check to numbers on held-out ones."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

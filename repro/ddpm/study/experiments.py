@@ -1,7 +1,5 @@
 """Profiles and trained networks of notebook 01, read from `experiments.toml`."""
 
-from __future__ import annotations
-
 import importlib
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The drawings of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ first k of them. Everything is computed in fp32. At paper scale (CIFAR-10) the m
 Table 1: FID against the training set and Inception Score, on `config.n` samples.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """This method's row of the README's figure: garments drawn from noise."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from repro.data.images import to_unit

@@ -10,8 +10,6 @@ The live cells of the paper profile are the small one's. The measurements are pu
 keyed noise; `measure.py` records some.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
