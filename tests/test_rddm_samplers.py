@@ -297,16 +297,6 @@ def test_perfect_noise_restores_from_an_early_start_and_not_from_the_end():
     assert first.t == 999 and (first.x0.abs() > 0.99).float().mean() > 0.99
 
 
-def test_SM_Res_knows_the_noise_only_by_its_ratios():
-    """One network started from quieter noise, or sampled on the schedule of quieter noise: the same images."""
-    loud = net()
-    loud.network.double()
-    quiet = Net(loud.network, learning_of(LOWLIGHT, "quiet"), 3)
-    found = loud.restore(DARK, IDS, sum_scale=0.01)
-    close(found, quiet.restore(DARK, IDS))
-    assert not torch.allclose(found, loud.restore(DARK, IDS))
-
-
 def test_sr3_is_notebook_01s_DDIM_conditioned_on_the_image():
     """diffusers' DDIM: the network's noise kept beside the cut image, and the times of "trailing" spacing."""
     one = net("sr3")

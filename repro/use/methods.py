@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.engine.checkpoint import read_card, trained
+from repro.engine.checkpoint import read_card
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -114,8 +114,7 @@ def _shipped_rddm(task: str) -> tuple[Run, str]:
     from repro.rddm.pipeline import RDDMPipeline
 
     task = "raindrop" if task == "raindrops" else task
-    # the network of the comparisons, until one for use is trained
-    variant = "use" if trained(f"rddm-{task}-use-s0") else "smres"
+    variant = "use" if task == "raindrop" else "smres"  # for low light there is only the network of the comparisons
     return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 

@@ -22,7 +22,7 @@ from repro.rddm.study.lesson import NAMES, Lesson, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
-from repro.ui.photos import photograph, plaque, resized, stage
+from repro.ui.photos import photograph, resized, stage
 from repro.ui.plots import split_view, tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
@@ -88,11 +88,9 @@ class Walked(NamedTuple):
 
 def walk(
     now: Lesson, task: str, picture: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
-) -> Walked | str:
-    """One restoration with its way there, or nine generated images. A sentence where the weights are not here."""
+) -> Walked:
+    """One restoration with its way there, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
-    if isinstance(net, str):
-        return net
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start == "degraded":
         learning = replace(net.learning, schedule=SCHEDULES[schedule](net.learning.schedule))
@@ -112,11 +110,9 @@ def walk(
     return Walked(result, y, {**between, "truth": x0}, words)
 
 
-def view(made: Walked | str, split: float) -> np.ndarray:
+def view(made: Walked, split: float) -> np.ndarray:
     """Input and result in one large image, `split` in [0, 1] being how much is input; beside it what lies between.
     uint8 (H, W, 3)."""
-    if isinstance(made, str):
-        return plaque(made)
     if made.given is None:
         return tile(list(to_unit(made.result)), cols=3, scale=4)
     before, after = (resized(to_unit(x)[0], 376) for x in (made.given, made.result))
@@ -149,14 +145,11 @@ OWN_PRESETS = {
 
 def own_photo(
     now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int
-) -> tuple[Tensor, Tensor, str] | str:
+) -> tuple[Tensor, Tensor, str]:
     """(input, result, words) of a reader's photograph, or of ours, (3, H, W) in [0, 1]: degraded unless it is already,
-    and restored. A sentence where the weights are not here."""
+    and restored."""
     task, degrade = WEATHER[weather]
-    net = _net(now, task, strategy)
-    if isinstance(net, str):
-        return net
-    config = now.task(task, RESTORERS[strategy])
+    net, config = _net(now, task, strategy), now.task(task, RESTORERS[strategy])
     image, about = photograph(photo, config.side, pack.load(pack.picture(PHOTOS[picture])), picture)
     given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
@@ -170,11 +163,11 @@ def own_full(
 ) -> Tensor:
     """The result at the photograph's own size, a large one in tiles: what the save button keeps, (3, H, W) in [0, 1].
 
-    What is degraded here is so at the size that is shown, and saved at that size.
+    What is degraded here is so at the display size, and saved at that size.
     """
     task, degrade = WEATHER[weather]
     net = _net(now, task, strategy)
-    if isinstance(net, str) or net.learning.start != "degraded" or net.learning.objective == "noise":
+    if net.learning.start != "degraded" or net.learning.objective == "noise":
         raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res and SM-Res-N are")
     if degrade:
         return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
@@ -186,11 +179,13 @@ def own_full(
     return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
 
-def _net(now: Lesson, task: str, strategy: str) -> Net | str:
-    """The network, or the sentence that says why there is none."""
+def _net(now: Lesson, task: str, strategy: str) -> Net:
+    """The network. Raises `ReproError`, which a widget shows in the image's place, where there is none."""
     variant = RESTORERS[strategy]
     if task == "fashion" and variant in BASELINES:
         raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
     if variant == "use" and task not in USE:
-        return "the network for use takes raindrops away: for low light choose SM-Res, or notebook 04's"
-    return now.net(task, variant) or f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them"
+        raise ReproError("the network for use takes raindrops away: for low light choose SM-Res, or notebook 04's")
+    if (net := now.net(task, variant)) is None:
+        raise ReproError(f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them")
+    return net
