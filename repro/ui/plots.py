@@ -75,38 +75,28 @@ def _plot(size: tuple[float, float]) -> Iterator[tuple[Plate, Any]]:
         yield plate, plate.subplots()
 
 
-def grid(
-    images: Sequence[Any], rows: int, cols: int, col_labels: Sequence[str] | None = None, *, size: float = 1.25
-) -> Plate:
-    """`images` in reading order as rows x cols, with labels on top. `size`: height of a row in inches.
+def strip(images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4) -> Plate:
+    """`images` in rows of `cols` (all in one where it is None), the first row under its titles.
 
-    images: anything `to_uint8` accepts; None leaves its place empty. Small images keep their hard pixels.
+    images: anything `to_uint8` accepts; small ones keep their hard pixels. `size`: height of a row in inches.
     """
-    pixels = [None if image is None else to_uint8(image) for image in images]
-    aspect = max((p.shape[1] / p.shape[0] for p in pixels if p is not None), default=1.0)
-    lines = max((label.count("\n") + 1 for label in col_labels or ()), default=0)
+    pixels = [to_uint8(image) for image in images]
+    cols = cols or len(pixels)
+    rows = -(-len(pixels) // cols)
+    aspect = max(p.shape[1] / p.shape[0] for p in pixels)
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
     with style():
         inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
         plate = Plate(figsize=inches, layout="constrained")
         plate.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        for index, axis in enumerate(plate.subplots(rows, cols, squeeze=False).flat):
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            axis.spines[:].set_visible(False)
-            image = pixels[index] if index < len(pixels) else None
-            if image is not None:
-                small = image.shape[0] < size * 110
-                axis.imshow(image, interpolation="nearest" if small else "antialiased")
-            else:
-                axis.set_box_aspect(1)
-            if col_labels is not None and index < cols:
-                axis.set_title(col_labels[index], pad=3)
+        axes = list(plate.subplots(rows, cols, squeeze=False).flat)
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, image in zip(axes, pixels, strict=False):
+            axis.imshow(image, interpolation="nearest" if image.shape[0] < size * DPI else "antialiased")
+        for axis, title in zip(axes, titles, strict=False):
+            axis.set_title(title, pad=3)
     return plate
-
-
-def strip(images: Sequence[Any], titles: Sequence[str] | None = None, *, size: float = 1.4) -> Plate:
-    """`images` in one row, each under its title. `size`: height in inches."""
-    return grid(images, 1, len(images), titles, size=size)
 
 
 def sheet(
