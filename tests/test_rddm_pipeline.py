@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
+from test_rddm_samplers import shaken
 
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import last
@@ -27,14 +28,6 @@ SMALL = dict(base_channels=8, channel_mults=(1, 2), norm_groups=4)
 NOISE = KeyedNoise(0, range(2), "noise")
 IMAGE = KeyedNoise(0, range(2), "image").uniform((3, 11, 14))
 Y = 2 * IMAGE - 1
-
-
-def shaken(net, scale=0.15):
-    """Weights that say something: a fresh network answers zeros."""
-    generator = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data = scale * torch.randn(p.shape, generator=generator)
-    return net.eval().requires_grad_(False)
 
 
 def quiet(pipe):

@@ -54,6 +54,14 @@ def perfect(schedule, objective, x0=X0, y=Y):
     return model
 
 
+def shaken(net, scale=0.15):
+    """The network with weights away from zero: a fresh one answers zeros."""
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data = scale * torch.randn(p.shape, generator=generator)
+    return net.eval().requires_grad_(False)
+
+
 class Small(nn.Module):
     """A small nonlinear network of x and t; its outputs leave every range that is clipped."""
 
@@ -61,10 +69,7 @@ class Small(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, 8, 3, padding=1)
         self.second, self.scale = nn.Conv2d(8, heads * channels, 3, padding=1), scale
-        generator = torch.Generator().manual_seed(0)
-        for p in self.parameters():
-            p.data = 0.3 * torch.randn(p.shape, generator=generator)
-        self.double()
+        shaken(self, 0.3).double()
 
     def forward(self, x, t):
         return self.scale * torch.tanh(self.second(torch.sin(self.first(x) + (t / 8).to(x.dtype)[:, None, None, None])))
@@ -269,10 +274,7 @@ def net(variant="smres", task=LOWLIGHT, steps=3, **kwargs) -> Net:
     """Untrained, with every weight away from zero; its outputs leave [-1, 1]."""
     learning = learning_of(task, variant)
     found = RDDMNet(learning.objective, base_channels=8, channel_mults=(1, 1), blocks=1, patch=2, **kwargs)
-    generator = torch.Generator().manual_seed(0)
-    for p in found.parameters():
-        p.data = 0.3 * torch.randn(p.shape, generator=generator)
-    return Net(found.eval(), learning, steps)
+    return Net(shaken(found, 0.3), learning, steps)
 
 
 @pytest.mark.parametrize("variant", ["smres", "smresn", "quiet", "sr3"])
