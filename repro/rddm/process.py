@@ -67,8 +67,8 @@ def q_step(x_prev: Tensor, r: Tensor, t: Tensor | int, eps: Tensor, schedule: RD
 def start(y: Tensor, z: Tensor, schedule: RDDMSchedule, t: int | None = None, sum_scale: float | None = None) -> Tensor:
     """Where sampling begins: y + s_t z, by default at T - 1 (the report explains I_T as "I_T + eps").
 
-    At an earlier t the true state is (u_t - 1) r away, which nobody knows yet: the start is then wrong by 1 - u_t of
-    the residual. SM-N needs such a start, since at u_T = 1 it cannot say anything.
+    At an earlier t the true state is (u_t - 1) r away, which is not known yet: the start is then wrong by 1 - u_t of
+    the residual. SM-N needs such a start, since at u_T = 1 noise does not determine the image.
 
     Args:
         y: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.

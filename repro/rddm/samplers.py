@@ -257,9 +257,9 @@ def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
     size that it has there; its output, residual and noise, has no factor. Given `other`'s own timestep, it would get
     noise that it has never been trained with at that time.
     """
-    angle, wanted = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
-    right = torch.searchsorted(angle, wanted).clamp(1, trained.T - 1)  # angles grow with t
-    nearest = torch.where(wanted - angle[right - 1] < angle[right] - wanted, right - 1, right)
+    angle, target = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
+    right = torch.searchsorted(angle, target).clamp(1, trained.T - 1)  # angles grow with t
+    nearest = torch.where(target - angle[right - 1] < angle[right] - target, right - 1, right)
     size, size_there = (torch.hypot(each.s, 1 - each.u) for each in (other, trained))
     factor = size_there[nearest] / size
 

@@ -25,11 +25,11 @@ QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
 
 
-def gallery(shown: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
+def gallery(images: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
     """Results (1, 3, H, W) beside each other, whole, with `side` pixels as the shorter side, and their PSNR at full
     size."""
-    names = [name if x is x0 else f"{name}: {psnr(x, x0):.1f} dB" for name, x in shown.items()]
-    small = [resize(to_unit(x), side).clamp(0, 1)[0] for x in shown.values()]
+    names = [name if x is x0 else f"{name}: {psnr(x, x0):.1f} dB" for name, x in images.items()]
+    small = [resize(to_unit(x), side).clamp(0, 1)[0] for x in images.values()]
     return Photos(captioned(dict(zip(names, small, strict=True)), cols), QUALITY)
 
 
@@ -37,8 +37,8 @@ def photographs(
     rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()
 ) -> Photos:
     """Rows of images (1, C, H, W) of one size, pixel for pixel, with labels."""
-    shown = [to_unit(x)[0] for row in rows for x in row]
-    return Photos(sheet(shown, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
+    images = [to_unit(x)[0] for row in rows for x in row]
+    return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
 # -- the process ------------------------------------------------------------------------------------------------------
@@ -47,14 +47,14 @@ def photographs(
 def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
     """The dual diffusion in one drawing: right means more of the residual, down means more noise. Real images."""
     eps = start_noise(["schematic"], tuple(x0.shape[1:]))
-    shown = {
+    images = {
         "x_0": (x0, (0.9, 3.3)),
         "y": (y, (4.5, 3.3)),
         "x_t": (process.q_sample(x0, y - x0, schedule.T * 2 // 5, eps, schedule), (2.7, 2.05)),
         "x_T": (process.q_sample(x0, y - x0, schedule.T - 1, eps, schedule), (4.5, 0.8)),
     }
     drawing = Schematic(9.4, 4.1)
-    for name, (picture, at) in shown.items():
+    for name, (picture, at) in images.items():
         drawing.image(name, at, to_unit(picture)[0], height=0.95)
     drawing.note((0.9, 3.92), "$x_0$ clean", size=10).note((4.5, 3.92), "$y$ degraded", size=10)
     drawing.note((3.35, 2.3), "$x_t$", size=10).note((4.5, 0.16), r"$x_T = y + s_T\,\epsilon$", size=10)

@@ -66,12 +66,12 @@ class Lesson(study.Lesson):
         Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
         """
         y, x0 = self.pair(task, photo)
-        shown = {"input": y}
+        images = {"input": y}
         for label, net in nets.items():
             for steps in (net.steps, self["many"]) if label == NAMES["sr3"] else (None,):
                 name = label if steps is None else f"{label} ({steps})"
-                shown[name] = net.restore(y, [photo], steps, seed)
-        return {**shown, "truth": x0}
+                images[name] = net.restore(y, [photo], steps, seed)
+        return {**images, "truth": x0}
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
         """(y, x0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].

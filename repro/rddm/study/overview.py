@@ -19,12 +19,12 @@ NEEDS = tuple(name_of(task, variant) for task, variant, *_ in SHOWN)
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
-    shown = {}
+    images = {}
     for task, variant, photo, words in SHOWN:
         config = (USE if variant == "use" else SMALL)[task]
         given = degraded(config.degradation, resize(pack.load(pack.picture(photo)), 256), photo)
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)
         result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
-        shown |= {f"input: {words}": given, f"restored, {config.steps} steps" + " " * len(shown): result}
-    return {name: center_crop(resize(image, 192), (192, 256)) for name, image in shown.items()}
+        images |= {f"input: {words}": given, f"restored, {config.steps} steps" + " " * len(images): result}
+    return {name: center_crop(resize(image, 192), (192, 256)) for name, image in images.items()}
