@@ -15,6 +15,7 @@ from repro.editing.study import probes, strength
 from repro.editing.study.benchmark import TINY
 from repro.editing.study.experiments import ABLATIONS, name_of
 from repro.editing.study.measure import (
+    CONTRAST,
     CRISP,
     DRIFT,
     EXCESS,
@@ -22,7 +23,9 @@ from repro.editing.study.measure import (
     HOLE,
     KID,
     L1,
+    MEANS,
     PROTOCOLS,
+    _statistics,
     by_photo,
     crops,
     floored,
@@ -95,6 +98,10 @@ def test_scores_of_doing_nothing_of_the_targets_and_of_the_floor(data):
     target = strength.blur(data.edit("blur").target, data.sharp)
     assert lazy[GAP["blur"]] == pytest.approx(by_photo(target, 2), rel=1e-4)
     assert min(lazy[CRISP]) > 0  # the sharp source is crisper than the blurred target
+    image = data.edit("colour").target
+    found = _statistics(0.5 * image + 0.1, image)
+    assert found[MEANS] == pytest.approx((0.5 * image - 0.1).mean(dim=(2, 3)).abs().mean(dim=1).tolist(), rel=1e-4)
+    assert found[CONTRAST] == pytest.approx([0.5] * 4, rel=1e-4)
     autoencoder = tiny_autoencoder()
     made, one = (floored(autoencoder, False, part, ("blur",)) for part in (data, data.at([2])))
     assert made.shape == data.sharp.shape and torch.allclose(made[2:3], one, atol=1e-5)

@@ -89,7 +89,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
         here = trained(experiments.autoencoder_name(profile))
     if not here or (config.steps >= LONG and "slider, " in task):
         return None
-    if config.pretrained and cell.get("switch") == "corrected":
+    if config.pretrained and task == "corrected":
         return None  # `EditingPipeline` is for our own networks
     if experiment.startswith("baseline-floor"):
         weights = experiments.autoencoder_hash(config)
@@ -124,7 +124,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     method = _method(experiment, cell, config)
     if task == "kept":
         return kept(data, tasks, method)
-    if task == "statistics":
+    if task in ("statistics", "corrected"):
         return _statistics(method(data, tasks).clamp(0, 1), target_of(data, tasks))
     if task.startswith("slider"):
         return _slider(data, tasks[0], cell["inside"], method)
@@ -145,7 +145,7 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     if network.variant == "pix2pix":
         return partial(by_pix2pix, load_checkpoint(experiment))
     editor = editor_of(config, network.variant, network.seed)
-    if switch == "corrected":
+    if task == "corrected":
         return partial(corrected, EditingPipeline.shipped(config.name, network.variant))
     if switch == "quantised":
         editor = replace(editor, quantize=True)
