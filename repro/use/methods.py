@@ -6,7 +6,7 @@ Methods are imported when one is chosen.
 import functools
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,13 @@ PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdi
 class Restorer:
     """A method's networks for use.
 
-    `tasks`    what `--task` accepts.   `steps`  of sampling.
+    `tasks`    what `--task` accepts -> sampling steps.
     `shipped`  a task (and options) -> what restores with it, and the name of its checkpoint.
     `options`  of `repro restore` that this method has beside the others'.
     """
 
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, int]
     shipped: Callable[..., tuple[Run, str]]
-    steps: int
     options: tuple[str, ...] = ()
 
 
@@ -144,9 +143,11 @@ def _run(pipe: Any) -> Run:
 
 RESTORERS: dict[str, Restorer] = {
     # The first that has a task is used where no method is named: in low light the better one on validation photographs.
-    "ucdir": Restorer(("lowlight", "deblur", "jpeg"), _shipped_ucdir, 5),
-    "rddm": Restorer(("lowlight", "raindrops"), _shipped_rddm, 2),
-    "adir": Restorer(("sr4", "sr8", "box", "gauss", "colour"), _shipped_adir, 100, ("adapt", "neighbours")),
+    "ucdir": Restorer(dict.fromkeys(("lowlight", "deblur", "jpeg"), 5), _shipped_ucdir),
+    "rddm": Restorer({"lowlight": 2, "raindrops": 1}, _shipped_rddm),
+    "adir": Restorer(
+        dict.fromkeys(("sr4", "sr8", "box", "gauss", "colour"), 100), _shipped_adir, ("adapt", "neighbours")
+    ),
 }
 
 
@@ -177,7 +178,7 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     run, name = restorer.shipped(task, **options)
     card = read_card(name)
     about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
-    return run, restorer.steps, about
+    return run, restorer.tasks[task], about
 
 
 def _ready(pipe: Any) -> Any:
