@@ -11,7 +11,7 @@ from repro.ucdir.study.experiments import EXPERIMENTS, network_of
 
 pytestmark = pytest.mark.notebook
 NAMES = {f"ucdir-{task}-smoke-{variant}-s0": (task, variant) for task, variant in
-         (("lowlight", "long"), ("lowlight", "regression"), ("deblur", "long"))}  # fmt: skip
+         (("lowlight", "use"), ("lowlight", "regression"), ("deblur", "use"))}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -26,5 +26,6 @@ def tiles() -> dict[str, Tensor]:
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)
         result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
-        images |= {f"input: {words}": given, f"restored, {config.steps} steps" + " " * len(images): result}
+        steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+        images |= {f"input: {words}": given, f"restored, {steps}" + " " * len(images): result}
     return {name: center_crop(resize(image, 192), (192, 256)) for name, image in images.items()}
