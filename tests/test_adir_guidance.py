@@ -63,6 +63,16 @@ def test_guidance_comes_near_the_exact_posterior_and_further_with_more_steps():
     assert float(nothing.abs().max()) < 1e-6  # the prior's mean
 
 
+def test_the_oracles_measurement_does_not_depend_on_which_eigenvectors_were_found(monkeypatch):
+    y, other = oracle.measurement(3), oracle.prior()
+    other.axes = -other.axes  # as good as the first ones
+    monkeypatch.setattr(oracle, "prior", lambda: other)
+    assert torch.equal(oracle.measurement(3), y)
+    drawn_y = torch.cat([oracle.measurement(seed) for seed in range(2000)]).flatten(1).double()
+    A = HALVED.A(torch.eye(oracle.D).reshape(oracle.D, *SHAPE)).reshape(oracle.D, -1).T.double()
+    torch.testing.assert_close(drawn_y.T @ drawn_y / 2000, A @ DATA.covariance @ A.T, atol=0.02, rtol=0)
+
+
 def test_without_the_limit_few_steps_diverge():
     y = drawn((1, *SHAPE), 6) * 0.4
     held, wild = (oracle.guided(DATA, IDENTITY, y, Guidance(limit=limit), 10)[0] for limit in (0.5, math.inf))

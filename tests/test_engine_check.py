@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from test_engine_records import make
 
 from repro.engine import evaluation
@@ -41,6 +44,15 @@ def test_agreement_disagreement_and_silence_are_told_apart():
                      "its weights do not ship", "no first-k values were recorded"):  # fmt: skip
         assert sentence in text
     assert text.splitlines()[-1] == "1 of 4 records re-evaluated agree (4 of 8 values); 2 taken from committed records"
+
+
+def test_rows_are_measured_in_true_fp32_on_gpus_too(monkeypatch):
+    """cuDNN's convolutions may otherwise round to TF32."""
+    flag = lambda *_: {"tf32": float(torch.backends.cudnn.allow_tf32)}  # noqa: E731
+    monkeypatch.setattr(evaluation, "study_module", lambda room, name: SimpleNamespace(measure=flag))
+    row = evaluation.Row("ddpm", "baseline-input", {}, 1, 1, "0" * 64, 0, "small", None, False)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        assert row.measure(1) == {"tf32": 0.0} and torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ formula, so that schedules, losses, samplers and guidance can be tested without 
 a network that memorises would do. Computed in float64, returned in the type of the input.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
@@ -16,14 +17,14 @@ from repro.ddpm.steps import Noise, Step
 from repro.errors import ReproError, one_of
 
 
-class Oracle:
+class Oracle(ABC):
     """A known E[x0 | x_t]; subclasses write `x0`."""
 
     schedule: Schedule
 
+    @abstractmethod
     def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         """E[x0 | x_t = x], in x's shape and type. t is (B,) or one number."""
-        raise NotImplementedError
 
     def model(self, prediction: Kind = "epsilon") -> Model:
         """The output of a perfect network of that prediction type; fits every sampler.
