@@ -1,7 +1,5 @@
 """One thread, the network never asked for weights, and skipped browser tests said aloud."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

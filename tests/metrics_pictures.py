@@ -1,7 +1,5 @@
 """Images that scikit-image ships inside its wheel, as the metric tests want them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

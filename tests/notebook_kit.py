@@ -1,7 +1,5 @@
 """Notebooks executed in a scratch clone, and what they showed."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable

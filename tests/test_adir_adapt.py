@@ -1,7 +1,5 @@
 """ADIR's adaptation: LoRA's formula, its removal, its files, the loss, resuming; retrieval; the whole pipeline."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

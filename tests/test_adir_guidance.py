@@ -1,7 +1,5 @@
 """ADIR's guidance against the exact posterior of a Gaussian prior, and the baselines against closed forms."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

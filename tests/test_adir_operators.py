@@ -1,7 +1,5 @@
 """ADIR's operators: adjoints, singular values, equality with torch, Pillow and deepinv, and what they refuse."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

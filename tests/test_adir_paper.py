@@ -1,7 +1,5 @@
 """ADIR at paper scale: the published network against an independent one, and latent adaptation on tiny networks."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """ADIR's study: its data agree with one another, and every kind of cell can be measured with a tiny network."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

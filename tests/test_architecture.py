@@ -1,7 +1,5 @@
 """The house rules that a machine can check: who imports whom, what is light, what no file may say or call."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """`repro bench` and `repro doctor`: turns and verdicts; what is broken is found and named. Nothing is timed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import partial

@@ -1,7 +1,5 @@
 """The command line: every command explains itself, and a user's mistake is one sentence and exit status 2."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess

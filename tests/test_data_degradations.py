@@ -1,7 +1,5 @@
 """The degradations: what every one of them keeps to, and that none of them has changed."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math

@@ -1,7 +1,5 @@
 """What the image reader does with what people have on their disks, masks as people draw them, and what is written."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

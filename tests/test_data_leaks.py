@@ -6,8 +6,6 @@ reaches 0.70 (one domed building beside another); copies mirrored, darkened and 
 subject names, and the contact sheets that were inspected when the split was made.
 """
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The embedded pack: counts, credits, loading, hashes."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 

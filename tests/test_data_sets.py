@@ -1,7 +1,5 @@
 """File lists and pairs; data sets, complete and not, as `repro data check` finds them; crops of (seed, id) alone."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The VQ autoencoder: scale of the latents, codes that are used and revived, its loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny_editing import pictures, tiny_autoencoder

@@ -1,7 +1,5 @@
 """The benchmark: who is in which split, by what laws it draws, what it must never change into, its composites."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 

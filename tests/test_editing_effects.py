@@ -1,7 +1,5 @@
 """The effects: exact formulas, libraries' own numbers, nothing borrowed from the batch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What notebook 02 draws and lets a reader change: comparisons, probes, curves, explorers, exercises."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """Film grain against theory, against a plain loop, and its Gaussian field against both."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Large images and images for use: tiles without seams, edits that mean the same at every size, holes filled."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Notebook 02's measures: strengths of their own effect, clusters by the book, crops in their place."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

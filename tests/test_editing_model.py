@@ -1,7 +1,5 @@
 """The editing vector, its mapping network and the U-Net: inputs, tokens and their attention, sizes, bad input."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given as drawn

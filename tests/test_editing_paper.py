@@ -1,7 +1,5 @@
 """The editing model at paper scale: REDS, pretrained networks, and the whole path on a small copy of both."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """The diffusers pipeline and its command: equal to the plain-tensor path, saved and loaded, what is refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

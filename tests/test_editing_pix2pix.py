@@ -1,7 +1,5 @@
 """The pix2pix baseline: each loss's gradient, inputs of one task, what ships."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny_editing import FULL

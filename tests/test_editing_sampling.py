@@ -1,7 +1,5 @@
 """Editing: an image depends on itself alone, holes stay closed, sequences and inversions are their steps by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What the editing networks learn: the pair a label names, the loss on it, and the N-pair loss of the paper's Eq. 3."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from types import SimpleNamespace

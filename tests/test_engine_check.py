@@ -1,7 +1,5 @@
 """Re-evaluation against committed records, and comparison of regenerated tables."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoints: written whole or not at all, read only when they are what their card says, never unpickled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

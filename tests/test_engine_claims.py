@@ -1,7 +1,5 @@
 """Claims: every verdict of every rule, notes on seeds and replicates, and a ledger that takes no nonsense."""
 
-from __future__ import annotations
-
 import csv
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The papermill runner, on tiny real notebooks in a real kernel."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

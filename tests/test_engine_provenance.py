@@ -1,7 +1,5 @@
 """Images that say what made them: same bytes twice, `repro whence`, and files that cannot say."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Records: ids, rounding, refusals that name file and line, and a file that survives a full disk and two writers."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

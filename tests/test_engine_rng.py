@@ -1,7 +1,5 @@
 """Keyed random numbers: a sample's draw is its own, and it is as random as it should be."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

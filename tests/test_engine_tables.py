@@ -1,7 +1,5 @@
 """Tables as data: what the interpreter makes of records, exact text, refusals by line, coverage of the intervals."""
 
-from __future__ import annotations
-
 import csv
 import io
 

@@ -1,7 +1,5 @@
 """The training loop: resuming, killing, several processes, NaN, refusals."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Scores of images: l1, PSNR and SSIM against scikit-image, LPIPS against its package, NIQE against scikit-video."""
 
-from __future__ import annotations
-
 import warnings
 from itertools import pairwise
 

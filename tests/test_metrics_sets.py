@@ -1,7 +1,5 @@
 """FID, KID and IS against numpy, scipy and torchmetrics, and on cases known exactly; the feature networks."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The shared networks: any size, exact padding and tiling, the face of diffusers, the average of weights."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Notebook 00 runs from top to bottom."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

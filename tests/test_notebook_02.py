@@ -1,7 +1,5 @@
 """Notebook 02: its smoke profile executed in a scratch clone with small untrained networks."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Notebook 03: its smoke profile executed in a scratch clone with small untrained networks."""
 
-from __future__ import annotations
-
 import pytest
 from notebook_kit import execute
 

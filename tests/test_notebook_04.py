@@ -1,7 +1,5 @@
 """Notebook 04: its smoke profile executed in a scratch clone with small untrained networks, none for JPEG."""
 
-from __future__ import annotations
-
 import pytest
 from notebook_kit import execute
 

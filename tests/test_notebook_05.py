@@ -1,7 +1,5 @@
 """Notebook 05: its smoke profile executed in a scratch clone with a small untrained network."""
 
-from __future__ import annotations
-
 import pytest
 from notebook_kit import execute
 

@@ -1,7 +1,5 @@
 """What is asked of every numbered notebook as it is committed: short cells, typed parameters, no typed results."""
 
-from __future__ import annotations
-
 import nbformat
 import pytest
 from notebook_kit import NOTEBOOKS, ROOT

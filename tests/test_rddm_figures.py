@@ -1,7 +1,5 @@
 """What notebook 03 draws and lets a reader turn: measured ways in the plane, drawings, explorers, exercises."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from functools import partial

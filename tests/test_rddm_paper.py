@@ -1,7 +1,5 @@
 """RDDM's published experiments: the settings, the real layouts in small, MATLAB's way of measuring, the whole path."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import math

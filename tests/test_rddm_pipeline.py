@@ -1,7 +1,5 @@
 """RDDM in diffusers: scheduler equal to the plain samplers, pipeline with images of any kind, saved and loaded."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

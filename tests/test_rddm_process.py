@@ -1,7 +1,5 @@
 """RDDM's coefficients, forward process, objectives and networks: published values, identities, plain formulas."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

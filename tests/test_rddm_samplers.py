@@ -1,7 +1,5 @@
 """The sampler against exact oracles, the released code and DDIM; restoring and generating by number."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What notebook 03 learns and measures: losses, degradations, the list, baselines, rows; RDDM against DDIM."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

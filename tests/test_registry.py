@@ -1,7 +1,5 @@
 """Every listed experiment can be built and named; the smallest one goes all the way from the command line."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -1,7 +1,5 @@
 """pyproject.toml (ranges), constraints.txt (pins), environment.yml and the Makefile say the same."""
 
-from __future__ import annotations
-
 import glob
 import os
 import shutil

@@ -1,7 +1,5 @@
 """README.md: short, its numbers are those of figures/, its links lead somewhere, its snippets run."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """A sixth method, as repro/README.md says: what is written here is all it takes to be trained, recorded and judged."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The committed tables are what the grids make of the committed records; grids name exactly what is recorded."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """A real but tiny training: a two-level U-Net learning noise on eight-by-eight images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Notebook 02's networks in small, of the same classes, with weights that say something."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any

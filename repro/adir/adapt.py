@@ -5,8 +5,6 @@ estimate, Adam at 1e-4, batches of 6 random crops that share one timestep (Table
 say what LPIPS compares, nor at which noise levels: here the clean estimate, cut to [-1, 1], with the clean crop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ Two other ways to let a measurement guide a network stand below in the same nota
 Restoration Models", and Chung et al., "Diffusion Posterior Sampling for General Noisy Inverse Problems".
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

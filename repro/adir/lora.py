@@ -5,8 +5,6 @@ channels and B a 1 x 1 convolution, as the package peft has it. Factors are a pl
 (r, in, k, k) and "<convolution>.up" (out, r); the network runs with the sums in the place of its weights.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ transpose and its singular value decomposition are products of theirs, and nothi
 to 4.3; eq. 1.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ The denoiser of Gaussian data is linear, so guided sampling produces a Gaussian 
 can be computed without drawing a sample.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Ho et al., "Denoising Diffusion Probabilistic Models", algorithm 1, with the hyb
 "Improved Denoising Diffusion Probabilistic Models", eq. 16: the small sister of guided-diffusion's unconditional model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn

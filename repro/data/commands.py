@@ -1,7 +1,5 @@
 """`repro data check` and `repro data flist`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

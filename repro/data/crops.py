@@ -1,7 +1,5 @@
 """Deterministic crops: where a sample is cut and whether it is mirrored depends on (seed, sample id), nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

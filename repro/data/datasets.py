@@ -7,8 +7,6 @@ RainDrop's results are reported on test-a (58 pairs). test-b (249) has other ima
 none of them: it is refused under the name "test" and read as "test_b".
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -5,8 +5,6 @@ with "#" are comments and do not count in the alignment; blank lines may only en
 stems ("0012" of "low/0012.png") unless `any_names` lets the order decide; numbers must agree even then.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -10,8 +10,6 @@ What a reader does with what it finds:
 Everything else is refused in one sentence that names the file.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import struct

@@ -1,7 +1,5 @@
 """What a user hands over: images in any of their forms, colour profiles, and masks as people draw them."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable, Sequence

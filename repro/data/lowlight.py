@@ -9,8 +9,6 @@ Two laws: a narrow one (`low_light`, two to four stops), which the networks that
 trained and measured with, and a wide one (`wide_low_light`), made to look like real dark photographs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

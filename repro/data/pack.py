@@ -5,8 +5,6 @@ The split (`pack/split.csv`) is by subject: whatever shows a subject of `test` o
 Fashion-MNIST: `validation` is the last 100 training images of each class, `train` the other 1,100, `test` its own 300.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from dataclasses import dataclass

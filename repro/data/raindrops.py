@@ -6,8 +6,6 @@ totally reflected; its outline is blurred, since it is out of focus; many carry 
 background is left in a drop's middle: it has to be painted in.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -11,8 +11,6 @@ that touch merge, as drops do. `repro.data.raindrops` has the sharp lenses that 
 sharpest drops of this law look like them.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import product
 

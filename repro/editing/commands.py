@@ -1,7 +1,5 @@
 """`repro edit`."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -13,8 +13,6 @@ one noisy latent, and its predictions are blended ("MultiDiffusion: Fusing Diffu
 Generation", Bar-Tal et al., 2023).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -7,8 +7,6 @@ concatenated too ("concat", its baseline Palette++). Both are one diffusers `UNe
 a context, cross-attention attends to a zero token and adds its bias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ The result depends on (image, request, seed, id), not on the batch. Images of an
 whole latents on the way in, and cut off on the way out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

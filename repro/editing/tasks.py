@@ -5,8 +5,6 @@ one of six editing vectors, the identity among them; composites are never traine
 probabilities: uniform here. A label is 0 for none, then 1 to 5 in the order of `TASKS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Files that are either the old state or the new one: temporary file, fsync, rename; and one writer at a time."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import threading

@@ -6,8 +6,6 @@ checkpoints/<room>-<task>-<variant>-s<seed>/
     card.json, README.md                   data, images, loss, duration, hardware, seed, commit, command, hash
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import hashlib

@@ -24,8 +24,6 @@ exact            reproduced = every |d| <= tolerance, else not reproduced.
 What has no record is `not measured at this scale`, with the reason. A claim of several parts gets the worst of theirs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence

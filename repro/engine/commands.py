@@ -1,7 +1,5 @@
 """The engine's commands; `repro/cli.py` lists them."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

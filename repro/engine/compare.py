@@ -1,7 +1,5 @@
 """Compare regenerated tables with the committed ones, cell by cell: numbers within a stated tolerance, text exactly."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Collection
 from pathlib import Path

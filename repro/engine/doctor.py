@@ -1,7 +1,5 @@
 """`repro doctor`: what is here, what is wrong with it, what to do; nothing is fetched."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """Where and how long: what a record keeps beside its values and no id or compared table contains."""
 
-from __future__ import annotations
-
 import os
 import platform
 import resource

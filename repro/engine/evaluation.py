@@ -6,8 +6,6 @@ the full records only after the check has passed, so that nothing is shown which
 report goes to `figures/checks/<room>.csv`.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import time

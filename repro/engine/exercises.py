@@ -1,7 +1,5 @@
 """Exercises of a notebook: an answer is a number or a function, and `check` says whether it holds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

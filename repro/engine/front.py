@@ -9,8 +9,6 @@ in the image, every method at work on one row, with a module `overview` (in `rep
 method): `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one size.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -35,8 +35,6 @@ the table's and the column's. Of a column:
     less = { task = "one crop" }, by = "edit"  # less the mean over the parts of a cell's "blur+colour", so changed
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

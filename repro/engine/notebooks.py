@@ -7,8 +7,6 @@ colon ("sampler: ddim, ddpm or ancestral"). A failing cell is reported with its 
 as far as it got, the others still run, and the exit status says so.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -4,8 +4,6 @@ They stand in the text chunks of a PNG, the comment of a JPEG (sheets of photogr
 comment in Markdown.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """What a training is: frozen data, so that a recipe can be listed, hashed, compared and printed on a card."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

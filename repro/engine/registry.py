@@ -4,8 +4,6 @@ A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIME
 lazily, so that the engine never depends on a method.
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 import functools

@@ -6,8 +6,6 @@ is the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorando
 over the whole batch in int64 arithmetic that wraps; normals come from Box and Muller's transform.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import operator

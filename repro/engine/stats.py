@@ -10,8 +10,6 @@ Two corrections keep small samples honest. Percentiles are widened as a t interv
 deviations are scaled by sqrt(S / (S - 1)), since resampling S values shows only (S - 1) / S of their variance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ A method's folder `repro/<room>/study` holds `experiments.py` (`EXPERIMENTS`), `
 tables, claims, commands) follows from these.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

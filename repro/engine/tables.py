@@ -4,8 +4,6 @@ The CSV is long, one line per cell, with six significant digits and the toleranc
 differ; the Markdown is for reading. `repro.engine.grid` makes tables from records.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

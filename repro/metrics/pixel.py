@@ -3,8 +3,6 @@
 Called through `repro.metrics.protocols.score`, which checks shapes and ranges and chooses the colour space.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -5,8 +5,6 @@ than most methods do (`repro.metrics.traps` shows by how much). `score(name, ima
 of two *sets* of images (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ The cost is the difference of the two means; next to the gaps of a few tenths of
 most of these are large.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """A small noise-aware classifier: features for FID and IS on clean images, gradients for guidance on noisy ones."""
 
-from __future__ import annotations
-
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin

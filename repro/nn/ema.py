@@ -1,7 +1,5 @@
 """Exponential moving average of a network's weights, its memory stated in images instead of steps."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Padding to a network's stride and tiling of large images, both undone exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

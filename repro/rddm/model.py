@@ -5,8 +5,6 @@ decoders, or by one network with twice the output channels. (The released code h
 goes without skip connections, here both decoders have them. Nobody has published weights of the third.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args

@@ -9,8 +9,6 @@ are not followed: I_ub for I_in in Eq. 14; Eq. 15 without the square of Eq. 14; 
 SM-Res-N with lambda_res = 0, which would be SM-N.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -14,8 +14,6 @@ other two is another DDIM. With noise added they part even without clipping: eta
 posterior variance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

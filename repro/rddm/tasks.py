@@ -1,7 +1,5 @@
 """What the networks of notebook 03 learn: from noisy, half degraded images to residual, noise, or both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

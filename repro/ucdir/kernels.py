@@ -3,8 +3,6 @@
 Each class takes a feature map, the embedding of the scalars and the guide, and ends in the block's second convolution.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """What is learned (Eq. 1), from pairs of crops; photographs without a degraded partner are degraded at every visit."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Predictor and diffusion network together: what is trained jointly and kept in one checkpoint."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,8 +1,6 @@
 """The two networks: the initial predictor, the plain U-Net of "Learning to see in the dark", and the diffusion U-Net of
 blocks of two convolutions, the second one conditioned, which predicts the noise in the residual."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import OrderedDict

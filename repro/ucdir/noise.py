@@ -6,8 +6,6 @@ training levels at equal distances of t ("uniform interpolation", the paper's wo
 from 1e-6 to 0.4 over 50 steps (the public code). They agree as long as the sum of the betas does (about 10).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

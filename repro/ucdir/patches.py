@@ -4,8 +4,6 @@ Inside the step, noise and posterior are of the whole image and the network alon
 by more than one step. Of every tile its margin is dropped; nothing is blended.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The trained network of notebook 05."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The drawings of notebook 05."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,8 +1,6 @@
 """What notebook 05 measures: one cell, one list of values per image. The cells stand in grid.toml, their settings in
 settings.toml. Everything runs in fp32; noise is keyed by (seed, image), so a row does not depend on its batch."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import hashlib

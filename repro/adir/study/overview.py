@@ -1,7 +1,5 @@
 """This method's row of the README's figure: a small image enlarged four times, and a blurred, noisy one."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

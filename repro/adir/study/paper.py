@@ -4,8 +4,6 @@ Nothing is downloaded here. `256x256_diffusion_uncond.pt` comes from openai/guid
 upscaler and inpainting pipelines from `from_pretrained` of diffusers ("stabilityai/stable-diffusion-x4-upscaler").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

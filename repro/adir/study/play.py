@@ -1,7 +1,5 @@
 """What notebook 05 does live: its profiles, its widgets, its exercises."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

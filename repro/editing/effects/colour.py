@@ -12,8 +12,6 @@ A channel that is (nearly) constant in the image the ratio divides by has no rat
 mean moves, and a warning says so. So a grey image takes the mean hue of the reference, not its variety of hues.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Literal

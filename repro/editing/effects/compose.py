@@ -9,8 +9,6 @@ Inpainting is not an effect on the target: the paper multiplies the *input* by t
 is cut into the source, and a sequence of models fills it first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple

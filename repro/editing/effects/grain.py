@@ -14,8 +14,6 @@ bits a row, 64 a column) and the two are combined per cell by the two-round mult
 columns whose first keys collide still differ.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

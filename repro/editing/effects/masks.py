@@ -8,8 +8,6 @@ boxes: mean 0.19).
 Polarity: 1 is hole, 0 is kept, everywhere in this repository; an image is cut by `cut_hole`, not by multiplying.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -11,8 +11,6 @@ the kernel's size "mu = 3"; the threshold mu is another number.) It is not Poles
 paper cites.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

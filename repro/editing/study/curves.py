@@ -1,7 +1,5 @@
 """The curves of notebook 02, pure functions of records; without records a sentence stands in their place."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Exercises of notebook 02: an answer is a number, a list or a function, and `check` says whether it holds."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,8 +1,6 @@
 """The profiles of notebook 02 and its trained networks, both listed in `experiments.toml`: the autoencoder, the editing
 model, its baselines and ablations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

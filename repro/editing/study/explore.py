@@ -1,7 +1,5 @@
 """The widgets of notebook 02: pure functions from the controls' values to an image. `repro.ui.explore` shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial

@@ -3,8 +3,6 @@
 `keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What notebook 02 does live in each profile, as data, and the networks and photographs that its cells work with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

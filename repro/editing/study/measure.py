@@ -4,8 +4,6 @@ The unit is the photograph: several crops of one are averaged, so that intervals
 each other; at paper scale it is a sequence of REDS. What is measured stands in `grid.toml`. Everything runs in fp32.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

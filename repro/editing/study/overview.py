@@ -1,7 +1,5 @@
 """This method's row of the README's figure: one photograph, three edits."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from repro.data import pack

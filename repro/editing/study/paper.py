@@ -12,8 +12,6 @@ the mode of its distribution; the input convolution's weights for new channels s
 the pretrained model; nothing but the mapping network is new.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -15,8 +15,6 @@ discriminator's halved, and lambda = 100 for l1. What differs:
 - One optimizer and one backward pass: both losses are summed, and each reaches its own network only.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence

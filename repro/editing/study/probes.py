@@ -1,8 +1,6 @@
 """Small measurements of notebook 02: where attention looks, what one token does to it, how features cluster by task,
 and what the paper leaves open about its targets, done both ways."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace

@@ -5,8 +5,6 @@ effect. Each is made to measure one effect through the others: blur below the fr
 only.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -3,8 +3,6 @@
 Their few numbers are fitted on the training photographs, degraded like the test set but with other random numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -9,8 +9,6 @@ The paper profile holds the published experiments. What is not taken over of the
 - the average, decay 0.995 at every tenth step: the same half-life, 1383 steps, at every step.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The widgets of notebook 03: pure functions from a reader's controls to an image. `repro.ui.explore` shows them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace

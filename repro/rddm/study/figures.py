@@ -2,8 +2,6 @@
 and where nothing is measured a sentence stands in their place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

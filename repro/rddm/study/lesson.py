@@ -1,7 +1,5 @@
 """What notebook 03 does live in each profile, as data, its networks and photographs, and its exercises."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial

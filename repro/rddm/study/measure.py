@@ -7,8 +7,6 @@ for generation. A restoration's input is squeezed to a square and the ground tru
 cell is the same network on the images' own size. Protocol names say the rest (Y or RGB, rounded or not).
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Claim R4 (RDDM and DDIM draw the same images) is measured on notebook 01's trained DDPM.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -11,8 +11,6 @@ against the bias and the norm that follow. A network trained at 256 px finds oth
 512 px.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 

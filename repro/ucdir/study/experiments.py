@@ -1,7 +1,5 @@
 """Every network of notebook 04, read from `experiments.toml`, and the images that it is trained and tested on."""
 
-from __future__ import annotations
-
 import itertools
 import tomllib
 from collections.abc import Mapping

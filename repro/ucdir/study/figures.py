@@ -1,7 +1,5 @@
 """The figures of notebook 04: schematic, kernel maps, galleries, splitting, the perception-distortion plane."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Each test photograph is degraded once, keyed by its name; sampling noise is keye
 cell's `task` names the degradation; behind a dash stands what is varied: "lowlight-switch", "lowlight-seams".
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """This method's row of the README's figure: a dark and a shaken photograph, restored by a network each."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from repro.data import pack

@@ -1,7 +1,5 @@
 """What notebook 04 does in each profile, its widgets as pure functions, and its exercises."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
