@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition, generate
 from repro.editing.vector import EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment, run
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import Recipe
 
 RECIPE = Recipe(images=48, batch=4, lr=1e-3, betas=(0.5, 0.999), clip=0.0, ema=20, threads=1, save_every=12)
 

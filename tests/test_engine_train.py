@@ -18,9 +18,8 @@ from tiny import RECIPE, TinyTask, same_weights, tiny_net
 from repro.cli import main
 from repro.engine.atomic import locked
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.recipe import Recipe
 from repro.engine.registry import find
-from repro.engine.train import load_state, make_accelerator, places_to_indices, save_state, train
+from repro.engine.train import Recipe, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
 
 HERE = Path(__file__).parent

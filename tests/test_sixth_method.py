@@ -16,7 +16,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
-from repro.engine.recipe import Recipe
+from repro.engine.train import Recipe
 from repro.engine.registry import Experiment
 
 

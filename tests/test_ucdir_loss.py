@@ -5,9 +5,8 @@ import torch
 from test_ucdir_network import tiny
 
 from repro.data import crops
-from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import train
+from repro.engine.train import Recipe, train
 from repro.errors import ReproError
 from repro.ucdir.loss import Learning, RestorationTask, training_loss
 from repro.ucdir.noise import TRAINING

@@ -6,9 +6,8 @@ from test_ucdir_network import TINY
 from torch.nn import functional as F
 
 from repro.data.images import write_image
-from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import train
+from repro.engine.train import Recipe, train
 from repro.errors import ReproError
 from repro.ucdir.model import UCDIR, from_published
 from repro.ucdir.study import measure

@@ -9,9 +9,8 @@ import torch
 
 from repro.engine import grid
 from repro.engine.claims import load_ledger
-from repro.engine.recipe import Recipe
 from repro.engine.registry import build
-from repro.engine.train import train
+from repro.engine.train import Recipe, train
 from repro.ucdir.study import measure
 from repro.ucdir.study.experiments import EXPERIMENTS, SPEC, network_of
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import Recipe
 from repro.nn.unet import UNet
 
 RECIPE = Recipe(images=320, batch=16, lr=1e-3, warmup=64, ema=100, threads=1, save_every=48)

@@ -20,9 +20,8 @@ from repro.adir import lora, prior
 from repro.adir.prior import SIZE
 from repro.ddpm import losses, process
 from repro.ddpm.schedules import Schedule
-from repro.engine.recipe import digest
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import load_state, save_state
+from repro.engine.train import digest, load_state, save_state
 from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 

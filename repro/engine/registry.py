@@ -26,9 +26,8 @@ from repro import paths
 from repro.engine.atomic import locked
 from repro.engine.checkpoint import places, save_checkpoint
 from repro.engine.environment import commit
-from repro.engine.recipe import Recipe, Task
 from repro.engine.records import ROOMS
-from repro.engine.train import TrainStep, make_accelerator, precision_here, train
+from repro.engine.train import Recipe, Task, TrainStep, make_accelerator, precision_here, train
 from repro.errors import ReproError, one_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,6 @@
-"""The one training loop, a generator: it yields after every step, and the caller plots, stops, samples or shows a bar.
+"""What a training is (`Recipe`, `Task`), and the one loop, a generator: the caller plots, stops, samples, shows a bar.
 
-    for step in train(build_model(), task, recipe, seed=0, name="demo"):
+    for step in train(build_model(), task, recipe, seed=0):
         print(step.images, step.loss)
 
 Exactly resumable: the state holds weights, average, optimizer and the number of images seen, and everything random is
@@ -9,11 +9,11 @@ never killed (CPU, same thread count). Runs on one process or, under `torchrun`,
 one safetensors file of ours: Accelerate's own pickles optimizer and random state.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -22,10 +22,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,12 +33,78 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from repro.engine.atomic import write_bytes
-from repro.engine.recipe import Recipe, Task, digest
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.nn.ema import EMA
 
 SAVE_SECONDS = 300  # at most this much work is lost to a kill
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Progress is counted in images.
+
+    `images`      images shown in all; `batch` of them a step, over all processes together.
+    `lr`          peak learning rate of AdamW: linear warm-up over `warmup` images, then "constant" or "cosine" to zero.
+    `ema`         half-life of the weight average, in images.
+    `clip`        largest norm of the gradient (0: not clipped).
+    `precision`   "bf16": forward pass under autocast where the hardware has it, in fp32 elsewhere; "fp32".
+    `threads`     CPU threads; part of the recipe, since another number rounds differently.
+    `save_every`  images between two states from which a killed run goes on.
+    """
+
+    images: int
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 0
+    decay: str = "cosine"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 10_000
+    clip: float = 1.0
+    precision: str = "bf16"
+    threads: int = 1
+    save_every: int = 20_000
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "lr", "threads", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ReproError(f"recipe: {name} must be positive: got {getattr(self, name)}")
+        one_of("recipe: precision", self.precision, ("bf16", "fp32"))
+        one_of("recipe: decay", self.decay, ("constant", "cosine"))
+
+    def lr_at(self, images: int) -> float:
+        """Learning rate of the step that begins after `images` images."""
+        if images < self.warmup:
+            return self.lr * (images + self.batch) / (self.warmup + self.batch)
+        if self.decay == "constant":
+            return self.lr
+        done = (images - self.warmup) / max(1, self.images - self.warmup)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Task(Protocol):
+    """What is learned, from what: a training set and a loss per sample.
+
+    A sample is known by its *place*: its number in the whole training, 0, 1, 2, … Noise, times and crops are keyed by
+    the place, so they do not depend on the batch or on the process that happens to hold it.
+
+    A task may have `settings`, a dict of plain values that say what the loss depends on beside the recipe (objective,
+    schedule, crop, …): a saved run is never continued with other ones.
+    """
+
+    size: int  # training images
+
+    def names(self, indices: Tensor) -> list[str]: ...  # of training images, for the message of a stopped run
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+        """(B,) loss of each image in `indices` (B,); `noise(purpose)` gives the batch's random numbers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,13 +174,16 @@ def train(
     if recipe.batch % ranks:
         raise ReproError(f"a batch of {recipe.batch} cannot be shared equally by {ranks} processes: choose a multiple")
     identity = {
-        "recipe": recipe.digest(),
+        "recipe": digest(dataclasses.asdict(recipe)),
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
         "size": task.size,
         "task": digest(dict(getattr(task, "settings", {}))),
     }
-    with _threads(recipe.threads if device.type == "cpu" else torch.get_num_threads()):
+    with contextlib.ExitStack() as after:
+        if device.type == "cpu":
+            after.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(recipe.threads)
         # Channels-last pays on GPUs; on CPUs it makes GroupNorm in bf16 eight times slower, the whole step by a third.
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         model = model.to(device=device, memory_format=layout).train()
@@ -221,21 +290,9 @@ def has_bf16(device: str) -> bool:
     """Whether a device type computes in bf16: on x86 by AVX512_BF16, elsewhere what oneDNN or CUDA says."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
-    if device != "cpu":
-        return False
     if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported()
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def save_state(
@@ -244,9 +301,12 @@ def save_state(
     """Write weights, average, optimizer moments and position; a full disk or a kill leaves the previous file."""
     groups = {"model": model.state_dict(), "ema": ema.state_dict()}
     groups |= {f"optimizer.{index}": moments for index, moments in optimizer.state_dict()["state"].items()}
-    tensors = {f"{group}.{k}": torch.as_tensor(v) for group, values in groups.items() for k, v in values.items()}
     # Strides are kept out of the file: channels-last weights are written in the ordinary order, laid out again on load.
-    tensors = {k: v.detach().to("cpu", memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    tensors = {
+        f"{group}.{k}": torch.as_tensor(v).detach().to("cpu", memory_format=torch.contiguous_format)
+        for group, values in groups.items()
+        for k, v in values.items()
+    }
     meta = {"version": 1, "images": images, **identity}
     write_bytes(path, save(tensors, metadata={"run": json.dumps(meta, sort_keys=True)}))
 
@@ -266,10 +326,8 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
         raise ReproError(f"the training state {path} is damaged ({error}): remove it to start over") from error
     for key, value in {"version": 1, **identity}.items():
         if meta.get(key) != value:
-            other = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
-            raise ReproError(
-                f"the training state {path} {other}: remove it to start over, or give the run another name"
-            )
+            made = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
+            raise ReproError(f"the training state {path} {made}: remove it to start over")
     for prefix, module in (("model.", model), ("ema.", ema)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     state, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]

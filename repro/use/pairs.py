@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from repro.data.filesets import PictureSet
 from repro.data.flist import Pair, pair_folders, read_pairs
 from repro.data.images import image_size, to_model, to_unit, write_image
-from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import Recipe
 from repro.errors import ReproError
 from repro.use.methods import LEARNERS, Noises
 

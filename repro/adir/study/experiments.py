@@ -4,8 +4,8 @@ from dataclasses import replace
 from functools import partial
 
 from repro.adir import prior
-from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
+from repro.engine.train import Recipe
 from repro.nn.unet import UNet
 
 SMOKE = "adir-prior-smoke-main-s0"

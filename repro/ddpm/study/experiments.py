@@ -13,8 +13,8 @@ from torch import nn
 from repro.data.datasets import load_cifar10
 from repro.ddpm.schedules import by_name
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
-from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
+from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.nn.classifier import Classifier
 

@@ -25,9 +25,9 @@ from repro.ddpm.process import Model, prediction_part, q_sample
 from repro.ddpm.schedules import Schedule, linear
 from repro.engine import exercises
 from repro.engine.exercises import Exercise, Judge, like, near, same, tensors
-from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
+from repro.engine.train import Recipe
 from repro.nn.unet import UNet
 
 

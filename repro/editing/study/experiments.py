@@ -23,8 +23,8 @@ from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
 from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import load_checkpoint, weights_hash
-from repro.engine.recipe import Recipe, Task
 from repro.engine.registry import Experiment
+from repro.engine.train import Recipe, Task
 from repro.errors import ReproError
 
 SPEC = read_toml(Path(__file__).with_name("experiments.toml"))

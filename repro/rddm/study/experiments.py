@@ -27,9 +27,9 @@ from repro.data.filesets import Pictures, PictureSet, equalised, squared
 from repro.data.flist import Pair, list_images
 from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
-from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet

@@ -17,8 +17,8 @@ from repro.data.degradations import TASKS
 from repro.data.filesets import Pictures, PictureSet
 from repro.data.flist import list_images, pair_folders
 from repro.data.images import center_crop, resize
-from repro.engine.recipe import Recipe
 from repro.engine.registry import Experiment
+from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
 from repro.ucdir.loss import Learning, RestorationTask
 from repro.ucdir.model import UCDIR
