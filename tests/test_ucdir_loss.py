@@ -3,11 +3,14 @@
 import pytest
 import torch
 from test_ucdir_network import tiny
+from torch.nn import functional as F
 
 from repro.data import crops
+from repro.engine.recipe import Recipe
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import Recipe, train
+from repro.engine.train import train
 from repro.errors import ReproError
+from repro.metrics.lpips import lpips
 from repro.ucdir.loss import Learning, RestorationTask, training_loss
 from repro.ucdir.noise import TRAINING
 
@@ -41,6 +44,18 @@ def test_the_loss_is_the_mean_absolute_error_of_the_noise():
     made, initial = model(clean * 0.5, clean, level, eps)
     by_hand = (made - eps).abs().mean(dim=(1, 2, 3)) + 0.5 * (initial - clean).abs().mean(dim=(1, 2, 3))
     assert torch.allclose(found, by_hand, atol=1e-6)
+
+
+def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
+    model, places = tiny(), list(range(8))
+    clean = KeyedNoise(0, places, "clean").uniform((3, 32, 32)) * 2 - 1
+    degraded = clean * 0.5
+    plain, found = (training_loss(model, degraded, clean, noises(places), Learning(perceptual=w)) for w in (0, 0.3))
+    down, right = noises(places)("corner").integers(0, 4, (2,))[0].tolist()
+    images = ((x[:2].clamp(-1, 1) + 1) / 2 for x in (model.predictor(degraded), clean))
+    pair = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in images)
+    assert torch.allclose((found - plain)[:2], 4 * 0.3 * lpips(*pair).float(), rtol=1e-4)
+    assert torch.equal(found[2:], plain[2:])
 
 
 def test_regression_learns_the_clean_image():

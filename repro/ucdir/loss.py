@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.metrics import lpips
 from repro.ucdir.noise import TRAINING
 
 Noises = Callable[[str], KeyedNoise]
@@ -28,6 +29,8 @@ class Learning:
     `objective`  "noise" (Eq. 1) or "regression" (the baseline: the clean image itself, no diffusion).
     `detach`     whether the predictor is cut off from the diffusion loss; it needs a `pixel` loss then.
     `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
+    `perceptual` weight of LPIPS (AlexNet) between initial estimate and clean image, of a quarter of each batch, at
+                 a quarter of the cost (published: 0).
     `hidden`     share of the samples whose strength the network is not given (nan).
     `shared`     one t a batch (published) instead of one a sample.
     """
@@ -35,6 +38,7 @@ class Learning:
     objective: Literal["noise", "regression"] = "noise"
     detach: bool = False
     pixel: float = 0.0
+    perceptual: float = 0.0
     hidden: float = 0.0
     shared: bool = False
 
@@ -57,6 +61,13 @@ def training_loss(
     loss = F.l1_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
     if learning.pixel:
         loss = loss + learning.pixel * F.l1_loss(initial.float(), clean, reduction="none").mean(dim=(1, 2, 3))
+    if learning.perceptual:
+        few = -(-len(clean) // 4)
+        # AlexNet's first layer takes steps of 4 pixels: the corner moves, or a grid of that period would be learned.
+        down, right = noise("corner").integers(0, 4, (2,))[0].tolist()
+        pair = (F.pad(x[:few], (right, 0, down, 0), mode="reflect") for x in (initial.float().clamp(-1, 1), clean))
+        similar = lpips.shared(str(clean.device))(*pair).float()
+        loss = loss + learning.perceptual * len(clean) / few * F.pad(similar, (0, len(clean) - few))
     return loss
 
 
