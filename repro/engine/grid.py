@@ -23,10 +23,11 @@
     for = { steps = [5, 10, 20] }
 
 `for` repeats a row, column or `also` for every combination of the values listed: they become part of its `cell`, and
-`{steps}` in its texts is replaced; `each` does the same and leaves the cell alone. In place of values may stand a name
-of a `[list]`; where values are tables themselves, "{way[name]}" is a field of one. A row's `skip` lists columns that it
-does not have, with `dash` as the reason, or is a table column -> reason; `without` names what its cells do not have of
-the table's and the column's. Of a column:
+`{steps}` in its texts is replaced; `each` (of a table too) does the same and leaves the cell alone. In place of values
+may stand a name of a `[list]`; where values are tables themselves, "{way[name]}" is a field of one. `[protocol]` has
+by metric what columns do not say themselves. A row's `skip` lists columns that it does not have, with `dash` as the
+reason, or is a table column -> reason; `without` names what its cells do not have of the table's and the column's. Of a
+column:
 
     with = { task = "lowlight", steps = 2 }  # replaces {task} and {steps} in the rows' experiments and cells
     only = { edit = ["blur", "colour"] }     # rows with another cell have `dash` there
@@ -54,7 +55,7 @@ NOT_YET = "no record: its network is not trained yet"
 _NAME = re.compile(r"\{(\w+)(?:\[(\w+)\])?\}")
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
 _KNOWN = {
-    "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows"},
+    "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows", "each"},
     "row": {"name", "experiment", "cell", "without", "dash", "skip", "for", "each"},
     "column": {*_COLUMN, "metric", "cell", "with", "only", "dash", "scale", "mean", "less", "by", "use", "for", "each"},
     "also": {"experiment", "cell", "for", "each"},
@@ -74,7 +75,7 @@ def load(room: str) -> Spec:
         if extra := sorted(set(entry) - _KNOWN[kind]):
             name, known = entry.get("name", entry.get("experiment")), ", ".join(sorted(_KNOWN[kind]))
             raise ReproError(f"{path}, {kind} {name!r}: {', '.join(extra)} unknown, accepted are {known}")
-    return spec
+    return spec | {"table": list(expanded(spec, tables))}
 
 
 def _filled(value: Any, names: Spec) -> Any:
@@ -120,7 +121,7 @@ def _columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
             known = ", ".join(shared)
             raise ReproError(f"table {table['name']}: there is no column {entry['use']!r}, there are {known}")
         entries.append({**shared.get(entry.get("use"), {}), **entry})
-    made = expanded(spec, entries)
+    made = ({"protocol": spec.get("protocol", {}).get(c["metric"], "")} | c for c in expanded(spec, entries))
     return [c | {key: _listed(spec, c[key]) for key in ("mean", "only") if key in c} for c in made]
 
 
