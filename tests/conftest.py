@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from tiny import clone
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -25,11 +26,9 @@ else:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty clone, in which everything generated goes its own way."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
+    """An empty clone, which the package takes for its own."""
     monkeypatch.setenv("REPRO_HOME", str(tmp_path))
-    return tmp_path
+    return clone(tmp_path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

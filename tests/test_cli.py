@@ -1,16 +1,25 @@
-"""The command line: every command explains itself, and a user's mistake is one sentence and exit status 2."""
+"""The command line: every command explains itself, mistakes are one sentence; `repro bench` and `repro doctor`."""
 
 import importlib
+import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from repro import __version__
+from repro import __version__, benchmarks
+from repro.benchmarks import BENCHES, Bench, Benchmark, interleave
 from repro.cli import COMMANDS, main
+from repro.engine import doctor
+from repro.engine.checkpoint import WEIGHTS
+from repro.engine.doctor import Doctor, findings
 from repro.engine.registry import experiments
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(argv: list[str], capsys) -> tuple[int, str, str]:
@@ -97,3 +106,56 @@ def test_outside_a_clone_it_says_so(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, env={"REPRO_HOME": str(tmp_path)})
     assert done.returncode == 2 and not done.stdout
     assert str(tmp_path) in done.stderr and "pyproject.toml" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_arms_take_turns_after_a_warm_up():
+    order = []
+    found = interleave({name: partial(order.append, name) for name in "abc"}, rounds=2)
+    assert order == list("abc") + list("bca") + list("cab")
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
+
+
+def test_the_whole_command(home, monkeypatch, capsys):
+    for target, code in ((1e-9, 0), (1e9, 1)):
+        arms = lambda _: {"a": lambda: None, "b": lambda: None}  # noqa: E731
+        monkeypatch.setitem(BENCHES, "instant", Benchmark("nothing against nothing", arms, (("a", "b", target),)))
+        assert Bench(("instant",), rounds=2, keep=True).run() == code
+    result = json.loads((home / "runs/bench/instant.json").read_text())
+    assert result == json.loads((home / "figures/bench/instant.json").read_text())
+    assert result["ratios"]["a over b"]["verdict"] == "MISSED"
+    assert {"versions", "hardware", "threads", "date"} <= set(result["environment"])
+    assert "MISSED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_arm_does_its_work(name, monkeypatch):
+    monkeypatch.setattr(benchmarks, "IMAGES", 64)
+    monkeypatch.setattr(benchmarks, "DDIM_STEPS", 2)
+    arms = BENCHES[name].arms("smoke")
+    assert {arm for of, over, _ in BENCHES[name].ratios for arm in (of, over)} <= set(arms)
+    for run in arms.values():
+        run()
+
+
+def test_doctor_finds_nothing_wrong_here(capsys):
+    assert Doctor().run() == 0, capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) >= 8 and {line.split()[0] for line in lines} <= {"ok", "warn"}
+
+
+def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, capsys):
+    name = "ddpm-fashion-classifier-s0"
+    shutil.copytree(ROOT / "checkpoints" / name, home / "checkpoints" / name)
+    weights = home / "checkpoints" / name / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+    def _broken():
+        raise OSError("no such luck")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", (_broken, doctor._checkpoints, doctor._disk))
+    found = [f for f in findings() if f.state == "fail"]
+    assert len(found) == 2
+    assert "the check of broken broke (OSError: no such luck)" in found[0].text
+    assert WEIGHTS in found[1].text and "git checkout" in found[1].text
+    assert Doctor().run() == 1 and "Traceback" not in capsys.readouterr().out

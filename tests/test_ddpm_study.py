@@ -109,27 +109,6 @@ def test_walks_keep_their_ends_and_a_photograph_becomes_a_garment():
         play.as_fashion(b"no image")
 
 
-def test_exercises_accept_the_solution_and_nothing_else(capsys):
-    half = int((linear().alpha_bar < 0.5).nonzero()[0])
-    answers = {
-        "half": (half, half + 1),
-        "estimate": (lambda x, e, a, s: (x - s * e) / a, lambda x, e, a, s: x - s * e),
-        "ddim": (
-            lambda x, e, ab, p: p**0.5 * (x - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - p) ** 0.5 * e,
-            lambda x, e, ab, p: p * (x - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - p) * e,
-        ),
-        "gaussian": (lambda x, a, s, g: s / (a * a * g * g + s * s) * x, lambda x, a, s, g: s * x),
-        "calls": (250, 100),
-    }
-    assert set(answers) == set(play.EXERCISES)
-    for name, (right, wrong) in answers.items():
-        for answer, word in ((right, ": right"), (wrong, "not yet. Hint"), (None, "waiting"), ("x", "not yet")):
-            play.check(name, answer)
-            assert word in capsys.readouterr().out, (name, word)
-    with pytest.raises(ReproError, match="no exercise 'halves'"):
-        play.check("halves", 1)
-
-
 # -- the paper profile -------------------------------------------------------------------------------------------------
 
 A_FILE = 6  # images; the real files have 10,000 of them

@@ -2,52 +2,45 @@
 
 import copy
 import dataclasses
-import io
-import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_editing import fill, tiny_editor, tiny_network
+from clones import MISSING, fill, photo
+from tiny import clone
+from tiny_editing import tiny_editor, tiny_network
 
-from repro import paths
 from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
 from repro.editing.study import curves, explore, probes
 from repro.editing.study.benchmark import COMPOSITES
-from repro.editing.study.exercises import EXERCISES, check, samples_needed
+from repro.editing.study.exercises import samples_needed
 from repro.editing.study.experiments import SMOKE, name_of, network_of
 from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson
 from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, edited
 from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
 from repro.errors import ReproError
-from repro.ui.controls import UploadedFile
 from repro.ui.explore import Explorer
-
-MISSING = "single-sharpen"
 
 
 @pytest.fixture(scope="module")
 def now(tmp_path_factory):
     """The smoke lesson over untrained networks; the one for sharpening is missing."""
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(paths.root() / "pyproject.toml", home)
-    (home / "notebooks").mkdir()
+    home = clone(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_HOME", str(home))
-        fill(home, missing=[MISSING])
+        fill("02", home)
         yield LESSONS["smoke"]
 
 
 def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
         lesson("huge")
-    with pytest.raises(ReproError, match=f"no checkpoint {name_of(MISSING, 0, 'smoke')}"):
-        now.editor(MISSING)
+    with pytest.raises(ReproError, match=f"no checkpoint {MISSING['02']}"):
+        now.editor("single-sharpen")
     data, methods = now.data(1), now.methods()
     assert tuple(methods) == METHODS == (PIX2PIX, PALETTE, SINGLE, MULT)
     steps = now.live.steps
@@ -175,13 +168,6 @@ def test_what_a_method_cannot_do_is_said_in_words(now, player):
     assert all(player.picture(**preset).ndim == 3 for preset in explore.PRESETS.values())
 
 
-def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:
-    row = np.linspace(0, 255, width).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(np.repeat(np.repeat(row[None], height, 0)[..., None], 3, 2)).save(buffer, format="PNG")
-    return UploadedFile(name, buffer.getvalue())
-
-
 def test_a_photo_of_ones_own_is_edited_shown_large_and_saved_at_its_own_size(now):
     own = Explorer(
         partial(explore.own_photo, now), explore.own_controls(0), explore.OWN_PRESETS,
@@ -191,27 +177,3 @@ def test_a_photo_of_ones_own_is_edited_shown_large_and_saved_at_its_own_size(now
     assert not np.array_equal(own.picture(beta=0.0, sigma=0.1), own.picture())
     assert own.picture(photo=photo(60, 90)).shape == (480 + 15, 320, 3)
     assert own.saved(photo=photo(90, 60)).shape == (60, 90, 3)
-
-
-# -- exercises --------------------------------------------------------------------------------------------------------
-
-
-WRONG = {
-    "vector": [0.25, 0, 2, 0.05, 1, 0, 0, 1, 0],
-    "hole": lambda image, hole: image * hole,
-    "sharpen": lambda x, low, k, mu: torch.where((x - low).abs() > mu, x, (x + k * (x - low)).clamp(0, 1)),
-    "attend": lambda queries, key, value: value,
-    "velocity": lambda z_t, v, a, s: (z_t - s * v) / a,
-    "samples": 800,
-    "combinations": 31,
-    "left": 0.0047,
-}
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_exercises_know_wrong_answers(name, capsys):
-    """The right ones stand in the notebook, whose test counts them."""
-    check(name, None)
-    check(name, WRONG[name])
-    waiting, wrong = capsys.readouterr().out.splitlines()
-    assert "waiting" in waiting and "not yet" in wrong

@@ -1,11 +1,13 @@
-"""The training loop: resuming, killing, several processes, NaN, refusals."""
+"""Experiments and the training loop: resuming, killing, several processes, NaN, refusals."""
 
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,14 +15,66 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import RECIPE, TinyTask, same_weights, tiny_net
+from tiny import RECIPE, TinyTask, clone, same_weights, tiny_net
 
 from repro.cli import main
 from repro.engine.atomic import locked
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.registry import find
+from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.records import ROOMS
+from repro.engine.registry import experiments, find
 from repro.engine.train import Recipe, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
+
+SMOKE = "ddpm-fashion-smoke-s0"
+
+
+def test_names_are_unique_and_tell_the_room_and_the_seed():
+    names = [e.name for e in experiments()]
+    assert len(set(names)) == len(names) > 0
+    for e in experiments():
+        room, *middle, seed = e.name.split("-")
+        assert room == e.room in ROOMS and seed == f"s{e.seed}" and len(middle) >= 2, e.name
+        # a further word names the profile, or belongs to the variant
+        assert len(middle) == 2 or not e.ships or "-".join(middle[1:]) == e.variant, e.name
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", e.name)
+        assert e.command == f"repro train {e.name}" and e.summary and find(e.name) is e
+
+
+@pytest.mark.parametrize("name", [e.name for e in experiments()])
+def test_it_can_be_built_at_full_size_without_memory(name):
+    with torch.device("meta"):
+        net = find(name).build()
+    assert all(p.is_meta for p in net.parameters()) and sum(p.numel() for p in net.parameters()) > 0
+
+
+@pytest.mark.slow
+def test_trained_by_command_and_killed_and_trained_on(tmp_path, monkeypatch, capsys):
+    """SIGKILL while it trains; the same command goes on; the checkpoint is that of a run nobody killed, to the bit."""
+    homes = [clone(tmp_path / name) for name in ("straight", "killed")]
+    folders = [home / "runs" / SMOKE / "checkpoint" for home in homes]
+    monkeypatch.setenv("REPRO_HOME", str(homes[0]))
+    assert main(["train", SMOKE]) == 0
+    assert f"{SMOKE}: 100%" in capsys.readouterr().out
+
+    monkeypatch.setenv("REPRO_HOME", str(homes[1]))
+    state = homes[1] / "runs" / SMOKE / "state.safetensors"
+    process = subprocess.Popen([sys.executable, "-m", "repro", "train", SMOKE], stdout=subprocess.DEVNULL)
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it was still at it
+    saved = state.read_bytes()
+    assert not folders[1].exists()
+    for _ in range(2):  # the second time nothing is left to do, and nothing breaks
+        assert main(["train", SMOKE]) == 0 and saved != state.read_bytes()
+        a, b = (read_card(folder) for folder in folders)
+        assert a["sha256"] == b["sha256"] and a["images"] == b["images"] == 512
+    assert a["experiment"] == SMOKE and a["command"] == f"repro train {SMOKE}" and a["seed"] == 0
+    assert load_checkpoint(folders[1]).config.base_channels == 8
+    lines = [json.loads(line) for line in state.with_name("log.jsonl").read_text().splitlines()]
+    assert lines[-1]["images"] == 512
+    assert not (homes[1] / "checkpoints").exists()  # it does not ship
+
 
 HERE = Path(__file__).parent
 

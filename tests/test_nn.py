@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import same_weights, tiny_net
+from tiny import same_weights, shaken, tiny_net
 
 from repro.ddpm.schedules import linear, to_diffusers
 from repro.errors import ReproError
@@ -17,19 +17,10 @@ from repro.nn.padding import pad_to_multiple, tiled, unpad
 from repro.nn.unet import UNet
 
 
-def randomised(net: torch.nn.Module) -> torch.nn.Module:
-    """The zero-initialised layers hide mistakes: every weight gets a value."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
-    return net.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
 def net() -> UNet:
     # 4 groups of 8 channels: one group a channel would have nothing to normalise in a map of one position
-    return randomised(UNet(3, 6, 2, 8, (1, 2), attention_levels=(1,), norm_groups=4, patch=2))
+    return shaken(UNet(3, 6, 2, 8, (1, 2), attention_levels=(1,), norm_groups=4, patch=2))
 
 
 @settings(max_examples=15)
@@ -97,7 +88,7 @@ def test_it_drops_into_a_diffusers_pipeline_and_back(kind, tmp_path):
     from diffusers import DDIMPipeline, DDPMPipeline
 
     schedule, learned = linear(20), kind.endswith("variance")
-    unet = randomised(UNet(1, 2 if learned else 1, base_channels=8, channel_mults=(1, 2), sample_size=8))
+    unet = shaken(UNet(1, 2 if learned else 1, base_channels=8, channel_mults=(1, 2), sample_size=8))
     if kind == "ddim":
         pipe = DDIMPipeline(unet, to_diffusers(schedule, "ddim"))
     else:
@@ -122,7 +113,7 @@ def test_ema_is_the_formula():
     net = tiny_net()
     ema, wanted = EMA(net, half_life=100.0, ramp=0.5), copy.deepcopy(net)
     for step in range(1, 6):
-        randomised(net)
+        shaken(net)
         ema.update(net, images=16 * step, batch=16)
         decay = 0.5 ** (16 / min(100.0, 8.0 * step))
         with torch.no_grad():
@@ -134,7 +125,7 @@ def test_ema_is_the_formula():
 
 
 def test_the_classifier_is_noise_aware():
-    net = randomised(Classifier(base_channels=8, feature_width=5, classes=3))
+    net = shaken(Classifier(base_channels=8, feature_width=5, classes=3))
     x = torch.randn(4, 1, 13, 15)
     assert net(x).shape == (4, 3) and net.features(x).shape == (4, 5)
     assert torch.equal(net(x), net(x, torch.zeros(4, dtype=torch.int64)))

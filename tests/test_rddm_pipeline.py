@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from test_rddm_samplers import shaken
+from tiny import shaken
 
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import last

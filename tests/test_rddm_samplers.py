@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_ddpm_samplers import NET, NOISE, largest, theirs
+from test_ddpm_samplers import START as X_T
+from tiny import shaken
 from torch import nn
 
 from repro.ddpm import samplers as ddpm_samplers
@@ -29,7 +32,6 @@ from repro.rddm.study.experiments import learning_of
 
 SCHEDULE = by_config(40)
 SMALL = by_config(40, "average", "level", sum_scale=0.04)
-NOISE = KeyedNoise(0, range(3), "noise")
 X0 = NOISE.normal((1, 4, 4), 1).double().clamp(-1, 1)
 Y = NOISE.normal((1, 4, 4), 2).double().clamp(-1, 1)
 Z = NOISE.normal((1, 4, 4), 3).double()
@@ -50,27 +52,6 @@ def perfect(schedule, objective, x0=X0, y=Y):
         return target((y - x0).expand_as(x), (x - x0 - u * (y - x0)) / s, objective)
 
     return model
-
-
-def shaken(net, scale=0.15):
-    """The network with weights away from zero: a fresh one answers zeros."""
-    generator = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data = scale * torch.randn(p.shape, generator=generator)
-    return net.eval().requires_grad_(False)
-
-
-class Small(nn.Module):
-    """A small nonlinear network of x and t; its outputs leave every range that is clipped."""
-
-    def __init__(self, heads: int = 1, scale: float = 1.5, channels: int = 1) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, 8, 3, padding=1)
-        self.second, self.scale = nn.Conv2d(8, heads * channels, 3, padding=1), scale
-        shaken(self, 0.3).double()
-
-    def forward(self, x, t):
-        return self.scale * torch.tanh(self.second(torch.sin(self.first(x) + (t / 8).to(x.dtype)[:, None, None, None])))
 
 
 # -- oracles ----------------------------------------------------------------------------------------------------------
@@ -159,61 +140,43 @@ def test_draws_what_the_released_code_draws(objective, steps, pixels, deviation)
 
 LINEAR = ddpm.linear()
 CONVERTED = RDDMSchedule.from_ddpm(LINEAR)
-X_T = KeyedNoise(0, range(3), "start").normal((2, 6, 6)).double()
-NET = Small(channels=2)
 
 
-@torch.no_grad()
-def diffusers_ddim(model, steps, clip, use_clipped=False, eta=0.0, prediction="epsilon", schedule=LINEAR):
-    """diffusers' own loop on our float64 table; the noise is ours, by timestep."""
-    scheduler = ddpm.to_diffusers(schedule, "ddim", clip_sample=clip, prediction_type=prediction)
-    scheduler.alphas_cumprod = schedule.alpha_bar
-    scheduler.set_timesteps(steps)
-    x, states = X_T, []
-    for t in scheduler.timesteps:
-        more = {"variance_noise": NOISE(int(t), x)} if eta else {}
-        more |= {"eta": eta, "use_clipped_model_output": use_clipped}
-        x = scheduler.step(model(x, t.expand(len(x))), t, x, **more).prev_sample
-        states.append(x)
-    return states
+def ddim(model, steps, clip, use_clipped=False, eta=0.0, prediction="epsilon", schedule=LINEAR):
+    step = {"eta": eta, "use_clipped_model_output": use_clipped}
+    return theirs(model, schedule, "ddim", steps, step=step, clip_sample=clip, prediction_type=prediction)[0]
 
 
 def ours(model, steps, clip, rule="eq12", objective="noise", schedule=CONVERTED, eta=0.0):
     sampler = Sampler(schedule, objective, eta, 2.0 if clip else None, rule)
-    return [s.x for s in sampler.run(model, X_T, 0 * X_T, spaced(schedule.T, steps), NOISE)]
-
-
-def gap(one, two) -> float:
-    """The largest difference, relative where states outgrow 1."""
-    assert len(one) == len(two) and all(x.isfinite().all() for x in one)
-    return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(one, two, strict=True))
+    return list(sampler.run(model, X_T, 0 * X_T, spaced(schedule.T, steps), NOISE))
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_unclipped_RDDM_is_DDIM(rule):
     for steps in (1, 10, 100):
-        assert gap(ours(NET, steps, False, rule), diffusers_ddim(NET, steps, False)) < 1e-10
+        assert largest(ours(NET, steps, False, rule), ddim(NET, steps, False)) < 1e-10
     for schedule in (ddpm.cosine(50), ddpm.scaled_linear()):
         converted = RDDMSchedule.from_ddpm(schedule)
-        theirs = diffusers_ddim(NET, 25, False, schedule=schedule)
-        assert gap(ours(NET, 25, False, rule, schedule=converted), theirs) < 1e-9
+        wanted = ddim(NET, 25, False, schedule=schedule)
+        assert largest(ours(NET, 25, False, rule, schedule=converted), wanted) < 1e-9
     if rule == "eq12":  # with noise added they part: RDDM's variance is alpha_bar times DDIM's
-        assert gap(ours(NET, 20, False, eta=1.0), diffusers_ddim(NET, 20, False, eta=1.0)) > 0.05
+        assert largest(ours(NET, 20, False, eta=1.0), ddim(NET, 20, False, eta=1.0)) > 0.05
         ab, (t, s) = LINEAR.alpha_bar, (499, 399)
-        theirs = (1 - ab[s]) / (1 - ab[t]) * (1 - ab[t] / ab[s])
-        assert Sampler(CONVERTED, "noise", 1.0).variance(t, s) == pytest.approx((ab[s] * theirs).item(), rel=1e-7)
+        variance = (1 - ab[s]) / (1 - ab[t]) * (1 - ab[t] / ab[s])
+        assert Sampler(CONVERTED, "noise", 1.0).variance(t, s) == pytest.approx((ab[s] * variance).item(), rel=1e-7)
 
 
 def test_clipped_rules_are_two_different_DDIMs_and_the_published_step_is_neither():
-    default, rederived = (diffusers_ddim(NET, 20, True, use) for use in (False, True))
+    default, rederived = (ddim(NET, 20, True, use) for use in (False, True))
     for rule, first, second in (("compose", True, False), ("rederive", False, True), ("eq12", False, False)):
         found = ours(NET, 20, True, rule)
         for equal, other in ((first, default), (second, rederived)):
-            assert gap(found, other) < 1e-10 if equal else gap(found, other) > 0.05
+            assert largest(found, other) < 1e-10 if equal else largest(found, other) > 0.05
     negative = lambda x, t: -NET(x, t)  # noqa: E731 — with y = 0 the residual is the image's negative
     for clip, rule, use in ((True, "compose", False), (True, "rederive", True), (False, "compose", False)):
-        theirs = diffusers_ddim(NET, 20, clip, use, prediction="sample")
-        assert gap(ours(negative, 20, clip, rule, "res"), theirs) < 1e-10
+        wanted = ddim(NET, 20, clip, use, prediction="sample")
+        assert largest(ours(negative, 20, clip, rule, "res"), wanted) < 1e-10
 
 
 def test_a_perfect_network_of_one_schedule_is_one_of_another():
@@ -235,7 +198,7 @@ def test_a_perfect_network_of_one_schedule_is_one_of_another():
         x, when = 0.3 * (1 - u) + (0.25 * (1 - u) ** 2 + s**2) ** 0.5 * X_T, torch.full((3,), t)
         close(model(x, when), wanted(x, when), 0.1 if t < 10 else 0.01)
         assert not 10 < t < 999 or (ideal(own)(x, when) - wanted(x, when)).abs().max() > 0.1
-    assert gap(ours(model, 20, False), ours(wanted, 20, False)) < 0.02
+    assert largest(ours(model, 20, False), [step.x for step in ours(wanted, 20, False)]) < 0.02
 
 
 # -- by number --------------------------------------------------------------------------------------------------------

@@ -1,18 +1,22 @@
-"""What notebook 03 learns and measures: losses, degradations, the list, baselines, rows; RDDM against DDIM."""
+"""What notebook 03 learns, measures, draws and lets a reader turn."""
 
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from clones import MISSING, fill, photo
 from test_rddm_samplers import Knowing
+from tiny import clone, shaken
 from torch import nn
 
 from repro import paths
 from repro.data import pack
 from repro.data.degradations import TASKS
-from repro.data.images import to_model
+from repro.data.images import to_model, to_unit
 from repro.ddpm.study.experiments import CLASSIFIER
-from repro.engine import evaluation
+from repro.engine import evaluation, grid
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.evaluation import check_room
 from repro.engine.records import load, upsert
@@ -23,7 +27,7 @@ from repro.rddm import process
 from repro.rddm.process import Learning
 from repro.rddm.samplers import Net
 from repro.rddm.schedules import by_config
-from repro.rddm.study import baselines, measure
+from repro.rddm.study import baselines, explore, figures, measure
 from repro.rddm.study.experiments import (
     LONG,
     SEEDS,
@@ -37,7 +41,11 @@ from repro.rddm.study.experiments import (
     photographs,
     training_task,
 )
+from repro.rddm.study.lesson import LESSONS, psnr
 from repro.rddm.tasks import DEGRADATIONS, LAWS, PairTask, generation_task, restoration_loss, restoration_task
+from repro.ui.controls import UploadedFile
+from repro.ui.explore import Explorer
+from repro.ui.photos import photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])
 LISTED = [(t, v) for t, found in TRAINED.items() for v, _ in found]
@@ -166,20 +174,15 @@ def save(home) -> None:
         if e.profile == "smoke" and e.variant != "use":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                network = build_network(SMOKE[e.task_name], e.variant)
-            generator = torch.Generator().manual_seed(1)
-            for p in network.parameters():
-                p.data += 0.1 * torch.randn(p.shape, generator=generator)
+                network = shaken(build_network(SMOKE[e.task_name], e.variant))
             folder = home / "checkpoints" / e.name if e.ships else home / "runs" / e.name / "checkpoint"
             save_checkpoint(folder, network, {})
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    home = tmp_path_factory.mktemp("smoke")
-    for folder in ("notebooks", "checkpoints"):
-        (home / folder).mkdir()
-    (home / "pyproject.toml").touch()
+    home = clone(tmp_path_factory.mktemp("smoke"))
+    (home / "checkpoints").mkdir()
     (home / "checkpoints" / CLASSIFIER).symlink_to(paths.checkpoints() / CLASSIFIER)
     save(home)
     return home
@@ -254,3 +257,103 @@ def test_test_images_are_held_out_and_degraded_by_name(monkeypatch):
     before = measure._photo_hash.__wrapped__("lowlight", 64, 2)
     monkeypatch.setitem(LAWS, "lowlight", "another")
     assert measure._photo_hash.__wrapped__("lowlight", 64, 2) != before
+
+
+SCHEDULE = by_config()
+
+
+# -- drawings ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_records_a_sentence_stands_in_the_place():
+    made = {table.name: table for table in grid.tables("rddm", [])}
+    steps = figures.steps_curves(made["rddm_lowlight_steps"], made["rddm_lowlight"])
+    for drawing in (steps, figures.transfer_curve(made["rddm_transfer"])):
+        assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
+
+
+# -- explorers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory):
+    """The smoke lesson over untrained networks; raindrop's SR3 is missing."""
+    home = clone(tmp_path_factory.mktemp("home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_HOME", str(home))
+        fill("03", home)
+        yield LESSONS["smoke"]
+
+
+WALK = {"picture": "kitten", "steps": 2, "eta": 0.0, "start": 999, "schedule": "as trained", "seed": 0}
+
+
+@pytest.mark.parametrize("task", explore.TASKS)
+@pytest.mark.parametrize("strategy", ["SM-N", "SM-Res-N"])  # of SM-Res the untrained network's residual is 0
+def test_every_strategy_walks_on_every_task_the_same_way_twice(now, task, strategy):
+    walks = [explore.walk(now, task, strategy=strategy, **{**WALK, "seed": seed}) for seed in (0, 0, 1)]
+    first, again, other = (explore.view(each, 0.5) for each in walks)
+    assert np.array_equal(first, again) and first.dtype == np.uint8 and not np.array_equal(first, other)
+
+
+def test_the_explorer_draws_what_the_sampler_draws(now):
+    y, x0 = now.pair("lowlight", explore.PHOTOS["Colosseum"], crop=now["play"])
+    restored = now.net("lowlight", "smres").restore(y, ["Colosseum"], 3)
+    found = explore.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
+    assert torch.equal(found.result, restored) and torch.equal(found.between["truth"], x0)
+    assert found.words.endswith(f"{psnr(restored, x0):.1f} dB")
+    shown = explore.view(found, 0.0)[15:, :376]
+    assert np.array_equal(shown, resized(to_unit(restored)[0], 376))
+
+
+@pytest.mark.parametrize(
+    ("task", "strategy", "changed", "message"),
+    [
+        ("Fashion-MNIST", "regression", {}, "for Fashion-MNIST choose SM-Res"),
+        ("low light", "pure noise", {"schedule": "InDI"}, "goes its own way"),
+        ("low light", "regression", {"eta": 0.5}, "goes its own way"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(now, task, strategy, changed, message):
+    with pytest.raises(ReproError, match=message):
+        explore.walk(now, task, strategy=strategy, **{**WALK, **changed})
+
+
+def test_missing_weights_are_a_sentence_and_a_line(now, capsys):
+    for call in (
+        lambda: explore.walk(now, "raindrops", strategy="pure noise", **WALK),
+        lambda: explore.own_photo(now, None, "kitten", "rain on it", "pure noise", 2, 0),
+    ):
+        with pytest.raises(ReproError, match=f"no weights of {MISSING['03']} here"):
+            call()
+    assert "pure noise" not in now.nets("raindrop")
+    assert f"repro train {MISSING['03']}" in capsys.readouterr().out
+
+
+def test_an_uploaded_photo_is_brought_to_size_and_described():
+    ours = torch.zeros(3, 40, 20)
+    image, about = photograph(photo(400, 50), 64, ours, "ours")
+    assert image.shape == (3, 64, 128) and about.endswith("400 × 50, its middle")
+    assert image.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle of a ramp
+    image, about = photograph(None, 10, ours, "ours")
+    assert image.shape == (3, 20, 10) and about == "ours"
+    for other in (photo(8, 8), UploadedFile("cat.txt", b"meow")):
+        with pytest.raises(ReproError, match=rf"{other.name}"):
+            photograph(other, 64, ours, "ours")
+
+
+def test_the_presets_fit_the_controls(now):
+    given = {**WALK, "task": "low light", "strategy": "SM-Res", "split": 0.5}
+    explorer = Explorer(partial(explore.walk, now), explore.controls(given), explore.PRESETS,
+                        view=explore.view, display=["split"])  # fmt: skip
+    own = Explorer(partial(explore.own_photo, now), explore.own_controls(now, 0), explore.OWN_PRESETS,
+                   view=explore.own_view, display=["split"], save=partial(explore.own_full, now))  # fmt: skip
+    for each in (explorer, own):
+        assert all(each.picture(**preset).ndim == 3 for preset in each.presets.values())
+    mine, chosen = photo(90, 60), {"strategy": "SM-Res", "weather": "it is dark already"}
+    assert own.picture(photo=mine).shape[1] == 480
+    full = own.saved(photo=mine, **chosen)
+    assert full.shape == (60, 90, 3) and np.array_equal(full, own.saved(photo=mine, **chosen, split=0.0))
+    assert own.saved(photo=mine, **chosen | {"weather": "darken it"}).shape == (64, 96, 3)  # darkened as it is shown
+    with pytest.raises(ReproError, match="regression is not there for an image at its own size"):
+        own.saved(photo=mine, strategy="regression")

@@ -1,13 +1,16 @@
-"""pyproject.toml (ranges), constraints.txt (pins), environment.yml and the Makefile say the same."""
+"""Pins, ranges, conda, make and the first cell of the notebooks."""
 
 import glob
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -15,6 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import repro
+from repro.errors import ReproError
+from repro.ui.setup import PROTECTED, first_cell, install_missing, requirement_name, start
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -126,3 +131,117 @@ class TestMake:
         done = run_make(fresh, "install", f"PYTHON={fake_python(fresh / 'bin', venv)}")
         assert done.returncode != 0 and "making it again" in done.stdout and "its venv module is needed" in done.stderr
         assert not (fresh / ".venv").exists()
+
+
+# git and pip: both write down what they are called with; git copies the release, pip may fail
+PROGRAM = """#!{python}
+import json, os, pathlib, shutil, sys
+name, arguments = "{name}", sys.argv[1:]
+pins = [pathlib.Path(a).read_text() for flag, a in zip(arguments, arguments[1:]) if flag == "--constraint"]
+with open(os.environ["LOG"], "a") as log:
+    log.write(json.dumps([name, *arguments, *pins]) + "\\n")
+if name == "git":
+    shutil.copytree(os.environ["RELEASE"], arguments[-1])
+elif os.environ.get("PIP_FAILS"):
+    sys.exit("ERROR: no matching distribution")
+"""
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """A machine that looks like Colab: `run(cell)` gives the finished process and the list of logged commands."""
+    release, stubs, programs, content = (tmp_path / n for n in ("release", "stubs", "programs", "content"))
+    for folder in (release, stubs / "google/colab", stubs / "pip", programs, content):
+        folder.mkdir(parents=True)
+    package = release / "repro"
+    shutil.copytree(ROOT / "repro/ui", package / "ui", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(ROOT / "repro" / name, package / name)
+    (release / "pyproject.toml").write_text(
+        '[project]\nname = "repro-diffusion-stub"\n'
+        'dependencies = ["torch>=2", "numpy>=999", "ipywidgets>=7.7", "not-here-yet[image]>=1.5,<2", "nor-this"]\n'
+    )
+    for module in ("google/colab", "pip"):
+        (stubs / module / "__init__.py").touch()
+    for name, path in {"pip": stubs / "pip/__main__.py", "git": programs / "git"}.items():
+        path.write_text(PROGRAM.format(python=sys.executable, name=name))
+        path.chmod(0o755)
+    log = tmp_path / "log"
+
+    def run(cell: str, **environment: str):
+        # the clone, not this checkout, has to be what is imported
+        code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n{cell}\n"
+        env = {**os.environ, "LOG": str(log), "RELEASE": str(release), "PYTHONPATH": str(stubs), **environment}
+        env["PATH"] = f"{programs}{os.pathsep}{env['PATH']}"
+        log.unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=content, env=env, capture_output=True, text=True)
+        lines = log.read_text().splitlines() if log.exists() else []
+        return done, [json.loads(line) for line in lines]
+
+    run.content = content
+    return run
+
+
+AFTER = "\nimport os, repro; print(repro.__file__, os.environ.get('REPRO_HOME'))"
+
+
+def test_in_colab_the_tagged_release_and_only_what_is_missing(colab):
+    done, commands = colab("import google.colab\n" + first_cell(ROOT) + AFTER)
+    assert done.returncode == 0, done.stderr
+    home = colab.content / "repro-diffusion"
+    git, missing, editable = commands
+    address = "https://github.com/OWNER/repro-diffusion"
+    assert git == ["git", "clone", "--depth=1", "--branch=v0.1.0", address, str(home)]
+    assert missing[:4] == ["pip", "install", "--quiet", "--constraint"]
+    assert missing[5:-1] == ["not-here-yet[image]>=1.5,<2", "nor-this"]
+    assert all(f"{name}==" in missing[-1] for name in PROTECTED)
+    assert editable == ["pip", "install", "--quiet", "--no-deps", "--editable", str(home)]
+    for command in commands:
+        assert not any(requirement_name(word) in PROTECTED for word in command[1:-1] if word[0].isalpha())
+    assert done.stdout.splitlines()[-1] == f"{home / 'repro/__init__.py'} {home}"
+
+
+def test_run_again_it_does_not_clone_again_and_finishes_what_was_stopped(colab):
+    cell = "import google.colab\n" + first_cell(ROOT)
+    done, commands = colab(cell, PIP_FAILS="1")
+    assert done.returncode != 0
+    assert "pip install stopped with status 1: ERROR: no matching distribution" in done.stderr
+    done, commands = colab(cell + AFTER)
+    assert done.returncode == 0, done.stderr
+    assert [command[0] for command in commands] == ["pip", "pip"]
+
+
+def test_outside_colab_nothing_is_installed_and_a_missing_package_is_named(colab):
+    done, commands = colab(f"sys.path.insert(0, {str(ROOT)!r})\n" + first_cell(ROOT))
+    assert (done.returncode, commands, done.stdout) == (0, [], ""), done.stderr
+    # -S would take the site-packages away; hiding the package by name is enough
+    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'repro' else f(n)\n"
+    done, commands = colab(hide + first_cell(ROOT))
+    assert done.returncode != 0 and commands == []
+    assert "this kernel lacks repro: see the README of https://github.com/OWNER/repro-diffusion" in done.stderr
+
+
+def test_of_what_colab_lacks_front_ends_are_left_out_and_torch_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "torch"\ndependencies = ["nowhere>=4", "numpy"]\n')
+    monkeypatch.setenv("REPRO_HOME", "")
+    with monkeypatch.context() as patch:
+        patch.setattr("repro.ui.setup.FRONT_ENDS", ("nowhere",))
+        install_missing(tmp_path)  # nothing is missing, so that pip is not called
+    assert capsys.readouterr().out == "" and os.environ["REPRO_HOME"] == str(tmp_path)
+    monkeypatch.setattr("repro.ui.setup.PROTECTED", ("nowhere",))
+    with pytest.raises(ReproError, match="this runtime lacks nowhere"):
+        install_missing(tmp_path)
+
+
+def test_start_states_device_profile_time_and_versions(capsys):
+    minutes = {"smoke": 0.2, "small": 2.0, "paper": 600}
+    start("small", minutes, "01_ddpm_basics")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("01_ddpm_basics · profile small · ") and first.endswith(" · about 2 min")
+    assert ("CPU" in first) != torch.cuda.is_available()
+    assert f"Python {sys.version.split()[0]} · torch " in second and "ipywidgets " in second
+    for profile, words in {"smoke": "about 12 s", "paper": "about 10 h"}.items():
+        start(profile, minutes, "n")
+        assert capsys.readouterr().out.splitlines()[0].endswith(words)
+    with pytest.raises(ReproError, match="profile 'smal' found, smoke, small, paper is accepted"):
+        start("smal", minutes, "01_ddpm_basics")

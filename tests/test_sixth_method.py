@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiny import clone
+
 REPRO = Path(__file__).resolve().parents[1] / "repro"
 
 TOY = {
@@ -94,8 +96,7 @@ print(lesson.tables(lesson.recheck().verified)["toy_mean"].to_markdown())
 def test_a_toy_is_trained_recorded_tabled_judged_and_listed(tmp_path):
     """In a clone that links to this one: only the toy is added, and its name to ROOMS."""
     package = tmp_path / "repro"
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
+    clone(tmp_path)
     (package / "engine").mkdir(parents=True)
     for path in (*REPRO.iterdir(), *(REPRO / "engine").glob("*.py")):
         if path.name not in ("engine", "records.py", "__pycache__"):

@@ -1,6 +1,8 @@
-"""A real but tiny training: a two-level U-Net learning noise on eight-by-eight images."""
+"""Empty clones, networks that say something, and a real but tiny training: noise on eight-by-eight images."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +45,18 @@ def tiny_net(seed: int = 0) -> UNet:
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
     return all(k == m and torch.equal(v, w) for (k, v), (m, w) in pairs)
+
+
+def shaken(net: nn.Module, scale: float = 0.1) -> nn.Module:
+    """The network with every weight moved away from zero, where a fresh one hides mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data = p.data + scale * torch.randn(p.shape, generator=generator)
+    return net.eval().requires_grad_(False)
+
+
+def clone(folder: Path) -> Path:
+    """That folder as an empty clone, in which everything generated goes its own way."""
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copy(Path(__file__).resolve().parents[1] / "pyproject.toml", folder)
+    return folder

@@ -1,7 +1,5 @@
 """Notebook 02's networks in small, of the same classes, with weights that say something."""
 
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +8,8 @@ from repro.ddpm.schedules import by_name
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor
-from repro.editing.study.experiments import SMOKE, VARIANTS, autoencoder_name, name_of, network_of
-from repro.editing.study.pix2pix import Pix2PixGenerator
+from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import EditingVector
-from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
 
 PREDICTION = "v_prediction"
@@ -59,15 +55,3 @@ def pictures(count: int, *size: int, purpose: str = "picture") -> torch.Tensor:
     noise = KeyedNoise(0, range(count), purpose)
     slope = torch.linspace(0, 1, width).expand(height, width) * noise.uniform((3, 1, 1))
     return 0.7 * slope + 0.3 * noise.uniform((3, height, width), step=1)
-
-
-def fill(home: Path, missing: Collection[str] = ()) -> None:
-    """Every network of notebook 02 that ships, in `home`/checkpoints, but the variants `missing`."""
-    made = {v: tiny_network(i, **network_of(SMOKE, v)) for i, v in enumerate(VARIANTS) if VARIANTS[v].ships}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made["pix2pix"] = Pix2PixGenerator(widths=SMOKE.pix2pix["widths"])
-    named = {autoencoder_name("smoke"): tiny_autoencoder()}
-    named |= {name_of(v, 0, "smoke"): network for v, network in made.items() if v not in missing}
-    for name, network in named.items():
-        save_checkpoint(home / "checkpoints" / name, network, {"images": 0})

@@ -1,14 +1,17 @@
-"""The committed tables are what the grids make of the committed records; grids name exactly what is recorded."""
+"""Of every study: committed tables are made of committed records, claims and grids fit together, exercises judge."""
 
+import importlib
 import re
 
 import pytest
 
 from repro import paths
 from repro.engine import grid, records
+from repro.engine.claims import Selector, load_ledger
 from repro.engine.evaluation import verified
 from repro.engine.records import ROOMS
 from repro.engine.registry import experiments
+from repro.errors import ReproError
 
 STUDIES = [room for room in ROOMS if paths.room_file(room, "grid.toml").exists() and records.load(room)]
 
@@ -37,3 +40,36 @@ def test_every_record_is_a_cell_of_the_grid_and_every_cell_is_recorded(room):
     named = [(n, c) for n, c in named if c.get("task") in tasks and any(alike[n].fullmatch(e) for e in begun)]
     assert [f"{n} {c}" for n, c in named if not any(alike[n].fullmatch(e) and c == k for e, k in kept)] == []
     assert [f"{e} {k}" for e, k in kept if not any(alike[n].fullmatch(e) and c == k for n, c in named)] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
+    cells = grid.cells(grid.load(room))
+    comparisons = [part for claim in load_ledger(room) for part in claim.parts]
+    assert comparisons
+    for part in comparisons:
+        for side in (side for side in (part.left, part.right) if isinstance(side, Selector)):
+            seeds = {side.experiment, re.sub(r"-s0$", "-s*", side.experiment), re.sub(r"-s\*$", "-s0", side.experiment)}
+            found = {str(c) for e, c in cells if e in seeds and side.cell.items() <= c.items()}
+            assert len(found) == 1, (part.name, str(side))
+
+
+def test_no_id_of_a_claim_stands_twice():
+    ids = [claim.id for room in ROOMS for claim in load_ledger(room)]
+    assert len(ids) == len(set(ids))
+
+
+EXERCISES = {"ddpm": "play", "editing": "exercises", "rddm": "lesson", "ucdir": "play", "adir": "play"}
+
+
+@pytest.mark.parametrize("room", EXERCISES)
+def test_exercises_know_wrong_answers(room, capsys):
+    """The right ones stand in the notebooks, whose tests count them."""
+    lesson = importlib.import_module(f"repro.{room}.study.{EXERCISES[room]}")
+    for name in lesson.EXERCISES:
+        for answer in (None, lambda *given: given[0], -7.0):
+            lesson.check(name, answer)
+        waiting, *wrong = capsys.readouterr().out.splitlines()
+        assert "waiting" in waiting and len(wrong) == 2 and all("not yet" in line for line in wrong), name
+    with pytest.raises(ReproError, match="no exercise 'halves'"):
+        lesson.check("halves", 1)
