@@ -227,7 +227,7 @@ LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
 )
 def _kernels(name: str) -> dict[str, Arm]:
     """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
-    from repro.ucdir.kernels import AdaptiveKernels
+    from repro.ucdir.network import AdaptiveKernels
 
     def arm(layer: nn.Module, channels: int, side: int, adaptive: bool) -> Arm:
         noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
@@ -252,8 +252,7 @@ SPLIT = {"512 × 512, 12 times": (512, 512, 12), "2048 × 1536": (2048, 1536, 1)
 def _splitting(name: str) -> dict[str, Arm]:
     """One diffusion step with its first estimate, split into tiles: twelve small images, and a large one."""
     from repro.ucdir.model import UCDIR
-    from repro.ucdir.patches import Tiles
-    from repro.ucdir.pipeline import restore
+    from repro.ucdir.pipeline import Tiles, restore
     from repro.ucdir.study.experiments import network_of
 
     network = _seeded(lambda: UCDIR(**network_of("jpeg", "long", name)))

@@ -9,10 +9,8 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
 from repro.metrics.lpips import lpips
-from repro.ucdir.kernels import BASES, CONDITIONING, AdaptiveKernels
-from repro.ucdir.loss import Learning, RestorationTask, training_loss
-from repro.ucdir.model import UCDIR
-from repro.ucdir.network import GUIDANCE, NORMS, statistics
+from repro.ucdir.model import UCDIR, Learning, RestorationTask, training_loss
+from repro.ucdir.network import BASES, CONDITIONING, GUIDANCE, NORMS, AdaptiveKernels, statistics
 from repro.ucdir.noise import TRAINING
 
 TINY = dict(
@@ -63,7 +61,7 @@ def test_grouped_bases_equal_the_fused_kernel_of_every_position_value_and_gradie
     emb = emb[:, 0, 0, :4].contiguous().requires_grad_()
     x.requires_grad_(), guide.requires_grad_()
     leaves = [x, guide, emb, *layer.parameters()]
-    both = layer(x, emb, guide), fused(x, layer.maps(emb, guide), layer.bases.weight, layer.bases.bias)
+    both = layer(x, emb, guide), fused(x, layer.condition(emb, guide), layer.bases.weight, layer.bases.bias)
     assert torch.allclose(*both, atol=1e-12)
     toward = torch.randn_like(x)
     for a, b in zip(*(torch.autograd.grad(out, leaves, toward) for out in both), strict=True):

@@ -5,8 +5,8 @@
 
 All are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv, the ledgers and the weights
 that ship. `make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part
-in the image, every method at work on one row, with a module `overview` (in `repro/<room>/study` or beside the
-method): `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one size.
+in the image, every method at work on one row, with a module `overview`, or in `figures` (in `repro/<room>/study`):
+`TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one size.
 """
 
 import csv
@@ -41,7 +41,8 @@ def picture() -> np.ndarray:
 
     width = COLUMNS * (WIDTH + GAP) - GAP
     rows = []
-    for module in filter(None, (study_module(room, "overview") for room in ROOMS)):
+    modules = [study_module(room, name) for room in ROOMS for name in ("overview", "figures")]
+    for module in (m for m in modules if hasattr(m, "NEEDS")):
         if not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
             continue
         tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}

@@ -1,12 +1,11 @@
 """A degraded image in, a restored one out: the plain function, and the same as a diffusers pipeline."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -15,19 +14,59 @@ from torch import Tensor
 from repro.data.images import ImageSource, read_image, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
-from repro.ucdir.kernels import BASES
+from repro.nn.padding import pad_to_multiple, tile_starts, unpad
 from repro.ucdir.model import UCDIR
-from repro.ucdir.network import statistics
+from repro.ucdir.network import BASES, statistics
 from repro.ucdir.noise import TRAINING, Noise, Step, linear_levels, sample
-from repro.ucdir.patches import Tiles, by_tiles
 
 SHIPPED = "ucdir-{task}-use-s0"  # the networks for use
-WIDE = Tiles(1024, 128)  # the predictor's tiles
 WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"
 # How the networks for use sample, chosen on validation photographs: more noise adds blotches.
 STEPS, START = 5, 0.97
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Square tiles of `size` pixels, of which `margin` pixels a side are dropped, except at the image's border."""
+
+    size: int = 256
+    margin: int = 32
+
+    def __post_init__(self) -> None:
+        if self.margin < 0 or self.size <= 2 * self.margin:
+            raise ReproError(f"tiles: a margin lies between 0 and half the tile: got {self}")
+
+    def along(self, length: int) -> list[tuple[int, int, int]]:
+        """(first pixel of the tile, first and last + 1 of those kept) along an axis; what is kept covers it once."""
+        starts = tile_starts(length, self.size, self.size - 2 * self.margin)
+        ends = [s + self.size - self.margin for s in starts[:-1]] + [length]
+        return list(zip(starts, [0, *ends[:-1]], ends, strict=True))
+
+
+def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles | None, stride: int) -> Tensor:
+    """`fn(*images)` (B, 3, H, W), computed tile by tile; None computes it in one piece.
+
+    The image is first padded to the network's stride, of which size and margin must be multiples. With a margin as
+    wide as the network's receptive field (and no statistics over the tile) the result is that of one piece.
+    """
+    size = images[0].shape[-2:]
+    if tiles is None or max(size) <= tiles.size:
+        return fn(*images)
+    if tiles.size % stride or tiles.margin % stride:
+        raise ReproError(f"tiles: size and margin must be multiples of the network's stride of {stride}: got {tiles}")
+    padded = [pad_to_multiple(x, stride)[0] for x in images]
+    out = torch.empty_like(padded[0])
+    places = itertools.product(tiles.along(out.shape[-2]), tiles.along(out.shape[-1]))
+    for (top, row, row_end), (left, col, col_end) in places:
+        rows, cols = slice(top, top + tiles.size), slice(left, left + tiles.size)
+        part = fn(*(x[..., rows, cols] for x in padded))
+        out[..., row:row_end, col:col_end] = part[..., row - top : row_end - top, col - left : col_end - left]
+    return unpad(out, (size[0], size[1]))
+
+
+WIDE = Tiles(1024, 128)  # the predictor's tiles
 
 
 def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> dict[str, Tensor]:
@@ -127,7 +166,7 @@ class UCDIRPipeline(DiffusionPipeline):
         scalars(model, task)  # refuses a task that the network does not have
 
     @classmethod
-    def shipped(cls, task: str = "lowlight") -> UCDIRPipeline:
+    def shipped(cls, task: str = "lowlight") -> Self:
         """With the weights for use: lowlight, deblur (motion blur) or jpeg."""
         from repro.engine.checkpoint import load_checkpoint
 

@@ -68,8 +68,7 @@ def _rddm() -> Learner:
 
 def _ucdir() -> Learner:
     """The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength."""
-    from repro.ucdir.loss import Learning, training_loss
-    from repro.ucdir.model import UCDIR
+    from repro.ucdir.model import UCDIR, Learning, training_loss
     from repro.ucdir.pipeline import UCDIRPipeline
 
     learning = Learning(detach=True, pixel=1.0)

@@ -20,8 +20,7 @@ from repro.data.images import center_crop, resize
 from repro.engine.registry import Experiment
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
-from repro.ucdir.loss import Learning, RestorationTask
-from repro.ucdir.model import UCDIR
+from repro.ucdir.model import UCDIR, Learning, RestorationTask
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}

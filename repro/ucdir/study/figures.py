@@ -1,6 +1,7 @@
-"""The figures of notebook 04: schematic, kernel maps, galleries, splitting, the perception-distortion plane."""
+"""What notebook 04 shows: live images, figures, widgets as pure functions, exercises; and the README's row of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,97 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import center_crop, to_unit
+from repro.data import pack
+from repro.data.degradations import TASKS
+from repro.data.images import center_crop, resize, to_model, to_unit
+from repro.engine import exercises
+from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.exercises import like, near
 from repro.engine.records import Record, select
+from repro.engine.registry import in_profile
+from repro.engine.rng import KeyedNoise
+from repro.engine.study import Lesson
 from repro.metrics.pixel import psnr
-from repro.ucdir.kernels import AdaptiveKernels
+from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
-from repro.ucdir.network import statistics
-from repro.ucdir.patches import Tiles
+from repro.ucdir.network import AdaptiveKernels, statistics
+from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
 from repro.ui import photos
-from repro.ui.photos import Photos
+from repro.ui.controls import UploadedFile
+from repro.ui.photos import Photos, captioned
+from repro.ui.pictures import enlarge, to_uint8
 from repro.ui.plots import PALETTE, Plate, curve, style, tile
 from repro.ui.schematic import Schematic
+
+PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
+SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
+LESSONS: Mapping[str, Lesson] = {
+    "smoke": Lesson("ucdir", "04_ucdir", "smoke", 0.3, {"side": 64, "crop": 48, "steps": 3, "live": "smoke"}),
+    "small": Lesson("ucdir", "04_ucdir", "small", 1.5, SIZES),
+    "paper": Lesson("ucdir", "04_ucdir", "paper", 1.5, SIZES),
+}
+WORDS = {"low light": "lowlight", "motion blur": "deblur", "JPEG": "jpeg"}
+STARTS = {"pure noise": 0.0, "middle": 0.5, "last levels": pipeline.START}
+SAMPLERS = {"ancestral": "ancestral", "DDIM": "ddim", "DPM-Solver++": "dpm"}
+
+
+def net(now: Lesson, name: str) -> UCDIR | None:
+    """The network for use of a task, or the one of a small-profile name, in the profile whose networks run live; None
+    where it is not here."""
+    own = in_profile(SHIPPED.format(task=name) if name in WORDS.values() else name, now["live"])
+    return load_checkpoint(own) if trained(own) else None
+
+
+def stream(seed: int, name: str = "open") -> Callable[[str], KeyedNoise]:
+    """purpose -> the random numbers of one sample."""
+    return lambda purpose: KeyedNoise(seed, [name], purpose)
+
+
+def spoiled(clean: Tensor, task: str, strength: float, noises: Callable[[str], KeyedNoise]) -> Tensor:
+    """(1, 3, H, W) in [0, 1], degraded with a strength in [0, 1] as `repro.data.degradations` counts it."""
+    low, high = TASKS[task].accepts
+    value = max(low, min(high, round(100 - 100 * strength))) if task == "jpeg" else strength * high
+    return TASKS[task].degrade(clean, noises, **{TASKS[task].setting: value})[0]
+
+
+@lru_cache(maxsize=16)
+def pair(name: str, side: int, task: str, strength: float) -> tuple[Tensor, Tensor]:
+    """(clean, degraded) of a held-out photograph of that shorter side, each (1, 3, H, W) in [-1, 1]."""
+    clean = resize(pack.load(pack.picture(name)), side)[None]
+    return to_model(clean), to_model(spoiled(clean, task, strength, stream(0, name)))
+
+
+def estimate(model: UCDIR, degraded: Tensor, task: str) -> Tensor:
+    """The first estimate of (1, 3, H, W) images in [-1, 1]."""
+    return model.predictor(degraded, task=scalars(model, task).get("task")).clamp(-1, 1)
+
+
+def restored(model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any) -> Tensor:
+    """(1, 3, H, W) in [-1, 1], as the widgets and galleries draw it; the network does not know the strength."""
+    noise = stream(seed, "play")("sample")
+    return pipeline.restore(model, degraded, noise, steps=steps, sampler=sampler, **scalars(model, task), **settings)
+
+
+def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Input and results of the networks that are here for a held-out photograph, and the truth."""
+    truth, x = pair(name, now["side"], task, strength)
+    shown = {"input": x}
+    if (model := net(now, f"ucdir-{task}-regression-s0")) is not None:
+        shown["regression"] = model(x, **scalars(model, task))[0].clamp(-1, 1)
+    if (model := net(now, task)) is not None:
+        shown["first estimate"] = estimate(model, x, task)
+        shown["ours"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
+        shown["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
+    return shown, truth
+
+
+def credits() -> str:
+    """Who took the photographs shown."""
+    chosen = [pack.picture(name) for name in (PHOTO, SECOND)]
+    return "photographs: " + "; ".join(f"{p.id.split('/')[-1]} by {p.author} ({p.licence})" for p in chosen)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
@@ -42,20 +123,19 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
 
 
 @torch.no_grad()
-def kernel_maps(model: UCDIR, degraded: Tensor, level: float, scalars: Mapping[str, Tensor]) -> Photos:
+def kernel_maps(model: UCDIR, degraded: Tensor, level: float, given: Mapping[str, Tensor]) -> Photos:
     """Fig. 2: the maps M[b] of the first block on a photograph, with the guide; grey is a map's own mean."""
-    initial = model.predictor(degraded, task=scalars.get("task"))
+    initial, size = model.predictor(degraded, task=given.get("task")), degraded.shape[-2:]
     block = next(m for m in model.unet.modules() if isinstance(m, AdaptiveKernels))
-    emb = model.unet.embed(torch.tensor([level]), statistics(degraded), **scalars)
-    size = degraded.shape[-2:]
+    emb = model.unet.embed(torch.tensor([level]), statistics(degraded), **given)
     coarse = [-(-n // model.config.patch) for n in size]
-    M = block.maps(emb, F.interpolate(initial, size=coarse, mode="bilinear", align_corners=False))[0]  # (N, h, w)
+    M = block.condition(emb, F.interpolate(initial, size=coarse, mode="bilinear", align_corners=False))[0]  # (N, h, w)
     shown = {"guide": to_unit(initial)[0]}
     for b, m in enumerate(M):
         grey = (0.5 + 0.25 * (m - m.mean()) / m.std().clamp(min=1e-6)).clamp(0, 1)
         wide = F.interpolate(grey[None, None], size=size, mode="nearest")[0].expand(3, -1, -1)
         shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = wide
-    return Photos(photos.captioned(shown, 3))
+    return Photos(captioned(shown, 3))
 
 
 def scored(images: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
@@ -73,7 +153,7 @@ def gallery(rows: Mapping[str, tuple[Mapping[str, Tensor], Tensor]], crop: int) 
     for results, truth in rows.values():
         named = scored({**results, "truth": truth}, truth)
         cut = {words: center_crop(x, min(crop, *x.shape[-2:])) for words, x in named.items()}
-        lines.append(photos.captioned(cut, len(cut)))
+        lines.append(captioned(cut, len(cut)))
     return Photos(tile(lines, 1, gap=4))
 
 
@@ -82,16 +162,12 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
     size = next(iter(images.values())).shape[-2:]
     meets = [ends[1][1] if len(ends := tiles.along(n)) > 1 else n // 2 for n in size]
     top, left = (max(0, at - around // 2) for at in meets)
-    cut = {}
-    for words, image in images.items():
-        part = to_unit(image)[0, :, top : top + around, left : left + around]
-        cut[words] = part.repeat_interleave(3, 1).repeat_interleave(3, 2)
-    return Photos(photos.captioned(cut, len(cut)))
+    parts = {words: x[0, :, top : top + around, left : left + around] for words, x in images.items()}
+    return Photos(captioned({words: enlarge(to_uint8(to_unit(x)), 3) for words, x in parts.items()}, len(parts)))
 
 
 def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:
     """Where diffusion changes the predictor's estimate, and where that estimate was wrong; brighter = more."""
-
     images = {"input": degraded, "first estimate": initial, "restored": restored}
     shown = {words: to_unit(image)[0] for words, image in images.items()}
     for words, error in (
@@ -100,7 +176,7 @@ def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, 
         ("what is wrong after", clean - restored),
     ):
         shown[f"{words}, × {gain:g}"] = (error[0].abs().mean(dim=0) / 2 * gain).clamp(0, 1).expand(3, -1, -1)
-    return Photos(photos.captioned(shown, 3))
+    return Photos(captioned(shown, 3))
 
 
 def plane(
@@ -136,3 +212,94 @@ def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
     if not series:
         return photos.nothing("— no records of the samplers yet")
     return curve(at, series, xlabel="steps", ylabel="LPIPS", log_x=True)
+
+
+# --- widgets: each uint8 (H, W, 3) ------------------------------------------------------------------------------------
+
+
+def restore_view(
+    now: Lesson, task: str, strength: float, start: str, steps: int, sampler: str, seed: int
+) -> np.ndarray:
+    """Input, first estimate, result and truth of a held-out photograph at these settings."""
+    name = WORDS[task]
+    if (model := net(now, name)) is None:
+        return missing(task)
+    clean, degraded = pair(PHOTO, now["side"], name, strength)
+    shown = {"input": degraded, "first estimate": estimate(model, degraded, name)}
+    result = restored(model, degraded, name, steps, SAMPLERS[sampler], seed, start=STARTS[start])
+    return captioned(scored({**shown, f"restored, {steps} steps": result, "truth": clean}, clean), 2)
+
+
+def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed: int) -> np.ndarray:
+    """One photograph split inside or outside the step, beside the result in one piece."""
+    name, tiles = WORDS[task], Tiles(size, margin)  # refuses a margin that leaves nothing of the tile
+    if (model := net(now, name)) is None:
+        return missing(task)
+    clean, degraded = pair(SECOND, now["side"], name, 0.6)
+    way = {"tiles" if where == "inside the step" else "outside": tiles}
+    whole, split = (restored(model, degraded, name, 8, "ancestral", seed, **ways) for ways in ({}, way))
+    seam = ((split - whole).abs() * 4 - 1).clamp(-1, 1)
+    shown = {"in one piece": whole, f"split {where}": split, "difference × 4": seam, "truth": clean}
+    return captioned(scored(shown, clean), 2)
+
+
+def own_photo(
+    now: Lesson, photo: UploadedFile | None, task: str, strength: float, spoil: bool, start: str, steps: int, seed: int
+) -> np.ndarray:
+    """A reader's photograph (or one of ours), degraded first where asked for, and restored."""
+    name = WORDS[task]
+    if (model := net(now, name)) is None:
+        return missing(task)
+    image, words = photos.photograph(photo, now["side"], pack.load(pack.picture(SECOND)), "a held-out photograph")
+    given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
+    result = restored(model, to_model(given), name, steps, "ancestral", seed, start=STARTS[start])
+    return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
+
+
+def missing(task: str) -> np.ndarray:
+    """In place of a result, a sentence that says which network is not here."""
+    return photos.plaque(f"no weights for {task} here: repro train {SHIPPED.format(task=WORDS[task])} makes them")
+
+
+# --- exercises --------------------------------------------------------------------------------------------------------
+
+_GIVEN = (*exercises.tensors(2), 0.64)
+_BASES = exercises.tensors(1, ())[0], exercises.tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
+_JUDGES: Mapping[str, Callable[[], exercises.Judge]] = {
+    "noisy": partial(like, lambda r, eps, gamma: gamma**0.5 * r + (1 - gamma) ** 0.5 * eps, _GIVEN),
+    "clean": partial(like, lambda noisy, eps, gamma: (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5, _GIVEN),
+    "fused": partial(like, lambda M, W: (M[:, None, None] * W).sum(dim=0), _BASES),
+}
+_TILES = len(Tiles(128, 16).along(384)) * len(Tiles(128, 16).along(256))
+EXERCISES: dict[str, exercises.Exercise] = {
+    "noisy": ("the noisy residual at level gamma", _JUDGES["noisy"], "two roots, squares add up to one"),
+    "clean": ("the residual from the predicted noise", _JUDGES["clean"], "solve the first exercise for r"),
+    "fused": ("the kernel of one position", _JUDGES["fused"], "Eq. 2: a sum over the bases, weighted"),
+    "cost": ("how much N bases cost against one full convolution", near(1.0), "N groups: each costs 1/N"),
+    "budget": ("the sum of the betas of both published schedules", near(10.0, 0.3), "T times the mean beta"),
+    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", near(_TILES), "a new tile every 96 pixels"),
+}
+check = partial(exercises.check, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
+
+
+# --- the README's figure: a dark and a shaken photograph, restored by a network each ----------------------------------
+
+TITLE = "04 UCDIR: an initial estimate, and the residual that diffusion adds to it"
+SHOWN = (
+    ("lowlight", "photos/erase_red_panda", {"stops": 3.0}, "three stops too dark"),
+    ("deblur", "photos/farm_animals_sheep", {"length": 10.0}, "shaken"),
+)
+NEEDS = tuple(SHIPPED.format(task=task) for task, *_ in SHOWN)
+
+
+def tiles() -> dict[str, Tensor]:
+    """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
+    shown = {}
+    for task, photo, fixed, words in SHOWN:
+        clean = resize(pack.load(pack.picture(photo)), 256)[None]
+        given = TASKS[task].degrade(clean, stream(7, photo), **fixed)[0][0]
+        pipe = pipeline.UCDIRPipeline.shipped(task)
+        pipe.set_progress_bar_config(disable=True)
+        made = {f"input: {words}": given, "restored" + " " * len(shown): pipe(given, output_type="pt").images[0]}
+        shown |= {name: center_crop(resize(image, 192), (192, 256)) for name, image in made.items()}
+    return shown

@@ -27,8 +27,7 @@ from repro.metrics import protocols
 from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
-from repro.ucdir.patches import Tiles, seam_energy
-from repro.ucdir.pipeline import scalars
+from repro.ucdir.pipeline import Tiles, scalars
 from repro.ucdir.study.experiments import network_of, photographs, read, settings_of
 
 TEST_SEED = 7  # of the test images' degradations
@@ -191,3 +190,20 @@ def cost(variant: str) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             model.denoise(x, x, level, x, **scalars(model, "lowlight"))
     return {MACS: counter.get_total_flops() / 2, PARAMETERS: sum(p.numel() for p in model.unet.parameters())}
+
+
+def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
+    """How much rougher the error is across the lines where kept tiles meet than elsewhere; 1: no seam.
+
+    Mean absolute difference of the error (B, 3, H, W) between neighbours on both sides of a line, over the same mean on
+    the lines 5 pixels beside it, which lie in the same content.
+    """
+    error = image - truth
+    lines, beside = [], []
+    for axis in (-2, -1):
+        jump = error.diff(dim=axis).abs()
+        for _, first, _ in tiles.along(error.shape[axis])[1:]:
+            at = first - 1
+            lines.append(jump.narrow(axis, at, 1).mean())
+            beside += [jump.narrow(axis, at + d, 1).mean() for d in (-5, 5) if 0 <= at + d < jump.shape[axis]]
+    return (torch.stack(lines).mean() / torch.stack(beside).mean()).item()
