@@ -46,7 +46,9 @@ TOLERANCE = {
 SHIPPED_LORA = "lora"  # folder of the prior's checkpoint: the factors that the first-k check runs with,
 SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))  # sets and tasks of whose first image they are
 SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
-PROFILES: dict[str, dict[str, Any]] = SETTINGS["profile"]
+PROFILES: dict[str, dict[str, Any]] = {
+    name: {key: by[name] for key, by in SETTINGS["profile"].items()} for name in ("small", "smoke", "paper")
+}
 
 # Squares of scikit-image's textures at half size, (texture, row, column) of four by four: what is measured lies right
 # of what neighbours are taken from, and no pixel is in both.
