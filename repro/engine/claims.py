@@ -1,8 +1,8 @@
 """The claim ledger: what the papers claim, as inequalities over measured records, and verdicts that follow by rule.
 
 `repro/<room>/study/claims.toml` holds one `[[claim]]` per row, with `id`, `paper` (or one for all, on top), `text`,
-`evidence`, and either one comparison in the claim itself or several under `[[claim.part]]` (each with a `name`). A
-comparison is
+`evidence`, and either one comparison in the claim itself or several under `[[claim.part]]` (each with a `name`), of
+which the claim holds what they share. A comparison is
 
     rule = "greater" | "less" | "equal" | "exact" | "unmeasured"
     metric = "psnr-rgb"                                  # the protocol's name in the records
@@ -15,7 +15,7 @@ comparison is
     unit = "image"      # or "replicate": the values are repetitions of a set metric such as FID, not images
     reason = "..."      # unmeasured: why
 
-A part's `each` repeats it for every value, with names of a `[list]`, as in `repro.engine.grid`.
+A comparison's `each` repeats it for every value, with names of a `[list]`, as in `repro.engine.grid`.
 
 greater / less   d = left - right, paired over units: reproduced = its 95% interval excludes zero in the claimed
                  direction, weaker = right sign, interval includes zero, not reproduced = wrong sign.
@@ -121,8 +121,9 @@ def load_ledger(room: str) -> tuple[Claim, ...]:
         where = f"{path}, claim {entry.get('id')}"
         head = {"room": room} | ({"paper": content["paper"]} if "paper" in content else {})
         head |= {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
-        parts = list(expanded(content, entry.pop("part", ()))) or [entry]
-        if parts[0] is not entry and (entry or len({part.get("name") for part in parts}) < len(parts)):
+        given = entry.pop("part", [{}])
+        parts = list(expanded(content, [entry | part for part in given]))
+        if len({part.get("name") for part in parts}) < len(parts):
             raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")
         head["parts"] = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)
         claim = _made(Claim, head, where)
