@@ -7,8 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.adir import lora, prior, retrieval
-from repro.adir.adapt import Adaptation, adapt, loss
+from repro.adir import pipeline
+from repro.adir.adapt import (
+    NETWORK,
+    SCHEDULE,
+    Adaptation,
+    adapt,
+    factors_on,
+    fresh_factors,
+    load_factors,
+    loss,
+    save_factors,
+)
 from repro.adir.guidance import Guidance
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
@@ -19,7 +29,6 @@ from repro.errors import ReproError
 from repro.metrics.lpips import lpips
 from repro.nn.unet import UNet
 
-SCHEDULE = prior.SCHEDULE
 FAST = Adaptation(iterations=4, rank=2, batch=2)
 IMAGES = [KeyedNoise(0, [i], "image").uniform((3, 40, 48))[0] for i in range(3)]
 
@@ -47,17 +56,17 @@ def test_lora_is_pefts_formula(conv):
     x = KeyedNoise(0, range(2), "x").normal((6, 10) if isinstance(conv, nn.Conv1d) else (6, 10, 12))
     plain, call = conv(x), F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
     net = nn.Sequential(conv)
-    made = lora.fresh(net, rank=4)
+    made = fresh_factors(net, rank=4)
     down, up = made["0.down"], made["0.up"]
-    with lora.adapted(net, made, 8):
+    with factors_on(net, made, 8):
         torch.testing.assert_close(net(x), plain)  # up starts at zero
     nn.init.normal_(up)
     through = call(x, down, stride=conv.stride, padding=conv.padding)
     expected = plain + 2 * call(through, up.view(*up.shape, *[1] * (x.ndim - 2)))
-    with lora.adapted(net, made, 8):
+    with factors_on(net, made, 8):
         torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-4)
     assert float(down.detach().abs().max()) <= 1 / (6 * conv.kernel_size[0] ** (x.ndim - 2)) ** 0.5
-    assert len(lora.fresh(net, pointwise=False)) == (2 if max(conv.kernel_size) > 1 else 0)
+    assert len(fresh_factors(net, pointwise=False)) == (2 if max(conv.kernel_size) > 1 else 0)
 
 
 def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
@@ -68,7 +77,7 @@ def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
     assert [step.iteration for step in steps] == [1, 2, 3, 4]
     x, t = KeyedNoise(0, [0], "x").normal((3, 32, 32)), torch.tensor([300])
     plain = net(x, t).sample
-    with lora.adapted(net, steps[-1].factors):
+    with factors_on(net, steps[-1].factors):
         inside = net(x, t).sample
     assert same(weights(net), before)
     assert torch.equal(net(x, t).sample, plain)
@@ -76,21 +85,21 @@ def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
 
 
 def test_factors_live_in_a_small_file_and_fit_one_network_only(tmp_path):
-    net = UNet(**prior.NETWORK)
-    factors = {k: torch.randn_like(v) for k, v in lora.fresh(net).items()}
-    path = lora.save(tmp_path / "a.safetensors", factors, 8, "main")
+    net = UNet(**NETWORK)
+    factors = {k: torch.randn_like(v) for k, v in fresh_factors(net).items()}
+    path = save_factors(tmp_path / "a.safetensors", factors, 8, "main")
     assert path.stat().st_size < 400_000
-    found = lora.load(path)
+    found = load_factors(path)
     for name, kept in found.items():  # eight bits a number
         whole = factors[name].flatten(1)
         assert ((kept.flatten(1) - whole).abs() <= whole.abs().amax(dim=1, keepdim=True) / 253).all()
-    with lora.adapted(net, found):
+    with factors_on(net, found):
         pass
-    for wrong in (found, {k: v for k, v in lora.fresh(network()).items() if "down" in k}):
-        with pytest.raises(ReproError, match="LoRA of another network"), lora.adapted(network(), wrong):
+    for wrong in (found, {k: v for k, v in fresh_factors(network()).items() if "down" in k}):
+        with pytest.raises(ReproError, match="LoRA of another network"), factors_on(network(), wrong):
             pass
     with pytest.raises(ReproError, match="no LoRA file"):
-        lora.load(Path(__file__))
+        load_factors(Path(__file__))
 
 
 def test_the_loss_is_the_simple_one_and_lpips_of_the_clean_estimate():
@@ -137,7 +146,7 @@ def plain(images):
 
 
 def test_nearest_is_by_cosine():
-    index = retrieval.index_images({str(i): torch.rand(3, 8, 8) ** (i / 10) for i in range(40)}, plain)
+    index = pipeline.index_images({str(i): torch.rand(3, 8, 8) ** (i / 10) for i in range(40)}, plain)
     query = torch.rand(3, 8, 8)
     found = index.nearest(query, 12)
     vector = F.normalize(plain(query[None]), dim=1)
@@ -150,7 +159,7 @@ def test_nearest_is_by_cosine():
 def test_faiss_finds_what_brute_force_finds():
     vectors = F.normalize(KeyedNoise(0, range(1000), "v").normal((32,)), dim=1)
     images = dict.fromkeys(map(str, range(1000)), torch.zeros(3, 1, 1))
-    index = retrieval.Index(tuple(images), vectors, images.__getitem__)
+    index = pipeline.Index(tuple(images), vectors, images.__getitem__)
     exact, walked, shared = index.by_faiss("Flat"), index.by_faiss("HNSW32"), 0
     for query in KeyedNoise(1, range(20), "q").normal((32,)):
         expected, found = index.nearest(query, 10), exact.nearest(query, 10)
@@ -172,12 +181,12 @@ def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
         calls.append(len(images))
         return plain(images)
 
-    first, second = (retrieval.index_files(files, counting, cache) for _ in range(2))
+    first, second = (pipeline.index_files(files, counting, cache) for _ in range(2))
     assert calls == [1, 1, 1]
     assert [Path(p).name for p in (*first.names, *first.skipped)] == ["0.png", "1.png", "2.png", "bad.jpg"]
     assert torch.equal(first.vectors, second.vectors)
     with pytest.raises(ReproError, match="no readable image among 1 files"):
-        retrieval.index_files([tmp_path / "bad.jpg"], plain, cache)
+        pipeline.index_files([tmp_path / "bad.jpg"], plain, cache)
 
 
 # -- the pipeline
@@ -188,7 +197,7 @@ def test_the_pipeline_reconstructs_at_the_right_size_and_leaves_the_prior_alone(
     image = torch.rand(3, 32, 40)
     adir, before = ADIR(network()), weights(network())
     y, fast = degrade(image, task), {"steps": 3, "adaptation": FAST}
-    run = {**fast, "neighbours": retrieval.index_images({"a": IMAGES[0], "b": IMAGES[1]}, plain)}
+    run = {**fast, "neighbours": pipeline.index_images({"a": IMAGES[0], "b": IMAGES[1]}, plain)}
     found = adir(y, task, guidance=Guidance(), **run)
     assert "2 neighbours are used, 20 were asked for" in capsys.readouterr().out
     assert found.shape == image.shape

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from repro.adir import guidance, oracle
+from repro.adir import guidance
 from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
 from repro.ddpm.samplers import ancestral
@@ -121,9 +121,9 @@ def test_what_does_not_fit_is_refused():
 
 
 SCHEDULE = linear()
-SHAPE = oracle.SHAPE
+SHAPE = guidance.SHAPE
 PLAIN = Guidance(transpose="adjoint", limit=math.inf)
-DATA, HALVED = oracle.prior(), oracle.halved()
+DATA, HALVED = guidance.gaussian(), guidance.halved()
 IDENTITY = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
 
 
@@ -154,27 +154,27 @@ def test_the_step_of_algorithm_1_is_the_packages():
 
 def test_guidance_comes_near_the_exact_posterior_and_further_with_more_steps():
     y = HALVED.A(drawn((1, *SHAPE), 5) * 0.4)
-    mean, _ = oracle.posterior(DATA, HALVED, y)
-    found = [oracle.guided(DATA, HALVED, y, Guidance(transpose="adjoint"), steps)[0] for steps in (5, 20)]
+    mean, _ = guidance.posterior(DATA, HALVED, y)
+    found = [guidance.guided(DATA, HALVED, y, Guidance(transpose="adjoint"), steps)[0] for steps in (5, 20)]
     few, many = (float((each - mean).norm() / mean.norm()) for each in found)
     assert many < min(few, 0.25) and few < 1
-    nothing, _ = oracle.guided(DATA, HALVED, y, Guidance(scale=0), 20)
+    nothing, _ = guidance.guided(DATA, HALVED, y, Guidance(scale=0), 20)
     assert float(nothing.abs().max()) < 1e-6  # the prior's mean
 
 
 def test_the_oracles_measurement_does_not_depend_on_which_eigenvectors_were_found(monkeypatch):
-    y, other = oracle.measurement(3), oracle.prior()
+    y, other = guidance.measurement(3), guidance.gaussian()
     other.axes = -other.axes  # as good as the first ones
-    monkeypatch.setattr(oracle, "prior", lambda: other)
-    assert torch.equal(oracle.measurement(3), y)
-    drawn_y = torch.cat([oracle.measurement(seed) for seed in range(2000)]).flatten(1).double()
-    A = HALVED.A(torch.eye(oracle.D).reshape(oracle.D, *SHAPE)).reshape(oracle.D, -1).T.double()
+    monkeypatch.setattr(guidance, "gaussian", lambda: other)
+    assert torch.equal(guidance.measurement(3), y)
+    drawn_y = torch.cat([guidance.measurement(seed) for seed in range(2000)]).flatten(1).double()
+    A = HALVED.A(torch.eye(guidance.D).reshape(guidance.D, *SHAPE)).reshape(guidance.D, -1).T.double()
     torch.testing.assert_close(drawn_y.T @ drawn_y / 2000, A @ DATA.covariance @ A.T, atol=0.02, rtol=0)
 
 
 def test_without_the_limit_few_steps_diverge():
     y = drawn((1, *SHAPE), 6) * 0.4
-    held, wild = (oracle.guided(DATA, IDENTITY, y, Guidance(limit=limit), 10)[0] for limit in (0.5, math.inf))
+    held, wild = (guidance.guided(DATA, IDENTITY, y, Guidance(limit=limit), 10)[0] for limit in (0.5, math.inf))
     assert float((held - y.flatten()).abs().max()) < 0.5
     assert float(wild.abs().max()) > 100
 
@@ -212,7 +212,7 @@ def test_ddrm_without_noise_keeps_the_measurement_and_fills_the_rest_from_the_pr
     y = HALVED.A(x).expand(256, -1, -1, -1)
     *_, (found, _) = guidance.ddrm(DATA.model(), y, HALVED, SCHEDULE, noises(range(256)), steps=50)
     torch.testing.assert_close(HALVED.A(found), y, atol=1e-4, rtol=1e-3)
-    mean, _ = oracle.posterior(DATA, HALVED, y[:1])
+    mean, _ = guidance.posterior(DATA, HALVED, y[:1])
     assert float((found.mean(dim=0).flatten() - mean).norm()) < 0.35 * float(x.norm())
 
 

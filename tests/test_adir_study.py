@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.adir import lora, operators, oracle, retrieval
-from repro.adir.adapt import Adaptation
-from repro.adir.guidance import Guidance
+from repro.adir import operators, pipeline
+from repro.adir.adapt import Adaptation, factors_on
+from repro.adir.guidance import Guidance, distance
 from repro.adir.study import measure as m
 from repro.adir.study import paper
 from repro.adir.study.experiments import SMOKE, TINY
@@ -37,8 +37,8 @@ def scratch(home, monkeypatch):
     save_checkpoint(home / "checkpoints" / SMOKE, network, {})
     # ten of the pack's gallery, embedded by mean colours: the real embedding has tests of its own
     images = {p.id: m.pack.load(p) for p in m.pack.photos("gallery", kind=None)[:10]}
-    index = m.retrieval.index_images(images, colours)
-    monkeypatch.setattr(m.retrieval, "gallery", lambda: index)
+    index = m.pipeline.index_images(images, colours)
+    monkeypatch.setattr(m.pipeline, "gallery", lambda: index)
     cached = (m.index, m.private)
     for each in cached:
         each.cache_clear()
@@ -107,7 +107,7 @@ def test_baselines_and_retrieval_need_no_network(scratch):
         assert m.measure(name, {"set": "photos", "task": "sr8"}, 1, "smoke")[m.PSNR][0] > 5
     assert m.measure("retrieval-efficientnet", {"blur": 3}, 1, "smoke")[m.OVERLAP] == [0.5]  # all ten, of twenty
     errors = m.measure("oracle-posterior", {"setting": "default", "steps": 5}, 1, "smoke")
-    assert errors[m.MEAN_ERROR][0] == pytest.approx(oracle.distance(Guidance(), 5)[0])
+    assert errors[m.MEAN_ERROR][0] == pytest.approx(distance(Guidance(), 5)[0])
 
 
 ADM = {
@@ -243,7 +243,7 @@ def test_latent_networks_adapt_and_are_left_as_they_were(inpaint):
     assert sum(losses[-8:]) < sum(losses[:8])
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert not any(isinstance(m, nn.Linear) and f"{n}.up" in factors for n, m in pipe.unet.named_modules())
-    with lora.adapted(pipe.unet, factors):
+    with factors_on(pipe.unet, factors):
         assert any(not torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
 
 
@@ -257,7 +257,7 @@ def test_clip_embeds_images_and_prompts_for_retrieval():
     model = open_clip.CLIP(16, vision, text)
     image, prompt = paper.clip(model=model)
     pictures = [torch.rand(3, 32, 32) * shade for shade in (0.2, 0.6, 1.0)]
-    index = retrieval.index_images(dict(zip("abc", pictures, strict=True)), image)
+    index = pipeline.index_images(dict(zip("abc", pictures, strict=True)), image)
     preprocess = open_clip.image_transform(32, is_train=False).transforms[-1]
     with torch.no_grad():
         theirs = F.normalize(model.eval().encode_image(torch.stack([preprocess(p) for p in pictures])), dim=1)

@@ -1,31 +1,152 @@
-"""Adaptation: a few hundred steps of low-rank training on the measurement itself or on its neighbours.
+"""The prior, and its adaptation: a few hundred steps of low-rank training on the measurement itself or its neighbours.
+
+The prior is a pixel-space DDPM with a learned variance, trained on crops of photographs at several scales: Ho et al.,
+"Denoising Diffusion Probabilistic Models", algorithm 1, with the hybrid loss of Nichol and Dhariwal, "Improved
+Denoising Diffusion Probabilistic Models", eq. 16; the small sister of guided-diffusion's unconditional model.
 
 ADIR, eq. 18 (on y) and eq. 20 (on K retrieved images): the simple loss of DDPM plus 0.1 times LPIPS of the clean
 estimate, Adam at 1e-4, batches of 6 random crops that share one timestep (Table 1 and section 4). The paper does not
 say what LPIPS compares, nor at which noise levels: here the clean estimate, cut to [-1, 1], with the clean crop.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from repro.adir import lora, prior
-from repro.adir.prior import SIZE
+from repro.data import crops, pack
+from repro.data.images import resize, to_model
 from repro.ddpm import losses, process
-from repro.ddpm.schedules import Schedule
+from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
 from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 
+PRIOR = "adir-prior-main-s0"  # of the network that ships
+SCHEDULE = by_name("linear", T=1000, beta_1=1e-4, beta_T=0.02)  # of DDPM and of guided-diffusion
+SIZE = 64  # side of the crops, in pixels
+SCALES = (64, 80, 96, 128, 160, 192)  # a photograph's shorter side before it is cut
+NETWORK = {  # of `repro.nn.unet.UNet`; it predicts noise and variance
+    "in_channels": 3, "out_channels": 6, "base_channels": 32, "channel_mults": (1, 2, 2), "blocks": 1,
+    "attention_levels": (2,), "heads": 4, "patch": 2, "input_skip": True, "sample_size": SIZE,
+}  # fmt: skip
 SAVE_EVERY = 20  # iterations between two states of an adaptation that may be interrupted
+
+
+def sizes(image: Tensor) -> list[Tensor]:
+    """The sizes of an image (3, H, W) in [0, 1] that crops are cut from; none is larger than the image."""
+    side = min(image.shape[-2:])
+    return [*(resize(image, s) for s in SCALES if s < side), *([image] if side <= max(SCALES) else [])]
+
+
+def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callable[[str], KeyedNoise]) -> Tensor:
+    """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each image, (3, H, W) in [0, 1]."""
+    chosen = [some[int(u * len(some))] for some, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
+    return to_model(crops.cut(chosen, side, noise("crop").uniform((3,)).cpu()))
+
+
+class PriorTask:
+    """Noise and variance of crops of the training split (photographs and thumbnails), each at a size of its own."""
+
+    def __init__(self) -> None:
+        chosen = pack.photos("train", kind=None)
+        self.ids, self.size = [p.id for p in chosen], len(chosen)
+        self.pictures = [sizes(pack.load(p)) for p in chosen]
+        self.settings = {"schedule": SCHEDULE.name, "crop": SIZE, "scales": list(SCALES), "learned variance": True}
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+        drawn = noise("noise")
+        x0 = cut_at_a_size([self.pictures[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
+        t = noise("time").integers(0, SCHEDULE.T)  # (B,) 0 .. T-1
+        return losses.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE).total
+
+
+# -- low-rank factors: W + (alpha / r) B A, without a trace on the network. Hu et al., "LoRA: Low-Rank Adaptation of
+# Large Language Models"; for a k x k convolution A is a k x k convolution to r channels and B a 1 x 1 convolution, as
+# the package peft has it. Factors are a plain dictionary, "<convolution>.down" (r, in, k, k) and "<convolution>.up"
+# (out, r).
+
+
+def fresh_factors(network: nn.Module, rank: int = 16, pointwise: bool = True, seed: int = 0) -> dict[str, nn.Parameter]:
+    """Factors to train of every convolution, or of those wider than 1 x 1; `up` is 0, so they change nothing yet."""
+    made = {}
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d) or not (pointwise or max(module.kernel_size) > 1):
+            continue
+        out, *rest = module.weight.shape
+        bound = 1 / math.sqrt(math.prod(rest))  # kaiming_uniform with a = sqrt(5), as nn.Conv2d and peft have it
+        down = KeyedNoise(seed, [name], "adir/lora").uniform((rank, *rest))[0] * 2 * bound - bound
+        made[f"{name}.down"] = nn.Parameter(down.to(module.weight))
+        made[f"{name}.up"] = nn.Parameter(module.weight.new_zeros(out, rank))
+    return made
+
+
+def adapted_weights(network: nn.Module, factors: Mapping[str, Tensor], alpha: float = 8) -> dict[str, Tensor]:
+    """The adapted weights, "<convolution>.weight": W + (alpha / r) up @ down. Refuses factors of another network."""
+    known, found = dict(network.named_modules()), {}
+    for name in sorted({key.rsplit(".", 1)[0] for key in factors}):
+        weight = getattr(known.get(name), "weight", torch.empty(0))
+        up, down = (factors.get(f"{name}.{k}", torch.empty(0)).to(weight) for k in ("up", "down"))
+        if (made := (len(up), *down.shape[1:])) != (needed := tuple(weight.shape)):
+            raise ReproError(f"LoRA of another network: its factors of {name!r} make {made}, {needed} is needed")
+        found[f"{name}.weight"] = weight + (alpha / up.shape[1]) * (up @ down.flatten(1)).view_as(weight)
+    return found
+
+
+@contextmanager
+def factors_on(network: nn.Module, factors: Mapping[str, Tensor], alpha: float = 8) -> Iterator[nn.Module]:
+    """The network with the factors on, inside the block; afterwards its weights are what they were, bit for bit.
+
+    The sums are made once, so the network runs at its own speed.
+    """
+    with torch.no_grad():
+        changed = adapted_weights(network, factors, alpha)
+    kept = {name: network.get_parameter(name).data for name in changed}
+    try:
+        for name, weight in changed.items():
+            network.get_parameter(name).data = weight
+        yield network
+    finally:
+        for name, weight in kept.items():
+            network.get_parameter(name).data = weight
+
+
+def save_factors(path: Path, factors: Mapping[str, Tensor], alpha: float, base: str) -> Path:
+    """Write factors as safetensors, `base` naming their network: eight bits a number (half of fp16, an error of 1/254
+    of a row's largest) and a scale a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scales = {k: v.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127 for k, v in factors.items()}
+    rounded = {k: (v / scales[k].view(-1, *[1] * (v.ndim - 1))).round().to(torch.int8) for k, v in factors.items()}
+    kept = rounded | {f"{k}.scale": v for k, v in scales.items()}
+    save_file(kept, path, metadata={"alpha": f"{alpha:g}", "base": base})
+    return path
+
+
+def load_factors(path: Path) -> dict[str, Tensor]:
+    """The factors of a file, in fp32."""
+    try:
+        kept = load_file(path)
+        names = [k for k in kept if not k.endswith(".scale")]
+        return {k: kept[k] * kept[f"{k}.scale"].view(-1, *[1] * (kept[k].ndim - 1)) for k in names}
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ReproError(f"{path}: no LoRA file can be read there ({error})") from error
+
+
+# -- adaptation
 
 
 @dataclass(frozen=True)
@@ -81,13 +202,13 @@ def adapt(
     With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar. Raises
     `ReproError` for a damaged state and a loss that is not finite.
     """
-    pictures, schedule, device = [prior.sizes(x) for x in images], prior.SCHEDULE, next(network.parameters()).device
+    pictures, schedule, device = [sizes(x) for x in images], SCHEDULE, next(network.parameters()).device
     side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn(("image", "scale", "crop", "noise", "time"), "adir/adapt", settings.batch, i, seed)
         chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
-        x0 = prior.cut_at_a_size(chosen, side, noise.__getitem__).to(device)  # (B, 3, side, side)
+        x0 = cut_at_a_size(chosen, side, noise.__getitem__).to(device)  # (B, 3, side, side)
         t = noise["time"].integers(0, schedule.T)[:1].expand(settings.batch)  # one for the whole batch
         eps = noise["noise"].normal(tuple(x0.shape[1:])).to(device)
         return loss(process.model_fn(model), x0, t.to(device), eps, schedule, settings)
@@ -120,13 +241,13 @@ def train(
         about: what the loss follows from; with `settings` and `seed` it names the file in the folder `state`.
     """
     network.requires_grad_(False)
-    factors = lora.fresh(network, settings.rank, settings.pointwise, seed)
+    factors = fresh_factors(network, settings.rank, settings.pointwise, seed)
     carried, optimizer = nn.ParameterList(factors.values()), torch.optim.Adam(factors.values(), lr=settings.lr)
     identity = {**(about or {}), "settings": asdict(settings), "seed": seed}
     file = state / f"{digest(identity)}.safetensors" if state else None
     done = load_state(file, identity, carried, nn.Module(), optimizer) if file else 0  # no average is kept
     for i in tqdm(range(done, settings.iterations), desc="adapting", leave=False, disable=not progress):
-        changed = lora.weights(network, factors, settings.alpha)
+        changed = adapted_weights(network, factors, settings.alpha)
         simple, similar = loss_of(lambda *args, now=changed, **named: functional_call(network, now, args, named), i)
         total = simple + settings.perceptual * similar
         optimizer.zero_grad(set_to_none=True)

@@ -123,8 +123,8 @@ def _shipped_ucdir(task: str) -> tuple[Run, str]:
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
-    from repro.adir.pipeline import ADAPT, ADIR, PRIOR
-    from repro.adir.retrieval import index_files
+    from repro.adir.adapt import PRIOR
+    from repro.adir.pipeline import ADAPT, ADIR, index_files
     from repro.data.flist import list_images
 
     if adapt not in ADAPT:
@@ -133,7 +133,7 @@ def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None 
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
     options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
-    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options).clamp(0, 1), PRIOR
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options), PRIOR
 
 
 def _run(pipe: Any) -> Run:

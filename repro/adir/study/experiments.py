@@ -3,19 +3,19 @@
 from dataclasses import replace
 from functools import partial
 
-from repro.adir import prior
+from repro.adir import adapt
 from repro.engine.registry import Experiment
 from repro.engine.train import Recipe
 from repro.nn.unet import UNet
 
 SMOKE = "adir-prior-smoke-main-s0"
-TINY = {**prior.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention_levels": (1,), "heads": 2}
+TINY = {**adapt.NETWORK, "base_channels": 8, "channel_mults": (1, 2), "attention_levels": (1,), "heads": 2}
 
 SMALL = Experiment(
-    name=prior.NAME, room="adir", task_name="prior", variant="main", data="photos", profile="small", seed=0,
+    name=adapt.PRIOR, room="adir", task_name="prior", variant="main", data="photos", profile="small", seed=0,
     recipe=Recipe(images=544_000, batch=64, lr=1e-3, warmup=12_800, ema=32_000, save_every=32_000),
     summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
-    ships=True, build=partial(UNet, **prior.NETWORK), task=prior.PriorTask,
+    ships=True, build=partial(UNet, **adapt.NETWORK), task=adapt.PriorTask,
 )  # fmt: skip
 FEW = {"recipe": Recipe(images=64, batch=16), "ships": False, "build": partial(UNet, **TINY)}
 EXPERIMENTS = (SMALL, replace(SMALL, name=SMOKE, profile="smoke", **FEW))  # type: ignore[arg-type]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.adir import guidance, lora, oracle, prior, retrieval
-from repro.adir.adapt import Adaptation, adapt
+from repro.adir import guidance, pipeline
+from repro.adir.adapt import SCHEDULE, Adaptation, adapt, factors_on, load_factors, save_factors
 from repro.adir.guidance import Guidance
 from repro.adir.operators import operator
-from repro.adir.pipeline import GUIDANCE
+from repro.adir.pipeline import GUIDANCE, Index, as_image
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
@@ -87,15 +87,15 @@ def squares(places: Iterable[tuple[str, int, int]], size: int) -> dict[str, Tens
 
 
 @lru_cache(maxsize=2)
-def index(which: str, profile: str = "small") -> retrieval.Index:
+def index(which: str, profile: str = "small") -> Index:
     """What neighbours are retrieved from: the gallery, and for textures also the squares `NEAR`."""
-    gallery = retrieval.gallery()
+    gallery = pipeline.gallery()
     if which not in SQUARES:
         return gallery
     near = squares(NEAR, PROFILES[profile]["size"])
-    vectors = torch.cat([retrieval.index_images(near, gallery.embedding).vectors, gallery.vectors])
+    vectors = torch.cat([pipeline.index_images(near, gallery.embedding).vectors, gallery.vectors])
     read = lambda name: near[name] if name in near else gallery.read(name)  # noqa: E731
-    return retrieval.Index((*near, *gallery.names), vectors, read, gallery.embedding)
+    return Index((*near, *gallery.names), vectors, read, gallery.embedding)
 
 
 def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor, Tensor]:
@@ -138,12 +138,12 @@ def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: 
     kept, file = paths.runs() / "adir" / "lora", f"{digest(about)}.safetensors"
     for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
         if (folder / file).exists():
-            return lora.load(folder / file)
-    near = [retrieval.as_image(y[i : i + 1], operator(chosen["assumed"], x.shape[-1]))[0]]
+            return load_factors(folder / file)
+    near = [as_image(y[i : i + 1], operator(chosen["assumed"], x.shape[-1]))[0]]
     if cell["adapt"] != "itself":
         near = index("unseen" if cell["set"] in SQUARES else "gallery", profile).nearest(near[0], chosen["k"]).images
     *_, last = adapt(network, near, chosen["adaptation"], crop=PROFILES[profile]["size"])
-    return lora.load(lora.save(kept / file, last.factors, chosen["adaptation"].alpha, experiment))
+    return load_factors(save_factors(kept / file, last.factors, chosen["adaptation"].alpha, experiment))
 
 
 def reconstruction(
@@ -153,7 +153,7 @@ def reconstruction(
     chosen = setting_of(cell, profile) | other
     size = images(cell["set"], profile)[1].shape[-1]
     op, noise = operator(chosen["assumed"], size), KeyedNoise(chosen["seed"], names, "adir/sample", DEVICE)
-    given = (model_fn(network), y.to(DEVICE), op, prior.SCHEDULE, noise)
+    given = (model_fn(network), y.to(DEVICE), op, SCHEDULE, noise)
     if cell["method"] == "ddrm":
         *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, chosen["steps"]))
         return x.cpu()
@@ -177,7 +177,7 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     for i, name in enumerate(names):
         # "foreign": ordinary photographs under the factors of the first texture, which shows what was forgotten
         adapted_as = (texture, 0) if cell["adapt"] == "foreign" else (cell, i)
-        with lora.adapted(network, factors_of(network, experiment, *adapted_as, profile)):
+        with factors_on(network, factors_of(network, experiment, *adapted_as, profile)):
             found.append(run(names=[name], y=y[i : i + 1]))
     return x, y, torch.cat(found)
 
@@ -192,7 +192,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     """metric -> values of a cell, one an image."""
     if experiment == "oracle-posterior":
         chosen = setting_of(cell)["guidance"]
-        errors = [oracle.distance(chosen, cell["steps"], seed) for seed in range(5)[:k]]
+        errors = [guidance.distance(chosen, cell["steps"], seed) for seed in range(5)[:k]]
         return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
     if experiment == "retrieval-efficientnet":
         return {OVERLAP: overlaps(f"box{cell['blur']}" if cell["blur"] > 0 else f"sr{-cell['blur']}", k, profile)}
@@ -205,7 +205,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     if k is None and len(x) > 2:
         from repro.metrics.distribution import paired_kid
 
-        found[KID] = paired_kid(retrieval.efficientnet(unit), retrieval.efficientnet(truth)).tolist()
+        found[KID] = paired_kid(pipeline.efficientnet(unit), pipeline.efficientnet(truth)).tolist()
     return found
 
 
@@ -213,7 +213,7 @@ def overlaps(task: str, k: int | None, profile: str, count: int = 20) -> list[fl
     """Share of the neighbours of x that are also neighbours of its measurement (A6)."""
     _, x, y = measured("photos", task, profile)
     near = partial(index("gallery", profile).nearest, k=count)
-    pairs = zip(to_unit(x[:k]), retrieval.as_image(y[:k], operator(task, x.shape[-1])), strict=True)
+    pairs = zip(to_unit(x[:k]), as_image(y[:k], operator(task, x.shape[-1])), strict=True)
     return [len({*near(clean).names} & {*near(seen).names}) / count for clean, seen in pairs]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
 from repro.adir.operators import Separable
-from repro.adir.retrieval import Embedding
+from repro.adir.pipeline import Embedding
 from repro.data import crops
 from repro.data.images import to_model
 from repro.errors import ReproError
@@ -86,7 +86,7 @@ def from_file(path: Path, config: Mapping[str, Any] = ADM) -> nn.Module:
 
 
 def clip(name: str = "ViT-B-32", pretrained: str | None = "openai", model: Any = None) -> tuple[Embedding, Embedding]:
-    """CLIP's encoders of images (B, 3, H, W) in [0, 1], as `repro.adir.retrieval` takes it, and of prompts, to (B, d).
+    """CLIP's encoders of images (B, 3, H, W) in [0, 1], as `repro.adir.pipeline` takes it, and of prompts, to (B, d).
 
     By the optional package open_clip_torch, which downloads the weights unless a `model` is given.
     """
