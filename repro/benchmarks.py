@@ -22,36 +22,15 @@ from torch.nn import functional as F
 
 from repro import paths
 from repro.engine.atomic import write_text
-from repro.engine.environment import environment
+from repro.engine.records import environment
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
 Arm = Callable[[], object]  # one block of work
 DDIM_STEPS, IMAGES = 50, 2048
 OVERHEAD = 1 / 1.05
+LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One comparison: `ratios` are (of, over, target, or None: for comparison)."""
-
-    summary: str
-    arms: Callable[[str], dict[str, Arm]]
-    ratios: tuple[tuple[str, str, float | None], ...]
-
-
-BENCHES: dict[str, Benchmark] = {}
-
-
-def _bench(summary: str, *ratios: tuple[str, str, float | None]) -> Callable[..., Any]:
-    """List the function below, which makes the arms in a profile, under its name."""
-
-    def listed(arms: Callable[[str], dict[str, Arm]]) -> Callable[[str], dict[str, Arm]]:
-        BENCHES[arms.__name__.strip("_")] = Benchmark(summary, arms, ratios)
-        return arms
-
-    return listed
 
 
 def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
@@ -74,22 +53,12 @@ def _ddpm(name: str) -> Any:
     return replace(config, network={**config.network, "out_channels": config.channels})
 
 
-def _steps(loop: Iterator[Any], count: int = 4) -> None:
-    for _ in range(count):
-        next(loop)
-
-
 @torch.no_grad()
 def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
     for _ in range(count):
         network(*inputs)
 
 
-@_bench(
-    "training steps, ours against diffusers' example loop",
-    ("ours, fp32", "diffusers", 1.0),
-    ("ours, defaults", "diffusers", 1.5),
-)
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
@@ -132,14 +101,9 @@ def _training(name: str) -> dict[str, Arm]:
                 yield loss.detach().item()  # logged at every step, as in ours
 
     loops = {"ours, fp32": ours("fp32"), "ours, defaults": ours("bf16"), "diffusers": diffusers()}
-    return {arm: partial(_steps, loop) for arm, loop in loops.items()}
+    return {arm: lambda loop=loop: [next(loop) for _ in range(4)] for arm, loop in loops.items()}
 
 
-@_bench(
-    f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
-    ("ours", "bare passes", OVERHEAD),
-    ("diffusers", "bare passes", None),
-)
 def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     """DDIM on one network and one start: bare passes, our sampler, diffusers' pipeline."""
     from diffusers import DDIMPipeline
@@ -162,7 +126,6 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     }
 
 
-@_bench("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", ("ours", "bare passes", OVERHEAD))
 def _restoration(name: str) -> dict[str, Arm]:
     from repro.rddm.samplers import Net
     from repro.rddm.study.experiments import build_network, learning_of, profile
@@ -176,11 +139,6 @@ def _restoration(name: str) -> dict[str, Arm]:
     }
 
 
-@_bench(
-    "four effects in one joint edit, over its bare passes and over four edits in sequence",
-    ("joint", "bare passes", OVERHEAD),
-    ("joint", "in sequence", None),
-)
 def _edit(name: str) -> dict[str, Arm]:
     from repro.ddpm.schedules import by_name
     from repro.ddpm.steps import spaced
@@ -193,7 +151,7 @@ def _edit(name: str) -> dict[str, Arm]:
 
     config = profile(name if name == "smoke" else "small")
     network, autoencoder = (
-        _seeded(partial(kind, **settings)).cpu().to(memory_format=torch.contiguous_format)
+        _seeded(partial(kind, **settings), sampled=False).eval().requires_grad_(False)
         for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
     )
     editor = Editor(network, autoencoder, by_name(**SCHEDULE), "v_prediction")
@@ -218,13 +176,6 @@ def _edit(name: str) -> dict[str, Arm]:
     }
 
 
-LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
-
-
-@_bench(
-    "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
-    *((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
-)
 def _kernels(name: str) -> dict[str, Arm]:
     """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.network import AdaptiveKernels
@@ -242,13 +193,6 @@ def _kernels(name: str) -> dict[str, Arm]:
     return arms
 
 
-SPLIT = {"512 × 512, 12 times": (512, 512, 12), "2048 × 1536": (2048, 1536, 1)}  # as many pixels
-
-
-@_bench(
-    "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
-    ("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),
-)
 def _splitting(name: str) -> dict[str, Arm]:
     """One diffusion step with its first estimate, split into tiles: twelve small images, and a large one."""
     from repro.ucdir.model import UCDIR
@@ -266,7 +210,49 @@ def _splitting(name: str) -> dict[str, Arm]:
         run = partial(restore, network, x, KeyedNoise(0, [0], "sample", DEVICE), steps=1, **scalars)
         return lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
 
-    return {words: arm(*size) for words, size in SPLIT.items()}
+    return {"512 × 512, 12 times": arm(512, 512, 12), "2048 × 1536": arm(2048, 1536, 1)}  # as many pixels
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One comparison: `arms` makes them in a profile; `ratios` are (of, over, target, or None: for comparison)."""
+
+    summary: str
+    arms: Callable[[str], dict[str, Arm]]
+    ratios: tuple[tuple[str, str, float | None], ...]
+
+
+_ours = ("ours", "bare passes", OVERHEAD)
+BENCHES = {
+    "training": Benchmark(
+        "training steps, ours against diffusers' example loop",
+        _training,
+        (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)),
+    ),
+    "sampler": Benchmark(
+        f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
+        _sampler,
+        (_ours, ("diffusers", "bare passes", None)),
+    ),
+    "restoration": Benchmark(
+        "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", _restoration, (_ours,)
+    ),
+    "edit": Benchmark(
+        "four effects in one joint edit, over its bare passes and over four edits in sequence",
+        _edit,
+        (("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None)),
+    ),
+    "kernels": Benchmark(
+        "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
+        _kernels,
+        tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
+    ),
+    "splitting": Benchmark(
+        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
+        _splitting,
+        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),),
+    ),
+}
 
 
 def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
@@ -296,17 +282,22 @@ def peak(run: Callable[[], object]) -> float | None:
 def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
     """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
     bench = BENCHES[name]
-    seconds = interleave(bench.arms(profile), rounds)
-    ratios = {}
+    seconds, ratios = interleave(bench.arms(profile), rounds), {}
     for of, over, least in bench.ratios:
         values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
         low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
-    about = {"bench": name, "summary": bench.summary, "profile": profile, "rounds": rounds}
-    about["seconds a block"] = {arm: statistics.median(times) for arm, times in seconds.items()}
-    about["MB a block"] = {arm: peak(run) for arm, run in bench.arms(profile).items()}
-    return about | {"ratios": ratios, "environment": environment()}
+    return {
+        "bench": name,
+        "summary": bench.summary,
+        "profile": profile,
+        "rounds": rounds,
+        "seconds a block": {arm: statistics.median(times) for arm, times in seconds.items()},
+        "MB a block": {arm: peak(run) for arm, run in bench.arms(profile).items()},
+        "ratios": ratios,
+        "environment": environment(),
+    }
 
 
 @dataclass(frozen=True)

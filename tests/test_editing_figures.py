@@ -37,7 +37,7 @@ def now(tmp_path_factory):
 
 
 def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
-    with pytest.raises(ReproError, match="profile is 'huge': accepted are smoke, small, paper"):
+    with pytest.raises(ReproError, match="profile 'huge' is unknown: choose one of smoke, small, paper"):
         lesson("huge")
     with pytest.raises(ReproError, match=f"no checkpoint {MISSING['02']}"):
         now.editor("single-sharpen")

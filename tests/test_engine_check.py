@@ -8,8 +8,7 @@ from test_engine_records import make
 
 from repro.engine import evaluation
 from repro.engine.commands import TablesCompare
-from repro.engine.compare import compare
-from repro.engine.evaluation import Tolerance
+from repro.engine.evaluation import Tolerance, compare
 from repro.errors import ReproError
 
 VALUES = {"psnr": [20.0, 21.0], "fid": 12.0}
@@ -48,7 +47,7 @@ def test_rows_are_measured_in_true_fp32_on_gpus_too(monkeypatch):
     """cuDNN's convolutions may otherwise round to TF32."""
     flag = lambda *_: {"tf32": float(torch.backends.cudnn.allow_tf32)}  # noqa: E731
     monkeypatch.setattr(evaluation, "study_module", lambda room, name: SimpleNamespace(measure=flag))
-    row = evaluation.Row("ddpm", "baseline-input", {}, 1, 1, "0" * 64, 0, "small", None, False)
+    row = evaluation.Row("ddpm", "baseline-input", {}, evaluation.Sample(1, 1, "0" * 64), 0, "small")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
         assert row.measure(1) == {"tf32": 0.0} and torch.backends.cudnn.allow_tf32
 
@@ -113,10 +112,9 @@ def folders(tmp_path):
         (("12.0", "nan"), ["DDIM / FID, ours: committed 12.0, regenerated nan (0.1 apart is allowed)"]),
         (("12.0", ""), ["DDIM / FID, ours: committed 12.0, regenerated nothing"]),
         (("12e4", "120000"), ["DDIM / FID, records: committed 12e4, regenerated 120000"]),
-        (("DDIM", "EDM"), ["DDIM / FID: committed the row, regenerated nothing",
-                           "EDM / FID: committed nothing, regenerated the row"]),
-        (("mark", "sign"), ["mark: committed the column, regenerated nothing",
-                            "sign: committed nothing, regenerated the column"]),
+        (("mark", "sign"), [f"{row} / FID, {change}" for change in (
+            "mark: committed recorded, regenerated no such cell", "sign: committed no such cell, regenerated recorded"
+        ) for row in ("DDIM", "DDPM")]),
     ],
 )  # fmt: skip
 def test_a_changed_cell_is_found_and_named(folders, edit, differences, capsys):
@@ -126,7 +124,7 @@ def test_a_changed_cell_is_found_and_named(folders, edit, differences, capsys):
     printed = capsys.readouterr()
     *lines, counts = (printed.err or printed.out).splitlines()
     assert lines == [f"tables/t.csv, {line}" for line in differences]
-    assert counts.endswith(f"cells of 1 tables compared, {len(differences)} differ")
+    assert counts.endswith(f"cells compared, {len(differences)} differ")
 
 
 def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders):
@@ -135,13 +133,11 @@ def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders):
     (new / "tables" / "t.csv").write_text("\n".join([head, second, first]) + "\n")
     assert not compare(old, new)[0], "rows are matched by name"
     (old / "u.csv").write_text("a\n1\n")
-    assert compare(old, new)[0] == ["u.csv: committed the table, regenerated nothing"]
-    (old / "u.csv").write_text("x,y\n1\n")
+    assert compare(old, new)[0] == ["u.csv, line 2, a: committed 1, regenerated no such cell"]
     (empty := old / "empty").mkdir()
     for a, b, sentence in (
         (empty, empty, "there is nothing to compare"),
         (old, old / "b", "b: no such folder"),
-        (old, new, r"u.csv, line 2: 1 fields under the columns \['x', 'y'\]"),
     ):
         with pytest.raises(ReproError, match=sentence):
             compare(a, b)

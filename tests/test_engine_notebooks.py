@@ -93,12 +93,10 @@ def test_ranges_and_choices_are_what_the_comment_says(home, name, bad, accepted,
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'", "steps: int =", "print(1)"]
-)
+@pytest.mark.parametrize("line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'"])
 def test_parameter_cell_that_cannot_be_checked_is_refused(home, line):
     path = write(home, "00_first", parameters=f"eta: float = 0.5\n{line}")
-    with pytest.raises(ReproError, match=r"notebook 00_first: one cell tagged 'parameters' is accepted, of lines such"):
+    with pytest.raises(ReproError, match=r"notebook 00_first: the cell tagged 'parameters' takes lines such"):
         notebooks.declared(notebooks.read(path), path.stem)
 
 

@@ -292,11 +292,9 @@ def test_a_set_metric_is_compared_over_its_replicates_and_a_constant_stands_on_t
     values = [30.0, 31.0, 29.5, 30.5, 30.2]
     left, right = ({"psnr": [value + shift for value in values]} for shift in (2.0, 0.0))
     replicates = [side("left", 0, metrics=left, n=500), side("right", 0, metrics=right, n=500)]
-    found = judge(f'{GREATER}unit = "replicate"\n', replicates)
+    found = judge(GREATER, replicates)
     assert found.verdict == "reproduced" and "over replicates of the set metric" in found.findings[0].notes[1]
-    with pytest.raises(ReproError, match=r"claim R3: psnr is not one value per image; .* need unit = 'replicate'"):
-        judge(GREATER, replicates)
-    constant = GREATER.replace('{ experiment = "right" }', "10") + 'unit = "replicate"\n'
+    constant = GREATER.replace('{ experiment = "right" }', "10")
     assert judge(constant, replicates).findings[0].estimate == pytest.approx(np.mean(values) + 2 - 10, rel=1e-4)
 
 
@@ -346,7 +344,6 @@ UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
         (f"{GREATER}marign = 1\n", r"'marign'; accepted are rule, name"),
         (f'rule = "bigger"\n{SIDES}', "rule 'bigger' is unknown: choose one of greater"),
         ('rule = "unmeasured"\nreason = ""\n', "needs reason"),
-        (f'{GREATER}unit = "pixel"\n', "unit 'pixel' is unknown: choose one of image"),
         ('rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n', "a metric and left = "),
         ('rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n', "left: .*'steps'"),
         (f'[[claim.part]]\nname = "a"\n{UNMEASURED}[[claim.part]]\nname = "a"\n{UNMEASURED}', "different names"),

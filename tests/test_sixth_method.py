@@ -51,7 +51,7 @@ EXPERIMENTS = [Experiment("toy-mean-main-s0", **about)]
     "study/measure.py": """
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Sample
+from repro.engine.evaluation import Sample
 
 
 def sample(experiment, cell, profile):

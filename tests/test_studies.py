@@ -71,5 +71,5 @@ def test_exercises_know_wrong_answers(room, capsys):
             lesson.check(name, answer)
         waiting, *wrong = capsys.readouterr().out.splitlines()
         assert "waiting" in waiting and len(wrong) == 2 and all("not yet" in line for line in wrong), name
-    with pytest.raises(ReproError, match="no exercise 'halves'"):
+    with pytest.raises(ReproError, match="exercise 'halves' is unknown"):
         lesson.check("halves", 1)

@@ -28,9 +28,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise ReproError(
-            f"{path} could not be written ({error.strerror}): what was there before is unchanged"
-        ) from error
+        why = f"{path} could not be written ({error.strerror})"
+        raise ReproError(f"{why}: what was there before is unchanged") from error
 
 
 def write_text(path: Path, text: str) -> None:

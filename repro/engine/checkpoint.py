@@ -41,12 +41,8 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
     blob = save(tensors, metadata={"format": "pt"})
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}
     config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": FORMAT}
-    card = {
-        "name": folder.name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "sha256": hashlib.sha256(blob).hexdigest(),
-        **card,
-    }
+    sha256, parameters = hashlib.sha256(blob).hexdigest(), sum(p.numel() for p in model.parameters())
+    card = {"name": folder.name, "parameters": parameters, "sha256": sha256, **card}
     rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
     page = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|", *rows, ""]
     page += ["Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
@@ -92,11 +88,10 @@ def folder_of(name: str | Path) -> Path:
         if place.is_dir() and (given or (place / CONFIG).exists()):
             return place
     parent = folder.parent if given else paths.checkpoints()
-    have = sorted(p.name for p in parent.glob("*") if p.is_dir())
-    near = (difflib.get_close_matches(folder.name, have, n=3) or have)[:3]
+    near = difflib.get_close_matches(folder.name, [p.name for p in parent.glob("*") if p.is_dir()], n=3)
     hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise ReproError(f"no checkpoint {folder.name} in {parent}: {hint}`repro list` names the networks, "
-                     "`repro train` makes them")  # fmt: skip
+    here = f"no checkpoint {folder.name} in {parent}: {hint}"
+    raise ReproError(f"{here}`repro list` names the networks, `repro train` makes them")
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
@@ -127,15 +122,11 @@ def _loaded(folder: Path) -> nn.Module:
     if (found := hashlib.sha256(blob).hexdigest()) != expected:
         raise ReproError(f"{weights} is damaged: its SHA-256 is {found[:16]}…, its card says {str(expected)[:16]}…")
     try:
-        tensors = {key: value.float() for key, value in load(blob).items()}
+        model.load_state_dict({key: value.float() for key, value in load(blob).items()})
     except SafetensorError as error:
         raise ReproError(f"{weights} is damaged: {error}") from error
-    here, needed = ({k: tuple(v.shape) for k, v in state.items()} for state in (tensors, model.state_dict()))
-    for key in sorted(here.keys() | needed):
-        if here.get(key) != needed.get(key):
-            shapes = f"has shape {here.get(key, 'none')}, {type(model).__name__} needs {needed.get(key, 'none')}"
-            raise ReproError(f"{weights} does not fit {folder / CONFIG}: weight {key} {shapes}")
-    model.load_state_dict(tensors)
+    except RuntimeError as error:  # torch names every weight that is missing, unexpected or of another shape
+        raise ReproError(f"{weights} does not fit {folder / CONFIG}: {' '.join(str(error).split())}") from error
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 

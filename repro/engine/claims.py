@@ -12,22 +12,21 @@ which the claim holds what they share. A comparison is
     margin = 0.01       # equal: fixed before the measurement
     tolerance = 1e-10   # exact
     min_seeds = 2       # training seeds that a trained network should have (default 2); the verdict names fewer
-    unit = "image"      # or "replicate": the values are repetitions of a set metric such as FID, not images
     reason = "..."      # unmeasured: why
 
 A comparison's `each` repeats it for every value, with names of a `[list]`, as in `repro.engine.grid`.
 
-greater / less   d = left - right, paired over units: reproduced = its 95% interval excludes zero in the claimed
-                 direction, weaker = right sign, interval includes zero, not reproduced = wrong sign.
+greater / less   d = left - right, paired over images (or repetitions of a set metric such as FID): reproduced = its
+                 95% interval excludes zero in the claimed direction, weaker = right sign, interval includes zero, not
+                 reproduced = wrong sign.
 equal            reproduced = the interval of d lies inside +-margin, weaker = only d does, not reproduced = d does not.
 exact            reproduced = every |d| <= tolerance, else not reproduced.
 What has no record is `not measured at this scale`, with the reason. A claim of several parts gets the worst of theirs.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,6 @@ class Comparison:
     margin: float | None = None
     tolerance: float | None = None
     min_seeds: int = 2
-    unit: str = "image"
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -82,7 +80,6 @@ class Comparison:
             if isinstance(value := getattr(self, side), Mapping):
                 object.__setattr__(self, side, _made(Selector, value, side))
         one_of("rule", self.rule, RULES)
-        one_of("unit", self.unit, ("image", "replicate"))
         if getattr(self, RULES[self.rule]) in (None, "") or (self.margin is not None and not self.margin > 0):
             raise ReproError(f"rule {self.rule!r} needs {RULES[self.rule]}, and a margin is above 0")
         if self.rule != "unmeasured" and not (self.metric and isinstance(self.left, Selector)):
@@ -90,8 +87,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One comparison measured: d = left - right with its interval, and the notes on it."""
+
+    part: Comparison
+    verdict: str = NOT_MEASURED
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    seeds: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+    mark: str = ""
+
+    @property
+    def bound(self) -> float | None:
+        """The ledger's margin or tolerance."""
+        return self.part.margin if self.part.rule == "equal" else self.part.tolerance
+
+
+@dataclass(frozen=True)
 class Claim:
-    """One row of the ledger."""
+    """One row of the ledger; `findings`, one a part, where it is judged."""
 
     id: str
     room: str
@@ -99,6 +117,12 @@ class Claim:
     text: str
     evidence: str
     parts: tuple[Comparison, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The worst of its findings."""
+        return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
 
 
 def path_of(room: str) -> Path:
@@ -138,45 +162,12 @@ def _made(kind: type, entry: Mapping[str, Any], where: str) -> Any:
     try:
         return kind(**entry)
     except (ReproError, TypeError) as error:
-        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        known = ", ".join(f.name for f in fields(kind))
         why = f"{error}; accepted are {known}" if isinstance(error, TypeError) else error
         raise ReproError(f"{where}: {why}") from None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One comparison measured: d = left - right with its interval, and the notes on it."""
-
-    part: Comparison
-    verdict: str = NOT_MEASURED
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    seeds: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-    records: tuple[str, ...] = ()
-    mark: str = ""
-
-    @property
-    def bound(self) -> float | None:
-        """The ledger's margin or tolerance."""
-        return self.part.margin if self.part.rule == "equal" else self.part.tolerance
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim with its findings; `verdict` is the worst of theirs."""
-
-    claim: Claim
-    findings: tuple[Finding, ...]
-
-    @property
-    def verdict(self) -> str:
-        return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
-
-
-def verdicts(room: str, *, profile: str = "small", verified: Verified | None = None) -> list[Verdict]:
+def verdicts(room: str, *, profile: str = "small", verified: Verified | None = None) -> list[Claim]:
     """The room's claims judged on its records of one profile, in the ledger's order.
 
     `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
@@ -184,21 +175,25 @@ def verdicts(room: str, *, profile: str = "small", verified: Verified | None = N
     """
     records = evaluation.looked_up(room, profile)
     known = evaluation.verified(room, records) if verified is None else verified
-    return [Verdict(c, tuple(_judged(c, part, records, known) for part in c.parts)) for c in load_ledger(room)]
+    judged = []
+    for claim in load_ledger(room):
+        try:
+            found = tuple(_judged(part, records, known) for part in claim.parts)
+        except ReproError as error:
+            raise ReproError(f"claim {claim.id}: {error}") from None
+        judged.append(replace(claim, findings=found))
+    return judged
 
 
-def _judged(claim: Claim, part: Comparison, records: Sequence[Record], verified: Verified) -> Finding:
+def _judged(part: Comparison, records: Sequence[Record], verified: Verified) -> Finding:
     if part.rule == "unmeasured":
         return Finding(part, notes=(part.reason,))
-    try:
-        left, right = (_matching(side, records) for side in (part.left, part.right))
-        for side, group in ((part.left, left), (part.right, right)):
-            if group == []:
-                return Finding(part, notes=(f"no record of {side}",))
-        ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
-        found = (_exact if part.rule == "exact" else _statistical)(part, left, right)
-    except ReproError as error:
-        raise ReproError(f"claim {claim.id} {part.name}".rstrip() + f": {error}") from None
+    left, right = (_matching(side, records) for side in (part.left, part.right))
+    for side, group in ((part.left, left), (part.right, right)):
+        if group == []:
+            return Finding(part, notes=(f"no record of {side}",))
+    ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
+    found = (_exact if part.rule == "exact" else _statistical)(part, left, right)
     return replace(found, records=ids, mark=mark_of(ids, part.metric, verified))
 
 
@@ -224,19 +219,16 @@ def _exact(part: Comparison, left: list[Record], right: list[Record] | None) -> 
 def _statistical(part: Comparison, left: list[Record], right: list[Record] | None) -> Finding:
     used = left + (right or [])
     a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
-    fewest = min(map(len, [*a, *b]))
-    if fewest < stats.MIN_UNITS:
-        why = f"{fewest} {part.unit}s measured, an interval needs at least {stats.MIN_UNITS}"
-        return Finding(part, notes=(why,))
-    if part.unit == "image" and any(len(row) != record.n for record, row in zip(used, [*a, *b], strict=True)):
-        raise ReproError(
-            f"{part.metric} is not one value per image; repetitions of a set metric need unit = 'replicate'"
-        )
-    if right and part.unit == "image" and len({record.data for record in used}) > 1:
+    # One value per image, or repetitions of a set metric such as FID.
+    images = all(len(values) == record.n for record, values in zip(used, [*a, *b], strict=True))
+    if (fewest := min(map(len, [*a, *b]))) < stats.MIN_UNITS:
+        units = "images" if images else "replicates"
+        return Finding(part, notes=(f"{fewest} {units} measured, an interval needs at least {stats.MIN_UNITS}",))
+    if right and images and len({record.data for record in used}) > 1:
         raise ReproError("the two sides were measured on different data, a paired comparison needs the same")
     if right is None:
         d = stats.mean_interval(a)
-        d = replace(d, **{bound: getattr(d, bound) - part.right for bound in ("estimate", "low", "high")})
+        d = replace(d, estimate=d.estimate - part.right, low=d.low - part.right, high=d.high - part.right)
     else:  # the same networks on both sides: their seeds vary together
         same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
         d = stats.paired_difference(a, b, same_networks=same)
@@ -244,41 +236,37 @@ def _statistical(part: Comparison, left: list[Record], right: list[Record] | Non
     trained = [len(group) for group in (left, right or []) if any(r.checkpoint for r in group)]
     if (fewest := min(trained, default=part.min_seeds)) < part.min_seeds:
         notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
-    if part.unit == "replicate":
+    if not images:
         notes.append("interval over replicates of the set metric (disjoint sampling seeds), not over images")
-    return Finding(part, _by_rule(part, d), *map(rounded, (d.estimate, d.low, d.high)), d.n, d.seeds, tuple(notes))
-
-
-def _by_rule(part: Comparison, d: stats.Interval) -> str:
     if part.rule == "equal":
         inside = -part.margin <= d.low and d.high <= part.margin
-        return REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
-    sign = 1 if part.rule == "greater" else -1
-    if sign * d.estimate <= 0:
-        return NOT_REPRODUCED
-    return REPRODUCED if d.excludes_zero else WEAKER
+        verdict = REPRODUCED if inside else WEAKER if abs(d.estimate) <= part.margin else NOT_REPRODUCED
+    elif d.estimate * (1 if part.rule == "greater" else -1) <= 0:
+        verdict = NOT_REPRODUCED
+    else:
+        verdict = REPRODUCED if d.excludes_zero else WEAKER
+    return Finding(part, verdict, *map(rounded, (d.estimate, d.low, d.high)), d.n, d.seeds, tuple(notes))
 
 
-def to_csv(found: Iterable[Verdict]) -> str:
+def to_csv(found: Iterable[Claim]) -> str:
     """One line per comparison."""
     rows = []
-    for c, f in ((verdict.claim, finding) for verdict in found for finding in verdict.findings):
+    for c, f in ((claim, finding) for claim in found for finding in claim.findings):
         head = [c.id, f.part.name, c.room, c.paper, c.text, c.evidence, f.part.rule, f.part.metric, f.verdict]
         tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
         rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
     return csv_text(COLUMNS, rows)
 
 
-def to_markdown(found: Sequence[Verdict]) -> str:
+def to_markdown(found: Sequence[Claim]) -> str:
     """The table for readers: a line per claim, with a line per part below it where there are several."""
     lines = ["| id | claim | paper | verdict | left − right [95% interval] | notes |", "|---|---|---|---|---|---|"]
-    for v in found:
-        good, several = sum(f.verdict == REPRODUCED for f in v.findings), len(v.findings) > 1
-        summary = (f"{good} of {len(v.findings)} reproduced", "") if several else _summary(v.findings[0])
-        source = f"{v.claim.paper}; {v.claim.evidence}"
-        lines.append(table_line([v.claim.id, v.claim.text, source, f"**{v.verdict}**", *summary]))
-        lines += [table_line(["", f"– {f.part.name}", "", f.verdict, *_summary(f)]) for f in v.findings * several]
-    marks = {f.mark for v in found for f in v.findings}
+    for c in found:
+        good, several = sum(f.verdict == REPRODUCED for f in c.findings), len(c.findings) > 1
+        summary = (f"{good} of {len(c.findings)} reproduced", "") if several else _summary(c.findings[0])
+        lines.append(table_line([c.id, c.text, f"{c.paper}; {c.evidence}", f"**{c.verdict}**", *summary]))
+        lines += [table_line(["", f"– {f.part.name}", "", f.verdict, *_summary(f)]) for f in c.findings * several]
+    marks = {f.mark for c in found for f in c.findings}
     how = "Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand."
     lines += ["", f"- {how}"]
     if RE_EVALUATED in marks:
@@ -300,7 +288,7 @@ def _summary(f: Finding) -> tuple[str, str]:
     return text, "; ".join([*measured, *f.notes])
 
 
-def write(found: Sequence[Verdict], command: str) -> tuple[Path, Path]:
+def write(found: Sequence[Claim], command: str) -> tuple[Path, Path]:
     """Write `figures/claims.csv` and `figures/claims.md` (with its provenance); returns both paths."""
-    ids = [identity for v in found for f in v.findings for identity in f.records]
+    ids = [identity for c in found for f in c.findings for identity in f.records]
     return write_pair(paths.figures() / "claims", to_csv(found), to_markdown(found), ids, command)

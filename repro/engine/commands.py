@@ -86,15 +86,13 @@ class Evaluate:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        known, failed = evaluation.rooms_with_rows(), 0
+        known = evaluation.rooms_with_rows()
         if other := [name for name in self.names if name not in known]:
             there = f"a check is of a whole room, one of {', '.join(known)}"
             raise ReproError(f"{there}: got {other[0]!r}; --full measures one experiment")
-        for room in self.names:
-            report = evaluation.check_room(room, self.profile)
-            print(report.text())
-            failed += len(report.failed)
-        return 1 if failed else 0
+        reports = [evaluation.check_room(room, self.profile) for room in self.names]
+        print("\n".join(report.text() for report in reports))
+        return int(any(report.failed for report in reports))
 
 
 @dataclass
@@ -172,9 +170,8 @@ class Whence:
         from repro.engine.provenance import whence
         from repro.engine.records import by_id
 
-        made = whence(self.file)
+        made, known = whence(self.file), by_id()
         print(made.command)
-        known = by_id() if made.records else {}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):
@@ -194,7 +191,7 @@ class TablesCompare:
     """Folder with the regenerated ones."""
 
     def run(self) -> int:
-        from repro.engine.compare import compare
+        from repro.engine.evaluation import compare
 
         differences, counts = compare(self.old, self.new)
         print("\n".join([*differences, counts]), file=sys.stderr if differences else sys.stdout)

@@ -12,8 +12,6 @@ from typing import NamedTuple
 from repro import paths
 from repro.errors import ReproError
 
-LOW_DISK_GB = 2.0
-
 
 class Finding(NamedTuple):
     """`state` is ok, warn or fail; `text` says what was found and, where it is not ok, what to do."""
@@ -50,16 +48,15 @@ def _packages() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
     import torchvision
-    from torchvision.ops import nms
 
-    nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where the two were built for different versions
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where they were built for different versions
     yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
 
 
 def _hardware() -> Iterator[Finding]:
     import torch
 
-    from repro.engine.environment import hardware
+    from repro.engine.records import hardware
     from repro.engine.train import has_bf16
 
     about, threads = hardware(), torch.get_num_threads()
@@ -95,15 +92,14 @@ def _pack() -> Iterator[Finding]:
     from repro.data import pack
 
     problems = pack.verify()
-    for problem in problems:
-        yield Finding("fail", f"{problem}: restore it with `git checkout -- repro/data/pack`")
+    yield from (Finding("fail", f"{each}: restore it with `git checkout -- repro/data/pack`") for each in problems)
     if not problems:
         yield Finding("ok", "the embedded images are as committed")
 
 
 def _disk() -> Iterator[Finding]:
     free = f"{(gigabytes := shutil.disk_usage(paths.root()).free / 1e9):.1f} GB of disk free"
-    yield _of(gigabytes >= LOW_DISK_GB, free, f"{free}: training may fill it")
+    yield _of(gigabytes >= 2, free, f"{free}: training may fill it")
     if not os.access(paths.root(), os.W_OK):
         yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
     chromium = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
 from repro.engine.checkpoint import trained, weights_hash
-from repro.engine.environment import environment, since
-from repro.engine.records import ROOMS, Record, Values, rounded
+from repro.engine.records import ROOMS, Record, Values, environment, key_of, means, rounded, since
 from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
 from repro.errors import ReproError
@@ -30,26 +30,35 @@ COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recompute
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell-filling measurement.
+class Sample:
+    """What a measurement runs over: `n` images, the first `k` of which the check repeats (0: none), their hash.
 
-    `experiment`  a trained network of the registry, or the name of a baseline that learns nothing.
-    `cell`        what varies inside it.
-    `n`           samples of the full measurement.   `k` samples of the check; 0: too long to repeat.
-    `ships`       False: its weights do not ship, the record will be marked `recorded`.
-    `weights`     hash of the checkpoint used, None where nothing was learned.
+    `weights`, `ships`: hash of the checkpoint used and whether it ships, where they are not those of the experiment of
+    the cell's name (a sequence of several networks; a cell that takes too long to be repeated).
     """
+
+    n: int
+    k: int
+    data: str
+    weights: str | None = None
+    ships: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell-filling measurement: of a trained network of the registry, or of a baseline that learns nothing."""
 
     room: str
     experiment: str
     cell: Mapping[str, Any]
-    n: int
-    k: int
-    data: str
+    sample: Sample
     seed: int
     profile: str
-    weights: str | None
-    ships: bool
+
+    @property
+    def key(self) -> str:
+        """That of its record."""
+        return key_of(self.experiment, self.cell, self.seed, self.profile)
 
     def measure(self, k: int | None) -> Mapping[str, Values]:
         """metric name -> values of all samples (None) or of the first k, in fp32 on GPUs too (no TF32)."""
@@ -60,7 +69,7 @@ class Row:
         """Measure in full, and on the first k."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        start, over = time.perf_counter(), self.sample
         metrics = self.measure(None)
         cost = since(start)
         return Record(
@@ -68,14 +77,14 @@ class Row:
             experiment=self.experiment,
             cell=self.cell,
             metrics=metrics,
-            n=self.n,
+            n=over.n,
             seed=self.seed,
             profile=self.profile,
-            checkpoint=self.weights,
-            data=self.data,
+            checkpoint=over.weights,
+            data=over.data,
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
-            check={"k": self.k, "metrics": dict(self.measure(self.k))} if self.k else {},
-            source="evaluated" if self.ships else "recorded",
+            check={"k": over.k, "metrics": dict(self.measure(over.k))} if over.k else {},
+            source="evaluated" if over.ships else "recorded",
             environment=environment() | cost,
         )
 
@@ -94,24 +103,21 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
     module, found = study_module(room, "measure"), {}
-    cells = grid.cells(grid.load(room))
-    networks = {name: [each for each in known if records.means(name, each)] or [name] for name, _ in cells}
-    places = [(each, cell) for name, cell in cells for each in networks[name] if not each.endswith("*")]
-    for small, cell in places:
-        own = in_profile(small, profile)
-        network = known.get(own)
-        if network and (not trained(own) or (network.room == room and network.profile != profile)):
-            continue
-        sample = module.sample(own, cell, profile)
-        if sample is None:
-            continue
-        weights, ships, seed = sample.weights, sample.ships, 0
-        if network:
-            weights, ships, seed = weights_hash(own), ships and network.ships, network.seed
-        elif weights is None and small.startswith(f"{room}-"):
-            raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
-        row = Row(room, own, cell, sample.n, sample.k, sample.data, seed, profile, weights, ships)
-        found.setdefault(_key(row), row)
+    for name, cell in grid.cells(grid.load(room)):
+        for small in [each for each in known if means(name, each)] or [name] * (not name.endswith("*")):
+            own = in_profile(small, profile)
+            network = known.get(own)
+            if network and (not trained(own) or (network.room == room and network.profile != profile)):
+                continue
+            sample = module.sample(own, cell, profile)
+            if sample is None:
+                continue
+            if network:
+                sample = replace(sample, weights=weights_hash(own), ships=sample.ships and network.ships)
+            elif sample.weights is None and small.startswith(f"{room}-"):
+                raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
+            row = Row(room, own, cell, sample, network.seed if network else 0, profile)
+            found.setdefault(row.key, row)
     return list(found.values())
 
 
@@ -135,17 +141,12 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
             known = ", ".join(sorted({row.experiment for row in every}))
             raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(rooms)}, rows {known}")
     for row in chosen:
-        made = (_key(row), row.weights, row.data, row.profile)
-        if missing_only and made in [(_key(r), r.checkpoint, r.data, r.profile) for r in records.load(row.room)]:
+        made = (row.key, row.sample.weights, row.sample.data)
+        if missing_only and made in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:
             continue
         record = row.record()
         records.upsert(row.room, [record])
         yield record
-
-
-def _key(measured: Row | Record) -> str:
-    """What is measured, of a row and of its record alike."""
-    return str((measured.experiment, sorted(measured.cell.items()), measured.seed))
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,14 @@ class CheckReport:
         """The report for a terminal: a line per failure, then the counts."""
         lines = []
         for row in self.failed:
-            why = row.reason
-            if not why:
-                within = row.tolerance.allowed(row.recorded)
-                why = f"recorded {row.recorded:g}, recomputed {row.recomputed:g}, {within:.2g} apart is allowed"
+            within = "" if row.reason else f"{row.tolerance.allowed(row.recorded):.2g} apart is allowed"
+            why = row.reason or f"recorded {row.recorded:g}, recomputed {row.recomputed:g}, {within}"
             lines.append(f"  failed    {row.record.label}, {row.metric}: {why}")
-        records, good = {row.record.id for row in self.rows}, {identity for identity, _ in self.verified}
+        good, every = len({identity for identity, _ in self.verified}), len({row.record.id for row in self.rows})
         agree = f"{len(self.rows) - len(self.failed)} of {len(self.rows)} values"
-        return "\n".join([*lines, *(f"  recorded  {line}" for line in self.skipped),
-                          f"{len(good)} of {len(records)} records re-evaluated agree ({agree}); "
-                          f"{len(self.skipped)} taken from committed records"])  # fmt: skip
+        counts = f"{good} of {every} records re-evaluated agree ({agree})"
+        lines += [f"  recorded  {line}" for line in self.skipped]
+        return "\n".join([*lines, f"{counts}; {len(self.skipped)} taken from committed records"])
 
     def write(self, room: str) -> Path:
         """Write `figures/checks/<room>.csv`, sorted as the records are; no times, six digits: two runs are equal.
@@ -221,9 +220,7 @@ class CheckReport:
             lines.append([*head, *values, row.tolerance.absolute, row.tolerance.relative])
         path, text = _report_path(room), csv_text(COLUMNS, lines)
         old = path.read_text(encoding="utf-8") if path.exists() else ""
-        before, after = (
-            [line | {"recomputed": ""} for line in csv.DictReader(each.splitlines())] for each in (old, text)
-        )
+        before, after = ([{**row, "recomputed": ""} for row in csv.DictReader(t.splitlines())] for t in (old, text))
         if not old or before != after:
             write_text(path, text)
         return path
@@ -238,13 +235,14 @@ def check_room(room: str, profile: str = "small", progress: bool = True, write: 
 
     `write`: whether figures/checks of the small profile, whose records ship, is written.
     """
-    known = {_key(row): row for row in rows(room, profile)}
+    known = {row.key: row for row in rows(room, profile)}
 
     def recompute(record: Record, k: int) -> Mapping[str, Values]:
-        row = known.get(_key(record))
+        row = known.get(record.key)
         if row is None:
             raise ReproError(f"no row measures {record.label} any more")
-        for what, now, then in (("weights", row.weights, record.checkpoint), ("data", row.data, record.data)):
+        over = row.sample
+        for what, now, then in (("weights", over.weights, record.checkpoint), ("data", over.data, record.data)):
             if now != then:
                 raise ReproError(f"{record.label} was measured with {what} {str(then)[:12]}…, other ones ship")
         return row.measure(k)
@@ -284,24 +282,24 @@ def check(
             found, why = {}, str(error)
         for metric, values in sorted(record.check["metrics"].items()):
             within = tolerance if isinstance(tolerance, Tolerance) else tolerance.get(metric, Tolerance())
-            row = CheckRow(record, metric, within, reason=why)
-            compared.append(_compared(row, values, found[metric]) if metric in found else row)
+            numbers = _furthest(values, found[metric], within) if metric in found else {"reason": why}
+            compared.append(CheckRow(record, metric, within, **numbers))
     return CheckReport(tuple(compared), tuple(skipped))
 
 
-def _compared(row: CheckRow, recorded: Values, recomputed: Values) -> CheckRow:
-    """The row with the two values furthest apart for what is allowed, or the reason why there are none."""
-    old, new = ([*map(float, v)] if isinstance(v, list | tuple) else [float(v)] for v in (recorded, recomputed))
+def _furthest(recorded: Values, recomputed: Values, within: Tolerance) -> dict[str, Any]:
+    """The two values furthest apart for what is allowed, or the reason why there are none."""
+    old, new = (np.atleast_1d(values).astype(float).tolist() for values in (recorded, recomputed))
     if len(old) != len(new):
-        return replace(row, reason=f"{len(old)} values recorded, {len(new)} recomputed")
+        return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
     if not all(map(math.isfinite, new)):
-        return replace(row, reason="recomputed as a number that is not finite")
+        return {"reason": "recomputed as a number that is not finite"}
     pairs = [(a, rounded(b)) for a, b in zip(old, new, strict=True)]
-    a, b = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - row.tolerance.allowed(pair[0]))
-    return replace(row, recorded=a, recomputed=b, reason="")
+    a, b = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - within.allowed(pair[0]))
+    return {"recorded": a, "recomputed": b}
 
 
-def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]:
+def verified(room: str, committed: Iterable[Record]) -> frozenset[tuple[str, str]]:
     """(record id, metric) that the room's last written check found in agreement, of records that still are the same.
 
     An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
@@ -312,5 +310,53 @@ def verified(room: str, records: Iterable[Record]) -> frozenset[tuple[str, str]]
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
     found = list(reader)
-    good = {record.id for record in records} - {line["record"] for line in found if line["ok"] != "yes"}
+    good = {record.id for record in committed} - {line["record"] for line in found if line["ok"] != "yes"}
     return frozenset((line["record"], line["metric"]) for line in found if line["record"] in good)
+
+
+# Together these columns of a table name a row, as text; without them its position does.
+KEYS = ("record", "id", "part", "row", "column", "metric")
+
+
+def compare(old: Path, new: Path) -> tuple[list[str], str]:
+    """Compare every CSV under two folders, cell by cell: the differences, and how much was compared.
+
+    Text must be equal, numbers within what the table's own columns atol and rtol state (else 1e-6 and 1e-4). Raises
+    `ReproError` where there is no folder or no table.
+    """
+    for folder in (old, new):
+        if not folder.is_dir():
+            raise ReproError(f"{folder}: no such folder, a folder of .csv tables is needed")
+    before, after = (_cells(folder) for folder in (old, new))
+    if not before and not after:
+        raise ReproError(f"neither {old} nor {new} holds a .csv table: there is nothing to compare")
+    differences = []
+    for place in {**before, **after}:
+        (a, within), (b, _) = (side.get(place, ("no such cell", None)) for side in (before, after))
+        if a != b:
+            allowed = within and _number(b) is not None and within.allowed(float(a))
+            if not (allowed and abs(float(a) - float(b)) <= allowed):
+                apart = f" ({allowed:.2g} apart is allowed)" if allowed else ""
+                differences.append(f"{place}: committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}")
+    return differences, f"{len({**before, **after})} cells compared, {len(differences)} differ"
+
+
+def _cells(folder: Path) -> dict[str, tuple[str, Tolerance | None]]:
+    """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, its tolerance."""
+    found: dict[str, tuple[str, Tolerance | None]] = {}
+    for path in sorted(folder.rglob("*.csv")):
+        for number, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
+            stated = _number(row.get("atol")), _number(row.get("rtol"))
+            within = Tolerance(1e-6, 1e-4) if None in stated else Tolerance(*stated)
+            name = " / ".join(row[key] for key in KEYS if row.get(key)) or f"line {number}"
+            for column, text in row.items():
+                exact = column in (*KEYS, "records", "atol", "rtol") or _number(text) is None
+                found[f"{path.relative_to(folder)}, {name}, {column}"] = text, None if exact else within
+    return found
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except (TypeError, ValueError):
+        return None

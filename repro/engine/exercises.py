@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import one_of
 
 Judge = Callable[[Any], bool]
-# (what it is about, maker of the judgement, what to think of when it fails)
-Exercise = tuple[str, Callable[[], Judge], str]
+Exercise = tuple[str, Callable[[], Judge], str]  # what it is about, maker of the judgement, what to think of otherwise
 
 
 def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise", batch: int = 3) -> list[Tensor]:
@@ -22,9 +21,8 @@ def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise
 
 def same(answer: Any, target: Tensor) -> bool:
     """Whether an answer is this tensor, to rounding."""
-    return (
-        torch.is_tensor(answer) and answer.shape == target.shape and torch.allclose(answer.double(), target, atol=1e-6)
-    )
+    alike = torch.is_tensor(answer) and answer.shape == target.shape
+    return alike and torch.allclose(answer.double(), target, atol=1e-6)
 
 
 def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:
@@ -39,9 +37,7 @@ def near(number: float, allowed: float = 1e-4) -> Callable[[], Judge]:
 
 def check(name: str, answer: Any, among: Mapping[str, Exercise]) -> None:
     """Print whether `answer` to the exercise of that name holds; None means that the reader has not answered yet."""
-    if name not in among:
-        raise ReproError(f"no exercise {name!r}: there are {', '.join(among)}")
-    about, make, hint = among[name]
+    about, make, hint = among[one_of("exercise", name, among)]
     if answer is None:
         print(f"{name}: {about} — waiting for your answer")
         return

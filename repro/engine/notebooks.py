@@ -3,8 +3,7 @@
 Every notebook's parameters are checked before the first one starts. A parameter is a line in the cell tagged
 `parameters`, `steps: int = 50  # sampler steps, 2 to 100`, as papermill reads it. Papermill itself takes a misspelt
 name with a log line and any value; here what the comment says holds: a range of numbers ("2 to 100"), choices after a
-colon ("sampler: ddim, ddpm or ancestral"). A failing cell is reported with its traceback, the notebook stays in build/
-as far as it got, the others still run, and the exit status says so.
+colon ("sampler: ddim, ddpm or ancestral"). A failing cell is reported with its traceback, and the others still run.
 """
 
 import ast
@@ -19,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from repro import paths
 from repro.engine.atomic import write_text
@@ -61,10 +60,11 @@ class Parameter:
 
     def parse(self, text: str) -> Any:
         """A value as typed on the command line; text that is none of the annotated type stays text, to be refused."""
-        kind = {"True": True, "False": False}.__getitem__ if self.annotation == "bool" else KINDS[self.annotation]
+        if self.annotation == "bool":
+            return {"true": True, "false": False}.get(text.lower(), text)
         try:
-            return kind(text.capitalize() if self.annotation == "bool" else text)
-        except (KeyError, ValueError):
+            return KINDS[self.annotation](text)
+        except ValueError:
             return text
 
 
@@ -83,23 +83,18 @@ def declared(nb: Any, name: str) -> dict[str, Parameter]:
     from papermill.translators import PythonTranslator
 
     cells = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
-    found: dict[str, Parameter] = {}
-    for cell in cells:
-        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        try:
-            for known in PythonTranslator.inspect(cell):
-                default = ast.literal_eval(known.default)
-                parameter = Parameter(known.name, known.inferred_type_name, default, known.help)
-                if parameter.refusal(default) != parameter.annotation:
-                    found[known.name] = parameter
-        except (KeyError, ValueError, SyntaxError):
-            pass
-        if len(found) != len(lines) or len(cells) > 1:
-            raise ReproError(
-                f"notebook {name}: one cell tagged 'parameters' is accepted, of lines such as 'steps: int = 50' with a "
-                f"literal of the type, one of {', '.join(KINDS)}; found {lines}"
-            )
-    return found
+    try:
+        found = [
+            Parameter(p.name, p.inferred_type_name, ast.literal_eval(p.default), p.help)
+            for cell in cells
+            for p in PythonTranslator.inspect(cell)
+        ]
+        if any(parameter.refusal(parameter.default) == parameter.annotation for parameter in found):
+            raise ValueError
+    except (KeyError, ValueError, SyntaxError):
+        line = f"'steps: int = 50', a literal of its type, one of {', '.join(KINDS)}"
+        raise ReproError(f"notebook {name}: the cell tagged 'parameters' takes lines such as {line}") from None
+    return {parameter.name: parameter for parameter in found}
 
 
 def check(nb: Any, name: str, given: Mapping[str, Any], update: bool = False) -> dict[str, Any]:
@@ -140,23 +135,21 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
     """The name of a kernel that runs this interpreter, whatever kernels, profiles and backends the user has set up.
 
     `update`: whether notebooks write into figures/; `parameters`: what provenance says beside notebook and profile
-    (both for `repro.engine.study.Lesson`). For the time of the block JUPYTER_PATH and IPYTHONDIR point into a temporary
-    folder, REPRO_HEADLESS=1 makes widgets draw plain images, and matplotlib draws inline.
+    (both for `repro.engine.study.Lesson`). REPRO_HEADLESS=1 makes widgets draw plain images, matplotlib draws inline.
     """
+    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
         spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
         spec.parent.mkdir(parents=True)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
         spec.write_text(json.dumps({"argv": argv, "display_name": KERNEL, "language": "python"}))
-        ours = {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH")))),
+        os.environ |= {
+            "JUPYTER_PATH": os.pathsep.join(filter(None, (folder, before.get("JUPYTER_PATH")))),
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "REPRO_HEADLESS": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             PARAMETERS: parameters,
         } | ({UPDATE: "1"} if update else {})
-        before = dict(os.environ)
-        os.environ.update(ours)
         try:
             yield KERNEL
         finally:
@@ -164,8 +157,7 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
             os.environ.update(before)
 
 
-@dataclass(frozen=True)
-class NotebookRun:
+class NotebookRun(NamedTuple):
     """What became of one notebook: wall seconds, where the executed one lies, the error if it failed."""
 
     name: str
@@ -182,9 +174,9 @@ def reproduce(
 ) -> list[NotebookRun]:
     """Execute notebooks in order and keep them, normalised, in build/.
 
-    `names`: see `chosen`. `profile` and `parameters` go to every notebook chosen and are checked against each before
-    one runs; what is None is left at the notebook's default. `update` copies each that succeeded back to notebooks/,
-    without papermill's cell. Raises `ReproError` for a bad name or value; the result holds the error of a failing cell.
+    `names`: see `chosen`. `profile` and `parameters` go to every notebook chosen; what is None is left at the
+    notebook's default. `update` copies each that succeeded back to notebooks/, without papermill's cell. Raises
+    `ReproError` for a bad name or value; the result holds the error of a failing cell.
     """
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
     nodes = {path: read(path) for path in chosen(names)}
@@ -198,13 +190,12 @@ def reproduce(
             print(f"{head}: {sum(cell.cell_type == 'code' for cell in node.cells)} code cells", flush=True)
             out, start = paths.build() / path.name, time.perf_counter()
             error = _execute(path, out, values[path], kernel)
-            seconds = time.perf_counter() - start
-            print(f"{head}: {'done' if error is None else 'FAILED'} in {seconds:.1f} s", flush=True)
+            runs.append(NotebookRun(path.stem, time.perf_counter() - start, out, error))
+            print(f"{head}: {'done' if error is None else 'FAILED'} in {runs[-1].seconds:.1f} s", flush=True)
             if error is None:
                 _keep(path, out, node, update)
             else:
                 print(f"{path.stem}{error}\n{path.stem} stays in {out} as far as it got", file=sys.stderr, flush=True)
-            runs.append(NotebookRun(path.stem, seconds, out, error))
     return runs
 
 
@@ -258,8 +249,7 @@ def normalise(nb: Any, source: Any, hide: Mapping[str, str], keep_injected: bool
 
     Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `keep_injected`), timestamps,
     widget views and state, progress bars, memory addresses. Counts run 1, 2, …; cell ids are those of `source`, the
-    notebook before it ran. `hide` maps machine paths to what stands for them; a path inside a longer word or address is
-    left alone.
+    notebook before it ran. `hide` maps machine paths to what stands for them.
     """
     import nbformat
 
@@ -297,11 +287,12 @@ def _cleaned(output: Any, count: int, hide: Mapping[str, str]) -> bool:
     if output.output_type == "error":
         output.traceback = [_clean(line, hide) for line in output.traceback]
         return True
-    if any(kind.startswith("application/vnd.jupyter.widget") for kind in output.data):
-        # a view without the kernel that held it shows nothing
-        output.data = {kind: data for kind, data in output.data.items() if kind.startswith("image/")}
-    texts = [kind for kind, data in output.data.items() if isinstance(data, str) and kind.startswith("text/")]
-    output.data |= {kind: _clean(output.data[kind], hide) for kind in texts}
+    view = any(kind.startswith("application/vnd.jupyter.widget") for kind in output.data)  # shows nothing by itself
+    output.data = {
+        kind: _clean(data, hide) if isinstance(data, str) and kind.startswith("text/") else data
+        for kind, data in output.data.items()
+        if not view or kind.startswith("image/")
+    }
     if output.output_type == "execute_result":
         output.execution_count = count
     return bool(output.data)

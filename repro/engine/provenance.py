@@ -1,8 +1,5 @@
-"""Every generated file says what made it: record ids and the command.
-
-They stand in the text chunks of a PNG, the comment of a JPEG (sheets of photographs: a quarter of the bytes), or a
-comment in Markdown.
-"""
+"""Every generated file says what made it: record ids and the command, in the text chunks of a PNG, the comment of a
+JPEG (sheets of photographs: a quarter of the bytes), or a comment in Markdown."""
 
 import io
 import json
@@ -42,36 +39,29 @@ class Provenance:
 
 def shell(words: Iterable[str]) -> str:
     """A command line of these words, in UTF-8 whatever bytes a file name has: `$'...'` spells them."""
-    return " ".join(_quoted(word) for word in words)
 
+    def quoted(word: str) -> str:
+        raw = os.fsencode(word)
+        if raw.decode("utf-8", "ignore") == word:
+            return shlex.quote(word)
+        signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
+        return f"$'{''.join(signs)}'"
 
-def _quoted(word: str) -> str:
-    raw = os.fsencode(word)
-    if raw.decode("utf-8", "ignore") == word:
-        return shlex.quote(word)
-    signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
-    return f"$'{''.join(signs)}'"
+    return " ".join(map(quoted, words))
 
 
 def provenance(records: Iterable[Record | str], command: str) -> Provenance:
     """Provenance of committed records. Raises `ReproError` for an id that no record has."""
     ids = tuple(sorted({record if isinstance(record, str) else record.id for record in records}))
-    known = by_id() if ids else {}
-    missing = [identity for identity in ids if identity not in known]
-    if missing:
+    if missing := sorted({*ids} - {*(by_id() if ids else ())}):
         raise ReproError(f"records that are not in {paths.figures() / 'records'}: {', '.join(missing)}")
     return Provenance(ids, command)
 
 
 def save_figure(
-    figure: Any,
-    name: str,
-    records: Iterable[Record | str],
-    command: str,
-    *,
-    photograph: bool = False,
+    figure: Any, name: str, records: Iterable[Record | str], command: str, *, photograph: bool = False,
     folder: Path | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write `figures/pictures/<name>.png` with its provenance; equal input gives equal bytes.
 
     `figure`: anything that `repro.ui.to_uint8` accepts. `photograph` makes it a JPEG of QUALITY, `<name>.jpg`. `folder`
@@ -99,15 +89,12 @@ def _encoded(figure: Any, made: Provenance, photograph: bool) -> bytes:
 
     from repro.ui.pictures import to_uint8
 
-    if photograph:
-        comment = made.comment().encode("utf-8")
-        settings: dict[str, Any] = {"format": "JPEG", "quality": QUALITY, "progressive": True, "comment": comment}
-    else:
-        settings = {"format": "PNG", "pnginfo": (info := PngInfo())}
-        for key, text in (("Records", " ".join(made.records)), ("Command", made.command), ("Version", VERSION)):
-            info.add_itxt(f"Repro-{key}", text)
-    stream = io.BytesIO()
-    Image.fromarray(to_uint8(figure)).save(stream, optimize=True, **settings)
+    info = PngInfo()
+    for key, text in (("Records", " ".join(made.records)), ("Command", made.command), ("Version", VERSION)):
+        info.add_itxt(f"Repro-{key}", text)
+    jpeg = {"format": "JPEG", "quality": QUALITY, "progressive": True, "comment": made.comment().encode("utf-8")}
+    settings: dict[str, Any] = jpeg if photograph else {"format": "PNG", "pnginfo": info}
+    Image.fromarray(to_uint8(figure)).save(stream := io.BytesIO(), optimize=True, **settings)
     return stream.getvalue()
 
 
@@ -135,8 +122,7 @@ def whence(path: Path | str) -> Provenance:
 
     Raises `ReproError` where the file does not say, or is absent.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
+    suffix = (path := Path(path)).suffix.lower()
     source = path.with_suffix(".md") if suffix == ".csv" else path
     if missing := [file for file in (path, source) if not file.is_file()]:
         raise ReproError(f"{missing[0]}: no such file")

@@ -4,21 +4,30 @@ Tables, figures and claims are pure functions of these lines. A record's id hash
 times, memory, versions and hardware lie beside it in `environment` and never enter an id or a compared table.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import torch
 
 from repro import paths
 from repro.engine.atomic import locked, write_text
 from repro.errors import ReproError
 
+PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 SCHEMA = 1
 ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
 DIGITS = 6  # significant digits kept of a measured value: below this lies the noise of summation order
@@ -74,8 +83,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What the record measures, without the outcome: a second measurement of the same key replaces the first."""
-        return _canonical([self.experiment, self.cell, self.seed, self.profile])
+        return key_of(self.experiment, self.cell, self.seed, self.profile)
 
     @cached_property
     def id(self) -> str:
@@ -86,7 +94,7 @@ class Record:
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def under(self, experiment: str, names: Mapping[str, str]) -> Record:
+    def under(self, experiment: str, names: Mapping[str, str]) -> Self:
         """The same record under other names of experiment and metrics, to be looked up, not stored: it keeps its id."""
         metrics = {names.get(name, name): values for name, values in self.metrics.items()}
         alias = dataclasses.replace(self, experiment=experiment, metrics=metrics, check={})
@@ -112,6 +120,11 @@ class Record:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def key_of(experiment: str, cell: Mapping[str, Scalar], seed: int, profile: str) -> str:
+    """What is measured, without the outcome: a second measurement of the same key replaces the first."""
+    return _canonical([experiment, cell, seed, profile])
+
+
 def path_of(room: str) -> Path:
     """`figures/records/<room>.jsonl`."""
     return paths.figures() / "records" / f"{room}.jsonl"
@@ -134,8 +147,7 @@ def load(room: str) -> list[Record]:
                 raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
             record = Record(**fields)
             if record.id != identity:
-                other = f"its content gives the id {record.id}, the line says {identity}"
-                raise ReproError(f"{other}: changed after writing")
+                raise ReproError(f"id {identity}, its content gives {record.id}: changed after writing")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         if record.room != room or record.key in found:
@@ -175,13 +187,13 @@ def select(
 
     An experiment that ends in "-s*" stands for that network at every training seed (see `means`).
     """
-    parts = {key: _canonical(_plain(value, key)) for key, value in (cell or {}).items()}
+    parts = {(key, _canonical(_plain(value, key))) for key, value in (cell or {}).items()}
     return [
         record
         for record in records
         if (experiment is None or means(experiment, record.experiment))
         and profile in (None, record.profile)
-        and all(key in record.cell and _canonical(record.cell[key]) == value for key, value in parts.items())
+        and parts <= {(key, _canonical(value)) for key, value in record.cell.items()}
     ]
 
 
@@ -226,3 +238,47 @@ def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def environment() -> dict[str, Any]:
+    """A record's `environment`: versions, hardware, threads, commit, date."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def since(start: float) -> dict[str, Any]:
+    """Seconds since `start` (of `time.perf_counter`), and the process's peak memory so far in MB (10^6 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    found = {"wall_s": round(time.perf_counter() - start, 3), "peak_mb": peak, "peak_of": "process"}
+    gpu = torch.cuda.is_available()
+    return found | ({"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)} if gpu else {})
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, and the accelerator if torch has one."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found: dict[str, Any] = {"cpu": models[0] if models else platform.processor() or platform.machine(), "cores": cores}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def commit() -> str | None:
+    """The clone's commit, with "+" where tracked files differ from it; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+            for words in commands
+        )
+        return head + "+" * bool(changed)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -25,8 +25,7 @@ from torch import nn
 from repro import paths
 from repro.engine.atomic import locked
 from repro.engine.checkpoint import places, save_checkpoint
-from repro.engine.environment import commit
-from repro.engine.records import ROOMS
+from repro.engine.records import ROOMS, commit
 from repro.engine.train import Recipe, Task, TrainStep, make_accelerator, precision_here, train
 from repro.errors import ReproError, one_of
 
@@ -63,12 +62,12 @@ class Experiment:
 
     @property
     def state(self) -> Path:
-        """Where the run's resumable state lives."""
+        """The run's resumable state."""
         return paths.runs() / self.name / "state.safetensors"
 
     @property
     def weights(self) -> Path:
-        """Where the finished network goes: what ships into checkpoints/, the rest into its run's folder."""
+        """The finished network: in checkpoints/ where it ships, else in its run's folder."""
         return places(self.name)[0 if self.ships else 1]
 
 
@@ -152,12 +151,8 @@ def _logged(log: Path) -> dict[str, Any]:
 def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> None:
     recipe = experiment.recipe
     cpu = f"{platform.machine()} CPU, {recipe.threads} thread{'s' * (recipe.threads > 1)}"
-    card = {
-        "summary": experiment.summary,
+    card = {key: getattr(experiment, key) for key in ("summary", "data", "profile", "seed", "command")} | {
         "experiment": experiment.name,
-        "data": experiment.data,
-        "profile": experiment.profile,
-        "seed": experiment.seed,
         "images": last.images,
         "steps": -(-last.images // recipe.batch),
         "batch": recipe.batch,
@@ -168,7 +163,6 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
         "precision": f"trained in {precision_here(recipe, DEVICE)}, stored in fp16",
         "torch": torch.__version__,
         "commit": commit() or "unknown",
-        "command": experiment.command,
     }
     # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
     network = copy.deepcopy(last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema).cpu()

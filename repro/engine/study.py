@@ -24,25 +24,10 @@ from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profi
 from repro.engine.records import Record
 from repro.engine.registry import study_module
 from repro.engine.tables import Table, Verified
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 PARAMETERS = "REPRO_PARAMETERS"  # set by `repro reproduce`: how it was called beside the profile
 UPDATE = "REPRO_UPDATE"  # set by `repro reproduce`: only then does a notebook write into figures/
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a measurement runs over: `n` images, the first `k` of which the check repeats (0: none), their hash.
-
-    `weights`, `ships`: where they are not those of the experiment of the cell's name (a sequence of several networks; a
-    cell that takes too long to be repeated).
-    """
-
-    n: int
-    k: int
-    data: str
-    weights: str | None = None
-    ships: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,11 +93,10 @@ class Lesson:
         from repro.engine import claims
         from repro.ui.plots import verdict_bars
 
-        found = {v.claim.id: v for v in claims.verdicts(self.room, profile=self.profile, verified=verified)}
+        found = {claim.id: claim for claim in claims.verdicts(self.room, profile=self.profile, verified=verified)}
         if set(words) != set(found):
             raise ReproError(f"claims {sorted(found)} stand in the ledger, words were given for {sorted(words)}")
-        bars = {f"{name} · {text}": [f.verdict for f in found[name].findings] for name, text in words.items()}
-        return verdict_bars(bars)
+        return verdict_bars({f"{i} · {text}": [f.verdict for f in found[i].findings] for i, text in words.items()})
 
     def keep(self, drawing: Any, name: str, records: Sequence[Record] = ()) -> Any:
         """Save a drawing as <name>.png, photographs as .jpg, with its provenance; returns what displays it."""
@@ -127,6 +111,4 @@ class Lesson:
 
 def lesson(lessons: Mapping[str, Lesson], profile: str) -> Lesson:
     """The lesson of that profile. Raises `ReproError` naming those there are."""
-    if profile not in lessons:
-        raise ReproError(f"profile is {profile!r}: accepted are {', '.join(lessons)}")
-    return lessons[profile]
+    return lessons[one_of("profile", profile, lessons)]

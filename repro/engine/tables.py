@@ -1,7 +1,7 @@
 """Tables: our number with its 95% interval, the paper's beside it, both protocols; `figures/tables/<name>.{csv,md}`.
 
-The CSV is long, one line per cell, with six significant digits and the tolerance within which a regenerated value may
-differ; the Markdown is for reading. `repro.engine.grid` makes tables from records.
+The CSV is long, one line per cell, with six significant digits and the tolerance of a regenerated value; the Markdown
+is for reading. `repro.engine.grid` makes tables from records.
 """
 
 import csv
@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from repro import paths
 from repro.engine.atomic import locked, write_text
@@ -26,13 +26,12 @@ CSV_COLUMNS = (
 Verified = Collection[tuple[str, str]]  # (record id, metric) re-evaluated in this run: evaluation.CheckReport.verified
 
 
-@dataclass(frozen=True)
-class PaperNumber:
+class PaperNumber(NamedTuple):
     """A number printed in a paper: its protocol as far as the paper gives it, and where it stands."""
 
-    value: float | None
-    protocol: str
-    source: str
+    value: float | None = None
+    protocol: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,10 @@ class Table:
         """The table as CSV text, one line per cell."""
         lines = []
         for row, column, cell in self:
-            paper = cell.paper or PaperNumber(None, "", "")
             counts = (None, None) if cell.value is None else (cell.n, cell.seeds)
             ours = (cell.value, *(cell.interval or (None, None)), cell.over, *counts, column.protocol)
             tail = (cell.mark, cell.dash, " ".join(cell.records), column.atol, column.rtol)
-            lines.append((row, column.name, *ours, paper.value, paper.protocol, paper.source, *tail))
+            lines.append((row, column.name, *ours, *(cell.paper or PaperNumber()), *tail))
         return csv_text(CSV_COLUMNS, lines)
 
     def to_markdown(self) -> str:
@@ -156,24 +154,23 @@ class Table:
     def _legend(self, reasons: Sequence[str]) -> list[str]:
         cells = [cell for _, _, cell in self]
         papers, marks = [cell.paper for cell in cells if cell.paper], {cell.mark for cell in cells}
+        seeds = " and training seeds" if any(cell.seeds > 1 for cell in cells) else ""
+        sets = sorted({column.name for _, column, cell in self if cell.over == REPLICATES})
         out = []
         for column in self.columns:
             theirs = {row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper}
             out.append(f"{column.name}: ours {column.protocol}" + "".join(f"; paper {t}" for t in sorted(theirs)))
-        if papers:
-            out.append(f"Paper numbers: {'; '.join(sorted({paper.source for paper in papers}))}")
-        if RE_EVALUATED in marks:
-            how = "the first k samples were re-evaluated from the shipped weights in this run, and agreed"
-            out.append(f"Unmarked: {how}.")
-        if RECORDED in marks:
-            out.append("† recorded: taken from the committed record, not re-evaluated in this run.")
-        seeds = " and training seeds" if any(cell.seeds > 1 for cell in cells) else ""
-        if any(cell.over == IMAGES for cell in cells):
-            out.append(f"Intervals: bootstrap over images{seeds}.")
-        if sets := sorted({column.name for _, column, cell in self if cell.over == REPLICATES}):
-            out.append(f"{', '.join(sets)}: interval over replicates with disjoint sampling seeds{seeds}.")
-        if any(cell.value is not None and cell.interval is None for cell in cells):
-            out.append("Without brackets: one number for the whole set, no interval.")
+        for line, needed in {
+            f"Paper numbers: {'; '.join(sorted({paper.source for paper in papers}))}": papers,
+            "Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed.":
+                RE_EVALUATED in marks,
+            "† recorded: taken from the committed record, not re-evaluated in this run.": RECORDED in marks,
+            f"Intervals: bootstrap over images{seeds}.": any(cell.over == IMAGES for cell in cells),
+            f"{', '.join(sets)}: interval over replicates with disjoint sampling seeds{seeds}.": sets,
+            "Without brackets: one number for the whole set, no interval.":
+                any(cell.value is not None and cell.interval is None for cell in cells),
+        }.items():  # fmt: skip
+            out += [line] if needed else []
         out += [f"— ({i}): {reason}" for i, reason in enumerate(reasons, start=1)]
         first = f"Ours [95% interval]{' · *paper*' if papers else ''}. Protocols:"
         return [first, *(f"- {_escape(line)}" for line in (*out, *self.notes))]
@@ -207,16 +204,15 @@ def paper_numbers(room: str) -> dict[tuple[str, str, str], PaperNumber]:
 
     Raises `ReproError` naming file and line for anything else than table, row, column, value, protocol, source.
     """
-    path = paths.room_file(room, "paper_numbers.csv")
-    numbers: dict[tuple[str, str, str], PaperNumber] = {}
-    with path.open(encoding="utf-8", newline="") if path.exists() else io.StringIO() as stream:
-        for line in (reader := csv.DictReader(stream)):
-            try:
-                number = PaperNumber(rounded(float(line["value"])), line["protocol"], line["source"])
-                numbers[line["table"], line["row"], line["column"]] = number
-            except (KeyError, TypeError, ValueError, ReproError):
-                found = ",".join(map(str, line.values()))
-                raise ReproError(f"{path}, line {reader.line_num}: no number of a paper: {found}") from None
+    path, numbers = paths.room_file(room, "paper_numbers.csv"), {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in (reader := csv.DictReader(lines)):
+        try:
+            number = PaperNumber(rounded(float(line["value"])), line["protocol"], line["source"])
+            numbers[line["table"], line["row"], line["column"]] = number
+        except (KeyError, TypeError, ValueError, ReproError):
+            found = ",".join(map(str, line.values()))
+            raise ReproError(f"{path}, line {reader.line_num}: no number of a paper: {found}") from None
     return numbers
 
 

@@ -24,10 +24,9 @@ from repro.ddpm.study import play
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.evaluation import Tolerance
+from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
 

@@ -23,10 +23,9 @@ from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, edito
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
-from repro.engine.evaluation import Tolerance
+from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import find
-from repro.engine.study import Sample
 from repro.metrics import distribution, protocols
 from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
 

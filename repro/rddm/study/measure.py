@@ -24,10 +24,9 @@ from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.experiments import CLASSIFIER, MAIN
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, data_hash, replicated
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.evaluation import Tolerance
+from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import DEVICE, find
-from repro.engine.study import Sample
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
 from repro.metrics.pixel import imresize

@@ -18,11 +18,10 @@ from repro.data.degradations import TASKS
 from repro.data.filesets import equalised
 from repro.data.images import to_model, to_unit
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.evaluation import Tolerance
+from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Sample
 from repro.metrics import protocols
 from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
