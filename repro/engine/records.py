@@ -147,7 +147,7 @@ def load(room: str) -> list[Record]:
                 raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
             record = Record(**fields)
             if record.id != identity:
-                raise ReproError(f"id {identity}, its content gives {record.id}: changed after writing")
+                raise ReproError(f"its content gives the id {record.id}, not {identity}: changed after writing")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         if record.room != room or record.key in found:
