@@ -8,7 +8,7 @@ from test_engine_records import make
 
 from repro.engine import evaluation
 from repro.engine.commands import TablesCompare
-from repro.engine.evaluation import Tolerance, compare
+from repro.engine.evaluation import Tolerance
 from repro.errors import ReproError
 
 VALUES = {"psnr": [20.0, 21.0], "fid": 12.0}
@@ -127,17 +127,15 @@ def test_a_changed_cell_is_found_and_named(folders, edit, differences, capsys):
     assert counts.endswith(f"cells compared, {len(differences)} differ")
 
 
-def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders):
+def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders, capsys):
     old, new = folders
     head, first, second = TABLE.splitlines()
     (new / "tables" / "t.csv").write_text("\n".join([head, second, first]) + "\n")
-    assert not compare(old, new)[0], "rows are matched by name"
+    assert TablesCompare(old, new).run() == 0, "rows are matched by name"
     (old / "u.csv").write_text("a\n1\n")
-    assert compare(old, new)[0] == ["u.csv, line 2, a: committed 1, regenerated no such cell"]
+    assert TablesCompare(old, new).run() == 1
+    assert "u.csv, line 2, a: committed 1, regenerated no such cell\n" in capsys.readouterr().err
     (empty := old / "empty").mkdir()
-    for a, b, sentence in (
-        (empty, empty, "there is nothing to compare"),
-        (old, old / "b", "b: no such folder"),
-    ):
+    for a, b, sentence in ((empty, empty, "there is nothing to compare"), (old, old / "b", "b: no such folder")):
         with pytest.raises(ReproError, match=sentence):
-            compare(a, b)
+            TablesCompare(a, b).run()

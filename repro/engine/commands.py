@@ -1,6 +1,8 @@
 """The engine's commands; `repro/cli.py` lists them."""
 
+import csv
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -181,9 +183,16 @@ class Whence:
         return 0
 
 
+# Together these columns of a table name a row, as text; without them its position does.
+KEYS = ("record", "id", "part", "row", "column", "metric")
+
+
 @dataclass
 class TablesCompare:
-    """Compare regenerated tables with the committed ones, cell by cell; exit status 1 where they differ."""
+    """Compare regenerated tables with the committed ones, cell by cell; exit status 1 where they differ.
+
+    Text must be equal, numbers within what the table's own columns atol and rtol state (else 1e-6 and 1e-4).
+    """
 
     old: Positional[Path]
     """Folder with the committed .csv tables."""
@@ -191,8 +200,34 @@ class TablesCompare:
     """Folder with the regenerated ones."""
 
     def run(self) -> int:
-        from repro.engine.evaluation import compare
-
-        differences, counts = compare(self.old, self.new)
+        before, after = (self._cells(folder) for folder in (self.old, self.new))
+        if not before and not after:
+            raise ReproError(f"neither {self.old} nor {self.new} holds a .csv table: there is nothing to compare")
+        differences = []
+        for place in {**before, **after}:
+            (a, allowed), (b, number) = (side.get(place, ("no such cell", None)) for side in (before, after))
+            near = None not in (allowed, number) and abs(float(a) - float(b)) <= allowed
+            if a != b and not near:
+                apart = "" if None in (allowed, number) else f" ({allowed:.2g} apart is allowed)"
+                differences.append(f"{place}: committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}")
+        counts = f"{len({**before, **after})} cells compared, {len(differences)} differ"
         print("\n".join([*differences, counts]), file=sys.stderr if differences else sys.stdout)
         return 1 if differences else 0
+
+    @staticmethod
+    def _cells(folder: Path) -> dict[str, tuple[str, float | None]]:
+        """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, what it may be off."""
+        if not folder.is_dir():
+            raise ReproError(f"{folder}: no such folder, a folder of .csv tables is needed")
+        found: dict[str, tuple[str, float | None]] = {}
+        for path in sorted(folder.rglob("*.csv")):
+            for line, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
+                atol, rtol = (float(row.get(key) or usual) for key, usual in (("atol", 1e-6), ("rtol", 1e-4)))
+                name = " / ".join(row[key] for key in KEYS if row.get(key)) or f"line {line}"
+                for column, text in row.items():
+                    allowed = None
+                    if column not in (*KEYS, "records", "atol", "rtol"):
+                        with suppress(TypeError, ValueError):  # text
+                            allowed = atol + rtol * abs(float(text))
+                    found[f"{path.relative_to(folder)}, {name}, {column}"] = text, allowed
+        return found
