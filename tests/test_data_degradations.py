@@ -18,15 +18,9 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 NAMES = sorted(TASKS)
-PICTURES = (
-    torch.nn.functional.interpolate(  # smooth, as images are, in 8 bits
-        KeyedNoise(0, range(5), "test/pictures").uniform((3, 9, 8)), size=(72, 64), mode="bicubic"
-    )
-    .clamp(0, 1)
-    .mul(255)
-    .round()
-    .div(255)
-)
+COARSE = KeyedNoise(0, range(5), "test/pictures").uniform((3, 9, 8))
+SMOOTH = torch.nn.functional.interpolate(COARSE, size=(72, 64), mode="bicubic")  # as images are
+PICTURES = SMOOTH.clamp(0, 1).mul(255).round().div(255)
 
 
 def noises(ids, seed=0):
@@ -110,9 +104,6 @@ def test_jpeg_is_the_encoders_own():
     assert found[1].tolist() == pytest.approx([0.9] * 5)
     with pytest.raises(ReproError, match=r"whole number from 1 to 100: got 10\.5"):
         TASKS["jpeg"].degrade(PICTURES, noises(range(5)), quality=10.5)
-
-
-# -- what networks were trained and records measured with --------------------------------------------------------------
 
 
 def test_every_law_is_bit_for_bit_what_it_was():

@@ -157,8 +157,6 @@ def test_order_is_natural_and_linked_folders_count(tmp_path):
     assert [p.name for p in list_images(tmp_path / "all")] == names
 
 
-# --- known data sets --------------------------------------------------------------------------------------------------
-
 # As the real data sets name their files.
 REAL = {
     "lol": "our485/low/2.png our485/high/2.png eval15/low/1.png eval15/high/1.png",
@@ -227,9 +225,6 @@ def test_one_of_optional_parts_is_enough(tmp_path, monkeypatch):
     (tmp_path / "thumbnails128x128/00000").mkdir(parents=True)
     (tmp_path / "thumbnails128x128/00000/00000.png").write_bytes(b"x")
     assert not check("ffhq", tmp_path)[1]
-
-
-# --- crops ------------------------------------------------------------------------------------------------------------
 
 
 def _coded(height: int, width: int) -> torch.Tensor:

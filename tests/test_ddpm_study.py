@@ -31,9 +31,6 @@ def made(experiment: str, cell: dict, metrics: dict, **more) -> Record:
     return Record("ddpm", experiment, cell, metrics, **fields)
 
 
-# -- tables, figures, claims -------------------------------------------------------------------------------------------
-
-
 def test_orders_are_distinguished_from_ties():
     def rows(*found):
         cells = [({"task": "generation", "sampler": s, "steps": 10, "eta": eta}, fid) for s, eta, fid in found]
@@ -56,9 +53,6 @@ def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
         lesson(play.LESSONS, "small").recheck()
     assert lesson(play.LESSONS, "smoke").recheck().verified == frozenset()
-
-
-# -- probes and exercises ----------------------------------------------------------------------------------------------
 
 
 def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
@@ -108,8 +102,6 @@ def test_walks_keep_their_ends_and_a_photograph_becomes_a_garment():
     with pytest.raises(ReproError, match="the image"):
         play.as_fashion(b"no image")
 
-
-# -- the paper profile -------------------------------------------------------------------------------------------------
 
 A_FILE = 6  # images; the real files have 10,000 of them
 

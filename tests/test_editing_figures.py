@@ -53,9 +53,6 @@ def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     assert torch.equal(found, in_sequence(singles, data.sharp, recipe=data.bench.recipe, **given))
 
 
-# -- probes -----------------------------------------------------------------------------------------------------------
-
-
 def test_attention_is_what_the_layers_weigh(now):
     data = now.data(1)
     entry = tiny_editor(tiny_network(**network_of(SMOKE, "entry")))
@@ -92,9 +89,6 @@ def test_probes_are_theory_and_the_paper_read_both_ways(now):
     assert torch.equal(meant[small], image[small]) and torch.equal(printed[~small], image[~small])
 
 
-# -- curves -----------------------------------------------------------------------------------------------------------
-
-
 def record(experiment: str, cell: dict, **metrics) -> Record:
     about = dict(n=2, seed=0, profile="small", checkpoint=None, data="0" * 64, command="test")
     return Record(room="editing", experiment=experiment, cell=cell, metrics=metrics, **about)
@@ -117,9 +111,6 @@ def test_curves_are_of_the_records_they_name():
     made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
     (line,) = [line for line in curves.step_curves(made).axes[0].get_lines() if line.get_linestyle() == "-"]
     assert list(line.get_xdata()) == [1, 5, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
-
-
-# -- explorers --------------------------------------------------------------------------------------------------------
 
 
 GIVEN = {

@@ -13,45 +13,15 @@ from repro.editing.effects.colour import colour_transfer
 from repro.editing.effects.compose import compose
 from repro.editing.effects.grain import gaussian_grain, grain_variance
 from repro.editing.effects.sharpness import motion_blur, unsharp_mask
-from repro.editing.study import benchmark, probes, strength
-from repro.editing.study.benchmark import (
-    BENCH,
-    SPLITS,
-    TINY,
-    VERSION,
-    crop_ids,
-    levels,
-    reference_rows,
-    split,
-    unseen,
-)
-from repro.editing.study.measure import (
-    CONTRAST,
-    CRISP,
-    DRIFT,
-    EXCESS,
-    GAP,
-    HOLE,
-    KID,
-    L1,
-    MEANS,
-    PROTOCOLS,
-    _statistics,
-    by_photo,
-    crops,
-    floored,
-    kept,
-    scored,
-    source_of,
-)
+from repro.editing.study import benchmark, measure, probes, strength
 from repro.editing.vector import EditingVector
 
-SMALL = replace(TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
+SMALL = replace(benchmark.TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return crops(SMALL, 2)
+    return measure.crops(SMALL, 2)
 
 
 def test_blur_is_measured_through_grain_and_contrast(data):
@@ -82,25 +52,27 @@ def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
 
 
 def test_scores_of_doing_nothing_of_the_targets_and_of_the_floor(data):
-    found, pair = scored(data, 2, ("inpaint",), source_of, kid=False), data.edit("inpaint")
+    found, pair = measure.scored(data, 2, ("inpaint",), measure.source_of, kid=False), data.edit("inpaint")
     inside = ((pair.source - pair.target).abs() * data.hole).sum(dim=(1, 2, 3)) / (3 * data.hole.sum(dim=(1, 2, 3)))
-    assert found[HOLE] == pytest.approx(by_photo(inside, 2), rel=1e-4)
-    assert found[EXCESS] == pytest.approx(found[HOLE], rel=1e-4)  # outside the hole nothing is wrong
-    assert found[L1] == pytest.approx(by_photo((inside * data.hole.mean(dim=(1, 2, 3))), 2), rel=1e-4)
-    assert all(len(found[p]) == 2 for p in PROTOCOLS) and KID not in found
-    perfect = scored(data, 2, ("blur", "inpaint"), lambda part, tasks: part.edit(*tasks).target, kid=False)
-    assert max(perfect[GAP["blur"]]) < 1e-6 and max(map(abs, perfect[CRISP])) < 1e-6
-    assert max(map(abs, perfect[EXCESS])) < 1e-7
-    lazy = scored(data, 2, ("blur",), source_of, kid=False)
+    assert found[measure.HOLE] == pytest.approx(measure.by_photo(inside, 2), rel=1e-4)
+    assert found[measure.EXCESS] == pytest.approx(found[measure.HOLE], rel=1e-4)  # outside the hole nothing is wrong
+    assert found[measure.L1] == pytest.approx(measure.by_photo((inside * data.hole.mean(dim=(1, 2, 3))), 2), rel=1e-4)
+    assert all(len(found[p]) == 2 for p in measure.PROTOCOLS) and measure.KID not in found
+    perfect = measure.scored(data, 2, ("blur", "inpaint"), lambda part, tasks: part.edit(*tasks).target, kid=False)
+    assert max(perfect[measure.GAP["blur"]]) < 1e-6 and max(map(abs, perfect[measure.CRISP])) < 1e-6
+    assert max(map(abs, perfect[measure.EXCESS])) < 1e-7
+    lazy = measure.scored(data, 2, ("blur",), measure.source_of, kid=False)
     target = strength.blur(data.edit("blur").target, data.sharp)
-    assert lazy[GAP["blur"]] == pytest.approx(by_photo(target, 2), rel=1e-4)
-    assert min(lazy[CRISP]) > 0  # the sharp source is crisper than the blurred target
+    assert lazy[measure.GAP["blur"]] == pytest.approx(measure.by_photo(target, 2), rel=1e-4)
+    assert min(lazy[measure.CRISP]) > 0  # the sharp source is crisper than the blurred target
     image = data.edit("colour").target
-    found = _statistics(0.5 * image + 0.1, image)
-    assert found[MEANS] == pytest.approx((0.5 * image - 0.1).mean(dim=(2, 3)).abs().mean(dim=1).tolist(), rel=1e-4)
-    assert found[CONTRAST] == pytest.approx([0.5] * 4, rel=1e-4)
+    found = measure._statistics(0.5 * image + 0.1, image)
+    assert found[measure.MEANS] == pytest.approx(
+        (0.5 * image - 0.1).mean(dim=(2, 3)).abs().mean(dim=1).tolist(), rel=1e-4
+    )
+    assert found[measure.CONTRAST] == pytest.approx([0.5] * 4, rel=1e-4)
     autoencoder = tiny_autoencoder()
-    made, one = (floored(autoencoder, False, part, ("blur",)) for part in (data, data.at([2])))
+    made, one = (measure.floored(autoencoder, False, part, ("blur",)) for part in (data, data.at([2])))
     assert made.shape == data.sharp.shape and torch.allclose(made[2:3], one, atol=1e-5)
 
 
@@ -142,16 +114,16 @@ def test_rank_correlation_is_spearmans_and_a_dead_slider_scores_nothing():
 
 def test_what_a_composite_keeps(data):
     first = data.at([0, 2])
-    perfect = kept(first, ("blur", "grain", "colour"), lambda part, tasks: part.edit(*tasks).target)
-    assert set(perfect) == {DRIFT["blur"], DRIFT["grain"], DRIFT["colour"]}
+    perfect = measure.kept(first, ("blur", "grain", "colour"), lambda part, tasks: part.edit(*tasks).target)
+    assert set(perfect) == {measure.DRIFT["blur"], measure.DRIFT["grain"], measure.DRIFT["colour"]}
     assert all(len(v) == 2 and max(v) < 1e-4 for v in perfect.values())
 
     def alone(part, tasks):  # blurs, unless something else is asked too
         return part.edit("blur").target if tuple(tasks) == ("blur",) else part.sharp
 
-    lost = kept(first, ("blur", "inpaint"), alone)
+    lost = measure.kept(first, ("blur", "inpaint"), alone)
     wanted = strength.blur(first.edit("blur").target, first.sharp).tolist()
-    assert lost == {DRIFT["blur"]: pytest.approx(wanted, abs=1e-5)}
+    assert lost == {measure.DRIFT["blur"]: pytest.approx(wanted, abs=1e-5)}
 
 
 # Version 1 of the small profile's test split. Where one of these changes, the benchmark is another one: VERSION goes up
@@ -177,8 +149,8 @@ def moments(pictures: torch.Tensor, unit: float) -> list[float]:
 
 def definition(part, version: int) -> str:
     """SHA-256 of every crop's request: the same on every machine."""
-    train, lines = crop_ids("train"), []
-    rows = reference_rows(part.name, part.ids, len(train), version).tolist()
+    train, lines = benchmark.crop_ids("train"), []
+    rows = benchmark.reference_rows(part.name, part.ids, len(train), version).tolist()
     for id, v, row in zip(part.ids, part.vectors, rows, strict=True):
         numbers = (v.blur, v.grain, *v.sharpen)
         lines.append(",".join([id, re.sub(r"[^A-Za-z0-9_]", "-", id), *map(repr, numbers), train[row]]))
@@ -186,40 +158,51 @@ def definition(part, version: int) -> str:
 
 
 def test_it_is_the_pinned_version():
-    real = split("test")
-    assert VERSION == BENCH.version == 1 and real.ids == crop_ids("test")
-    assert definition(real, BENCH.version) == DEFINITION
+    real = benchmark.split("test")
+    assert benchmark.VERSION == benchmark.BENCH.version == 1 and real.ids == benchmark.crop_ids("test")
+    assert definition(real, benchmark.BENCH.version) == DEFINITION
     assert moments((real.sharp[::4] * 255).round(), 1e4) == pytest.approx(SHARP, abs=1)
     assert moments(real.hole[::4], 100) == pytest.approx(HOLES, abs=1)
     # Frozen: records name the data by these.
-    assert (BENCH.digest(), TINY.digest()) == ("955d4ebd56e2955b", "92f5954ddc1e02a9")
+    assert (benchmark.BENCH.digest(), benchmark.TINY.digest()) == ("955d4ebd56e2955b", "92f5954ddc1e02a9")
 
 
 def test_no_subject_of_test_or_validation_is_in_train():
-    ids = {name: crop_ids(name) for name in SPLITS}
-    assert len({id for name in SPLITS for id in ids[name]}) == sum(map(len, ids.values()))
-    train, validation, test = ({pack.picture(id.split("@")[0]).subject for id in ids[name]} for name in SPLITS)
+    ids = {name: benchmark.crop_ids(name) for name in benchmark.SPLITS}
+    assert len({id for name in benchmark.SPLITS for id in ids[name]}) == sum(map(len, ids.values()))
+    train, validation, test = (
+        {pack.picture(id.split("@")[0]).subject for id in ids[name]} for name in benchmark.SPLITS
+    )
     assert not test & train and not validation & train and not test & validation and min(map(len, (train, test))) > 5
-    assert all(name.startswith("skimage/") for name in unseen(TINY).ids)
+    assert all(name.startswith("skimage/") for name in benchmark.unseen(benchmark.TINY).ids)
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", benchmark.SPLITS)
 def test_references_are_crops_of_the_training_split_and_never_the_crop_itself(name):
-    whole, train = split(name, TINY), split("train", TINY)  # all crops of TINY have one size
-    at = reference_rows(name, whole.ids, len(train)).tolist()
+    whole, train = (
+        benchmark.split(name, benchmark.TINY),
+        benchmark.split("train", benchmark.TINY),
+    )  # all crops of TINY have one size
+    at = benchmark.reference_rows(name, whole.ids, len(train)).tolist()
     assert torch.equal(whole.reference, train.sharp[at])
     assert all(train.ids[row] != id for row, id in zip(at, whole.ids, strict=True))
 
 
 def test_a_composite_is_made_of_the_single_edits():
     """The same path, grain, reference and threshold, one after the other; of each crop alone."""
-    whole, v = split("test", TINY), split("test", TINY).vectors
-    blurred = motion_blur(whole.sharp, [x.blur for x in v], VERSION, whole.ids, longest=TINY.recipe.longest)
-    grained = gaussian_grain(blurred, torch.tensor([x.grain for x in v]).double(), seed=VERSION, ids=whole.ids)
+    whole, v = benchmark.split("test", benchmark.TINY), benchmark.split("test", benchmark.TINY).vectors
+    blurred = motion_blur(
+        whole.sharp, [x.blur for x in v], benchmark.VERSION, whole.ids, longest=benchmark.TINY.recipe.longest
+    )
+    grained = gaussian_grain(
+        blurred, torch.tensor([x.grain for x in v]).double(), seed=benchmark.VERSION, ids=whole.ids
+    )
     coloured = colour_transfer(grained, whole.reference)
     for tasks, wanted in ((1, blurred), (2, grained), (3, coloured)):
         found = whole.edit(*("blur", "grain", "colour")[:tasks])
-        assert (found.target - levels(wanted)).abs().max() < 1.5 / 255 and torch.equal(found.source, whole.sharp)
+        assert (found.target - benchmark.levels(wanted)).abs().max() < 1.5 / 255 and torch.equal(
+            found.source, whole.sharp
+        )
     assert torch.equal(whole.edit("inpaint").target, whole.sharp)
     assert torch.equal(whole.edit("blur", "grain").target[1:], whole.at([1]).edit("blur", "grain").target)
 
@@ -227,8 +210,8 @@ def test_a_composite_is_made_of_the_single_edits():
 def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch):
     """Two effects or more each, drawn anew each round; the latents are those of what `compose` makes of them."""
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
-    autoencoder, whole = tiny_autoencoder(), split("train", TINY)
-    held = benchmark.composites(autoencoder, "0" * 64, TINY)
+    autoencoder, whole = tiny_autoencoder(), benchmark.split("train", benchmark.TINY)
+    held = benchmark.composites(autoencoder, "0" * 64, benchmark.TINY)
     count, vectors = len(whole), held["composite vector"]
     assert len(vectors) == len(held["composite"]) == benchmark.ROUNDS * count
     assert (vectors[:, 4:].sum(dim=1) >= 2).all() and vectors.unique(dim=0).shape[0] > count
@@ -237,9 +220,9 @@ def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch
     pair = (amount, threshold) if sharpen else None
     vector = EditingVector(beta if blur else None, round(sigma, 6) if grain else None, colour, inpaint, pair)
     one = whole.at([0])
-    extra = {"reference": one.reference, "hole": one.hole, "recipe": TINY.recipe}
-    target = compose(one.sharp, vector, seed=TINY.version, ids=ids, **extra).target
-    latent = autoencoder.encode(levels(target) * 2 - 1)
+    extra = {"reference": one.reference, "hole": one.hole, "recipe": benchmark.TINY.recipe}
+    target = compose(one.sharp, vector, seed=benchmark.TINY.version, ids=ids, **extra).target
+    latent = autoencoder.encode(benchmark.levels(target) * 2 - 1)
     torch.testing.assert_close(held["composite"][[count]].float(), latent, rtol=2e-3, atol=2e-3)
     monkeypatch.setattr(benchmark, "compose", None)  # read, not made again
-    assert torch.equal(benchmark.composites(autoencoder, "0" * 64, TINY)["composite"], held["composite"])
+    assert torch.equal(benchmark.composites(autoencoder, "0" * 64, benchmark.TINY)["composite"], held["composite"])

@@ -1,37 +1,41 @@
-"""Records and the images that they stand behind: ids, rounding, refusals by line, two writers, `repro whence`."""
+"""Records, their images and check: ids, rounding, refusals by line, two writers, `repro whence`, re-evaluation."""
 
+import json
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tiny import refused
 
-from repro.engine import provenance, records
-from repro.engine.commands import Whence
+from repro.engine import evaluation, provenance, records
+from repro.engine.commands import TablesCompare, Whence
+from repro.engine.evaluation import Tolerance
 from repro.engine.provenance import save_figure, whence
 from repro.engine.records import Record
 from repro.errors import ReproError
 
+FIELDS = {
+    "room": "ddpm",
+    "experiment": "fid",
+    "cell": {"sampler": "ddim", "steps": 50, "eta": 0.0},
+    "metrics": {"psnr": [20.123456789, 21.0, 22.0], "fid": 12.3456789},
+    "n": 3,
+    "seed": 0,
+    "profile": "small",
+    "checkpoint": "ab" * 32,
+    "data": "cd" * 32,
+    "command": "repro evaluate ddpm fid",
+    "environment": {"wall_s": 1.5},
+}
+
 
 def make(**changes: object) -> Record:
-    fields = {
-        "room": "ddpm",
-        "experiment": "fid",
-        "cell": {"sampler": "ddim", "steps": 50, "eta": 0.0},
-        "metrics": {"psnr": [20.123456789, 21.0, 22.0], "fid": 12.3456789},
-        "n": 3,
-        "seed": 0,
-        "profile": "small",
-        "checkpoint": "ab" * 32,
-        "data": "cd" * 32,
-        "command": "repro evaluate ddpm fid",
-        "environment": {"wall_s": 1.5},
-    }
-    return Record(**{**fields, **changes})
+    return Record(**{**FIELDS, **changes})
 
 
 def test_a_written_record_comes_back_equal_and_an_equal_result_leaves_the_file_alone(home):
@@ -91,33 +95,24 @@ def test_a_damaged_line_is_named(home, damage):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"metrics": {"fid": float("nan")}}, "metric 'fid': a measured value is nan"),
-        ({"metrics": {"fid": []}}, "one value or more of each are needed"),
-        ({"metrics": {}}, "one value or more of each are needed"),
-        ({"cell": {"steps": [1, 2]}}, "cell value steps"),
-        ({"cell": {"eta": float("inf")}}, "cell value eta=inf"),
-    ],
-)
-def test_nonsense_is_refused_where_it_enters(changes, sentence):
-    with pytest.raises(ReproError, match=sentence):
-        make(**changes)
+def test_nonsense_is_refused_where_it_enters():
+    metrics = {"'fid': a measured value is nan": {"fid": float("nan")}, "one value or more": {"fid": []}, "more of": {}}
+    refused(metrics, lambda metrics: make(metrics=metrics))
+    cells = {"cell value steps": {"steps": [1, 2]}, "cell value eta=inf": {"eta": float("inf")}}
+    refused(cells, lambda cell: make(cell=cell))
 
 
 WRITER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_engine_records import make
+import json, sys
 from repro.engine import records
+fields, worker = json.loads(sys.argv[1]), int(sys.argv[2])
 for s in range(10):
-    records.upsert("ddpm", [make(cell={"steps": s, "worker": int(sys.argv[2])})])
+    records.upsert("ddpm", [records.Record(**fields | {"cell": {"steps": s, "worker": worker}})])
 """
 
 
 def test_two_processes_lose_no_line(home):
-    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", WRITER, json.dumps(FIELDS)]
     workers = [subprocess.Popen([*command, str(i)]) for i in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     assert len(records.load("ddpm")) == 20
@@ -220,3 +215,133 @@ def test_whence_prints_the_command_and_what_the_records_are(record, capsys):
     records.path_of("ddpm").unlink()
     assert Whence(path).run() == 0
     assert "no longer among the committed records" in capsys.readouterr().out
+
+
+VALUES = {"psnr": [20.0, 21.0], "fid": 12.0}
+
+
+def checked(steps: int = 0, **changes):
+    return make(check={"k": 2, "metrics": VALUES}, cell={"steps": steps}, **changes)
+
+
+def test_agreement_disagreement_and_silence_are_told_apart():
+    good, bad, silent, gone = map(checked, (1, 2, 3, 4))
+    ablation, unchecked = checked(5, source="recorded"), make(cell={"steps": 6})
+    calls = []
+
+    def recompute(record, k):
+        calls.append((record.id, k))
+        if record is gone:
+            raise ReproError("checkpoint a-b-c is missing")
+        worse = {"psnr": [20.0, 21.5]} if record is bad else {}
+        return {**VALUES, **worse} if record is not silent else {"fid": 12.01}
+
+    report = evaluation.check([good, bad, silent, gone, ablation, unchecked], recompute)
+    assert calls == [(record.id, 2) for record in (good, bad, silent, gone)]
+    assert report.verified == {(good.id, "psnr"), (good.id, "fid")}
+    assert {(row.record.id, row.metric) for row in report.failed} == {
+        (bad.id, "psnr"), (silent.id, "psnr"), (gone.id, "psnr"), (gone.id, "fid")
+    }  # fmt: skip
+    text = report.text()
+    for sentence in ("recorded 21, recomputed 21.5, 0.022 apart is allowed", "not recomputed", "a-b-c is missing",
+                     "its weights do not ship", "no first-k values were recorded"):  # fmt: skip
+        assert sentence in text
+    assert text.splitlines()[-1] == "1 of 4 records re-evaluated agree (4 of 8 values); 2 taken from committed records"
+
+
+def test_rows_are_measured_in_true_fp32_on_gpus_too(monkeypatch):
+    """cuDNN's convolutions may otherwise round to TF32."""
+    flag = lambda *_: {"tf32": float(torch.backends.cudnn.allow_tf32)}  # noqa: E731
+    monkeypatch.setattr(evaluation, "study_module", lambda room, name: SimpleNamespace(measure=flag))
+    row = evaluation.Row("ddpm", "baseline-input", {}, evaluation.Sample(1, 1, "0" * 64), 0, "small")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        assert row.measure(1) == {"tf32": 0.0} and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("found", "tolerance", "ok"),
+    [
+        ([20.1, 21.0], Tolerance(0.11, 0), True),
+        ([20.1, 21.0], Tolerance(0.09, 0), False),
+        ([20.1, 21.0], Tolerance(0, 0.006), True),
+        ([20.1, 21.0], {"fid": Tolerance(0, 0), "psnr": Tolerance(0.2, 0)}, True),
+        ([20.1, 21.0], {"fid": Tolerance(9, 9)}, False),
+        ([20.0], Tolerance(9, 9), False),
+        ([20.0, float("nan")], Tolerance(9, 9), False),
+    ],
+)
+def test_the_tolerance_is_absolute_plus_relative_and_per_protocol(found, tolerance, ok):
+    report = evaluation.check([checked()], lambda record, k: {**VALUES, "psnr": found}, tolerance)
+    assert [row.metric for row in report.failed] == ([] if ok else ["psnr"])
+
+
+def test_the_report_is_written_alike_and_read_back(home):
+    good, bad = checked(1), checked(2)
+
+    def report(near: float = 0.0):
+        psnr = [value + near for value in VALUES["psnr"]]
+        return evaluation.check([good, bad], lambda r, k: VALUES | {"psnr": psnr if r is good else [20.0, 0.0]})
+
+    path = report().write("ddpm")
+    assert path == home / "figures" / "checks" / "ddpm.csv"
+    before = path.read_bytes()
+    assert report(near=2e-4).write("ddpm").read_bytes() == before, "another processor: within tolerance"
+    assert evaluation.verified("ddpm", [good, bad]) == report().verified == {(good.id, "psnr"), (good.id, "fid")}
+    assert evaluation.verified("ddpm", [bad]) == frozenset(), "a record measured anew is no longer verified"
+    assert evaluation.verified("rddm", [good]) == frozenset()
+    evaluation.check([good, bad], lambda r, k: VALUES).write("ddpm")
+    assert path.read_bytes() != before, "a verdict changed"
+    path.write_text("a,b\n")
+    with pytest.raises(ReproError, match="line 1: the header must read record,experiment"):
+        evaluation.verified("ddpm", [good])
+
+
+# Tables, regenerated against committed
+
+TABLE = "row,column,ours,mark,records,atol,rtol\nDDIM,FID,12.0,recorded,12e4,0.1,0\nDDPM,FID,13.0,recorded,13e4,0,0\n"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        (folder / "tables").mkdir(parents=True)
+        (folder / "tables" / "t.csv").write_text(TABLE)
+    return old, new
+
+
+@pytest.mark.parametrize(
+    ("edit", "differences"),
+    [
+        (("12.0", "12.09"), []),
+        (("12.0", "12.11"), ["DDIM / FID, ours: committed 12.0, regenerated 12.11 (0.1 apart is allowed)"]),
+        (("12.0", "nan"), ["DDIM / FID, ours: committed 12.0, regenerated nan (0.1 apart is allowed)"]),
+        (("12.0", ""), ["DDIM / FID, ours: committed 12.0, regenerated nothing"]),
+        (("12e4", "120000"), ["DDIM / FID, records: committed 12e4, regenerated 120000"]),
+        (("mark", "sign"), [f"{row} / FID, {change}" for change in (
+            "mark: committed recorded, regenerated no such cell", "sign: committed no such cell, regenerated recorded"
+        ) for row in ("DDIM", "DDPM")]),
+    ],
+)  # fmt: skip
+def test_a_changed_cell_is_found_and_named(folders, edit, differences, capsys):
+    old, new = folders
+    (new / "tables" / "t.csv").write_text(TABLE.replace(*edit))
+    assert TablesCompare(old, new).run() == (1 if differences else 0)
+    printed = capsys.readouterr()
+    *lines, counts = (printed.err or printed.out).splitlines()
+    assert lines == [f"tables/t.csv, {line}" for line in differences]
+    assert counts.endswith(f"cells compared, {len(differences)} differ")
+
+
+def test_a_missing_table_a_moved_row_and_nothing_to_compare(folders, capsys):
+    old, new = folders
+    head, first, second = TABLE.splitlines()
+    (new / "tables" / "t.csv").write_text("\n".join([head, second, first]) + "\n")
+    assert TablesCompare(old, new).run() == 0, "rows are matched by name"
+    (old / "u.csv").write_text("a\n1\n")
+    assert TablesCompare(old, new).run() == 1
+    assert "u.csv, line 2, a: committed 1, regenerated no such cell\n" in capsys.readouterr().err
+    (empty := old / "empty").mkdir()
+    for a, b, sentence in ((empty, empty, "there is nothing to compare"), (old, old / "b", "b: no such folder")):
+        with pytest.raises(ReproError, match=sentence):
+            TablesCompare(a, b).run()

@@ -96,7 +96,6 @@ def test_it_drops_into_a_diffusers_pipeline_and_back(kind, tmp_path):
         pipe = DDPMPipeline(unet, to_diffusers(schedule, **extra))
 
     def draw(pipe):
-        pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         return pipe(2, generator=generator, num_inference_steps=4, output_type="np").images
 

@@ -22,9 +22,6 @@ NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("[
 METHODS = {"01": "ddpm", "02": "editing", "03": "rddm", "04": "ucdir", "05": "adir"}
 
 
-# -- as they are committed ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
 def test_shape(path):
     """The bootstrap first, documented parameters, cells that fit a glance, at most 1 MB, no widgets kept."""
@@ -65,8 +62,6 @@ def test_every_profile_of_notebook_02s_lesson_is_one_and_is_offered():
     text = NOTEBOOKS["02"].read_text(encoding="utf-8")
     assert all(f"{name}: " in text for name in LESSONS)
 
-
-# -- executed ----------------------------------------------------------------------------------------------------------
 
 SHOWN = {"01": 18, "02": 22, "03": 18, "04": 14, "05": 12}  # images, at least
 FIGURES = {"01": 6, "02": 18, "03": 12, "04": 6, "05": 8}  # files of images, at least

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from deepinv.physics import DownsamplingMatlab
 from PIL import Image
 
 from repro.data import datasets
@@ -21,24 +22,13 @@ from repro.errors import ReproError
 from repro.metrics import features
 from repro.metrics.pixel import imresize
 from repro.metrics.protocols import score
+from repro.rddm.study import experiments as rddm
 from repro.rddm.study import measure
-from repro.rddm.study.experiments import (
-    PAPER,
-    STRATEGIES,
-    TaskConfig,
-    build_network,
-    experiment,
-    holed,
-    learning_of,
-    name_of,
-    read,
-    training_task,
-)
 
 
-def tiny(name: str, images: int = 6, batch: int = 2, **changes) -> TaskConfig:
+def tiny(name: str, images: int = 6, batch: int = 2, **changes) -> rddm.TaskConfig:
     """A published task with a tiny network of the same class and a training of a few steps on one thread."""
-    found = PAPER[name]
+    found = rddm.PAPER[name]
     recipe = dataclasses.replace(found.recipe, images=images, batch=batch, threads=1)
     network = {**found.network, "dim": 8, "mults": (1, 2)}
     return dataclasses.replace(found, **{"network": network, "side": 16, "recipe": recipe, **changes})
@@ -83,8 +73,6 @@ def data(tmp_path_factory):
         yield root
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
-
 EXACT = {  # parameters, images of the training, sum_scale
     "raindrop": (72_522_374, 240_000, 1.0),
     "lol": (36_261_187, 160_000, 1.0),
@@ -98,15 +86,15 @@ EXACT = {  # parameters, images of the training, sum_scale
 }
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", rddm.PAPER)
 def test_settings_are_built_with_pinned_numbers(name):
-    task = PAPER[name]
+    task = rddm.PAPER[name]
     with torch.device("meta"):
-        net, x = build_network(task, task.variants[0]), torch.zeros(1, 3, 64, 64)
+        net, x = rddm.build_network(task, task.variants[0]), torch.zeros(1, 3, 64, 64)
         cond = torch.zeros(1, 3 + net.config.mask_channels, 64, 64) if net.config.condition else None
         assert net(x, torch.zeros(1), cond).sample.shape[1] == (3 if task.variants[0] == "smres" else 6)
     assert (sum(p.numel() for p in net.parameters()), task.recipe.images) == EXACT[name][:2]
-    table, recipe = learning_of(task, task.variants[0]).schedule, task.recipe
+    table, recipe = rddm.learning_of(task, task.variants[0]).schedule, task.recipe
     assert table.sum_scale == pytest.approx(EXACT[name][2], abs=5e-6)
     assert table.T == 1000 and recipe.clip == 1.0 and recipe.betas == (0.9, 0.99) and recipe.precision == "fp32"
     assert recipe.batch == {"celeba64": 256, "celeba64-two-stage": 256}.get(name, 2 if task.side == 256 else 128)
@@ -117,19 +105,16 @@ def test_settings_are_built_with_pinned_numbers(name):
 
 def test_every_published_task_is_an_experiment_under_the_strategies_that_the_report_compares():
     names = {e.name for e in experiments("rddm") if e.profile == "paper"}
-    wanted = {name_of(t, s, 0, "paper") for t in ("celeba64", "lol", "raindrop") for s in STRATEGIES}
-    assert wanted < names and len(names) == len(PAPER) + 6
+    wanted = {rddm.name_of(t, s, 0, "paper") for t in ("celeba64", "lol", "raindrop") for s in rddm.STRATEGIES}
+    assert wanted < names and len(names) == len(rddm.PAPER) + 6
     with pytest.raises(ReproError, match="'sid-rgb' cannot be read: how the raw files"):
-        read(PAPER["sid-rgb"], "train")
-
-
-# -- readers ----------------------------------------------------------------------------------------------------------
+        rddm.read(rddm.PAPER["sid-rgb"], "train")
 
 
 def test_lol_is_squeezed_and_equalised(data):
-    lol = PAPER["lol"]
-    found = read(lol, "train")
-    assert found.size == 20 and read(lol, "test").size == 15 and len(set(found.ids)) == 20
+    lol = rddm.PAPER["lol"]
+    found = rddm.read(lol, "train")
+    assert found.size == 20 and rddm.read(lol, "test").size == 15 and len(set(found.ids)) == 20
     y, x0 = found.inputs[3], found.targets[3]
     assert y.shape == x0.shape == (3, 256, 256)
     name = found.inputs.files[3]
@@ -137,9 +122,9 @@ def test_lol_is_squeezed_and_equalised(data):
     eight = (resize(equalised(read_image(name)), (256, 256)) * 255).round() / 255
     torch.testing.assert_close(y, eight, rtol=0, atol=1e-6)
     assert y.mean() > 0.4  # from around 0.1
-    plain = read(dataclasses.replace(lol, equalise=False), "train")
+    plain = rddm.read(dataclasses.replace(lol, equalise=False), "train")
     assert plain.inputs[3].mean() < 0.15 and torch.equal(plain.targets[3], x0)
-    assert read(lol, "test", full=True).inputs[0].shape == (3, 20, 24)
+    assert rddm.read(lol, "test", full=True).inputs[0].shape == (3, 20, 24)
 
 
 def test_histogram_equalisation_by_opencvs_rule():
@@ -155,12 +140,12 @@ def test_histogram_equalisation_by_opencvs_rule():
 
 
 def test_raindrop_is_tested_on_a_and_paired_by_number(data):
-    found = read(PAPER["raindrop"], "test", full=True)
+    found = rddm.read(rddm.PAPER["raindrop"], "test", full=True)
     assert found.size == 9
     for given, clean in zip(found.inputs.files, found.targets.files, strict=True):
         assert given.stem.removesuffix("_rain") == clean.stem.removesuffix("_clean")
         assert given.parent.parent.name == "test_a"
-    assert read(PAPER["raindrop"], "train").size == 20
+    assert rddm.read(rddm.PAPER["raindrop"], "train").size == 20
     with pytest.raises(ReproError, match=r"test_b.*0 images found"):
         read_split("raindrop", "test_b")  # has to be asked for by its name
     with pytest.raises(ReproError, match="split 'test-b' is unknown: choose one of train, test, test_b"):
@@ -169,11 +154,11 @@ def test_raindrop_is_tested_on_a_and_paired_by_number(data):
 
 def test_istd_brings_its_mask(data):
     shadow = tiny("istd")
-    found = read(shadow, "train")
+    found = rddm.read(shadow, "train")
     assert found.size == len(found.masks.files) == 20 and found.masks[0].mean() > 0.85
     assert all(m.stem == i.stem for m, i in zip(found.masks.files, found.inputs.files, strict=True))
-    assert read(dataclasses.replace(shadow, network={}), "train").masks is None
-    learns, seen, net = training_task(shadow, "smresn"), [], build_network(shadow, "smresn")
+    assert rddm.read(dataclasses.replace(shadow, network={}), "train").masks is None
+    learns, seen, net = rddm.training_task(shadow, "smresn"), [], rddm.build_network(shadow, "smresn")
     net.res_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     loss = learns.loss(net, torch.tensor([0, 1]), noises(2))
     x0, y, mask = learns.pair(torch.tensor([0, 1]), noises(2))
@@ -183,9 +168,6 @@ def test_istd_brings_its_mask(data):
 
 def noises(count):
     return lambda purpose: KeyedNoise(0, range(count), purpose)
-
-
-# -- CelebA -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +200,7 @@ def test_celeba_is_cropped_around_the_face():
 def test_celebas_own_split(faces):
     entries = datasets.read_celeba("test")
     assert [file.name for file in entries] == ["000007.jpg", "000008.jpg"]
-    found = read(PAPER["celeba64"], "train")
+    found = rddm.read(rddm.PAPER["celeba64"], "train")
     assert found.size == 4 and found.targets[0].shape == (3, 64, 64) and found.inputs is None
     for text, wrong in {
         "000001.jpg 0\n000009.jpg 2\n": r"line 2: .000009\.jpg 2. is not a file of",
@@ -234,53 +216,37 @@ def test_inpainting_hides_the_middle(tmp_path, monkeypatch):
     fill(tmp_path / "celeba-hq", [f"{i}.png" for i in range(10)], 0.8, width=32, height=32)
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     chosen = tiny("inpainting")
-    found = read(chosen, "train")
-    assert found.size == 9 and read(chosen, "test").ids == ["9"]
+    found = rddm.read(chosen, "train")
+    assert found.size == 9 and rddm.read(chosen, "test").ids == ["9"]
     y, x0 = found.inputs[0], found.targets[0]
     hole = torch.zeros(16, 16, dtype=torch.bool)
     hole[4:12, 4:12] = True
     assert torch.equal(y[:, ~hole], x0[:, ~hole])
-    assert y[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(holed(x0)[:, hole], torch.full((3, 64), 0.5))
-    net, seen = build_network(chosen, "smresn"), []
+    assert y[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(rddm.holed(x0)[:, hole], torch.full((3, 64), 0.5))
+    net, seen = rddm.build_network(chosen, "smresn"), []
     net.noise_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
-    training_task(chosen, "smresn").loss(net, torch.tensor([0]), noises(1))
+    rddm.training_task(chosen, "smresn").loss(net, torch.tensor([0]), noises(1))
     assert seen == [3]  # neither y nor the hole is given
 
 
-# -- MATLAB -----------------------------------------------------------------------------------------------------------
-
-
-def test_imresize_by_hand():
-    """Half the size of one row: taps of the cubic kernel stretched by two, the image mirrored at its ends."""
-    row = torch.tensor([10.0, 200, 30, 90, 250, 0, 120, 60]) / 255
-
-    def cubic(x):
-        x = abs(x)
-        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        return near if x <= 1 else far if x < 2 else 0.0
-
-    expected = []
-    for i in range(4):
-        shares = {j: cubic((j - (2 * i + 0.5)) / 2) for j in range(2 * i - 4, 2 * i + 6)}
-        value = sum(w * 255 * row[j if 0 <= j < 8 else (-1 - j if j < 0 else 15 - j)].item() for j, w in shares.items())
-        expected.append(math.floor(value / sum(shares.values()) + 0.5))
-    assert (imresize(row[None], (1, 4)) * 255).round().int().tolist() == [expected]
-    assert (imresize(row[:, None], (4, 1)) * 255).round().flatten().int().tolist() == expected
+def test_imresize_is_matlabs():
+    """deepinv's, of images that vary along one side alone: ours rounds to 8 bits between the two."""
+    rows = (KeyedNoise(0, [0], "rows").uniform((1, 24, 1)) * 255).round().div(255).expand(1, 1, 24, 24)
+    for image in (rows, rows.mT):
+        theirs = DownsamplingMatlab(factor=2).A(image)
+        assert (imresize(image, (12, 12)) - theirs).abs().max() < 0.501 / 255
     constant = torch.full((3, 9, 11), 37 / 255)
     assert torch.equal((imresize(constant, (4, 30)) * 255).round(), torch.full((3, 4, 30), 37.0).double())
-
-
-# -- the whole path ---------------------------------------------------------------------------------------------------
 
 
 def test_restoration_from_files_to_numbers(home, data, monkeypatch):
     metrics = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb")
     monkeypatch.setattr(measure, "PUBLISHED", metrics)
-    monkeypatch.setitem(PAPER, "lol", chosen := tiny("lol"))
-    trains = experiment("paper", chosen, "smres")
+    monkeypatch.setitem(rddm.PAPER, "lol", chosen := tiny("lol"))
+    trains = rddm.experiment("paper", chosen, "smres")
     assert evaluation.rows("rddm", "paper") == []  # nothing trained yet
     *_, last = run(trains)
-    assert last.images == 6 and type(last.model) is type(build_network(chosen, "smres"))
+    assert last.images == 6 and type(last.model) is type(rddm.build_network(chosen, "smres"))
 
     found = {(r.experiment, r.cell["task"]): r for r in evaluation.rows("rddm", "paper")}
     ours = {(trains.name, "lowlight"), (trains.name, "lowlight-full-size")}
@@ -303,14 +269,14 @@ def test_restoration_from_files_to_numbers(home, data, monkeypatch):
 
 def test_generation_from_files_to_numbers(home, faces, monkeypatch):
     chosen = tiny("celeba64", images=4, batch=4, side=64, n=3)
-    monkeypatch.setitem(PAPER, "celeba64", chosen)
-    assert list(run(experiment("paper", chosen, "smresn")))[-1].images == 4
+    monkeypatch.setitem(rddm.PAPER, "celeba64", chosen)
+    assert list(run(rddm.experiment("paper", chosen, "smresn")))[-1].images == 4
 
     def pooled(x):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
     monkeypatch.setattr(features, "inception", lambda device: features.FeatureNet("quarters", 3, pooled, pooled))
-    name, cell = name_of("celeba64", "smresn", 0, "paper"), {"task": "generation", "steps": 10, "eta": 0.0}
+    name, cell = rddm.name_of("celeba64", "smresn", 0, "paper"), {"task": "generation", "steps": 10, "eta": 0.0}
     assert measure.sample(name, cell, "paper").n == 3
     found = measure.measure(name, cell, None, "paper")
     assert set(found) == {"fid/quarters", "kid/quarters", "is/quarters"}
@@ -321,4 +287,4 @@ def test_training_without_the_data_set_says_what_to_download(tmp_path, monkeypat
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "nothing"))
     for name, needed in (("lol", r"LOLdataset\.zip"), ("celeba64", r"img_align_celeba\.zip")):
         with pytest.raises(ReproError, match=needed):
-            experiment("paper", PAPER[name], "smresn").task()
+            rddm.experiment("paper", rddm.PAPER[name], "smresn").task()

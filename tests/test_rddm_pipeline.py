@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from tiny import shaken
+from tiny import refused, shaken
 
 from repro.ddpm.process import model_fn
 from repro.ddpm.steps import last
@@ -28,13 +28,8 @@ IMAGE = KeyedNoise(0, range(2), "image").uniform((3, 11, 14))
 Y = 2 * IMAGE - 1
 
 
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def make(net, **settings):
-    return quiet(RDDMPipeline(net, RDDMScheduler(**settings)))
+    return RDDMPipeline(net, RDDMScheduler(**settings))
 
 
 def seeded(seed=0):
@@ -47,10 +42,7 @@ def tiny_ddpm():
         sample_size=12, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    return quiet(DDPMPipeline(shaken(net), DDPMScheduler(num_train_timesteps=100)))
-
-
-# -- scheduler --------------------------------------------------------------------------------------------------------
+    return DDPMPipeline(shaken(net), DDPMScheduler(num_train_timesteps=100))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
@@ -81,9 +73,6 @@ def test_scheduler_refuses():
         RDDMScheduler(timestep_spacing="log")
 
 
-# -- pipeline ---------------------------------------------------------------------------------------------------------
-
-
 def test_pipeline_restores_what_a_constant_network_says():
     """A network that always answers the residual 0.5 takes 0.25 off an image in [0, 1], whatever the noise; in tiles
     too."""
@@ -101,7 +90,7 @@ def test_pictures_of_any_size_keep_their_size(size, tiny_ddpm):
     image = KeyedNoise(0, [0], "image").uniform((3, *size))
     for net in (RDDMNet("res", **SMALL), PublishedNet("res", dim=8, mults=(1, 2))):
         assert make(shaken(net))(image, num_inference_steps=2, output_type="pt").images.shape == (1, 3, *size)
-    pipe = quiet(RDDMPipeline.from_ddpm(tiny_ddpm))
+    pipe = RDDMPipeline.from_ddpm(tiny_ddpm)
     found = pipe(height=size[0], width=size[1], num_inference_steps=2, output_type="pt").images
     assert found.shape == (1, 3, *size)
 
@@ -140,43 +129,33 @@ def test_saved_and_loaded_it_draws_the_same(layout, condition, tmp_path):
     before = pipe(generator=seeded(), **given).images
     pipe.save_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
-    again = quiet(RDDMPipeline.from_pretrained(tmp_path))
+    again = RDDMPipeline.from_pretrained(tmp_path)
     assert type(again.unet) is type(pipe.unet) and again.scheduler.config.objective == net.config.objective
     # to the last bits only: weights mapped from a file lie differently in memory
     torch.testing.assert_close(before, again(generator=seeded(), **given).images, rtol=0, atol=1e-6)
     assert before.std() > 0.01
 
 
-# -- a pretrained DDPM ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("settings", [{}, {"clip_sample": False}, {"beta_schedule": "scaled_linear"}])
 def test_a_pretrained_DDPM_draws_what_DDIM_draws(settings, tiny_ddpm, tmp_path):
     for kind, steps in ((DDPMScheduler, 10), (DDIMScheduler, 33)):
-        theirs = quiet(DDIMPipeline(tiny_ddpm.unet, kind(num_train_timesteps=100, **settings)))
+        theirs = DDIMPipeline(tiny_ddpm.unet, kind(num_train_timesteps=100, **settings))
         pipe, published = RDDMPipeline.from_ddpm(theirs), RDDMPipeline.from_ddpm(theirs, rule="eq12")
         pipe.save_pretrained(tmp_path)
         common = dict(batch_size=2, num_inference_steps=steps, output_type="np")
         wanted = theirs(generator=seeded(), **common).images
         for each, same in ((pipe, True), (RDDMPipeline.from_pretrained(tmp_path), True), (published, False)):
-            gap = np.abs(quiet(each)(generator=seeded(), **common).images - wanted).max()
+            gap = np.abs(each(generator=seeded(), **common).images - wanted).max()
             assert gap < 1e-3 * max(1, np.abs(wanted).max()) if same else gap > 0.01 or "clip_sample" in settings
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "message"),
-    [
-        (DDPMScheduler(thresholding=True), "thresholding=True"),
-        (EulerDiscreteScheduler(), "EulerDiscreteScheduler with"),
-        (DDPMScheduler(prediction_type="v_prediction"), "'v_prediction'; accepted"),
-    ],
-)
-def test_settings_without_counterpart_are_refused(scheduler, message):
-    with pytest.raises(ReproError, match=message):
-        RDDMScheduler.from_ddpm(scheduler)
-
-
-# -- refusals ---------------------------------------------------------------------------------------------------------
+def test_settings_without_counterpart_are_refused():
+    cases = {
+        "thresholding=True": DDPMScheduler(thresholding=True),
+        "EulerDiscreteScheduler with": EulerDiscreteScheduler(),
+        "'v_prediction'; accepted": DDPMScheduler(prediction_type="v_prediction"),
+    }
+    refused(cases, RDDMScheduler.from_ddpm)
 
 
 def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
@@ -189,26 +168,19 @@ def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
         RDDMPipeline(torch.nn.Linear(1, 1), RDDMScheduler())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"image": [IMAGE[0], IMAGE[0, :, :5]]}, "got 14x5, 14x11 in one batch"),
-        ({"image": None}, "needs an image"),
-        ({"output_type": "jpg"}, "'jpg' is unknown"),
-        ({"generator": [torch.Generator()]}, "1 generators for 2 images"),
-        ({"generator": torch.Generator(), "seed": 1}, "one of the two"),
-        ({"num_inference_steps": 1001}, "got 1001"),
-        ({"tile": 64}, "tile is 64"),
-    ],
-)
-def test_wrong_calls_are_refused(settings, message):
-    with pytest.raises(ReproError, match=message):
-        make(RDDMNet("res", **SMALL))(**{"image": IMAGE, **settings})
+def test_wrong_calls_are_refused():
+    cases = {
+        "got 14x5, 14x11 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :5]]},
+        "needs an image": {"image": None},
+        "'jpg' is unknown": {"output_type": "jpg"},
+        "1 generators for 2 images": {"generator": [torch.Generator()]},
+        "one of the two": {"generator": torch.Generator(), "seed": 1},
+        "got 1001": {"num_inference_steps": 1001},
+        "tile is 64": {"tile": 64},
+    }
+    refused(cases, lambda settings: make(RDDMNet("res", **SMALL))(**{"image": IMAGE, **settings}))
     with pytest.raises(ReproError, match="generation needs height and width"):
         make(RDDMNet("res", condition=False, **SMALL))()
-
-
-# -- what ships --------------------------------------------------------------------------------------------------------
 
 
 def test_the_network_for_use_by_its_task(home):
@@ -216,7 +188,7 @@ def test_the_network_for_use_by_its_task(home):
     with pytest.raises(ReproError, match=r"no checkpoint rddm-raindrop-use-s0 in .*`repro list`"):
         RDDMPipeline.shipped("raindrop")
     save_checkpoint(home / "checkpoints" / "rddm-raindrop-use-s0", shaken(RDDMNet("res", **SMALL), 0.05), {})
-    pipe, schedule = quiet(RDDMPipeline.shipped("raindrop")), learning_of(USE["raindrop"], "use").schedule
+    pipe, schedule = RDDMPipeline.shipped("raindrop"), learning_of(USE["raindrop"], "use").schedule
     x_T = process.start(Y, randn_tensor(Y.shape, generator=seeded(3)), schedule)
     step = last(Sampler(schedule, "res").run(model_fn(pipe.unet, cond=Y), x_T, Y, 2))
     found = pipe(IMAGE, num_inference_steps=2, generator=seeded(3), output_type="pt").images

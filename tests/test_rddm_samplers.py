@@ -54,9 +54,6 @@ def perfect(schedule, objective, x0=X0, y=Y):
     return model
 
 
-# -- oracles ----------------------------------------------------------------------------------------------------------
-
-
 @given(T=st.integers(1, 1500), data=st.data())
 def test_times_are_the_published_ones(T, data):
     steps = data.draw(st.integers(1, T))
@@ -136,8 +133,6 @@ def test_draws_what_the_released_code_draws(objective, steps, pixels, deviation)
     assert found.std().item() == pytest.approx(deviation, abs=3e-6)
 
 
-# -- the transformation -----------------------------------------------------------------------------------------------
-
 LINEAR = ddpm.linear()
 CONVERTED = RDDMSchedule.from_ddpm(LINEAR)
 
@@ -200,8 +195,6 @@ def test_a_perfect_network_of_one_schedule_is_one_of_another():
         assert not 10 < t < 999 or (ideal(own)(x, when) - wanted(x, when)).abs().max() > 0.1
     assert largest(ours(model, 20, False), [step.x for step in ours(wanted, 20, False)]) < 0.02
 
-
-# -- by number --------------------------------------------------------------------------------------------------------
 
 LOWLIGHT, FASHION = TASKS["lowlight"], TASKS["fashion"]
 IDS = ["a", "b", "c"]

@@ -107,8 +107,7 @@ def test_a_toy_is_trained_recorded_tabled_judged_and_listed(tmp_path):
         (package / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
         (package / "toy" / name).write_text(text.lstrip(), encoding="utf-8")
 
-    environment = {
-        **os.environ,
+    environment = os.environ | {
         "PYTHONPATH": str(tmp_path),
         "REPRO_HOME": str(tmp_path),
         "PYTHONDONTWRITEBYTECODE": "1",

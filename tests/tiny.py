@@ -3,12 +3,15 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
+from repro.errors import ReproError
 from repro.nn.unet import UNet
 
 RECIPE = Recipe(images=320, batch=16, lr=1e-3, warmup=64, ema=100, threads=1, save_every=48)
@@ -60,3 +63,12 @@ def clone(folder: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     shutil.copy(Path(__file__).resolve().parents[1] / "pyproject.toml", folder)
     return folder
+
+
+def refused(cases: dict[str, Any], call: Callable = lambda case: case()) -> None:
+    """Checked: `call` of each case (of the values of a tuple) raises one sentence, in which its pattern is found."""
+    for pattern, case in cases.items():
+        with pytest.raises(ReproError, match=pattern) as caught:
+            call(*case) if isinstance(case, tuple) else call(case)
+            pytest.fail(f"not refused: {pattern}")
+        assert "\n" not in str(caught.value)
