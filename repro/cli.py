@@ -11,7 +11,8 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 # command: (module, dataclass, help, examples). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
-    "doctor": ("repro.engine.doctor", "Doctor", "check this installation: versions, hardware, weights, images", ("",)),
+    "doctor": ("repro.engine.commands", "Doctor", "check this installation: versions, hardware, weights, images",
+               ("",)),
     "list": ("repro.engine.commands", "List", "list experiments, with their state", ("", "editing")),
     "train": ("repro.engine.commands", "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
               ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000")),

@@ -14,9 +14,9 @@ import pytest
 from repro import __version__, benchmarks
 from repro.benchmarks import BENCHES, Bench, Benchmark, interleave
 from repro.cli import COMMANDS, main
-from repro.engine import doctor
+from repro.engine import commands
 from repro.engine.checkpoint import WEIGHTS
-from repro.engine.doctor import Doctor, findings
+from repro.engine.commands import Doctor, findings
 from repro.engine.registry import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,7 @@ def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, caps
         raise OSError("no such luck")
         yield
 
-    monkeypatch.setattr(doctor, "CHECKS", (_broken, doctor._checkpoints, doctor._disk))
+    monkeypatch.setattr(commands, "CHECKS", (_broken, commands._checkpoints, commands._disk))
     found = [f for f in findings() if f.state == "fail"]
     assert len(found) == 2
     assert "the check of broken broke (OSError: no such luck)" in found[0].text

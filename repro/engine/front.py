@@ -21,7 +21,7 @@ import numpy as np
 from repro import paths
 from repro.engine import claims
 from repro.engine.atomic import read_toml, write_text
-from repro.engine.checkpoint import CONFIG
+from repro.engine.checkpoint import trained
 from repro.engine.records import ROOMS
 from repro.engine.registry import study_module
 from repro.engine.tables import paper_numbers, table_line
@@ -42,9 +42,7 @@ def picture() -> np.ndarray:
     width = COLUMNS * (WIDTH + GAP) - GAP
     rows = []
     modules = [study_module(room, name) for room in ROOMS for name in ("overview", "figures")]
-    for module in (m for m in modules if hasattr(m, "NEEDS")):
-        if not all((paths.checkpoints() / name / CONFIG).exists() for name in module.NEEDS):
-            continue
+    for module in (m for m in modules if hasattr(m, "NEEDS") and all(map(trained, m.NEEDS))):
         tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}
         panels = [padded(np.concatenate([line(t, p.shape[1]), p]), WIDTH + GAP) for t, p in tiles.items()]
         row = padded(np.concatenate(panels, axis=1)[:, :width], width)
@@ -95,15 +93,13 @@ def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
     if row is None or not set(cells) <= set(numbers):
         raise ReproError(f"the headline of {room} names a part that figures/claims.csv, or a cell that the paper's "
                          "numbers do not have: `repro claims` writes the one anew")  # fmt: skip
-    unit, theirs, ours = chosen.get("unit", ""), "—", "—"
+    unit, theirs, ours, verdict = chosen.get("unit", ""), "—", "—", row["verdict"]
     if cells:
-        left, right = (numbers[cell].value for cell in cells)
-        theirs = _number(left - right, unit)
+        theirs = _number(numbers[cells[0]].value - numbers[cells[1]].value, unit)
     if row["estimate"]:
         half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
         ours = _number(float(row["estimate"]), unit, half)
     parts = [r["verdict"] for r in rows if r["id"] == row["id"]]
-    verdict = row["verdict"]
     if len(parts) > 1:
         verdict += f"; {row['id']}: {parts.count(claims.REPRODUCED)} of {len(parts)}"
     counts = Counter(r["verdict"] for r in rows)
@@ -152,13 +148,13 @@ def rendered(text: str, root: Path) -> str:
 
 def update() -> None:
     """Bring README.md and figures/README.md up to date, and say whether that changed one."""
-    root, stale = paths.root(), []
-    readme, figures = root / "README.md", root / "figures"
-    new = {readme: rendered(readme.read_text(encoding="utf-8"), root), figures / "README.md": index(figures)}
+    root, stale = paths.root(), False
+    new = {root / "README.md": rendered((root / "README.md").read_text(encoding="utf-8"), root)}
+    new[root / "figures/README.md"] = index(root / "figures")
     for path, text in new.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
-            stale.append(path)
+            stale = True
     print("README.md and figures/README.md:", "updated" if stale else "unchanged", flush=True)
 
 

@@ -40,9 +40,9 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """splitmix64 of every element; consumes its argument."""
-    z = z.add_(_signed(_GOLDEN))
-    z = (z.bitwise_xor_(_shift(z, 30))).mul_(_signed(_C1))
-    z = (z.bitwise_xor_(_shift(z, 27))).mul_(_signed(_C2))
+    z.add_(_signed(_GOLDEN))
+    z.bitwise_xor_(_shift(z, 30)).mul_(_signed(_C1))
+    z.bitwise_xor_(_shift(z, 27)).mul_(_signed(_C2))
     return z.bitwise_xor_(_shift(z, 31))
 
 

@@ -78,8 +78,14 @@ def _interval(sides: list[np.ndarray], together: bool, n_boot: int, seed: int) -
     from scipy.special import ndtr, stdtrit
 
     rng, n = np.random.default_rng(seed), sides[0].shape[1]
-    weights = [_seed_weights(rng, len(side), n_boot) for side in (sides[:1] if together else sides)]
-    weights, spread = weights * (1 + together), [_spread_seeds(side) for side in sides]
+    weights, spread = [], []
+    for side in sides:
+        count, level = len(side), side.mean(axis=1, keepdims=True)  # S, (S, 1)
+        if not (together and weights):  # (n_boot, S) weights of the resampled rows; one seed keeps the weight 1
+            even = np.full(count, 1 / count)
+            drawn = rng.multinomial(count, even, size=n_boot) if count > 1 else np.ones((n_boot, 1))
+        weights.append(drawn / count)
+        spread.append(side + (math.sqrt(count / (count - 1)) - 1) * (level - level.mean()) if count > 1 else side)
     draws = np.empty(n_boot)
     step = max(1, _CHUNK // n)
     for start in range(0, n_boot, step):
@@ -91,18 +97,3 @@ def _interval(sides: list[np.ndarray], together: bool, n_boot: int, seed: int) -
     low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
     estimate = float(sides[0].mean() - (sides[1].mean() if sides[1:] else 0.0))
     return Interval(estimate, low, high, n, tuple(len(side) for side in sides))
-
-
-def _seed_weights(rng: np.random.Generator, seeds: int, n_boot: int) -> np.ndarray:
-    """(n_boot, S) weights of the resampled rows; one seed keeps the weight 1."""
-    if seeds == 1:
-        return np.ones((n_boot, 1))
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=n_boot) / seeds
-
-
-def _spread_seeds(matrix: np.ndarray) -> np.ndarray:
-    seeds = len(matrix)
-    if seeds == 1:
-        return matrix
-    level = matrix.mean(axis=1, keepdims=True)  # (S, 1)
-    return matrix + (math.sqrt(seeds / (seeds - 1)) - 1) * (level - level.mean())

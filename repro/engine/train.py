@@ -91,11 +91,10 @@ def digest(value: Any) -> str:
 class Task(Protocol):
     """What is learned, from what: a training set and a loss per sample.
 
-    A sample is known by its *place*: its number in the whole training, 0, 1, 2, … Noise, times and crops are keyed by
-    the place, so they do not depend on the batch or on the process that happens to hold it.
-
-    A task may have `settings`, a dict of plain values that say what the loss depends on beside the recipe (objective,
-    schedule, crop, …): a saved run is never continued with other ones.
+    A sample is known by its *place*, its number in the whole training: noise, times and crops are keyed by it, so they
+    do not depend on the batch or on the process that happens to hold it. A task may have `settings`, a dict of plain
+    values that say what the loss depends on beside the recipe (objective, schedule, crop, …): a saved run is never
+    continued with other ones.
     """
 
     size: int  # training images
@@ -136,11 +135,8 @@ def _permutation(epoch: int, size: int, seed: int) -> Tensor:
 
 
 def make_accelerator():
-    """Accelerate's handle on processes and devices; autocast is ours, so that several recipes share one process.
-
-    Raises `ReproError` where a launcher started several processes and they do not find each other: each would train
-    the whole run and write over the others.
-    """
+    """Accelerate's handle on processes and devices. Raises `ReproError` where a launcher started several processes and
+    they do not find each other: each would train the whole run and write over the others."""
     from accelerate import Accelerator
 
     started = int(os.environ.get("WORLD_SIZE", 1))
