@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -122,15 +122,11 @@ class Reproduce:
         from repro.engine.notebooks import reproduce
         from repro.engine.provenance import save_figure
 
-        values: dict[str, str] = {}
-        for text in self.parameters:
-            name, equals, value = text.partition("=")
-            if not equals or not name.isidentifier() or name in values:
-                raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
-            values[name] = value
+        if wrong := [text for text in self.parameters if not text.partition("=")[0].isidentifier() or "=" not in text]:
+            raise ReproError(f"parameter {wrong[0]!r}: NAME=VALUE is accepted, 'steps=50' for example")
+        values = dict(text.split("=", 1) for text in self.parameters)
         runs = reproduce(self.notebooks, self.profile, values, self.update)
-        failed = [run.name for run in runs if run.error is not None]
-        seconds = sum(run.seconds for run in runs)
+        failed, seconds = [run.name for run in runs if run.error is not None], sum(run.seconds for run in runs)
         print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {seconds:.0f} s", flush=True)
         if failed:
             print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -239,11 +235,8 @@ class TablesCompare:
         return found
 
 
-# `repro doctor`: what is here, what is wrong with it, what to do; nothing is fetched.
-
-
 class Finding(NamedTuple):
-    """`state` is ok, warn or fail; `text` says what was found and, where it is not ok, what to do."""
+    """`state` is ok, warn or fail; `text` says what `repro doctor` found and, where it is not ok, what to do."""
 
     state: str
     text: str
@@ -274,20 +267,15 @@ def _packages() -> Iterator[Finding]:
     yield Finding("ok", f"{good} required packages in their ranges")
 
 
-def _torch() -> Iterator[Finding]:
-    import torch
-    import torchvision
-
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where they were built for different versions
-    yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
-
-
 def _hardware() -> Iterator[Finding]:
     import torch
+    import torchvision
 
     from repro.engine.records import hardware
     from repro.engine.train import has_bf16
 
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where they were built for different versions
+    yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
     about, threads = hardware(), torch.get_num_threads()
     yield Finding("ok", f"{about['cpu']}, {about['cores']} cores, {threads} threads")
     if threads > about["cores"]:
@@ -303,15 +291,15 @@ def _checkpoints() -> Iterator[Finding]:
     from repro.engine.registry import experiments
 
     folders = sorted(p for p in paths.checkpoints().glob("*") if p.is_dir() and not p.name.startswith("."))
-    bad = 0
+    good = 0
     for folder in folders:
         try:
             load_checkpoint(folder)
+            good += 1
         except ReproError as error:
-            bad += 1
             yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{folder.name}`")
-    found = f"{len(folders) - bad} of {len(folders)} checkpoints load and match their cards"
-    yield _of(len(folders) > bad, found, found)
+    found = f"{good} of {len(folders)} checkpoints load and match their cards"
+    yield _of(good > 0, found, found)
     here = {folder.name for folder in folders}
     for missing in (e for e in experiments() if e.ships and e.name not in here):
         yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
@@ -320,10 +308,8 @@ def _checkpoints() -> Iterator[Finding]:
 def _pack() -> Iterator[Finding]:
     from repro.data import pack
 
-    problems = pack.verify()
-    yield from (Finding("fail", f"{each}: restore it with `git checkout -- repro/data/pack`") for each in problems)
-    if not problems:
-        yield Finding("ok", "the embedded images are as committed")
+    problems = [Finding("fail", f"{p}: restore it with `git checkout -- repro/data/pack`") for p in pack.verify()]
+    yield from problems or [Finding("ok", "the embedded images are as committed")]
 
 
 def _disk() -> Iterator[Finding]:
@@ -336,7 +322,7 @@ def _disk() -> Iterator[Finding]:
     yield _of(bool(chromium), f"Chromium at {chromium}, for the browser tests", missing)
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_packages, _torch, _hardware, _checkpoints, _pack, _disk)
+CHECKS = (_packages, _hardware, _checkpoints, _pack, _disk)
 
 
 def findings() -> Iterator[Finding]:
