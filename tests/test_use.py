@@ -18,8 +18,9 @@ from repro.engine.rng import KeyedNoise
 from repro.rddm.model import RDDMNet
 from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.scheduler import RDDMScheduler
-from repro.use import methods, pairs
-from repro.use.methods import RESTORERS
+from repro.use import restore as methods
+from repro.use import training as pairs
+from repro.use.restore import RESTORERS
 
 SIZE = (75, 51)
 QUICK = {"adir": ["--adapt", "none"]}  # an adaptation takes a quarter of a minute

@@ -45,8 +45,8 @@ class Edit:
 
     def run(self) -> int:
         from repro.data import inputs
-        from repro.data.images import check_writable, read_image, write_image
-        from repro.engine.provenance import Provenance, save_png
+        from repro.data.images import check_writable, read_image
+        from repro.engine.provenance import save_result
 
         if all(getattr(self, name) is None for name in EFFECTS):
             raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
@@ -69,14 +69,11 @@ class Edit:
         settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
         edited = pipe(photo, **effects, sharpen=self.sharpen, **settings).images[0]
         try:
-            if out.suffix.lower() == ".png":
-                save_png(edited, out, Provenance((), self.command(out)))
-            else:
-                write_image(out, edited)
+            save_result(edited, out, self.command(out))
         except ReproError as error:  # the work is not lost
             handle, other = tempfile.mkstemp(prefix="edited-", suffix=".png")
             os.close(handle)
-            save_png(edited, Path(other), Provenance((), self.command(Path(other))))
+            save_result(edited, Path(other), self.command(Path(other)))
             print(f"repro edit: {error}; written instead: {other}", file=sys.stderr)
             return 1
         print(f"written: {out}")

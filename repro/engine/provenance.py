@@ -77,10 +77,14 @@ def save_figure(
     return path
 
 
-def save_png(figure: Any, path: Path, made: Provenance) -> Path:
-    """Write an image, as `save_figure` accepts it, to any place, with what made it."""
-    write_bytes(path, _encoded(figure, made, photograph=False))
-    return path
+def save_result(image: Any, path: Path, command: str) -> None:
+    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`."""
+    from repro.data.images import write_image
+
+    if path.suffix.lower() == ".png":
+        write_bytes(path, _encoded(image, Provenance((), command), photograph=False))
+    else:
+        write_image(path, image)
 
 
 def _encoded(figure: Any, made: Provenance, photograph: bool) -> bytes:

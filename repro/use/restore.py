@@ -1,13 +1,223 @@
-"""`repro restore`: photographs of any size restored by the network for use of a method, or by one of your own."""
+"""`repro restore`, and what each method offers to a user's own images: a line a method in `RESTORERS` and `LEARNERS`.
 
+Methods are imported when one is chosen.
+"""
+
+import functools
+import importlib
+import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
+from torch import Tensor, nn
+from tqdm import tqdm
 
+from repro import paths
+from repro.data.flist import list_images
+from repro.data.images import check_writable
+from repro.data.inputs import read_srgb
+from repro.engine.checkpoint import read_card
+from repro.engine.provenance import save_result, shell
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+
+Noises = Callable[[str], KeyedNoise]
+Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How a method learns to restore from pairs.
+
+    `build`     width -> the untrained network.
+    `loss`      (network, target, input, noises) -> (B,) loss of pairs (B, 3, H, W) in [-1, 1].
+    `pipeline`  trained network -> the diffusers pipeline that is saved and used.
+    `lr`, `steps` learning rate, and sampling steps, where the file names none.
+    """
+
+    build: Callable[[int], nn.Module]
+    loss: Callable[[nn.Module, Tensor, Tensor, Noises], Tensor]
+    pipeline: Callable[[nn.Module], Any]
+    lr: float
+    steps: int
+
+
+def _rddm() -> Learner:
+    """SM-Res: the residual is predicted, little noise is added (sum_scale 0.01), two sampling steps."""
+    from repro.rddm.model import RDDMNet
+    from repro.rddm.pipeline import RDDMPipeline
+    from repro.rddm.process import Learning
+    from repro.rddm.scheduler import RDDMScheduler
+    from repro.rddm.schedules import by_config
+    from repro.rddm.tasks import restoration_loss
+
+    learning = Learning("res", by_config(sum_scale=0.01), "l2")
+
+    def build(width: int) -> nn.Module:
+        return RDDMNet(
+            objective="res", base_channels=width, channel_mults=(1, 1, 2, 2), attention_levels=(3,), patch=2,
+            input_skip=True,
+        )  # fmt: skip
+
+    return Learner(
+        build=build,
+        loss=lambda model, target, degraded, noise: restoration_loss(model, target, degraded, noise, learning),
+        pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
+        lr=1e-3,
+        steps=2,
+    )
+
+
+def _ucdir() -> Learner:
+    """The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength."""
+    from repro.ucdir.model import UCDIR, Learning, training_loss
+    from repro.ucdir.pipeline import UCDIRPipeline
+
+    learning = Learning(detach=True, pixel=1.0)
+
+    def build(width: int) -> nn.Module:
+        return UCDIR(
+            residual_scale=4.0, residual_std=1.0, fine_std=0.1, predictor_channels=max(8, width // 2),
+            predictor_levels=4, predictor_widest=2 * width, base_channels=width, channel_mults=(1, 1, 2), blocks=1,
+            light=True, attention_levels=(), norm="one-group", patch=2, dropout=0.0,
+        )  # fmt: skip
+
+    return Learner(
+        build=build,
+        loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, learning),
+        pipeline=UCDIRPipeline,
+        lr=1.5e-3,
+        steps=20,
+    )
+
+
+LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm, "ucdir": _ucdir}
+# class -> where it is
+PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdir.pipeline"}
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """A method's networks for use.
+
+    `tasks`    what `--task` accepts -> sampling steps.
+    `shipped`  a task (and options) -> what restores with it, and the name of its checkpoint.
+    `options`  of `repro restore` that this method has beside the others'.
+    """
+
+    tasks: Mapping[str, int]
+    shipped: Callable[..., tuple[Run, str]]
+    options: tuple[str, ...] = ()
+
+
+def _shipped_rddm(task: str) -> tuple[Run, str]:
+    from repro.rddm.pipeline import RDDMPipeline
+
+    task = "raindrop" if task == "raindrops" else task
+    variant = "use" if task == "raindrop" else "smres"  # for low light there is only the network of the comparisons
+    return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
+
+
+def _shipped_ucdir(task: str) -> tuple[Run, str]:
+    from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
+
+    return _run(UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
+
+
+def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
+    from repro.adir.adapt import PRIOR
+    from repro.adir.pipeline import ADAPT, ADIR, index_files
+
+    if adapt not in ADAPT:
+        raise ReproError(f"--adapt is {adapt!r}; accepted: {', '.join(ADAPT)}")
+    pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
+    for name in index.skipped if index else ():
+        print(f"{name}: is no readable image, left out of the neighbours")
+    options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options), PRIOR
+
+
+def _run(pipe: Any) -> Run:
+    return functools.partial(restore_image, _ready(pipe))
+
+
+RESTORERS: dict[str, Restorer] = {
+    # The first that has a task is used where no method is named: in low light the better one on validation photographs.
+    "ucdir": Restorer(dict.fromkeys(("lowlight", "deblur", "jpeg"), 5), _shipped_ucdir),
+    "rddm": Restorer({"lowlight": 2, "raindrops": 1}, _shipped_rddm),
+    "adir": Restorer(
+        dict.fromkeys(("sr4", "sr8", "box", "gauss", "colour"), 100), _shipped_adir, ("adapt", "neighbours")
+    ),
+}
+
+
+def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> tuple[Run, int, str]:
+    """What restores an image, on this machine's device, its sampling steps, and a line that names its network.
+
+    Raises `ReproError` naming what there is.
+    """
+    if checkpoint is not None:
+        if method or task:
+            raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
+        pipe, card = load(checkpoint), checkpoint / "card.json"
+        card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+        trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
+        return _run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
+    if method is not None and method not in RESTORERS:
+        raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
+    able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
+    known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
+    if task is None:
+        raise ReproError(f"--task is missing: say what the image suffers from ({known}), or give --checkpoint")
+    method = next((name for name, r in able.items() if task in r.tasks), None)
+    if method is None:
+        raise ReproError(f"--task {task!r} is unknown; accepted: {known}")
+    restorer, options = RESTORERS[method], {name: value for name, value in options.items() if value is not None}
+    if unknown := [name for name in options if name not in restorer.options]:
+        raise ReproError(f"--{unknown[0]} is no option of {method}: leave it out")
+    run, name = restorer.shipped(task, **options)
+    card = read_card(name)
+    about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, {card['images']:,} crops seen"
+    return run, restorer.tasks[task], about
+
+
+def _ready(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def load(folder: Path) -> Any:
+    """The pipeline that a folder holds, as `repro train my.toml` or `save_pretrained` wrote it.
+
+    Raises `ReproError` where there is none, or one of no method here.
+    """
+    from diffusers.utils import logging as diffusers_logging
+
+    try:
+        name = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ReproError(f"{folder}: holds no pipeline; accepted: a folder that `repro train my.toml` wrote") from None
+    if name not in PIPELINES:
+        raise ReproError(f"{folder}: holds a {name}; accepted: {', '.join(PIPELINES)}")
+    diffusers_logging.disable_progress_bar()
+    try:
+        return _ready(getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
+    finally:
+        diffusers_logging.enable_progress_bar()
+
+
+def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:
+    """(3, H, W) in [0, 1] -> the same restored, on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    out = pipe(image, num_inference_steps=steps, generator=generator, output_type="pt").images[0]
+    return out.float().clamp(0, 1).cpu()
 
 
 @dataclass
@@ -35,10 +245,6 @@ class Restore:
     (default: restored-PHOTO.png, or restored-FOLDER)"""
 
     def run(self) -> int:
-        from tqdm import tqdm
-
-        from repro.use.methods import chosen
-
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
         target, places = self._places()  # everything that can be known before the work
@@ -55,22 +261,12 @@ class Restore:
 
     def _one(self, restore: Any, steps: int, photo: Path, out: Path) -> str:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
-        from tqdm import tqdm
-
-        from repro.data.images import check_writable, write_image
-        from repro.data.inputs import read_srgb
-        from repro.engine.provenance import Provenance, save_png
-
         try:
             image, note = read_srgb(photo)
             check_writable(out, (image.shape[2], image.shape[1]))
             if note:
                 tqdm.write(note, file=sys.stdout)
-            result = restore(image, steps, self.seed)
-            if out.suffix.lower() == ".png":
-                save_png(result, out, Provenance((), self.command(photo, out)))
-            else:
-                write_image(out, result)
+            save_result(restore(image, steps, self.seed), out, self.command(photo, out))
         except ReproError as error:
             if not self.photo.is_dir():
                 raise
@@ -79,8 +275,6 @@ class Restore:
 
     def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""
-        from repro.data.flist import list_images
-
         folder = self.photo.is_dir()
         name = f"restored-{self.photo.name if folder else self.photo.stem + '.png'}"
         target = self.out or self.photo.absolute().with_name(name)
@@ -104,8 +298,6 @@ class Restore:
 
     def command(self, photo: Path, out: Path) -> str:
         """What makes this image again."""
-        from repro.engine.provenance import shell
-
         words = ["repro", "restore", str(photo)]
         for name in ("task", "method", "checkpoint", "steps", "adapt", "neighbours"):
             value = getattr(self, name)
