@@ -13,9 +13,9 @@ from PIL import Image
 
 from repro.cli import main
 from repro.data import commands
-from repro.data.crops import crops, cut
 from repro.data.datasets import LAYOUTS, check
-from repro.data.flist import list_images, pair_folders, read_flist, read_pairs, write_flist
+from repro.data.files import list_images, pair_folders, read_flist, read_pairs, write_flist
+from repro.data.images import crops, cut
 from repro.errors import ReproError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from repro.data import datasets
 from repro.data.datasets import LAYOUTS, read_split
-from repro.data.filesets import equalised
+from repro.data.files import equalised
 from repro.data.images import read_image, resize
 from repro.engine import evaluation
 from repro.engine.records import upsert

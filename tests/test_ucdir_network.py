@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from repro.data import crops
+from repro.data import images
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
@@ -193,7 +193,7 @@ def noisier(images, noise):
 
 
 def cut(indices, crop, draw):
-    return crops.cut([PICTURES[i] for i in indices.tolist()], crop, draw), None
+    return images.cut([PICTURES[i] for i in indices.tolist()], crop, draw), None
 
 
 def task(**learning):

@@ -24,8 +24,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from repro.data import crops, pack
-from repro.data.images import resize, to_model
+from repro.data import pack
+from repro.data.images import cut, resize, to_model
 from repro.ddpm import losses, process
 from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.rng import KeyedNoise
@@ -53,7 +53,7 @@ def sizes(image: Tensor) -> list[Tensor]:
 def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callable[[str], KeyedNoise]) -> Tensor:
     """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each image, (3, H, W) in [0, 1]."""
     chosen = [some[int(u * len(some))] for some, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
-    return to_model(crops.cut(chosen, side, noise("crop").uniform((3,)).cpu()))
+    return to_model(cut(chosen, side, noise("crop").uniform((3,)).cpu()))
 
 
 class PriorTask:

@@ -52,7 +52,7 @@ class DataFlist:
     out: Path | None = None
 
     def run(self) -> int:
-        from repro.data.flist import write_flist
+        from repro.data.files import write_flist
 
         folder = Path(self.folder).absolute()
         out = self.out or folder.with_name(f"{folder.name}.flist")

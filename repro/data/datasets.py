@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from repro import paths
-from repro.data.filesets import Prepare
-from repro.data.flist import Pair, checked, some, unpaired
+from repro.data.files import Pair, Prepare, checked, some, unpaired
 from repro.data.images import SUFFIXES, resize
 from repro.errors import ReproError, one_of
 

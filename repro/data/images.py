@@ -6,20 +6,17 @@ What a reader does with what it finds:
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied: values are taken as sRGB;
-- damaged metadata (EXIF, profiles, comments) is passed over.
+- EXIF that cannot be read turns nothing.
 Everything else is refused in one sentence that names the file.
 """
 
 import io
 import os
-import struct
 import tempfile
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.atomic import write_bytes
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -35,12 +33,12 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)
-_WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
-    ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
+_JPEG = ("JPEG", {"quality": 95, "subsampling": 0})
+_WRITERS = {  # suffix -> Pillow's format and its options
+    ".png": ("PNG", {"compress_level": 6}),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": ("WEBP", {"lossless": True}, 16_383),
+    ".webp": ("WEBP", {"lossless": True}),
 }
 
 
@@ -80,15 +78,12 @@ def on_white(image: Tensor) -> Tensor:
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
-
-    def turned(image: Image.Image) -> tuple[int, int]:
-        with suppress(_Unreadable), _refusing("", ""):
+    with _opened(path, str(path)) as image:
+        with suppress(ReproError), _refusing("", ""):
             # Pillow turns TIFF by itself, and `size` is the turned one.
-            sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return image.size[::-1] if sideways else image.size
+            if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+                return image.size[::-1]
         return image.size
-
-    return _opened(path, str(path), turned)
 
 
 def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Image.Image:
@@ -100,25 +95,22 @@ def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Im
             f"{name}: got {type(source).__name__}; "
             "accepted: a path, bytes, a Pillow image, a numpy array or a torch tensor"
         )
-    return _opened(source, name, lambda image: _decoded(image, name))
+    with _opened(source, name) as image:
+        return _decoded(image, name)
 
 
-class _Unreadable(ReproError):
-    """A file whose header or pixels Pillow cannot read."""
-
-
-def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+@contextmanager
+def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Image]:
+    """The image in a file or in encoded bytes, of which only the header is read."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
-            try:
-                return use(_header(file, name))
-            except _Unreadable:
-                file.seek(0)
-                if bare := pixels_alone(file.read()):
-                    with suppress(_Unreadable):
-                        return use(_header(io.BytesIO(bare), name))
-                raise
+            with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+                try:
+                    image = Image.open(file)
+                except Image.DecompressionBombError as error:
+                    raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
+            _check_size(image, name)
+            yield image
     except OSError as error:
         reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
         raise ReproError(f"{name}: {reason}; an image file was expected") from error
@@ -134,17 +126,7 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
         except (ReproError, MemoryError):
             raise
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
-
-
-def _header(file: BinaryIO, name: str) -> Image.Image:
-    with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-    _check_size(image, name)
-    return image
+            raise ReproError(f"{name}: {problem.format(error=error)}") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -158,7 +140,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         _check_size(image, name)
         image.load()  # before its orientation: to find that, Pillow may hide what is damaged
         if image.format != "TIFF":  # that Pillow turns by itself
-            with suppress(_Unreadable), _refusing("", ""):  # EXIF that cannot be read turns nothing
+            with suppress(ReproError), _refusing("", ""):  # EXIF that cannot be read turns nothing
                 kind, image = image.format, ImageOps.exif_transpose(image)
                 image.format = kind
         return image
@@ -199,44 +181,6 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
     """Values of a TIFF's tag; none where it is not there, or in another format."""
     found = image.tag_v2.get(number, ()) if image.format == "TIFF" else ()
     return found if isinstance(found, tuple) else (found,)
-
-
-def pixels_alone(data: bytes) -> bytes | None:
-    """A JPEG or PNG file without all that its pixels do not need but the orientation; None of other files."""
-    try:
-        if data[:2] == b"\xff\xd8":
-            return _jpeg_pixels(data)
-        return _png_pixels(data) if data[:8] == b"\x89PNG\r\n\x1a\n" else None
-    except (struct.error, IndexError):
-        return None
-
-
-def _jpeg_pixels(data: bytes) -> bytes:
-    out, at = data[:2], 2
-    while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-        marker, body = data[at + 1], data[at + 4 : end]
-        application = 0xE0 <= marker <= 0xEF or marker == 0xFE
-        adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
-        if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
-            out += data[at:end]
-        at = end
-    return out + data[at:]
-
-
-def _png_pixels(data: bytes) -> bytes:
-    out, at = data[:8], 8
-    while at < len(data):
-        end = at + 12 + struct.unpack_from(">I", data, at)[0]
-        kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
-        if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
-            out += data[at:end]
-        at = end
-    return out
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
@@ -292,6 +236,46 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return out if image.dim() == 4 else out[0]
 
 
+def crops(
+    images: Tensor | Sequence[Tensor], size: int, ids: Tensor | Sequence[int | str], seed: int, *, flip: bool = True
+) -> Tensor:
+    """One random crop of each image, mirrored left to right with probability 1/2.
+
+    Args:
+        images: images (C, H, W) of any sizes, or a batch (B, C, H, W); any dtype, any device.
+        size: side of the square crop, in pixels.
+        ids: one id a sample. Two crops of one image have two ids: the caller makes them, e.g. ``f"{name}#{visit}"``.
+        seed: the experiment's seed.
+        flip: whether mirroring is drawn at all; the position does not depend on it.
+
+    Returns:
+        (B, C, size, size), same dtype. Row b depends on images[b], ids[b] and seed only: not on batch or order.
+    """
+    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
+
+
+def cut(
+    images: Tensor | Sequence[Tensor],
+    size: int,
+    draw: Tensor,
+    *,
+    flip: bool = True,
+    names: Sequence[int | str] | None = None,
+) -> Tensor:
+    """Crops at given relative positions: `draw` (B, 3) in [0, 1) is top, left, and mirrored below 1/2."""
+    out = []
+    for image, name, (top, left, mirrored) in zip(images, names or range(len(images)), draw.tolist(), strict=True):
+        height, width = image.shape[-2:]
+        if not 1 <= size <= min(height, width):
+            raise ReproError(f"crops: a {size}x{size} crop does not fit into sample {name!r} of {height}x{width}")
+        # In double precision, in which u * n stays below n.
+        y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
+        part = image[..., y : y + size, x : x + size]
+        out.append(part.flip(-1) if flip and mirrored < 0.5 else part)
+    return torch.stack(out)
+
+
 def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded.
 
@@ -299,17 +283,17 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    kind, options = _writer(path, (image.shape[2], image.shape[1]))
+    kind, options = _writer(path)
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     Image.fromarray(pixels).save(stream, format=kind, **options)
     write_bytes(path, stream.getvalue())
     return path
 
 
-def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
-    """Refuse, before any work, a place where an image of (width, height) cannot be written. Raises `ReproError`."""
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuse, before any work, a place where an image cannot be written. Raises `ReproError`."""
     path = Path(path)
-    _writer(path, size)
+    _writer(path)
     folder = path.parent
     try:
         if path.is_dir():  # fails where the name is too long
@@ -322,11 +306,8 @@ def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
         raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-def _writer(path: Path, size: tuple[int, int]) -> tuple[str, dict]:
+def _writer(path: Path) -> tuple[str, dict]:
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
-    kind, options, most = _WRITERS[suffix]
-    if max(size) > most:
-        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
-    return kind, options
+    return _WRITERS[suffix]

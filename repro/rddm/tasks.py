@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import crops, lowlight, raindrops
+from repro.data import lowlight, raindrops
 from repro.data.degradations import TASKS
-from repro.data.images import to_model
+from repro.data.images import cut, to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
@@ -75,7 +75,7 @@ def restoration_task(
 
     def pair(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         draw = noise("crop").uniform((3,))
-        clean = crops.cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device)
+        clean = cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device)
         return to_model(clean), to_model(DEGRADATIONS[degradation](clean, noise))
 
     return PairTask(ids, pair, learning, crop=crop, degradation=LAWS[degradation])

@@ -181,7 +181,7 @@ class RestorationTask:
 
     Args:
         ids: names of the images.
-        cut: gives a batch's crops of `crop` x `crop` pixels, as `repro.data.filesets.PictureSet.crops` does.
+        cut: gives a batch's crops of `crop` x `crop` pixels, as `repro.data.files.PictureSet.crops` does.
         degrade: makes the degraded crops where `cut` gives none.
         scalars: whether the network was built for a task: it is given its number, 0, and the strength.
     """

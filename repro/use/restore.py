@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repro import paths
-from repro.data.flist import list_images
+from repro.data.files import list_images
 from repro.data.images import check_writable
 from repro.data.inputs import read_srgb
 from repro.engine.checkpoint import read_card
@@ -263,7 +263,7 @@ class Restore:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         try:
             image, note = read_srgb(photo)
-            check_writable(out, (image.shape[2], image.shape[1]))
+            check_writable(out)
             if note:
                 tqdm.write(note, file=sys.stdout)
             save_result(restore(image, steps, self.seed), out, self.command(photo, out))

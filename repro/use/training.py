@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from repro.data.filesets import PictureSet
-from repro.data.flist import Pair, pair_folders, read_pairs
+from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
 from repro.engine.atomic import write_text
 from repro.engine.rng import KeyedNoise

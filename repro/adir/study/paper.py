@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
 from repro.adir.operators import Separable
 from repro.adir.pipeline import Embedding
-from repro.data import crops
-from repro.data.images import to_model
+from repro.data.images import cut, to_model
 from repro.errors import ReproError
 
 ADM: dict[str, Any] = {
@@ -131,7 +130,7 @@ def adapt_latent(
     def loss_of(unet: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn(("image", "crop", "eps", "t", "low", "mask", "drop"), "adir/latent", settings.batch, i, seed)
         chosen = [images[k] for k in noise["image"].integers(0, len(images)).tolist()]
-        x = to_model(crops.cut(chosen, crop, noise["crop"].uniform((3,))))  # (B, 3, crop, crop)
+        x = to_model(cut(chosen, crop, noise["crop"].uniform((3,))))  # (B, 3, crop, crop)
         t = noise["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
         labels = {}
         with torch.no_grad():

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from repro import paths
 from repro.data import pack
 from repro.data.datasets import face, read_celeba, read_split
-from repro.data.filesets import Pictures, PictureSet, equalised, squared
-from repro.data.flist import Pair, list_images
+from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images, squared
 from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.registry import Experiment

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from repro import paths
-from repro.data import crops, pack
+from repro.data import pack
 from repro.data.datasets import read_split
 from repro.data.degradations import TASKS
-from repro.data.filesets import Pictures, PictureSet
-from repro.data.flist import list_images, pair_folders
-from repro.data.images import center_crop, resize
+from repro.data.files import Pictures, PictureSet, list_images, pair_folders
+from repro.data.images import center_crop, cut, resize
 from repro.engine.registry import Experiment
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
@@ -80,10 +79,10 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
         return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
 
-    def cut(indices: Tensor, crop: int, draw: Tensor) -> tuple[Tensor, None]:
-        return crops.cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device), None
+    def crops(indices: Tensor, side: int, draw: Tensor) -> tuple[Tensor, None]:
+        return cut([images[i] for i in indices.tolist()], side, draw.cpu()).to(draw.device), None
 
-    return RestorationTask(ids, cut, settings["crop"], learning, TASKS[task].degrade, scalars=True)
+    return RestorationTask(ids, crops, settings["crop"], learning, TASKS[task].degrade, scalars=True)
 
 
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from repro.data import pack
 from repro.data.degradations import TASKS
-from repro.data.filesets import equalised
+from repro.data.files import equalised
 from repro.data.images import to_model, to_unit
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.evaluation import Sample, Tolerance
