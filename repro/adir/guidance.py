@@ -86,20 +86,15 @@ def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, sett
             g = -2 * operator.transpose(operator.A(x) - y, settings.transpose)
         else:
             g = through_network(model, x, t, y, operator, a, s, squared=settings.gradient == "exact")
-        g = scale_at(step.variance, strongest, settings) * g
-        return g if settings.weighted else g / step.variance  # the sampler multiplies by it
+        weight, variance = settings.scale, step.variance
+        if settings.limit < math.inf and torch.is_tensor(variance):
+            largest = variance.amax(dim=(1, 2, 3), keepdim=True)
+            weight = (settings.limit / (largest * strongest)).clamp(max=weight)
+        elif settings.limit < math.inf:
+            weight = min(settings.limit / max(variance * strongest, 1e-30), weight)
+        return weight * g if settings.weighted else weight * g / variance  # the sampler multiplies by it
 
     return move
-
-
-def scale_at(variance: Tensor | float, eigenvalue: float, settings: Guidance) -> Tensor | float:
-    """s of a step, (B, 1, 1, 1) for a variance (B, C, H, W): scaled down to keep s Sigma lambda within the limit."""
-    if settings.limit == math.inf:
-        return settings.scale
-    if not torch.is_tensor(variance):
-        return min(settings.limit / max(variance * eigenvalue, 1e-30), settings.scale)
-    largest = variance.amax(dim=(1, 2, 3), keepdim=True)
-    return (settings.limit / (largest * eigenvalue)).clamp(max=settings.scale)
 
 
 def through_network(

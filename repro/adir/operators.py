@@ -126,13 +126,9 @@ def compose(outer: Separable, inner: Separable) -> Separable:
 
 
 def bicubic_matrix(n: int, size: int) -> Tensor:
-    """(size, n) bicubic interpolation: Keys' cubic with a = -0.5, stretched where it shrinks, cut at the border and
-    normalised there (Pillow's, and torch's `interpolate(antialias=True)`)."""
-    step = n / size
-    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5
-    d = ((centres[:, None] - torch.arange(n)) / max(step, 1)).abs()
-    weight = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2).where(d < 2, 0.0)
-    return (weight / weight.sum(dim=1, keepdim=True)).float()
+    """(size, n) torch's antialiased bicubic interpolation, which is Pillow's: a = -0.5, normalised at the border."""
+    unit = torch.eye(n, dtype=torch.float64)[None, None]
+    return F.interpolate(unit, size=(size, n), mode="bicubic", antialias=True)[0, 0].float()
 
 
 def blur_matrix(n: int, taps: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 Methods are imported when one is chosen.
 """
 
-import functools
 import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,30 +120,24 @@ def _shipped_rddm(task: str) -> tuple[Run, str]:
 
     task = "raindrop" if task == "raindrops" else task
     variant = "use" if task == "raindrop" else "smres"  # for low light there is only the network of the comparisons
-    return _run(RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
+    return partial(restore_image, RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 
 def _shipped_ucdir(task: str) -> tuple[Run, str]:
     from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
-    return _run(UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
+    return partial(restore_image, UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
     from repro.adir.adapt import PRIOR
-    from repro.adir.pipeline import ADAPT, ADIR, index_files
+    from repro.adir.pipeline import ADIR, index_files
 
-    if adapt not in ADAPT:
-        raise ReproError(f"--adapt is {adapt!r}; accepted: {', '.join(ADAPT)}")
     pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
     options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
     return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options), PRIOR
-
-
-def _run(pipe: Any) -> Run:
-    return functools.partial(restore_image, _ready(pipe))
 
 
 RESTORERS: dict[str, Restorer] = {
@@ -167,7 +161,7 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
         pipe, card = load(checkpoint), checkpoint / "card.json"
         card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
-        return _run(pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
+        return partial(restore_image, pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
     if method is not None and method not in RESTORERS:
         raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
     able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
@@ -186,11 +180,6 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     return run, restorer.tasks[task], about
 
 
-def _ready(pipe: Any) -> Any:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda") if torch.cuda.is_available() else pipe
-
-
 def load(folder: Path) -> Any:
     """The pipeline that a folder holds, as `repro train my.toml` or `save_pretrained` wrote it.
 
@@ -206,7 +195,7 @@ def load(folder: Path) -> Any:
         raise ReproError(f"{folder}: holds a {name}; accepted: {', '.join(PIPELINES)}")
     diffusers_logging.disable_progress_bar()
     try:
-        return _ready(getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder))
+        return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
     finally:
@@ -214,7 +203,9 @@ def load(folder: Path) -> Any:
 
 
 def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:
-    """(3, H, W) in [0, 1] -> the same restored, on the CPU."""
+    """(3, H, W) in [0, 1] -> the same restored, on this machine's device; the result is on the CPU."""
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator("cpu").manual_seed(seed)
     out = pipe(image, num_inference_steps=steps, generator=generator, output_type="pt").images[0]
     return out.float().clamp(0, 1).cpu()
