@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given as drawn
 from hypothesis import strategies as st
-from tiny import refused
+from tiny import noises, refused
 from tiny_editing import FULL, pictures, tiny_autoencoder, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -206,16 +206,13 @@ def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     task = AutoencoderTask(images, [f"crop {i}" for i in range(4)])
     at, ids = torch.tensor([2, 0]), [2, 0]
     table = model.vq.quantize.embedding.weight.clone()
-
-    def noises(purpose):
-        return KeyedNoise(1, ids, purpose)
-
-    found = task.loss(model, at, noises)
+    noise = noises(ids)
+    found = task.loss(model, at, noise)
     image = images[at].float() / 127.5 - 1
-    jitter = JITTER * noises("level").uniform().view(2, 1, 1, 1) * noises("jitter").normal((4, 8, 8))
-    output, distance, _ = model(image, noises("drop").uniform() < UNQUANTISED, jitter)
+    jitter = JITTER * noise("level").uniform().view(2, 1, 1, 1) * noise("jitter").normal((4, 8, 8))
+    output, distance, _ = model(image, noise("drop").uniform() < UNQUANTISED, jitter)
     l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
-    down, right = noises("corner").integers(0, 4, (2,))[0].tolist()
+    down, right = noise("corner").integers(0, 4, (2,))[0].tolist()
     perceptual = lpips()(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
     torch.testing.assert_close(found, l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance)
     assert task.names(at) == ["crop 2", "crop 0"] and torch.equal(model.vq.quantize.embedding.weight, table)
@@ -244,10 +241,6 @@ def bank(count: int = 5, side: int = 32) -> dict[str, Tensor]:
     names = ("sharp", "blur", "grain", "colour", "sharpen", "masked", "reference")
     held = {n: torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8) for n in names}
     return {**held, "vector": batch([FULL] * count)}
-
-
-def noises(ids):
-    return lambda purpose: KeyedNoise(7, ids, purpose)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import same_weights
+from tiny import noises, same_weights
 from tiny_editing import FULL, close, pictures, tiny_editor, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,10 +50,6 @@ def composites(rounds: int = 2) -> dict[str, Tensor]:
 
 
 HELD = {**bank(), **composites()}
-
-
-def noises(ids):
-    return lambda purpose: KeyedNoise(3, list(ids), purpose)
 
 
 def task(learning: Learning | None = None, **more) -> EditTask:
@@ -100,8 +96,8 @@ def test_the_loss_is_the_papers(norm, prediction):
     """Eq. 2 by hand: |network(z_t) - target|^p, z_t = a z_0 + s eps, the norm a mean over each sample."""
     one, ids, model = task(Learning(norm=norm, prediction=prediction)), torch.arange(COUNT), Recorder()
     found = one.loss(model, ids, noises(range(COUNT)))
-    label, t = (KeyedNoise(3, range(COUNT), p).integers(0, n) for p, n in (("label", 6), ("time", 1000)))
-    eps = KeyedNoise(3, range(COUNT), "noise").normal((4, *SIZE))
+    label, t = (KeyedNoise(0, range(COUNT), p).integers(0, n) for p, n in (("label", 6), ("time", 1000)))
+    eps = KeyedNoise(0, range(COUNT), "noise").normal((4, *SIZE))
     z_B = single_edit(one.held, ids, label)[1]
     alpha_bar = SCHEDULE.alpha_bar[t].float()[:, None, None, None]
     a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from deepinv.physics import DownsamplingMatlab
 from PIL import Image
+from tiny import noises
 
 from repro.data import datasets
 from repro.data.datasets import LAYOUTS, read_split
@@ -160,14 +161,10 @@ def test_istd_brings_its_mask(data):
     assert rddm.read(dataclasses.replace(shadow, network={}), "train").masks is None
     learns, seen, net = rddm.training_task(shadow, "smresn"), [], rddm.build_network(shadow, "smresn")
     net.res_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    loss = learns.loss(net, torch.tensor([0, 1]), noises(2))
-    x0, y, mask = learns.pair(torch.tensor([0, 1]), noises(2))
+    loss = learns.loss(net, torch.tensor([0, 1]), noises(range(2)))
+    x0, y, mask = learns.pair(torch.tensor([0, 1]), noises(range(2)))
     assert loss.shape == (2,) and seen[0].shape == (2, 9, 16, 16) and mask.shape == x0.shape
     assert torch.equal(seen[0][:, 3:6], y) and torch.equal(seen[0][:, 6:], mask)
-
-
-def noises(count):
-    return lambda purpose: KeyedNoise(0, range(count), purpose)
 
 
 @pytest.fixture
@@ -225,7 +222,7 @@ def test_inpainting_hides_the_middle(tmp_path, monkeypatch):
     assert y[:, hole].sub(0.5).abs().max() < 1 / 255 and torch.equal(rddm.holed(x0)[:, hole], torch.full((3, 64), 0.5))
     net, seen = rddm.build_network(chosen, "smresn"), []
     net.noise_net.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
-    rddm.training_task(chosen, "smresn").loss(net, torch.tensor([0]), noises(1))
+    rddm.training_task(chosen, "smresn").loss(net, torch.tensor([0]), noises(range(1)))
     assert seen == [3]  # neither y nor the hole is given
 
 

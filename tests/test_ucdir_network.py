@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import noises
 from torch.nn import functional as F
 
 from repro.data import images
@@ -198,10 +199,6 @@ def cut(indices, crop, draw):
 
 def task(**learning):
     return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), noisier, scalars=True)
-
-
-def noises(places):
-    return lambda purpose: KeyedNoise(1, places, purpose)
 
 
 def test_the_loss_is_the_mean_absolute_error_of_the_noise():

@@ -1,7 +1,7 @@
 """Empty clones, networks that say something, and a real but tiny training: noise on eight-by-eight images."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ def tiny_net(seed: int = 0) -> UNet:
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
     return all(k == m and torch.equal(v, w) for (k, v), (m, w) in pairs)
+
+
+def noises(ids: Sequence[int | str], seed: int = 0) -> Callable[[str], KeyedNoise]:
+    """What tasks and degradations draw with, by purpose."""
+    return lambda purpose: KeyedNoise(seed, ids, purpose)
 
 
 def shaken(net: nn.Module, scale: float = 0.1) -> nn.Module:
