@@ -183,17 +183,19 @@ def home(smoke, monkeypatch):
 
 def test_rows_run_from_checkpoints_to_records_and_are_checked(home):
     rows = evaluation.rows("rddm", "smoke")
-    assert {r.experiment for r in rows if r.weights} == {e.name for e in experiments("rddm") if e.profile == "smoke"}
+    assert {r.experiment for r in rows if r.sample.weights} == {
+        e.name for e in experiments("rddm") if e.profile == "smoke"
+    }
     records = [row.record() for row in rows]
     upsert("rddm", records)
     assert {r.id for r in load("rddm")} == {r.id for r in records} and len(load("rddm")) == len(records)
     for row, record in zip(rows, records, strict=True):
-        assert record.source == ("recorded" if row.weights else "evaluated"), "networks of tests never ship"
+        assert record.source == ("recorded" if row.sample.weights else "evaluated"), "networks of tests never ship"
         if record.cell.get("task") in (None, "generation", "fashion-switch"):
             continue
         for name, values in record.metrics.items():
             assert len(values) == record.n == 2, record.label
-            assert record.check["metrics"][name] == values[: row.k], "the check measures other images"
+            assert record.check["metrics"][name] == values[: row.sample.k], "the check measures other images"
     # "quiet" and those that are trained longer have the weights of their twins here
     twins = tuple(rddm.name_of("lowlight", variant, 0, "smoke") for variant in ("quiet", *rddm.LONG))
     networks = [record for record in records if record.checkpoint and record.experiment not in twins]
