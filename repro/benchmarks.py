@@ -224,35 +224,21 @@ class Benchmark:
 
 _ours = ("ours", "bare passes", OVERHEAD)
 BENCHES = {
-    "training": Benchmark(
-        "training steps, ours against diffusers' example loop",
-        _training,
-        (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)),
-    ),
-    "sampler": Benchmark(
-        f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16",
-        _sampler,
-        (_ours, ("diffusers", "bare passes", None)),
-    ),
-    "restoration": Benchmark(
-        "an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", _restoration, (_ours,)
-    ),
-    "edit": Benchmark(
-        "four effects in one joint edit, over its bare passes and over four edits in sequence",
-        _edit,
-        (("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None)),
-    ),
+    "training": Benchmark("training steps, ours against diffusers' example loop", _training,
+                          (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5))),
+    "sampler": Benchmark(f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16", _sampler,
+                         (_ours, ("diffusers", "bare passes", None))),
+    "restoration": Benchmark("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", _restoration,
+                             (_ours,)),
+    "edit": Benchmark("four effects in one joint edit, over its bare passes and over four edits in sequence", _edit,
+                      (("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None))),
     "kernels": Benchmark(
         "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
-        _kernels,
-        tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS),
-    ),
+        _kernels, tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS)),
     "splitting": Benchmark(
-        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve",
-        _splitting,
-        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),),
-    ),
-}
+        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve", _splitting,
+        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),)),
+}  # fmt: skip
 
 
 def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:

@@ -16,21 +16,13 @@ from torch import Tensor
 
 from repro.errors import ReproError
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_C1, _C2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
 
 def _signed(value: int) -> int:
-    value &= _MASK
-    return value - (1 << 64) if value >= 1 << 63 else value
+    """The low 64 bits of a whole number, as int64 holds them."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _mix_int(z: int) -> int:
-    z = (z + _GOLDEN) & _MASK
-    z = ((z ^ (z >> 30)) * _C1) & _MASK
-    z = ((z ^ (z >> 27)) * _C2) & _MASK
-    return z ^ (z >> 31)
+_GOLDEN, _C1, _C2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
@@ -40,14 +32,14 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """splitmix64 of every element; consumes its argument."""
-    z.add_(_signed(_GOLDEN))
-    z.bitwise_xor_(_shift(z, 30)).mul_(_signed(_C1))
-    z.bitwise_xor_(_shift(z, 27)).mul_(_signed(_C2))
+    z.add_(_GOLDEN)
+    z.bitwise_xor_(_shift(z, 30)).mul_(_C1)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_C2)
     return z.bitwise_xor_(_shift(z, 31))
 
 
 def _hashed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
 class KeyedNoise:
@@ -73,18 +65,17 @@ class KeyedNoise:
             raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {number}")
         self.device = torch.device(device)
         if not isinstance(ids, Tensor):  # text is hashed with SHA-256, whole numbers are mixed directly
-            numbers = [_hashed(f"id:{i}") if isinstance(i, str) else int(i) for i in ids]
-            ids = torch.tensor([_signed(i) for i in numbers], dtype=torch.int64)
-        base = _signed(_mix_int(_mix_int(number & _MASK) ^ _hashed(purpose)))
-        self.keys = _mix(ids.to(self.device, torch.int64) ^ base)  # (B,)
+            ids = torch.tensor([_hashed(f"id:{i}") if isinstance(i, str) else _signed(int(i)) for i in ids])
+        base = _mix(_mix(torch.tensor(_signed(number))) ^ _hashed(purpose))
+        self.keys = _mix(ids.to(self.device, torch.int64) ^ base.to(self.device))  # (B,)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def _bits(self, count: int, step: int) -> Tensor:
         """(B, count) int64 of 64 random bits each."""
-        start = _mix(self.keys ^ _signed(_mix_int(step & _MASK)))  # (B,) one stream per step
-        counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.device).mul_(_signed(_GOLDEN))
+        start = _mix(self.keys ^ _mix(torch.tensor(_signed(step), device=self.device)))  # (B,) one stream per step
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.device).mul_(_GOLDEN)
         return _mix(start[:, None] + counter[None, :])
 
     def uniform(self, shape: Sequence[int] = (), step: int = 0) -> Tensor:
