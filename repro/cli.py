@@ -1,7 +1,5 @@
 """`repro …`: one dataclass per command, parsed by tyro; a user's mistake is one sentence and exit status 2."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import sys
@@ -46,12 +44,6 @@ PAIRS = {
 }  # fmt: skip
 
 
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text, _) in COMMANDS.items())
-    return f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` lists a command's options.\n"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns the exit status: 0 done, 1 something measured disagrees or failed, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
@@ -59,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign gets a question mark
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage(), end="")
+        rows = "\n".join(f"  {name:<{max(map(len, COMMANDS))}}  {text}" for name, (_, _, text, _) in COMMANDS.items())
+        print(f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` lists a command's options.")
         return 0 if argv else 2
     if argv[0] == "--version":
         from repro import __version__
@@ -125,13 +118,11 @@ def _plain(command: type) -> type:
             words = f"[{words}]" if optional or parts[-1] is ... else words
         own_name = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
         metavar = None if bare is bool else own_name or words
-        argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
+        hint = lambda value: "" if value in _NOTHING else f"(default: {value})"  # noqa: E731
+        argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
         command.__annotations__[name] = Annotated[(bare, *own, argument)]
     return command
 
 
 _KINDS = {int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PATH"}
-
-
-def _default(value: str) -> str:
-    return "" if value in ("None", "True", "False", "''", "") else f"(default: {value})"
+_NOTHING = ("None", "True", "False", "''", "")  # defaults that say nothing

@@ -38,6 +38,7 @@ from repro.engine.records import ROOMS, Record, Scalar, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
 from repro.errors import ReproError, one_of
 
+LEDGER = "claims.toml"
 REPRODUCED, WEAKER, NOT_REPRODUCED = "reproduced", "weaker", "not reproduced"
 NOT_MEASURED = "not measured at this scale"
 WORST_FIRST = (NOT_REPRODUCED, NOT_MEASURED, WEAKER, REPRODUCED)
@@ -125,19 +126,14 @@ class Claim:
         return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
 
 
-def path_of(room: str) -> Path:
-    """The room's `claims.toml`, beside the study that it judges."""
-    return paths.room_file(room, "claims.toml")
-
-
 def rooms() -> tuple[str, ...]:
     """Rooms that have a ledger, in the notebooks' order."""
-    return tuple(room for room in ROOMS if path_of(room).is_file())
+    return tuple(room for room in ROOMS if paths.room_file(room, LEDGER).is_file())
 
 
 def load_ledger(room: str) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError`, naming file and claim, for anything a ledger may not contain."""
-    path, found = path_of(room), {}
+    path, found = paths.room_file(room, LEDGER), {}
     content = read_toml(path)
     if set(content) - {"headline", "list", "paper"} != {"claim"}:
         raise ReproError(f"{path}: [[claim]], [headline], [list], paper and nothing else, found {sorted(content)}")

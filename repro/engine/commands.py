@@ -122,9 +122,12 @@ class Reproduce:
         from repro.engine.notebooks import reproduce
         from repro.engine.provenance import save_figure
 
-        if wrong := [text for text in self.parameters if not text.partition("=")[0].isidentifier() or "=" not in text]:
-            raise ReproError(f"parameter {wrong[0]!r}: NAME=VALUE is accepted, 'steps=50' for example")
-        values = dict(text.split("=", 1) for text in self.parameters)
+        values: dict[str, str] = {}
+        for text in self.parameters:
+            name, equals, value = text.partition("=")
+            if not equals or not name.isidentifier() or name in values:
+                raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
+            values[name] = value
         runs = reproduce(self.notebooks, self.profile, values, self.update)
         failed, seconds = [run.name for run in runs if run.error is not None], sum(run.seconds for run in runs)
         print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {seconds:.0f} s", flush=True)

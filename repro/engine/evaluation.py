@@ -218,16 +218,12 @@ class CheckReport:
             head = [row.record.id, row.record.experiment, inside, row.metric, row.record.check["k"]]
             values = [row.recorded, row.recomputed, "yes" if row.ok else "no", row.reason]
             lines.append([*head, *values, row.tolerance.absolute, row.tolerance.relative])
-        path, text = _report_path(room), csv_text(COLUMNS, lines)
+        path, text = paths.figures() / "checks" / f"{room}.csv", csv_text(COLUMNS, lines)
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         before, after = ([{**row, "recomputed": ""} for row in csv.DictReader(t.splitlines())] for t in (old, text))
         if not old or before != after:
             write_text(path, text)
         return path
-
-
-def _report_path(room: str) -> Path:
-    return paths.figures() / "checks" / f"{room}.csv"
 
 
 def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
@@ -304,7 +300,7 @@ def verified(room: str, committed: Iterable[Record]) -> frozenset[tuple[str, str
 
     An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
     """
-    path = _report_path(room)
+    path = paths.figures() / "checks" / f"{room}.csv"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else [",".join(COLUMNS)]
     reader = csv.DictReader(lines)
     if tuple(reader.fieldnames or ()) != COLUMNS:

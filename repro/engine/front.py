@@ -87,7 +87,7 @@ def results(figures: Path) -> str:
 
 def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
     """`[headline]` of the room's ledger: name, text, claim, part, unit, and paper = the paper's two cells."""
-    chosen, numbers = read_toml(claims.path_of(room)).get("headline", {}), paper_numbers(room)
+    chosen, numbers = read_toml(paths.room_file(room, claims.LEDGER)).get("headline", {}), paper_numbers(room)
     row = next((r for r in rows if (r["id"], r["part"]) == (chosen.get("claim"), chosen.get("part"))), None)
     cells = [tuple(cell) for cell in chosen.get("paper", ())]
     if row is None or not set(cells) <= set(numbers):
