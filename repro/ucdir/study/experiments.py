@@ -34,9 +34,13 @@ def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    of_variant, tasks = SPEC["variant"][variant], {} if chosen == "paper" else {"tasks": [task]}
-    found = settings_of(chosen, task)["network"] | of_variant.get("network", {})
-    return found | of_variant.get("own", {}).get(task, {}) | tasks
+    tasks = {} if chosen == "paper" else {"tasks": [task]}
+    return settings_of(chosen, task)["network"] | _of_variant(variant, task, "network") | tasks
+
+
+def _of_variant(variant: str, task: str, kind: str) -> dict[str, Any]:
+    spec = SPEC["variant"][variant]
+    return spec.get(kind, {}) | spec.get("own", {}).get(task, {}).get(kind, {})
 
 
 @lru_cache(maxsize=8)
@@ -73,7 +77,7 @@ def read(task: str, split: str) -> PictureSet:
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:
     """Training set and loss; at the paper's scale crops of pairs cut alike, or JPEG of quality 10 made of each crop."""
     settings = settings_of(chosen, task)
-    learning = Learning(**settings["learning"] | SPEC["variant"][variant].get("learning", {}))
+    learning = Learning(**settings["learning"] | _of_variant(variant, task, "learning"))
     if chosen == "paper":
         files, encode = read(task, "train"), partial(TASKS["jpeg"].degrade, quality=10)
         return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)
