@@ -6,17 +6,20 @@ What a reader does with what it finds:
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied: values are taken as sRGB;
-- EXIF that cannot be read turns nothing.
+- damaged metadata (EXIF, profiles, comments) is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
 import io
 import os
+import struct
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -33,12 +36,12 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_JPEG = ("JPEG", {"quality": 95, "subsampling": 0})
-_WRITERS = {  # suffix -> Pillow's format and its options
-    ".png": ("PNG", {"compress_level": 6}),
+_JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)
+_WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
+    ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": ("WEBP", {"lossless": True}),
+    ".webp": ("WEBP", {"lossless": True}, 16_383),
 }
 
 
@@ -78,12 +81,15 @@ def on_white(image: Tensor) -> Tensor:
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
-    with _opened(path, str(path)) as image:
-        with suppress(ReproError), _refusing("", ""):
+
+    def turned(image: Image.Image) -> tuple[int, int]:
+        with suppress(_Unreadable), _refusing("", ""):
             # Pillow turns TIFF by itself, and `size` is the turned one.
-            if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return image.size[::-1]
+            sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return image.size[::-1] if sideways else image.size
         return image.size
+
+    return _opened(path, str(path), turned)
 
 
 def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Image.Image:
@@ -95,22 +101,25 @@ def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Im
             f"{name}: got {type(source).__name__}; "
             "accepted: a path, bytes, a Pillow image, a numpy array or a torch tensor"
         )
-    with _opened(source, name) as image:
-        return _decoded(image, name)
+    return _opened(source, name, lambda image: _decoded(image, name))
 
 
-@contextmanager
-def _opened(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Image]:
-    """The image in a file or in encoded bytes, of which only the header is read."""
+class _Unreadable(ReproError):
+    """A file whose header or pixels Pillow cannot read."""
+
+
+def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
+    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
-            with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-                try:
-                    image = Image.open(file)
-                except Image.DecompressionBombError as error:
-                    raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-            _check_size(image, name)
-            yield image
+            try:
+                return use(_header(file, name))
+            except _Unreadable:
+                file.seek(0)
+                if bare := pixels_alone(file.read()):
+                    with suppress(_Unreadable):
+                        return use(_header(io.BytesIO(bare), name))
+                raise
     except OSError as error:
         reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
         raise ReproError(f"{name}: {reason}; an image file was expected") from error
@@ -126,7 +135,17 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
         except (ReproError, MemoryError):
             raise
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise ReproError(f"{name}: {problem.format(error=error)}") from error
+            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
+
+
+def _header(file: BinaryIO, name: str) -> Image.Image:
+    with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError as error:
+            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
+    _check_size(image, name)
+    return image
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -140,7 +159,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         _check_size(image, name)
         image.load()  # before its orientation: to find that, Pillow may hide what is damaged
         if image.format != "TIFF":  # that Pillow turns by itself
-            with suppress(ReproError), _refusing("", ""):  # EXIF that cannot be read turns nothing
+            with suppress(_Unreadable), _refusing("", ""):  # EXIF that cannot be read turns nothing
                 kind, image = image.format, ImageOps.exif_transpose(image)
                 image.format = kind
         return image
@@ -181,6 +200,44 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
     """Values of a TIFF's tag; none where it is not there, or in another format."""
     found = image.tag_v2.get(number, ()) if image.format == "TIFF" else ()
     return found if isinstance(found, tuple) else (found,)
+
+
+def pixels_alone(data: bytes) -> bytes | None:
+    """A JPEG or PNG file without all that its pixels do not need but the orientation; None of other files."""
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _jpeg_pixels(data)
+        return _png_pixels(data) if data[:8] == b"\x89PNG\r\n\x1a\n" else None
+    except (struct.error, IndexError):
+        return None
+
+
+def _jpeg_pixels(data: bytes) -> bytes:
+    out, at = data[:2], 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+        marker, body = data[at + 1], data[at + 4 : end]
+        application = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
+        if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
+            out += data[at:end]
+        at = end
+    return out + data[at:]
+
+
+def _png_pixels(data: bytes) -> bytes:
+    out, at = data[:8], 8
+    while at < len(data):
+        end = at + 12 + struct.unpack_from(">I", data, at)[0]
+        kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
+        if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
+            out += data[at:end]
+        at = end
+    return out
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
@@ -283,17 +340,17 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    kind, options = _writer(path)
+    kind, options = _writer(path, (image.shape[2], image.shape[1]))
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     Image.fromarray(pixels).save(stream, format=kind, **options)
     write_bytes(path, stream.getvalue())
     return path
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Refuse, before any work, a place where an image cannot be written. Raises `ReproError`."""
+def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
+    """Refuse, before any work, a place where an image of (width, height) cannot be written. Raises `ReproError`."""
     path = Path(path)
-    _writer(path)
+    _writer(path, size)
     folder = path.parent
     try:
         if path.is_dir():  # fails where the name is too long
@@ -306,8 +363,11 @@ def check_writable(path: str | os.PathLike) -> None:
         raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-def _writer(path: Path) -> tuple[str, dict]:
+def _writer(path: Path, size: tuple[int, int]) -> tuple[str, dict]:
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
-    return _WRITERS[suffix]
+    kind, options, most = _WRITERS[suffix]
+    if max(size) > most:
+        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
+    return kind, options

@@ -57,7 +57,7 @@ class Edit:
         mask = None if self.mask is None else inputs.masks(self.mask)
         # What can be known of the result's place is known before the work.
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
-        check_writable(out)
+        check_writable(out, (photo.shape[2], photo.shape[1]))
         if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
             raise ReproError(f"{out}: is one of the inputs; accepted: another place")
 

@@ -254,7 +254,7 @@ class Restore:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         try:
             image, note = read_srgb(photo)
-            check_writable(out)
+            check_writable(out, (image.shape[2], image.shape[1]))
             if note:
                 tqdm.write(note, file=sys.stdout)
             save_result(restore(image, steps, self.seed), out, self.command(photo, out))
