@@ -140,8 +140,8 @@ def _restoration(name: str) -> dict[str, Arm]:
 
 
 def _edit(name: str) -> dict[str, Arm]:
+    from repro.ddpm.samplers import spaced
     from repro.ddpm.schedules import by_name
-    from repro.ddpm.steps import spaced
     from repro.editing.autoencoder import Autoencoder
     from repro.editing.model import EditingNet
     from repro.editing.sampling import SCHEDULE, Editor, in_sequence

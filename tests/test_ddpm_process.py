@@ -12,7 +12,7 @@ from tiny import refused
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from repro.ddpm import losses, oracles, process, schedules
+from repro.ddpm import oracles, process, schedules
 from repro.errors import ReproError
 
 LINEAR = schedules.linear()
@@ -90,17 +90,15 @@ def test_tables_are_consistent_and_equal_the_chain(name):
 
 def test_wrong_settings_are_refused():
     cases = {
-        r"betas must lie in \(0, 1\]: got 1.0": lambda: schedules.linear(beta_T=1.2),
+        r"betas must lie in \(0, 1\].*got 1.0": lambda: schedules.linear(beta_T=1.2),
         "got nan at t=1": lambda: schedules.Schedule("x", torch.tensor([0.1, float("nan")])),
-        "only the last beta may be 1": lambda: schedules.Schedule("x", torch.tensor([1.0, 0.1])),
-        "whole number of steps": lambda: schedules.linear(T=10.5),
+        "only the last may be 1: got 1 at t=0": lambda: schedules.Schedule("x", torch.tensor([1.0, 0.1])),
         "'sigmoid' is unknown: choose one of linear, cosine, scaled_linear": lambda: schedules.by_name("sigmoid"),
         "does not take those settings: got beta_1": lambda: schedules.by_name("cosine", beta_1=0.1),
-        "'pndm' is unknown": lambda: schedules.to_diffusers(schedules.linear(), "pndm"),
         r"0..999: got 0..1000": lambda: schedules.linear().at(torch.tensor([0, 1000]), torch.zeros(2, 1)),
         "at least 2 steps": lambda: schedules.zero_terminal_snr(ALL["one step"]),
         "'noise' is unknown: choose one of epsilon": lambda: process.target("noise", one(0), one(0), 0, LINEAR),
-        r"\(3, 4\) and \(3, 1\)": lambda: losses.simple(torch.zeros(3, 4), torch.zeros(3, 1)),  # would broadcast
+        r"\(3, 4\) and \(3, 1\)": lambda: process.simple(torch.zeros(3, 4), torch.zeros(3, 1)),  # would broadcast
     }
     refused(cases)
 
@@ -146,7 +144,7 @@ def test_posterior_is_bayes_rule():
 @pytest.mark.parametrize(("mean", "log_var"), [(0.1, -3.0), (-0.97, -7.0), (1.3, -1.0), (0.0, 2.0)])
 def test_decoder_is_a_distribution_over_256_values(mean, log_var):
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
-    nll = losses.discretized_nll(values, one(mean).expand(256), one(log_var).expand(256))
+    nll = process.discretized_nll(values, one(mean).expand(256), one(log_var).expand(256))
     assert torch.exp(-nll).sum().item() == pytest.approx(1.0, abs=1e-9)
     gauss = stats.norm(mean, math.exp(log_var / 2))
     for k in (0, 100, 130, 255):  # bins from x - 1/255 to x + 1/255, the end ones reaching to infinity
@@ -157,7 +155,7 @@ def test_decoder_is_a_distribution_over_256_values(mean, log_var):
     # six deviations out in float32, where (1 + erf) / 2 is 0 or 1 on both sides of the bin
     mass = stats.norm.cdf((-0.6 + 1 / 255) / 0.1) - stats.norm.cdf((-0.6 - 1 / 255) / 0.1)
     for x in (torch.tensor([[0.6]]), torch.tensor([[-0.6]])):
-        found = losses.discretized_nll(x, torch.zeros(1, 1), torch.tensor([[2 * math.log(0.1)]]))
+        found = process.discretized_nll(x, torch.zeros(1, 1), torch.tensor([[2 * math.log(0.1)]]))
         assert found.item() == pytest.approx(-math.log(mass), rel=1e-4)
 
 
@@ -165,8 +163,8 @@ def test_simple_loss_is_the_mean_difference():
     x, y = draw(0, 3, 2, 4, 4), draw(1, 3, 2, 4, 4)
     for norm, power in (("l1", 1), ("l2", 2)):
         expected = [((x[i] - y[i]).abs() ** power).sum().item() / 32 for i in range(3)]
-        assert losses.simple(x, y, norm).tolist() == pytest.approx(expected)
-    assert losses.simple(x.bfloat16(), y.float()).dtype == torch.float32
+        assert process.simple(x, y, norm).tolist() == pytest.approx(expected)
+    assert process.simple(x.bfloat16(), y.float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", process.KINDS)
@@ -175,7 +173,7 @@ def test_the_ideal_denoiser_has_the_smallest_loss(kind):
     oracle = oracles.GaussianData(torch.zeros(4), torch.diag(torch.tensor([0.1, 0.5, 1.0, 2.0])), LINEAR)
     x0, t, eps = draw(0, 4000, 4) * oracle.values.sqrt() @ oracle.axes.T, torch.full((4000,), 400), draw(1, 4000, 4)
     best, low, high = (
-        losses.simple_loss(lambda x, t, f=f: f * oracle.model(kind)(x, t), x0, t, eps, LINEAR, kind).mean()
+        process.simple_loss(lambda x, t, f=f: f * oracle.model(kind)(x, t), x0, t, eps, LINEAR, kind).mean()
         for f in (1.0, 0.9, 1.1)
     )
     assert best < low and best < high
@@ -186,9 +184,9 @@ def test_learned_range_equals_diffusers():
     theirs.alphas_cumprod = LINEAR.alpha_bar
     number = draw(0, 2, 3, 4, 4).clamp(-1, 1)
     for t in (1, 2, 500, 999):
-        got = losses.learned_range_log_variance(number, t, LINEAR)
+        got = process.learned_range_log_variance(number, t, LINEAR)
         assert (got - theirs._get_variance(t, predicted_variance=number)).abs().max() < 1e-9
-    assert losses.learned_range_log_variance(number, 0, LINEAR).isfinite().all()  # log beta_tilde_0 is -inf
+    assert process.learned_range_log_variance(number, 0, LINEAR).isfinite().all()  # log beta_tilde_0 is -inf
 
 
 def test_the_terms_of_the_bound_are_torchs_divergences_and_the_decoder():
@@ -198,10 +196,10 @@ def test_the_terms_of_the_bound_are_torchs_divergences_and_the_decoder():
     eps, mean, log_var = draw(1, 3, 1, 2, 2), draw(2, 3, 1, 2, 2) * 0.1, draw(3, 3, 1, 2, 2) - 2
     x_t = process.q_sample(x0, t, eps, schedule)
     true, variance = process.q_posterior(x0, x_t, t, schedule)
-    assert torch.allclose(losses.reverse_mean(eps, x_t, t, schedule), true)  # for the true noise the true mean
+    assert torch.allclose(process.reverse_mean(eps, x_t, t, schedule), true)  # for the true noise the true mean
     wanted = kl_divergence(Normal(true[1:], variance[1:].sqrt()), Normal(mean[1:], (log_var[1:] / 2).exp()))
-    wanted = torch.cat([losses.discretized_nll(x0[:1], mean[:1], log_var[:1]), wanted]).mean(dim=(1, 2, 3))
-    assert torch.allclose(losses.vlb_term(x0, x_t, t, mean, log_var, schedule), wanted / math.log(2), rtol=1e-9)
+    wanted = torch.cat([process.discretized_nll(x0[:1], mean[:1], log_var[:1]), wanted]).mean(dim=(1, 2, 3))
+    assert torch.allclose(process.vlb_term(x0, x_t, t, mean, log_var, schedule), wanted / math.log(2), rtol=1e-9)
 
 
 def test_the_bound_of_the_hybrid_loss_trains_the_variance_alone():
@@ -209,16 +207,15 @@ def test_the_bound_of_the_hybrid_loss_trains_the_variance_alone():
         torch.manual_seed(0)
         mean, variance = (nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64) for _ in range(2))
     x0, eps, t = draw(0, 4, 2, 5, 5).clamp(-1, 1), draw(1, 4, 2, 5, 5), torch.tensor([0, 1, 500, 999])
-    loss = losses.hybrid_loss(lambda x, t: torch.cat([mean(x), variance(x)], dim=1), x0, t, eps, LINEAR)
-    assert torch.allclose(loss.total, loss.simple + 0.001 * 1000 * loss.vlb) and loss.total.isfinite().all()
-    of_mean, of_variance = torch.autograd.grad(loss.vlb.sum(), [mean.weight, variance.weight], retain_graph=True)
-    assert of_mean.abs().max() == 0 and of_variance.abs().max() > 0
-    simple = losses.simple_loss(lambda x, t: mean(x), x0, t, eps, LINEAR)
-    for wanted, found in zip(*(torch.autograd.grad(v.sum(), mean.weight) for v in (simple, loss.total)), strict=True):
-        assert torch.allclose(found, wanted, atol=1e-14)
+    loss = process.hybrid_loss(lambda x, t: torch.cat([mean(x), variance(x)], dim=1), x0, t, eps, LINEAR)
+    simple = process.simple_loss(lambda x, t: mean(x), x0, t, eps, LINEAR)
+    assert loss.isfinite().all() and (loss > simple).all()
+    of_mean, of_variance = torch.autograd.grad(loss.sum(), [mean.weight, variance.weight])
+    assert torch.allclose(of_mean, *torch.autograd.grad(simple.sum(), mean.weight), atol=1e-14)
+    assert of_variance.abs().max() > 0
     for heads, schedule, message in (
         (1, LINEAR, "4 output channels, twice its input: got 2"),
         (2, ZERO, "no reverse mean"),
     ):
         with pytest.raises(ReproError, match=message):
-            losses.hybrid_loss(lambda x, t, n=heads: torch.cat([x] * n, dim=1), x0, t, eps, schedule)
+            process.hybrid_loss(lambda x, t, n=heads: torch.cat([x] * n, dim=1), x0, t, eps, schedule)

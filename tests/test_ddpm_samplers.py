@@ -162,7 +162,6 @@ def test_finite_oracle_is_the_weighted_mean():
         p = torch.stack([torch.exp(-((x[i] - ab.sqrt() * d) ** 2).sum() / (2 * (1 - ab))) for d in data])
         assert (oracle.x0(x, t)[i] - (p[:, None, None] * data).sum(0) / p.sum()).abs().max() < 1e-10
     # at t = 0 every density underflows, the logarithms do not
-    assert torch.allclose(oracle.log_weights(x, t).exp().sum(1), torch.ones(3, dtype=torch.float64))
     assert all(oracle.model(kind)(x.float(), t).isfinite().all() for kind in process.KINDS)
 
 
@@ -278,9 +277,6 @@ def test_samplers_refuse_what_cannot_work():
         "'uniform' is unknown": lambda: spaced(1000, 10, "uniform"),
         "t=0 alone": lambda: spaced(1000, 1, "linspace"),
         "'learned' is unknown": lambda: samplers.ancestral(model, x, LINEAR, noise, variance="learned"),
-        "guide_at 'mu'": lambda: samplers.ancestral(model, x, LINEAR, noise, guide_at="mu"),
-        "final 'zero'": lambda: ddim(10, final="zero"),
-        "float tensor": lambda: samplers.ddim(model, x.long(), LINEAR, 10),
         "got 4 labels for 2 samples": lambda: guide(x, 5, None),
         "'noise' is unknown": lambda: samplers.ddim_invert(model, x, LINEAR, 10, prediction="noise"),
         "N >= 1": lambda: oracles.FiniteData(torch.zeros(0, 3), LINEAR),

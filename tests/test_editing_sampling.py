@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.ddpm.process import model_fn
-from repro.ddpm.samplers import ddim
+from repro.ddpm.samplers import ddim, last
 from repro.ddpm.schedules import by_name
-from repro.ddpm.steps import last
 from repro.editing import sampling
 from repro.editing.effects.compose import Recipe
 from repro.editing.sampling import in_sequence

@@ -11,11 +11,10 @@ from repro.ddpm import schedules as ddpm
 from repro.engine.rng import KeyedNoise
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.schedules import FAMILIES, RDDMSchedule, by_config, indi
+from repro.rddm.process import FAMILIES, RDDMSchedule, by_config, indi
 from repro.rddm.study.published import PublishedNet
 
 DEFAULT = by_config()
-CONVERTED = RDDMSchedule.from_ddpm(ddpm.linear())
 SCHEDULES = [
     by_config(60),
     by_config(60, "average", "level", sum_scale=0.01),
@@ -66,31 +65,17 @@ def test_a_converted_schedule_is_the_ddpms(schedule):
     there = by_config(schedule.T, ddpm=schedule.config)
     close(there.u, 1 - schedule.alpha_bar.sqrt(), 1e-13)
     torch.testing.assert_close(there.s, (1 - schedule.alpha_bar).sqrt(), rtol=1e-11, atol=0)
-
-
-def test_readjust_swaps_one_and_keeps_the_other():
-    """And the converted schedule's two properties: it stops short of y, and its noise ends near 1."""
-    assert CONVERTED.u[-1].item() == pytest.approx(0.993647, abs=5e-7)
-    assert CONVERTED.sum_scale == pytest.approx(0.99996, abs=5e-6)
-    swapped = CONVERTED.readjust(alpha="decreased")
-    assert torch.equal(swapped.s, CONVERTED.s) and swapped.u[-1] == 1.0
-    swapped = by_config(50, sum_scale=0.01).readjust(beta2="average")
-    assert torch.equal(swapped.u, by_config(50).u) and swapped.sum_scale == pytest.approx(0.01)
-
-
-def table(alpha: list[float], beta2: list[float]) -> RDDMSchedule:
-    return RDDMSchedule("made", torch.tensor(alpha), torch.tensor(beta2))
+    if schedule.name == "linear":  # it stops short of y, and its noise ends near 1
+        assert there.u[-1].item() == pytest.approx(0.993647, abs=5e-7)
+        assert there.sum_scale == pytest.approx(0.99996, abs=5e-6)
 
 
 def test_wrong_settings_are_refused():
     cases = {
-        "at most 1: got 1.1": lambda: table([0.5, 0.6], [0.5, 0.5]),
-        "beta2 of 'made' is 0 at t=0": lambda: table([0.5, 0.5], [0.0, 0.5]),
-        "equally long: got 2 and 1": lambda: table([0.5, 0.5], [1.0]),
+        "'made' is 0 at t=0": lambda: RDDMSchedule("made", torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.5])),
         "family 'cosine' is unknown": lambda: by_config(alpha="cosine"),
         "above 0: got 0.0": lambda: by_config(sum_scale=0.0),
         "got T=10": lambda: by_config(T=10, ddpm={"name": "linear"}),
-        "got 1000": lambda: DEFAULT.levels(1000),
         "takes layout 'one'": lambda: RDDMNet("res", "two", **SMALL),
         "objective 'x0' is unknown": lambda: RDDMNet("x0", **SMALL),
         "condition of 3 channels: got 0": lambda: RDDMNet("res", **SMALL)(IMAGE, 3),

@@ -17,15 +17,13 @@ from repro.ddpm import samplers as ddpm_samplers
 from repro.ddpm import schedules as ddpm
 from repro.ddpm.oracles import sampler_moments
 from repro.ddpm.process import model_fn
-from repro.ddpm.samplers import start_noise
-from repro.ddpm.steps import sample, spaced
+from repro.ddpm.samplers import sample, spaced, start_noise
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.process import Learning, target
+from repro.rddm.process import Learning, RDDMSchedule, by_config, target
 from repro.rddm.samplers import Net, Sampler, matched, times
-from repro.rddm.schedules import RDDMSchedule, by_config
 from repro.rddm.study import measure
 from repro.rddm.study.experiments import SMALL as TASKS
 from repro.rddm.study.experiments import learning_of

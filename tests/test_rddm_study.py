@@ -24,11 +24,10 @@ from repro.engine.registry import experiments, find
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.process import Learning
+from repro.rddm.process import Learning, by_config
 from repro.rddm.samplers import Net
-from repro.rddm.schedules import by_config
-from repro.rddm.study import baselines, explore, figures, measure
 from repro.rddm.study import experiments as rddm
+from repro.rddm.study import explore, figures, measure
 from repro.rddm.study.lesson import LESSONS, psnr
 from repro.rddm.tasks import DEGRADATIONS, LAWS, PairTask, generation_task, restoration_loss, restoration_task
 from repro.ui.controls import UploadedFile
@@ -142,14 +141,14 @@ def test_the_fitted_numbers_are_the_best_on_training_photographs():
         [rddm.degraded("lowlight", x, i).flatten()[::1009] for i, x in zip(ids, images, strict=True)]
     ).double()
     error = lambda g, p: ((g * dark).clamp(0, 1) ** p - some).square().mean().item()  # noqa: E731
-    best, (gain, gamma) = error(baselines.GAIN, baselines.GAMMA), (baselines.GAIN, baselines.GAMMA)
+    best, (gain, gamma) = error(measure.GAIN, measure.GAMMA), (measure.GAIN, measure.GAMMA)
     for g, p in ((gain + 0.1, gamma), (gain - 0.1, gamma), (gain, gamma + 0.02), (gain, gamma - 0.02), (1.0, 1.0)):
         assert best < error(g, p)
     means = torch.stack([x.mean(dim=(1, 2)) for x in images]).mean(dim=0)
-    torch.testing.assert_close(means, torch.tensor(baselines.MEAN), rtol=0, atol=1e-6)
+    torch.testing.assert_close(means, torch.tensor(measure.MEAN), rtol=0, atol=1e-6)
     smooth = (0.3 + 0.3 * torch.linspace(0, 1, 48)).expand(3, 48, 48) * torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    torch.testing.assert_close(baselines.mean_gain(smooth).mean(dim=(1, 2)), means, rtol=0, atol=1e-4)
-    assert baselines.mean_gain(torch.zeros(3, 4, 4)).isfinite().all()
+    torch.testing.assert_close(measure.mean_gain(smooth).mean(dim=(1, 2)), means, rtol=0, atol=1e-4)
+    assert measure.mean_gain(torch.zeros(3, 4, 4)).isfinite().all()
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from repro.data import pack
 from repro.data.images import cut, resize, to_model
-from repro.ddpm import losses, process
+from repro.ddpm import process
 from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
@@ -72,7 +72,7 @@ class PriorTask:
         drawn = noise("noise")
         x0 = cut_at_a_size([self.pictures[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
         t = noise("time").integers(0, SCHEDULE.T)  # (B,) 0 .. T-1
-        return losses.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE).total
+        return process.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE)
 
 
 # -- low-rank factors: W + (alpha / r) B A, without a trace on the network. Hu et al., "LoRA: Low-Rank Adaptation of
@@ -269,9 +269,9 @@ def loss(
     x_t = process.q_sample(x0, t, eps, schedule)
     output = model(x_t, t)
     if settings.variance:
-        simple = losses.hybrid_loss(lambda _x, _t: output, x0, t, eps, schedule).total.mean()
+        simple = process.hybrid_loss(lambda _x, _t: output, x0, t, eps, schedule).mean()
     else:
-        simple = losses.simple(output[:, :3], eps).mean()
+        simple = process.simple(output[:, :3], eps).mean()
     if settings.perceptual == 0:
         return simple, simple.new_zeros(())
     a, s = schedule.at(t, x0)

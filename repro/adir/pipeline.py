@@ -29,7 +29,7 @@ from repro.adir.operators import TASKS, Separable, operator
 from repro.data import pack
 from repro.data.images import read_image, to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.ddpm.steps import sample
+from repro.ddpm.samplers import sample
 from repro.engine.atomic import write_bytes
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise

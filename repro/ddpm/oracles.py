@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from repro.ddpm.process import KINDS, Kind, Model, from_x0
+from repro.ddpm.samplers import Noise, Step
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Noise, Step
 from repro.errors import ReproError, one_of
 
 
@@ -54,15 +54,12 @@ class FiniteData(Oracle):
         self.norms = (self.points**2).sum(1)  # (N,)
         self.shape, self.schedule = data.shape[1:], schedule
 
-    def log_weights(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """(B, N) log p(point | x_t = x), normalised."""
+    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
         flat = x.flatten(1).double()
         a, s = self.schedule.at(t, flat)  # (B, 1)
-        # -|x - a d|^2 / (2 s^2) without the part that all points share
-        return torch.log_softmax((a * (flat @ self.points.T) - 0.5 * a**2 * self.norms) / s**2, dim=1)
-
-    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
-        return (self.log_weights(x, t).exp() @ self.points).reshape(x.shape).to(x.dtype)
+        # log p(point | x_t = x), (B, N): -|x - a d|^2 / (2 s^2) without the part that all points share
+        log_p = torch.log_softmax((a * (flat @ self.points.T) - 0.5 * a**2 * self.norms) / s**2, dim=1)
+        return (log_p.exp() @ self.points).reshape(x.shape).to(x.dtype)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Index (B,) of the closest point and the root mean square distance (B,) to it."""

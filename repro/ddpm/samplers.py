@@ -10,24 +10,76 @@ Guidance: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthes
 float64, as plain numbers: a step costs a few elementwise operations and never waits for an accelerator.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from repro.ddpm.losses import split_variance
-from repro.ddpm.process import KINDS, Kind, Model, model_fn, prediction_part, to_eps, to_x0
+from repro.ddpm.process import KINDS, Kind, Model, model_fn, prediction_part, split_variance, to_eps, to_x0
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Guide, Noise, Step, Steps, batch_times, check_start, falling, last, sample, spaced
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
-
-__all__ = ["Guide", "Noise", "Step", "ancestral", "ddim", "ddim_invert", "last", "sample", "spaced"]
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 SAMPLERS = ("ddpm", "ddpm-large", "ddpm-learned", "ddim")
 VARIANCE: dict[str, Variance] = {"ddpm": "fixed_small", "ddpm-large": "fixed_large", "ddpm-learned": "learned_range"}
+
+# The steps of a run: how many, "leading" as DDPM's code has them; or the timesteps, see `spaced`; None: all.
+Steps = int | Sequence[int] | None
+
+# Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers ask with the
+# timestep t as the step's number and never with 0, so that a start x_T drawn with step 0 or T meets no number twice.
+Noise = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a sampler, from x_t at timestep t to x at timestep t_prev (-1: the finished sample)."""
+
+    t: int  # timestep given to the network
+    t_prev: int  # where x belongs; -1 is the data
+    x_t: Tensor  # (B, C, H, W) state before the step
+    x: Tensor  # (B, C, H, W) state after the step
+    x0: Tensor  # (B, C, H, W) the sample as the step used it: after guidance and clipping
+    mean: Tensor  # (B, C, H, W) of the distribution that x was drawn from
+    variance: Tensor | float  # of the same; a tensor (B, C, H, W) where the network predicts it
+    output: Tensor  # raw network output, without its variance head
+    a: float  # sqrt(alpha_bar) of x_t
+    s: float  # sqrt(1 - alpha_bar) of x_t
+    eps: Tensor | None = None  # (B, C, H, W) the noise in x_t as DDIM used it
+
+
+# The gradient of a log likelihood: (x, t (B,), the step so far) -> gradient in x's shape. Where x lies is the sampler's
+# business (the mean, or x_t); the step offers x_t, x0, output and variance of the moment.
+Guide = Callable[[Tensor, Tensor, Step], Tensor]
+
+
+def last(steps: Iterable[Step]) -> Step:
+    """Run a sampler to its end and keep only the last step."""
+    return deque(steps, maxlen=1)[0]
+
+
+def sample(steps: Iterable[Step]) -> Tensor:
+    """(B, C, H, W) the result of a sampler."""
+    return last(steps).x
+
+
+def walk(x: Tensor, ts: Sequence[int], one: Callable[[int, int, Tensor, Tensor], Any]) -> Iterator[Any]:
+    """The steps that visit the timesteps `ts` from x; `one` makes a step from its number, t_prev, state, and t (B,)."""
+    times = torch.tensor(ts, device=x.device)[:, None].expand(-1, len(x)).contiguous()
+
+    @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
+    def visited(x: Tensor) -> Iterator[Any]:
+        for i, t_prev in enumerate([*ts[1:], -1]):
+            step = one(i, t_prev, x, times[i])
+            x = step.x
+            yield step
+
+    return visited(x)
 
 
 def ancestral(
@@ -57,9 +109,8 @@ def ancestral(
         guide: moves the mean by variance * gradient (Dhariwal and Nichol 2021, Algorithm 1).
         guide_at: where the gradient is taken: the derivation expands around the mean, the authors' code takes x_t.
     """
-    ts = _visited(x_T, schedule, steps, prediction)
+    ts = _visited(schedule, steps, prediction)
     one_of("variance", variance, VARIANCE.values())
-    one_of("guide_at", guide_at, ("mean", "x_t"))
     ab, ab_prev = _levels(schedule, ts)
     beta = 1 - ab / ab_prev
     tilde = (1 - ab_prev) / (1 - ab) * beta  # DDPM Eq. 7; 0 at the last step
@@ -71,34 +122,29 @@ def ancestral(
     log_tilde = torch.cat([tilde[:-1], tilde[-2:-1] if len(ts) > 1 else beta]).log()
     log_middle = ((beta.log() + log_tilde) / 2).tolist()
     log_half = ((beta.log() - log_tilde) / 2).tolist()
-    times = batch_times(ts, x_T)
 
-    @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
-    def run(x: Tensor) -> Iterator[Step]:
-        for i, t in enumerate(ts):
-            output = model(x, times[i])
-            # log Sigma = v log beta + (1 - v) log beta_tilde with v = (number + 1) / 2 (Improved DDPM Eq. 15)
-            sigma, sigma2 = fixed[i] ** 0.5, fixed[i]
-            if variance == "learned_range":
-                output, number = split_variance(output, x.shape[1])
-                sigma = torch.mul(number, log_half[i] / 2).add_(log_middle[i] / 2).exp_()  # (B, C, H, W)
-                sigma2 = sigma * sigma
-            output = prediction_part(output, x)
-            x0 = to_x0(output, x, a[i], s[i], prediction)
-            if clip:
-                x0 = x0.clamp(-1, 1)
-            mean = torch.mul(x0, from_x0[i]).add_(x, alpha=from_x_t[i])
-            t_prev = ts[i + 1] if i + 1 < len(ts) else -1
-            step = Step(i, t, t_prev, x, mean, x0, mean, sigma2, output, a[i], s[i])
-            if guide is not None:
-                step.x = step.mean = mean = mean + sigma2 * guide(mean if guide_at == "mean" else x, times[i], step)
-            if t_prev >= 0:
-                z = noise(t, x)
-                step.x = torch.addcmul(mean, sigma, z) if torch.is_tensor(sigma) else torch.add(mean, z, alpha=sigma)
-            x = step.x
-            yield step
+    def one(i: int, t_prev: int, x: Tensor, t: Tensor) -> Step:
+        output = model(x, t)
+        # log Sigma = v log beta + (1 - v) log beta_tilde with v = (number + 1) / 2 (Improved DDPM Eq. 15)
+        sigma, sigma2 = fixed[i] ** 0.5, fixed[i]
+        if variance == "learned_range":
+            output, number = split_variance(output, x.shape[1])
+            sigma = torch.mul(number, log_half[i] / 2).add_(log_middle[i] / 2).exp_()  # (B, C, H, W)
+            sigma2 = sigma * sigma
+        output = prediction_part(output, x)
+        x0 = to_x0(output, x, a[i], s[i], prediction)
+        if clip:
+            x0 = x0.clamp(-1, 1)
+        mean = torch.mul(x0, from_x0[i]).add_(x, alpha=from_x_t[i])
+        step = Step(ts[i], t_prev, x, mean, x0, mean, sigma2, output, a[i], s[i])
+        if guide is not None:
+            step.x = step.mean = mean = mean + sigma2 * guide(mean if guide_at == "mean" else x, t, step)
+        if t_prev >= 0:
+            z = noise(ts[i], x)
+            step.x = torch.addcmul(mean, sigma, z) if torch.is_tensor(sigma) else torch.add(mean, z, alpha=sigma)
+        return step
 
-    return run(x_T)
+    return walk(x_T, ts, one)
 
 
 def ddim(
@@ -125,9 +171,11 @@ def ddim(
         final: alpha_bar after the last step: 1, or the schedule's own first ("first", Stable Diffusion's setting).
         guide: moves eps by -s * gradient at x_t, before clipping (Dhariwal and Nichol 2021, Algorithm 2).
     """
-    ts = _visited(x_T, schedule, steps, prediction)
-    check_start(x_T, eta, noise)
-    one_of("final", final, ("one", "first"))
+    ts = _visited(schedule, steps, prediction)
+    if not 0 <= eta <= 1:
+        raise ReproError(f"eta must lie in [0, 1]: got {eta}")
+    if eta > 0 and noise is None:
+        raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...)")
     if guide is not None and schedule.alpha_bar[ts[0]] == 0:
         raise ReproError(f"DDIM guidance moves the noise, which at t={ts[0]} (zero SNR) says nothing about the sample")
     ab, ab_prev = _levels(schedule, ts, 1.0 if final == "one" else float(schedule.alpha_bar[0]))
@@ -136,33 +184,25 @@ def ddim(
     from_x0 = ab_prev.sqrt().tolist()
     from_eps = (1 - ab_prev - sigma2).clamp(min=0).sqrt().tolist()  # rounding can leave -1e-17
     sigma, sigma2 = sigma2.sqrt().tolist(), sigma2.tolist()
-    times = batch_times(ts, x_T)
+    clip_first = clip and eps_from_clipped
+    as_predicted = prediction == "epsilon" and guide is None and not clip_first
 
-    @torch.no_grad()
-    def run(x: Tensor) -> Iterator[Step]:
-        for i, t in enumerate(ts):
-            output = prediction_part(model(x, times[i]), x)
-            x0 = to_x0(output, x, a[i], s[i], prediction)
-            t_prev = ts[i + 1] if i + 1 < len(ts) else -1
-            step = Step(i, t, t_prev, x, x0, x0, x0, sigma2[i], output, a[i], s[i])
-            if guide is not None:
-                # eps - s g, in terms of the sample: x0 = (x_t - s eps) / a moves by s^2 g / a
-                step.x0 = torch.add(x0, guide(x, times[i], step), alpha=s[i] ** 2 / a[i])
-                step.used_eps = None
-            elif prediction == "epsilon" and not (clip and eps_from_clipped):
-                step.used_eps = output
-            if clip and eps_from_clipped:
-                step.x0, step.used_eps = step.x0.clamp(-1, 1), None
-            eps = step.eps
-            if clip and not eps_from_clipped:
-                step.x0 = step.x0.clamp(-1, 1)
-            step.x = step.mean = torch.mul(step.x0, from_x0[i]).add_(eps, alpha=from_eps[i])  # Eq. 12
-            if sigma[i] > 0:
-                step.x = torch.add(step.mean, noise(t, x), alpha=sigma[i])
-            x = step.x
-            yield step
+    def one(i: int, t_prev: int, x: Tensor, t: Tensor) -> Step:
+        output = prediction_part(model(x, t), x)
+        x0 = to_x0(output, x, a[i], s[i], prediction)
+        step = Step(ts[i], t_prev, x, x0, x0, x0, sigma2[i], output, a[i], s[i])
+        if guide is not None:  # eps - s g, in terms of the sample: x0 = (x_t - s eps) / a moves by s^2 g / a
+            x0 = torch.add(x0, guide(x, t, step), alpha=s[i] ** 2 / a[i])
+        if clip_first:
+            x0 = x0.clamp(-1, 1)
+        step.eps = output if as_predicted else torch.sub(x, x0, alpha=a[i]).div_(s[i])
+        step.x0 = x0.clamp(-1, 1) if clip and not clip_first else x0
+        step.x = step.mean = torch.mul(step.x0, from_x0[i]).add_(step.eps, alpha=from_eps[i])  # Eq. 12
+        if sigma[i] > 0:
+            step.x = torch.add(step.mean, noise(ts[i], x), alpha=sigma[i])
+        return step
 
-    return run(x_T)
+    return walk(x_T, ts, one)
 
 
 def ddim_invert(
@@ -178,32 +218,53 @@ def ddim_invert(
     lower level, where for "sample" the first step divides zero by zero.) In each `Step`, t is the level that x reaches
     and t_prev the level of x_t; the first x_t is the sample.
     """
-    ts = _visited(x_0, schedule, steps, prediction, upwards=True)
+    ts = _visited(schedule, steps, prediction, upwards=True)
     ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()  # the level that the step reaches
     a_from, s_from = ab_prev.sqrt().tolist(), (1 - ab_prev).sqrt().tolist()
     ts = ts[::-1]
-    times = batch_times(ts, x_0)
 
-    @torch.no_grad()
-    def run(x: Tensor) -> Iterator[Step]:
-        for i, t in enumerate(ts):
-            reached = x
-            for _ in range(1 + refine):
-                output = prediction_part(model(reached, times[i]), x)
-                eps = to_eps(output, reached, a[i], s[i], prediction)
-                x0 = torch.sub(x, eps, alpha=s_from[i]).div_(a_from[i])
-                reached = torch.mul(x0, a[i]).add_(eps, alpha=s[i])
-            t_prev = ts[i - 1] if i else -1
-            yield Step(i, t, t_prev, x, reached, x0, reached, 0.0, output, a_from[i], s_from[i], eps)
-            x = reached
+    def one(i: int, _: int, x: Tensor, t: Tensor) -> Step:
+        reached = x
+        for _ in range(1 + refine):
+            output = prediction_part(model(reached, t), x)
+            eps = to_eps(output, reached, a[i], s[i], prediction)
+            x0 = torch.sub(x, eps, alpha=s_from[i]).div_(a_from[i])
+            reached = torch.mul(x0, a[i]).add_(eps, alpha=s[i])
+        return Step(ts[i], ts[i - 1] if i else -1, x, reached, x0, reached, 0.0, output, a_from[i], s_from[i], eps)
 
-    return run(x_0)
+    return walk(x_0, ts, one)
 
 
-def _visited(x: Tensor, schedule: Schedule, steps: Steps, prediction: Kind, upwards: bool = False) -> list[int]:
+def spaced(T: int, steps: int, spacing: Literal["leading", "trailing", "linspace"] = "leading") -> list[int]:
+    """`steps` of the timesteps 0..T-1, descending, under diffusers' names (Lin et al. 2024, Table 2).
+
+    "leading" starts below T - 1 and ends at 0; "trailing" starts at T - 1, as zero terminal SNR needs;
+    "linspace" holds both ends.
+    """
+    one_of("timestep spacing", spacing, ("leading", "trailing", "linspace"))
+    if not 1 <= steps <= T:
+        raise ReproError(f"number of sampling steps must lie in 1..{T} for a schedule of {T}: got {steps}")
+    if spacing == "leading":
+        return [k * (T // steps) for k in range(steps)][::-1]
+    if spacing == "trailing":
+        stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
+        return [round(T + k * stride) - 1 for k in range(steps)]
+    if steps == 1:
+        raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
+    return [round(k * ((T - 1) / (steps - 1))) for k in range(steps)][::-1]
+
+
+def falling(timesteps: Sequence[int], T: int) -> list[int]:
+    """Timesteps chosen by hand, where a run over 0..T-1 can visit them in that order."""
+    ts = [int(t) for t in timesteps]
+    if not ts or ts[0] >= T or ts[-1] < 0 or any(b >= a for a, b in pairwise(ts)):
+        raise ReproError(f"timesteps must fall from at most {T - 1} to at least 0, without repetition: got {ts}")
+    return ts
+
+
+def _visited(schedule: Schedule, steps: Steps, prediction: Kind, upwards: bool = False) -> list[int]:
     """The descending timesteps of a run; refuses what cannot be sampled."""
-    check_start(x)
     one_of("prediction type", prediction, KINDS)
     if steps is None or isinstance(steps, int):
         ts = spaced(schedule.T, schedule.T if steps is None else steps)

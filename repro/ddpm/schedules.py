@@ -7,8 +7,6 @@ scaled linear: the code of latent diffusion, which calls it "linear";
 zero terminal SNR: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", Algorithm 1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -45,14 +43,6 @@ class Tables:
         return self._moved[key][t].reshape(-1, *[1] * (like.ndim - 1))
 
 
-def table(values: Any, name: str) -> Tensor:
-    """A copy of `values` as one float64 list on the CPU. Raises `ReproError` where it is none."""
-    found = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().clone()
-    if found.ndim != 1 or len(found) == 0:
-        raise ReproError(f"{name} must be one list of at least one number: got shape {tuple(found.shape)}")
-    return found
-
-
 class Schedule(Tables):
     """A discrete noise schedule: float64 tables of shape (T,), not to be changed.
 
@@ -63,12 +53,13 @@ class Schedule(Tables):
     """
 
     def __init__(self, name: str, betas: Tensor, config: Mapping[str, Any] | None = None) -> None:
-        betas = table(betas, "betas")
-        for wrong, rule in ((~((betas > 0) & (betas <= 1)), "betas must lie in (0, 1]"),  # true for NaN too
-                            (betas[:-1] == 1, "only the last beta may be 1 (it erases the signal)")):  # fmt: skip
-            if wrong.any():
-                at = int(wrong.nonzero()[0])
-                raise ReproError(f"{rule}: got {betas[at].item():g} at t={at} of schedule {name!r}")
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach().clone()
+        wrong = ~((betas > 0) & (betas <= 1))  # true for NaN too
+        wrong[:-1] |= betas[:-1] == 1  # which erases the signal
+        if wrong.any():
+            at = int(wrong.nonzero()[0])
+            found = f"got {betas[at].item():g} at t={at} of schedule {name!r}"
+            raise ReproError(f"betas must lie in (0, 1], and only the last may be 1: {found}")
         self.name, self.config, self.T = name, config or {}, len(betas)
         self.betas, self.log_betas = betas, betas.log()
         # prod of (1 - beta), DDPM Eq. 4; and the same one step nearer to the data
@@ -85,11 +76,6 @@ class Schedule(Tables):
         self.posterior_x0 = self.alpha_bar_prev.sqrt() * betas / (1 - self.alpha_bar)
         self.posterior_xt = (1 - betas).sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
 
-    @property
-    def zero_terminal(self) -> bool:
-        """Whether the last step holds no signal at all (alpha_bar exactly 0)."""
-        return bool(self.alpha_bar[-1] == 0)
-
     def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, s) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each (B, 1, …, 1) on `like`'s device, in its type."""
         return self.gather("a", t, like), self.gather("s", t, like)
@@ -97,13 +83,13 @@ class Schedule(Tables):
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     """Betas in equal steps (DDPM, Section 4)."""
-    betas = torch.linspace(beta_1, beta_T, count(T), dtype=torch.float64)
+    betas = torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
     return Schedule("linear", betas, {"name": "linear", "T": T, "beta_1": beta_1, "beta_T": beta_T})
 
 
 def cosine(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """alpha_bar follows a squared cosine (Improved DDPM, Eq. 17); betas are cut at `max_beta`."""
-    u = torch.arange(count(T) + 1, dtype=torch.float64) / T
+    u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2  # (T + 1,)
     betas = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
     return Schedule("cosine", betas, {"name": "cosine", "T": T, "offset": offset, "max_beta": max_beta})
@@ -111,9 +97,7 @@ def cosine(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Sch
 
 def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Schedule:
     """Square roots of the betas in equal steps: what latent diffusion calls "linear"."""
-    if min(beta_1, beta_T) < 0:
-        raise ReproError(f"scaled_linear needs betas in (0, 1]: got {beta_1} and {beta_T}")
-    betas = torch.linspace(beta_1**0.5, beta_T**0.5, count(T), dtype=torch.float64) ** 2
+    betas = torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64) ** 2
     return Schedule("scaled_linear", betas, {"name": "scaled_linear", "T": T, "beta_1": beta_1, "beta_T": beta_T})
 
 
@@ -131,17 +115,14 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return Schedule(f"{schedule.name}, zero terminal SNR", betas, config)
 
 
-_zero_terminal_snr = zero_terminal_snr  # `by_name` has a switch of that name
-_BY_NAME = {"linear": linear, "cosine": cosine, "scaled_linear": scaled_linear}
-
-
-def by_name(name: str, *, zero_terminal_snr: bool = False, **kwargs: Any) -> Schedule:
+def by_name(name: str, **kwargs: Any) -> Schedule:
     """The schedule of that name, e.g. `by_name("linear", T=1000)`. A schedule's own `config` fits in."""
+    known, zero = {"linear": linear, "cosine": cosine, "scaled_linear": scaled_linear}, "zero_terminal_snr"
     try:
-        schedule = _BY_NAME[one_of("schedule", name, _BY_NAME)](**kwargs)
+        schedule = known[one_of("schedule", name, known)](**{k: v for k, v in kwargs.items() if k != zero})
     except TypeError as error:
         raise ReproError(f"schedule {name!r} does not take those settings: got {', '.join(kwargs)}") from error
-    return _zero_terminal_snr(schedule) if zero_terminal_snr else schedule
+    return zero_terminal_snr(schedule) if kwargs.get(zero) else schedule
 
 
 def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse"] = "ddpm", **kwargs: Any) -> Any:
@@ -152,7 +133,6 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
     import diffusers
 
     classes = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "ddim_inverse": "DDIMInverseScheduler"}
-    one_of("diffusers scheduler kind", kind, classes)
     config = schedule.config  # by recipe where diffusers has the same, so its JSON is short
     if config.get("name") in ("linear", "scaled_linear"):
         betas = {"beta_schedule": config["name"], "beta_start": config["beta_1"], "beta_end": config["beta_T"]}
@@ -163,10 +143,3 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
     if config.get("zero_terminal_snr"):
         betas["rescale_betas_zero_snr"] = True
     return getattr(diffusers, classes[kind])(num_train_timesteps=schedule.T, **betas, **kwargs)
-
-
-def count(T: int) -> int:
-    """T, where it is a number of steps."""
-    if not isinstance(T, int) or T < 1:
-        raise ReproError(f"a schedule needs a whole number of steps, at least 1: got {T!r}")
-    return T

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data import pack
-from repro.ddpm import losses, process
+from repro.ddpm import process
 from repro.ddpm.schedules import Schedule
 from repro.engine.rng import KeyedNoise
 
@@ -47,8 +47,8 @@ class DenoisingTask(_Images):
         eps = drawn.normal(x0.shape[1:])
         t = noise("time").integers(0, self.schedule.T)  # (B,) 0 .. T-1
         if self.learned_variance:
-            return losses.hybrid_loss(process.model_fn(model), x0, t, eps, self.schedule).total
-        return losses.simple_loss(process.model_fn(model), x0, t, eps, self.schedule)
+            return process.hybrid_loss(process.model_fn(model), x0, t, eps, self.schedule)
+        return process.simple_loss(process.model_fn(model), x0, t, eps, self.schedule)
 
 
 class ClassifierTask(_Images):

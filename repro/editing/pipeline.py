@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from repro.data import inputs
 from repro.data.images import ImageSource, resize
 from repro.ddpm.process import Kind, model_fn
-from repro.ddpm.samplers import ddim
+from repro.ddpm.samplers import ddim, sample
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
-from repro.ddpm.steps import sample
 from repro.editing import large
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.colour import colour_transfer

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.ddpm.process import Kind, Model, model_fn
-from repro.ddpm.samplers import ddim, ddim_invert
+from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Step, sample, spaced
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Recipe
 from repro.editing.effects.masks import cut_hole

@@ -1,23 +1,117 @@
-"""The forward process, and what a network learns of it: the residual (SM-Res), the noise (SM-N), or both (SM-Res-N).
+"""The two diffusions, and what a network learns of them: the residual (SM-Res), the noise (SM-N), or both (SM-Res-N).
 
 Eq. 7: x_t = x0 + u_t r + s_t eps. Eq. 16, the same with x0 = y - r put in: x_t = y + (u_t - 1) r + s_t eps.
 Restoration and generation are one path: generation has y = 0, so r = -x0.
 
-A network's output is (B, C, H, W), or (B, 2C, H, W) with the residual first for SM-Res-N, whether it is two networks,
-one encoder with two decoders, or one network with twice the channels (`repro.rddm.model`). Misprints of the report that
+Coefficients: alpha_t for the residual and beta_t^2 for the noise, both additive. u_t = sum of alpha_i up to t and
+s_t = sqrt(sum of beta_i^2 up to t): sums, not the products of DDPM (the sum printed in Eq. 7 runs to n instead of t).
+The released code holds two versions of its families. This is the one of its restoration experiments, in which no
+coefficient is zero; the other begins with 0, so that "noise from residual" divides by zero at index 0.
+
+A network's output is (B, C, H, W), or (B, 2C, H, W) with the residual first for SM-Res-N. Misprints of the report that
 are not followed: I_ub for I_in in Eq. 14; Eq. 15 without the square of Eq. 14; lambda for epsilon below Eq. 15; and
 SM-Res-N with lambda_res = 0, which would be SM-N.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from repro.ddpm.losses import simple
+from repro.ddpm.process import simple
+from repro.ddpm.schedules import Schedule, Tables, by_name
 from repro.errors import ReproError, one_of
-from repro.rddm.schedules import RDDMSchedule
+
+# -- coefficients -----------------------------------------------------------------------------------------------------
+
+
+class RDDMSchedule(Tables):
+    """Coefficients of both diffusions; tables are float64 on the CPU, shape (T,), not to be changed.
+
+    `alpha`: shares of the residual, at least 0. They sum to one (report, below Eq. 7), or to less: schedules converted
+    from DDPM never quite reach the degraded image. `beta2`: variances of the noise, above 0 at t = 0.
+    """
+
+    def __init__(self, name: str, alpha: Tensor, beta2: Tensor) -> None:
+        if beta2[0] == 0:
+            raise ReproError(f"beta2 of {name!r} is 0 at t=0, where noise and residual could not be told apart")
+        self.name, self.T, self.alpha, self.beta2 = name, len(alpha), alpha, beta2
+        # the share of the residual in x_t, Eq. 7; the last is exactly 1 where the shares sum to one, to rounding
+        sums = torch.cumsum(alpha, dim=0)
+        self.u = sums / sums[-1] if abs(sums[-1] - 1) <= 1e-9 else sums
+        # the variance of x_t given x0 (the report prints beta_t^2 there), and the standard deviation of its noise
+        self.s2 = torch.cumsum(beta2, dim=0)
+        self.s = self.s2.sqrt()
+        # s_T^2, the variance of the noise that training ends with and sampling has to start from
+        self.sum_scale = float(self.s2[-1])
+
+    def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(u_t, s_t), each (B, 1, …, 1)."""
+        return self.gather("u", t, like), self.gather("s", t, like)
+
+    def levels(self, t: int) -> tuple[float, float]:
+        """(u_t, s_t) as numbers; t = -1 is the clean image, (0, 0)."""
+        return (0.0, 0.0) if t < 0 else (float(self.u[t]), float(self.s[t]))
+
+    @classmethod
+    def from_ddpm(cls, schedule: Schedule) -> Self:
+        """u = 1 - sqrt(alpha_bar), s^2 = 1 - alpha_bar: with y = 0 the forward processes are one.
+
+        In restoration (the released code's "convert_to_ddim") u_T stays short of one (0.993647 for DDPM's linear
+        betas), so x_T keeps 0.6% of x0; and s_T^2 is the DDPM's, near one, whatever sum_scale a configuration names.
+        """
+        alpha = torch.cat([torch.ones(1, dtype=torch.float64), schedule.a[:-1]]) - schedule.a
+        beta2 = torch.diff(1 - schedule.alpha_bar, prepend=torch.zeros(1, dtype=torch.float64))
+        return cls(f"DDPM {schedule.name}", alpha, beta2)
+
+
+# t = 1..T as (T,) float64 -> shares, not yet summing to one. "level" is for beta^2: the noise level s_t grows evenly.
+FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "decreased": lambda t: t.flip(0) / len(t),
+    "increased": lambda t: t / len(t),
+    "average": torch.ones_like,
+    "level": lambda t: 2 * t - 1,
+}
+
+
+def by_config(
+    T: int = 1000,
+    alpha: str = "decreased",
+    beta2: str = "increased",
+    *,
+    sum_scale: float = 1.0,
+    ddpm: Mapping[str, Any] | None = None,
+) -> RDDMSchedule:
+    """The schedule of these settings; the default is RDDM's for restoration and for its own trained generation.
+
+    Args:
+        T: steps.
+        alpha, beta2: a family each, see `FAMILIES`.
+        sum_scale: s_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal.
+        ddpm: instead of all others, settings of `repro.ddpm.schedules.by_name`, e.g. {"name": "linear", "T": 1000}: the
+            coefficients are converted from that schedule, which brings its own variance.
+    """
+    if not 0 < sum_scale < float("inf"):
+        raise ReproError(f"sum_scale must be a variance above 0: got {sum_scale}")
+    if ddpm:
+        converted = RDDMSchedule.from_ddpm(by_name(**ddpm))
+        if (T, alpha, beta2, sum_scale) != (converted.T, "decreased", "increased", 1.0):
+            raise ReproError(f"{converted.name} brings its own: got T={T}, {alpha}, {beta2}, sum_scale={sum_scale}")
+        return converted
+    t = torch.arange(1, T + 1, dtype=torch.float64)
+    first, second = (FAMILIES[one_of("schedule family", name, FAMILIES)](t) for name in (alpha, beta2))
+    return RDDMSchedule(f"{alpha} alpha, {beta2} beta2", first / first.sum(), sum_scale * (second / second.sum()))
+
+
+def indi(T: int = 1000, sum_scale: float = 1.0) -> RDDMSchedule:
+    """u_t = (t + 1) / T and s_t = sqrt(sum_scale) (t + 1) / T: SM-Res on it is InDI, with noise of that variance added
+    to its input (Delbracio and Milanfar 2023, "Inversion by Direct Iteration")."""
+    return by_config(T, "average", "level", sum_scale=sum_scale)
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
 
 Objective = Literal["res", "noise", "res_noise"]
 STRATEGIES: dict[str, Objective] = {"SM-Res": "res", "SM-N": "noise", "SM-Res-N": "res_noise"}
@@ -99,11 +193,9 @@ def split(output: Tensor, like: Tensor, objective: Objective) -> tuple[Tensor | 
             f"a network for objective {objective!r} has {channels * heads(objective)} output channels for a state of "
             f"shape {tuple(like.shape)}: got {tuple(output.shape)}"
         )
-    return {
-        "res": (output, None),
-        "noise": (None, output),
-        "res_noise": (output[:, :channels], output[:, channels:]),
-    }[objective]
+    if objective == "res_noise":
+        return output[:, :channels], output[:, channels:]
+    return (output, None) if objective == "res" else (None, output)
 
 
 def output_loss(output: Tensor, r: Tensor, eps: Tensor, objective: Objective, norm: Literal["l1", "l2"]) -> Tensor:

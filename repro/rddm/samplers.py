@@ -4,14 +4,13 @@
     for step in Sampler(schedule, "res").run(model, x_T, y, 5): ...
     x = sample(Sampler(schedule, "res").run(model, x_T, y, 5))   # only the result
 
-Restoration and generation are one path: generation passes zeros as y. The model is a function (x_t, t (B,)) ->
-(B, C, H, W), or (B, 2C, H, W) for "res_noise"; a network that sees y gets it by `model_fn(network, cond=y)`.
+Generation passes zeros as y. The model is a function (x_t, t (B,)) -> (B, C, H, W), or (B, 2C, H, W) for "res_noise"; a
+network that sees y gets it by `model_fn(network, cond=y)`.
 
-The coefficient transformation: with y = 0, RDDM and DDPM are one process in two notations, u = 1 - sqrt(alpha_bar) and
-s = sqrt(1 - alpha_bar) (`RDDMSchedule.from_ddpm`). With one trained noise network, deterministic RDDM and DDIM then
-draw the same images, exactly, as long as nothing is clipped. With clipping, rule "eq12" is no DDIM, and each of the
-other two is another DDIM. With noise added they part even without clipping: eta = 1 has alpha_bar times DDPM's
-posterior variance.
+The coefficient transformation: with y = 0, RDDM and DDPM are one process in two notations (`RDDMSchedule.from_ddpm`).
+With one trained noise network, deterministic RDDM and DDIM then draw the same images, exactly, as long as nothing is
+clipped. With clipping, rule "eq12" is no DDIM, and each of the other two is another DDIM. With noise added they part
+even without clipping: eta = 1 has alpha_bar times DDPM's posterior variance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from repro.ddpm.process import Model, model_fn
-from repro.ddpm.samplers import start_noise
-from repro.ddpm.steps import Noise, Steps, batch_times, check_start, falling, sample
+from repro.ddpm.samplers import Noise, Steps, falling, sample, start_noise, walk
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.rddm import process
-from repro.rddm.process import Learning, Objective, heads, split
-from repro.rddm.schedules import RDDMSchedule
+from repro.rddm.process import Learning, Objective, RDDMSchedule, heads, split
 
 Rule = Literal["eq12", "compose", "rederive"]
 PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
@@ -36,18 +33,16 @@ PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
 
 @dataclass(slots=True)
 class Step:
-    """One step of a sampler, from x_t at timestep t to `x` at timestep t_prev (-1: the finished image).
+    """One step of a sampler, from x_t at timestep t to `x` at timestep t_prev (-1: the finished image), with the clean
+    image, residual and noise as the step used them: clipped. All tensors (B, C, H, W)."""
 
-    Without clipping x_t = x0 + u_t r + s_t eps. All tensors (B, C, H, W).
-    """
-
-    t: int  # timestep given to the network
-    t_prev: int  # where x belongs; -1 is the clean image
-    x_t: Tensor  # state before the step
-    x: Tensor  # state after the step
-    x0: Tensor  # the clean image as the step used it: after clipping
-    r: Tensor  # the residual as the step used it
-    eps: Tensor  # the noise as the step used it
+    t: int
+    t_prev: int
+    x_t: Tensor
+    x: Tensor
+    x0: Tensor
+    r: Tensor
+    eps: Tensor
 
 
 def times(T: int, steps: int | None = None, start: int | None = None) -> list[int]:
@@ -55,12 +50,10 @@ def times(T: int, steps: int | None = None, start: int | None = None) -> list[in
 
     `start` puts another timestep in the place of T - 1: SM-N has to start before u reaches 1.
     """
-    if start is not None and not 0 <= start < T:
-        raise ReproError(f"start must lie in 0..{T - 1}: got {start}")
     end = T if start is None else start + 1
     steps = end if steps is None else steps
-    if not 1 <= steps <= end:
-        raise ReproError(f"number of sampling steps must lie in 1..{end} for a schedule of {end}: got {steps}")
+    if not 1 <= steps <= end <= T:
+        raise ReproError(f"1..{end} sampling steps lie between t={end - 1} of a schedule of {T} and 0: got {steps}")
     return [k * end // steps - 1 for k in range(steps, 0, -1)]  # in whole numbers: a float linspace may fall below one
 
 
@@ -114,9 +107,7 @@ class Sampler:
             r = r if self.rule == "eq12" else y - x0
         elif r is None:  # SM-N
             if u == 1 and self.clip is None:
-                raise ReproError(
-                    f"the noise says nothing of the clean image at t={t}, where 1 - u_t = 0: start earlier"
-                )
+                raise ReproError(f"the noise says nothing of the image at t={t}, where 1 - u_t = 0: start earlier")
             x0 = cut(torch.sub(x_t, y, alpha=u).sub_(eps, alpha=s).div_(1 - u or PUBLISHED_DIVISOR), 1)
             r = cut(y - x0, self.clip)
             x0 = x0 if self.rule == "eq12" else y - r
@@ -159,37 +150,22 @@ class Sampler:
         """Every step of a run.
 
         Args:
-            model: see the module; it is given the timestep.
             x_T: (B, C, H, W) from `process.start`, at the first timestep visited.
             y: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.
             steps: how many, see `times`, or the timesteps visited, falling; None: all.
-            noise: see `repro.ddpm.steps.Noise`; needed where eta > 0.
+            noise: see `repro.ddpm.samplers.Noise`; needed where eta > 0.
         """
         T = self.schedule.T
         ts = times(T, steps) if steps is None or isinstance(steps, int) else falling(steps, T)
-        check_start(x_T, self.eta, noise)
-        if y.shape != x_T.shape:
-            raise ReproError(f"y must have the shape of the start {tuple(x_T.shape)}: got {tuple(y.shape)}")
-        rows = batch_times(ts, x_T)
-
-        @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
-        def visited(x: Tensor) -> Iterator[Step]:
-            for i, (t, t_prev) in enumerate(zip(ts, [*ts[1:], -1], strict=True)):
-                step = self.step(model(x, rows[i]), x, y, t, t_prev, noise)
-                yield step
-                x = step.x
-
-        return visited(x_T)
+        return walk(x_T, ts, lambda i, t_prev, x, t: self.step(model(x, t), x, y, ts[i], t_prev, noise))
 
 
 @dataclass(frozen=True)
 class Net:
-    """A trained network and what it learned: images restored and generated by number, the same result whatever batch,
-    process or order they are made in.
+    """A trained network and what it learned: images by number, the same whatever batch, process or order they are in.
 
     In its methods `ids` name the images and key the noise; `steps` goes over the network's own; `settings` are `start`,
-    a timestep to begin with, `sum_scale` as in `process.start`, and those of `Sampler`. Pure noise is sampled by DDIM's
-    rule.
+    a timestep to begin with, `sum_scale` as in `process.start`, and those of `Sampler`.
     """
 
     network: nn.Module | Model
@@ -239,7 +215,7 @@ class Net:
         if learning.start == "none":
             raise ReproError("a regression network has no trajectory: it restores in one pass")
         model = model_fn(self.network, cond=y) if condition else model_fn(self.network)
-        if learning.start == "noise":
+        if learning.start == "noise":  # sampled by DDIM's rule
             y, settings = torch.zeros_like(y), {"rule": "compose", **settings}
         x_T = process.start(y, start_noise(ids, tuple(y.shape[1:]), seed).to(y), schedule, start, sum_scale)
         visited = times(schedule.T, steps or self.steps, start)
@@ -252,8 +228,7 @@ def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
 
     With y = 0 a state is (1 - u_t) x0 + s_t eps, and two states in which the shares have the same ratio are one state
     but for a factor. So the network is given the timestep of `trained` whose ratio is nearest, and the state at the
-    size that it has there; its output, residual and noise, has no factor. Given `other`'s own timestep, it would get
-    noise that it has never been trained with at that time.
+    size that it has there; its output, residual and noise, has no factor.
     """
     angle, target = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
     right = torch.searchsorted(angle, target).clamp(1, trained.T - 1)  # angles grow with t

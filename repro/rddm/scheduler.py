@@ -3,10 +3,8 @@
 A step is made by `repro.rddm.samplers.Sampler`; only the bookkeeping is here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -15,12 +13,11 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from repro.ddpm.steps import spaced
+from repro.ddpm.samplers import spaced
 from repro.errors import ReproError, one_of
 from repro.rddm import process
-from repro.rddm.process import Objective
+from repro.rddm.process import Objective, by_config
 from repro.rddm.samplers import Rule, Sampler, times
-from repro.rddm.schedules import by_config
 
 
 @dataclass
@@ -38,7 +35,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     """Steps of the reverse process for a network of any of the three objectives.
 
     Args:
-        num_train_timesteps, alpha, beta2, sum_scale, ddpm: the coefficients, see `repro.rddm.schedules.by_config`.
+        num_train_timesteps, alpha, beta2, sum_scale, ddpm: the coefficients, see `repro.rddm.process.by_config`.
         objective, clip, rule: see `repro.rddm.samplers.Sampler`.
         timestep_spacing: "rddm", see `repro.rddm.samplers.times`, or "leading" as diffusers' DDIM.
     """
@@ -66,7 +63,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(self.schedule.T - 1, -1, -1)
 
     @classmethod
-    def from_ddpm(cls, scheduler: Any, **changes: Any) -> RDDMScheduler:
+    def from_ddpm(cls, scheduler: Any, **changes: Any) -> Self:
         """The scheduler for a noise network trained with a diffusers DDPM or DDIM scheduler, without retraining.
 
         Defaults make RDDM's rule draw what diffusers' `DDIMPipeline` draws from the network and the same start with
@@ -94,9 +91,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         """Nothing to scale; part of every diffusers scheduler."""
         return sample
 
-    def set_timesteps(
-        self, num_inference_steps: int, device: torch.device | str | None = None, start: int | None = None
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: Any = None, start: int | None = None) -> None:
         """Choose the timesteps of a run; `start` begins below the last (see `times`).
 
         Raises `ReproError` for SM-N where u_t = 1: the noise says nothing about the image there.

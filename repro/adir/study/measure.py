@@ -24,7 +24,7 @@ from repro.adir.pipeline import GUIDANCE, Index, as_image
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.ddpm.steps import sample as last_of
+from repro.ddpm.samplers import sample as last_of
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values

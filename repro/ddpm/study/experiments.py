@@ -1,9 +1,9 @@
 """Profiles and trained networks of notebook 01, read from `experiments.toml`."""
 
 import importlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import nn
 from repro.data.datasets import load_cifar10
 from repro.ddpm.schedules import by_name
 from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
+from repro.engine.atomic import read_toml
 from repro.engine.registry import Experiment
 from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.nn.classifier import Classifier
 
-_SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}
 LINEAR = SCHEDULES["linear"]  # of every profile's main network
 MAIN, CLASSIFIER, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
@@ -40,7 +41,7 @@ class DDPMConfig:
     channels: int
     size: int
     network_class: str
-    network: dict[str, Any]
+    network: Mapping[str, Any]
     recipe: Recipe
     n: int
     replicates: int
@@ -54,9 +55,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PROFILES = {
-    name: DDPMConfig(
-        name=name, network=_plain(spec.pop("network")), recipe=Recipe(**_plain(spec.pop("recipe"))), **spec
-    )
+    name: DDPMConfig(name, **{**spec, "network": _plain(spec["network"]), "recipe": Recipe(**_plain(spec["recipe"]))})
     for name, spec in _SPEC["profile"].items()
 }
 SMOKE, PAPER = PROFILES["smoke"], PROFILES["paper"]
@@ -100,22 +99,13 @@ def _score_classifier(model: nn.Module) -> dict[str, Any]:
 def experiment(spec: Mapping[str, Any], config: DDPMConfig | None = None) -> Experiment:
     """One entry of the list; `config` in the place of its profile's."""
     config, variant = config or PROFILES[spec["profile"]], spec["variant"]
-    classifies = variant == "classifier"
-    return Experiment(
-        name=spec["name"],
-        room="ddpm",
-        task_name="classification" if classifies else "generation",
-        variant=variant,
-        data=config.data,
-        profile=config.name,
-        seed=0,
-        recipe=Recipe(**spec["recipe"]) if "recipe" in spec else config.recipe,
-        summary=spec["summary"],
-        ships=spec.get("ships", False),
-        build=Classifier if classifies else lambda: build_network(config),
-        task=lambda: training_task(config, variant),
-        score=_score_classifier if classifies else None,
-    )
+    about = {"name": spec["name"], "room": "ddpm", "task_name": "generation", "variant": variant, "seed": 0}
+    about |= {"data": config.data, "profile": config.name, "summary": spec["summary"], "recipe": config.recipe}
+    about |= {"ships": spec.get("ships", False), "build": partial(build_network, config), "score": None}
+    if variant == "classifier":
+        about |= {"task_name": "classification", "build": Classifier, "score": _score_classifier}
+        about |= {"recipe": Recipe(**spec["recipe"])}
+    return Experiment(**about, task=partial(training_task, config, variant))
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(experiment(spec) for spec in _SPEC["experiment"])

@@ -1,4 +1,7 @@
-"""The drawings of notebook 01. Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing."""
+"""The drawings of notebook 01, and this method's row of the README's figure (`TITLE`, `NEEDS`, `tiles`).
+
+Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,16 +11,29 @@ import torch
 from torch import Tensor
 
 from repro.ddpm import oracles, process
+from repro.ddpm.samplers import Step, ddim, start_noise
 from repro.ddpm.schedules import Schedule
-from repro.ddpm.steps import Step
+from repro.ddpm.study.experiments import LINEAR, MAIN
 from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table
 from repro.ui.photos import nothing
-from repro.ui.plots import PALETTE, ZOOM, Plate, curve, sheet, style
+from repro.ui.plots import PALETTE, ZOOM, Plate, curve, sheet, style, tile
 from repro.ui.schematic import Schematic
+
+TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
+NEEDS = (MAIN,)
+
+
+def tiles() -> dict[str, object]:
+    """Caption -> image, from the noise to the samples."""
+    x = start_noise(range(12), (1, 28, 28))
+    steps = list(ddim(process.model_fn(load_checkpoint(MAIN)), x, LINEAR, 20))
+    shown = {"input: noise": x / 3} | {f"after {n} of 20 steps": steps[n - 1].x for n in (10, 15, 20)}
+    return {caption: tile(unpack(images), 4, gap=1, scale=2) for caption, images in shown.items()}
 
 
 def unpack(*groups: Tensor) -> list[Tensor]:
@@ -55,11 +71,9 @@ def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: in
 
 def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -> Plate:
     """A column per class, in the order the samples came; a place stays empty where a class has fewer than `rows`."""
-    columns = [unpack(samples[labels == c][:rows]) for c in range(len(names))]
-    filled = [column + [None] * (rows - len(column)) for column in columns]
-    pictures = [column[r] for r in range(rows) for column in filled]
+    columns = [unpack(samples[labels == c][:rows]) + [None] * rows for c in range(len(names))]
     short = [name.split("/")[0].replace("Ankle ", "Ankle\n") for name in names]
-    return sheet(pictures, len(names), col_labels=short)
+    return sheet([column[r] for r in range(rows) for column in columns], len(names), col_labels=short)
 
 
 def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
@@ -98,8 +112,7 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
 
     `≈` stands between neighbours of ours whose paired difference over replicates (same start noise) may be zero.
     """
-    measured = {record.id: record for record in records}
-    lines = []
+    measured, lines = {record.id: record for record in records}, []
     for column in table.columns:
         cells = {row: cells[column.name] for row, cells in table.rows.items()}
         both = {row: cell for row, cell in cells.items() if cell.value is not None and cell.paper is not None}
@@ -107,14 +120,14 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
             continue
         mine = sorted(both, key=lambda row: (both[row].value, row))
         theirs = sorted(both, key=lambda row: (both[row].paper.value, row))
-        values = {row: measured[cell.records[0]].values(FID) for row, cell in both.items()}
-        text, paper = (" < ".join(row.split(" (")[0] for row in rows) for rows in (mine, theirs))
+        short = {row: row.split(" (")[0] for row in both}
+        text = short[mine[0]]
         for pair in pairwise(mine):
-            a, b = (list(values[row]) for row in pair)
+            a, b = (list(measured[both[row].records[0]].values(FID)) for row in pair)
             alike = len(a) == len(b) >= stats.MIN_UNITS
-            if not (alike and stats.paired_difference(a, b, same_networks=True).excludes_zero):
-                short = [row.split(" (")[0] for row in pair]
-                text = text.replace(" < ".join(short), " ≈ ".join(short))
+            apart = alike and stats.paired_difference(a, b, same_networks=True).excludes_zero
+            text += (" < " if apart else " ≈ ") + short[pair[1]]
+        paper = " < ".join(short[row] for row in theirs)
         agree = "the same order" if mine == theirs else "another order"
         lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
     return lines
@@ -142,8 +155,7 @@ def memory(samples: Mapping[str, Tensor], data: Tensor, oracle: oracles.FiniteDa
     """Each row of samples above the images of `data` nearest to them."""
     groups: dict[str, Tensor] = {}
     for name, drawn in samples.items():
-        index, _ = oracle.nearest(drawn)
-        groups |= {name: drawn, f"nearest to\n{name}": data[index]}
+        groups |= {name: drawn, f"nearest to\n{name}": data[oracle.nearest(drawn)[0]]}
     return rows_of(groups)
 
 

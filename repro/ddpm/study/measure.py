@@ -18,14 +18,14 @@ from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
 from repro.ddpm import oracles, samplers
 from repro.ddpm.process import Model, model_fn
-from repro.ddpm.samplers import classifier_guide, draw, start_noise
-from repro.ddpm.steps import Guide
+from repro.ddpm.samplers import Guide, classifier_guide, draw, start_noise
 from repro.ddpm.study import play
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
+from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
@@ -39,6 +39,7 @@ NOISE_ERROR = "mse/eps"
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in another order; 16 samples magnify it
 ALIASES = {f"{m}/inception": f"{m}/{NET}" for m in ("fid", "kid", "is")}
 QUICK = 20  # most steps of what the smoke profile measures
+NOTHING = Sample(1, 1, hashlib.sha256(b"").hexdigest())
 
 
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | None:
@@ -47,7 +48,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
     if chosen == "paper":
         return _paper_sample(experiment, cell, config)
     if task is None:  # claim D1: no data and no network involved
-        return Sample(1, 1, hashlib.sha256(b"").hexdigest())
+        return NOTHING
     if chosen == "smoke" and steps > QUICK:
         return None
     n, k = {
@@ -144,13 +145,11 @@ def _predictor(experiment: str) -> Model:
 
     The second half of claim D1: a network that beats the best affine predictor on unseen images predicts the noise.
     """
-    images = fashion_tensor("train")[0]
     if experiment == "baseline-zero":
         return lambda x, t: torch.zeros_like(x)
-    if experiment == "baseline-gaussian":
-        return play.fitted_gaussian(images, LINEAR).model()
-    if experiment == "baseline-ideal-denoiser":
-        return oracles.FiniteData(images, LINEAR).model()
+    makes = {"baseline-gaussian": play.fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
+    if experiment in makes:
+        return makes[experiment](fashion_tensor("train")[0], LINEAR).model()
     return model_fn(load_checkpoint(experiment))
 
 
@@ -160,8 +159,7 @@ def _predictor(experiment: str) -> Model:
 def _real(ids: range) -> Tensor:
     """Validation images: their distance to the training set is that of something new."""
     unseen = fashion_tensor("validation")[0]
-    order = KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()
-    return unseen[order[ids.start : ids.stop]]
+    return unseen[KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()[ids]]
 
 
 def _gaussian(ids: range) -> Tensor:
@@ -193,22 +191,20 @@ def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) 
     data = datasets.cifar10_hash("train")
     if experiment == "baseline-real":
         return Sample(min(config.n, len(datasets.load_cifar10("test")[0])), config.k, data)
-    eta = {"ddpm": 1, "ddpm-large": 1, "ddim": 0}
-    if experiment != PAPER_MODEL or eta.get(cell["sampler"]) != cell["eta"]:
+    if experiment != PAPER_MODEL or (cell["sampler"], cell["eta"]) not in (("ddpm", 1), ("ddpm-large", 1), ("ddim", 0)):
         return None
     return Sample(config.n, 0 if cell["steps"] > 100 else config.k, data)
 
 
 @lru_cache(maxsize=1)
-def _paper_metrics(batch: int, device: str) -> SetMetrics:
-    return SetMetrics(lambda: features.inception(device=device), datasets.load_cifar10("train")[0], batch)
+def _paper_metrics(batch: int) -> SetMetrics:
+    return SetMetrics(lambda: features.inception(device=DEVICE), datasets.load_cifar10("train")[0], batch)
 
 
 def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    score = _paper_metrics(config.batch, device)
+    score = _paper_metrics(config.batch)
     if experiment == "baseline-real":
         return score(datasets.load_cifar10("test")[0][: k or config.n])
-    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(device)
-    settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": device}
+    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
+    settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": DEVICE}
     return score(draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings).cpu())

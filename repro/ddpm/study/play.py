@@ -6,8 +6,7 @@
 `memory`    training images that the ideal denoiser of the live cells has memorised.
 `probes`    images per point of the denoising curve.   `photos`, `side`: crops of the metric traps.
 
-The live cells of the paper profile are the small one's. The measurements are pure functions of images, a model and
-keyed noise; `measure.py` records some.
+The live cells of the paper profile are the small one's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import read_image
-from repro.ddpm import losses, process, samplers
+from repro.data.images import center_crop, read_image
+from repro.ddpm import process, samplers
 from repro.ddpm.oracles import GaussianData
 from repro.ddpm.process import Model, prediction_part, q_sample
 from repro.ddpm.schedules import Schedule, linear
@@ -74,22 +73,19 @@ def noise_errors(model: Model, images: Tensor, schedule: Schedule, seed: int = 0
     """
     ids = range(len(images))
     eps = KeyedNoise(seed, ids, "probe/noise").normal(images.shape[1:])
-    drawn = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T)
-    times = drawn if t is None else torch.full_like(drawn, t)
+    times = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T) if t is None else torch.full((len(ids),), t)
     parts = zip(*(part.split(64) for part in (images, times, eps)), strict=True)
     fn = lambda x, t: prediction_part(model(x, t), x)  # noqa: E731
     with torch.inference_mode():
-        return torch.cat([losses.simple_loss(fn, x0, when, z, schedule) for x0, when, z in parts])
+        return torch.cat([process.simple_loss(fn, x0, when, z, schedule) for x0, when, z in parts])
 
 
 def denoising_curve(
     models: Mapping[str, Model], images: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0
 ) -> dict[str, list[float]]:
     """Mean noise error of each model at each timestep, on the same images and the same noise."""
-    return {
-        name: [noise_errors(model, images, schedule, seed, t).mean().item() for t in times]
-        for name, model in models.items()
-    }
+    mean = lambda model, t: noise_errors(model, images, schedule, seed, t).mean().item()  # noqa: E731
+    return {name: [mean(model, t) for t in times] for name, model in models.items()}
 
 
 def fitted_gaussian(images: Tensor, schedule: Schedule) -> GaussianData:
@@ -105,7 +101,7 @@ def variance_numbers(model: Model, images: Tensor, schedule: Schedule, times: Se
     with torch.inference_mode():
         for t in times:
             when = torch.full((len(images),), t)
-            _, number = losses.split_variance(model(q_sample(images, when, eps, schedule), when), images.shape[1])
+            _, number = process.split_variance(model(q_sample(images, when, eps, schedule), when), images.shape[1])
             found.append((number + 1).mean() / 2)
     return torch.stack(found)
 
@@ -132,10 +128,7 @@ def as_fashion(content: Any, name: str = "the image") -> Tensor:
     Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no image.
     """
     image = read_image(content, min_side=2, name=name).mean(dim=0)  # (H, W)
-    h, w = image.shape
-    side = min(h, w)
-    square = image[(h - side) // 2 :, (w - side) // 2 :][:side, :side]
-    small = F.interpolate(square[None, None], size=(28, 28), mode="area")[0]  # (1, 28, 28)
+    small = F.interpolate(center_crop(image, min(image.shape))[None, None], size=(28, 28), mode="area")[0]
     border = torch.cat([small[0, 0], small[0, -1], small[0, :, 0], small[0, :, -1]]).mean()
     return (1 - small if border > 0.5 else small) * 2 - 1
 

@@ -10,7 +10,6 @@ The paper profile holds the published experiments. What is not taken over of the
 """
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -26,19 +25,19 @@ from repro.data.datasets import face, read_celeba, read_split
 from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images, squared
 from repro.data.images import resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
+from repro.engine.atomic import read_toml
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.rddm.model import Layout, RDDMNet
-from repro.rddm.process import Learning, Objective, Start
+from repro.rddm.process import Learning, Objective, Start, by_config
 from repro.rddm.samplers import Net
-from repro.rddm.schedules import by_config
 from repro.rddm.study.published import PublishedNet
 from repro.rddm.tasks import DEGRADATIONS, Noises, PairTask, generation_task, restoration_task
 
-_SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
 STRATEGIES, BASELINES, LONG = ("smres", "smn", "smresn"), ("regression", "sr3"), ("long", "regression-long")
 TEST_SEED = 7  # of the test photographs' degradations
@@ -89,19 +88,18 @@ class Variant:
 def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False) -> Recipe:
     """A published training of so many steps of two batches, as this repository's loop runs it."""
     batch, half_life = 2 * batch, 10 * math.log(0.5) / math.log(0.995)
-    return Recipe(
-        images=steps * batch, batch=batch, lr=lr, warmup=200 * batch if radam else 0, decay="constant",
-        betas=(0.9, 0.99), ema=half_life * batch, precision="fp32", threads=16, save_every=2_000 * batch,
-    )  # fmt: skip
+    sizes = {"images": steps * batch, "batch": batch, "warmup": 200 * batch * radam, "ema": half_life * batch}
+    return Recipe(**sizes, lr=lr, decay="constant", precision="fp32", threads=16, save_every=2_000 * batch)
 
 
 def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
-    made = {"name": name, **_SPEC["like"].get(spec.get("like", profile), {}), **spec}
-    made.pop("like", None)
-    network = _SPEC["network"][made["network"]]
-    made["network"] = {key: tuple(value) if isinstance(value, list) else value for key, value in network.items()}
-    made["recipe"] = (_published if "steps" in made["recipe"] else Recipe)(**made["recipe"])
-    return TaskConfig(**{**made, "variants": tuple(made.get("variants", ()))})
+    spec = {**_SPEC["like"].get(spec.get("like", profile), {}), **spec}
+    network = {k: tuple(v) if isinstance(v, list) else v for k, v in _SPEC["network"][spec["network"]].items()}
+    recipe = (_published if "steps" in spec["recipe"] else Recipe)(**spec["recipe"])
+    made = {key: value for key, value in spec.items() if key != "like"}
+    return TaskConfig(
+        name, **{**made, "network": network, "recipe": recipe, "variants": tuple(made.get("variants", ()))}
+    )
 
 
 _TASKS = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
@@ -151,8 +149,7 @@ def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
 def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
     """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
     chosen = pack.photos(split)[: limit or None]
-    images = [pack.load(p) for p in chosen]
-    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in images)
+    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in map(pack.load, chosen))
 
 
 def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) -> Tensor:
@@ -172,8 +169,7 @@ def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
     if task.data == "celeba":
         return PictureSet(Pictures(read_celeba(split), face(task.side)))
     if task.hole:
-        folder = paths.data() / task.data
-        files = list_images(folder)
+        files = list_images(folder := paths.data() / task.data)
         cut = len(files) * 9 // 10
         if not (chosen := files[:cut] if split == "train" else files[cut:]):
             raise ReproError(f"{folder}: holds {len(files)} image(s), none of them left for {split}")
@@ -231,7 +227,7 @@ def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
 
 def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False) -> Experiment:
     """One entry of the list."""
-    name = {"": task.name, "generation": "fashion"}.get(task.cells, task.cells)
+    name = (task.cells or task.name).replace("generation", "fashion")
     recipe = replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times)
     return Experiment(
         name_of(task.name, variant, 0, profile), "rddm", name, variant, task.data, profile, seed=0, recipe=recipe,

@@ -1,7 +1,7 @@
-"""The widgets of notebook 03: pure functions from a reader's controls to an image. `repro.ui.explore` shows them."""
+"""The widgets of notebook 03: functions from a reader's controls to an image. `repro.ui.explore` shows them."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ from repro.data import pack
 from repro.data.images import read_image, to_model, to_unit
 from repro.errors import ReproError
 from repro.rddm.pipeline import RDDMPipeline
+from repro.rddm.process import by_config
 from repro.rddm.samplers import Net
 from repro.rddm.scheduler import RDDMScheduler
-from repro.rddm.schedules import RDDMSchedule, indi
 from repro.rddm.study.experiments import BASELINES, USE, degraded, name_of
 from repro.rddm.study.lesson import NAMES, Lesson, psnr
 from repro.rddm.study.measure import STARTS
@@ -30,12 +30,12 @@ LAST = 999
 RESTORERS = {FOR_USE: "use", **STRATEGIES}  # for a photograph of one's own
 STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
 # Schedules at test time: the network is still given the t of its own.
-SCHEDULES: dict[str, Callable[[RDDMSchedule], RDDMSchedule]] = {
-    "as trained": lambda schedule: schedule,
-    "residual evenly": lambda schedule: schedule.readjust(alpha="average"),
-    "residual late": lambda schedule: schedule.readjust(alpha="increased"),
-    "noise evenly": lambda schedule: schedule.readjust(beta2="average"),
-    "InDI": lambda schedule: indi(schedule.T, schedule.sum_scale),
+SCHEDULES: dict[str, dict[str, str]] = {
+    "as trained": {},
+    "residual evenly": {"alpha": "average"},
+    "residual late": {"alpha": "increased"},
+    "noise evenly": {"beta2": "average"},
+    "InDI": {"alpha": "average", "beta2": "level"},
 }
 WEATHER = {
     "rain on it": ("raindrop", True),
@@ -91,15 +91,16 @@ def walk(
     net = _net(now, TASKS[task], strategy)
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start == "degraded":
-        learning = replace(net.learning, schedule=SCHEDULES[schedule](net.learning.schedule))
-        net = replace(net, learning=learning)
+        chosen = by_config(**SCHEDULES[schedule], sum_scale=net.learning.schedule.sum_scale)
+        net = replace(net, learning=replace(net.learning, schedule=chosen))
     elif schedule != "as trained" or start != LAST or eta > 0:
         raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
     if TASKS[task] == "fashion":
         return Walked(net.generate(range(9), steps, seed, **settings))
     y, x0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
+    between = {}
     if net.learning.start == "none":
-        result, between = net.restore(y, [picture]), {}
+        result = net.restore(y, [picture])
     else:
         run = list(net.trajectory(y, [picture], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]

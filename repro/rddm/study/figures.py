@@ -1,5 +1,6 @@
-"""The drawings of notebook 03. Images come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; curves are drawn of tables,
-and where nothing is measured a sentence stands in their place.
+"""The drawings of notebook 03, and this method's row of the README's figure (`TITLE`, `NEEDS`, `tiles`).
+
+Images come in as (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; where nothing is measured a sentence takes a curve's place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.data.images import resize, to_unit
+from repro.data import pack
+from repro.data.images import center_crop, resize, to_unit
 from repro.ddpm.samplers import start_noise
 from repro.engine.tables import Table
 from repro.rddm import process
+from repro.rddm.pipeline import RDDMPipeline
+from repro.rddm.process import RDDMSchedule
 from repro.rddm.samplers import Step
-from repro.rddm.schedules import RDDMSchedule
+from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
 from repro.ui.photos import Photos, captioned, nothing
 from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, sheet, style, whiskers
 from repro.ui.schematic import Schematic
 
+TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
+_SHOWN = (
+    ("lowlight", "smres", "photos/erase_kitten", "dark"),
+    ("raindrop", "use", "photos/monuments_brandenburgGate", "behind raindrops"),
+)
+NEEDS = tuple(name_of(task, variant) for task, variant, *_ in _SHOWN)
 QUALITY = 36  # of the JPEG that the notebook keeps: noise takes many bytes
 NO_RECORDS = "— no records of this profile yet: `repro evaluate rddm --full` makes them"
+
+
+def tiles() -> dict[str, Tensor]:
+    """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
+    images = {}
+    for task, variant, photo, words in _SHOWN:
+        config = (USE if variant == "use" else SMALL)[task]
+        given = degraded(config.degradation, resize(pack.load(pack.picture(photo)), 256), photo)
+        pipe = RDDMPipeline.shipped(task, variant)
+        pipe.set_progress_bar_config(disable=True)
+        result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
+        steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+        images |= {f"input: {words}": given, f"restored, {steps}" + " " * len(images): result}
+    return {name: center_crop(resize(image, 192), (192, 256)) for name, image in images.items()}
 
 
 def gallery(images: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
