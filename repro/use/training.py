@@ -245,17 +245,15 @@ class EvaluatePairs:
 
     Args:
         file: the TOML file that the network was trained by.
-        limit: pairs measured at most.
     """
 
     file: Positional[Path]
-    limit: int | None = None
 
     def run(self) -> int:
         file = read(self.file)
         if not (file.network_folder / "model_index.json").exists():
             raise ReproError(f"{file.network_folder}: no trained network; `repro train {self.file}` makes it")
-        pairs = check(file)[1][: self.limit]
+        pairs = check(file)[1]
         if not pairs:
             accepted = "held_out above 0, or test_inputs and test_targets"
             raise ReproError(f"{self.file}: no pair is held out; accepted: {accepted}")

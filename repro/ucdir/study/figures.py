@@ -52,7 +52,7 @@ def net(now: Lesson, name: str) -> UCDIR | None:
 
 def stream(seed: int, name: str = "open") -> Callable[[str], KeyedNoise]:
     """purpose -> the random numbers of one sample."""
-    return lambda purpose: KeyedNoise(seed, [name], purpose)
+    return partial(KeyedNoise, seed, [name])
 
 
 def spoiled(clean: Tensor, task: str, strength: float, noises: Callable[[str], KeyedNoise]) -> Tensor:

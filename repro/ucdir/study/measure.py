@@ -7,6 +7,7 @@ cell's `task` names the degradation; behind a dash stands what is varied: "lowli
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Ten
     for i, name in enumerate(ids[:n]):
         clean, given, strength = images[i], inputs and inputs[i], torch.zeros(1)
         if given is None:
-            noises = lambda purpose, name=name: KeyedNoise(TEST_SEED, [name], purpose)  # noqa: E731
+            noises = partial(KeyedNoise, TEST_SEED, [name])
             (given,), strength = TASKS[task].degrade(clean[None], noises, **FIXED.get(task, {}))
         found.append((given, name, strength, clean))
     return found
@@ -172,11 +173,8 @@ def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
         tiles = [x.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1) for x in images]
         return features.extract(net, torch.cat(tiles))
 
-    values = []
-    for part in range(SETS):
-        a, b = embedded(outputs[part::SETS]), embedded(clean[part::SETS])
-        values.append(distribution.kid(a, b, min(len(a), len(b)), 1, seed=0)[0])
-    return values
+    thirds = [(embedded(outputs[part::SETS]), embedded(clean[part::SETS])) for part in range(SETS)]
+    return [distribution.kid(a, b, min(len(a), len(b)), 1, seed=0)[0] for a, b in thirds]
 
 
 def cost(variant: str) -> dict[str, float]:
