@@ -14,7 +14,7 @@ from tiny import noises
 from repro.data import wetglass
 from repro.data.degradations import TASKS
 from repro.data.lowlight import low_light
-from repro.data.raindrops import rain
+from repro.data.wetglass import rain
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 

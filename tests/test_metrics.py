@@ -14,8 +14,16 @@ from torch.nn import functional as F
 
 from repro.errors import ReproError
 from repro.metrics import pixel
-from repro.metrics.distribution import fid, inception_score, kid, paired_kid
-from repro.metrics.features import classifier, efficientnet_lite0, extract, inception
+from repro.metrics.features import (
+    classifier,
+    efficientnet_lite0,
+    extract,
+    fid,
+    inception,
+    inception_score,
+    kid,
+    paired_kid,
+)
 from repro.metrics.lpips import FOLDER, load, lpips
 from repro.metrics.noreference import niqe
 from repro.metrics.protocols import names, protocol, score

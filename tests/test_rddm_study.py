@@ -30,8 +30,7 @@ from repro.rddm.study import experiments as rddm
 from repro.rddm.study import explore, figures, measure
 from repro.rddm.study.lesson import LESSONS, psnr
 from repro.rddm.tasks import DEGRADATIONS, LAWS, PairTask, generation_task, restoration_loss, restoration_task
-from repro.ui.controls import UploadedFile
-from repro.ui.explore import Explorer
+from repro.ui.explore import Explorer, UploadedFile
 from repro.ui.photos import photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])

@@ -18,8 +18,7 @@ from PIL import Image
 from tiny import refused
 
 from repro.errors import ReproError
-from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile, parse_all
-from repro.ui.explore import Command, Explorer, explore
+from repro.ui.explore import Choice, Command, Explorer, Seed, Slider, Toggle, Upload, UploadedFile, explore, parse_all
 from repro.ui.live import LiveExplorer
 from repro.ui.plots import split_view
 

@@ -11,8 +11,7 @@ from PIL import Image
 from tiny import refused
 
 from repro.ui.pictures import png, to_uint8
-from repro.ui.plots import curve, dots, split_view, strip, tile, verdict_bars
-from repro.ui.schematic import Schematic
+from repro.ui.plots import Schematic, curve, dots, split_view, strip, tile, verdict_bars
 
 
 def colour(r, g, b, size=10) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Scores of images, each under a named protocol.
 
 In reading order: `protocols` (names, and `score`), `pixel`, `lpips`, `noreference` (NIQE); scores of sets:
-`distribution` (FID, KID, IS), `features` (networks); `traps` (what a wrong protocol costs).
+`features` (FID, KID, IS, and networks); `traps` (what a wrong protocol costs).
 """

@@ -2,7 +2,7 @@
 
 A name states measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
 than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores images; scores
-of two *sets* of images (FID, KID, IS) have names and descriptions here and live in `repro.metrics.distribution`.
+of two *sets* of images (FID, KID, IS) have names and descriptions here and live in `repro.metrics.features`.
 """
 
 import re
@@ -127,7 +127,7 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
     """
     p = protocol(name)
     if p.compute is None:
-        raise ReproError(f"{name} compares two sets of images: use repro.metrics.distribution, not score()")
+        raise ReproError(f"{name} compares two sets of images: use repro.metrics.features, not score()")
     if (reference is None) == (p.kind == "reference"):
         raise ReproError(f"{name} {'needs a' if reference is None else 'takes no'} reference")
     batches = [_checked(p, x) for x in (image, reference) if x is not None]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import lowlight, raindrops
+from repro.data import lowlight, wetglass
 from repro.data.degradations import TASKS
 from repro.data.images import cut, to_model
 from repro.engine.rng import KeyedNoise
@@ -18,13 +18,13 @@ Noises = Callable[[str], KeyedNoise]
 # (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide one is made like real ones
 DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
     "lowlight": lambda images, noise: lowlight.low_light(images, noise("degrade/settings"), noise("degrade/sensor")),
-    "raindrop": lambda images, noise: raindrops.rain(images, noise("degrade/drops")),
+    "raindrop": lambda images, noise: wetglass.rain(images, noise("degrade/drops")),
     "raindrop-wide": lambda images, noise: TASKS["raindrops"].degrade(images, noise)[0],
 }
 # What they are drawn from: other laws make other data, and other records.
 LAWS = {
     "lowlight": str((lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ)),
-    "raindrop": str((raindrops.RADIUS, raindrops.COVERAGE)),
+    "raindrop": str((wetglass.LENS_RADIUS, wetglass.LENS_COVERAGE)),
     "raindrop-wide": TASKS["raindrops"].law,
 }
 

@@ -1,12 +1,11 @@
 """Plots and widgets for the notebooks: `from repro.ui import Slider, explore, plots`.
 
-In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots` and `schematic` (figures),
-`photos` (drawings made of photographs), `controls` and `explore` (a function with sliders), `live` (its widgets),
+In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots` (figures),
+`photos` (drawings made of photographs), `explore` (a function with sliders), `live` (its widgets),
 `setup` (how a notebook begins). ipywidgets and matplotlib load when something is shown or plotted, not here.
 """
 
-from repro.ui.controls import Choice, Seed, Slider, Toggle, Upload, UploadedFile
-from repro.ui.explore import Command, explore
+from repro.ui.explore import Choice, Command, Seed, Slider, Toggle, Upload, UploadedFile, explore
 from repro.ui.pictures import png, to_uint8
 
 __all__ = ["Choice", "Command", "Seed", "Slider", "Toggle", "Upload", "UploadedFile", "explore", "png", "to_uint8"]

@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from repro.data.images import center_crop, read_image, resize
-from repro.ui.controls import UploadedFile
+from repro.ui.explore import UploadedFile
 from repro.ui.pictures import few_colours, png, show_png, to_uint8
-from repro.ui.plots import INK, Plate, split_view, tile
-from repro.ui.schematic import Schematic
+from repro.ui.plots import INK, Plate, Schematic, split_view, tile
 
 BAR = 15  # pixels for words above an image
 WIDE = 480  # pixels that a reader's own photograph is shown at

@@ -202,7 +202,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
     found[RESIDUAL] = error.tolist()
     if k is None and len(x) > 2:
-        from repro.metrics.distribution import paired_kid
+        from repro.metrics.features import paired_kid
 
         found[KID] = paired_kid(pipeline.efficientnet(unit), pipeline.efficientnet(truth)).tolist()
     return found

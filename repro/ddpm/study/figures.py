@@ -21,8 +21,7 @@ from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table
 from repro.ui.photos import nothing
-from repro.ui.plots import PALETTE, ZOOM, Plate, curve, sheet, style, tile
-from repro.ui.schematic import Schematic
+from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, sheet, style, tile
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)

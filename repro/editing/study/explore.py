@@ -17,7 +17,7 @@ from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
 from repro.editing.study.lesson import FOR_USE, METHODS, MULT, PIX2PIX, SINGLE, VARIANTS, Lesson
 from repro.editing.vector import EditingVector
-from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
+from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
 from repro.ui.photos import photograph, plaque, resized, stage
 from repro.ui.plots import split_view

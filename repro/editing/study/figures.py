@@ -18,8 +18,7 @@ from repro.editing.study.measure import BESIDE, SLIDERS, Method, request
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.ui.photos import Photos, captioned
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, sheet, style
-from repro.ui.schematic import Schematic
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, sheet, style
 
 QUALITY, TILES = 24, 36  # of JPEG: many small images; a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large

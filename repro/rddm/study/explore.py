@@ -18,7 +18,7 @@ from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.study.experiments import BASELINES, USE, degraded, name_of
 from repro.rddm.study.lesson import NAMES, Lesson, psnr
 from repro.rddm.study.measure import STARTS
-from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
+from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
 from repro.ui.photos import photograph, resized, stage
 from repro.ui.plots import split_view, tile

@@ -20,8 +20,7 @@ from repro.rddm.samplers import Step
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
 from repro.ui.photos import Photos, captioned, nothing
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, dots, sheet, style, whiskers
-from repro.ui.schematic import Schematic
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, sheet, style, whiskers
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 _SHOWN = (

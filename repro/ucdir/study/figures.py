@@ -25,11 +25,10 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
 from repro.ui import photos
-from repro.ui.controls import UploadedFile
+from repro.ui.explore import UploadedFile
 from repro.ui.photos import Photos, captioned
 from repro.ui.pictures import enlarge, to_uint8
-from repro.ui.plots import PALETTE, Plate, curve, style, tile
-from repro.ui.schematic import Schematic
+from repro.ui.plots import PALETTE, Plate, Schematic, curve, style, tile
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}

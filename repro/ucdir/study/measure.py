@@ -165,7 +165,7 @@ def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
 
 def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
     """KID of 128-pixel patches against those of the clean photographs, one value for each third of them."""
-    from repro.metrics import distribution, features
+    from repro.metrics import features
 
     net = features.efficientnet_lite0()
 
@@ -174,7 +174,7 @@ def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
         return features.extract(net, torch.cat(tiles))
 
     thirds = [(embedded(outputs[part::SETS]), embedded(clean[part::SETS])) for part in range(SETS)]
-    return [distribution.kid(a, b, min(len(a), len(b)), 1, seed=0)[0] for a, b in thirds]
+    return [features.kid(a, b, min(len(a), len(b)), 1, seed=0)[0] for a, b in thirds]
 
 
 def cost(variant: str) -> dict[str, float]:
