@@ -20,7 +20,7 @@ from tiny import refused
 from repro.errors import ReproError
 from repro.ui.explore import Choice, Command, Explorer, Seed, Slider, Toggle, Upload, UploadedFile, explore, parse_all
 from repro.ui.live import LiveExplorer
-from repro.ui.plots import split_view
+from repro.ui.pictures import split_view
 
 
 def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name():

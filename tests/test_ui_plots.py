@@ -10,8 +10,8 @@ from matplotlib import pyplot
 from PIL import Image
 from tiny import refused
 
-from repro.ui.pictures import png, to_uint8
-from repro.ui.plots import Schematic, curve, dots, split_view, strip, tile, verdict_bars
+from repro.ui.pictures import png, split_view, to_uint8
+from repro.ui.plots import Schematic, curve, dots, strip, tile, verdict_bars
 
 
 def colour(r, g, b, size=10) -> np.ndarray:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from repro.data.images import center_crop, read_image, resize
 from repro.ui.explore import UploadedFile
-from repro.ui.pictures import few_colours, png, show_png, to_uint8
-from repro.ui.plots import INK, Plate, Schematic, split_view, tile
+from repro.ui.pictures import few_colours, png, show_png, split_view, to_uint8
+from repro.ui.plots import INK, Plate, Schematic, tile
 
 BAR = 15  # pixels for words above an image
 WIDE = 480  # pixels that a reader's own photograph is shown at

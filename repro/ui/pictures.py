@@ -42,6 +42,22 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
     return pixels if scale == 1 else np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
+def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
+    """`before` left of a thin white line, `after` right of it: uint8 (H, W, 3). `at` in [0, 1]: where it stands.
+
+    At 0 all is `after`, at 1 all is `before`, without a line.
+    """
+    left, right = to_uint8(before), to_uint8(after)
+    if left.shape != right.shape:
+        raise ReproError(f"split_view: images of {left.shape} and {right.shape} found, the same size needed")
+    width = left.shape[1]
+    column = round(at * width)
+    out = np.concatenate([left[:, :column], right[:, column:]], axis=1)
+    if 0 < column < width:
+        out[:, max(0, column - 1) : column + max(1, width // 256)] = 255
+    return out
+
+
 def png(picture: Any) -> bytes:
     """`picture` as PNG bytes without date or software text: equal pixels give equal bytes, grey ones a third of them.
 

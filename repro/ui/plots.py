@@ -141,22 +141,6 @@ def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> n
     return canvas
 
 
-def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
-    """`before` left of a thin white line, `after` right of it: uint8 (H, W, 3). `at` in [0, 1]: where it stands.
-
-    At 0 all is `after`, at 1 all is `before`, without a line.
-    """
-    left, right = to_uint8(before), to_uint8(after)
-    if left.shape != right.shape:
-        raise ReproError(f"split_view: images of {left.shape} and {right.shape} found, the same size needed")
-    width = left.shape[1]
-    column = round(at * width)
-    out = np.concatenate([left[:, :column], right[:, column:]], axis=1)
-    if 0 < column < width:
-        out[:, max(0, column - 1) : column + max(1, width // 256)] = 255
-    return out
-
-
 def curve(
     x: ArrayLike,
     series: Mapping[str, Any],

@@ -20,7 +20,7 @@ from repro.editing.vector import EditingVector
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
 from repro.ui.photos import photograph, plaque, resized, stage
-from repro.ui.plots import split_view
+from repro.ui.pictures import split_view
 
 # Held-out photographs to choose from, for the image and for the colours.
 PHOTOS = {

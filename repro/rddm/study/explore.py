@@ -21,7 +21,8 @@ from repro.rddm.study.measure import STARTS
 from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
 from repro.ui.photos import photograph, resized, stage
-from repro.ui.plots import split_view, tile
+from repro.ui.pictures import split_view
+from repro.ui.plots import tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
