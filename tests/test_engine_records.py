@@ -103,9 +103,11 @@ def test_nonsense_is_refused_where_it_enters():
 
 
 WRITER = """
-import json, sys
+import json, pathlib, sys
 from repro.engine import records
 fields, worker = json.loads(sys.argv[1]), int(sys.argv[2])
+pathlib.Path(f"here {worker}").touch()
+while not pathlib.Path(f"here {1 - worker}").exists(): pass  # both write at once
 for s in range(10):
     records.upsert("ddpm", [records.Record(**fields | {"cell": {"steps": s, "worker": worker}})])
 """
@@ -113,7 +115,7 @@ for s in range(10):
 
 def test_two_processes_lose_no_line(home):
     command = [sys.executable, "-c", WRITER, json.dumps(FIELDS)]
-    workers = [subprocess.Popen([*command, str(i)]) for i in range(2)]
+    workers = [subprocess.Popen([*command, str(i)], cwd=home) for i in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     assert len(records.load("ddpm")) == 20
 
