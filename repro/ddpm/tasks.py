@@ -30,10 +30,10 @@ class _Images:
 
 
 class DenoisingTask(_Images):
-    """Learn noise and variance from clean images (Ho et al. 2020, algorithm 1; Nichol and Dhariwal 2021, eq. 16).
+    """Learn noise from clean images (Ho et al. 2020, algorithm 1).
 
-    `images` (N, C, H, W) in [-1, 1]. With `learned_variance` the network has 2 C output channels and gets the hybrid
-    loss; else C and the simple one.
+    With `learned_variance` the network has 2 C output channels and gets the hybrid loss (Nichol and Dhariwal 2021, eq.
+    16); else C and the simple one.
     """
 
     def __init__(self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True) -> None:
@@ -46,9 +46,8 @@ class DenoisingTask(_Images):
         x0 = self.images[indices].to(drawn.device)  # (B, C, H, W)
         eps = drawn.normal(x0.shape[1:])
         t = noise("time").integers(0, self.schedule.T)  # (B,) 0 .. T-1
-        if self.learned_variance:
-            return process.hybrid_loss(process.model_fn(model), x0, t, eps, self.schedule)
-        return process.simple_loss(process.model_fn(model), x0, t, eps, self.schedule)
+        loss = process.hybrid_loss if self.learned_variance else process.simple_loss
+        return loss(process.model_fn(model), x0, t, eps, self.schedule)
 
 
 class ClassifierTask(_Images):

@@ -1,8 +1,7 @@
 """The network of RDDM in its three layouts, with the objective it learns written into its configuration.
 
-The shared small U-Net does the work. For SM-Res-N two images are predicted: by two networks, by one encoder with two
-decoders, or by one network with twice the output channels. (The released code has the first two; its residual decoder
-goes without skip connections, here both decoders have them. Nobody has published weights of the third.)
+For SM-Res-N two images are predicted: by two networks, by one encoder with two decoders, or by one network with twice
+the output channels. (The released code has the first two; its residual decoder goes without skip connections.)
 """
 
 from collections.abc import Callable
@@ -108,6 +107,4 @@ class RDDMNet(Predictor):
             attention_levels=tuple(attention_levels), heads=heads, norm_groups=norm_groups, dropout=dropout,
             patch=patch, time_scale=time_scale, input_skip=input_skip,
         )  # fmt: skip
-
-        one, shared = partial(UNet, **settings), partial(SharedEncoder, **settings)
-        self.lay_out(objective, layout, channels, one, shared)
+        self.lay_out(objective, layout, channels, partial(UNet, **settings), partial(SharedEncoder, **settings))

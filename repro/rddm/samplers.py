@@ -164,8 +164,8 @@ class Sampler:
 class Net:
     """A trained network and what it learned: images by number, the same whatever batch, process or order they are in.
 
-    In its methods `ids` name the images and key the noise; `steps` goes over the network's own; `settings` are `start`,
-    a timestep to begin with, `sum_scale` as in `process.start`, and those of `Sampler`.
+    `ids` name the images and key the noise; `steps` goes over the network's own; `settings` are `start`, a timestep to
+    begin with, `sum_scale` as in `process.start`, and those of `Sampler`.
     """
 
     network: nn.Module | Model

@@ -98,8 +98,7 @@ def walk(
         raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
     if TASKS[task] == "fashion":
         return Walked(net.generate(range(9), steps, seed, **settings))
-    y, x0 = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"])
-    between = {}
+    (y, x0), between = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"]), {}
     if net.learning.start == "none":
         result = net.restore(y, [picture])
     else:

@@ -6,8 +6,7 @@ attention at every level; 4 x 4 convolutions of stride 2 down; and a last block 
 again. With the same weights its output is the released network's, to rounding.
 
 Its linear attention depends on the resolution. The softmax over positions is normalised already, and the values are
-divided by the number of positions H W once more: what a map of the same content contributes falls with its area,
-against the bias and the norm that follow. A network trained at 256 px finds other features in the same image at
+divided by the number of positions H W once more: a network trained at 256 px finds other features in the same image at
 512 px.
 """
 
@@ -147,9 +146,8 @@ class PublishedNet(Predictor):
 
     Args:
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
-        layout: "one" network; for "res_noise" also "two" networks (72.52 M parameters). "res_noise" in "one" network of
-            twice the output channels was never released, and the released "shared" encoder, in no experiment, is not
-            here.
+        layout: "one" network; for "res_noise" also "two" (72.52 M parameters). The released "shared" encoder, in no
+            experiment, is not here.
         channels: of the image.
         condition: whether the network sees the degraded image beside x_t.
         mask_channels: of a mask that it sees behind that, in the same `cond` (shadow removal: 3).
