@@ -14,8 +14,8 @@ from PIL import Image
 from repro.cli import main
 from repro.data import commands
 from repro.data.datasets import LAYOUTS, check
-from repro.data.files import list_images, pair_folders, read_flist, read_pairs, write_flist
-from repro.data.images import crops, cut
+from repro.data.files import crops, list_images, pair_folders, read_flist, read_pairs, write_flist
+from repro.data.images import cut
 from repro.errors import ReproError
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from repro.data.images import SUFFIXES, cut, image_size, read_image, resize
 from repro.engine.atomic import write_bytes
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 FILE = str | os.PathLike
@@ -187,6 +188,18 @@ def write_flist(folder: FILE, out: FILE) -> int:
 
 
 # --- sets of images, prepared alike and kept in memory as 8-bit images while there is room ----------------------------
+
+
+def crops(
+    images: Tensor | Sequence[Tensor], size: int, ids: Tensor | Sequence[int | str], seed: int, *, flip: bool = True
+) -> Tensor:
+    """One random crop of each image (C, H, W), mirrored with probability 1/2 if `flip`: (B, C, size, size).
+
+    Row b depends on images[b], ids[b] and `seed` only: not on batch or order, its place not on `flip`. Two crops of one
+    image have two ids: the caller makes them, e.g. ``f"{name}#{visit}"``.
+    """
+    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
 
 
 def squared(side: int) -> Prepare:

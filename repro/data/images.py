@@ -28,7 +28,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.engine.atomic import write_bytes
-from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -293,32 +292,8 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return out if image.dim() == 4 else out[0]
 
 
-def crops(
-    images: Tensor | Sequence[Tensor], size: int, ids: Tensor | Sequence[int | str], seed: int, *, flip: bool = True
-) -> Tensor:
-    """One random crop of each image, mirrored left to right with probability 1/2.
-
-    Args:
-        images: images (C, H, W) of any sizes, or a batch (B, C, H, W); any dtype, any device.
-        size: side of the square crop, in pixels.
-        ids: one id a sample. Two crops of one image have two ids: the caller makes them, e.g. ``f"{name}#{visit}"``.
-        seed: the experiment's seed.
-        flip: whether mirroring is drawn at all; the position does not depend on it.
-
-    Returns:
-        (B, C, size, size), same dtype. Row b depends on images[b], ids[b] and seed only: not on batch or order.
-    """
-    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
-
-
 def cut(
-    images: Tensor | Sequence[Tensor],
-    size: int,
-    draw: Tensor,
-    *,
-    flip: bool = True,
-    names: Sequence[int | str] | None = None,
+    images: Tensor | Sequence[Tensor], size: int, draw: Tensor, *, flip: bool = True, names: Sequence | None = None
 ) -> Tensor:
     """Crops at given relative positions: `draw` (B, 3) in [0, 1) is top, left, and mirrored below 1/2."""
     out = []

@@ -32,7 +32,8 @@ from torch.nn import functional as F
 
 from repro import paths
 from repro.data import pack
-from repro.data.images import crops, resize, to_model
+from repro.data.files import crops
+from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Composite, Recipe, compose
 from repro.editing.effects.grain import RADII

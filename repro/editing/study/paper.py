@@ -30,8 +30,8 @@ from torch import Tensor
 
 from repro import paths
 from repro.data.datasets import read_split
-from repro.data.files import Pair
-from repro.data.images import crops, read_image
+from repro.data.files import Pair, crops
+from repro.data.images import read_image
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects.compose import Recipe
 from repro.editing.effects.masks import free_form_mask
