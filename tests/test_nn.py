@@ -13,8 +13,7 @@ from repro.errors import ReproError
 from repro.nn import unet
 from repro.nn.classifier import Classifier
 from repro.nn.ema import EMA
-from repro.nn.padding import pad_to_multiple, tiled, unpad
-from repro.nn.unet import UNet
+from repro.nn.unet import UNet, pad_to_multiple, tiled, unpad
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.nn.padding import tiled
+from repro.nn.unet import tiled
 
 MOST = 4.0  # times that contrast is raised or lowered at most
 NARROW = 64  # pixels that a reduced copy's shorter side has at least

@@ -30,7 +30,7 @@ from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple
+from repro.nn.unet import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
 

@@ -23,7 +23,7 @@ from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.nn.padding import Box, pad_to_multiple, unpad
+from repro.nn.unet import Box, pad_to_multiple, unpad
 
 # Of latent diffusion models; its last alpha_bar is 0.0047, not 0.
 SCHEDULE: dict[str, Any] = {"name": "scaled_linear", "T": 1000, "beta_1": 0.00085, "beta_T": 0.012}

@@ -1,2 +1,2 @@
-"""Networks that several methods share, in reading order: `unet` (the small U-Net and its blocks), `classifier` (for FID
-and guidance), `ema` (the weight average that ships), `padding` (sides that a network does not divide)."""
+"""Networks that several methods share, in reading order: `unet` (the small U-Net, its blocks, its padding, tiling of
+large images), `classifier` (for FID and guidance), `ema` (the weight average that ships)."""

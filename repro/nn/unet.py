@@ -5,9 +5,8 @@ Nichol and Dhariwal ("Improved DDPM"), and is a diffusers model (`save_pretraine
 `.sample`), so that a checkpoint of this repository drops into a diffusers pipeline and back.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.nn.padding import Box, pad_to_multiple, unpad
 
 # Positions up to which, on a CPU, two products beat the fused attention kernel (by a tenth of the whole training step).
 FEW = 256
@@ -89,6 +87,7 @@ class InputSkip(nn.Module):
         return self.mix(x) * (1 + self.film(emb)[:, :, None, None])
 
 
+Box = tuple[int, int]  # height and width before padding
 # stages and upsamplers, innermost first; last norm, last convolution; what brings the input to the output, if anything
 Decoder = tuple[nn.ModuleList, nn.ModuleList, nn.Module, nn.Module, InputSkip | None]
 
@@ -229,3 +228,65 @@ class UNet(ModelMixin, ConfigMixin):
     def _run(parts: nn.ModuleList, h: Tensor, emb: Tensor) -> Tensor:
         h = parts[0](h, emb)
         return parts[1](h) if len(parts) > 1 else h
+
+
+# --- sides that a network does not divide, and large images -----------------------------------------------------------
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
+    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size.
+
+    An image that fits already is returned as it is, without a copy.
+    """
+    h, w = x.shape[-2:]
+    bottom, right = -h % multiple, -w % multiple
+    if bottom or right:
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+    return x, (h, w)
+
+
+def unpad(x: Tensor, box: Box) -> Tensor:
+    """Crop (B, C, H', W') back to the size before `pad_to_multiple`."""
+    h, w = box
+    return x if x.shape[-2:] == (h, w) else x[..., :h, :w]
+
+
+def tile_starts(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along one axis: every `stride`, the last one flush with the end."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, stride), length - tile]
+
+
+def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, batch: int = 1) -> Tensor:
+    """Apply `fn` (B, C, h, w) -> (B, C', h, w) to overlapping tiles of x (1, C, H, W) and blend with a linear ramp.
+
+    Weights sum to one everywhere, so a pointwise `fn` is reproduced exactly and memory stays that of `batch` tiles.
+
+    Raises:
+        ReproError: overlap not in [0, tile), or more than one image.
+    """
+    if not 0 <= overlap < tile:
+        raise ReproError(f"tile overlap must lie in [0, tile): got overlap {overlap} for tile {tile}")
+    if len(x) != 1:
+        raise ReproError(f"tiled() takes one image at a time: got a batch of {len(x)}")
+    h, w = x.shape[-2:]
+    rows, cols = (tile_starts(n, tile, tile - overlap) for n in (h, w))
+    places = [(r, c) for r in rows for c in cols]
+    weight = _window(min(tile, h), overlap, x)[:, None] * _window(min(tile, w), overlap, x)[None, :]
+    total, norm = None, x.new_zeros(1, 1, h, w)
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        out = fn(torch.cat([x[..., r : r + tile, c : c + tile] for r, c in some]))
+        if total is None:
+            total = out.new_zeros(1, out.shape[1], h, w)
+        for (r, c), piece in zip(some, out, strict=True):
+            total[..., r : r + tile, c : c + tile] += piece * weight
+            norm[..., r : r + tile, c : c + tile] += weight
+    return total / norm
+
+
+def _window(length: int, overlap: int, like: Tensor) -> Tensor:
+    position = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
+    ramp = torch.minimum(position, length - position)
+    return (ramp / max(overlap, 1)).clamp(max=1.0)

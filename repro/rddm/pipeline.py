@@ -17,7 +17,7 @@ from torch import Tensor
 from repro.data.images import ImageSource
 from repro.data.inputs import pictures
 from repro.errors import ReproError, one_of
-from repro.nn.padding import tiled
+from repro.nn.unet import tiled
 from repro.rddm.model import Predictor
 from repro.rddm.scheduler import RDDMScheduler
 

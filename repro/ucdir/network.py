@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
-from repro.nn.unet import sinusoid
+from repro.nn.unet import pad_to_multiple, sinusoid, unpad
 
 BASES = 8  # N, as published (the paper's figure draws 3)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from repro.data.images import ImageSource, read_image, to_model, to_unit
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
-from repro.nn.padding import pad_to_multiple, tile_starts, unpad
+from repro.nn.unet import pad_to_multiple, tile_starts, unpad
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import BASES, statistics
 from repro.ucdir.noise import TRAINING, Noise, Step, linear_levels, sample

@@ -30,7 +30,7 @@ from repro.data.images import to_model, to_unit
 from repro.editing.tasks import COLOUR, COUNT, Noises, only, single_edit
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
-from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.unet import pad_to_multiple, unpad
 
 PATCH = 2
 L1_WEIGHT = 100.0  # lambda of Isola et al., section 3.3

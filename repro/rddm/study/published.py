@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
-from repro.nn.padding import pad_to_multiple, unpad
+from repro.nn.unet import pad_to_multiple, unpad
 from repro.rddm.model import Layout, Predictor
 from repro.rddm.process import Objective
 
