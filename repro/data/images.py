@@ -35,11 +35,9 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)
 _WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
     ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
-    ".jpg": _JPEG,
-    ".jpeg": _JPEG,
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)),
     ".webp": ("WEBP", {"lossless": True}, 16_383),
 }
 
@@ -96,10 +94,8 @@ def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Im
     if isinstance(source, Image.Image):
         return _decoded(source, name)
     if not isinstance(source, str | os.PathLike | bytes | bytearray):
-        raise ReproError(
-            f"{name}: got {type(source).__name__}; "
-            "accepted: a path, bytes, a Pillow image, a numpy array or a torch tensor"
-        )
+        accepted = "a path, bytes, a Pillow image, a numpy array or a torch tensor"
+        raise ReproError(f"{name}: got {type(source).__name__}; accepted: {accepted}")
     return _opened(source, name, lambda image: _decoded(image, name))
 
 
@@ -133,16 +129,15 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
             yield
         except (ReproError, MemoryError):
             raise
+        except Image.DecompressionBombError as error:
+            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
             raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
 def _header(file: BinaryIO, name: str) -> Image.Image:
     with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
+        image = Image.open(file)
     _check_size(image, name)
     return image
 
@@ -170,10 +165,8 @@ def channels(image: Image.Image, name: str) -> Tensor:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _deep_grey(image, name)
     if image.mode in ("I", "F", "LAB", "HSV") or (image.format == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
-        signed = " with signed values" if image.mode == "L" else ""
-        raise ReproError(
-            f"{name}: pixel mode {image.mode}{signed} is not accepted; save it as 8- or 16-bit grey or RGB"
-        )
+        kind = image.mode + (" with signed values" if image.mode == "L" else "")
+        raise ReproError(f"{name}: pixel mode {kind} is not accepted; save it as 8- or 16-bit grey or RGB")
     opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
     with _refusing(name, "the image is truncated or corrupt ({error})"):
         if image.mode == "La":  # the one kind that Pillow does not convert in one step
@@ -189,8 +182,7 @@ def _deep_grey(image: Image.Image, name: str) -> Tensor:
     most = 2 ** (*_tag(image, _BITS), 16)[0] - 1
     values = np.asarray(image).astype(np.float32)
     grey = torch.from_numpy((most - values if _tag(image, _PHOTOMETRIC) == (0,) else values) / most)[None]
-    clear = image.info.get("transparency")
-    if clear is None:
+    if (clear := image.info.get("transparency")) is None:
         return grey
     return torch.cat([grey.expand(3, -1, -1), torch.from_numpy(values != clear).float()[None]])
 
@@ -203,40 +195,31 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
 
 def pixels_alone(data: bytes) -> bytes | None:
     """A JPEG or PNG file without all that its pixels do not need but the orientation; None of other files."""
+    jpeg, png = data[:2] == b"\xff\xd8", data[:8] == b"\x89PNG\r\n\x1a\n"
+    at = 2 if jpeg else 8
+    out = data[:at]
     try:
-        if data[:2] == b"\xff\xd8":
-            return _jpeg_pixels(data)
-        return _png_pixels(data) if data[:8] == b"\x89PNG\r\n\x1a\n" else None
+        while jpeg and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
+            if data[at + 1] == 0xFF:  # a fill byte
+                at += 1
+                continue
+            end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+            marker, body = data[at + 1], data[at + 4 : end]
+            application = 0xE0 <= marker <= 0xEF or marker == 0xFE
+            adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
+            if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
+                out += data[at:end]
+            at = end
+        while png and at < len(data):
+            end = at + 12 + struct.unpack_from(">I", data, at)[0]
+            kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+            sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
+            if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
+                out += data[at:end]
+            at = end
     except (struct.error, IndexError):
         return None
-
-
-def _jpeg_pixels(data: bytes) -> bytes:
-    out, at = data[:2], 2
-    while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-        marker, body = data[at + 1], data[at + 4 : end]
-        application = 0xE0 <= marker <= 0xEF or marker == 0xFE
-        adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
-        if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
-            out += data[at:end]
-        at = end
-    return out + data[at:]
-
-
-def _png_pixels(data: bytes) -> bytes:
-    out, at = data[:8], 8
-    while at < len(data):
-        end = at + 12 + struct.unpack_from(">I", data, at)[0]
-        kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
-        if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
-            out += data[at:end]
-        at = end
-    return out
+    return out + data[at:] if jpeg or png else None
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
