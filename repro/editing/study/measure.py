@@ -26,8 +26,8 @@ from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import find
-from repro.metrics import protocols
-from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception, paired_kid
+from repro.metrics import features, protocols
+from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
 
 Metrics = Mapping[str, Values]
 Method = Callable[[Split, Sequence[str]], Tensor]  # (crops, tasks) -> edited images
@@ -260,10 +260,10 @@ def scored(
     metrics: dict[str, Values] = {name: by_photo(values, each) for name, values in raw.items()}
     if kid and real and len(data) > 1:
         a, b = (extract(_net(True), images) for images in (output, target))
-        metrics["paired-kid/inception"] = by_photo(paired_kid(a, b), each)
-        metrics["kid/inception"] = kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
+        metrics["paired-kid/inception"] = by_photo(features.paired_kid(a, b), each)
+        metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
     elif kid and data is crops(data.bench, each) and len(data) // each >= LEAST:  # a whole test split
-        metrics[KID] = by_photo(paired_kid(extract(_net(), output), _target_features(data, tasks)), each)
+        metrics[KID] = by_photo(features.paired_kid(extract(_net(), output), _target_features(data, tasks)), each)
     return metrics
 
 
