@@ -11,14 +11,12 @@ from clones import MISSING, fill, photo
 from tiny import clone
 from tiny_editing import tiny_editor, tiny_network
 
-from repro.editing.effects.colour import colour_transfer
-from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
+from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
-from repro.editing.study import curves, explore, probes
+from repro.editing.study import explore, figures, probes
 from repro.editing.study.benchmark import COMPOSITES
-from repro.editing.study.exercises import samples_needed
 from repro.editing.study.experiments import SMOKE, name_of, network_of
-from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson
+from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson, samples_needed
 from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, edited
 from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
@@ -95,12 +93,12 @@ def record(experiment: str, cell: dict, **metrics) -> Record:
 
 
 def test_curves_are_of_the_records_they_name():
-    for drawing in (curves.slider_curves([]), curves.step_curves([]), curves.combinations([])):
+    for drawing in (figures.slider_curves([]), figures.step_curves([]), figures.combinations([])):
         assert any("repro evaluate" in text.get_text() for text in drawing.axes[0].texts)
     values = {f"{STRENGTH['grain']}@{i}": [-90.0, i, i + 2.0] for i in range(5)}  # one photograph far off: medians
     cell = {"task": "slider", "edit": "grain"}
     made = [record(name_of("mult"), {**cell, "inside": inside}, **values) for inside in (False, True)]
-    middle = curves.slider_curves(made).axes[1]
+    middle = figures.slider_curves(made).axes[1]
     full, dashed = ([line for line in middle.get_lines() if line.get_linestyle() == dash] for dash in ("-", "--"))
     assert len(full) == len(dashed) == 1 and middle.get_legend_handles_labels()[1] == [MULT]
     for line in (*full, *dashed):
@@ -109,7 +107,7 @@ def test_curves_are_of_the_records_they_name():
     edit, scores = "+".join(COMPOSITES[1]), {L1: [0.1, 0.3], LPIPS: [0.5, 0.7]}
     made = [record(name_of("mult"), {"task": "steps", "edit": edit, "steps": n}, **scores) for n in (50, 1, 5)]
     made.append(record(name_of("mult"), {"task": "one crop", "edit": edit}, **{L1: [0.0, 0.2], LPIPS: [0.4, 0.4]}))
-    (line,) = [line for line in curves.step_curves(made).axes[0].get_lines() if line.get_linestyle() == "-"]
+    (line,) = [line for line in figures.step_curves(made).axes[0].get_lines() if line.get_linestyle() == "-"]
     assert list(line.get_xdata()) == [1, 5, 50] and list(line.get_ydata()) == pytest.approx([0.2, 0.2, 0.2])
 
 

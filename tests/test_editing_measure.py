@@ -9,11 +9,10 @@ import torch
 from tiny_editing import tiny_autoencoder
 
 from repro.data import pack
-from repro.editing.effects.colour import colour_transfer
-from repro.editing.effects.compose import compose
-from repro.editing.effects.grain import gaussian_grain, grain_variance
-from repro.editing.effects.sharpness import motion_blur, unsharp_mask
-from repro.editing.study import benchmark, measure, probes, strength
+from repro.editing.compose import compose
+from repro.editing.effects import colour_transfer, motion_blur, unsharp_mask
+from repro.editing.grain import gaussian_grain, grain_variance
+from repro.editing.study import benchmark, measure, probes
 from repro.editing.vector import EditingVector
 
 SMALL = replace(benchmark.TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
@@ -27,13 +26,13 @@ def data():
 def test_blur_is_measured_through_grain_and_contrast(data):
     clear = [motion_blur(data.sharp, b, 0, data.ids, longest=12) for b in (0.0, 0.3, 0.6, 1.0)]
     grainy = [gaussian_grain(x, 0.1, seed=1, ids=data.ids) for x in clear]
-    alone, beside = (torch.stack([strength.blur(x, data.sharp) for x in images]) for images in (clear, grainy))
+    alone, beside = (torch.stack([probes.blur_strength(x, data.sharp) for x in images]) for images in (clear, grainy))
     assert (
         (alone.diff(dim=0) > 0).all() and (beside.diff(dim=0) > 0).all() and (alone[2] - beside[2]).abs().max() < 0.25
     )
     assert torch.allclose(alone[0], torch.zeros(4), atol=1e-6)
-    torch.testing.assert_close(strength.blur(3 * (clear[2] - 0.4) + 0.2, data.sharp), alone[2])
-    sharper = torch.stack([strength.sharpen(unsharp_mask(data.sharp, a), data.sharp) for a in (1.0, 2.0, 3.0)])
+    torch.testing.assert_close(probes.blur_strength(3 * (clear[2] - 0.4) + 0.2, data.sharp), alone[2])
+    sharper = torch.stack([probes.sharpen_strength(unsharp_mask(data.sharp, a), data.sharp) for a in (1.0, 2.0, 3.0)])
     assert (sharper[0] > 0).all() and (sharper.diff(dim=0) > 0).all()
 
 
@@ -41,14 +40,16 @@ def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
     flat = torch.full((2, 3, 64, 64), 0.5)
     edge = flat.clone()
     edge[..., 32:] = 0.9  # an edge is not grain
-    assert strength.grain(edge, edge).max() < 1e-3
+    assert probes.grain_strength(edge, edge).max() < 1e-3
     noise = 0.02 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(strength.grain(flat + noise, flat), strength.grain(edge + noise, edge), rtol=0.2)
+    assert torch.allclose(
+        probes.grain_strength(flat + noise, flat), probes.grain_strength(edge + noise, edge), rtol=0.2
+    )
     grains = [gaussian_grain(flat, r, seed=0, ids=[0, 1]) for r in (0.01, 0.025, 0.05, 0.075, 0.1)]
-    found = torch.stack([strength.grain(x, flat) for x in grains])
+    found = torch.stack([probes.grain_strength(x, flat) for x in grains])
     assert (found.diff(dim=0) > 0).all()
     law = 255 * float(grain_variance(0.5, 0.1)) ** 0.5  # most of it, and far less of as much white noise
-    assert (found[-1] > 0.45 * law).all() and strength.grain(flat + noise, flat).max() < 0.35 * 5.1
+    assert (found[-1] > 0.45 * law).all() and probes.grain_strength(flat + noise, flat).max() < 0.35 * 5.1
 
 
 def test_scores_of_doing_nothing_of_the_targets_and_of_the_floor(data):
@@ -62,7 +63,7 @@ def test_scores_of_doing_nothing_of_the_targets_and_of_the_floor(data):
     assert max(perfect[measure.GAP["blur"]]) < 1e-6 and max(map(abs, perfect[measure.CRISP])) < 1e-6
     assert max(map(abs, perfect[measure.EXCESS])) < 1e-7
     lazy = measure.scored(data, 2, ("blur",), measure.source_of, kid=False)
-    target = strength.blur(data.edit("blur").target, data.sharp)
+    target = probes.blur_strength(data.edit("blur").target, data.sharp)
     assert lazy[measure.GAP["blur"]] == pytest.approx(measure.by_photo(target, 2), rel=1e-4)
     assert min(lazy[measure.CRISP]) > 0  # the sharp source is crisper than the blurred target
     image = data.edit("colour").target
@@ -104,9 +105,9 @@ def test_rank_correlation_is_spearmans_and_a_dead_slider_scores_nothing():
     table = torch.tensor(
         [[0.0, 3.0, 0.1, 0.5], [0.2, 2.0, 0.1, 0.5], [0.5, 1.0, 0.3, 0.5 + 1e-5], [0.4, 0.0, 0.2, 0.5]]
     )
-    found = strength.rank_correlation(table)
+    found = probes.rank_correlation(table)
     still = torch.linspace(0.0048, 0.0052, 5)[:, None]  # rounding would set them apart
-    assert strength.rank_correlation(still).item() == 0
+    assert probes.rank_correlation(still).item() == 0
     for column in range(3):
         assert found[column].item() == pytest.approx(spearmanr(range(4), table[:, column]).statistic)
     assert found[3] == 0  # rounding errors in rising order are no effect
@@ -122,7 +123,7 @@ def test_what_a_composite_keeps(data):
         return part.edit("blur").target if tuple(tasks) == ("blur",) else part.sharp
 
     lost = measure.kept(first, ("blur", "inpaint"), alone)
-    wanted = strength.blur(first.edit("blur").target, first.sharp).tolist()
+    wanted = probes.blur_strength(first.edit("blur").target, first.sharp).tolist()
     assert lost == {measure.DRIFT["blur"]: pytest.approx(wanted, abs=1e-5)}
 
 

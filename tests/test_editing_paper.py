@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from repro.data.datasets import LAYOUTS
 from repro.data.files import Pair, crops
 from repro.data.images import read_image, resize, write_image
-from repro.editing.effects.sharpness import motion_blur
+from repro.editing.effects import motion_blur
 from repro.editing.model import EditingNet
 from repro.editing.study import benchmark, experiments, measure, paper
 from repro.editing.study.benchmark import VERSION, levels, parameters

@@ -25,14 +25,13 @@ from repro.data.images import resize
 from repro.ddpm.schedules import by_name
 from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.colour import colour_transfer
+from repro.editing.effects import colour_transfer
 from repro.editing.large import TiledNetwork, Tiling, membrane
 from repro.editing.pipeline import WHOLE, EditingPipeline, scheduler_of
 from repro.editing.sampling import STEPS, Editor
 from repro.editing.study import experiments
 from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import EditingVector
-from repro.engine import atomic
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.provenance import whence
 from repro.engine.rng import KeyedNoise
@@ -227,21 +226,6 @@ def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
     (photo / "folder.png").mkdir()
     code, _, err = command(capsys, "--profile", "smoke", *argv)
     assert code == 2 and words in err and err.startswith("repro edit: ") and len(err.splitlines()) == 1
-
-
-def test_a_result_that_cannot_be_written_after_all_is_kept_elsewhere(photo, capsys, monkeypatch):
-    def full(path, data):
-        if path.name == "late.png":
-            raise ReproError(f"{path} could not be written (No space left on device)")
-        atomic.write_bytes(path, data)
-
-    monkeypatch.setattr("repro.engine.provenance.write_bytes", full)
-    monkeypatch.setattr("tempfile.tempdir", str(photo))
-    options = "--blur 0.5 --seed 0 --steps 1 --profile smoke"
-    code, _, err = command(capsys, "photo.png", *options.split(), "-o", "late.png")
-    other = err.strip().removesuffix("\n").rsplit("written instead: ")[1]
-    assert code == 1 and "No space left on device" in err and not (photo / "late.png").exists()
-    assert whence(other).command == f"repro edit photo.png {options} -o {other}"
 
 
 def test_a_name_that_is_no_text_stands_in_the_provenance_as_a_shell_reads_it(photo, capsys):

@@ -11,10 +11,7 @@ as noise all over. The decoder is trained on quantised and unquantised latents, 
 follows the latents; no gradient reaches the encoder through it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 from diffusers import VQModel
@@ -24,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.metrics.lpips import load
+from repro.metrics.lpips import shared
 
 PATCH = 4
 LPIPS_WEIGHT, CODEBOOK_WEIGHT = 0.25, 0.1
@@ -33,17 +30,13 @@ UNQUANTISED = 0.9  # share of samples that training decodes without the codebook
 STATISTICS = 0.02  # a batch's share in the running mean and deviation
 REVIVE_EVERY = 20  # steps on average; codes that nothing in the batch came near are put where latents are
 
-lpips = cache(load)
 Noises = Callable[[str], KeyedNoise]
 
 
 class Autoencoder(ModelMixin, ConfigMixin):
     """(B, 3, H, W) in [-1, 1] <-> latents (B, channels, H/4, W/4) of zero mean and unit deviation.
 
-    Args:
-        width: channels of the convolutions.
-        channels: of a latent.
-        codes: in the codebook.
+    `width`: channels of the convolutions. `channels`: of a latent. `codes`: in the codebook.
     """
 
     factor: int = PATCH  # pixels a side of one latent
@@ -79,6 +72,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
         patches = F.pixel_unshuffle(image, PATCH)
         return self.vq.encode(patches).latents + self.straight_in(patches)
 
+    def render(self, raw: Tensor) -> Tensor:
+        """The decoder alone, of latents in the quantiser's units."""
+        patches = self.vq.decode(raw, force_not_quantize=True).sample + self.straight_out(raw)
+        return F.pixel_shuffle(patches, PATCH)
+
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Latents for diffusion: before quantisation, zero mean and unit deviation."""
@@ -90,12 +88,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
         z = latent * self.deviation.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
         return self.render(self.vq.quantize(z)[0] if quantize else z).clamp(-1, 1)
 
-    def render(self, raw: Tensor) -> Tensor:
-        """The decoder alone, of latents in the quantiser's units."""
-        patches = self.vq.decode(raw, force_not_quantize=True).sample + self.straight_out(raw)
-        return F.pixel_shuffle(patches, PATCH)
-
-    def forward(self, image: Tensor, drop: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, drop: Tensor, jitter: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Training: reconstruction, the codebook's loss, latents; where `drop` (B,) is true not quantised.
 
         `jitter` (B, channels, H/4, W/4), in deviations of the latents, is added to what is not quantised.
@@ -105,12 +98,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
             # Detached: quantised samples teach decoder and codes alone. With gradients passed straight through, and no
             # commitment to hold them, the latents grew until the training diverged.
             codes, distance, _ = self.vq.quantize(z.detach())
-        plain, latent = z.detach(), z
+        plain = z.detach()
         if self.training:
             self.mean.lerp_(plain.mean(dim=(0, 2, 3)), STATISTICS)
             self.deviation.lerp_(plain.std(dim=(0, 2, 3)), STATISTICS)
-        if jitter is not None:
-            latent = z + jitter * plain.std(dim=(0, 2, 3), keepdim=True)
+        latent = z + jitter * plain.std(dim=(0, 2, 3), keepdim=True)
         return self.render(torch.where(drop[:, None, None, None], latent, codes)), distance, plain
 
     @torch.no_grad()
@@ -154,5 +146,5 @@ class AutoencoderTask:
         # constant grid of 4 grey levels on every image lowered LPIPS, and was learned. So the corner moves.
         down, right = noise("corner").integers(0, PATCH, (2,))[0].tolist()
         moved = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in (output, image))
-        perceptual = lpips().to(image.device)(*moved).float()
+        perceptual = shared(str(image.device))(*moved).float()
         return l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance.float()

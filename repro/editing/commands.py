@@ -1,8 +1,6 @@
 """`repro edit`."""
 
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -53,8 +51,13 @@ class Edit:
         photo, note = inputs.read_srgb(self.photo)
         if note:
             print(note)
-        reference = None if self.reference is None else read_image(self.reference)
-        mask = None if self.mask is None else inputs.masks(self.mask)
+        effects = {
+            "blur": self.blur,
+            "grain": self.grain,
+            "reference": None if self.reference is None else read_image(self.reference),
+            "mask": None if self.mask is None else inputs.masks(self.mask),
+            "sharpen": self.sharpen,
+        }
         # What can be known of the result's place is known before the work.
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
         check_writable(out, (photo.shape[2], photo.shape[1]))
@@ -65,17 +68,9 @@ class Edit:
 
         pipe = EditingPipeline.shipped(self.profile, self.variant)
         pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
-        effects = {"blur": self.blur, "grain": self.grain, "reference": reference, "mask": mask}
         settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
-        edited = pipe(photo, **effects, sharpen=self.sharpen, **settings).images[0]
-        try:
-            save_result(edited, out, self.command(out))
-        except ReproError as error:  # the work is not lost
-            handle, other = tempfile.mkstemp(prefix="edited-", suffix=".png")
-            os.close(handle)
-            save_result(edited, Path(other), self.command(Path(other)))
-            print(f"repro edit: {error}; written instead: {other}", file=sys.stderr)
-            return 1
+        edited = pipe(photo, **effects, **settings).images[0]
+        save_result(edited, out, self.command(out))
         print(f"written: {out}")
         return 0
 

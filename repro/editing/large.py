@@ -1,7 +1,7 @@
-"""Large images, and last corrections: from the network's output to the image that a user gets. None is in the records.
+"""Large images, and last corrections: from the network's output to the image that a user gets.
 
 The network works on images of about 128 pixels a side through an autoencoder. What that costs is undone here, as
-`repro.editing.pipeline` puts it together:
+`repro.editing.pipeline` puts it together, and none of it is in the records:
 
 - an edit of a large image is made on a reduced copy and carried over, so that an amount means the same share of the
   image at every resolution; detail that the autoencoder loses is given back as far as the edit keeps it (`carried`);
@@ -25,11 +25,6 @@ from torch.nn import functional as F
 from repro.nn.unet import tiled
 
 MOST = 4.0  # times that contrast is raised or lowered at most
-NARROW = 64  # pixels that a reduced copy's shorter side has at least
-# Chosen by eye on validation photographs:
-THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
-DETAIL = 400  # timestep at which it starts in a smooth filling of a thicker hole; 600 brings back dark smudges
-COARSE = 25  # pixels, on the reduced copy, that the network's drift is averaged over
 
 
 @dataclass(frozen=True)
@@ -126,8 +121,7 @@ def membrane(values: Tensor, known: Tensor) -> Tensor:
     weight = F.avg_pool2d(F.pad(known, even), 2)
     mean = F.avg_pool2d(F.pad(values * known, even), 2) / weight.clamp(min=1e-8)
     coarse = membrane(mean, (weight > 0).to(known))
-    size = (height + height % 2, width + width % 2)
-    smooth = F.interpolate(coarse, size=size, mode="bilinear")[..., :height, :width]
+    smooth = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., :height, :width]
     return torch.where(known > 0, values, smooth)
 
 

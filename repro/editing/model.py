@@ -120,17 +120,14 @@ class EditingNet(ModelMixin, ConfigMixin):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, accepted in (
-            ("condition", condition, ("cross", "concat")),
-            ("reference", reference, ("rgb", "latent")),
-            ("tokens", tokens, ("entry", "single")),
-        ):
-            if value not in accepted:
-                raise ReproError(f"editing network: got {name} {value!r}; accepted: {', '.join(accepted)}")
+        choices = {"condition": ("cross", "concat"), "reference": ("rgb", "latent"), "tokens": ("entry", "single")}
+        for name, accepted in choices.items():
+            if self.config[name] not in accepted:
+                raise ReproError(f"editing network: got {name} {self.config[name]!r}; accepted: {', '.join(accepted)}")
         self.mapping = VectorMapping(context, layers, tokens, labels, scaled) if condition == "cross" else None
         self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
         down = tuple("CrossAttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(widths)))
-        settings: dict[str, Any] = {
+        settings = published or {
             "out_channels": channels,
             "down_block_types": down,
             "up_block_types": tuple(block.replace("Down", "Up") for block in reversed(down)),
@@ -141,7 +138,7 @@ class EditingNet(ModelMixin, ConfigMixin):
             "norm_num_groups": 8,
         }
         inputs = 2 * channels + (3 if reference == "rgb" else channels) + mask + LENGTH * (condition == "concat")
-        self.unet = UNet2DConditionModel(**{**(published or settings), "in_channels": inputs})
+        self.unet = UNet2DConditionModel(**{**settings, "in_channels": inputs})
         self.bypass = InputSkip(inputs, channels, _TIMES) if input_skip else None
         # Cross-attention by two products: exact, where the fused kernel leaves 1e-6 of gradient on a single token's
         # queries. Self-attention by the fused kernel: an edit of 128 x 128 pixels takes three fifths of the time.
@@ -168,9 +165,8 @@ class EditingNet(ModelMixin, ConfigMixin):
         """The prediction (B, channels, h, w), as `.sample`; with `features` the tuple (prediction, bottleneck, tokens).
 
         Args:
-            sample: (B, channels, h, w) the noisy latent of the target.
+            sample, source: (B, channels, h, w) the noisy latent of the target, the latent of the source.
             timestep: a number or (B,).
-            source: (B, channels, h, w) latent of the source.
             reference: (B, 3 or channels, h, w) as the configuration says; zeros where colour is off.
             vector: (B, 9), as `EditingVector.tensor` gives it.
             mask: (B, 1, h, w) share of hole, for a network with `mask`.

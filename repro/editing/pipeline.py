@@ -1,12 +1,10 @@
-"""The editing model as a diffusers pipeline: an image, and the effects by name."""
-
-from __future__ import annotations
+"""The editing model as a diffusers pipeline: an image of any size, and the effects by name."""
 
 import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
@@ -20,10 +18,18 @@ from repro.data.images import ImageSource, resize
 from repro.ddpm.process import Kind, model_fn
 from repro.ddpm.samplers import ddim, sample
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
-from repro.editing import large
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.colour import colour_transfer
-from repro.editing.large import TiledAutoencoder, TiledNetwork, Tiling, enlarged
+from repro.editing.effects import colour_transfer
+from repro.editing.large import (
+    TiledAutoencoder,
+    TiledNetwork,
+    Tiling,
+    carried,
+    enlarged,
+    matched,
+    membrane,
+    thickness,
+)
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
@@ -33,6 +39,11 @@ from repro.errors import ReproError
 from repro.nn.unet import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
+NARROW = 64  # pixels that a reduced copy's shorter side has at least
+# Chosen by eye on validation photographs:
+THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
+DETAIL = 400  # timestep at which it starts in a smooth filling of a thicker hole; 600 brings back dark smudges
+COARSE = 25  # pixels, on the reduced copy, that the network's drift is averaged over
 
 Images = ImageSource | Sequence[ImageSource]
 
@@ -85,9 +96,6 @@ class EditingPipeline(DiffusionPipeline):
 
     def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: SchedulerMixin) -> None:
         super().__init__()
-        for part, kind in ((network, EditingNet), (autoencoder, Autoencoder), (scheduler, SchedulerMixin)):
-            if not isinstance(part, kind):
-                raise ReproError(f"EditingPipeline: got a {type(part).__name__}; accepted here: {kind.__name__}")
         if network.config.reference != "rgb" or network.config.channels != autoencoder.channels:
             raise ReproError(
                 f"EditingPipeline: the network has a reference of kind {network.config.reference!r} and latents of "
@@ -102,17 +110,16 @@ class EditingPipeline(DiffusionPipeline):
         self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
 
     @classmethod
-    def shipped(cls, profile: str = "small", variant: str = "taught-long") -> EditingPipeline:
+    def shipped(cls, profile: str = "small", variant: str = "taught-long") -> Self:
         """The pipeline of weights that ship, by default of the network for use; of profile "smoke", of those in runs/.
 
         Raises `ReproError` where they are not here.
         """
         if profile not in ("small", "smoke"):
             raise ReproError(f"unknown profile {profile!r} of networks for use; accepted: small, smoke")
-        edits = "edits" if profile == "small" else profile
-        names = (f"editing-{edits}-{variant}-s0", f"editing-{edits}-autoencoder-vq-s0".replace("-edits-", "-"))
+        room, edits = ("editing", "editing-edits") if profile == "small" else ("editing-smoke",) * 2
         parts = []
-        for name in names:
+        for name in (f"{edits}-{variant}-s0", f"{room}-autoencoder-vq-s0"):
             if not trained(name):
                 raise ReproError(f"{name}: no weights here; `repro list editing` has the names for `repro train`")
             # A copy: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
@@ -148,50 +155,46 @@ class EditingPipeline(DiffusionPipeline):
         """Edited images, `.images`, of the sizes they came in.
 
         Amounts are shares of the image, as in the formulas: a number is the same effect at every resolution. Grain
-        alone has a size in pixels. Up to 192 pixels a side an image goes through in one piece; beyond, the edit is made
-        on a reduced copy and carried over, grain tile by tile.
+        alone has a size in pixels. Up to 192 pixels a side an image goes through in one piece.
 
         Args:
             image: one image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
             blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
                 [0, 0.1]). None is off.
             reference: an image, or one each, of any size, that gives the colours.
-            mask: of the images' size, or one each; 1 or white is the hole that is filled anew, see
-                `repro.data.inputs.masks`.
+            mask: of the images' size, or one each, as `repro.data.inputs.masks` accepts; 1 or white is filled anew.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
                 more may follow (`Editor.refine`).
-            generator: one, or one an image.
-            seed: instead of a generator deterministic per-sample noise, keyed by seed and place in the batch: that of
-                `Editor.edit` with the ids 0, 1, ….
-            exact: with the last corrections of `repro.editing.large`: a colour transfer has the exact mean and
-                deviation of each channel, outside its hole an image stays as it is, and without an effect the image
-                comes back. False: the network's output in one pass and one piece, as the tables measure it.
+            generator: one, or one an image. seed: instead of it deterministic per-sample noise, keyed by seed and place
+                in the batch: that of `Editor.edit` with the ids 0, 1, ….
+            exact: with the last corrections: a colour transfer has the exact mean and deviation of each channel,
+                outside its hole an image stays as it is, and without an effect the image comes back. False: the
+                network's output in one pass and one piece, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
-        Raises:
-            ReproError: an effect out of its range, a reference or mask that does not fit, an image of less than one
-                network tile.
+        Raises `ReproError` for an effect out of its range, a reference or mask that does not fit, an image of less than
+        one network tile.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
-        device, dtype = self._execution_device, self.network.dtype
+        read = {
+            "image": (image, inputs.pictures),
+            "reference": (reference, inputs.pictures),
+            "mask": (mask, inputs.masks),
+        }
         x, target, hole = (
-            None if source is None else read(source, name).to(device, dtype)
-            for source, read, name in (
-                (image, inputs.pictures, "image"),
-                (reference, inputs.pictures, "reference"),
-                (mask, inputs.masks, "mask"),
-            )
+            None if source is None else reader(source, name).to(self._execution_device, self.network.dtype)
+            for name, (source, reader) in read.items()
         )
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
         if min(x.shape[2:]) < least:
             size = f"{x.shape[3]}x{x.shape[2]}"
             raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
-        check_request(x, [vector] * count, target, hole)
-        steps = num_inference_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
-            raise ReproError(f"EditingPipeline: got num_inference_steps {steps!r}; accepted: 1 to {most}")
+        check_request(x, [vector], target, hole)
+        if not 1 <= num_inference_steps <= most:
+            got = f"num_inference_steps {num_inference_steps!r}"
+            raise ReproError(f"EditingPipeline: got {got}; accepted: 1 to {most}")
         if isinstance(generator, list) and len(generator) != count:
             raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
         if generator is not None and seed is not None:
@@ -200,20 +203,18 @@ class EditingPipeline(DiffusionPipeline):
         if not 0 <= eta <= most:
             kind = type(self.scheduler).__name__
             raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to {most} with {kind}")
-        self.scheduler.set_timesteps(steps, device=device)
-        if exact:
-            edited = []
-            for i in range(count):
-                one = [p if p is None or len(p) == 1 else p[[i]] for p in (x, target, hole)]
-                noise = _Noise((i,), [generator[i]] if isinstance(generator, list) else generator, seed, eta)
-                edited.append(self._for_use(*one, vector, noise))
-            images: Any = torch.cat(edited)
-        else:
-            images = self._pass(x, vector, _Noise(tuple(range(count)), generator, seed, eta), target, hole)
+        self.scheduler.set_timesteps(num_inference_steps, device=x.device)
+        edited = []
+        for i in range(count) if exact else ():
+            one = [p if p is None or len(p) == 1 else p[[i]] for p in (x, target, hole)]
+            noise = _Noise((i,), [generator[i]] if isinstance(generator, list) else generator, seed, eta)
+            edited.append(self._for_use(*one, vector, noise))
+        if not exact:
+            edited.append(self._pass(x, vector, _Noise(tuple(range(count)), generator, seed, eta), target, hole))
+        images: Any = torch.cat(edited)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
-            if output_type == "pil":
-                images = self.numpy_to_pil(images)
+            images = self.numpy_to_pil(images) if output_type == "pil" else images
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -225,11 +226,7 @@ class EditingPipeline(DiffusionPipeline):
     def _for_use(
         self, image: Tensor, reference: Tensor | None, hole: Tensor | None, vector: EditingVector, noise: _Noise
     ) -> Tensor:
-        """One image (1, 3, H, W) with the corrections of `repro.editing.large`.
-
-        A large image is edited by a reduced copy, all but grain, whose size is in pixels: that is made on the image
-        itself, tile by tile.
-        """
+        """One image (1, 3, H, W) with the corrections. A large one is edited by a reduced copy, all but grain."""
         if hole is not None:
             image, vector = self._fill(image, hole, noise), replace(vector, inpaint=False)
         size, small, plain = image.shape[2:], image, self.editor().floor
@@ -237,14 +234,14 @@ class EditingPipeline(DiffusionPipeline):
         rest = replace(vector, grain=None) if is_large else vector
         if rest.active:
             if is_large:
-                share = min(1.0, max(self._whole / max(size), large.NARROW / min(size)))
+                share = min(1.0, max(self._whole / max(size), NARROW / min(size)))
                 small = resize(image, tuple(round(n * share) for n in size))
-            edited = large.carried(image, small, plain(small), self._pass(small, rest, noise, reference))
-            image = edited if reference is None else large.matched(edited, colour_transfer(image, reference))
+            edited = carried(image, small, plain(small), self._pass(small, rest, noise, reference))
+            image = edited if reference is None else matched(edited, colour_transfer(image, reference))
         if not is_large or vector.grain is None:
             return image
         grained = self._pass(image, EditingVector(grain=vector.grain), noise, tiling=Tiling())
-        return large.carried(image, image, self.editor(Tiling()).floor(image), grained)
+        return carried(image, image, self.editor(Tiling()).floor(image), grained)
 
     def _fill(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
         """The image with its hole filled; outside it is left as it is, and what is in it is never used.
@@ -254,17 +251,17 @@ class EditingPipeline(DiffusionPipeline):
         on a reduced copy that goes through in one piece, and it is enlarged.
         """
         size = image.shape[2:]
-        smooth, share = large.membrane(image, 1 - hole), min(1.0, self._whole / max(size))
-        if large.thickness(hole) > large.THIN:
-            small = tuple(max(large.NARROW // 4, round(n * share)) for n in size)
+        smooth, share = membrane(image, 1 - hole), min(1.0, self._whole / max(size))
+        if thickness(hole) > THIN:
+            small = tuple(max(NARROW // 4, round(n * share)) for n in size)
             base = resize(smooth, small)
             there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
             drawn = self._detailed(base, there, noise)
         else:
             base, there, tiling = resize(smooth, tuple(size)), hole, Tiling() if share < 1 else None
             drawn = self._pass(base, EditingVector(inpaint=True), noise, None, there, tiling)
-        width, added = large.COARSE, (drawn - base) * there
-        averages = (F.avg_pool2d(x, width, 1, width // 2, count_include_pad=False) for x in (added, there))
+        added = (drawn - base) * there
+        averages = (F.avg_pool2d(x, COARSE, 1, COARSE // 2, count_include_pad=False) for x in (added, there))
         coarse = next(averages) / next(averages).clamp(min=1e-6)
         return torch.where(hole > 0, (smooth + enlarged((added - coarse) * there, size)).clamp(0, 1), image)
 
@@ -295,8 +292,8 @@ class EditingPipeline(DiffusionPipeline):
         editor = self.editor()
         conditions, box = editor.conditions(image, [EditingVector(inpaint=True)] * len(image), None, hole)
         smooth = editor.autoencoder.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
-        ab = float(editor.schedule.alpha_bar[large.DETAIL])
+        ab = float(editor.schedule.alpha_bar[DETAIL])
         start = ab**0.5 * smooth + (1 - ab) ** 0.5 * noise.start(smooth)
-        model, times = model_fn(editor.network, **conditions), [large.DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
+        model, times = model_fn(editor.network, **conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
         steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
         return editor.picture(sample(steps), box)

@@ -16,8 +16,8 @@ from repro.ddpm.process import Kind, Model, model_fn
 from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
 from repro.ddpm.schedules import Schedule
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.compose import Recipe
-from repro.editing.effects.masks import cut_hole
+from repro.editing.compose import Recipe
+from repro.editing.effects import cut_hole
 from repro.editing.model import EditingNet
 from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -66,10 +66,7 @@ class Editor:
         """The network's inputs beside the noisy latent, for images (B, 3, H, W) in [0, 1] whose holes are still whole.
 
         `reference` (B or 1, 3, h, w) in [0, 1] is used where colour is on; `hole` (B or 1, 1, H, W), 1 in the hole,
-        where inpainting is.
-
-        Raises:
-            ReproError: a reference or a hole that is needed and missing, or does not fit.
+        where inpainting is. Raises `ReproError` for one that is needed and missing, or does not fit.
         """
         check_request(image, vectors, reference, hole)
         device = self.network.device
@@ -139,13 +136,15 @@ class Editor:
         model, noise = model_fn(self.network, **inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
 
         def down() -> Iterator[Step]:
-            # latents have no range to clip to
-            settings = {"eta": eta, "noise": noise, "prediction": self.prediction, "clip": False}
-            for step in ddim(model, start, self.schedule, times, **settings):
+            for step in ddim(model, start, self.schedule, times, eta=eta, noise=noise, **self._ddim):
                 yield step
             yield from self.refine(model, step.x_t, step.x0, step.t, inputs["vector"])
 
         return down(), box
+
+    @property
+    def _ddim(self) -> dict[str, Any]:
+        return {"prediction": self.prediction, "clip": False}  # latents have no range to clip to
 
     def refine(self, model: Model, x_t: Tensor, x0: Tensor, t: int, vectors: Tensor) -> Iterator[Step]:
         """Further denoising steps at low noise: from a run's last state x_t at timestep t and its sample x0, both
@@ -160,7 +159,7 @@ class Editor:
         ab, ab_late = (self.schedule.alpha_bar[n].item() for n in (t, times[0]))
         eps = torch.sub(x_t, x0, alpha=ab**0.5).div_((1 - ab) ** 0.5)
         start = torch.mul(x0, ab_late**0.5).add_(eps, alpha=(1 - ab_late) ** 0.5)
-        for step in ddim(model, start, self.schedule, times, prediction=self.prediction, clip=False):
+        for step in ddim(model, start, self.schedule, times, **self._ddim):
             yield replace(step, x=torch.where(grain, step.x, x0))
 
     @torch.no_grad()
@@ -169,7 +168,6 @@ class Editor:
         decoded = self.autoencoder.decode(latent, self.quantize)
         return (unpad(decoded, box) + 1).mul_(0.5).clamp_(0, 1)
 
-    @torch.no_grad()
     def floor(self, image: Tensor) -> Tensor:
         """Images through the autoencoder alone: what no editing network can be better than."""
         padded, box = pad_to_multiple(image * 2 - 1, self.multiple)
@@ -204,20 +202,13 @@ def in_sequence(
 def check_request(
     image: Tensor, vectors: Sequence[EditingVector], reference: Tensor | None, hole: Tensor | None
 ) -> None:
-    """Refuse what cannot be edited, in one sentence. Raises `ReproError`."""
-    count, size = len(image), tuple(image.shape[2:])
-    if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
-        raise ReproError(f"edit: got {image.dtype} {tuple(image.shape)}; accepted: floating point (B, 3, H, W)")
-    if len(vectors) != count:
-        raise ReproError(f"edit: got {len(vectors)} requests for {count} images; accepted: one each")
-    if any(v.colour for v in vectors) and reference is None:
-        raise ReproError("edit: colour transfer is on and there is no reference image; one is needed")
-    if any(v.inpaint for v in vectors) and hole is None:
-        raise ReproError("edit: inpainting is on and there is no mask; one is needed, 1 in the hole")
-    if hole is not None and (hole.dim() != 4 or hole.shape[1:] != (1, *size) or len(hole) not in (1, count)):
-        raise ReproError(
-            f"edit: got a mask of shape {tuple(hole.shape)}; accepted: ({count} or 1, 1, {size[0]}, {size[1]}), "
-            "as the image"
-        )
+    """Refuse a reference or a mask that is missing or does not fit, in one sentence. Raises `ReproError`."""
+    count, (h, w) = len(image), image.shape[-2:]
+    for task, given, name in (("colour", reference, "reference image"), ("inpaint", hole, "mask, 1 in the hole")):
+        if given is None and any(task in vector.active for vector in vectors):
+            raise ReproError(f"edit: {task} is on and there is no {name}; one is needed")
+    if hole is not None and (hole.dim() != 4 or hole.shape[1:] != (1, h, w) or len(hole) not in (1, count)):
+        shape = tuple(hole.shape)
+        raise ReproError(f"edit: got a mask of shape {shape}; accepted: ({count} or 1, 1, {h}, {w}), as the image")
     if reference is not None and (reference.dim() != 4 or reference.shape[1] != 3 or len(reference) not in (1, count)):
         raise ReproError(f"edit: got a reference of shape {tuple(reference.shape)}; accepted: ({count} or 1, 3, h, w)")

@@ -5,7 +5,7 @@ one of six editing vectors, the identity among them; composites are never traine
 probabilities: uniform here. A label is 0 for none, then 1 to 5 in the order of `TASKS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from repro.ddpm.process import Kind, q_sample, target
 from repro.ddpm.schedules import Schedule
+from repro.editing.autoencoder import Noises
 from repro.editing.vector import NAMES, SCALARS, TASKS
-from repro.engine.rng import KeyedNoise
 
-Noises = Callable[[str], KeyedNoise]
 NPAIR_WEIGHT = 0.1  # the paper states none
 COUNT = 1 + len(TASKS)  # labels
 COLOUR, INPAINT = (1 + TASKS.index(task) for task in ("colour", "inpaint"))
@@ -82,9 +81,8 @@ def npair_loss(features: Tensor, label: Tensor) -> Tensor:
 class EditTask:
     """Latents of the training split, one label a visit.
 
-    Args:
-        held: as `repro.editing.study.benchmark.latents`; with `learning.composites` those of composites too.
-        latent_reference, mask: inputs that the network was built for.
+    `held`: as `repro.editing.study.benchmark.latents`; with `learning.composites` those of composites too.
+    `latent_reference`, `mask`: inputs that the network was built for.
     """
 
     def __init__(
@@ -96,13 +94,11 @@ class EditTask:
         mask: bool = False,
     ) -> None:
         self.held = {name: value.float() for name, value in held.items()}
-        self.schedule, self.learning = schedule, learning
+        self.schedule, self.learning, self.size = schedule, learning, len(held["sharp"])
         self.reference, self.mask = "reference" if latent_reference else "rgb", mask
-        self.size = len(held["sharp"])
-        self.settings: dict[str, Any] = {**asdict(learning), "schedule": schedule.name}
-        for choice in ("low", "composites"):  # runs that began before there was the choice go on
-            if not self.settings[choice]:
-                del self.settings[choice]
+        # Runs that began before there were the last two choices go on.
+        chosen = {k: v for k, v in asdict(learning).items() if v or k not in ("low", "composites")}
+        self.settings: dict[str, Any] = {**chosen, "schedule": schedule.name}
 
     def names(self, indices: Tensor) -> list[str]:
         return [f"crop {i}" for i in indices.tolist()]

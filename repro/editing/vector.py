@@ -7,11 +7,9 @@ say which tasks are on: blur, grain, colour, inpaint, sharpen. Whatever belongs 
 The colour reference and the inpainting mask are images and travel beside the vector.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +27,15 @@ class Entry(NamedTuple):
     low: float
     high: float
     meaning: str
+
+    def checked(self, value: float) -> float:
+        """The value as a float. Raises `ReproError` where it is out of range."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and self.low <= value <= self.high):
+            got = f"{value:g}" if number else repr(value)
+            accepted = f"accepted: {self.low:g} to {self.high:g}"
+            raise ReproError(f"editing vector: {self.name} ({self.meaning}) is {got}; {accepted}")
+        return float(value)
 
 
 BETA, SIGMA, LAMBDA, MU = SCALARS = (
@@ -57,44 +64,32 @@ class EditingVector:
     sharpen: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("colour", self.colour), ("inpaint", self.inpaint)):
-            if not isinstance(value, bool):
+        for name in ("colour", "inpaint"):
+            if not isinstance(value := getattr(self, name), bool):
                 raise ReproError(f"editing vector: {name} is a switch; got {value!r}, accepted: on or off")
         for entry in (BETA, SIGMA):
             if (value := getattr(self, entry.task)) is not None:
-                object.__setattr__(self, entry.task, _checked(entry, value))
-        if self.sharpen is not None:
-            if not isinstance(self.sharpen, list | tuple) or len(self.sharpen) != 2:
-                pair = "a pair (lambda, mu), e.g. (2.0, 0.02)"
-                raise ReproError(f"editing vector: sharpen is {pair}; got {self.sharpen!r}")
-            object.__setattr__(self, "sharpen", tuple(map(_checked, (LAMBDA, MU), self.sharpen)))
+                object.__setattr__(self, entry.task, entry.checked(value))
+        if (pair := self.sharpen) is not None:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
+            object.__setattr__(self, "sharpen", (LAMBDA.checked(pair[0]), MU.checked(pair[1])))
 
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the tasks that are on, in the order of the labels."""
-        on = (self.blur is not None, self.grain is not None, self.colour, self.inpaint, self.sharpen is not None)
-        return tuple(task for task, is_on in zip(TASKS, on, strict=True) if is_on)
+        return tuple(task for task in TASKS if getattr(self, task) is not None and getattr(self, task) is not False)
 
-    def only(self, *tasks: str) -> EditingVector:
+    def only(self, *tasks: str) -> Self:
         """The same request with every other task off."""
         return EditingVector(**{task: getattr(self, task) for task in self.active if task in tasks})
 
     def tensor(self) -> Tensor:
         """float32 (LENGTH,), as the paper writes C: raw magnitudes, zeros for what is off."""
-        amount, threshold = self.sharpen or (0.0, 0.0)
         labels = [float(task in self.active) for task in TASKS]
-        return torch.tensor([self.blur or 0.0, self.grain or 0.0, amount, threshold, *labels], dtype=torch.float32)
+        return torch.tensor([self.blur or 0.0, self.grain or 0.0, *(self.sharpen or (0.0, 0.0)), *labels])
 
 
 def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") -> Tensor:
     """float32 (B, LENGTH) of B requests."""
     return torch.stack([vector.tensor() for vector in vectors]).to(device)
-
-
-def _checked(entry: Entry, value: float) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and entry.low <= value <= entry.high):
-        got = f"{value:g}" if number else repr(value)
-        accepted = f"accepted: {entry.low:g} to {entry.high:g}"
-        raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {got}; {accepted}")
-    return float(value)

@@ -35,9 +35,9 @@ from repro.data import pack
 from repro.data.files import crops
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.compose import Composite, Recipe, compose
-from repro.editing.effects.grain import RADII
-from repro.editing.effects.masks import cut_hole, free_form_mask
+from repro.editing.compose import Composite, Recipe, compose
+from repro.editing.effects import cut_hole, free_form_mask
+from repro.editing.grain import RADII
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.atomic import write_bytes

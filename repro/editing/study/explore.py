@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
-from repro.editing.effects.compose import Composite
-from repro.editing.effects.masks import box_mask, free_form_mask
+from repro.editing.compose import Composite
+from repro.editing.effects import box_mask, free_form_mask
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
 from repro.editing.study.lesson import FOR_USE, METHODS, MULT, PIX2PIX, SINGLE, VARIANTS, Lesson
@@ -144,7 +144,7 @@ def python(now: Lesson, picture: str, method: str, reference: str, mask: str, st
     lines = [
         "from repro.data import pack",
         "from repro.data.images import center_crop, resize",
-        *[f"from repro.editing.effects.masks import {maker}"] * vector.inpaint,
+        *[f"from repro.editing.effects import {maker}"] * vector.inpaint,
         "from repro.editing.pipeline import EditingPipeline",
         "",
         "def photo(name):",

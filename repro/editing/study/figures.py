@@ -1,58 +1,79 @@
-"""The figures of notebook 02. Images come in as (B, 3, H, W) in [0, 1].
+"""The figures of notebook 02, and this method's row of the README's figure (`TITLE`, `NEEDS`, `tiles`).
 
-`keep` writes a drawing to the lesson's figures with its provenance; what is drawn of records names them.
+Images come in as (B, 3, H, W) in [0, 1]. What is drawn of records alone names them (`behind`), and is a sentence where
+there are none.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise, product
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from repro.data import pack
+from repro.data.images import center_crop, resize
 from repro.ddpm.process import q_sample
-from repro.editing.effects.masks import cut_hole, free_form_mask
+from repro.editing.effects import cut_hole, free_form_mask
+from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
-from repro.editing.study.lesson import MULT
-from repro.editing.study.measure import BESIDE, SLIDERS, Method, request
-from repro.editing.vector import TASKS, EditingVector
+from repro.editing.study.experiments import LONGER, name_of
+from repro.editing.study.lesson import MULT, PALETTE
+from repro.editing.study.measure import BESIDE, L1, LPIPS, SLIDERS, STRENGTH, Method, request
+from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.engine import stats
+from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.ui.photos import Photos, captioned
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, sheet, style
+from repro.ui.photos import Photos, captioned, nothing
+from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, sheet, style, whiskers
+from repro.ui.plots import PALETTE as COLOURS
 
-QUALITY, TILES = 24, 36  # of JPEG: many small images; a few, with words
+TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of nine numbers"
+NEEDS = (name_of(LONGER),)
+PHOTO, REFERENCE = "photos/monuments_brandenburgGate", "photos/monuments_petra"  # held out from every training
+QUALITY, FINE = 24, 36  # of JPEG: many small images; a few, with words
 MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
-
-Row = Sequence["Tensor | str | None"]
-# The claims of the ledger in a few words, as the figure of verdicts has them.
-CLAIMS = {
-    "E1": "single edits: as good as Palette++ and Ours-single",
-    "E2": "composites: better than Palette++",
-    "E3": "one pass better than five networks in sequence",
-    "E4": "pix2pix falls behind",
-    "E5": "binary labels drive the composition",
-    "E6": "two linear layers are the best trade",
-    "E7": "N-pair loss separates features, no gain in quality",
-    "E8": "l1 reconstructs better, l2 is more diverse",
-    "E9": "colour reference: a small image beats its latent",
-    "E10": "inversion: crisper, follows the edit worse",
-    "E11": "inpainting fails inside composites",
-    "E12": "edits carry over to other images",
-    "E13": "sliders are monotone",
-    "E14": "composites keep the strength of single edits",
-    "E15": "composites and more steps: larger errors",
+NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
+WAYS = {
+    "by the formulas": "baseline-target",
+    MULT: name_of("mult"),
+    PALETTE: name_of("palette"),
+    "shown composites, longer": name_of(LONGER),
+}
+AXES = {
+    "blur": ("β", "coarse sharpness that is gone"),
+    "grain": ("σ", "deviation in grain's band, levels"),
+    "sharpen": ("λ", "ln of the gain in gradient energy"),
 }
 
 
-def photographs(rows: Sequence[Row], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()) -> Photos:
+def tiles() -> dict[str, Tensor]:
+    """Caption -> image (3, H, W) in [0, 1], the input first."""
+    images = (pack.load(pack.picture(name)) for name in (PHOTO, REFERENCE))
+    photo, reference = (center_crop(resize(image, 192), (192, 256)) for image in images)
+    pipe = EditingPipeline.shipped()
+    pipe.set_progress_bar_config(disable=True)
+    edits = {
+        "motion blur 0.6": {"blur": 0.6},
+        "another photograph's colours": {"reference": reference},
+        "blur, grain and colours in one pass": {"blur": 0.4, "grain": 0.1, "reference": reference, "exact": False},
+    }
+    made = {words: pipe(photo, **effects, seed=0, output_type="pt").images[0] for words, effects in edits.items()}
+    return {"input": photo, **made}
+
+
+def photographs(rows: Sequence[Sequence[Any]], row_labels: Sequence[str], col_labels: Sequence[str]) -> Photos:
     """Rows of images (1, 3, H, W) of one size, pixel for pixel, with labels; what is no image leaves a gap."""
     images = [x[0] if torch.is_tensor(x) else None for row in rows for x in row]
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
-def tiles(pictures: Mapping[str, Tensor], cols: int = 4) -> Photos:
-    """Images (1, 3, H, W), each under its name."""
-    return Photos(captioned({words: x[0] for words, x in pictures.items()}, cols), TILES)
+def named(pictures: Mapping[str, Tensor]) -> Photos:
+    """Images (1, 3, H, W), four a row, each under its name."""
+    return Photos(captioned({words: x[0] for words, x in pictures.items()}, 4), FINE)
 
 
 # -- method and effects -----------------------------------------------------------------------------------------------
@@ -81,23 +102,21 @@ def schematic(data: Split, editor: Editor) -> Photos:
     drawing.box("map", (4.9, 0.75), "$f_\\theta$", kind="network", size=(0.9, 0.6))
     tokens = "9 tokens" if editor.network.config.tokens == "entry" else "1 token"
     drawing.box("tokens", (6.3, 0.75), tokens, size=(1.0, 0.5))
-    for start, end in (("A", "encoder"), ("encoder", "zA"), ("zA", "cat"), ("ref", "small"), ("small", "cat")):
-        drawing.arrow(start, end)
-    for start, end in (("zt", "cat"), ("cat", "net"), ("net", "z"), ("z", "decoder"), ("decoder", "B")):
-        drawing.arrow(start, end)
-    drawing.arrow("C", "map").arrow("map", "tokens").arrow("tokens", "net")
+    for path in ("A encoder zA cat", "ref small cat", "zt cat net z decoder B", "C map tokens net"):
+        for start, end in pairwise(path.split()):
+            drawing.arrow(start, end)
     drawing.arrow("z", "zt", "next step", bend=0.62, dashed=True)
     drawing.note((7.15, 1.5), "keys and values of\ncross-attention")
     drawing.note((2.0, 0.25), "amounts of the effects, and which of the five are on")
     palette = "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
     drawing.note((8.5, 0.75), palette)
-    return Photos(drawing.plate(), TILES)
+    return Photos(drawing.plate(), FINE)
 
 
 def effects(data: Split) -> Photos:
     """One crop, its five effects with their parameters, and the grain magnified, since it is faint."""
     target, (v,) = {task: data.edit(task).target for task in TASKS}, data.vectors
-    return tiles(
+    return named(
         {
             "sharp": data.sharp,
             f"blur: β = {v.blur:.2f}": target["blur"],
@@ -112,6 +131,11 @@ def effects(data: Split) -> Photos:
 
 
 # -- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def only(methods: Mapping[str, Method], *names: str) -> dict[str, Method]:
+    """Those methods, Ours-mult always last."""
+    return {name: methods[name] for name in (*names, MULT)}
 
 
 def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method]) -> Photos:
@@ -129,25 +153,23 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
     """Fig. 4 and the supplement's Figs 1 and 2: each slider at its two ends, alone on the first image, inside a
     composite on the second, by each editor."""
     rows, labels = [], []
-    for task, places in SLIDERS.items():
-        for inside in (False, True):
-            vectors = [EditingVector(**at, **(BESIDE[task] if inside else {})) for at in (places[0], places[-1])]
-            batch = data.at([inside % len(data)] * 2)
-            reference = batch.reference if inside else None
-            out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
-            rows.append([batch.sharp[:1], *(image for pair in out for image in pair.split(1))])
-            beside = ", ".join(t for t in vectors[0].active if t != task)
-            labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
+    for (task, places), inside in product(SLIDERS.items(), (False, True)):
+        vectors = [EditingVector(**at, **(BESIDE[task] if inside else {})) for at in (places[0], places[-1])]
+        batch = data.at([inside % len(data)] * 2)
+        reference = batch.reference if inside else None
+        out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
+        rows.append([batch.sharp[:1], *(image for pair in out for image in pair.split(1))])
+        beside = ", ".join(t for t in vectors[0].active if t != task)
+        labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
     return photographs(rows, labels, ["image", *heads])
 
 
 def references(editor: Editor, data: Split, others: Tensor, steps: int) -> Photos:
     """The images of `data` in the colours of `others` (N, 3, h, w): this slider has no end, it has images."""
-    rows = [[None, *others.split(1)]]
+    rows, vectors = [[None, *others.split(1)]], [EditingVector(colour=True)] * len(others)
     for i in range(len(data)):
         batch = data.at([i] * len(others))
-        vectors = [EditingVector(colour=True)] * len(others)
         out = editor.edit(batch.sharp, vectors, batch.ids, reference=others, steps=steps)
         rows.append([batch.sharp[:1], *out.split(1)])
     return photographs(rows, ["reference", *["colour"] * len(data)], ["image", *[""] * len(others)])
@@ -169,9 +191,9 @@ def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str
     """The supplement's Fig. 5, a column a single edit, and (target, from noise, from the inverted source) of each."""
     found = {}
     for task in TASKS:
-        pair = data.edit(task)
         inputs = {**request(data, (task,)), "steps": steps}
-        found[task] = (pair.target, *(editor.edit(data.sharp, **inputs, inversion=way) for way in (False, True)))
+        ways = (editor.edit(data.sharp, **inputs, inversion=way) for way in (False, True))
+        found[task] = (data.edit(task).target, *ways)
     rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
     return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 
@@ -186,7 +208,7 @@ def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
         for axis, (title, points) in zip(plate.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
             for i, name in enumerate(TASKS):
                 at = points[task == i]
-                axis.scatter(at[:, 0], at[:, 1], s=16, color=PALETTE[i], marker=MARKERS[i], label=name, linewidths=0)
+                axis.scatter(at[:, 0], at[:, 1], s=16, color=COLOURS[i], marker=MARKERS[i], label=name, linewidths=0)
             axis.set(xticks=[], yticks=[])
             axis.set_title(title, loc="left", color=INK)
             axis.spines[:].set_visible(False)
@@ -221,6 +243,105 @@ def _layers(names: Iterable[str]) -> list[str]:
     return words
 
 
-def only(methods: Mapping[str, Method], *names: str) -> dict[str, Method]:
-    """Those methods, Ours-mult always last."""
-    return {name: methods[name] for name in (*names, MULT)}
+# -- curves of records ------------------------------------------------------------------------------------------------
+
+
+def behind(figure: str, records: Sequence[Record]) -> list[Record]:
+    """The records that a figure is drawn of: "edits" (tables of edits, ablations), "sliders", "steps", "attention" or
+    "combinations" (Ours-mult, one crop a photograph)."""
+    if figure == "edits":
+        return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
+    if figure == "sliders":
+        return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
+    if figure in ("attention", "steps"):
+        return select(records, cell={"task": figure})
+    ours = select(records, experiment=name_of("mult"))
+    ones = [r for r in select(ours, cell={"task": "one crop"}) if r.cell["edit"] in TASKS]
+    return [*ones, *select(ours, cell={"task": "combination"})]
+
+
+def slider_curves(records: Sequence[Record]) -> Plate:
+    """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed).
+
+    Medians over photographs: strength is a ratio of energies, which one flat crop can blow up.
+    """
+    chosen = behind("sliders", records)
+    if not chosen:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(9.6, 2.9), layout="constrained")
+        for axis, (task, places) in zip(plate.subplots(1, len(SLIDERS)), SLIDERS.items(), strict=True):
+            at = [value[0] if isinstance(value, tuple) else value for place in places for value in place.values()]
+            for (i, (words, experiment)), inside in product(enumerate(WAYS.items()), (False, True)):
+                cell = {"edit": task, "inside": inside}
+                for record in select(chosen, experiment=experiment, cell=cell):
+                    values = [_median(record.values(f"{STRENGTH[task]}@{n}")) for n in range(len(at))]
+                    look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "--" if inside else "-"}
+                    whiskers(axis, at, values, **look, label="_inside" if inside else words)
+            axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
+        axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def _median(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and its 95 % interval by order statistics."""
+    values, n = sorted(values), len(values)
+    low, high = math.floor((n - 1.96 * n**0.5) / 2), math.ceil((n + 1.96 * n**0.5) / 2)
+    return median(values), values[max(0, low)], values[min(n, high) - 1]
+
+
+def _mean(record: Record, metric: str) -> tuple[float, float, float]:
+    """Mean over photographs with its 95 % interval."""
+    values = record.values(metric)
+    if len(values) < stats.MIN_UNITS:
+        return (sum(values) / len(values),) * 3
+    mean = stats.mean_interval([values])
+    return mean.estimate, mean.low, mean.high
+
+
+def step_curves(records: Sequence[Record]) -> Plate:
+    """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
+    chosen = sorted(behind("steps", records), key=lambda r: r.cell["steps"])
+    if not chosen:
+        return nothing(NO_RECORDS)
+    with style():
+        plate = Plate(figsize=(8.4, 2.8), layout="constrained")
+        for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
+            for i, edit in enumerate(sorted({r.cell["edit"] for r in chosen})):
+                swept = select(chosen, cell={"edit": edit})
+                means, look = [_mean(r, metric) for r in swept], {"color": COLOURS[i], "marker": MARKERS[i]}
+                whiskers(axis, [r.cell["steps"] for r in swept], means, **look, label=edit)
+            counts = sorted({r.cell["steps"] for r in chosen})
+            axis.set_xscale("log")
+            axis.set_xticks(counts, [str(n) for n in counts])
+            axis.minorticks_off()
+            axis.set(xlabel="sampling steps", ylabel=f"{words} (lower is better)")
+        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return plate
+
+
+def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
+    """edit -> layer -> (entries,) mean weights of the tokens of the network with one an entry; {} without records."""
+    return {
+        str(record.cell["edit"]): {
+            layer: torch.tensor([record.metrics[f"attention/{layer}/{entry}"] for entry in NAMES])
+            for layer in dict.fromkeys(key.split("/")[1] for key in record.metrics)
+        }
+        for record in behind("attention", records)
+    }
+
+
+def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None, **more: Any) -> Plate:
+    """`repro.ui.plots.dots` of means with their intervals, a row each."""
+    if not rows:
+        return nothing(NO_RECORDS)
+    return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size, **more)
+
+
+def combinations(records: Sequence[Record]) -> Plate:
+    """Error of Ours-mult for every request, from one effect to all five (claims E11, E15)."""
+    chosen = sorted(behind("combinations", records), key=lambda r: len(r.cell["edit"].split("+")))
+    rows = {r.cell["edit"].replace("+", " + "): _mean(r, L1) for r in chosen}
+    groups = ["with inpainting" if "inpaint" in words else "without inpainting" for words in rows]
+    return compared(rows, "l1", (7.6, 6.6), groups=groups)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.masks import cut_hole
+from repro.editing.effects import cut_hole
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor, in_sequence
-from repro.editing.study import experiments, probes, strength
+from repro.editing.study import experiments, probes
 from repro.editing.study.benchmark import UNSEEN, Split, unseen
 from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator, generate
+from repro.editing.study.probes import STRENGTHS, colour_distance, mean_lab, rank_correlation, sharpen_strength
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
@@ -40,11 +41,11 @@ MEANS = "channel-mean-error/rgb01"  # |mean of a channel less the target's|, mea
 CONTRAST = "channel-deviation-ratio/target"  # deviation of a channel over the target's, mean of the three
 CRISP = "gradient-log-ratio/target"  # ln of the gradient energy over the target's; 0 is as crisp as it should be
 SPREAD = "std/rgb01"  # of a pixel over noise seeds, mean over the image
-STRENGTH = {task: f"strength/{task}" for task in strength.MEASURES}
-GAP = {task: f"strength-gap/{task}" for task in strength.MEASURES}  # to the target's, absolute
-DRIFT = {task: f"drift/{task}" for task in (*strength.MEASURES, "colour")}  # see `kept`
-RANK = {task: f"spearman/{task}" for task in strength.MEASURES}
-SPAN = {task: f"strength-span/{task}" for task in strength.MEASURES}  # of a slider's last place over its first
+STRENGTH = {task: f"strength/{task}" for task in STRENGTHS}
+GAP = {task: f"strength-gap/{task}" for task in STRENGTHS}  # to the target's, absolute
+DRIFT = {task: f"drift/{task}" for task in (*STRENGTHS, "colour")}  # see `kept`
+RANK = {task: f"spearman/{task}" for task in STRENGTHS}
+SPAN = {task: f"strength-span/{task}" for task in STRENGTHS}  # of a slider's last place over its first
 SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
 # Of the check that measures the first k again; metrics of the paper's profile -> what tables look for.
 _SMALL = (
@@ -246,12 +247,12 @@ def scored(
     tasks = tuple(tasks)
     output, target = method(data, tasks).clamp(0, 1), target_of(data, tasks)
     raw = {p: protocols.score(p, output, target) for p in PROTOCOLS}
-    for task in (task for task in strength.MEASURES if task in tasks):
-        raw[STRENGTH[task]], own = (strength.MEASURES[task](x, data.sharp) for x in (output, target))
+    for task in (task for task in STRENGTHS if task in tasks):
+        raw[STRENGTH[task]], own = (STRENGTHS[task](x, data.sharp) for x in (output, target))
         raw[GAP[task]] = (raw[STRENGTH[task]] - own).abs()
-    raw[CRISP] = strength.sharpen(output, target)
+    raw[CRISP] = sharpen_strength(output, target)
     if "colour" in tasks:
-        raw[HUE] = strength.colour(output, target)
+        raw[HUE] = colour_distance(output, target)
     if "inpaint" in tasks:
         share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
         error = (output - target).abs()
@@ -270,7 +271,7 @@ def scored(
 def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
     """How far a composite leaves the strength that each of its edits has alone, per crop (claim E14).
 
-    |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.strength`; of colour the distance
+    |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.probes`; of colour the distance
     in CIE Lab of the two changes of the mean colour.
     """
     output, target = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
@@ -278,10 +279,10 @@ def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
     for task in (task for task in tasks if task in DRIFT):
         alone, single = method(data, [task]).clamp(0, 1), data.edit(task).target
         if task == "colour":
-            lab = strength.mean_lab
+            lab = mean_lab
             drift = (lab(output) - lab(alone) - lab(target) + lab(single)).norm(dim=1)
         else:
-            of = partial(strength.MEASURES[task], source=data.sharp)
+            of = partial(STRENGTHS[task], source=data.sharp)
             drift = ((of(output) - of(alone)) - (of(target) - of(single))).abs().double()
         metrics[DRIFT[task]] = drift.tolist()
     return metrics
@@ -300,9 +301,9 @@ def _slider(data: Split, task: str, inside: bool, method: Method) -> Metrics:
     for place in SLIDERS[task]:
         vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
         moved = replace(data, vectors=(vector,) * len(data))
-        rows.append(strength.MEASURES[task](method(moved, vector.active), data.sharp).double())
+        rows.append(STRENGTHS[task](method(moved, vector.active), data.sharp).double())
     table = torch.stack(rows)  # (5, N)
-    metrics = {RANK[task]: strength.rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist()}
+    metrics = {RANK[task]: rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist()}
     return metrics | {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
 
 

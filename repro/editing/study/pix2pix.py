@@ -27,7 +27,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from repro.data.images import to_model, to_unit
-from repro.editing.tasks import COLOUR, COUNT, Noises, only, single_edit
+from repro.editing.autoencoder import Noises
+from repro.editing.tasks import COLOUR, COUNT, only, single_edit
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.nn.unet import pad_to_multiple, unpad
@@ -51,9 +52,8 @@ def _normed(conv: nn.Module, channels: int) -> nn.Sequential:
 class Pix2PixGenerator(ModelMixin, ConfigMixin):
     """(source, reference, vector) -> the edited image.
 
-    Args:
-        widths: channels at the size of the patches and after every halving; multiples of 8. Four halvings bring a
-            64-pixel crop to 2 x 2: every pixel depends on the whole crop and reference.
+    `widths`: channels at the size of the patches and after every halving; multiples of 8. Four halvings bring a
+    64-pixel crop to 2 x 2: every pixel depends on the whole crop and reference.
     """
 
     @register_to_config
@@ -116,11 +116,9 @@ class Discriminator(nn.Module):
 
 
 class Pix2Pix(ModelMixin, ConfigMixin):
-    """Generator and discriminator in training.
+    """Generator (of these `widths`) and discriminator in training.
 
-    Args:
-        widths: of `Pix2PixGenerator`.
-        critic: channels of the discriminator's first layer; doubled once; a multiple of 4.
+    `critic`: channels of the discriminator's first layer; doubled once; a multiple of 4.
     """
 
     @register_to_config
@@ -138,14 +136,19 @@ class Pix2Pix(ModelMixin, ConfigMixin):
 
         Images (B, 3, H, W) in [-1, 1]. One call for both: joint training wraps what is called.
         """
+
+        def logistic(logits: Tensor, sign: float) -> Tensor:
+            """(B,) mean over the patches of the loss of calling them real (-1) or generated (1), in float32."""
+            return F.softplus(logits.float() * sign).mean(dim=(1, 2, 3))
+
         stack = condition(source, reference, vector)
         real = F.pixel_unshuffle(target, PATCH)
         fake = self.generator.patches(stack)
         l1 = (fake - real).abs().mean(dim=(1, 2, 3))
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        adversarial = _logistic(functional_call(self.discriminator, fixed, (stack, fake)), real=True)
+        adversarial = logistic(functional_call(self.discriminator, fixed, (stack, fake)), -1.0)
         of_real, of_fake = self.discriminator(stack, real, fake.detach()).chunk(2)
-        return adversarial + L1_WEIGHT * l1, 0.5 * (_logistic(of_real, real=True) + _logistic(of_fake, real=False))
+        return adversarial + L1_WEIGHT * l1, 0.5 * (logistic(of_real, -1.0) + logistic(of_fake, 1.0))
 
 
 class Pix2PixTask:
@@ -178,7 +181,6 @@ def generate(
     """The edited images, (B, 3, H, W) in [0, 1], of any height and width.
 
     Args:
-        generator: as `load_checkpoint` gives it.
         source: (B, 3, H, W) in [0, 1], holes filled where inpainting is on.
         vectors: one request for each.
         reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; brought to H x W; used where colour is on.
@@ -192,8 +194,3 @@ def generate(
     padded, box = pad_to_multiple(to_model(source), generator.factor)
     colours, _ = pad_to_multiple(colours, generator.factor)
     return to_unit(unpad(generator(padded, colours, as_tensor(vectors, source.device)), box))
-
-
-def _logistic(logits: Tensor, real: bool) -> Tensor:
-    """(B,) mean over the patches of the logistic loss of calling them `real`, in float32."""
-    return F.softplus(logits.float() * (-1.0 if real else 1.0)).mean(dim=(1, 2, 3))

@@ -1,5 +1,5 @@
-"""Small measurements of notebook 02: where attention looks, what one token does to it, how features cluster by task,
-and what the paper leaves open about its targets, done both ways."""
+"""Small measurements of notebook 02: how strong an effect is in an image (claims E13, E14), where attention looks, what
+one token does to it, how features cluster by task, and what the paper leaves open about its targets, done both ways."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,12 +9,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.ddpm.process import q_sample
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects.colour import colour_transfer
-from repro.editing.effects.grain import N_SAMPLES, RADII, grain_variance
-from repro.editing.effects.sharpness import gaussian_3x3, unsharp_mask
+from repro.editing.effects import colour_transfer, gaussian_3x3, rgb_to_lab, unsharp_mask
+from repro.editing.grain import N_SAMPLES, RADII, SIGMA_FILTER, grain_variance
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split, edits, encoded
@@ -22,25 +22,29 @@ from repro.editing.vector import TASKS, EditingVector
 from repro.engine.rng import KeyedNoise
 
 LEVEL = 500  # timestep at which attention and bottleneck are measured
+GRAIN_COARSE = 2.0  # pixels: a Gaussian that grain's filter passes and the image's shapes do not
+COARSE = 1.5  # pixels: the Gaussian under which grain's energy is a hundredth of an edge's
+FLAT_SHARE = 0.25  # of the pixels, those where the source varies least
+LEAST = 0.01  # of every measure below: smaller differences are none (targets' sliders alone span 0.6 and more)
 
 
 @torch.no_grad()
-def attention(editor: Editor, data: Split, vector: EditingVector, level: int = LEVEL) -> dict[str, Tensor]:
+def attention(editor: Editor, data: Split, vector: EditingVector) -> dict[str, Tensor]:
     """layer -> (tokens,): the mean weight of each token in every cross-attention, of these crops' edits noised to
-    `level`. {} for a network that has no tokens."""
+    LEVEL. {} for a network that has no tokens."""
     if editor.network.mapping is None:
         return {}
     queries: dict[str, Tensor] = {}
     reference, hole = (x if on else None for x, on in ((data.reference, vector.colour), (data.hole, vector.inpaint)))
     inputs, _ = editor.conditions(data.sharp, [vector] * len(data), reference, hole)
     named = [(name, m) for name, m in editor.network.unet.named_modules() if name.endswith("attn2")]
-    layers = dict(sorted(named, key=lambda pair: ("down", "mid_", "up_b").index(pair[0][:4])))  # as they run
+    layers = dict(sorted(named, key=lambda pair: pair[0][:2]))  # down, middle, up: as they run
     z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(inputs["source"].shape[1:]))
     with ExitStack() as hooks:
         for name, module in layers.items():
             keep = partial(lambda name, _, args: queries.update({name: args[0]}), name)
             hooks.enter_context(module.register_forward_pre_hook(keep))
-        editor.network(z_t, level, **inputs)
+        editor.network(z_t, LEVEL, **inputs)
     tokens, means = editor.network.mapping(inputs["vector"]), {}
     for name, module in layers.items():
         query, key = (module.head_to_batch_dim(part) for part in (module.to_q(queries[name]), module.to_k(tokens)))
@@ -78,10 +82,10 @@ def held(editor: Editor, data: Split) -> dict[str, Tensor]:
     return {name: value.float() for name, value in encoded(editor.autoencoder, edits(data)).items()}
 
 
-def grain_lines(u: float = 0.5, samples: int = N_SAMPLES) -> list[str]:
+def grain_lines(u: float = 0.5) -> list[str]:
     """A line per radius: deviation of the grain, and of Monte-Carlo noise, in grey levels of 255."""
-    noise = 255 * (u * (1 - u) / samples) ** 0.5
-    lines = [f"Monte-Carlo noise of {samples} samples a pixel: {noise:.2f} grey levels at u = {u:g}"]
+    noise = 255 * (u * (1 - u) / N_SAMPLES) ** 0.5
+    lines = [f"Monte-Carlo noise of {N_SAMPLES} samples a pixel: {noise:.2f} grey levels at u = {u:g}"]
     for radius in RADII:
         own = 255 * float(grain_variance(u, radius)) ** 0.5
         verdict = "drowned" if own < noise else f"{own / noise:.1f} times the noise"
@@ -114,11 +118,11 @@ def thresholds(data: Split, amount: float = 3.0, threshold: float = 0.03) -> dic
     }
 
 
-def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen")) -> tuple[dict[str, Tensor], float]:
+def orders(data: Split) -> tuple[dict[str, Tensor], float]:
     """The target of one composite by the order of the benchmark and by its reverse, and the mean l1 between the two."""
     recipe = data.bench.recipe
     turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
-    one, other = data.edit(*tasks).target, turned.edit(*tasks).target
+    one, other = (x.edit("grain", "colour", "sharpen").target for x in (data, turned))
     gap = (one - other).abs()
     images = {"picture": data.sharp, "grain first": one, "sharpening first": other, "difference × 4": 4 * gap}
     return {words: x[:1].clamp(0, 1) for words, x in images.items()}, gap.mean().item()
@@ -128,10 +132,10 @@ def orders(data: Split, tasks: tuple[str, ...] = ("grain", "colour", "sharpen"))
 
 
 @torch.no_grad()
-def task_features(editor: Editor, data: Split, level: int = LEVEL) -> tuple[Tensor, Tensor, Tensor]:
+def task_features(editor: Editor, data: Split) -> tuple[Tensor, Tensor, Tensor]:
     """(bottleneck (5 N, C), label features (5 N, D), task (5 N,)) of every single edit of N crops.
 
-    The bottleneck's mean over positions, of the target's latent noised to `level`; labels f_theta(C), flattened
+    The bottleneck's mean over positions, of the target's latent noised to LEVEL; labels f_theta(C), flattened
     (supplement, section D and Fig. 4).
     """
     points = []
@@ -140,7 +144,7 @@ def task_features(editor: Editor, data: Split, level: int = LEVEL) -> tuple[Tens
         inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], reference, hole)
         z = editor.autoencoder.encode((data.edit(task).target * 2 - 1).to(inputs["source"].device))
         eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
-        t = torch.full((len(z),), level, device=z.device)
+        t = torch.full((len(z),), LEVEL, device=z.device)
         _, bottleneck, tokens = editor.network(q_sample(z, t, eps, editor.schedule), t, **inputs, features=True)
         points.append((bottleneck.mean(dim=(2, 3)).cpu(), tokens.flatten(1).cpu(), torch.full((len(z),), number)))
     return tuple(map(torch.cat, zip(*points, strict=True)))
@@ -192,3 +196,81 @@ def tsne(points: Tensor, perplexity: float = 20.0, steps: int = 500, seed: int =
         y = y + velocity
         y = y - y.mean(dim=0)
     return y.float()
+
+
+# -- strength: of an image beside the one it was made from, growing with one effect, blind to the others --------------
+# Blur below the frequencies of grain, grain in flat places only.
+
+
+def blur_strength(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
+
+    Per contrast, the variance over the image, since a colour transfer stretches it and every gradient with it.
+    """
+    coarse = [_gaussian(image, COARSE) for image in (edited, source)]
+    own, whole = (_gradient(x) / x.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12) for x in coarse)
+    return 1 - own / whole.clamp(min=1e-12)
+
+
+def grain_strength(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) standard deviation, in grey levels of 255, of grain's own band in the flattest quarter of the source.
+
+    The band: what passes the filter that grain itself went through (the matched filter of noise of that spectrum), less
+    what is coarser than GRAIN_COARSE: below the grain's full deviation, and noise of single pixels hardly counts. The
+    median over the flat places keeps edges out.
+    """
+    detail = _gaussian(edited, SIGMA_FILTER) - _gaussian(edited, GRAIN_COARSE)
+    smooth = F.pad(_gaussian(source, COARSE).mean(dim=1, keepdim=True), (1,) * 4, mode="reflect")
+    across = (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]).square()
+    change = across + (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]).square()  # (B, 1, H, W)
+    flat = change <= change.flatten(1).quantile(FLAT_SHARE, dim=1)[:, None, None, None]
+    return 255 * torch.where(flat, detail.abs(), torch.nan).flatten(1).nanmedian(dim=1).values / 0.6745
+
+
+def sharpen_strength(edited: Tensor, source: Tensor) -> Tensor:
+    """(B,) natural logarithm of the gradient energy at full resolution over the source's."""
+    return (_gradient(edited) / _gradient(source).clamp(min=1e-12)).clamp(min=1e-12).log()
+
+
+def colour_distance(edited: Tensor, target: Tensor) -> Tensor:
+    """(B,) distance of mean colours in CIE Lab between an image and its target; 0 is the same cast."""
+    return (mean_lab(edited) - mean_lab(target)).square().sum(dim=1).sqrt()
+
+
+def mean_lab(image: Tensor) -> Tensor:
+    """(B, 3) mean colour in CIE Lab."""
+    return rgb_to_lab(image).mean(dim=(2, 3))
+
+
+def rank_correlation(strengths: Tensor) -> Tensor:
+    """(N,) Spearman's correlation of strengths (P, N), P >= 2 places of a slider in rising order, with those places.
+
+    Two strengths that differ by no more than LEAST are tied, and share the rank between theirs: a slider that moves
+    nothing scores 0, whatever rounding errors do.
+    """
+    x = strengths.double()
+    apart = x[:, None] - x[None]  # (P, P, N)
+    ranks = (apart > LEAST).double().sum(dim=1) + 0.5 * (apart.abs() <= LEAST).double().sum(dim=1)  # (P, N)
+    ranks = ranks - ranks.mean(dim=0)
+    places = torch.arange(len(x), dtype=torch.float64, device=x.device)[:, None]
+    places = places - places.mean()
+    scale = (ranks.square().sum(dim=0) * places.square().sum()).sqrt()
+    return torch.where(scale > 0, (ranks * places).sum(dim=0) / scale.clamp(min=1e-12), 0.0)
+
+
+STRENGTHS = {"blur": blur_strength, "grain": grain_strength, "sharpen": sharpen_strength}
+
+
+def _gradient(image: Tensor) -> Tensor:
+    """(B,) mean squared difference of neighbours, both directions, all channels."""
+    down = (image[..., 1:, :] - image[..., :-1, :]).square().mean(dim=(1, 2, 3))
+    return down + (image[..., :, 1:] - image[..., :, :-1]).square().mean(dim=(1, 2, 3))
+
+
+def _gaussian(image: Tensor, sigma: float) -> Tensor:
+    rim = round(3 * sigma)
+    d = torch.arange(-rim, rim + 1, device=image.device, dtype=image.dtype)
+    line = torch.exp(-(d**2) / (2 * sigma**2))
+    line = (line / line.sum()).expand(3, 1, -1)
+    padded = F.pad(image, (rim,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, line[:, :, :, None], groups=3), line[:, :, None, :], groups=3)

@@ -58,17 +58,14 @@ def film_grain(
         n_samples: points a pixel. They add a noise of about sqrt(u (1 - u) / n_samples), which exceeds the grain itself
             below a radius of about 2 sigma_filter / sqrt(n_samples).
 
-    Raises:
-        ReproError: values outside [0, 1], a radius too small to render.
+    Raises `ReproError` for values outside [0, 1] and for a radius too small to render.
     """
     pictures = image.reshape(-1, *image.shape[-3:])
     batch, channels, height, width = pictures.shape
     radii = torch.as_tensor(radius, dtype=torch.float64).cpu().expand(batch)
     if not (image.min() >= 0 and image.max() <= 1 and radii.min() >= 1e-4):
-        raise ReproError(
-            f"film grain: got values from {image.min():g} to {image.max():g}, a radius of {radii.min():g}; accepted: "
-            "values in [0, 1], a radius from 0.0001 pixels"
-        )
+        got = f"values from {image.min():g} to {image.max():g}, a radius of {radii.min():g}"
+        raise ReproError(f"film grain: got {got}; accepted: values in [0, 1], a radius from 0.0001 pixels")
     keys = plane_keys(seed, range(batch) if ids is None else ids, channels, "film grain")
     radii = radii.repeat_interleave(channels)
     cells = (1 / radii + 1e-6).floor().clamp(min=1).long()  # (P,) a pixel
@@ -96,7 +93,7 @@ def _covered(mean: Tensor, reach: Tensor, cells: Tensor, keys: Tensor, dy: float
     plane, square = torch.arange(len(mean))[:, None, None], reach.square().float()[:, None, None]
     covered = torch.zeros(mean.shape, dtype=torch.bool)
     for (down, row, *a), (across, column, *b) in itertools.product(rows, columns):
-        bits = cell_bits(tuple(key[:, :, None] for key in a), tuple(key[:, None, :] for key in b))
+        bits = cell_bits(a, b)
         here = mean[plane, row[:, :, None], column[:, None, :]]
         number, term, chance = 0, torch.exp(-here), uniform(bits)
         below = term  # P(count <= number): the Poisson count is the one that `chance` inverts
@@ -157,8 +154,7 @@ def gaussian_grain(
     pictures = image.reshape(-1, *image.shape[-3:])
     batch, channels, height, width = pictures.shape
     radii = torch.as_tensor(radius, dtype=torch.float64, device=image.device).expand(batch)
-    mean_kernel, noise_kernel = (kernel.to(image.device) for kernel in _kernels(sigma_filter))
-    rim = len(mean_kernel) // 2
+    rim = max(1, math.ceil(6 * sigma_filter))
     grey = F.pad(pictures.double() / (1 + HEADROOM), (rim,) * 4, mode="replicate")  # (B, C, H + 2 rim, W + 2 rim)
     strength = grain_variance(grey, radii.view(-1, 1, 1, 1), sigma_filter).sqrt()
     keys = plane_keys(seed, range(batch) if ids is None else ids, channels, "gaussian grain")
@@ -166,19 +162,18 @@ def gaussian_grain(
         [key.to(image.device) for key in axis_keys(keys, torch.arange(-rim, n + rim).expand(len(keys), -1), axis)]
         for n, axis in ((height, "rows"), (width, "columns"))
     )
-    bits = cell_bits(tuple(key[:, :, None] for key in down), tuple(key[:, None, :] for key in across))
+    bits = cell_bits(down, across)
     first, second = (uniform(further_bits(bits, i)) for i in (1, 2))
     white = ((-2 * first.log()).sqrt() * (2 * math.pi * second).cos()).view_as(grey)  # by Box and Muller
     level = sum(
         F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-        for x, kernel in ((grey, mean_kernel), (strength * white, noise_kernel))
+        for x, kernel in zip((grey, strength * white), _kernels(sigma_filter, rim, image.device), strict=True)
     )
     return (level * (1 + HEADROOM)).clamp_(0, 1).view_as(image).to(image.dtype)
 
 
-def _kernels(sigma: float) -> tuple[Tensor, Tensor]:
-    """Separable filters of the mean, a pixel's square through the Gaussian, and of the noise; odd lengths, float64."""
-    rim = max(1, math.ceil(6 * sigma))
+def _kernels(sigma: float, rim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Separable filters of the mean, a pixel's square through the Gaussian, and of the noise: 2 rim + 1, float64."""
     d = torch.arange(-rim, rim + 1, dtype=torch.float64)
     mean = torch.special.ndtr((d + 0.5) / sigma) - torch.special.ndtr((d - 0.5) / sigma)
     # The square root, in the frequency domain, of the autocorrelation: exact on whole pixels, no aliasing.
@@ -187,7 +182,7 @@ def _kernels(sigma: float) -> tuple[Tensor, Tensor]:
     lag = torch.minimum(lag, length - lag)
     spectrum = torch.fft.fft(torch.exp(-lag.square() / (4 * sigma**2))).real.clamp(min=0)
     noise = torch.fft.ifft(spectrum.sqrt()).real.roll(rim)[: 2 * rim + 1]
-    return mean / mean.sum(), noise / noise.square().sum().sqrt()
+    return (mean / mean.sum()).to(device), (noise / noise.square().sum().sqrt()).to(device)
 
 
 # -- random numbers on an unbounded lattice: the draw at (row, column) depends on the key and the place alone ----------
@@ -205,10 +200,10 @@ def axis_keys(keys: Tensor, index: Tensor, axis: str) -> tuple[Tensor, Tensor]:
     return pair[:, 0].view(index.shape), pair[:, 1].view(index.shape)
 
 
-def cell_bits(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-    """int32 of 32 random bits for every cell, the high ones best; the keys broadcast, e.g. (P, H, 1) and (P, 1, W)."""
-    bits = rows[0] + columns[0]
-    _fold(bits, 16).mul_(_M1).add_(rows[1]).bitwise_xor_(columns[1])
+def cell_bits(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+    """int32 (P, H, W) of 32 random bits for every cell, the high ones best; two keys a row (P, H), a column (P, W)."""
+    bits = rows[0][:, :, None] + columns[0][:, None, :]
+    _fold(bits, 16).mul_(_M1).add_(rows[1][:, :, None]).bitwise_xor_(columns[1][:, None, :])
     return _fold(bits, 15).mul_(_M2)
 
 
