@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,6 +175,17 @@ def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
     assert np.asarray(Image.open(save(other, seed=5)))[12, 12, 0] > 130
     path.write_bytes(b"damaged")
     assert save(pixels).read_bytes() == before
+
+
+def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path):
+    (tmp_path / "file").write_text("")
+    image = torch.full((3, 4, 4), 0.2)
+    for name in ("file/out.png", "file/out.jpg"):
+        with pytest.raises(ReproError, match=r"the result was written to (\S+) instead") as caught:
+            provenance.save_result(image, tmp_path / name, COMMAND)
+        kept = Path(str(caught.value).split(" ")[-2])
+        assert whence(kept).command == COMMAND and np.asarray(Image.open(kept)).tolist() == [[[51] * 3] * 4] * 4
+        kept.unlink()
 
 
 def test_a_record_that_does_not_exist_cannot_stand_behind_a_picture(record):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,13 +79,22 @@ def save_figure(
 
 
 def save_result(image: Any, path: Path, command: str) -> None:
-    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`."""
+    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`.
+
+    Raises `ReproError` where that fails, with the name of the temporary PNG in which the result is kept instead.
+    """
     from repro.data.images import write_image
 
-    if path.suffix.lower() == ".png":
-        write_bytes(path, _encoded(image, Provenance((), command), photograph=False))
-    else:
-        write_image(path, image)
+    try:
+        if path.suffix.lower() == ".png":
+            write_bytes(path, _encoded(image, Provenance((), command), photograph=False))
+        else:
+            write_image(path, image)
+    except ReproError as error:
+        handle, other = tempfile.mkstemp(prefix="repro-", suffix=".png")
+        os.close(handle)
+        write_bytes(Path(other), _encoded(image, Provenance((), command), photograph=False))
+        raise ReproError(f"{error}; the result was written to {other} instead") from error
 
 
 def _encoded(figure: Any, made: Provenance, photograph: bool) -> bytes:
