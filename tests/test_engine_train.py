@@ -22,7 +22,7 @@ from repro.engine.atomic import locked
 from repro.engine.checkpoint import load_checkpoint, read_card
 from repro.engine.records import ROOMS
 from repro.engine.registry import experiments, find
-from repro.engine.train import Recipe, load_state, make_accelerator, places_to_indices, save_state, train
+from repro.engine.train import Recipe, has_bf16, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
 
 SMOKE = "ddpm-fashion-smoke-s0"
@@ -98,6 +98,10 @@ def test_a_processor_without_bf16_trains_in_fp32(monkeypatch) -> None:
     monkeypatch.setattr("repro.engine.train.has_bf16", lambda device: False)
     slow = run(recipe=dataclasses.replace(RECIPE, precision="bf16"))
     assert same_weights(slow.model, run(recipe=dataclasses.replace(RECIPE, precision="fp32")).model)
+
+
+def test_an_accelerator_that_is_not_cuda_does_not_take_its_precision_from_the_cpu():
+    assert not has_bf16("mps") and not has_bf16("xpu")
 
 
 def kept_images(state: Path) -> int:

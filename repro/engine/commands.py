@@ -176,8 +176,9 @@ class Whence:
         from repro.engine.provenance import whence
         from repro.engine.records import by_id
 
-        made, known = whence(self.file), by_id()
+        made = whence(self.file)
         print(made.command)
+        known = by_id() if made.records else {}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):

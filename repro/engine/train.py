@@ -283,9 +283,11 @@ def precision_here(recipe: Recipe, device: torch.device | str) -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether a device type computes in bf16: on x86 by AVX512_BF16, elsewhere what oneDNN or CUDA says."""
+    """Whether a device type computes in bf16: CUDA as it says, x86 by AVX512_BF16, other CPUs as oneDNN says."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
+    if device != "cpu":
+        return False
     if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported()
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

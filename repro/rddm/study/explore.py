@@ -91,11 +91,11 @@ def walk(
     """One restoration with its way there, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
-    if net.learning.start == "degraded":
+    if net.learning.start != "degraded" and (schedule != "as trained" or start != LAST or eta > 0):
+        raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
+    if SCHEDULES[schedule]:
         chosen = by_config(**SCHEDULES[schedule], sum_scale=net.learning.schedule.sum_scale)
         net = replace(net, learning=replace(net.learning, schedule=chosen))
-    elif schedule != "as trained" or start != LAST or eta > 0:
-        raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
     if TASKS[task] == "fashion":
         return Walked(net.generate(range(9), steps, seed, **settings))
     (y, x0), between = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"]), {}
