@@ -224,6 +224,12 @@ def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
     assert torch.equal(found[2:], plain[2:])
 
 
+def test_a_run_that_began_before_there_was_the_perceptual_term_goes_on():
+    known = {"objective", "detach", "pixel", "hidden", "shared", "crop"}
+    assert set(task().settings) == known
+    assert set(task(perceptual=0.1).settings) == known | {"perceptual"}
+
+
 def test_regression_learns_the_clean_image():
     model = tiny()
     clean = KeyedNoise(0, [0, 1], "clean").uniform((3, 16, 16)) * 2 - 1

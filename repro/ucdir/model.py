@@ -197,7 +197,9 @@ class RestorationTask:
     ) -> None:
         self.ids, self.size, self.cut, self.crop = list(ids), len(ids), cut, crop
         self.learning, self.degrade, self.scalars = learning, degrade, scalars
-        self.settings: dict[str, Any] = dataclasses.asdict(learning) | {"crop": crop}
+        # Runs that began before there was the perceptual term go on.
+        chosen = {k: v for k, v in dataclasses.asdict(learning).items() if v or k != "perceptual"}
+        self.settings: dict[str, Any] = chosen | {"crop": crop}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
