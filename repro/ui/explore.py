@@ -15,8 +15,6 @@ from repro.errors import ReproError
 from repro.ui.pictures import png, show_png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
-STRIP = 10.0  # inches: the widest strip of presets
-STATIC = 60  # quality of the JPEG that a saved notebook keeps of a widget
 Number = int | float
 SEED_MAX = 2**31 - 1
 
@@ -168,7 +166,7 @@ class Command:
         for parameter, value in values.items():
             if value is None:  # nothing uploaded: the notebook's own default stands
                 continue
-            value = value.name if isinstance(value, UploadedFile) else value
+            value = getattr(value, "name", value)  # of an uploaded file
             # papermill reads -p values as numbers or booleans where it can; -r keeps text that looks like one as text
             words += ["-r" if isinstance(value, str) and _looks_typed(value) else "-p", parameter, str(value)]
         return f"mkdir -p build && {shlex.join(words)}"
@@ -245,7 +243,7 @@ class Explorer:
 
         images = [self.picture(**preset) for preset in self.presets.values()]
         wide = sum(image.shape[1] / image.shape[0] for image in images)
-        return to_uint8(strip(images, list(self.presets), size=min(2.4, STRIP / wide)))
+        return to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide)))  # 10 inches wide at most
 
     def show(self) -> None:
         """Display the default image, the strip of presets, the command and the Python, as a notebook keeps them."""
@@ -264,14 +262,7 @@ def show_small(pixels: Any) -> None:
     from repro.ui.photos import Photos
 
     data = png(pixels)
-    show_png(data) if len(data) < 30_000 else Photos(pixels, STATIC)._ipython_display_()
-
-
-def is_live() -> bool:
-    """True in a kernel that a front end may be listening to, unless `REPRO_HEADLESS=1` says that none is."""
-    from IPython import get_ipython
-
-    return os.environ.get(HEADLESS) != "1" and getattr(get_ipython(), "kernel", None) is not None
+    show_png(data) if len(data) < 30_000 else Photos(pixels, quality=60)._ipython_display_()
 
 
 def explore(
@@ -283,11 +274,14 @@ def explore(
 ) -> Explorer:
     """Show `fn(**params)` with one control per parameter; `more`: the other fields of `Explorer`, which explains all.
 
-    Where `is_live`, the default image is left as a plain image below the widget, which is what the saved notebook
-    shows. Errors at the defaults are raised, later ones are one sentence in the image's place.
+    Live in a kernel that a front end may be listening to, unless `REPRO_HEADLESS=1` says that none is; the default
+    image is then left as a plain image below the widget, which is what the saved notebook shows. Errors at the defaults
+    are raised, later ones are one sentence in the image's place.
     """
+    from IPython import get_ipython
+
     kind = Explorer
-    if is_live():
+    if os.environ.get(HEADLESS) != "1" and getattr(get_ipython(), "kernel", None) is not None:
         from repro.ui.live import LiveExplorer as kind
     explorer = kind(fn, controls, presets or {}, command, **more)
     explorer.show()

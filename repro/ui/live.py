@@ -18,8 +18,8 @@ COLUMN = 350  # pixels: the controls' column, so that a 1280 px screen has room 
 class LiveExplorer(Explorer):
     """Controls at the left, one image at the right that is replaced in place.
 
-    `widgets[name]`, `preset_buttons`, `next_seed`, `save_button`, `image`, `message`, `command_box` and `python_box`
-    are public. `error` keeps the last exception with its traceback, of which the reader sees one sentence.
+    `widgets[name]`, `preset_buttons`, `save_button`, `image`, `message`, `command_box` and `python_box` are public.
+    `error` keeps the last exception with its traceback, of which the reader sees one sentence.
     """
 
     def __post_init__(self) -> None:
@@ -36,7 +36,6 @@ class LiveExplorer(Explorer):
         self.preset_buttons = [
             _button(title, lambda _, preset=preset: self.set(**preset)) for title, preset in self.presets.items()
         ]
-        self.next_seed: Button | None = None
         self.save_button = _button("save image", lambda _: self._save())
         self.command_box, self.python_box = _to_copy(self.command_text()), _to_copy(self.python_text())
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
@@ -59,8 +58,8 @@ class LiveExplorer(Explorer):
         for name, widget in self.widgets.items():
             control = self.controls[name]
             if isinstance(control, Seed):
-                self.next_seed = _button("next", lambda _, at=widget: setattr(at, "value", (at.value + 1) % 2**31))
-                rows.append(HBox([widget, self.next_seed]))
+                further = _button("next", lambda _, at=widget: setattr(at, "value", (at.value + 1) % 2**31))
+                rows.append(HBox([widget, further]))
             elif switch is not None and isinstance(control, Slider):
                 switch.layout.width, widget.layout.width = "92px", f"{COLUMN - 100}px"
                 rows[-1] = HBox([switch, widget])

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from repro.data.images import center_crop, read_image, resize
 from repro.ui.explore import UploadedFile
-from repro.ui.pictures import few_colours, png, show_png, split_view, to_uint8
+from repro.ui.pictures import png, show_png, split_view, to_uint8
 from repro.ui.plots import INK, Plate, Schematic, tile
 
 BAR = 15  # pixels for words above an image
@@ -21,13 +22,17 @@ QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figur
 
 
 class Drawn:
-    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows."""
+    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows and a photograph
+    of 255 colours takes a quarter of the bytes."""
 
     def __init__(self, drawing: Any) -> None:
         self.pixels = to_uint8(drawing)  # (H, W, 3)
 
     def _ipython_display_(self) -> None:
-        show_png(png(few_colours(self.pixels)))
+        image = Image.fromarray(self.pixels)
+        if image.getcolors(255) is None:
+            image = image.quantize(255, Image.Quantize.FASTOCTREE)
+        show_png(png(image))
 
 
 class Photos(Drawn):
@@ -37,18 +42,12 @@ class Photos(Drawn):
         super().__init__(drawing)
         self.quality = quality
 
-    def jpeg(self) -> bytes:
-        """What is shown."""
-        from PIL import Image
+    def _ipython_display_(self) -> None:
+        from IPython import display
 
         buffer = BytesIO()
         Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=self.quality, optimize=True, progressive=True)
-        return buffer.getvalue()
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
-
-        display(Image(data=self.jpeg(), format="jpeg"))
+        display.display(display.Image(data=buffer.getvalue(), format="jpeg"))
 
 
 def nothing(text: str) -> Plate:
@@ -67,8 +66,6 @@ def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
 
 def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:
     """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title."""
-    from PIL import Image, ImageDraw
-
     image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
     ImageDraw.Draw(image).text((1, 1), text, fill=INK, font=_font(bold), anchor="la")
     return np.asarray(image)
@@ -76,8 +73,6 @@ def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:
 
 def resized(picture: Any, width: int) -> np.ndarray:
     """`picture` brought to that width by cubic interpolation, uint8 (H, W, 3): large enough for a live widget."""
-    from PIL import Image
-
     image = Image.fromarray(to_uint8(picture))
     return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC))
 
@@ -98,8 +93,8 @@ def own_view(result: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
     """A reader's own photograph before and after, large, under a line of words; or a sentence. uint8 (H, W, 3)."""
     if isinstance(result, str):
         return plaque(result)
-    before, after, caption = (to_uint8(result[0]), *result[1:])
-    height, width = before.shape[:2]
+    before, after, caption = result
+    height, width = to_uint8(before).shape[:2]
     wide = WIDE if width >= height else WIDE * width // height
     return stage(split_view(resized(before, wide), resized(after, wide), split), {}, caption)
 
@@ -128,9 +123,8 @@ def plaque(text: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _font(bold: bool = False) -> Any:
+def _font(bold: bool) -> ImageFont.FreeTypeFont:
     import matplotlib
-    from PIL import ImageFont
 
     # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

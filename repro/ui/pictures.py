@@ -4,6 +4,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from repro.errors import ReproError
 
@@ -14,10 +15,16 @@ def to_uint8(picture: Any) -> np.ndarray:
     """`picture` as a uint8 array (H, W, 3).
 
     Accepted: uint8 array (H, W, 3) or (H, W); PIL image; float tensor or array (3, H, W) or (1, H, W) in [0, 1];
-    matplotlib Figure. Raises `ReproError` for anything else, out-of-range and non-finite values included.
+    matplotlib Figure, drawn at 110 dpi. Raises `ReproError` for anything else, out-of-range and non-finite values
+    included.
     """
     if hasattr(picture, "savefig"):
-        return _read_png(png(picture))
+        from repro.ui.plots import style
+
+        drawn = BytesIO()
+        with style():  # some settings act when a figure is saved, not when it is made
+            picture.savefig(drawn, format="png", dpi=DPI, facecolor="white")
+        picture = Image.open(drawn)
     if hasattr(picture, "convert"):  # PIL
         return np.asarray(picture.convert("RGB"))
     if hasattr(picture, "detach"):  # torch, without importing it
@@ -59,19 +66,10 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
 
 
 def png(picture: Any) -> bytes:
-    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes, grey ones a third of them.
-
-    A Figure is drawn at 110 dpi, whatever matplotlib's global settings say.
-    """
-    buffer, drawn = BytesIO(), BytesIO()
-    if not hasattr(picture, "savefig"):
-        _slim(to_uint8(picture)).save(buffer, format="PNG", compress_level=6)
-        return buffer.getvalue()
-    from repro.ui.plots import style
-
-    with style():  # some settings act when a figure is saved, not when it is made
-        picture.savefig(drawn, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    _slim(_read_png(drawn.getvalue())).save(buffer, format="PNG", optimize=True)
+    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes."""
+    buffer = BytesIO()
+    effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
+    _slim(to_uint8(picture)).save(buffer, format="PNG", **effort)
     return buffer.getvalue()
 
 
@@ -82,24 +80,9 @@ def show_png(data: bytes) -> None:
     display(Image(data=data, format="png"))
 
 
-def few_colours(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) with at most 255 colours, chosen for this image; what has no more is left as it is.
-
-    A photograph of that kind takes a quarter of the bytes, which is what a notebook can afford.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    if image.getcolors(255) is not None:
-        return pixels
-    return np.asarray(image.quantize(255, Image.Quantize.FASTOCTREE).convert("RGB"))
-
-
-def _slim(pixels: np.ndarray) -> Any:
+def _slim(pixels: np.ndarray) -> Image.Image:
     """A PIL image of one channel where three say the same, or with a palette where few colours are enough: notebooks
     keep their outputs, and size adds up."""
-    from PIL import Image
-
     if (pixels[..., :1] == pixels).all():
         return Image.fromarray(pixels[..., 0])
     packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
@@ -109,9 +92,3 @@ def _slim(pixels: np.ndarray) -> Any:
     slim = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), mode="P")
     slim.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes())
     return slim
-
-
-def _read_png(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
