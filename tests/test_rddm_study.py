@@ -1,6 +1,7 @@
 """What notebook 03 learns, measures, draws and lets a reader turn."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,7 +30,7 @@ from repro.rddm.samplers import Net
 from repro.rddm.study import experiments as rddm
 from repro.rddm.study import explore, figures, measure
 from repro.rddm.study.lesson import LESSONS, psnr
-from repro.rddm.tasks import DEGRADATIONS, LAWS, PairTask, generation_task, restoration_loss, restoration_task
+from repro.rddm.tasks import DEGRADATIONS, LAWS, restoration_loss
 from repro.ui.explore import Explorer, UploadedFile
 from repro.ui.photos import photograph, resized
 
@@ -41,29 +42,21 @@ def noise_at(places=PLACES, seed: int = 0):
     return lambda purpose: KeyedNoise(seed, places, f"train/{purpose}")
 
 
-def coded(count: int = 5, side: int = 40) -> list[torch.Tensor]:
-    """Images whose every pixel tells image, row and column."""
-    rows = torch.linspace(0, 1, side)[:, None].expand(side, side)
-    return [torch.stack([torch.full_like(rows, i / count), rows, rows.T]) for i in range(count)]
-
-
-def task(degradation="lowlight", crop: int = 24, learning: Learning | None = None) -> PairTask:
-    learning = learning or Learning("res", by_config(), "l1")
-    return restoration_task(coded(), [f"p{i}" for i in range(5)], degradation, crop, learning)
+@pytest.fixture
+def coded(monkeypatch):
+    """Five training images whose every pixel tells image, row and column."""
+    rows = torch.linspace(0, 1, 40)[:, None].expand(40, 40)
+    images = [torch.stack([torch.full_like(rows, i / 5), rows, rows.T]) for i in range(5)]
+    monkeypatch.setattr(rddm, "photographs", lambda *_: ([f"p{i}" for i in range(5)], images))
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "variant"), LISTED)
-def test_a_perfect_predictor_has_no_loss_and_another_has(name, variant):
-    config, indices = rddm.SMOKE[name], torch.tensor([4, 0, 1, 1])
-    learning = rddm.learning_of(config, variant)
-    if config.degradation == "none":
-        images = to_model(KeyedNoise(0, range(6), "test").uniform((1, 12, 12)))
-        learned = generation_task(images, list("abcdef"), learning)
-    else:
-        learned = task(config.degradation, learning=learning)
+def test_a_perfect_predictor_has_no_loss_and_another_has(coded, name, variant):
+    config, indices = replace(rddm.SMOKE[name], crop=24), torch.tensor([4, 0, 1, 1])
+    learning, learned = rddm.learning_of(config, variant), rddm.training_task(config, variant)
     x0, y = learned.pair(indices, noise_at())
     knowing = Knowing(learning, x0)
     found = learned.loss(knowing, indices, noise_at())
@@ -96,9 +89,10 @@ def test_timesteps_are_uniform_but_for_a_share_at_the_last():
         restoration_loss(nn.Identity(), x, x, noise_at(), Learning("noise", by_config(), "l1", "none"))
 
 
-def test_a_pair_is_of_the_right_image_and_its_own_degradation(monkeypatch):
+def test_a_pair_is_of_the_right_image_and_its_own_degradation(coded, monkeypatch):
     monkeypatch.setitem(DEGRADATIONS, "lowlight", lambda x, noise: 1 - x)
-    learned, indices = task(crop=24), torch.tensor([4, 0, 2, 2])
+    learned = rddm.training_task(replace(rddm.SMOKE["lowlight"], crop=24), "smres")
+    indices = torch.tensor([4, 0, 2, 2])
     x0, y = learned.pair(indices, noise_at())
     assert x0.shape == (4, 3, 24, 24) and torch.allclose(y, -x0, atol=1e-6)
     assert [round(code) for code in (5 * (x0[:, 0, 0, 0] + 1) / 2).tolist()] == indices.tolist()
@@ -106,9 +100,9 @@ def test_a_pair_is_of_the_right_image_and_its_own_degradation(monkeypatch):
     assert learned.names(indices) == ["p4", "p0", "p2", "p2"] and learned.size == 5
 
 
-def test_the_network_for_use_learns_the_wide_degradation():
-    config, shared = rddm.USE["raindrop"], TASKS["raindrops"]
-    learned = task(config.degradation, learning=rddm.learning_of(config, "use"))
+def test_the_network_for_use_learns_the_wide_degradation(coded):
+    config, shared = replace(rddm.USE["raindrop"], crop=24), TASKS["raindrops"]
+    learned = rddm.training_task(config, "use")
     x0, y = learned.pair(torch.tensor([4, 0]), noise_at(PLACES[:2]))
     wet = shared.degrade((x0 + 1) / 2, noise_at(PLACES[:2]))[0]
     torch.testing.assert_close(y, to_model(wet), rtol=0, atol=1e-4)
@@ -244,9 +238,6 @@ def test_test_images_are_held_out_and_degraded_by_name(monkeypatch):
     before = measure._photo_hash.__wrapped__("lowlight", 64, 2)
     monkeypatch.setitem(LAWS, "lowlight", "another")
     assert measure._photo_hash.__wrapped__("lowlight", 64, 2) != before
-
-
-SCHEDULE = by_config()
 
 
 # -- drawings ---------------------------------------------------------------------------------------------------------

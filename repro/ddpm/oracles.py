@@ -5,7 +5,6 @@ formula, so that schedules, losses, samplers and guidance can be tested without 
 a network that memorises would do. Computed in float64, returned in the type of the input.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
@@ -17,14 +16,11 @@ from repro.ddpm.schedules import Schedule
 from repro.errors import ReproError, one_of
 
 
-class Oracle(ABC):
-    """A known E[x0 | x_t]; subclasses write `x0`."""
+class Oracle:
+    """A known E[x0 | x_t]; subclasses have the `schedule` and write `x0(x, t)`, in x's shape and type."""
 
     schedule: Schedule
-
-    @abstractmethod
-    def x0(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """E[x0 | x_t = x], in x's shape and type. t is (B,) or one number."""
+    x0: Callable[[Tensor, Tensor | int], Tensor]
 
     def model(self, prediction: Kind = "epsilon") -> Model:
         """The output of a perfect network of that prediction type; fits every sampler.

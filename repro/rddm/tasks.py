@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from repro.data import lowlight, wetglass
 from repro.data.degradations import TASKS
-from repro.data.images import cut, to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
@@ -56,29 +55,6 @@ class PairTask:
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         x0, y, *mask = self.pair(indices, noise)
         return restoration_loss(model, x0, y, noise, self.learning, self.condition, *mask)
-
-
-def generation_task(images: Tensor, ids: Sequence[str], learning: Learning) -> PairTask:
-    """Clean images (N, C, H, W) in [-1, 1] out of noise."""
-
-    def pair(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
-        x0 = images[indices].to(noise("noise").device)
-        return x0, torch.zeros_like(x0)
-
-    return PairTask(ids, pair, learning, condition=False)
-
-
-def restoration_task(
-    images: Sequence[Tensor], ids: Sequence[str], degradation: str, crop: int, learning: Learning
-) -> PairTask:
-    """Crops of photographs (3, H, W) in [0, 1], each at least `crop` high and wide, degraded afresh at every visit."""
-
-    def pair(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
-        draw = noise("crop").uniform((3,))
-        clean = cut([images[i] for i in indices.tolist()], crop, draw.cpu()).to(draw.device)
-        return to_model(clean), to_model(DEGRADATIONS[degradation](clean, noise))
-
-    return PairTask(ids, pair, learning, crop=crop, degradation=LAWS[degradation])
 
 
 def restoration_loss(

@@ -23,7 +23,7 @@ from repro import paths
 from repro.data import pack
 from repro.data.datasets import face, read_celeba, read_split
 from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images, squared
-from repro.data.images import resize, to_model, to_unit
+from repro.data.images import cut, resize, to_model, to_unit
 from repro.ddpm.tasks import fashion_tensor
 from repro.engine.atomic import read_toml
 from repro.engine.registry import Experiment
@@ -35,7 +35,7 @@ from repro.rddm.model import Layout, RDDMNet
 from repro.rddm.process import Learning, Objective, Start, by_config
 from repro.rddm.samplers import Net
 from repro.rddm.study.published import PublishedNet
-from repro.rddm.tasks import DEGRADATIONS, Noises, PairTask, generation_task, restoration_task
+from repro.rddm.tasks import DEGRADATIONS, LAWS, Noises, PairTask
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
@@ -204,9 +204,20 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
         return PairTask(files, pair, learning, condition, crop=task.side)
     if task.degradation == "none":
         images, _, ids = fashion_tensor("train")
-        return generation_task(images, ids, learning)
-    ids, images = photographs("train", task.side, task.limit)
-    return restoration_task(images, ids, task.degradation, task.crop, learning)
+
+        def generated(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+            x0 = images[indices].to(noise("noise").device)
+            return x0, torch.zeros_like(x0)
+
+        return PairTask(ids, generated, learning, condition=False)
+    ids, photos = photographs("train", task.side, task.limit)
+
+    def degraded_afresh(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
+        draw = noise("crop").uniform((3,))
+        clean = cut([photos[i] for i in indices.tolist()], task.crop, draw.cpu()).to(draw.device)
+        return to_model(clean), to_model(DEGRADATIONS[task.degradation](clean, noise))
+
+    return PairTask(ids, degraded_afresh, learning, crop=task.crop, degradation=LAWS[task.degradation])
 
 
 # -- the list ---------------------------------------------------------------------------------------------------------

@@ -213,12 +213,7 @@ def steps_curves(steps: Table, main: Table) -> Plate:
     counts = list(dict.fromkeys(int(column.name.split()[1]) for column in steps.columns))
     if not any(cell.value is not None for *_, cell in steps):
         return nothing(NO_RECORDS)
-    rows = {
-        "SM-Res": "SM-Res",
-        "SM-N": "SM-N",
-        "SM-Res-N": "SM-Res-N",
-        "conditional DDPM from pure noise": "pure noise",
-    }
+    rows = {name: name for name in process.STRATEGIES} | {"conditional DDPM from pure noise": "pure noise"}
     with style():
         plate = Plate(figsize=(9.2, 3), layout="constrained")
         for axis, metric in zip(plate.subplots(1, 2), ("PSNR", "LPIPS"), strict=True):
