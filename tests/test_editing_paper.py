@@ -93,7 +93,7 @@ def home(home, monkeypatch, data):
 
 def experiment(name: str):
     """As the registry has it, of the tiny profile."""
-    return next(e for e in experiments._all(experiments.profile("paper")) if e.name == name)
+    return next(e for e in experiments._all(experiments.PROFILES["paper"]) if e.name == name)
 
 
 VARIANTS = {
@@ -235,7 +235,7 @@ def test_the_whole_path(home, data, monkeypatch):
     """Bank, train two steps, edit, score, record; and pix2pix from the same pixels."""
     steps = list(run(experiment("editing-paper-mult-s0")))
     assert [step.images for step in steps] == [2, 4] and all(0 < step.loss < 3 for step in steps)
-    assert len(benchmark.pixels(experiments.profile("paper").source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
+    assert len(benchmark.pixels(experiments.PROFILES["paper"].source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
     list(run(experiment("editing-paper-pix2pix-s0")))
     net = FeatureNet("tiny", 3, lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
     monkeypatch.setattr(measure, "inception", lambda device: net)

@@ -16,15 +16,13 @@ five edits, keyed by the source's digest, and their latents, keyed by that and b
 a `Bench` or `Reds`; at paper scale only pix2pix needs the pixels, 35 GB of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,6 +52,53 @@ ROUNDS = 4  # composites of a training crop
 _BLOCK = 256
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The crops of a split, with the request of each.
+
+    ids (N), `sharp` (N, 3, S, S) in [0, 1] with 256 levels, `reference` of the same shape, `hole` (N, 1, S, S) with 1
+    in the hole, `vectors` (N) with all five effects on. `bench` is a `Bench` or `Reds`: its recipe and version make the
+    effects. `blurred` (N, 3, S, S): frames that stand where blur would be computed.
+    """
+
+    name: str
+    ids: tuple[int | str, ...]
+    sharp: Tensor
+    reference: Tensor
+    hole: Tensor
+    vectors: tuple[EditingVector, ...]
+    bench: Any
+    blurred: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def at(self, places: Sequence[int]) -> Self:
+        """The crops at these places."""
+        rows = list(places)
+        own = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("ids", "vectors")}
+        tensors = {name: getattr(self, name) for name in ("sharp", "reference", "hole", "blurred")}
+        return replace(self, **own, **{name: None if x is None else x[rows] for name, x in tensors.items()})
+
+    def first(self, k: int | None) -> Self:
+        """The first k crops (None: all)."""
+        return self if k is None else self.at(range(min(k, len(self))))
+
+    def parts(self, most: int) -> Iterator[Self]:
+        """The crops, at most so many at once."""
+        return (self.at(range(len(self))[start : start + most]) for start in range(0, len(self), most))
+
+    def edit(self, *tasks: str) -> Composite:
+        """Source and target with these tasks on, in 256 levels."""
+        image, recipe = self.sharp, self.bench.recipe
+        if self.blurred is not None and "blur" in tasks:
+            image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
+        inputs = {"reference": self.reference, "hole": self.hole, "recipe": recipe}
+        vectors = [vector.only(*tasks) for vector in self.vectors]
+        out = compose(image, vectors, seed=self.bench.version, ids=self.ids, **inputs)
+        return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
 
 
 @dataclass(frozen=True)
@@ -91,49 +136,6 @@ BENCH = Bench()
 TINY = replace(
     BENCH, crop=(32, 32, 32), sides=((96,), (96,), (96,)), each=(2, 1, 1), limit=2, recipe=Recipe(longest=8.0)
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The crops of a split, with the request of each.
-
-    ids (N), `sharp` (N, 3, S, S) in [0, 1] with 256 levels, `reference` of the same shape, `hole` (N, 1, S, S) with 1
-    in the hole, `vectors` (N) with all five effects on. `bench` is a `Bench` or `Reds`: its recipe and version make the
-    effects. `blurred` (N, 3, S, S): frames that stand where blur would be computed.
-    """
-
-    name: str
-    ids: tuple[int | str, ...]
-    sharp: Tensor
-    reference: Tensor
-    hole: Tensor
-    vectors: tuple[EditingVector, ...]
-    bench: Any
-    blurred: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def at(self, places: Sequence[int]) -> Split:
-        """The crops at these places."""
-        rows = list(places)
-        own = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("ids", "vectors")}
-        tensors = {name: getattr(self, name) for name in ("sharp", "reference", "hole", "blurred")}
-        return replace(self, **own, **{name: None if x is None else x[rows] for name, x in tensors.items()})
-
-    def first(self, k: int | None) -> Split:
-        """The first k crops (None: all)."""
-        return self if k is None else self.at(range(min(k, len(self))))
-
-    def edit(self, *tasks: str) -> Composite:
-        """Source and target with these tasks on, in 256 levels."""
-        image, recipe = self.sharp, self.bench.recipe
-        if self.blurred is not None and "blur" in tasks:
-            image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
-        inputs = {"reference": self.reference, "hole": self.hole, "recipe": recipe}
-        vectors = [vector.only(*tasks) for vector in self.vectors]
-        out = compose(image, vectors, seed=self.bench.version, ids=self.ids, **inputs)
-        return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
 
 
 def levels(image: Tensor) -> Tensor:
@@ -277,13 +279,11 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tens
             ids = [f"{id} round {turn}" for id in whole.ids]
             which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(COMBINATIONS)).tolist()
             drawn = zip(parameters(ids, bench.version), which, strict=True)
-            vectors = [vector.only(*COMBINATIONS[i]) for vector, i in drawn]
-            for at in range(0, len(ids), _BLOCK):
-                some = slice(at, at + _BLOCK)
-                extra = {"reference": whole.reference[some], "hole": whole.hole[some], "recipe": bench.recipe}
-                target = compose(whole.sharp[some], vectors[some], seed=bench.version, ids=ids[some], **extra).target
-                latent = autoencoder.encode(to_model(levels(target)).to(autoencoder.device)).half().cpu()
-                yield {"composite": latent, "composite vector": as_tensor(vectors[some])}
+            vectors = tuple(vector.only(*COMBINATIONS[i]) for vector, i in drawn)
+            for part in replace(whole, ids=tuple(ids), vectors=vectors).parts(_BLOCK):
+                target = to_model(part.edit(*TASKS).target).to(autoencoder.device)
+                latent = autoencoder.encode(target).half().cpu()
+                yield {"composite": latent, "composite vector": as_tensor(part.vectors)}
 
     return _stored(bench, f"train-composites-{key[:16]}", make)
 

@@ -25,7 +25,6 @@ from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import load_checkpoint, weights_hash
 from repro.engine.registry import Experiment
 from repro.engine.train import Recipe, Task
-from repro.errors import ReproError
 
 SPEC = read_toml(Path(__file__).with_name("experiments.toml"))
 _BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256, 256), recipe=Effects())}
@@ -84,13 +83,6 @@ def _read(name: str, base: str = "") -> EditingConfig:
 
 SMALL, SMOKE, PAPER, PAPER_SD1 = _read("small"), _read("smoke"), _read("paper"), _read("paper-sd1", "paper")
 PROFILES = {c.name: c for c in (SMOKE, SMALL, PAPER, PAPER_SD1)}
-
-
-def profile(name: str) -> EditingConfig:
-    """The profile of that name."""
-    if name not in PROFILES:
-        raise ReproError(f"unknown profile {name!r}: there are {', '.join(PROFILES)}")
-    return PROFILES[name]
 
 
 @dataclass(frozen=True)

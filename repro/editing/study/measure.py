@@ -47,19 +47,13 @@ DRIFT = {task: f"drift/{task}" for task in (*STRENGTHS, "colour")}  # see `kept`
 RANK = {task: f"spearman/{task}" for task in STRENGTHS}
 SPAN = {task: f"strength-span/{task}" for task in STRENGTHS}  # of a slider's last place over its first
 SILHOUETTE = {where: f"silhouette/{where}" for where in ("bottleneck", "label")}
-# Of the check that measures the first k again; metrics of the paper's profile -> what tables look for.
-_SMALL = (
-    HUE,
-    CRISP,
-    CONTRAST,
-    *(name for group in (STRENGTH, GAP, DRIFT, RANK, SPAN, SILHOUETTE) for name in group.values()),
-)
-TOLERANCE = {
+_STRENGTHS = [name for group in (STRENGTH, GAP, DRIFT, RANK, SPAN, SILHOUETTE) for name in group.values()]
+TOLERANCE = {  # of the check that measures the first k again
     **dict.fromkeys((*PROTOCOLS, HOLE, EXCESS, KID, MEANS), Tolerance(absolute=2e-3, relative=5e-3)),
     SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
-    **dict.fromkeys(_SMALL, Tolerance(absolute=2e-2, relative=1e-2)),
+    **dict.fromkeys((HUE, CRISP, CONTRAST, *_STRENGTHS), Tolerance(absolute=2e-2, relative=1e-2)),
 }
-ALIASES = {"paired-kid/inception": KID}
+ALIASES = {"paired-kid/inception": KID}  # metrics of the paper's profile -> what tables look for
 LEAST = 8  # photographs for a KID
 LONG = 50  # steps with which the sliders of single-task networks are measured once more
 SEQUENCE = "editing-edits-singles-s0"  # each task's own network, one after another
@@ -79,16 +73,15 @@ _BATCH = 18  # crops edited at once
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many photographs a cell is measured on; None where it is not measured in this profile."""
-    config, task, weights = experiments.profile(profile), cell["task"], None
+    config, task, weights = experiments.PROFILES[profile], cell["task"], None
     if config.pretrained:
         here = any(trained(name_of(v, 0, profile)) for v in config.variants)
         here &= "quantised" not in experiment  # its autoencoder has no codebook
     else:
         here = trained(experiments.autoencoder_name(profile))
-    if not here or (config.steps >= LONG and "slider, " in task):
+    slow = config.steps >= LONG and "slider, " in task
+    if not here or slow or (config.pretrained and task == "corrected"):  # `EditingPipeline` is for our own networks
         return None
-    if config.pretrained and task == "corrected":
-        return None  # `EditingPipeline` is for our own networks
     if experiment.startswith("baseline-floor"):
         weights = experiments.autoencoder_hash(config)
     elif experiment == SEQUENCE:
@@ -106,7 +99,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
-    config, task = experiments.profile(profile), cell["task"]
+    config, task = experiments.PROFILES[profile], cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
     network = experiment.startswith("editing-") and experiment != SEQUENCE
     variant, each = find(experiment).variant if network else "", 1
@@ -126,7 +119,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
         return _statistics(method(data, tasks).clamp(0, 1), target_of(data, tasks))
     if task.startswith("slider"):
         return _slider(data, tasks[0], cell["inside"], method)
-    return scored(data, each, tasks, method, kid=task != "unseen", real=config.pretrained)
+    return scored(data, each, tasks, method, kid=task != "unseen", real=bool(config.pretrained))
 
 
 def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> Method:
@@ -163,11 +156,6 @@ def crops(source: Any, each: int) -> Split:
 # --- ways of editing ------------------------------------------------------------------------------------------------
 
 
-def in_batches(data: Split, run: Callable[[Split], Tensor]) -> Tensor:
-    """Images of a split made a few at a time."""
-    return torch.cat([run(data.at(range(i, min(i + _BATCH, len(data))))) for i in range(0, len(data), _BATCH)])
-
-
 def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
     """Arguments of `Editor.edit` for a split's own parameters."""
     return {
@@ -180,13 +168,15 @@ def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
 
 def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
     """One joint pass."""
-    return in_batches(data, lambda part: editor.edit(part.sharp, **request(part, tasks), **settings))
+    parts = data.parts(_BATCH)
+    return torch.cat([editor.edit(part.sharp, **request(part, tasks), **settings) for part in parts])
 
 
 def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
     """Single-task networks one after another."""
     settings |= {"recipe": data.bench.recipe}
-    return in_batches(data, lambda part: in_sequence(editors, part.sharp, **settings, **request(part, tasks)))
+    parts = data.parts(_BATCH)
+    return torch.cat([in_sequence(editors, part.sharp, **settings, **request(part, tasks)) for part in parts])
 
 
 def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
@@ -202,12 +192,11 @@ def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequen
 
 def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
     """The GAN baseline, holes cut as for the others."""
-
-    def run(part: Split) -> Tensor:
-        inputs = request(part, tasks)
-        return generate(generator, source_of(part, tasks), inputs["vectors"], inputs["reference"])
-
-    return in_batches(data, run)
+    made = []
+    for part in data.parts(_BATCH):
+        vectors = [vector.only(*tasks) for vector in part.vectors]
+        made.append(generate(generator, source_of(part, tasks), vectors, part.reference))
+    return torch.cat(made)
 
 
 def corrected(pipe: EditingPipeline, data: Split, tasks: Sequence[str]) -> Tensor:
@@ -235,13 +224,8 @@ def target_of(data: Split, tasks: tuple[str, ...]) -> Tensor:
     return data.edit(*tasks).target
 
 
-@lru_cache(maxsize=64)
-def _target_features(data: Split, tasks: tuple[str, ...]) -> Tensor:
-    return extract(_net(), target_of(data, tasks))
-
-
 def scored(
-    data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: object = False
+    data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: bool = False
 ) -> Metrics:
     """Every protocol, per photograph, KID's shares too (`real`: of Inception); strengths where they are defined."""
     tasks = tuple(tasks)
@@ -259,12 +243,12 @@ def scored(
         raw[HOLE] = (error * data.hole).mean(dim=(1, 2, 3)) / share
         raw[EXCESS] = raw[HOLE] - (error * (1 - data.hole)).mean(dim=(1, 2, 3)) / (1 - share).clamp(min=1e-6)
     metrics: dict[str, Values] = {name: by_photo(values, each) for name, values in raw.items()}
-    if kid and real and len(data) > 1:
-        a, b = (extract(_net(True), images) for images in (output, target))
-        metrics["paired-kid/inception"] = by_photo(features.paired_kid(a, b), each)
-        metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
-    elif kid and data is crops(data.bench, each) and len(data) // each >= LEAST:  # a whole test split
-        metrics[KID] = by_photo(features.paired_kid(extract(_net(), output), _target_features(data, tasks)), each)
+    whole = len(data) > 1 if real else data is crops(data.bench, each) and len(data) // each >= LEAST
+    if kid and whole:
+        a, b = (extract(_net(real), images) for images in (output, target))
+        metrics["paired-kid/inception" if real else KID] = by_photo(features.paired_kid(a, b), each)
+        if real:
+            metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
     return metrics
 
 
@@ -277,13 +261,13 @@ def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
     output, target = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
     metrics: dict[str, Values] = {}
     for task in (task for task in tasks if task in DRIFT):
-        alone, single = method(data, [task]).clamp(0, 1), data.edit(task).target
+        images = (output, method(data, [task]).clamp(0, 1), target, data.edit(task).target)
         if task == "colour":
-            lab = mean_lab
-            drift = (lab(output) - lab(alone) - lab(target) + lab(single)).norm(dim=1)
+            ours, alone, goal, single = map(mean_lab, images)
+            drift = (ours - alone - goal + single).norm(dim=1)
         else:
-            of = partial(STRENGTHS[task], source=data.sharp)
-            drift = ((of(output) - of(alone)) - (of(target) - of(single))).abs().double()
+            ours, alone, goal, single = (STRENGTHS[task](x, data.sharp) for x in images)
+            drift = ((ours - alone) - (goal - single)).abs().double()
         metrics[DRIFT[task]] = drift.tolist()
     return metrics
 
@@ -326,9 +310,7 @@ def _spread(editor: Editor, data: Split, steps: int) -> Metrics:
 def _attention(editor: Editor, data: Split, tasks: Sequence[str]) -> Metrics:
     """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
     vector = EditingVector(**ATTENDED["+".join(tasks)], colour="colour" in tasks)
-    weights = probes.attention(editor, data, vector)
-    return {
-        f"attention/{layer}/{name}": w
-        for layer, row in weights.items()
-        for name, w in zip(NAMES, row.tolist(), strict=True)
-    }
+    metrics: dict[str, Values] = {}
+    for layer, row in probes.attention(editor, data, vector).items():
+        metrics |= {f"attention/{layer}/{name}": w for name, w in zip(NAMES, row.tolist(), strict=True)}
+    return metrics
