@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from repro.editing.compose import Composite
 from repro.editing.effects import box_mask, free_form_mask
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
-from repro.editing.study.lesson import FOR_USE, METHODS, MULT, PIX2PIX, SINGLE, VARIANTS, Lesson
+from repro.editing.study.lesson import FOR_USE, MULT, PALETTE, PIX2PIX, SINGLE, VARIANTS, Lesson
 from repro.editing.vector import EditingVector
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
@@ -31,10 +31,8 @@ PHOTOS = {
     "Brandenburg gate": "photos/monuments_brandenburgGate",
     "Colosseum": "photos/monuments_colosseum",
 }
-METHOD_NAMES = (FOR_USE, MULT, *(name for name in METHODS if name != MULT))
 REFERENCES = ("none", *PHOTOS)
 SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
-MASKS = ("none", "box", *SHARES)
 PRESETS = {
     "blur, grain, colour": {"blur": True, "grain": True, "reference": "Brandenburg gate"},
     "one by one": {"method": SINGLE},
@@ -48,7 +46,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     """The controls, at the values `given` by a notebook's parameters of the same names."""
     return {
         "picture": Choice(tuple(PHOTOS), given["picture"]),
-        "method": Choice(METHOD_NAMES, given["method"]),
+        "method": Choice((FOR_USE, MULT, PIX2PIX, PALETTE, SINGLE), given["method"]),
         "blur": Toggle(given["blur"]),
         "beta": Slider(0.0, 1.0, 0.05, given["beta"], "β"),
         "grain": Toggle(given["grain"]),
@@ -57,7 +55,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
         "amount": Slider(1.0, 3.0, 0.1, given["amount"], "λ"),
         "mu": Slider(0.0, 0.1, 0.005, given["mu"], "threshold μ"),
         "reference": Choice(REFERENCES, given["reference"], "colours of"),
-        "mask": Choice(MASKS, given["mask"], "hole"),
+        "mask": Choice(("none", "box", *SHARES), given["mask"], "hole"),
         "steps": Slider(1, 50, 1, given["steps"]),
         "seed": Seed(given["seed"]),
         "split": Slider(0.0, 1.0, 0.05, given["split"], "before | after"),
@@ -76,11 +74,7 @@ class Edited:
 
 def example(now: Lesson, name: str, side: int = 0) -> Tensor:
     """(3, S, S) in [0, 1]: the middle square of a photograph of `PHOTOS`; S is `side`, or 1.5 of the benchmark's."""
-    return _square(name, side or now.live.bench.crop[2] * 3 // 2)
-
-
-@lru_cache(maxsize=16)
-def _square(name: str, side: int) -> Tensor:
+    side = side or now.live.bench.crop[2] * 3 // 2
     return center_crop(resize(_photo(name), side).clamp(0, 1), side)
 
 

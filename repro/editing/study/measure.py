@@ -68,6 +68,7 @@ BESIDE: dict[str, dict[str, Any]] = {  # what else is on while a slider moves in
     "sharpen": {"grain": 0.05, "colour": True},
 }
 ATTENDED = {"blur": {"blur": 1.0}, "grain": {"grain": 0.1}, "blur+grain+colour": {"blur": 1.0, "grain": 0.1}}
+SWITCHES = {"quantised": {"quantize": True}, "hole filled with grey": {"fill": 0.5}, "even steps": {"late": ()}}
 _BATCH = 18  # crops edited at once
 
 
@@ -138,12 +139,9 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     editor = editor_of(config, network.variant, network.seed)
     if task == "corrected":
         return partial(corrected, EditingPipeline.shipped(config.name, network.variant))
-    if switch == "quantised":
-        editor = replace(editor, quantize=True)
-    elif switch == "hole filled with grey":
-        editor = replace(editor, fill=0.5)
-    elif switch == "even steps" or task in ("steps", "slider, even steps"):
-        editor = replace(editor, late=())
+    if task in ("steps", "slider, even steps"):
+        switch = "even steps"
+    editor = replace(editor, **SWITCHES.get(switch, {}))
     return partial(edited, editor, steps=steps, eta=float(switch == "eta 1"), inversion=task == "inversion")
 
 
@@ -224,6 +222,11 @@ def target_of(data: Split, tasks: tuple[str, ...]) -> Tensor:
     return data.edit(*tasks).target
 
 
+@lru_cache(maxsize=64)
+def _target_features(data: Split, tasks: tuple[str, ...], real: bool) -> Tensor:
+    return extract(_net(real), target_of(data, tasks))
+
+
 def scored(
     data: Split, each: int, tasks: Sequence[str], method: Method, kid: bool = True, real: bool = False
 ) -> Metrics:
@@ -245,7 +248,7 @@ def scored(
     metrics: dict[str, Values] = {name: by_photo(values, each) for name, values in raw.items()}
     whole = len(data) > 1 if real else data is crops(data.bench, each) and len(data) // each >= LEAST
     if kid and whole:
-        a, b = (extract(_net(real), images) for images in (output, target))
+        a, b = extract(_net(real), output), _target_features(data, tasks, real)
         metrics["paired-kid/inception" if real else KID] = by_photo(features.paired_kid(a, b), each)
         if real:
             metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
