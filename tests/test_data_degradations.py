@@ -12,8 +12,7 @@ from PIL import Image
 from tiny import noises
 
 from repro.data import wetglass
-from repro.data.degradations import TASKS
-from repro.data.lowlight import low_light
+from repro.data.degradations import TASKS, low_light
 from repro.data.wetglass import rain
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -38,7 +37,7 @@ def test_each_keeps_shape_and_range_also_under_autocast(name):
 
 
 OLD_LAWS = {
-    "lowlight, narrow": lambda x, n: low_light(x, n("degrade/settings"), n("degrade/sensor")),
+    "lowlight, narrow": low_light,
     "raindrops, sharp": lambda x, n: rain(x, n("degrade/drops")),
 }
 

@@ -25,7 +25,7 @@ from repro.metrics.features import (
     paired_kid,
 )
 from repro.metrics.lpips import FOLDER, load, lpips
-from repro.metrics.noreference import niqe
+from repro.metrics.pixel import niqe
 from repro.metrics.protocols import names, protocol, score
 from repro.metrics.traps import degraded, pixel_traps
 

@@ -34,7 +34,7 @@ class Part:
     suffixes: Sequence[str] = SUFFIXES  # accepted, lower case
     optional: bool = False  # not an error where there is none; where all parts are, one of them is needed
     partner: str = ""  # label of the part whose files pair with these
-    key: str = ""  # regular expression on the relative path; its groups name the pair. Empty: the stem
+    key: str = r"(?:.*/)?([^/]+)\.[^./]+"  # of the relative path: its groups name the pair, else the stem does
 
     def files(self, root: Path) -> list[Path]:
         """Those that are there, in order of their names."""
@@ -43,8 +43,6 @@ class Part:
 
     def keyed(self, root: Path, files: Sequence[Path]) -> dict[str | None, Path]:
         """What names the pair of each file; None for one whose name is not of the expected form."""
-        if not self.key:
-            return {file.stem: file for file in files}
         found = ((re.fullmatch(self.key, file.relative_to(root).as_posix()), file) for file in files)
         return {"/".join(match.groups()) if match else None: file for match, file in found}
 

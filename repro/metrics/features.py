@@ -128,7 +128,6 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
 
 
 def _verify(file: Path, sha256: str) -> None:
-    """Refuse a file whose SHA-256 begins otherwise."""
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if not found.startswith(sha256):
         raise ReproError(f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... of published weights")
@@ -179,12 +178,8 @@ def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, 
             "accepted: 1 subset or more, of a size from 2 to the smaller set"
         )
     rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(subsets):
-        pick_a = torch.from_numpy(rng.permutation(len(a))[:subset_size])
-        pick_b = torch.from_numpy(rng.permutation(len(b))[:subset_size])
-        values.append(poly_mmd(a[pick_a], b[pick_b]))
-    return _mean_and_deviation(values)
+    picks = ([rng.permutation(len(x))[:subset_size] for x in (a, b)] for _ in range(subsets))
+    return _mean_and_deviation([poly_mmd(a[pick_a], b[pick_b]) for pick_a, pick_b in picks])
 
 
 def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:

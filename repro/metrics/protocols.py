@@ -15,7 +15,6 @@ from torch import Tensor
 from repro.errors import ReproError
 from repro.metrics import pixel
 from repro.metrics.lpips import SMALLEST, lpips
-from repro.metrics.noreference import PATCH, niqe
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _protocol(name: str, text: str, measure: Callable, before: Callable | None =
 
 _IMAGE_PROTOCOLS = {name: _protocol(name, *row) for name, row in _WITH_REFERENCE.items()} | {
     "lpips/alex-v0.1": Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
-    "niqe/y-skvideo": Protocol("niqe/y-skvideo", _NIQE, smallest=2 * PATCH, kind="no-reference", compute=niqe),
+    "niqe/y-skvideo": Protocol("niqe/y-skvideo", _NIQE, smallest=192, kind="no-reference", compute=pixel.niqe),
 }
 
 FEATURE_NETWORKS = {

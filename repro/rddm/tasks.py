@@ -6,23 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.data import lowlight, wetglass
-from repro.data.degradations import TASKS
-from repro.engine.rng import KeyedNoise
+from repro.data import wetglass
+from repro.data.degradations import LOW_LIGHT_LAW, TASKS, Noises, low_light
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.process import Learning
 
-Noises = Callable[[str], KeyedNoise]
 # (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide one is made like real ones
 DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
-    "lowlight": lambda images, noise: lowlight.low_light(images, noise("degrade/settings"), noise("degrade/sensor")),
+    "lowlight": low_light,
     "raindrop": lambda images, noise: wetglass.rain(images, noise("degrade/drops")),
     "raindrop-wide": lambda images, noise: TASKS["raindrops"].degrade(images, noise)[0],
 }
 # What they are drawn from: other laws make other data, and other records.
 LAWS = {
-    "lowlight": str((lowlight.STOPS, lowlight.GAMMA, lowlight.CAST, lowlight.PHOTONS, lowlight.READ)),
+    "lowlight": LOW_LIGHT_LAW,
     "raindrop": str((wetglass.LENS_RADIUS, wetglass.LENS_COVERAGE)),
     "raindrop-wide": TASKS["raindrops"].law,
 }

@@ -74,12 +74,11 @@ def install_missing(home: Path) -> None:
     pull in another torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks.
     """
     project = _pyproject(home)["project"]
-    needed = {requirement_name(requirement): requirement for requirement in project["dependencies"]}
-    missing = {name: requirement for name, requirement in needed.items() if not installed(name)}
+    needed = {requirement_name(line): line for line in project["dependencies"]}
+    missing = {name: line for name, line in needed.items() if not installed(name)}
     if lacking := [name for name in missing if name in PROTECTED]:
         raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
-    missing = {name: requirement for name, requirement in missing.items() if name not in FRONT_ENDS}
-    if missing:
+    if missing := {name: line for name, line in missing.items() if name not in FRONT_ENDS}:
         print(f"installing what is missing: {', '.join(missing)}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder) / "constraints.txt"
