@@ -212,7 +212,10 @@ def rain(image: Tensor, noise: KeyedNoise) -> Tensor:
     depth = q.clamp(max=1)
     bend = of("power") * (1 + 1.5 * depth**4)
     source = torch.stack([(x - bend * (cols - x)) / width, (y - bend * (rows - y)) / height], dim=-1)  # (B, H, W, 2)
-    blurred = _blur(image)  # a view compressed by `power` has no detail finer than it
+    # A view compressed by `power` has no detail finer than a triangle filter of 5x5 pixels leaves; edges are repeated.
+    weight = (image.new_tensor([1.0, 2.0, 3.0, 2.0, 1.0]) / 9).expand(3, 1, 1, 5)
+    blurred = F.conv2d(F.pad(image, (2, 2, 0, 0), mode="replicate"), weight, groups=3)
+    blurred = F.conv2d(F.pad(blurred, (0, 0, 2, 2), mode="replicate"), weight.transpose(2, 3), groups=3)
     view = F.grid_sample(blurred, source * 2 - 1, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     rim = ((depth - 0.55) / 0.45).clamp(0, 1) ** 2
@@ -268,11 +271,3 @@ def _nearest(drops: dict[str, Tensor], rows: Tensor, cols: Tensor) -> tuple[Tens
         closer = q < best
         best, index = torch.where(closer, q, best), torch.where(closer, n, index)
     return index, best
-
-
-def _blur(image: Tensor) -> Tensor:
-    """A triangle filter of 5x5 pixels, edges repeated."""
-    channels = image.shape[1]
-    weight = (image.new_tensor([1.0, 2.0, 3.0, 2.0, 1.0]) / 9).expand(channels, 1, 1, 5)
-    x = F.conv2d(F.pad(image, (2, 2, 0, 0), mode="replicate"), weight, groups=channels)
-    return F.conv2d(F.pad(x, (0, 0, 2, 2), mode="replicate"), weight.transpose(2, 3), groups=channels)
