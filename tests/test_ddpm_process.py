@@ -96,7 +96,7 @@ def test_wrong_settings_are_refused():
         "'sigmoid' is unknown: choose one of linear, cosine, scaled_linear": lambda: schedules.by_name("sigmoid"),
         "does not take those settings: got beta_1": lambda: schedules.by_name("cosine", beta_1=0.1),
         r"0..999: got 0..1000": lambda: schedules.linear().at(torch.tensor([0, 1000]), torch.zeros(2, 1)),
-        "at least 2 steps": lambda: schedules.zero_terminal_snr(ALL["one step"]),
+        "got nan at t=0": lambda: schedules.zero_terminal_snr(ALL["one step"]),
         "'noise' is unknown: choose one of epsilon": lambda: process.target("noise", one(0), one(0), 0, LINEAR),
         r"\(3, 4\) and \(3, 1\)": lambda: process.simple(torch.zeros(3, 4), torch.zeros(3, 1)),  # would broadcast
     }

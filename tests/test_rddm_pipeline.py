@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import refused, shaken
 
 from repro.ddpm.process import model_fn
-from repro.ddpm.samplers import last
+from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -183,8 +183,8 @@ def test_the_network_for_use_by_its_task(home):
     save_checkpoint(home / "checkpoints" / "rddm-raindrop-use-s0", shaken(RDDMNet("res", **SMALL), 0.05), {})
     pipe, schedule = RDDMPipeline.shipped("raindrop"), learning_of(USE["raindrop"], "use").schedule
     x_T = process.start(Y, randn_tensor(Y.shape, generator=seeded(3)), schedule)
-    step = last(Sampler(schedule, "res").run(model_fn(pipe.unet, cond=Y), x_T, Y, 2))
+    x = sample(Sampler(schedule, "res").run(model_fn(pipe.unet, cond=Y), x_T, Y, 2))
     found = pipe(IMAGE, num_inference_steps=2, generator=seeded(3), output_type="pt").images
-    torch.testing.assert_close(found, ((step.x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-5)
     with pytest.raises(ReproError, match="'regression' does not start from the degraded image"):
         RDDMPipeline.shipped("raindrop", "regression")

@@ -1,4 +1,4 @@
-"""The forward process, its posterior, what a network can predict (noise, sample, velocity), and the losses of it.
+"""The forward process, its posterior, what a network can predict (noise or velocity), and the losses of it.
 
 With a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t): x_t = a x0 + s eps, v = a eps - s x0 (Salimans and Ho 2022,
 "Progressive Distillation for Fast Sampling of Diffusion Models", Appendix D). All of it is elementwise, so any shape
@@ -11,7 +11,7 @@ the weight 0.001 belongs to those units.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from repro.ddpm.schedules import Schedule
 from repro.errors import ReproError, one_of
 
-Kind = Literal["epsilon", "sample", "v_prediction"]  # diffusers' names
-KINDS: tuple[Kind, ...] = ("epsilon", "sample", "v_prediction")
+Kind = Literal["epsilon", "v_prediction"]  # diffusers' names
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Model = Callable[[Tensor, Tensor], Tensor]  # (x (B, C, H, W), t (B,) int64) -> (B, C, H, W), or 2C with a variance head
 
@@ -40,16 +40,14 @@ def q_posterior(x0: Tensor, x_t: Tensor, t: Tensor | int, schedule: Schedule) ->
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
     """The target of the network's output at x_t = q_sample(x0, t, eps); exact at every t, zero terminal SNR too."""
-    if one_of("prediction type", kind, KINDS) == "v_prediction":
-        a, s = schedule.at(t, x0)
-        return a * eps - s * x0
-    return eps if kind == "epsilon" else x0
+    if one_of("prediction type", kind, KINDS) == "epsilon":
+        return eps
+    a, s = schedule.at(t, x0)
+    return a * eps - s * x0
 
 
 def from_x0(kind: Kind, x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """The output that means x0: itself, eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
-    if one_of("prediction type", kind, KINDS) == "sample":
-        return x0
+    """The output that means x0: eps = (x_t - a x0) / s, or v = (a x_t - x0) / s; s > 0 in a schedule."""
     return (x_t - a * x0) / s if kind == "epsilon" else (a * x_t - x0) / s
 
 
@@ -60,8 +58,6 @@ def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> 
     """
     if prediction == "epsilon":
         return torch.sub(x_t, output, alpha=s).div_(a)
-    if prediction == "sample":
-        return output
     return torch.mul(x_t, a).sub_(output, alpha=s)
 
 
@@ -69,8 +65,6 @@ def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) ->
     """The noise in x_t by a network's output."""
     if prediction == "epsilon":
         return output
-    if prediction == "sample":
-        return torch.sub(x_t, output, alpha=a).div_(s)
     return torch.mul(x_t, s).add_(output, alpha=a)
 
 

@@ -58,14 +58,9 @@ class Step:
 Guide = Callable[[Tensor, Tensor, Step], Tensor]
 
 
-def last(steps: Iterable[Step]) -> Step:
-    """Run a sampler to its end and keep only the last step."""
-    return deque(steps, maxlen=1)[0]
-
-
 def sample(steps: Iterable[Step]) -> Tensor:
-    """(B, C, H, W) the result of a sampler."""
-    return last(steps).x
+    """(B, C, H, W) the result of a sampler, run to its end."""
+    return deque(steps, maxlen=1)[0].x
 
 
 def walk(x: Tensor, ts: Sequence[int], one: Callable[[int, int, Tensor, Tensor], Any]) -> Iterator[Any]:
@@ -214,9 +209,8 @@ def ddim_invert(
     is predicted at (x_{t_prev}, t), and the error falls with the number of steps. `refine` repeats each step that many
     times from the x_t just found (a fixed-point iteration, one network call each); the way back becomes nearly exact.
 
-    The output is read at the t that the network was given. (For v and sample predictions diffusers reads it at the
-    lower level, where for "sample" the first step divides zero by zero.) In each `Step`, t is the level that x reaches
-    and t_prev the level of x_t; the first x_t is the sample.
+    The output is read at the t that the network was given. (For v diffusers reads it at the lower level.) In each
+    `Step`, t is the level that x reaches and t_prev the level of x_t; the first x_t is the sample.
     """
     ts = _visited(schedule, steps, prediction, upwards=True)
     ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
@@ -250,9 +244,7 @@ def spaced(T: int, steps: int, spacing: Literal["leading", "trailing", "linspace
     if spacing == "trailing":
         stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
         return [round(T + k * stride) - 1 for k in range(steps)]
-    if steps == 1:
-        raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
-    return [round(k * ((T - 1) / (steps - 1))) for k in range(steps)][::-1]
+    return [round(k * ((T - 1) / max(steps - 1, 1))) for k in range(steps)][::-1]
 
 
 def falling(timesteps: Sequence[int], T: int) -> list[int]:
@@ -274,7 +266,7 @@ def _visited(schedule: Schedule, steps: Steps, prediction: Kind, upwards: bool =
     if prediction == "epsilon" and schedule.alpha_bar[first] == 0:
         raise ReproError(
             f"a network that predicts 'epsilon' cannot start at t={first}, where {schedule.name!r} has zero SNR "
-            f"and the noise says nothing about the sample: use a 'v_prediction' or 'sample' network"
+            f"and the noise says nothing about the sample: use a 'v_prediction' network"
         )
     return ts
 

@@ -80,14 +80,6 @@ def noise_errors(model: Model, images: Tensor, schedule: Schedule, seed: int = 0
         return torch.cat([process.simple_loss(fn, x0, when, z, schedule) for x0, when, z in parts])
 
 
-def denoising_curve(
-    models: Mapping[str, Model], images: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0
-) -> dict[str, list[float]]:
-    """Mean noise error of each model at each timestep, on the same images and the same noise."""
-    mean = lambda model, t: noise_errors(model, images, schedule, seed, t).mean().item()  # noqa: E731
-    return {name: [mean(model, t) for t in times] for name, model in models.items()}
-
-
 def fitted_gaussian(images: Tensor, schedule: Schedule) -> GaussianData:
     """The ideal denoiser of the Gaussian with the images' mean and covariance: the best affine predictor there is."""
     flat = images.flatten(1).double()
@@ -131,11 +123,6 @@ def as_fashion(content: Any, name: str = "the image") -> Tensor:
     small = F.interpolate(center_crop(image, min(image.shape))[None, None], size=(28, 28), mode="area")[0]
     border = torch.cat([small[0, 0], small[0, -1], small[0, :, 0], small[0, :, -1]]).mean()
     return (1 - small if border > 0.5 else small) * 2 - 1
-
-
-def downward(t: int, calls: int) -> list[int]:
-    """At most `calls` timesteps from t down to 0, both included: the way back of a sample that starts in the middle."""
-    return sorted({round(t * i / (calls - 1)) for i in range(calls)}, reverse=True)
 
 
 def untrained(width: int, seed: int) -> UNet:

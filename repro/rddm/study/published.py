@@ -20,7 +20,6 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.errors import ReproError
 from repro.nn.unet import pad_to_multiple, unpad
 from repro.rddm.model import Layout, Predictor
 from repro.rddm.process import Objective
@@ -95,7 +94,7 @@ class PublishedUNet(nn.Module):
 
     def __init__(self, c_in: int, out_channels: int, dim: int, mults: tuple[int, ...]) -> None:
         super().__init__()
-        self.c_in, self.dim, c_time = c_in, dim, 4 * dim
+        self.dim, c_time = dim, 4 * dim
         self.conv_in = nn.Conv2d(c_in, dim, 7, padding=3)
         self.time_mlp = nn.Sequential(nn.Linear(dim, c_time), nn.GELU(), nn.Linear(c_time, c_time))
         self.down, widths = nn.ModuleList(), [dim, *(dim * m for m in mults)]
@@ -118,8 +117,6 @@ class PublishedUNet(nn.Module):
         """Any H, W: the right and bottom edges are repeated up to a multiple of 8 (the released loader pads with
         zeros), and the output is cropped."""
         x = sample if cond is None else torch.cat([sample, cond], dim=1)
-        if x.shape[1] != self.c_in:
-            raise ReproError(f"the network takes {self.c_in} channels, image and condition: got {x.shape[1]}")
         x, box = pad_to_multiple(x, 2 ** (len(self.down) - 1))
         t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
         # the small networks' sinusoid stops one step before 1/10000, this one holds both ends
@@ -166,7 +163,5 @@ class PublishedNet(Predictor):
         mults: tuple[int, ...] = (1, 2, 4, 8),
     ) -> None:
         super().__init__()
-        if dim < 1 or dim % GROUPS:
-            raise ReproError(f"the published network normalises in {GROUPS} groups: dim {dim} is not a multiple")
         settings = {"c_in": channels * (1 + condition) + mask_channels, "dim": dim, "mults": tuple(mults)}
         self.lay_out(objective, layout, channels, partial(PublishedUNet, **settings))
