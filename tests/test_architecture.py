@@ -118,19 +118,19 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1700,
-    "data": 1950,
-    "ddpm": 1720,
-    "editing": 4530,
-    "engine": 3680,
-    "metrics": 850,
-    "nn": 400,
-    "rddm": 2530,
-    "ucdir": 1700,
-    "ui": 1230,
-    "use": 660,
-    "repro": 570,
-    "tests": 11300,
+    "adir": 1590,
+    "data": 1830,
+    "ddpm": 1540,
+    "editing": 4300,
+    "engine": 3450,
+    "metrics": 820,
+    "nn": 380,
+    "rddm": 2310,
+    "ucdir": 1610,
+    "ui": 1170,
+    "use": 600,
+    "repro": 540,
+    "tests": 10300,
 }
 
 

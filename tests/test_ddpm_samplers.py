@@ -275,6 +275,7 @@ def test_samplers_refuse_what_cannot_work():
         "must fall": lambda: ddim([10, 10]),
         "must fall.*got \\[1000": lambda: ddim([1000, 3]),
         "'uniform' is unknown": lambda: spaced(1000, 10, "uniform"),
+        "t=0 alone": lambda: spaced(1000, 1, "linspace"),
         "'learned' is unknown": lambda: samplers.ancestral(model, x, LINEAR, noise, variance="learned"),
         "got 4 labels for 2 samples": lambda: guide(x, 5, None),
         "'noise' is unknown": lambda: samplers.ddim_invert(model, x, LINEAR, 10, prediction="noise"),

@@ -244,7 +244,9 @@ def spaced(T: int, steps: int, spacing: Literal["leading", "trailing", "linspace
     if spacing == "trailing":
         stride = (T - T / steps) - T  # negative, and rounded as numpy's arange does, so that ties fall as in diffusers
         return [round(T + k * stride) - 1 for k in range(steps)]
-    return [round(k * ((T - 1) / max(steps - 1, 1))) for k in range(steps)][::-1]
+    if steps == 1:
+        raise ReproError("one 'linspace' step would visit t=0 alone: use 'trailing'")
+    return [round(k * ((T - 1) / (steps - 1))) for k in range(steps)][::-1]
 
 
 def falling(timesteps: Sequence[int], T: int) -> list[int]:
