@@ -136,6 +136,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
         (["photo.jpg", "--task", "jpeg", "--steps", "0"], "--steps is 0; accepted: 1 to 1000"),
+        (["photo.jpg", "--task", "jpeg", "--seed", str(2**64)], f"--seed is {2**64}; accepted: 0 to {2**64 - 1}"),
         (["photo.jpg", "-o", "photo.jpg"], "is the image that was given"),
         (["photos", "-o", "photos"], "is the folder that was given"),
         (["photos", "-o", "x.png"], "accepted: a folder for the results"),

@@ -158,7 +158,10 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
         pipe, card = load(checkpoint), checkpoint / "card.json"
-        card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+        try:
+            card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+        except ValueError as error:
+            raise ReproError(f"{card}: is no card of a network ({error}); `repro train my.toml` writes it") from None
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
         return partial(restore_image, pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
     if method is not None and method not in RESTORERS:
@@ -237,6 +240,8 @@ class Restore:
     def run(self) -> int:
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
+        if not 0 <= self.seed < 2**64:
+            raise ReproError(f"--seed is {self.seed}; accepted: 0 to {2**64 - 1}")
         target, places = self._places()  # everything that can be known before the work
         options = {"adapt": self.adapt, "neighbours": self.neighbours}
         restore, steps, about = chosen(self.method, self.task, self.checkpoint, **options)
