@@ -12,6 +12,7 @@ from repro.cli import main
 from repro.data import pack
 from repro.data.images import read_image, resize, write_image
 from repro.data.inputs import read_srgb
+from repro.engine.atomic import locked
 from repro.engine.checkpoint import trained
 from repro.engine.provenance import whence
 from repro.engine.rng import KeyedNoise
@@ -203,6 +204,8 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path):
     assert main(["train", str(once)]) == 0
     assert main(["train", str(twice), "--until", "24"]) == 0
     assert not (tmp_path / "twice/run/network").exists()
+    with locked(tmp_path / "twice/run"):  # a second process that trains the same run
+        assert main(["train", str(twice)]) == 2
     assert main(["train", str(twice)]) == 0
     a, b = (methods.load(tmp_path / f"{name}/run/network").unet.state_dict() for name in ("once", "twice"))
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -22,7 +22,7 @@ from tyro.conf import Positional
 
 from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
-from repro.engine.atomic import write_text
+from repro.engine.atomic import locked, write_text
 from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
 from repro.engine.train import Recipe, places_to_indices, train, with_progress
@@ -225,8 +225,9 @@ class TrainPairs:
             torch.manual_seed(file.seed)
             network = task.learner.build(file.width)
         start = time.perf_counter()
-        steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
-        last = with_progress(steps, recipe.images, file.method)
+        with locked(file.out, wait=False):  # of two trainings, each would replace the other's state
+            steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
+            last = with_progress(steps, recipe.images, file.method)
         if last.images < recipe.images:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
