@@ -146,10 +146,10 @@ def _edit(name: str) -> dict[str, Arm]:
     from repro.editing.model import EditingNet
     from repro.editing.sampling import SCHEDULE, Editor, in_sequence
     from repro.editing.study.benchmark import BENCH
-    from repro.editing.study.experiments import profile
+    from repro.editing.study.experiments import PROFILES
     from repro.editing.vector import EditingVector
 
-    config = profile(name if name == "smoke" else "small")
+    config = PROFILES[name if name == "smoke" else "small"]
     network, autoencoder = (
         _seeded(partial(kind, **settings), sampled=False).eval().requires_grad_(False)
         for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
