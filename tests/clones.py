@@ -1,11 +1,15 @@
 """Scratch clones, in which everything generated goes its own way; small untrained networks and photographs for them."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from tiny import clone
 from tiny_editing import tiny_autoencoder, tiny_network
 
 from repro.adir.study import experiments as adir
@@ -51,6 +55,15 @@ def fill(number: str, home: Path) -> None:
     for name, network in made.items():
         if name != MISSING.get(number):
             save_checkpoint(home / "checkpoints" / name, network, {"images": 0})
+
+
+@contextmanager
+def smoke_networks(number: str, home: Path) -> Iterator[None]:
+    """A scratch clone at `home` with the networks of `fill`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_HOME", str(clone(home)))
+        fill(number, home)
+        yield
 
 
 def photo(width: int, height: int, name: str = "mine.png") -> UploadedFile:

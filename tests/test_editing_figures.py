@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from clones import MISSING, fill, photo
-from tiny import clone
+from clones import MISSING, photo, smoke_networks
 from tiny_editing import tiny_editor, tiny_network
 
 from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
@@ -27,10 +26,7 @@ from repro.ui.explore import Explorer
 @pytest.fixture(scope="module")
 def now(tmp_path_factory):
     """The smoke lesson over untrained networks; the one for sharpening is missing."""
-    home = clone(tmp_path_factory.mktemp("home"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_HOME", str(home))
-        fill("02", home)
+    with smoke_networks("02", tmp_path_factory.mktemp("home")):
         yield LESSONS["smoke"]
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from clones import MISSING, fill, photo
+from clones import MISSING, photo, smoke_networks
 from test_rddm_samplers import Knowing
 from tiny import clone, refused, shaken
 from torch import nn
@@ -256,10 +256,7 @@ def test_without_records_a_sentence_stands_in_the_place():
 @pytest.fixture(scope="module")
 def now(tmp_path_factory):
     """The smoke lesson over untrained networks; raindrop's SR3 is missing."""
-    home = clone(tmp_path_factory.mktemp("home"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_HOME", str(home))
-        fill("03", home)
+    with smoke_networks("03", tmp_path_factory.mktemp("home")):
         yield LESSONS["smoke"]
 
 
