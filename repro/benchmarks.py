@@ -24,6 +24,7 @@ from repro import paths
 from repro.engine.atomic import write_text
 from repro.engine.records import environment
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import has_bf16, train
 from repro.errors import ReproError, one_of
 
 Arm = Callable[[], object]  # one block of work
@@ -64,7 +65,6 @@ def _training(name: str) -> dict[str, Arm]:
     from repro.ddpm.schedules import to_diffusers
     from repro.ddpm.study.experiments import LINEAR, build_network
     from repro.ddpm.tasks import DenoisingTask
-    from repro.engine.train import train
 
     config = _ddpm(name)
     images = 2 * KeyedNoise(0, range(IMAGES), "bench").uniform((config.channels, config.size, config.size)) - 1
@@ -177,14 +177,20 @@ def _edit(name: str) -> dict[str, Arm]:
 
 
 def _kernels(name: str) -> dict[str, Arm]:
-    """Forward and backward of one layer of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
+    """Forward and backward, as in training, of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.network import AdaptiveKernels
 
     def arm(layer: nn.Module, channels: int, side: int, adaptive: bool) -> Arm:
         noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
         x = noise.normal((channels, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
         inputs = (x, torch.ones(len(x), 32), noise.normal((3, side, side))) if adaptive else (x,)
-        return lambda: layer(*inputs).sum().backward()
+
+        def run() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+                total = layer(*inputs).sum()
+            total.backward()
+
+        return run
 
     arms: dict[str, Arm] = {}
     for c, side in LAYERS.items():
@@ -233,7 +239,8 @@ BENCHES = {
     "edit": Benchmark("four effects in one joint edit, over its bare passes and over four edits in sequence", _edit,
                       (("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None))),
     "kernels": Benchmark(
-        "adaptive kernels, forward and backward, over one convolution: channels 32, 64, 128 at 64, 32, 16 pixels",
+        f"adaptive kernels, forward and backward in {'bf16' if has_bf16('cpu') else 'fp32'}, over one convolution: "
+        "channels 32, 64, 128 at 64, 32, 16 pixels",
         _kernels, tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS)),
     "splitting": Benchmark(
         "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve", _splitting,
@@ -304,6 +311,8 @@ class Bench:
             raise ReproError(f"bench needs --rounds >= 1: got {self.rounds}")
         if not self.names:
             print("\n".join(f"{name:<16} {bench.summary}" for name, bench in BENCHES.items()))
+        of_paper = {"training", "sampler"}.issuperset(self.names)
+        one_of("profile of these benches", self.profile, ("smoke", "small") + ("paper",) * of_paper)
         missed = 0
         for name in [one_of("bench", name, BENCHES) for name in self.names]:
             result = measure(name, self.profile, self.rounds)

@@ -115,7 +115,7 @@ def _plain(command: type) -> type:
         words = " ".join(_KINDS.get(part, "...") for part in parts)
         if tyro.conf.Positional[int].__metadata__[0] in own:
             words = name.upper() + (" ..." if parts[-1] is ... else "")
-            words = f"[{words}]" if optional or parts[-1] is ... else words
+            words = f"[{words}]" if hasattr(command, name) else words  # a field with a default is such an attribute
         own_name = next((part.metavar for part in own if getattr(part, "metavar", None)), None)
         metavar = None if bare is bool else own_name or words
         hint = lambda value: "" if value in _NOTHING else f"(default: {value})"  # noqa: E731

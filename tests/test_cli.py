@@ -1,8 +1,10 @@
 """The command line: every command explains itself, mistakes are one sentence; `repro bench` and `repro doctor`."""
 
+import dataclasses
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from repro.engine.commands import Doctor, findings
 from repro.engine.registry import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
+PHOTO = str(ROOT / "repro/data/pack/photos/erase_bee.jpg")
 
 
 def run(argv: list[str], capsys) -> tuple[int, str, str]:
@@ -39,6 +42,9 @@ def test_every_command_explains_itself_in_words_and_examples(command, capsys, mo
     for sign in ("{", "None", "STR", "FLOAT", "(default: )", "(default: False)"):
         assert sign not in out, sign
     assert all(f"  repro {command} {example}".rstrip() in out for example in COMMANDS[command][3])
+    for field in dataclasses.fields(getattr(importlib.import_module(COMMANDS[command][0]), COMMANDS[command][1])):
+        if place := re.search(rf"^usage: .* (\[?){field.name.upper()}\b", out):  # a positional argument
+            assert (place[1] == "[") == (field.default is not dataclasses.MISSING), field.name
 
 
 @pytest.mark.parametrize(("command", "example"), [(c, e) for c in COMMANDS for e in COMMANDS[c][3]])
@@ -81,6 +87,11 @@ MISTAKES = {
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
     "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a check is of a whole room"),
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
+    "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
+    "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
+    "of an edit": (["edit", PHOTO, "--blur", "1", "--profile", "huge", "-o", "no.png"], "'huge' of networks for use"),
+    "of the notebooks": (["reproduce", "--profile", "huge"], "smoke, small, paper is accepted"),
+    "of a bench": (["bench", "edit", "training", "--profile", "paper"], "'paper' is unknown: choose one of smoke,"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),
     "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),

@@ -21,10 +21,10 @@ from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
 from repro.engine.checkpoint import trained, weights_hash
-from repro.engine.records import ROOMS, Record, Values, environment, key_of, means, rounded, since
+from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded, since
 from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recomputed", "ok", "reason", "atol", "rtol")
 
@@ -101,6 +101,7 @@ def rooms_with_rows() -> list[str]:
 
 def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
+    one_of("profile", profile, PROFILES)
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
     module, found = study_module(room, "measure"), {}
     for name, cell in grid.cells(grid.load(room)):
@@ -123,7 +124,7 @@ def rows(room: str, profile: str = "small") -> list[Row]:
 
 def looked_up(room: str, profile: str = "small") -> list[Record]:
     """The room's committed records of a profile, under the small profile's names: tables and claims look for those."""
-    found = records.select(records.load(room), profile=profile)
+    found = records.select(records.load(room), profile=one_of("profile", profile, PROFILES))
     if profile == "small":
         return found
     names = {in_profile(e.name, profile): e.name for e in experiments(room) if e.profile == "small"}

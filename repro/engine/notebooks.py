@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 from repro import paths
 from repro.engine.atomic import write_text
+from repro.engine.records import PROFILES
 from repro.engine.study import PARAMETERS, UPDATE
 from repro.errors import ReproError
 
 KERNEL = "repro-this-python"
 START_TIMEOUT = 180  # seconds; a cold disk reads torch slowly
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
-PROFILES = ("smoke", "small", "paper")
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
 

@@ -29,6 +29,7 @@ from repro.errors import ReproError
 
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 SCHEMA = 1
+PROFILES = ("smoke", "small", "paper")
 ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
 DIGITS = 6  # significant digits kept of a measured value: below this lies the noise of summation order
 

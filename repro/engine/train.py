@@ -244,7 +244,8 @@ def with_progress(steps: Iterator[TrainStep], images: int, name: str) -> TrainSt
     ):
         for step in steps:
             bar.update(step.images - bar.n)
-            bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            if math.isfinite(step.loss):  # of a finished run there is none
+                bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
     return step
 
 

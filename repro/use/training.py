@@ -65,11 +65,9 @@ class PairsFile:
     @property
     def recipe(self) -> Recipe:
         """How the training goes; a state is saved twenty times on the way."""
-        threads = self.threads or os.cpu_count() or 1
-        every = max(self.batch, self.images // 20)
         return Recipe(
             images=self.images, batch=self.batch, lr=self.lr, warmup=self.images // 20, ema=max(self.images / 12, 1),
-            threads=threads, save_every=every,
+            threads=self.threads or os.cpu_count() or 1, save_every=max(self.batch, self.images // 20),
         )  # fmt: skip
 
     @property
@@ -79,11 +77,15 @@ class PairsFile:
 
 
 _KEYS = {each.name: each for each in dataclasses.fields(PairsFile)}
+_TABLES = {  # where a key stands, as in the examples
+    "the top table": ("method", "inputs", "targets", "out", "any_names"),
+    "[train]": ("images", "batch", "crop", "width", "lr", "seed", "threads"),
+    "[evaluate]": ("held_out", "test_inputs", "test_targets", "steps"),
+}
 
 
 def read(path: Path) -> PairsFile:
     """The file, with the method's defaults filled in. Raises `ReproError` naming file and key for anything wrong."""
-    path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,13 +93,15 @@ def read(path: Path) -> PairsFile:
         raise ReproError(f"{path}: no such file; examples to copy: {examples}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ReproError(f"{path}: not a TOML file ({error})") from None
-    tables = [content.pop(name, {}) for name in ("train", "evaluate")]
-    if not all(isinstance(table, dict) for table in tables):
-        raise ReproError(f"{path}: train and evaluate are numbers or texts; accepted: tables, [train] and [evaluate]")
-    content |= tables[0] | tables[1]
-    if unknown := sorted(content.keys() - _KEYS):
-        raise ReproError(f"{path}: {unknown[0]!r} is unknown; accepted here: {', '.join(_KEYS)}")
-    values = {key: _value(path, key, value) for key, value in content.items()}
+    values: dict[str, Any] = {}
+    tables = {f"[{name}]": content.pop(name, {}) for name in ("train", "evaluate")}
+    for table, given in {**tables, "the top table": content}.items():
+        if not isinstance(given, dict):
+            raise ReproError(f"{path}: {table.strip('[]')} is {given!r}; accepted: a table, {table}")
+        if wrong := [key for key in given if key not in _TABLES[table]]:
+            accepted = "; ".join(f"in {name} {', '.join(keys)}" for name, keys in _TABLES.items())
+            raise ReproError(f"{path}: {wrong[0]!r} is not accepted in {table}; accepted: {accepted}")
+        values |= {key: _value(path, key, value) for key, value in given.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
     if values["method"] not in LEARNERS:
@@ -133,8 +137,7 @@ def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
     pairs = _pairs(file.inputs, file.targets, file.any_names)
     if file.test_inputs is not None and file.test_targets is not None:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
-        both = {p.input.resolve() for p in train} & {p.input.resolve() for p in test}
-        if both:
+        if both := {p.input.resolve() for p in train} & {p.input.resolve() for p in test}:
             raise ReproError(f"{min(both)}: stands among the pairs of training and of test; accepted: one of the two")
     else:
         train, test = _split(pairs, file.held_out)
@@ -145,10 +148,8 @@ def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
     sizes = {image_size(pair.input): pair.input for pair in pairs}
     small, large = min(sizes, key=min), max(sizes, key=math.prod)
     if min(small) < file.crop:
-        raise ReproError(
-            f"{sizes[small]}: {small[0]}x{small[1]} is smaller than the crop; accepted: at least {file.crop} pixels a "
-            "side, or a smaller crop"
-        )
+        accepted = f"at least {file.crop} pixels a side, or a smaller crop"
+        raise ReproError(f"{sizes[small]}: {small[0]}x{small[1]} is smaller than the crop; accepted: {accepted}")
     span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
     summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
     return PictureSet.of_pairs(train), test, summary
@@ -232,8 +233,8 @@ class TrainPairs:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
         task.learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
-        seconds = round(time.perf_counter() - start)
-        card = {**dataclasses.asdict(file), "pairs": summary, "seconds of this run": seconds, "threads": recipe.threads}
+        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads}
+        card["seconds of this run"] = round(time.perf_counter() - start)
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
         print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
@@ -256,8 +257,9 @@ class EvaluatePairs:
             raise ReproError(f"{file.network_folder}: no trained network; `repro train {self.file}` makes it")
         pairs = check(file)[1]
         if not pairs:
-            accepted = "held_out above 0, or test_inputs and test_targets"
-            raise ReproError(f"{self.file}: no pair is held out; accepted: {accepted}")
+            raise ReproError(
+                f"{self.file}: no held-out pair; accepted: held_out above 0 or test_inputs and test_targets"
+            )
         pipe, rows, images = load(file.network_folder), [], []
         for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
             degraded, target = pair.load()
