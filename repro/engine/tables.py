@@ -124,7 +124,8 @@ class Table:
             return text
 
         cells = [self.rows[row][c.name] for row in kept for c in chosen]
-        notes = ["; ".join(dict.fromkeys(f"{c.name}: {c.protocol}" for c in chosen))]
+        sharing = {c.protocol: ", ".join(d.name for d in chosen if d.protocol == c.protocol) for c in chosen}
+        notes = ["; ".join(f"{names}: {protocol}" for protocol, names in sharing.items())]
         notes += ["± 95% interval"] * any(cell.interval for cell in cells)
         notes += ["*the paper's*"] * any(cell.paper for cell in cells)
         notes += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
