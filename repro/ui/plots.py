@@ -329,13 +329,15 @@ class Schematic:
         length = (dx * dx + dy * dy) ** 0.5
         middle = ((a[0] + b[0]) / 2 + bend * dy / 2, (a[1] + b[1]) / 2 - bend * dx / 2)
         side = -1.0 if bend > 0 or (bend == 0 and dx < 0) else 1.0  # of a straight arrow: above
-        return self.note((middle[0] - 0.14 * side * dy / length, middle[1] + 0.14 * side * dx / length), text)
+        right, up = -side * dy / length, side * dx / length
+        align = "center" if abs(right) < 0.9 else "left" if right > 0 else "right"  # of a steep arrow: not across it
+        return self.note((middle[0] + 0.14 * right, middle[1] + 0.14 * up), text, align=align)
 
-    def note(self, at: At, text: str, *, size: float = 8) -> Self:
-        """Text on its own, centred `at`."""
+    def note(self, at: At, text: str, *, size: float = 8, align: str = "center") -> Self:
+        """Text on its own, centred `at` or with its left or right end there."""
         if text:
             with style():
-                self._axis.text(*at, text, ha="center", va="center", fontsize=size, color=INK, zorder=4)
+                self._axis.text(*at, text, ha=align, va="center", fontsize=size, color=INK, zorder=4)
         return self
 
     def plate(self) -> Plate:

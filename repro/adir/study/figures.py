@@ -121,7 +121,7 @@ def losses(steps: Sequence[tuple[int, float]], window: int = 10) -> Plate:
     """The simple loss of an adaptation, (iteration, loss), averaged over a window of iterations."""
     values = torch.tensor([loss for _, loss in steps])
     smooth = values.unfold(0, min(window, len(values)), 1).mean(dim=1).tolist()
-    axes = {"xlabel": "iteration", "ylabel": "simple loss", "markers": False, "size": (5.2, 2.4)}
+    axes = {"xlabel": "iteration", "ylabel": f"simple loss, mean of {window}", "markers": False, "size": (5.2, 2.4)}
     return plots.curve([i for i, _ in steps][-len(smooth) :], {"loss": smooth}, **axes)
 
 

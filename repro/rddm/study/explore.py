@@ -130,14 +130,14 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
         "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
         "weather": Choice(tuple(WEATHER)),
         "strategy": Choice(tuple(RESTORERS), first),
-        "steps": Slider(1, 10, 1, 2),
+        "steps": Slider(1, 10, 1, USE["raindrop"].steps),
         "seed": Seed(seed),
         "split": Slider(0.0, 1.0, 0.05, 0.5, "input | result"),
     }
 
 
 OWN_PRESETS = {
-    "in the dark": {"weather": "darken it", "strategy": NAMES["smres"]},
+    "in the dark": {"weather": "darken it", "strategy": NAMES["smres"], "steps": 2},
     "in the rain": {"weather": "rain on it"},
 }
 

@@ -87,7 +87,7 @@ def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tu
         shown["regression"] = model(x, **scalars(model, task))[0].clamp(-1, 1)
     if (model := net(now, task)) is not None:
         shown["first estimate"] = estimate(model, x, task)
-        shown["ours"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
+        shown["pure noise"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
         shown["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
     return shown, truth
 
@@ -106,18 +106,18 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
     noise = torch.randn(initial.shape, generator=torch.Generator().manual_seed(0))
     drawing = Schematic(9.4, 3.9)
     for name, image, (x, y), text in (
-        ("x", degraded, (0.8, 2.9), "degraded $x$"),
-        ("u", initial, (3.6, 2.9), "first estimate $u(x)$"),
-        ("r", ((clean - initial) * 2).clamp(-1, 1), (6.6, 2.9), "residual $r$"),
-        ("n", (noise * 0.5).clamp(-1, 1), (6.6, 1.05), "pure noise"),
-        ("y", clean, (8.7, 2.9), "restored $u + r$"),
+        ("x", degraded, (0.85, 2.9), "degraded $x$"),
+        ("u", initial, (3.5, 2.9), "first estimate $u(x)$"),
+        ("r", ((clean - initial) * 2).clamp(-1, 1), (6.4, 2.9), "residual $r$"),
+        ("n", (noise * 0.5).clamp(-1, 1), (6.4, 1.05), "pure noise"),
+        ("y", clean, (8.55, 2.9), "restored $u + r$"),
     ):
-        drawing.image(name, (x, y), to_unit(image)[0], height=0.95)
+        drawing.image(name, (x, y), to_unit(image)[0], height=0.85)
         drawing.note((x, y + 0.7 if name != "n" else 0.4), text, size=9)
     words = "diffusion network\n$\\epsilon_\\theta(x, r_\\gamma, \\sqrt{\\gamma};\\ u)$"
-    drawing.box("net", (3.6, 1.05), words, kind="network", size=(2.2, 0.8))
+    drawing.box("net", (3.5, 1.05), words, kind="network", size=(2.0, 0.8))
     drawing.arrow("x", "u", "predictor").arrow("u", "net", "guides every block").arrow("x", "net")
-    drawing.arrow("n", "r", "50 steps").arrow("net", "n", "noise to remove").arrow("r", "y", "added")
+    drawing.arrow("n", "r", "50 steps").arrow("net", "n", "noise").arrow("r", "y", "added")
     return Photos(drawing.plate())
 
 
