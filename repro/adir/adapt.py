@@ -1,4 +1,4 @@
-"""The prior, and its adaptation: a few hundred steps of low-rank training on the measurement itself or its neighbours.
+"""The prior, and its adaptation: some low-rank training, on the measurement itself or its neighbours.
 
 The prior is a pixel-space DDPM with a learned variance, trained on crops of photographs at several scales: Ho et al.,
 "Denoising Diffusion Probabilistic Models", algorithm 1, with the hybrid loss of Nichol and Dhariwal, "Improved
@@ -9,6 +9,7 @@ estimate, Adam at 1e-4, batches of 6 random crops that share one timestep (Table
 say what LPIPS compares, nor at which noise levels: here the clean estimate, cut to [-1, 1], with the clean crop.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,12 +31,15 @@ from repro.data import pack
 from repro.data.images import cut, resize, to_model
 from repro.ddpm import process
 from repro.ddpm.schedules import Schedule, by_name
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
 from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 
-PRIOR = "adir-prior-main-s0"  # of the network that ships
+PRIOR = "adir-prior-main-s0"  # what the tables measure
+USE = "adir-prior-use-s0"  # what users get: the same network with factors learned on recoloured photographs
+RECOLOURED = 0.3  # share of the crops that those factors are trained on
 SCHEDULE = by_name("linear", T=1000, beta_1=1e-4, beta_T=0.02)  # of DDPM and of guided-diffusion
 SIZE = 64  # side of the crops, in pixels
 SCALES = (64, 80, 96, 128, 160, 192)  # a photograph's shorter side before it is cut
@@ -56,14 +62,31 @@ def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callab
     return to_model(cut(chosen, side, noise("crop").uniform((3,)).cpu()))
 
 
-class PriorTask:
-    """Noise and variance of crops of the training split (photographs and thumbnails), each at a size of its own."""
+# RGB to luma and two axes of colour (NTSC's YIQ), in whose plane a hue is an angle.
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
-    def __init__(self) -> None:
+
+def recoloured(images: Tensor, noise: KeyedNoise, share: float = 1.0) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] of equal luma, that share of them with another hue and half to twice the saturation."""
+    u = noise.uniform((3,)).to(images)  # (B, 3)
+    angle, saturation = 2 * math.pi * u[:, 1], 2 ** (2 * u[:, 2] - 1)
+    cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(angle)
+    turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=-1).view(-1, 3, 3)
+    matrix = (torch.linalg.inv(_YIQ) @ turn.cpu() @ _YIQ).to(images)
+    made = torch.einsum("bij,bjhw->bihw", matrix, images).clamp(-1, 1)
+    return torch.where((u[:, 0] < share)[:, None, None, None], made, images)
+
+
+class PriorTask:
+    """Noise and variance of crops of the training split (photographs and thumbnails), each at a size of its own; the
+    share `recolour` of them `recoloured`."""
+
+    def __init__(self, recolour: float = 0.0) -> None:
         chosen = pack.photos("train", kind=None)
-        self.ids, self.size = [p.id for p in chosen], len(chosen)
+        self.ids, self.size, self.recolour = [p.id for p in chosen], len(chosen), recolour
         self.pictures = [sizes(pack.load(p)) for p in chosen]
         self.settings = {"schedule": SCHEDULE.name, "crop": SIZE, "scales": list(SCALES), "learned variance": True}
+        self.settings |= {"recolour": recolour} if recolour else {}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -71,6 +94,7 @@ class PriorTask:
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
         x0 = cut_at_a_size([self.pictures[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
+        x0 = recoloured(x0, noise("colour"), self.recolour) if self.recolour else x0
         t = noise("time").integers(0, SCHEDULE.T)  # (B,) 0 .. T-1
         return process.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE)
 
@@ -123,6 +147,34 @@ def factors_on(network: nn.Module, factors: Mapping[str, Tensor], alpha: float =
     finally:
         for name, weight in kept.items():
             network.get_parameter(name).data = weight
+
+
+class Adapted(ModelMixin, ConfigMixin):
+    """A network that ships with low-rank factors on: these alone are trained, and kept in a checkpoint of their own.
+
+    `base` names the network's checkpoint, `rank` and `alpha` are of its factors.
+    """
+
+    @register_to_config
+    def __init__(self, base: str = PRIOR, rank: int = 8, alpha: float = 4) -> None:
+        super().__init__()
+        self._base = [copy.deepcopy(load_checkpoint(base))]  # in a list: no part of this checkpoint
+        made = fresh_factors(self._base[0], rank)
+        self._names, self.factors = tuple(made), nn.ParameterList(made.values())
+
+    def _weights(self) -> dict[str, Tensor]:
+        factors = dict(zip(self._names, self.factors, strict=True))
+        return adapted_weights(self._base[0].to(self.device), factors, self.config.alpha)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        return functional_call(self._base[0], self._weights(), inputs, named)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """The network itself, a copy with the factors in its weights."""
+        network = copy.deepcopy(self._base[0])
+        network.load_state_dict(self._weights(), strict=False)
+        return network
 
 
 def save_factors(path: Path, factors: Mapping[str, Tensor], alpha: float, base: str) -> Path:

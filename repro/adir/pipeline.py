@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from repro import paths
-from repro.adir.adapt import PRIOR, SCHEDULE, Adaptation, factors_on
+from repro.adir.adapt import SCHEDULE, USE, Adaptation, factors_on
 from repro.adir.adapt import adapt as adapt_to
 from repro.adir.guidance import Guidance, reconstruct
 from repro.adir.operators import TASKS, Separable, operator
@@ -148,8 +148,8 @@ class ADIR:
 
     @classmethod
     def shipped(cls) -> Self:
-        """The prior that this repository trains and ships."""
-        return cls(load_checkpoint(PRIOR))
+        """The prior that this repository trains and ships, for use."""
+        return cls(load_checkpoint(USE).merged())
 
     def __call__(
         self,

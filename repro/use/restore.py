@@ -129,14 +129,14 @@ def _shipped_ucdir(task: str) -> tuple[Run, str]:
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
-    from repro.adir.adapt import PRIOR
+    from repro.adir.adapt import USE
     from repro.adir.pipeline import ADIR, index_files
 
     pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
     options: dict[str, Any] = {"adapt": adapt, "neighbours": index, "progress": True, "state": paths.runs() / "adir"}
-    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options), PRIOR
+    return lambda image, steps, seed: pipe(image, task, steps=steps, seed=seed, **options), USE
 
 
 RESTORERS: dict[str, Restorer] = {

@@ -1,4 +1,4 @@
-"""The trained network of notebook 05."""
+"""The trained networks of notebook 05."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,5 +17,10 @@ SMALL = Experiment(
     summary="DDPM of 64 px crops of photographs at several scales, learned-range variance",
     ships=True, build=partial(UNet, **adapt.NETWORK), task=adapt.PriorTask,
 )  # fmt: skip
+FOR_USE = replace(
+    SMALL, name=adapt.USE, variant="use", recipe=Recipe(images=96_000, batch=64, lr=1e-3, warmup=3_200, ema=6_000),
+    summary="the prior for use: low-rank factors of rank 8 on the main one, learned with recoloured photographs",
+    build=adapt.Adapted, task=partial(adapt.PriorTask, adapt.RECOLOURED),
+)  # fmt: skip
 FEW = {"recipe": Recipe(images=64, batch=16), "ships": False, "build": partial(UNet, **TINY)}
-EXPERIMENTS = (SMALL, replace(SMALL, name=SMOKE, profile="smoke", **FEW))  # type: ignore[arg-type]
+EXPERIMENTS = (SMALL, FOR_USE, replace(SMALL, name=SMOKE, profile="smoke", **FEW))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.adir.adapt import PRIOR, SCHEDULE, Adaptation, AdaptStep, adapt, factors_on
+from repro.adir.adapt import PRIOR, SCHEDULE, USE, Adaptation, AdaptStep, adapt, factors_on
 from repro.adir.guidance import reconstruct
 from repro.adir.operators import TASKS as NAMED
 from repro.adir.operators import operator
@@ -244,7 +244,7 @@ check = partial(exercises.check, among=EXERCISES)  # (name, answer): says whethe
 # -- the README's figure: a small image enlarged four times, and a blurred, noisy one
 
 TITLE = "05 ADIR: one network, trained on no task, guided by the measurement and adapted to images like it"
-NEEDS = (PRIOR,)
+NEEDS = (PRIOR, USE)
 TILE = (96, 128)
 SHOWN = (
     ("sr4", "photos/farm_animals_cat", "a quarter of its size", "four times as large"),
