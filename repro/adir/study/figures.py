@@ -181,6 +181,20 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     return rows
 
 
+def in_other_colours(now: Lesson, seed: int = 0, count: int = 2) -> dict[str, dict[str, Tensor]]:
+    """Recoloured photographs, those with the strongest colours: clean, measurement, GD by the prior and by that for
+    use."""
+    names, x, y = m.measured("recoloured", "sr4", now["live"])
+    rows = {}
+    for i in (x.amax(dim=1) - x.amin(dim=1)).mean(dim=(1, 2)).argsort(descending=True)[:count].tolist():
+        cell = {"set": "recoloured", "task": "sr4", "method": "gd", "setting": "default"}
+        run = partial(m.reconstruction, cell=cell, names=[names[i]], y=y[i : i + 1], profile=now["live"], seed=seed)
+        row = {"clean": x[i : i + 1], "measurement": y[i : i + 1], "GD": run(network(now))}
+        row["GD, for use"] = run(m.private(USE if now["network"] == PRIOR else now["network"]))
+        rows[names[i].rsplit("_", 1)[-1]] = {k: v[0] for k, v in row.items()}
+    return rows
+
+
 def adapting(now: Lesson, images: Sequence[Tensor]) -> list[AdaptStep]:
     """The steps of a short adaptation, with a bar; the network is left as it was."""
     profile = m.PROFILES[now["live"]]
@@ -213,7 +227,8 @@ def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: in
     if what != OWN[0]:
         task = TASKS[what.removeprefix("clean: ")]
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
-    found = ADIR(network(now))(small, task, "none", steps=steps, seed=seed)
+    pipe = ADIR.shipped() if now["network"] == PRIOR else ADIR(network(now))
+    found = pipe(small, task, "none", steps=steps, seed=seed)
     panels = {f"given, {small.shape[2]} px": small, f"reconstruction, {found.shape[2]} px": found}
     return captioned({k: enlarged(to_model(v), 320) for k, v in panels.items()}, 2)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from repro import paths
 from repro.adir import guidance, pipeline
-from repro.adir.adapt import SCHEDULE, Adaptation, adapt, factors_on, load_factors, save_factors
+from repro.adir.adapt import SCHEDULE, Adaptation, adapt, factors_on, load_factors, recoloured, save_factors
 from repro.adir.guidance import Guidance
 from repro.adir.operators import operator
 from repro.adir.pipeline import GUIDANCE, Index, as_image
@@ -63,16 +63,19 @@ SQUARES = {
 
 @lru_cache(maxsize=8)
 def images(which: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor]:
-    """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "adapted" (the first of them), "large" (the same at
-    twice the size), or `SQUARES` of textures that no network here was trained on."""
+    """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "recoloured" (the same in other colours), "adapted"
+    (the first of them), "large" (the same at twice the size), or `SQUARES` of textures that no network here knows."""
     now = PROFILES[profile]
     size, side = (now[k] * (2 if which == "large" else 1) for k in ("size", "side"))
     if which in SQUARES:
         found = squares(SQUARES[which][: now["squares"]], size)
     else:
-        chosen = pack.photos("test")[: now["test" if which == "photos" else "adapted"]]
+        chosen = pack.photos("test")[: now["test" if which in ("photos", "recoloured") else "adapted"]]
         found = {p.id: center_crop(resize(pack.load(p), side), size) for p in chosen}
-    return tuple(found), to_model(torch.stack([*found.values()]))
+    x = to_model(torch.stack([*found.values()]))
+    if which == "recoloured":
+        x = recoloured(x, KeyedNoise(MEASURE_SEED, [*found], "adir/recoloured"))
+    return tuple(found), x
 
 
 def squares(places: Iterable[tuple[str, int, int]], size: int) -> dict[str, Tensor]:
