@@ -8,9 +8,9 @@ Low light is what an underexposed camera would have delivered of a well-lit imag
 in the order of a camera: exposure, colour cast of the light, shot and read noise, clipping; then the sRGB curve, a tone
 curve that crushes the shadows, and 8 bits. The noise is Gaussian with the variance of a Poisson-Gaussian sensor,
 a x + b^2 (Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true
-Poisson variable would also be skewed. There are two laws: a narrow one (`low_light`, two to four stops), which the
-networks that answer the paper's questions are trained and measured with, and a wide one (`wide_low_light`), made to
-look like real dark photographs, for the networks for use and every new training.
+Poisson variable would also be skewed. There are two laws: a narrow one (`low_light`, two to four stops), which RDDM's
+networks are trained and measured with, and a wide one (`wide_low_light`), made to look like real dark photographs, for
+UCDIR's.
 """
 
 import io
