@@ -185,12 +185,12 @@ def in_other_colours(now: Lesson, seed: int = 0, count: int = 2) -> dict[str, di
     """Recoloured photographs, those with the strongest colours: clean, measurement, GD by the prior and by that for
     use."""
     names, x, y = m.measured("recoloured", "sr4", now["live"])
-    rows = {}
+    rows, drawn = {}, {"steps": now["steps"], "seed": seed}
     for i in (x.amax(dim=1) - x.amin(dim=1)).mean(dim=(1, 2)).argsort(descending=True)[:count].tolist():
         cell = {"set": "recoloured", "task": "sr4", "method": "gd", "setting": "default"}
-        run = partial(m.reconstruction, cell=cell, names=[names[i]], y=y[i : i + 1], profile=now["live"], seed=seed)
-        row = {"clean": x[i : i + 1], "measurement": y[i : i + 1], "GD": run(network(now))}
-        row["GD, for use"] = run(m.private(USE if now["network"] == PRIOR else now["network"]))
+        run = partial(m.reconstruction, cell=cell, names=[names[i]], y=y[i : i + 1], profile=now["live"])
+        row = {"clean": x[i : i + 1], "measurement": y[i : i + 1], "GD": run(network(now), **drawn)}
+        row["GD, for use"] = run(m.private(USE if now["network"] == PRIOR else now["network"]), **drawn)
         rows[names[i].rsplit("_", 1)[-1]] = {k: v[0] for k, v in row.items()}
     return rows
 
