@@ -149,9 +149,10 @@ def test_what_ships_is_what_the_experiments_say(shipping):
 
 def test_wrong_calls_are_refused(pipe):
     cases = {
-        r"a mask of shape \(2, 1, 19, 20\); accepted: \(2 or 1, 1, 19, 24\)": {"mask": HOLE[..., :20]},
+        r"a mask of 20x19 pixels, .*; accepted: 24x19, shape \(1 or 2, 1, 19, 24\)": {"mask": HOLE[..., :20]},
         r"reference of shape \(4, 3, 31, 31\)": {"reference": torch.cat([REFERENCE, REFERENCE])},
         "values range from": {"image": IMAGE * 300},
+        "image: got NoneType; accepted: a path": {"image": None},
         "got 24x5 pixels; accepted: at least 8 a side": {"image": IMAGE[..., :5, :]},
         "got 24x9, 24x19 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :9]]},
         "got output_type 'jpg'": {"output_type": "jpg"},

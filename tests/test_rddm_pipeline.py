@@ -176,6 +176,8 @@ def test_wrong_calls_are_refused():
         "one of the two": {"generator": torch.Generator(), "seed": 1},
         "got 1001": {"num_inference_steps": 1001},
         "tile is 64": {"tile": 64},
+        "tile is 'all'": {"tile": "all"},
+        "got seed 18446744073709551616; accepted: a whole number of 64 bits": {"seed": 2**64},
     }
     refused(cases, lambda settings: make(RDDMNet("res", **SMALL))(**{"image": IMAGE, **settings}))
 
