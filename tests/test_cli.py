@@ -91,6 +91,7 @@ MISTAKES = {
     "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
     "of an edit": (["edit", PHOTO, "--blur", "1", "--profile", "huge", "-o", "no.png"], "'huge' of networks for use"),
     "of the notebooks": (["reproduce", "--profile", "huge"], "smoke, small, paper is accepted"),
+    "of a notebook": (["reproduce", "01", "--parameters", "profile=smoke"], "parameter 'profile=smoke': NAME=VALUE"),
     "of a bench": (["bench", "edit", "training", "--profile", "paper"], "'paper' is unknown: choose one of smoke,"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),

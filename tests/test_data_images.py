@@ -350,6 +350,7 @@ def test_what_is_no_mask_is_refused():
         r"mask: 80% of its pixels are grey; accepted: black \(kept\) and white \(hole\)": Image.linear_gradient("L"),
         "holds values between 0 and 0.5": HOLE * 0.5,
         "holds values": WANTED * torch.nan,
+        "all of it is a hole": Image.new("L", (9, 9), 255),
         "nothing in it is a hole": painted(WHITE, (0, 0)),
         r"shape \(3, 20, 30\); accepted: \(H, W\)": WANTED.expand(1, 3, -1, -1),
         "got none": [],

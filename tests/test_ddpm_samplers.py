@@ -248,6 +248,7 @@ def test_guided_ancestral_tends_to_the_posterior(where):
     posterior = oracles.GaussianData(mean, (covariance + covariance.T) / 2, oracle.schedule)
 
     def guide(x, t, step):
+        assert x is (step.mean if where == "mean" else step.x_t)
         # at the mean, x belongs to the next level: p(y | x_{t-1}) is the likelihood that the derivation expands
         at = max(step.t_prev, 0) if where == "mean" else step.t
         return (oracle.model()(x, at) - posterior.model()(x, at)) / LINEAR.at(at, x)[1]

@@ -9,9 +9,11 @@ import torch
 
 from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
+from repro.ddpm.process import q_sample
 from repro.ddpm.schedules import linear
 from repro.ddpm.study import figures, measure, play
 from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment
+from repro.ddpm.tasks import ClassifierTask, DenoisingTask
 from repro.engine import evaluation, grid, records
 from repro.engine.records import Record
 from repro.engine.registry import find, run
@@ -68,6 +70,35 @@ def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
     assert not torch.equal(*(play.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
     early, late = (play.noise_errors(blind, images, schedule, t=t).mean().item() for t in (10, 900))
     assert early == pytest.approx(late)  # the same noise at every time
+
+
+def test_what_the_networks_are_trained_on(monkeypatch):
+    """Noise at every index of the schedule; a classifier counts noising steps, from 0 at clean images, in use too."""
+    schedule, places = linear(4, 0.1, 0.4), torch.zeros(200, dtype=torch.int64)
+    noise = lambda purpose: KeyedNoise(0, range(200), purpose)  # noqa: E731
+    image, seen = KeyedNoise(0, [0], "x").uniform((1, 6, 6)), []
+
+    def network(x, t, out=torch.zeros_like):
+        seen.append((x, t))
+        return out(x)
+
+    def logits(x):
+        return x.new_zeros(len(x), 10)
+
+    for mirror, pictures in ((False, [image]), (True, [image, image.flip(-1)])):
+        loss = DenoisingTask(image, ["0"], schedule, False, mirror).loss(network, places, noise)
+        eps, (x, t) = noise("noise").normal((1, 6, 6)), seen.pop()
+        assert set(t.tolist()) == {0, 1, 2, 3} and torch.allclose(loss, eps.square().mean(dim=(1, 2, 3)))
+        of = torch.stack([(x - q_sample(x0, t, eps, schedule)).abs().amax(dim=(1, 2, 3)) < 1e-5 for x0 in pictures])
+        assert of.any(dim=0).all() and (of.sum(dim=1) > 60).all()
+    task = ClassifierTask(torch.ones(1, 1, 6, 6), torch.zeros(1, dtype=torch.int64), ["0"], schedule)
+    task.loss(lambda x, t: network(x, t, logits), places, noise)
+    x, t = seen.pop()
+    clean = ((x == 1) | (x == -1)).flatten(1).all(dim=1)  # moved over a background of -1
+    assert torch.equal(clean, t == 0) and 60 < clean.sum() < 140 and set(t.tolist()) == {0, 1, 2, 3, 4}
+    monkeypatch.setattr(measure, "load_checkpoint", lambda name: lambda x, t: network(x, t, lambda x: x[:, 0, :, 0]))
+    measure.class_guide([0], 1.0)(image, torch.tensor([3]), None)
+    assert seen[0][1].tolist() == [4]
 
 
 def test_switches_change_what_they_name_and_nothing_else():

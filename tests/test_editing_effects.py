@@ -86,6 +86,8 @@ def test_equals_scipys_convolution_and_degree_zero_is_the_image():
         for c in range(3):
             assert np.abs(out[i, c].numpy() - convolve(image[i, c].numpy(), kernel, mode="mirror")).max() < 1e-5
     assert torch.equal(out[2], image[2]) and torch.equal(motion_blur(image, 0, 0, [0, 1, 2]), image)
+    eighth = motion_blur(image, 0.7, 5, [1, 2, 3], longest=min(image.shape[2:]) / 8)
+    assert torch.equal(motion_blur(image, 0.7, 5, [1, 2, 3]), eighth)
 
 
 # -- colour -----------------------------------------------------------------------------------------------------------

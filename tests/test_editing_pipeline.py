@@ -26,8 +26,8 @@ from repro.ddpm.schedules import by_name
 from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
-from repro.editing.large import TiledNetwork, Tiling, membrane
-from repro.editing.pipeline import WHOLE, EditingPipeline, scheduler_of
+from repro.editing.large import TiledNetwork, Tiling, carried, enlarged, membrane, thickness
+from repro.editing.pipeline import DETAIL, WHOLE, EditingPipeline, scheduler_of
 from repro.editing.sampling import STEPS, Editor
 from repro.editing.study import experiments
 from repro.editing.study.experiments import SMOKE
@@ -149,9 +149,10 @@ def test_what_ships_is_what_the_experiments_say(shipping):
 
 def test_wrong_calls_are_refused(pipe):
     cases = {
-        r"a mask of shape \(2, 1, 19, 20\); accepted: \(2 or 1, 1, 19, 24\)": {"mask": HOLE[..., :20]},
+        r"a mask of 20x19 pixels, .*; accepted: 24x19, shape \(1 or 2, 1, 19, 24\)": {"mask": HOLE[..., :20]},
         r"reference of shape \(4, 3, 31, 31\)": {"reference": torch.cat([REFERENCE, REFERENCE])},
         "values range from": {"image": IMAGE * 300},
+        "image: got NoneType; accepted: a path": {"image": None},
         "got 24x5 pixels; accepted: at least 8 a side": {"image": IMAGE[..., :5, :]},
         "got 24x9, 24x19 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :9]]},
         "got output_type 'jpg'": {"output_type": "jpg"},
@@ -329,6 +330,28 @@ def test_large_pictures_are_edited_by_a_copy_and_holes_never_looked_at():
         hole[..., 20 : 20 + thick, 30:180] = 1
         other = torch.where(hole > 0, 1 - image, image)
         assert torch.equal(*(pipe(x, mask=hole, blur=0.5, **common).images for x in (image, other)))
+    times = []  # of the detail drawn into the thick hole's filling, which is as noisy as at the first
+    pipe.network.register_forward_pre_hook(lambda m, args: times.append(int(args[1][0])))
+    pipe(image, mask=hole, **common)
+    assert times[0] == DETAIL and len(times) == STEPS and times == sorted(times, reverse=True)
+
+
+def test_an_edit_is_carried_over_with_as_much_detail_as_it_keeps():
+    """What changes nothing leaves the image; finer detail follows a gain of contrast, and the square of a loss."""
+    image, size = 0.4 + 0.2 * pictures(1, 40, 56), (40, 56)
+    for small in (image, resize(image, (20, 28))):
+        plain = pictures(1, *small.shape[2:], purpose="plain")  # whatever the autoencoder makes of it
+        close(carried(image, small, plain, plain), image)
+        for contrast, kept in ((0.5, 0.25), (2.0, 2.0)):
+            edited = contrast * (small - 0.5) + 0.5
+            detail = image - enlarged(small, size)
+            close(carried(image, small, small, edited), enlarged(edited, size) + kept * detail)
+
+
+def test_a_hole_is_as_thick_as_the_way_to_what_is_known():
+    hole = torch.zeros(2, 1, 1, 21, 40)
+    hole[0, ..., 6:15, 20:29], hole[1, ..., :10] = 1, 1
+    assert [thickness(each) for each in hole] == [5, 10]  # nothing is known beyond the image's edge
 
 
 def test_a_membrane_is_what_is_known_and_smooth_between():

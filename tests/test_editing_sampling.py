@@ -293,3 +293,6 @@ def test_inversion_comes_back_to_the_source():
     ]
     assert error[0] > 2 * error[1] > 4 * error[2] and error[2] < 0.01  # first order: a third, three times
     assert (editor.edit(image, vectors, [0], steps=27) - floor).abs().mean() > 10 * error[2]
+    noise = {"inversion": True, "reference": REFERENCE[:1]}  # found without the request
+    runs = (editor.trajectory(image, [v], [0], **noise)[0] for v in (EditingVector(), EditingVector(0.9, colour=True)))
+    assert torch.equal(*(next(run).x_t for run in runs))

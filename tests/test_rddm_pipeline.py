@@ -19,7 +19,7 @@ from repro.rddm.pipeline import RDDMPipeline
 from repro.rddm.process import by_config
 from repro.rddm.samplers import Sampler, times
 from repro.rddm.scheduler import RDDMScheduler
-from repro.rddm.study.experiments import USE, learning_of
+from repro.rddm.study.experiments import USE, learning_of, profile
 from repro.rddm.study.published import PublishedNet
 
 SMALL = dict(base_channels=8, channel_mults=(1, 2), norm_groups=4)
@@ -83,6 +83,9 @@ def test_pipeline_restores_what_a_constant_network_says():
     torch.testing.assert_close(found, image - 0.25)
     large = 0.3 + 0.5 * KeyedNoise(0, [0], "image").uniform((3, 70, 90))
     torch.testing.assert_close(pipe(large, num_inference_steps=2, tile=66, output_type="pt").images, large - 0.25)
+    pipe, settings = make(shaken(RDDMNet("res", **SMALL))), {"seed": 0, "num_inference_steps": 2, "output_type": "pt"}
+    whole, one_tile = (pipe(IMAGE, tile=tile, **settings).images for tile in (None, 128))
+    torch.testing.assert_close(whole, one_tile)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 14), (1, 5)])
@@ -139,6 +142,7 @@ def test_a_pretrained_DDPM_draws_what_DDIM_draws(settings, tiny_ddpm, tmp_path):
         theirs = DDIMPipeline(tiny_ddpm.unet, kind(num_train_timesteps=100, **settings))
         pipe = DDPMPipeline(theirs.unet, RDDMScheduler.from_ddpm(theirs.scheduler))
         published = DDPMPipeline(theirs.unet, RDDMScheduler.from_ddpm(theirs.scheduler, rule="eq12"))
+        assert pipe.scheduler.init_noise_sigma == 1  # as DDIM's, though s_T is a little less
         pipe.save_pretrained(tmp_path)
         common = dict(batch_size=2, num_inference_steps=steps, output_type="np")
         wanted = theirs(generator=seeded(), **common).images
@@ -172,6 +176,8 @@ def test_wrong_calls_are_refused():
         "one of the two": {"generator": torch.Generator(), "seed": 1},
         "got 1001": {"num_inference_steps": 1001},
         "tile is 64": {"tile": 64},
+        "tile is 'all'": {"tile": "all"},
+        "got seed 18446744073709551616; accepted: a whole number of 64 bits": {"seed": 2**64},
     }
     refused(cases, lambda settings: make(RDDMNet("res", **SMALL))(**{"image": IMAGE, **settings}))
 
@@ -180,7 +186,12 @@ def test_the_network_for_use_by_its_task(home):
     """Its own schedule and objective: the pipeline goes the plain sampler's way."""
     with pytest.raises(ReproError, match=r"no checkpoint rddm-raindrop-use-s0 in .*`repro list`"):
         RDDMPipeline.shipped("raindrop")
-    save_checkpoint(home / "checkpoints" / "rddm-raindrop-use-s0", shaken(RDDMNet("res", **SMALL), 0.05), {})
+    small = profile("small")
+    for config, variant in ((small["lowlight"], "smres"), (small["raindrop"], "smres"), (USE["raindrop"], "use")):
+        name = f"rddm-{config.name}-{variant}-s0"
+        save_checkpoint(home / "checkpoints" / name, shaken(RDDMNet("res", **SMALL), 0.05), {})
+        scale = RDDMPipeline.shipped(config.name, variant).scheduler.schedule.sum_scale
+        assert scale == learning_of(config, variant).schedule.sum_scale
     pipe, schedule = RDDMPipeline.shipped("raindrop"), learning_of(USE["raindrop"], "use").schedule
     x_T = process.start(Y, randn_tensor(Y.shape, generator=seeded(3)), schedule)
     x = sample(Sampler(schedule, "res").run(model_fn(pipe.unet, cond=Y), x_T, Y, 2))

@@ -226,6 +226,13 @@ def test_pipeline_takes_sizes_generators_and_lists():
     assert [m.shape for m in made] == [(17, 30, 3), (33, 9, 3)]
     drawn = [pipe(images[0], num_inference_steps=2, generator=torch.Generator().manual_seed(1)).images[0] for _ in "ab"]
     assert drawn[0].tobytes() == drawn[1].tobytes() and drawn[0].size == (30, 17)
+    two = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    both = pipe(torch.stack([images[0]] * 2), num_inference_steps=2, generator=two).images
+    assert both[1].tobytes() == drawn[0].tobytes() != both[0].tobytes()
+    whole, half = (
+        pipe.to(kind)(images[0], seed=3, output_type="pt").images[0] for kind in (torch.float32, torch.bfloat16)
+    )
+    assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.05
 
 
 def test_bad_input_is_one_sentence(monkeypatch):
@@ -236,6 +243,8 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
+        ((40, 56), {"tiles": 256}, "got tiles 256; accepted: 'auto', None or Tiles"),
+        ((40, 56), {"generator": [None, None]}, "got 1 images, 2 generators; accepted: at least one image, one"),
         ((64, 64), {"tiles": Tiles(30, 4)}, "multiples of the network's stride of 4: got"),
     ):
         with pytest.raises(ReproError, match=words):

@@ -141,6 +141,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "-o", "photo.jpg"], "is the image that was given"),
         (["photos", "-o", "photos"], "is the folder that was given"),
         (["photos", "-o", "x.png"], "accepted: a folder for the results"),
+        (["photos", "-o", ""], ".: holds photos; accepted: a folder for the results beside or inside that"),
         (["nothing.png", "--checkpoint", "NETWORK"], "nothing.png: no such file"),
         (["photo.jpg", "-o", "photo.tga", "--checkpoint", "NETWORK"], "cannot write .tga"),
     ],
@@ -236,7 +237,7 @@ def test_held_out_pairs_are_never_trained_on(tmp_path):
 def test_mistakes_are_found_before_training(tmp_path):
     folder(tmp_path, 3)
     cases = {
-        "method 'nope' is unknown; accepted: ": ("", {"method": "nope"}),
+        "method 'nope' is unknown: choose one of rddm, ucdir": ("", {"method": "nope"}),
         "inputs is missing": ("", {"inputs": ""}),
         "is a folder and .*nowhere is none": ("", {"targets": "nowhere"}),
         "'colour' is not accepted in the top table; accepted: in the top table method": ("colour = 3\n", {}),
@@ -244,6 +245,7 @@ def test_mistakes_are_found_before_training(tmp_path):
         r"'batch' is not accepted in \[evaluate\]": ("[evaluate]\nbatch = 4\n", {}),
         r"'any_names' is not accepted in \[train\]": ("[train]\nany_names = true\n", {}),
         "'steps' is not accepted in the top table": ("steps = 2\n", {}),
+        "out, .*low/run, lies among the images; accepted": ("", {"out": "low/run"}),
         r"train is 3; accepted: a table, \[train\]": ("train = 3\n", {}),
         r"images is 0; accepted: a whole number from 1": ("[train]\nimages = 0\n", {}),
         r"images is 2.5": ("[train]\nimages = 2.5\n", {}),

@@ -1,5 +1,6 @@
 """`repro data check` and `repro data flist`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class DataFlist:
     def run(self) -> int:
         from repro.data.files import write_flist
 
-        folder = Path(self.folder).absolute()
+        folder = Path(os.path.abspath(self.folder))  # without ".."
         out = self.out or folder.with_name(f"{folder.name}.flist")
         print(f"{out}: {write_flist(folder, out)} images")
         return 0

@@ -78,7 +78,7 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
       that is painted is the hole, black paint too. Soft edges are cut at one half.
 
     Raises:
-        ReproError: a mask that is not black and white, or in which nothing is a hole.
+        ReproError: a mask that is not black and white, or in which nothing, or all, is a hole.
     """
     if (batch := _batch(masks, source, name)) is not None:
         return batch
@@ -92,8 +92,9 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
     else:
         name = str(source) if isinstance(source, str | os.PathLike) else name
         hole = _of_picture(source, name)
-    if not hole.any():
-        raise ReproError(f"{name}: nothing in it is a hole; accepted: 1, white, or paint on transparent, is the hole")
+    if hole.min() == hole.max():
+        found = "all of it" if hole.any() else "nothing in it"
+        raise ReproError(f"{name}: {found} is a hole; accepted: in a part 1, white, or paint on transparent, the hole")
     return hole[None, None]
 
 

@@ -33,17 +33,22 @@ class DenoisingTask(_Images):
     """Learn noise from clean images (Ho et al. 2020, algorithm 1).
 
     With `learned_variance` the network has 2 C output channels and gets the hybrid loss (Nichol and Dhariwal 2021, eq.
-    16); else C and the simple one.
+    16); else C and the simple one. `mirror`: half of the images, drawn anew each time, are mirrored left to right.
     """
 
-    def __init__(self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True) -> None:
+    def __init__(
+        self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True, mirror: bool = False
+    ) -> None:
         super().__init__(images, ids, schedule)
-        self.learned_variance = learned_variance
+        self.learned_variance, self.mirror = learned_variance, mirror
         self.settings = {"schedule": schedule.name, "learned variance": learned_variance}
+        self.settings |= {"mirrored": True} if mirror else {}
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
         x0 = self.images[indices].to(drawn.device)  # (B, C, H, W)
+        if self.mirror:
+            x0 = torch.where((noise("mirror").uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
         eps = drawn.normal(x0.shape[1:])
         t = noise("time").integers(0, self.schedule.T)  # (B,) 0 .. T-1
         loss = process.hybrid_loss if self.learned_variance else process.simple_loss

@@ -184,7 +184,9 @@ class EditingPipeline(DiffusionPipeline):
             "mask": (mask, inputs.masks),
         }
         x, target, hole = (
-            None if source is None else reader(source, name).to(self._execution_device, self.network.dtype)
+            reader(source, name).to(self._execution_device, self.network.dtype)
+            if source is not None or name == "image"
+            else None
             for name, (source, reader) in read.items()
         )
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)

@@ -208,7 +208,7 @@ def check_request(
         if given is None and any(task in vector.active for vector in vectors):
             raise ReproError(f"edit: {task} is on and there is no {name}; one is needed")
     if hole is not None and (hole.dim() != 4 or hole.shape[1:] != (1, h, w) or len(hole) not in (1, count)):
-        shape = tuple(hole.shape)
-        raise ReproError(f"edit: got a mask of shape {shape}; accepted: ({count} or 1, 1, {h}, {w}), as the image")
+        size = f"{'x'.join(map(str, hole.shape[:-3:-1]))} pixels, shape {tuple(hole.shape)}"
+        raise ReproError(f"edit: got a mask of {size}; accepted: {w}x{h}, shape (1 or {count}, 1, {h}, {w})")
     if reference is not None and (reference.dim() != 4 or reference.shape[1] != 3 or len(reference) not in (1, count)):
         raise ReproError(f"edit: got a reference of shape {tuple(reference.shape)}; accepted: ({count} or 1, 3, h, w)")

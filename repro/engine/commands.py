@@ -125,7 +125,7 @@ class Reproduce:
         values: dict[str, str] = {}
         for text in self.parameters:
             name, equals, value = text.partition("=")
-            if not equals or not name.isidentifier() or name in values:
+            if not equals or not name.isidentifier() or name in (*values, "profile"):  # that has an option of its own
                 raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
             values[name] = value
         runs = reproduce(self.notebooks, self.profile, values, self.update)
@@ -149,19 +149,18 @@ class Claims:
     room: Positional[str] = ""
     """One room (ddpm, editing, rddm, ucdir, adir); all rooms, and the files written, when it is left out."""
     profile: str = "small"
-    """Judge the records of this profile."""
+    """Judge the records of this profile; what is written is of the small one alone."""
     write: bool = True
     """Write the overview of all rooms; --no-write only prints."""
 
     def run(self) -> int:
         from repro.engine import claims
-        from repro.engine.evaluation import of_profile
 
         rooms = [one_of("room", self.room, claims.rooms())] if self.room else claims.rooms()
         found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
-        if self.write and not self.room:
-            print(*(f"written: {p}" for p in claims.write(found, f"repro claims{of_profile(self.profile)}")), sep="\n")
+        if self.write and not self.room and self.profile == "small":
+            print(*(f"written: {p}" for p in claims.write(found, "repro claims")), sep="\n")
         return 0
 
 

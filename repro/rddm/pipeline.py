@@ -89,15 +89,20 @@ class RDDMPipeline(DiffusionPipeline):
         if seed is not None:
             if generator is not None:
                 raise ReproError("RDDMPipeline: got a generator and a seed; accepted: one of the two")
-            generator = torch.Generator().manual_seed(seed)
+            try:
+                generator = torch.Generator().manual_seed(seed)
+            except (RuntimeError, TypeError, ValueError):
+                raise ReproError(f"RDDMPipeline: got seed {seed!r}; accepted: a whole number of 64 bits") from None
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
         y = (2 * pictures(image, channels=channels) - 1).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         if isinstance(generator, list) and len(generator) != len(y):
             raise ReproError(f"give one generator an image: got {len(generator)} generators for {len(y)} images")
         if tile == "auto":
             tile = TILE if max(y.shape[2:]) > WHOLE else None
-        if tile is not None and tile <= OVERLAP:
-            raise ReproError(f"tile is {tile}: accepted are more than the {OVERLAP} pixels that tiles overlap, or None")
+        if tile is not None and not (isinstance(tile, int) and tile > OVERLAP):
+            raise ReproError(
+                f"tile is {tile!r}: accepted are more than the {OVERLAP} pixels that tiles overlap, or None"
+            )
 
         def predict(x: Tensor, y: Tensor, t: int) -> Tensor:
             return self.unet(x, torch.full((len(x),), t, device=device), y).sample

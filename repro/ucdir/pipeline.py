@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -175,7 +176,7 @@ class UCDIRPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageSource | list[ImageSource],
+        image: ImageSource | Sequence[ImageSource],
         *,
         task: str | None = None,
         strength: float | None = None,
@@ -184,7 +185,7 @@ class UCDIRPipeline(DiffusionPipeline):
         sampler: str = SAMPLER,
         clip: float | None = CLIP,
         tiles: Tiles | str | None = "auto",
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -192,29 +193,38 @@ class UCDIRPipeline(DiffusionPipeline):
         """Restored images, `.images`.
 
         Args:
-            image: an image, or a list of images of any sizes, as `repro.data.images.read_image` takes them.
+            image: an image, a batch, or a list of images of any sizes, as `repro.data.images.read_image` takes them.
             task, strength: for a network that takes them; strength in [0, 1] as `repro.data.degradations` says;
                 None: unknown.
             num_inference_steps, start, sampler, clip: see `trajectory`; published are 50 steps from 0.
             tiles: "auto" splits images of more than 640 pixels a side inside every step; None never splits.
-            generator: torch's; None: this repository's noise, keyed by `seed` and the image's number.
+            generator: torch's, or one an image; None: this repository's noise, keyed by `seed` and the image's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
         given, device = scalars(self.model, task or self.config.task, strength), self._execution_device
+        listed = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
+        generators = generator if isinstance(generator, list) else [generator] * len(listed)
+        if not listed or len(generators) != len(listed):
+            found = f"{len(listed)} images, {len(generators)} generators"
+            raise ReproError(f"UCDIRPipeline: got {found}; accepted: at least one image, one generator or one an image")
+        if not (tiles is None or tiles == "auto" or isinstance(tiles, Tiles)):
+            raise ReproError(f"UCDIRPipeline: got tiles {tiles!r}; accepted: 'auto', None or Tiles(size, margin)")
 
-        def drawn(step: int, like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
+        def drawn(source: torch.Generator, step: int, like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=source, device=source.device).to(like)
 
         images: list[Any] = []
-        for i, picture in enumerate(image if isinstance(image, list) else [image]):
+        half = torch.autocast(device.type, self.model.dtype, enabled=self.model.dtype != torch.float32)
+        for i, (picture, source) in enumerate(zip(listed, generators, strict=True)):
             x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
             if chosen is None:
                 _check_memory(self.model, x)
-            noise = KeyedNoise(seed, [i], "sample", device) if generator is None else drawn
+            noise = KeyedNoise(seed, [i], "sample", device) if source is None else partial(drawn, source)
             settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
-            *_, (_, x) = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
+            with half:
+                *_, (_, x) = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
             made = to_unit(x)[0].cpu()
             if output_type != "pt":
                 made = made.permute(1, 2, 0).numpy()

@@ -5,6 +5,7 @@ Methods are imported when one is chosen.
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from repro import paths
 from repro.data.files import list_images
-from repro.data.images import check_writable
+from repro.data.images import SUFFIXES, check_writable, image_size
 from repro.data.inputs import read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
@@ -250,8 +251,8 @@ class Restore:
         failed = [message for photo, out in bar if (message := self._one(restore, self.steps or steps, photo, out))]
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
-        done = len(places) - len(failed)
-        print(f"written: {target}" + (f", {done} of {len(places)} images" if self.photo.is_dir() else ""))
+        counts = f", {len(places) - len(failed)} of {len(places)} images" if self.photo.is_dir() else ""
+        print(f"written: {target}{counts}")
         return 1 if failed else 0
 
     def _one(self, restore: Any, steps: int, photo: Path, out: Path) -> str:
@@ -263,31 +264,32 @@ class Restore:
                 tqdm.write(note, file=sys.stdout)
             save_result(restore(image, steps, self.seed), out, self.command(photo, out))
         except ReproError as error:
+            message = f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}"
             if not self.photo.is_dir():
-                raise
-            return str(error)
+                raise ReproError(message) from None
+            return message
         return ""
 
     def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""
-        folder = self.photo.is_dir()
-        name = f"restored-{self.photo.name if folder else self.photo.stem + '.png'}"
-        target = self.out or self.photo.absolute().with_name(name)
+        folder, place = self.photo.is_dir(), Path(os.path.abspath(self.photo))  # of ".", too
+        target = self.out or place.with_name(f"restored-{place.name if folder else place.stem + '.png'}")
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
             raise ReproError(f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place")
         if not folder:
+            check_writable(target, image_size(self.photo))
             return target, [(self.photo, target)]
-        if target.suffix or target.is_file():
+        if target.suffix.lower() in SUFFIXES or target.is_file():
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
+        if self.photo.resolve().is_relative_to(target.resolve()):
+            raise ReproError(f"{target}: holds {self.photo}; accepted: a folder for the results beside or inside that")
         places: dict[Path, Path] = {}
         for photo in list_images(self.photo):
             out = target / photo.relative_to(self.photo).with_suffix(".png")
-            if target.absolute() in photo.absolute().parents:
+            if photo.resolve().is_relative_to(target.resolve()):
                 continue  # results of an earlier run, in a folder inside this one
             if out in places:
-                raise ReproError(
-                    f"{photo}: its result would overwrite that of {places[out].name}; rename one of the two"
-                )
+                raise ReproError(f"{photo}: {places[out].name} has the same result, {out.name}; rename one of the two")
             places[out] = photo
         return target, [(photo, out) for out, photo in places.items()]
 

@@ -26,7 +26,7 @@ from repro.engine.atomic import locked, write_text
 from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
 from repro.engine.train import Recipe, places_to_indices, train, with_progress
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.ui.plots import tile
 from repro.use.restore import LEARNERS, Noises, load, restore_image
@@ -104,14 +104,15 @@ def read(path: Path) -> PairsFile:
         values |= {key: _value(path, key, value) for key, value in given.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
-    if values["method"] not in LEARNERS:
-        raise ReproError(f"{path}: method {values['method']!r} is unknown; accepted: {', '.join(LEARNERS)}")
     if ("test_inputs" in values) != ("test_targets" in values):
         raise ReproError(f"{path}: test_inputs and test_targets are needed together")
-    learner = LEARNERS[values["method"]]()
+    learner = LEARNERS[one_of(f"{path}: method", values["method"], LEARNERS)]()
     chosen = PairsFile(**{"lr": learner.lr, "steps": learner.steps, **values})
     if chosen.crop % 16 or chosen.width % 8:
         raise ReproError(f"{path}: crop {chosen.crop} and width {chosen.width}; accepted: multiples of 16 and of 8")
+    images = [p.resolve() for p in (chosen.inputs, chosen.targets, chosen.test_inputs, chosen.test_targets) if p]
+    if any(chosen.out.resolve().is_relative_to(place) for place in images):
+        raise ReproError(f"{path}: out, {chosen.out}, lies among the images; accepted: a folder outside theirs")
     return chosen
 
 
@@ -193,8 +194,7 @@ def first_batch(task: PairTask, file: PairsFile) -> Path:
     places = torch.arange(min(DRAWN, file.batch))
     indices = places_to_indices(places, task.size, file.seed)
     target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
-    pixels = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
-    return write_image(file.out / "first_batch.png", pixels)
+    return write_image(file.out / "first_batch.png", tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4))
 
 
 @dataclass

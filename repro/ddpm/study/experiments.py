@@ -78,7 +78,8 @@ def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | Classifie
     if variant == "classifier":
         return ClassifierTask(images, labels, ids, LINEAR)
     learned = config.network["out_channels"] == 2 * config.channels
-    return DenoisingTask(images, ids, SCHEDULES[variant], learned)
+    # Ho et al., appendix B: random mirroring for CIFAR-10
+    return DenoisingTask(images, ids, SCHEDULES[variant], learned, mirror=config.data == "cifar10")
 
 
 @torch.inference_mode()
