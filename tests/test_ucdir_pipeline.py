@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -233,6 +234,20 @@ def test_pipeline_takes_sizes_generators_and_lists():
         pipe.to(kind)(images[0], seed=3, output_type="pt").images[0] for kind in (torch.float32, torch.bfloat16)
     )
     assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.05
+
+
+def test_of_all_steps_two_images_are_alive_at_most(monkeypatch):
+    alive = []
+
+    def watched(*args, **settings):
+        for step, image in trajectory(*args, **settings):
+            alive.append(weakref.ref(image))
+            assert sum(each() is not None for each in alive) <= 2
+            yield step, image
+
+    monkeypatch.setattr(pipeline, "trajectory", watched)
+    UCDIRPipeline(tiny())(picture(), num_inference_steps=6)
+    assert len(alive) == 6
 
 
 def test_bad_input_is_one_sentence(monkeypatch):
