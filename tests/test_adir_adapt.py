@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny import refused, same_weights, shaken
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from repro.adir import adapt as adaptation
 from repro.adir import pipeline
 from repro.adir.adapt import (
     NETWORK,
@@ -15,6 +17,7 @@ from repro.adir.adapt import (
     Adaptation,
     Adapted,
     adapt,
+    adapted_weights,
     factors_on,
     fresh_factors,
     load_factors,
@@ -22,12 +25,14 @@ from repro.adir.adapt import (
     recoloured,
     save_factors,
 )
-from repro.adir.guidance import Guidance
+from repro.adir.guidance import Guidance, reconstruct
+from repro.adir.operators import operator
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
 from repro.data.images import write_image
 from repro.ddpm import process
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
+from repro.ddpm.samplers import sample
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics.lpips import lpips
@@ -108,6 +113,19 @@ def test_the_loss_is_the_simple_one_and_lpips_of_the_clean_estimate():
     assert similar.item() == pytest.approx(float(expected.mean()), abs=1e-5)
     _, weighted = loss(process.model_fn(net), x0, t, eps, SCHEDULE, Adaptation(weighting="signal"))
     assert weighted.item() == pytest.approx(float((expected * SCHEDULE.alpha_bar[t]).mean()), abs=1e-5)
+
+
+def test_an_iteration_is_a_step_of_adam_on_the_weighted_loss_at_one_time(monkeypatch):
+    settings, seen, net = Adaptation(iterations=1, rank=2, batch=3, lr=0.02, alpha=3), [], network()
+    monkeypatch.setattr(adaptation, "loss", lambda *given: seen.append(given) or loss(*given))
+    (step,), made = adapt(network(), IMAGES, settings), fresh_factors(net, 2)
+    _, x0, t, eps, *_ = seen[0]
+    assert len(x0) == 3 and len(t.unique()) == 1
+    now = adapted_weights(net, made, 3)
+    parts = loss(lambda x, t: functional_call(net, now, (x, t)).sample, x0, t, eps, SCHEDULE, settings)
+    (parts[0] + 0.1 * parts[1]).backward()
+    torch.optim.Adam(made.values(), lr=0.02).step()
+    assert all(torch.allclose(step.factors[name], factor, atol=1e-3) for name, factor in made.items())
 
 
 def test_the_variance_is_left_alone_unless_it_is_wanted():
@@ -192,6 +210,22 @@ def test_the_pipeline_reconstructs_at_the_right_size_and_leaves_the_prior_alone(
     assert torch.equal(found, adir(y, task, guidance=Guidance(), **run))
     for other in ("none", "itself"):
         assert not torch.equal(found, adir(y, task, other, **fast))
+
+
+@pytest.mark.parametrize(("task", "guidance"), [("sr4", Guidance()), ("colour", Guidance(scale=1000, limit=10 * 0.02))])
+def test_the_pipeline_embeds_the_enlarged_measurement_adapts_and_guides_as_its_task_needs(task, guidance):
+    net, settings, asked = network(), Adaptation(iterations=2, rank=2, batch=2, alpha=40), []
+    index = pipeline.index_images({"a": IMAGES[0]}, lambda x: asked.append(x) or plain(x))
+    y = torch.rand(3, *((8, 8) if task == "sr4" else (32, 32)))
+    found = ADIR(net)(y, task, steps=3, adaptation=settings, neighbours=index, k=1)
+    seen = y[None] if task == "sr4" else y.mean(dim=0).expand(1, 1, -1, -1)
+    enlarged = F.interpolate(seen, size=(32, 32), mode="bicubic", antialias=True).clamp(0, 1).expand(1, 3, -1, -1)
+    torch.testing.assert_close(asked[-1], enlarged, atol=1e-5, rtol=1e-4)
+    *_, last = adapt(net, IMAGES[:1], settings)
+    given = (seen * 2 - 1, operator(task, 32), SCHEDULE, KeyedNoise(0, [task], "adir/sample"), guidance, 3)
+    with factors_on(net, last.factors, 40):
+        x = sample(reconstruct(process.model_fn(net), *given))
+    torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_the_pipeline_refuses_what_it_cannot_work_on():

@@ -93,6 +93,7 @@ def test_masks_and_compositions_are_operators_too():
     both = ops.compose(replace(ops.operator("sr4", 16), mask=mask[:4, :4]), blur)
     x = drawn((2, 3, 16, 16))
     torch.testing.assert_close(both.A(x), mask[:4, :4] * ops.operator("sr4", 16).A(blur.A(x)), atol=1e-6, rtol=1e-5)
+    assert both.noise == 0  # the blur's would come before the smaller size
     for op in (both, replace(blur, mask=mask)):
         assert adjoint_error(op) < 1e-4
         with pytest.raises(ReproError, match="masked"):
@@ -131,8 +132,8 @@ def noises(ids, key="n"):
 
 
 def both(x, t):
-    """The Gaussian's denoiser, and a variance halfway."""
-    return torch.cat([DATA.model()(x, t), torch.zeros_like(x)], dim=1)
+    """The Gaussian's denoiser, and a variance of its own at every pixel."""
+    return torch.cat([DATA.model()(x, t), x.tanh()], dim=1)
 
 
 def test_the_step_of_algorithm_1_is_the_packages():
@@ -198,6 +199,28 @@ def test_each_gradient_is_what_it_is_called():
     torch.testing.assert_close(g("surrogate"), constant, atol=1e-4, rtol=1e-3)
     dps = guidance.guide(DATA.model(), y, op, SCHEDULE, guidance.DPS)(x, t, step)  # not times the variance
     torch.testing.assert_close(dps * step.variance, g("unsquared"), atol=1e-4, rtol=1e-3)
+
+
+def test_the_limit_holds_for_the_largest_variance_and_a_level_may_be_that_of_the_step_before():
+    y, x, t = drawn((2, 3, 2, 2)), drawn((2, *SHAPE), 1), torch.full((2,), 700)
+    step = next(ancestral(both, x, SCHEDULE, noises(range(2)), [700, 300], variance="learned_range", clip=False))
+    move = lambda **s: guidance.guide(both, y, HALVED, SCHEDULE, replace(PLAIN, **s))(x, t, step)  # noqa: E731
+    s = 0.3 / (0.25 * step.variance.amax(dim=(1, 2, 3), keepdim=True))  # a quarter: the eigenvalue of half-sized means
+    torch.testing.assert_close(move(scale=1e5, limit=0.3), s * move(scale=1), rtol=1e-4, atol=1e-4)
+    ab = float(SCHEDULE.alpha_bar[300])
+    error = HALVED.A(x) - ab**0.5 * y - (1 - ab) ** 0.5 * HALVED.A(step.output)
+    expected = -2 * HALVED.transpose(error)
+    torch.testing.assert_close(move(scale=1, level="previous"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [Guidance(), Guidance(at="x_t", clip=False)])
+def test_reconstruction_is_guided_ancestral_sampling_over_all_levels_as_chosen(settings):
+    y, noise, times = 5 * drawn((2, 3, 2, 2)), noises(range(2)), [999, 749, 500, 250, 0]
+    found = sample(guidance.reconstruct(both, y, HALVED, SCHEDULE, noise, settings, 5))
+    options = {"variance": "learned_range", "clip": settings.clip, "guide_at": settings.at}
+    options["guide"] = guidance.guide(both, y, HALVED, SCHEDULE, settings)
+    x_T = noise.normal(SHAPE, step=1000)
+    assert torch.equal(found, sample(ancestral(both, x_T, SCHEDULE, noise, times, **options)))
 
 
 def test_reconstruction_depends_on_its_key_not_on_its_batch():

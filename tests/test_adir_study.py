@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.adir import operators, pipeline
-from repro.adir.adapt import Adaptation, factors_on
+from repro.adir.adapt import Adaptation, drawn, factors_on
 from repro.adir.guidance import Guidance, distance
 from repro.adir.study import measure as m
 from repro.adir.study import paper
 from repro.adir.study.experiments import SMOKE, TINY
+from repro.data.images import cut
 from repro.engine import grid
 from repro.engine.checkpoint import save_checkpoint
 from repro.errors import ReproError
@@ -181,8 +182,8 @@ class Published(nn.Module):
         self.input_blocks, self.output_blocks = (nn.ModuleList(map(nn.ModuleList, side)) for side in (down, up))
         self.middle_block = nn.ModuleList(middle)
         self.out = nn.Sequential(nn.GroupNorm(32, c), nn.SiLU(), nn.Conv2d(c, 6, 3, padding=1))
-        for p in self.parameters():
-            nn.init.normal_(p, std=0.1)
+        for name, p in self.named_parameters():
+            nn.init.normal_(p, std=0.5 if "qkv" in name else 0.1)  # else every position would attend to all alike
 
     def forward(self, x, t):
         angle = t[:, None].float() * torch.exp(-torch.arange(16) / 16 * torch.tensor(10000.0).log())
@@ -230,6 +231,24 @@ def latent(inpaint):
     return SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler, low_res_scheduler=DDPMScheduler())
 
 
+@torch.no_grad()
+def first_loss(pipe, images, prompt, inpaint):
+    """By hand, before any factor differs from zero: the noise, or for the upscaler the velocity, is predicted."""
+    noise = drawn(("image", "crop", "eps", "t", "low", "mask"), "adir/latent", 2, 0, 0)
+    x = cut([images[k] for k in noise["image"].integers(0, 2).tolist()], 16, noise["crop"].uniform((3,))) * 2 - 1
+    encode = lambda x: pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor  # noqa: E731
+    t, z, eps = noise["t"].integers(0, 1000)[:1].expand(2), encode(x), noise["eps"].normal((4, 8, 8))
+    a, s = (v[:, None, None, None] ** 0.5 for ab in [pipe.scheduler.alphas_cumprod[t]] for v in (ab, 1 - ab))
+    mask = F.interpolate((noise["mask"].uniform((1, 4, 4)) < 0.5).float(), size=16)
+    level, target, given = torch.full((2,), 20), eps, [F.interpolate(mask, size=8), encode(x * (1 - mask))]
+    if not inpaint:
+        low, target = operators.operator("sr2", 16).A(x), a * eps - s * z
+        given = [pipe.low_res_scheduler.add_noise(low, noise["low"].normal((3, 8, 8)), level)]
+    given, more = torch.cat([a * z + s * eps, *given], dim=1), {} if inpaint else {"class_labels": level}
+    out = pipe.unet(given, t, encoder_hidden_states=prompt.expand(2, -1, -1), **more).sample
+    return float((out - target).square().mean())
+
+
 @pytest.mark.parametrize("inpaint", [False, True])
 def test_latent_networks_adapt_and_are_left_as_they_were(inpaint):
     pipe = latent(inpaint)
@@ -240,6 +259,7 @@ def test_latent_networks_adapt_and_are_left_as_they_were(inpaint):
     given = (torch.randn(1, 4, 8), settings, 16, operator)
     steps = list(paper.adapt_latent(pipe, images, *given, empty=torch.zeros(1, 4, 8)))
     losses, factors = [step.simple for step in steps], steps[-1].factors
+    assert losses[0] == pytest.approx(first_loss(pipe, images, given[0], inpaint), rel=1e-4)
     assert sum(losses[-8:]) < sum(losses[:8])
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert not any(isinstance(m, nn.Linear) and f"{n}.up" in factors for n, m in pipe.unet.named_modules())

@@ -1,5 +1,7 @@
 """Kernels, network, predictor and the loss: fused kernels written out, published sizes, every switch."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny import noises
@@ -123,8 +125,8 @@ def test_every_scalar_is_used_and_none_is_ignored_silently():
     torch.nn.init.normal_(model.unet.unknown)
     degraded, noisy = pair()
     level, own = torch.ones(2) * 0.5, statistics(degraded)
-    mean = ((degraded + 1) / 2).mean(dim=(2, 3))
-    assert torch.allclose(own[:, :3], (mean + 1 / 255).log2() / 4) and (own <= 0.01).all() and (own >= -2).all()
+    by_hand = torch.cat([f((degraded + 1) / 2, dim=(2, 3)) for f in (torch.mean, partial(torch.std, correction=0))], 1)
+    assert torch.allclose(own, (by_hand + 1 / 255).log2() / 4) and (own <= 0.01).all() and (own >= -2).all()
     given = {"task": torch.tensor([0, 1]), "strength": torch.tensor([0.2, 0.9])}
     u, out = model.predictor(degraded, task=given["task"]), model.denoise(degraded, noisy, level, degraded, **given)
     assert torch.equal(u, model.predictor(degraded, own, given["task"]))
@@ -154,6 +156,15 @@ def test_gamma_or_its_root():
     assert torch.equal(a, b)
 
 
+def test_with_a_residual_std_the_output_adds_to_the_best_linear_guess_of_the_noise():
+    degraded, noisy = pair()
+    model, level = tiny(residual_std=0.5, fine_std=0.1), torch.tensor([0.3, 0.999])
+    a, s = (x[:, None, None, None] for x in (level, (1 - level**2).sqrt()))
+    eps, out = model.denoise(degraded, noisy, level, degraded), model.unet(degraded, noisy, level, degraded)
+    total = s**2 + 0.1**2 * a**2  # variance of `noisy` for a residual of deviation fine_std; its covariance with eps: s
+    assert torch.allclose((eps - s / total * noisy) * total.sqrt(), a * 0.5 * out, atol=1e-5)
+
+
 def test_a_guide_of_another_size_is_refused():
     degraded, noisy = pair()
     with pytest.raises(ReproError, match=r"the guide must have the degraded image's shape \(2, 3, 16, 24\)"):
@@ -179,6 +190,7 @@ def test_the_training_pass_is_eq_1():
     model = tiny(residual_scale=4.0)
     eps, level = torch.randn(2, 3, 16, 24), torch.tensor([0.9, 0.2])
     u = model.predictor(degraded)
+    assert torch.equal(UCDIR(**TINY).predictor(degraded), degraded)  # its last layer is zero at the start
     a = level[:, None, None, None]
     noisy = a * 4 * (clean - u) + (1 - a**2).sqrt() * eps
     assert torch.allclose(model(degraded, clean, level, eps)[0], model.denoise(degraded, noisy, level, u), atol=1e-6)
@@ -253,8 +265,8 @@ def test_hidden_strengths_are_those_of_the_share_asked_for():
         given.append(strength)
         return eps, degraded
 
-    task(hidden=0.5).loss(network, torch.zeros(400, dtype=torch.long), noises(list(range(400))))
-    assert 0.4 < given[0].isnan().float().mean() < 0.6
+    task(hidden=0.2).loss(network, torch.zeros(400, dtype=torch.long), noises(list(range(400))))
+    assert 0.14 < given[0].isnan().float().mean() < 0.26
 
 
 def test_training_lowers_the_loss():

@@ -54,8 +54,8 @@ def read(task: str, split: str) -> PictureSet:
     """Inputs and targets of a task ("train" or "test") at the paper's scale, as their authors publish them.
 
     Low light: SID as RGB pairs, what the paper's authors hand out. Motion blur: GoPro. JPEG: ImageNet, targets alone,
-    of the test their middle; they are encoded here (the public reader hands RGB to an encoder that expects BGR; here
-    colours are as they are). Raises `ReproError` for what is not there, with what was expected.
+    of the test the middle of the first 1000 (the paper has a list of 1000); they are encoded here (the public reader
+    hands RGB to an encoder that expects BGR; here colours are as they are). Raises `ReproError` for what is not there.
     """
     if task == "deblur":
         return PictureSet.of_pairs(read_split("gopro", split).pairs)
