@@ -31,8 +31,8 @@ from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
 from repro.data.images import write_image
 from repro.ddpm import process
-from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.ddpm.samplers import sample
+from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics.lpips import lpips
