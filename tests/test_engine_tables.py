@@ -175,11 +175,6 @@ def test_papers_numbers_are_refused_by_line(papers, tmp_path):
     assert tables.paper_numbers("x") == {}
 
 
-def test_small_values_are_not_shown_as_zero():
-    shown = {0.0: "0.000", 1.2345e-12: "1.2e-12", 0.5: "0.500", -3.0: "-3.000"}
-    assert {value: tables.decimal(value, 3) for value in shown} == shown
-
-
 # Intervals
 
 

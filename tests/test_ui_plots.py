@@ -54,13 +54,6 @@ def test_the_same_bytes_whatever_the_users_matplotlib_says(name):
     assert b"Software" not in first and b"tIME" not in first and pyplot.get_fignums() == []
 
 
-def test_strip_puts_images_in_reading_order():
-    drawn = to_uint8(strip([RED, GREEN, BLUE], cols=2))
-    height, width = (side // 4 for side in drawn.shape[:2])
-    corners = [tuple(drawn[y * height, x * width]) for y in (1, 3) for x in (1, 3)]
-    assert corners == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
-
-
 def test_tile_keeps_every_pixel():
     out = tile([RED, GREEN, BLUE], 2, gap=3, scale=2)
     assert out.shape == (43, 43, 3)
