@@ -184,9 +184,7 @@ class EditingPipeline(DiffusionPipeline):
             "mask": (mask, inputs.masks),
         }
         x, target, hole = (
-            reader(source, name).to(self._execution_device, self.network.dtype)
-            if source is not None or name == "image"
-            else None
+            reader(source, name).to(self._execution_device) if source is not None or name == "image" else None
             for name, (source, reader) in read.items()
         )
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
