@@ -88,7 +88,7 @@ MISTAKES = {
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
     "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
-    "of a notebook": (["reproduce", "01", "--parameters", "profile=smoke"], "parameter 'profile=smoke': NAME=VALUE"),
+    "of a notebook": (["reproduce", "01", "--parameters", "profile=smoke"], "'profile=smoke'; accepted: NAME=VALUE"),
     "of a bench": (["bench", "edit", "training", "--profile", "paper"], "'paper' is unknown: choose one of smoke,"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),
