@@ -22,7 +22,6 @@ from repro.engine.commands import Doctor, findings
 from repro.engine.registry import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
-PHOTO = str(ROOT / "repro/data/pack/photos/erase_bee.jpg")
 
 
 def run(argv: list[str], capsys) -> tuple[int, str, str]:
@@ -89,9 +88,7 @@ MISTAKES = {
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
     "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
-    "of an edit": (["edit", PHOTO, "--blur", "1", "--profile", "huge", "-o", "no.png"], "'huge' of networks for use"),
-    "of the notebooks": (["reproduce", "--profile", "huge"], "smoke, small, paper is accepted"),
-    "of a notebook": (["reproduce", "01", "--parameters", "profile=smoke"], "parameter 'profile=smoke': NAME=VALUE"),
+    "of a notebook": (["reproduce", "01", "--parameters", "profile=smoke"], "'profile=smoke'; accepted: NAME=VALUE"),
     "of a bench": (["bench", "edit", "training", "--profile", "paper"], "'paper' is unknown: choose one of smoke,"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),

@@ -300,6 +300,15 @@ def test_outside_its_hole_a_picture_stays_as_it_is(shipped):
     assert torch.equal(shipped(image), image)  # and without an effect, all of it
 
 
+def test_half_precision_draws_nearly_the_same_in_float32():
+    pipe, image = EditingPipeline.shipped(), resize(PHOTO, 200)
+    hole = (torch.arange(image.shape[3]) < 30).float().expand(1, 1, *image.shape[2:])
+    for effects in ({"blur": 0.5, "reference": PHOTO}, {"grain": 0.05, "mask": hole}):  # by a copy, and by tiles
+        settings = {"seed": 0, "num_inference_steps": 1, "output_type": "pt", **effects}
+        whole, half = (pipe.to(kind)(image, **settings).images for kind in (torch.float32, torch.bfloat16))
+        assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.1, effects
+
+
 @pytest.mark.parametrize(("variant", "edge"), [("taught-long", True), ("single-inpaint", False)])
 def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, edge):
     """All-hole tiles, with and without a mask channel: no coloured noise, no smudge, at the edge neither."""

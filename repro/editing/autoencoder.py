@@ -80,7 +80,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Latents for diffusion: before quantisation, zero mean and unit deviation."""
-        return (self.raw(image) - self.mean.view(1, -1, 1, 1)) / self.deviation.view(1, -1, 1, 1)
+        return (self.raw(image.to(self.mean.dtype)) - self.mean.view(1, -1, 1, 1)) / self.deviation.view(1, -1, 1, 1)
 
     @torch.no_grad()
     def decode(self, latent: Tensor, quantize: bool = False) -> Tensor:

@@ -76,7 +76,7 @@ class TiledNetwork(_Tiled):
             (x_t, *parts), n = tiles.split(widths, dim=1), len(tiles)
             return self.whole(x_t, t.expand(n), vector=c.expand(n, -1), **dict(zip(inputs, parts, strict=True))).sample
 
-        images = torch.cat([sample, *inputs.values()], dim=1).split(1)
+        images = torch.cat([part.to(sample.dtype) for part in (sample, *inputs.values())], dim=1).split(1)
         each = zip(images, timestep, vector, strict=True)
         return torch.cat([self.tiling.run(partial(predict, t, c), x) for x, t, c in each])
 

@@ -178,17 +178,10 @@ class EditingPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
-        read = {
-            "image": (image, inputs.pictures),
-            "reference": (reference, inputs.pictures),
-            "mask": (mask, inputs.masks),
-        }
-        x, target, hole = (
-            reader(source, name).to(self._execution_device, self.network.dtype)
-            if source is not None or name == "image"
-            else None
-            for name, (source, reader) in read.items()
-        )
+        device = self._execution_device
+        x = inputs.pictures(image, "image").to(device)
+        target = None if reference is None else inputs.pictures(reference, "reference").to(device)
+        hole = None if mask is None else inputs.masks(mask, "mask").to(device)
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
         if min(x.shape[2:]) < least:
             size = f"{x.shape[3]}x{x.shape[2]}"

@@ -166,7 +166,7 @@ class Editor:
     def picture(self, latent: Tensor, box: Box) -> Tensor:
         """A latent as an image in [0, 1], its padding removed."""
         decoded = self.autoencoder.decode(latent, self.quantize)
-        return (unpad(decoded, box) + 1).mul_(0.5).clamp_(0, 1)
+        return (unpad(decoded, box).float() + 1).mul_(0.5).clamp_(0, 1)  # pixels of a half-precision network, too
 
     def floor(self, image: Tensor) -> Tensor:
         """Images through the autoencoder alone: what no editing network can be better than."""

@@ -125,8 +125,9 @@ class Reproduce:
         values: dict[str, str] = {}
         for text in self.parameters:
             name, equals, value = text.partition("=")
-            if not equals or not name.isidentifier() or name in (*values, "profile"):  # that has an option of its own
-                raise ReproError(f"parameter {text!r}: NAME=VALUE, each name once, is accepted, 'steps=50' for example")
+            if not equals or not name.isidentifier() or name in (*values, "profile"):
+                accepted = "NAME=VALUE, each name once, 'steps=50' for example; the profile by --profile"
+                raise ReproError(f"parameter {text!r}; accepted: {accepted}")
             values[name] = value
         runs = reproduce(self.notebooks, self.profile, values, self.update)
         failed, seconds = [run.name for run in runs if run.error is not None], sum(run.seconds for run in runs)

@@ -283,7 +283,7 @@ def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, ba
         for (r, c), piece in zip(some, out, strict=True):
             total[..., r : r + tile, c : c + tile] += piece * weight
             norm[..., r : r + tile, c : c + tile] += weight
-    return total / norm
+    return (total / norm).to(total.dtype)
 
 
 def _window(length: int, overlap: int, like: Tensor) -> Tensor:
