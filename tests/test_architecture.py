@@ -118,7 +118,7 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1590,
+    "adir": 1670,
     "data": 1830,
     "ddpm": 1540,
     "editing": 4300,

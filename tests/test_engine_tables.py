@@ -17,7 +17,6 @@ from repro.errors import ReproError
 
 PSNR = {"name": "PSNR", "metric": "psnr", "protocol": "psnr-rgb", "better": "higher", "decimals": 2}
 FID = {"name": "FID", "metric": "fid", "protocol": "fid-small", "better": "lower", "decimals": 1}
-SETS = [9.0, 9.5, 10.0, 9.2, 9.9]
 
 
 def measured(seed: int, task: str = "dark", steps: int = 5, shift: float = 0.0, **more):
@@ -148,13 +147,6 @@ def test_the_texts_tell_recorded_from_re_evaluated_and_name_both_protocols(paper
     assert (first["ours"], first["paper"], first["paper_protocol"]) == ("25.45", "15.56", "unspecified")
     assert (first["records"], fid["low"]) == (RECORDS[0].id, ""), "one FID has no interval"
     assert (missing["ours"], missing["dash"]) == ("", "needs | SID")
-
-
-def test_an_interval_says_what_it_resamples():
-    kept = [make(seed=s, n=500, experiment=f"net-s{s}", cell={}, metrics={"fid": SETS}) for s in (0, 1)]
-    made = table(["fid"], [{"name": "ours", "experiment": "net-s*", "without": ["task", "steps"]}], kept)
-    assert (made.rows["ours"]["FID"].over, made.rows["ours"]["FID"].n) == ("replicates", 500)
-    assert "- FID: interval over replicates with disjoint sampling seeds and training seeds." in made.to_markdown()
 
 
 def test_a_table_is_written_with_its_provenance(home):
