@@ -198,7 +198,7 @@ def test_from_data_to_table(cifar, home, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(home / "hub"))
     rows = evaluation.rows("ddpm", "paper")
-    assert len(rows) == 1 + 2 * 6 + 4 and {r.experiment for r in rows} == {PAPER_MODEL, "baseline-real"}
+    assert len(rows) == 1 + 2 * 6 + 5 and {r.experiment for r in rows} == {PAPER_MODEL, "baseline-real"}
     with pytest.raises(ReproError, match=r"Inception weights .* are missing: download"):
         rows[0].record()
 
