@@ -210,7 +210,7 @@ def cut(indices, crop, draw):
 
 
 def task(**learning):
-    return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), noisier, scalars=True)
+    return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), [noisier], scalars=True)
 
 
 def test_the_loss_is_the_mean_absolute_error_of_the_noise():

@@ -182,8 +182,8 @@ class RestorationTask:
     Args:
         ids: names of the images.
         cut: gives a batch's crops of `crop` x `crop` pixels, as `repro.data.files.PictureSet.crops` does.
-        degrade: makes the degraded crops where `cut` gives none.
-        scalars: whether the network was built for a task: it is given its number, 0, and the strength.
+        degrade: make the degraded crops where `cut` gives none: one a task, of which each sample gets one.
+        scalars: whether the network was built for tasks: it is given the task's number and the strength.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class RestorationTask:
         cut: Cut,
         crop: int,
         learning: Learning,
-        degrade: Degrade | None = None,
+        degrade: Sequence[Degrade] = (),
         scalars: bool = False,
     ) -> None:
         self.ids, self.size, self.cut, self.crop = list(ids), len(ids), cut, crop
-        self.learning, self.degrade, self.scalars = learning, degrade, scalars
+        self.learning, self.degrade, self.scalars = learning, tuple(degrade), scalars
         # Runs that began before there was the perceptual term go on.
         chosen = {k: v for k, v in dataclasses.asdict(learning).items() if v or k != "perceptual"}
         self.settings: dict[str, Any] = chosen | {"crop": crop}
@@ -209,15 +209,23 @@ class RestorationTask:
         clean, degraded, *_ = self.cut(indices, self.crop, noise("crop").uniform((3,)))
         strength = None
         if degraded is None:
-            degraded, strength = self.degrade(clean, noise)
+            made, own = [degrade(clean, noise) for degrade in self.degrade], self.tasks(clean, noise)
+            at = torch.arange(len(clean), device=clean.device)
+            degraded, strength = (torch.stack(parts)[own, at] for parts in zip(*made, strict=True))
         return to_model(clean), to_model(degraded), strength
+
+    def tasks(self, clean: Tensor, noise: Noises) -> Tensor:
+        """(B,) the number of each sample's task."""
+        if len(self.degrade) < 2:
+            return torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+        return noise("task").integers(0, len(self.degrade)).to(clean.device)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         clean, degraded, strength = self.pair(indices, noise)
         given = {}
         if self.scalars:
             hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
-            given["task"] = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+            given["task"] = self.tasks(clean, noise)
             given["strength"] = strength.masked_fill(hide, torch.nan)
         return training_loss(model, degraded, clean, noise, self.learning, **given)
 

@@ -22,7 +22,7 @@ from repro.errors import ReproError, one_of
 from repro.ucdir.model import UCDIR, Learning, RestorationTask
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
-LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG"}
+LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "all three tasks"}
 
 
 def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
@@ -34,8 +34,13 @@ def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    tasks = {} if chosen == "paper" else {"tasks": [task]}
+    tasks = {} if chosen == "paper" else {"tasks": tasks_of(task)}
     return settings_of(chosen, task)["network"] | _of_variant(variant, task, "network") | tasks
+
+
+def tasks_of(task: str) -> list[str]:
+    """The tasks of a network: its own, or all of them."""
+    return [task] if task != "all" else [name for name in LABELS if name != "all"]
 
 
 def _of_variant(variant: str, task: str, kind: str) -> dict[str, Any]:
@@ -79,14 +84,15 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
     settings = settings_of(chosen, task)
     learning = Learning(**settings["learning"] | _of_variant(variant, task, "learning"))
     if chosen == "paper":
-        files, encode = read(task, "train"), partial(TASKS["jpeg"].degrade, quality=10)
+        files, encode = read(task, "train"), [partial(TASKS["jpeg"].degrade, quality=10)]
         return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
 
     def crops(indices: Tensor, side: int, draw: Tensor) -> tuple[Tensor, None]:
         return cut([images[i] for i in indices.tolist()], side, draw.cpu()).to(draw.device), None
 
-    return RestorationTask(ids, crops, settings["crop"], learning, TASKS[task].degrade, scalars=True)
+    degrade = [TASKS[each].degrade for each in tasks_of(task)]
+    return RestorationTask(ids, crops, settings["crop"], learning, degrade, scalars=True)
 
 
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
@@ -112,7 +118,7 @@ EXPERIMENTS: tuple[Experiment, ...] = tuple(
     _experiment(entry, task, variant, seed, chosen)
     for chosen, entry in itertools.product(SPEC["profile"], SPEC["experiment"])
     for task, variant in itertools.product(entry["tasks"], entry["variants"])
-    if chosen != "paper" or variant in ("main", "regression")
+    if chosen != "paper" or (variant in ("main", "regression") and task != "all")
     for seed in entry.get("seeds", [0])
     if chosen == "small" or seed == 0
 )
