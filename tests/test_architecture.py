@@ -126,7 +126,7 @@ LINES = {
     "metrics": 820,
     "nn": 380,
     "rddm": 2310,
-    "ucdir": 1610,
+    "ucdir": 1630,
     "ui": 1170,
     "use": 600,
     "repro": 540,

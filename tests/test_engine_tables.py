@@ -167,9 +167,6 @@ def test_papers_numbers_are_refused_by_line(papers, tmp_path):
     assert tables.paper_numbers("x") == {}
 
 
-# Intervals
-
-
 @given(st.lists(st.floats(-5, 5), min_size=5, max_size=30), st.integers(0, 5))
 @settings(max_examples=30)
 def test_an_interval_is_deterministic_brackets_its_estimate_and_shifts_with_the_data(values, seed):

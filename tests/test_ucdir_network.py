@@ -249,10 +249,11 @@ def test_regression_learns_the_clean_image():
     assert torch.allclose(found, (model(clean * 0.5)[0] - clean).abs().mean(dim=(1, 2, 3)), atol=1e-6)
 
 
-def test_a_sample_does_not_depend_on_its_batch():
-    made = task()
-    places = list(range(100, 112))
+def test_a_sample_does_not_depend_on_its_batch_and_is_degraded_by_its_own_task():
+    made, places = task(), list(range(100, 112))
+    made.degrade += (lambda images, noise: (1 - images, torch.full((len(images),), 2.0)),)
     together = made.pair(torch.arange(12) % 5, noises(places))
+    assert torch.equal(together[2] == 2, made.tasks(together[0], noises(places)) == 1)
     for i in range(12):
         alone = made.pair(torch.tensor([i % 5]), noises(places[i : i + 1]))
         assert all(torch.equal(a[i : i + 1], b) for a, b in zip(together, alone, strict=True))
