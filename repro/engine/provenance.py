@@ -101,16 +101,14 @@ def _encoded(figure: Any, made: Provenance, photograph: bool, few: bool = False)
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from repro.ui.pictures import to_uint8
+    from repro.ui.pictures import few_colours, to_uint8
 
     info = PngInfo()
     for key, text in (("Records", " ".join(made.records)), ("Command", made.command), ("Version", VERSION)):
         info.add_itxt(f"Repro-{key}", text)
     jpeg = {"format": "JPEG", "quality": QUALITY, "progressive": True, "comment": made.comment().encode("utf-8")}
     settings: dict[str, Any] = jpeg if photograph else {"format": "PNG", "pnginfo": info}
-    image = Image.fromarray(to_uint8(figure))
-    if few and image.getcolors(255) is None:  # a third of the bytes, and no difference to the eye
-        image = image.quantize(255, Image.Quantize.FASTOCTREE)
+    image = few_colours(to_uint8(figure)) if few else Image.fromarray(to_uint8(figure))
     image.save(stream := io.BytesIO(), optimize=True, **settings)
     return stream.getvalue()
 

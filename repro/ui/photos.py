@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repro.data.images import center_crop, read_image, resize
 from repro.ui.explore import UploadedFile
-from repro.ui.pictures import png, show_png, split_view, to_uint8
+from repro.ui.pictures import few_colours, png, show_png, split_view, to_uint8
 from repro.ui.plots import INK, Plate, Schematic, tile
 
 BAR = 15  # pixels for words above an image
@@ -29,10 +29,7 @@ class Drawn:
         self.pixels = to_uint8(drawing)  # (H, W, 3)
 
     def _ipython_display_(self) -> None:
-        image = Image.fromarray(self.pixels)
-        if image.getcolors(255) is None:
-            image = image.quantize(255, Image.Quantize.FASTOCTREE)
-        show_png(png(image))
+        show_png(png(few_colours(self.pixels)))
 
 
 class Photos(Drawn):

@@ -73,6 +73,12 @@ def png(picture: Any) -> bytes:
     return buffer.getvalue()
 
 
+def few_colours(pixels: np.ndarray) -> Image.Image:
+    """(H, W, 3) with 255 colours at most: a third of the bytes of a plot, and no difference to the eye."""
+    image = Image.fromarray(pixels)
+    return image.quantize(255, Image.Quantize.FASTOCTREE) if image.getcolors(255) is None else image
+
+
 def show_png(data: bytes) -> None:
     """Send PNG bytes to the notebook as plain display data."""
     from IPython.display import Image, display

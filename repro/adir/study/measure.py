@@ -64,7 +64,7 @@ SQUARES = {
 @lru_cache(maxsize=8)
 def images(which: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor]:
     """Names and (N, 3, size, size) in [-1, 1] of a set: "photos", "recoloured" (the same in other colours), "adapted"
-    (the first of them), "large" (the same at twice the size), or `SQUARES` of textures that no network here knows."""
+    (the first of them), "large" (the same at twice the size), or `SQUARES` of textures, not trained on here."""
     now = PROFILES[profile]
     size, side = (now[k] * (2 if which == "large" else 1) for k in ("size", "side"))
     if which in SQUARES:
