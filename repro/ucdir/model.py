@@ -132,6 +132,7 @@ class Learning:
     """The switches of the loss; distances are L1, as in the public code.
 
     `objective`  "noise" (Eq. 1) or "regression" (the baseline: the clean image itself, no diffusion).
+    `squared`    squared error of what the objective names, instead of L1.
     `detach`     whether the predictor is cut off from the diffusion loss; it needs a `pixel` loss then.
     `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
     `perceptual` weight of LPIPS (AlexNet) between initial estimate and clean image, of a quarter of each batch, at
@@ -141,6 +142,7 @@ class Learning:
     """
 
     objective: Literal["noise", "regression"] = "noise"
+    squared: bool = False
     detach: bool = False
     pixel: float = 0.0
     perceptual: float = 0.0
@@ -163,7 +165,8 @@ def training_loss(
         target = noise("noise").normal(tuple(clean.shape[1:])).to(clean)
         level = TRAINING.draw(noise("level"), learning.shared).to(clean)
         output, initial = model(degraded, clean, level, target, learning.detach, **scalars)
-    loss = F.l1_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    distance = F.mse_loss if learning.squared else F.l1_loss
+    loss = distance(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
     if learning.pixel:
         loss = loss + learning.pixel * F.l1_loss(initial.float(), clean, reduction="none").mean(dim=(1, 2, 3))
     if learning.perceptual:
@@ -197,8 +200,8 @@ class RestorationTask:
     ) -> None:
         self.ids, self.size, self.cut, self.crop = list(ids), len(ids), cut, crop
         self.learning, self.degrade, self.scalars = learning, tuple(degrade), scalars
-        # Runs that began before there was the perceptual term go on.
-        chosen = {k: v for k, v in dataclasses.asdict(learning).items() if v or k != "perceptual"}
+        # Runs that began before there were these two go on.
+        chosen = {k: v for k, v in dataclasses.asdict(learning).items() if v or k not in ("perceptual", "squared")}
         self.settings: dict[str, Any] = chosen | {"crop": crop}
 
     def names(self, indices: Tensor) -> list[str]:
