@@ -133,20 +133,7 @@ def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, pl
     assert np.array_equal(found, player.picture(**changes)) and not np.array_equal(found, plain)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"reference": "red panda", "mask": "20 %", "seed": 3}, {"method": PALETTE, "sharpen": True, "mask": "box"}],
-)
-def test_the_python_to_copy_draws_the_same_picture(now, changes):
-    scope: dict = {}
-    exec(explore.python(now, **{**GIVEN, **changes}).replace("\npipe(\n", "\nout = pipe(\n"), scope)
-    wanted = explore.edit(now, **{**PLAY, **changes}).output[0]
-    wanted = (wanted * 255).round().permute(1, 2, 0).numpy()
-    assert np.abs(np.asarray(scope["out"]).astype(float) - wanted).max() <= 1  # the pipeline rounds once more
-
-
 def test_what_a_method_cannot_do_is_said_in_words(now, player):
-    assert "in_sequence" in explore.python(now, **{**GIVEN, "method": SINGLE})
     assert "repro train" in explore.edit(now, **{**PLAY, "method": SINGLE, "sharpen": True})
     assert (player.picture(method=SINGLE, sharpen=True)[-1] == 255).all()  # drawn as a sentence
     assert np.array_equal(player.picture(blur=False), player.picture(blur=False, beta=1.0))

@@ -84,7 +84,6 @@ BOUNDS = {
 WORDS = {
     "02": [
         "lambda (amount of sharpening) is 4; accepted: 1 to 3",
-        'EditingPipeline.shipped("smoke")',
         "-p beta 0.5 ",
         "ᾱ_T = 0.0047, signal a_T = 0.068",
         "the grain itself 0.72 grey levels",

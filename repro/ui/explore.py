@@ -187,7 +187,7 @@ class Explorer:
     fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
     presets: title -> some parameters: a button each when live, a strip of images when headless.
-    command: the text of "copy as papermill command". python: the controls' values -> the text of "copy as Python".
+    command: the text of "copy as papermill command".
     view, display: `view(fn(**others), **display)` draws the image; the controls named in `display` go to it alone,
     so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
     not the image shown.
@@ -199,7 +199,6 @@ class Explorer:
     controls: Mapping[str, Control]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     command: Command | None = None
-    python: Callable[..., str] | None = None
     view: Callable[..., Any] | None = None
     display: Sequence[str] = ()
     save: Callable[..., Any] | None = None
@@ -231,10 +230,6 @@ class Explorer:
         """The papermill command at `params`; empty without a command."""
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
-    def python_text(self, **params: Any) -> str:
-        """The Python that draws the image at `params`; empty without `python`."""
-        return self.python(**parse_all(self.controls, params)) if self.python else ""
-
     def strip(self) -> Any:
         """The presets beside each other, each over the defaults, uint8 (H, W, 3); None without presets."""
         if not self.presets:
@@ -246,12 +241,12 @@ class Explorer:
         return to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide)))  # 10 inches wide at most
 
     def show(self) -> None:
-        """Display the default image, the strip of presets, the command and the Python, as a notebook keeps them."""
+        """Display the default image, the strip of presets and the command, as a notebook keeps them."""
         show_small(self.picture())
         if (strip := self.strip()) is not None:
             show_small(strip)
-        for text in filter(None, (self.command_text(), self.python_text())):
-            print(text)
+        if command := self.command_text():
+            print(command)
 
     def _ipython_display_(self) -> None:
         """`explore` has shown everything; as a cell's last line it must not be shown again."""

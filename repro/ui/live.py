@@ -18,7 +18,7 @@ COLUMN = 350  # pixels: the controls' column, so that a 1280 px screen has room 
 class LiveExplorer(Explorer):
     """Controls at the left, one image at the right that is replaced in place.
 
-    `widgets[name]`, `preset_buttons`, `save_button`, `image`, `message`, `command_box` and `python_box` are public.
+    `widgets[name]`, `preset_buttons`, `save_button`, `image`, `message` and `command_box` are public.
     `error` keeps the last exception with its traceback, of which the reader sees one sentence.
     """
 
@@ -37,17 +37,14 @@ class LiveExplorer(Explorer):
             _button(title, lambda _, preset=preset: self.set(**preset)) for title, preset in self.presets.items()
         ]
         self.save_button = _button("save image", lambda _: self._save())
-        self.command_box, self.python_box = _to_copy(self.command_text()), _to_copy(self.python_text())
+        self.command_box = Textarea(value=self.command_text(), rows=2, layout=Layout(width="98%"))
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
         beside = HBox([left, right], layout=Layout(align_items="flex-start"))
-        boxes = {"copy as papermill command": self.command_box, "copy as Python": self.python_box}
-        boxes = {title: box for title, box in boxes.items() if box.value}
-        copied = ipywidgets.Accordion(children=list(boxes.values()), selected_index=None)
-        for place, title in enumerate(boxes):
-            copied.set_title(place, title)
+        copied = ipywidgets.Accordion(children=[self.command_box], selected_index=None)
+        copied.set_title(0, "copy as papermill command")
         note = HTML(_text("Below: the default image, which a saved notebook keeps."))
-        self.box = VBox([beside, copied, note] if boxes else [beside, note])
+        self.box = VBox([beside, copied, note] if self.command else [beside, note])
 
     def _rows(self) -> list[ipywidgets.Widget]:
         """One line a control; a switch stands in the line of the slider that follows it."""
@@ -89,7 +86,7 @@ class LiveExplorer(Explorer):
         self.message.value = _text("drawing …")
         try:
             params = self.params
-            self.command_box.value, self.python_box.value = self.command_text(**params), self.python_text(**params)
+            self.command_box.value = self.command_text(**params)
             data = self.png(**params)
         except Exception as error:
             self.error, self.image.layout.display = error, "none"
@@ -134,10 +131,6 @@ def _button(title: str, on_click: Any) -> Button:
     button = Button(description=title, layout=Layout(width="auto", align_self="flex-start"))
     button.on_click(on_click)
     return button
-
-
-def _to_copy(text: str) -> Textarea:
-    return Textarea(value=text, rows=max(2, text.count("\n") + 1), layout=Layout(width="98%"))
 
 
 def _widget(name: str, control: Control) -> ipywidgets.Widget:

@@ -15,7 +15,7 @@ from repro.editing.compose import Composite
 from repro.editing.effects import box_mask, free_form_mask
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
-from repro.editing.study.lesson import FOR_USE, MULT, PALETTE, PIX2PIX, SINGLE, VARIANTS, Lesson
+from repro.editing.study.lesson import FOR_USE, MULT, PALETTE, PIX2PIX, SINGLE, Lesson
 from repro.editing.vector import EditingVector
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.photos import own_view as own_view
@@ -119,37 +119,6 @@ def view(made: Edited | str, split: float) -> np.ndarray:
     }
     before, after = (resized(x[0], 376) for x in (made.pair.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
-
-
-def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
-    """Python that makes the edited image with `EditingPipeline`, for "copy as Python"; `c` as of `request`."""
-    c.pop("split", None)
-    vector, side = request(reference=reference, mask=mask, **c), now.live.bench.crop[2] * 3 // 2
-    if method in (PIX2PIX, SINGLE):
-        return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
-    shipped = [f'"{now.live.name}"'] * (now.live.name != "small")
-    shipped += [f'variant="{VARIANTS[method]}"'] * (VARIANTS[method] != LONGER)
-    arguments = [f'photo("{PHOTOS[picture]}")']
-    arguments += [f"{task}={getattr(vector, task)!r}" for task in ("blur", "grain", "sharpen") if task in vector.active]
-    arguments += [f'reference=photo("{PHOTOS[reference]}")'] if vector.colour else []
-    maker, share = ("box_mask", "") if mask == "box" else ("free_form_mask", f", fraction={SHARES.get(mask)}")
-    arguments += [f'mask={maker}(1, ["mask"], ({side}, {side}){share})'] * vector.inpaint
-    arguments += [f"num_inference_steps={steps}", f"seed={seed}", "exact=False"]
-    lines = [
-        "from repro.data import pack",
-        "from repro.data.images import center_crop, resize",
-        *[f"from repro.editing.effects import {maker}"] * vector.inpaint,
-        "from repro.editing.pipeline import EditingPipeline",
-        "",
-        "def photo(name):",
-        f"    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})",
-        "",
-        f"pipe = EditingPipeline.shipped({', '.join(shipped)})",
-        "pipe(",
-        *(f"    {argument}," for argument in arguments),
-        ").images[0]",
-    ]
-    return "\n".join(lines)
 
 
 # -- a reader's own photograph ----------------------------------------------------------------------------------------
