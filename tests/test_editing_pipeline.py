@@ -26,7 +26,7 @@ from repro.ddpm.schedules import by_name
 from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
-from repro.editing.large import TiledNetwork, Tiling, carried, enlarged, membrane, thickness
+from repro.editing.large import carried, enlarged, membrane, thickness
 from repro.editing.pipeline import DETAIL, WHOLE, EditingPipeline, scheduler_of
 from repro.editing.sampling import STEPS, Editor
 from repro.editing.study import experiments
@@ -155,7 +155,7 @@ def test_wrong_calls_are_refused(pipe):
         "image: got NoneType; accepted: a path": {"image": None},
         "got 24x5 pixels; accepted: at least 8 a side": {"image": IMAGE[..., :5, :]},
         "got 24x9, 24x19 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :9]]},
-        "got output_type 'jpg'": {"output_type": "jpg"},
+        "output_type 'jpg' is unknown": {"output_type": "jpg"},
         "got 1 generators; accepted: one, or 2": {"generator": [torch.Generator()]},
         "a generator and a seed; accepted: one of the two": {"generator": torch.Generator(), "seed": 0},
         "got eta 1.5; accepted: 0 to 1": {"eta": 1.5},
@@ -246,15 +246,15 @@ PHOTO = pack.load(next(p for p in pack.photos("validation") if p.kind == "photo"
 @pytest.mark.parametrize("mask", [False, True])
 def test_each_tile_is_the_networks_own_output(mask):
     """Without overlap and in a size that tiles fill, the prediction is put together from them."""
-    net, tiling = tiny_network(mask=mask).requires_grad_(False), Tiling(size=8, overlap=0, batch=4)
-    noise, channels = KeyedNoise(0, range(2), "inputs"), {"sample": 4, "source": 4, "reference": 3, "mask": 1}
+    editor = tiny_editor(tiny_network(mask=mask), tile=8, overlap=0)
+    noise, channels = KeyedNoise(0, [0], "inputs"), {"sample": 4, "source": 4, "reference": 3, "mask": 1}
     maps = {name: noise.normal((n, 16, 24), i) for i, (name, n) in enumerate(channels.items()) if n > 1 or mask}
-    vectors = [EditingVector(blur=0.4, colour=True).tensor(), EditingVector(grain=0.1).tensor()]
-    others = {"timestep": torch.tensor([600, 30]), "vector": torch.stack(vectors)}
-    found = TiledNetwork(net, tiling)(**maps, **others)
+    x, t, vector = maps.pop("sample"), torch.tensor([600]), EditingVector(blur=0.4, colour=True).tensor()[None]
+    found = editor.model({**maps, "vector": vector})(x, t)
     for row, column in itertools.product((0, 8), (0, 8, 16)):
         place = (..., slice(row, row + 8), slice(column, column + 8))
-        close(found[place], net(**{name: x[place] for name, x in maps.items()}, **others).sample)
+        parts = {name: value[place] for name, value in maps.items()}
+        close(found[place], editor.network(x[place], t, vector=vector, **parts).sample)
 
 
 def levels(x):

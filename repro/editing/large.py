@@ -7,78 +7,15 @@ The network works on images of about 128 pixels a side through an autoencoder. W
   image at every resolution; detail that the autoencoder loses is given back as far as the edit keeps it (`carried`);
 - a colour transfer gets the mean and deviation of each channel that Reinhard's formula gives it (`matched`);
 - a hole is filled in smoothly from its border (`membrane`), where the network alone would start from nothing.
-
-Grain and holes are made at full size by tiles: in every denoising step the network predicts overlapping tiles of the
-one noisy latent, and its predictions are blended ("MultiDiffusion: Fusing Diffusion Paths for Controlled Image
-Generation", Bar-Tal et al., 2023).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.nn.unet import tiled
-
 MOST = 4.0  # times that contrast is raised or lowered at most
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Tiles of `size` latents a side, `overlap` of them shared with the neighbour; `batch` run at once."""
-
-    size: int = 32
-    overlap: int = 8
-    batch: int = 8
-
-    def run(self, fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """`fn` of all tiles of x (B, C, h, w), image by image."""
-        return torch.cat([tiled(fn, one, self.size, self.overlap, self.batch) for one in x.split(1)])
-
-
-@dataclass(frozen=True)
-class _Tiled:
-    """`whole` by tiles; every other attribute is that of `whole`."""
-
-    whole: Any
-    tiling: Tiling
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
-
-
-class TiledAutoencoder(_Tiled):
-    """`encode` and `decode` of an `Autoencoder`, by tiles."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Latents of (B, 3, H, W) in [-1, 1], H and W multiples of the factor."""
-        blocks = F.pixel_unshuffle(image, self.factor)  # (B, 3 f^2, H/f, W/f): tiles are cut in latents
-        return self.tiling.run(lambda x: self.whole.encode(F.pixel_shuffle(x, self.factor)), blocks)
-
-    def decode(self, latent: Tensor, quantize: bool = False) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1] of latents."""
-        blocks = self.tiling.run(lambda z: F.pixel_unshuffle(self.whole.decode(z, quantize), self.factor), latent)
-        return F.pixel_shuffle(blocks, self.factor)
-
-
-class TiledNetwork(_Tiled):
-    """The prediction of an `EditingNet`, by tiles."""
-
-    def __call__(self, sample: Tensor, timestep: Tensor, vector: Tensor, **inputs: Tensor) -> Tensor:
-        """As `EditingNet.forward`, of `sample` and `inputs` (B, channels, h, w) each."""
-        widths = [part.shape[1] for part in (sample, *inputs.values())]
-
-        def predict(t: Tensor, c: Tensor, tiles: Tensor) -> Tensor:
-            (x_t, *parts), n = tiles.split(widths, dim=1), len(tiles)
-            return self.whole(x_t, t.expand(n), vector=c.expand(n, -1), **dict(zip(inputs, parts, strict=True))).sample
-
-        images = torch.cat([part.to(sample.dtype) for part in (sample, *inputs.values())], dim=1).split(1)
-        each = zip(images, timestep, vector, strict=True)
-        return torch.cat([self.tiling.run(partial(predict, t, c), x) for x, t, c in each])
 
 
 def carried(image: Tensor, small: Tensor, plain: Tensor, edited: Tensor) -> Tensor:
@@ -127,11 +64,9 @@ def membrane(values: Tensor, known: Tensor) -> Tensor:
 
 def thickness(hole: Tensor) -> int:
     """Pixels from the innermost point of a hole (1, 1, H, W) to what is known; the image's edge is no border."""
-    steps = 0
-    while bool(hole.any()) and steps <= max(hole.shape[-2:]):
-        hole = -F.max_pool2d(-hole, 3, stride=1, padding=1)  # padding is ignored: edges do not help
-        steps += 1
-    return steps
+    from scipy.ndimage import distance_transform_cdt
+
+    return int(distance_transform_cdt(hole[0, 0].cpu().numpy(), metric="chessboard").max())
 
 
 def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:

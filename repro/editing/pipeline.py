@@ -2,12 +2,13 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -15,30 +16,22 @@ from torch.nn import functional as F
 
 from repro.data import inputs
 from repro.data.images import ImageSource, resize
-from repro.ddpm.process import Kind, model_fn
+from repro.ddpm.process import Kind, q_sample
 from repro.ddpm.samplers import ddim, sample
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
-from repro.editing.large import (
-    TiledAutoencoder,
-    TiledNetwork,
-    Tiling,
-    carried,
-    enlarged,
-    matched,
-    membrane,
-    thickness,
-)
+from repro.editing.large import carried, enlarged, matched, membrane, thickness
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.nn.unet import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
+TILE = 32  # latents a side of the tiles of a larger one
 NARROW = 64  # pixels that a reduced copy's shorter side has at least
 # Chosen by eye on validation photographs:
 THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
@@ -63,22 +56,11 @@ class _Noise:
     seed: int | None
     eta: float
 
-    def start(self, like: Tensor) -> Tensor:
+    def draw(self, purpose: str, step: int, like: Tensor) -> Tensor:
+        """Standard normals in the shape of `like`."""
         if self.seed is None:
             return randn_tensor(tuple(like.shape), generator=self.generator, device=like.device, dtype=like.dtype)
-        return KeyedNoise(self.seed, self.ids, "sample/x_T", like.device)(0, like)
-
-    def options(self, step: Callable, device: torch.device) -> Callable[[Tensor, Tensor], dict[str, Any]]:
-        """(t, x) -> the arguments of a scheduler's `step` beside its state."""
-        takes, generator = inspect.signature(step).parameters, self.generator
-        options: dict[str, Any] = {"eta": self.eta} if "eta" in takes else {}
-        if self.seed is not None and "variance_noise" in takes:
-            keyed = KeyedNoise(self.seed, self.ids, "sample/noise", device)
-            return lambda t, x: options | {"variance_noise": keyed(int(t), x) if self.eta > 0 else None}
-        if self.seed is not None:
-            generator = torch.Generator(device).manual_seed((self.seed + self.ids[0]) % 2**64)
-        options |= {"generator": generator} if "generator" in takes else {}
-        return lambda t, x: options
+        return KeyedNoise(self.seed, self.ids, purpose, like.device)(step, like)
 
 
 class EditingPipeline(DiffusionPipeline):
@@ -126,13 +108,10 @@ class EditingPipeline(DiffusionPipeline):
             parts.append(copy.deepcopy(load_checkpoint(name)))
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
 
-    def editor(self, tiling: Tiling | None = None) -> Editor:
-        """The same parts for plain tensors: without tiling, its edits are those of this pipeline with exact=False."""
-        network, autoencoder = self.network, self.autoencoder
-        if tiling is not None:
-            network, autoencoder = TiledNetwork(network, tiling), TiledAutoencoder(autoencoder, tiling)
-        schedule = Schedule("of the scheduler", self.scheduler.betas)
-        return Editor(network, autoencoder, schedule, self.scheduler.config.prediction_type)
+    def editor(self, tile: int = 0) -> Editor:
+        """The same parts for plain tensors: without tiles, its edits are those of this pipeline with exact=False."""
+        schedule, prediction = Schedule("of the scheduler", self.scheduler.betas), self.scheduler.config.prediction_type
+        return Editor(self.network, self.autoencoder, schedule, prediction, tile=tile)
 
     @torch.no_grad()
     def __call__(
@@ -175,8 +154,7 @@ class EditingPipeline(DiffusionPipeline):
         Raises `ReproError` for an effect out of its range, a reference or mask that does not fit, an image of less than
         one network tile.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ReproError(f"EditingPipeline: got output_type {output_type!r}; accepted: pil, np, pt")
+        one_of("output_type", output_type, ("pil", "np", "pt"))
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
         device = self._execution_device
         x = inputs.pictures(image, "image").to(device)
@@ -206,10 +184,7 @@ class EditingPipeline(DiffusionPipeline):
             edited.append(self._for_use(*one, vector, noise))
         if not exact:
             edited.append(self._pass(x, vector, _Noise(tuple(range(count)), generator, seed, eta), target, hole))
-        images: Any = torch.cat(edited)
-        if output_type != "pt":
-            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
-            images = self.numpy_to_pil(images) if output_type == "pil" else images
+        images = VaeImageProcessor(do_normalize=False).postprocess(torch.cat(edited), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -235,8 +210,8 @@ class EditingPipeline(DiffusionPipeline):
             image = edited if reference is None else matched(edited, colour_transfer(image, reference))
         if not is_large or vector.grain is None:
             return image
-        grained = self._pass(image, EditingVector(grain=vector.grain), noise, tiling=Tiling())
-        return carried(image, image, self.editor(Tiling()).floor(image), grained)
+        grained = self._pass(image, EditingVector(grain=vector.grain), noise, tile=TILE)
+        return carried(image, image, self.editor(TILE).floor(image), grained)
 
     def _fill(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
         """The image with its hole filled; outside it is left as it is, and what is in it is never used.
@@ -253,8 +228,8 @@ class EditingPipeline(DiffusionPipeline):
             there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
             drawn = self._detailed(base, there, noise)
         else:
-            base, there, tiling = resize(smooth, tuple(size)), hole, Tiling() if share < 1 else None
-            drawn = self._pass(base, EditingVector(inpaint=True), noise, None, there, tiling)
+            base, there = resize(smooth, tuple(size)), hole
+            drawn = self._pass(base, EditingVector(inpaint=True), noise, None, there, TILE if share < 1 else 0)
         added = (drawn - base) * there
         averages = (F.avg_pool2d(x, COARSE, 1, COARSE // 2, count_include_pad=False) for x in (added, there))
         coarse = next(averages) / next(averages).clamp(min=1e-6)
@@ -267,17 +242,24 @@ class EditingPipeline(DiffusionPipeline):
         noise: _Noise,
         reference: Tensor | None = None,
         hole: Tensor | None = None,
-        tiling: Tiling | None = None,
+        tile: int = 0,
     ) -> Tensor:
         """The network's output in one pass, (B, 3, H, W) in [0, 1]."""
-        editor, scheduler, count = self.editor(tiling), self.scheduler, len(image)
+        editor, scheduler, count = self.editor(tile), self.scheduler, len(image)
         conditions, box = editor.conditions(image, [vector] * count, reference, hole)
-        x = noise.start(conditions["source"]) * scheduler.init_noise_sigma
-        predict, options = model_fn(editor.network, **conditions), noise.options(scheduler.step, x.device)
+        x, predict = noise.draw("sample/x_T", 0, conditions["source"]), editor.model(conditions)
+        x = x * scheduler.init_noise_sigma
+        takes = inspect.signature(scheduler.step).parameters
+        options, keyed = {"eta": noise.eta} if "eta" in takes else {}, noise.eta > 0 and "variance_noise" in takes
+        if "generator" in takes and not keyed:
+            seed = None if noise.seed is None else (noise.seed + noise.ids[0]) % 2**64
+            options["generator"] = noise.generator if seed is None else torch.Generator(x.device).manual_seed(seed)
         scheduler.set_timesteps(scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
         for t in self.progress_bar(scheduler.timesteps):
+            if keyed:
+                options["variance_noise"] = noise.draw("sample/noise", int(t), x)
             x_t = scheduler.scale_model_input(x, t)
-            x = scheduler.step(predict(x_t, t.expand(count)), t, x, **options(t, x)).prev_sample
+            x = scheduler.step(predict(x_t, t.expand(count)), t, x, **options).prev_sample
         for step in editor.refine(predict, x_t, x, round(float(t)), conditions["vector"]):
             x = step.x
         return editor.picture(x, box)
@@ -286,9 +268,8 @@ class EditingPipeline(DiffusionPipeline):
         """A smooth filling with the network's detail: its latent, noisy as at timestep DETAIL, denoised by DDIM."""
         editor = self.editor()
         conditions, box = editor.conditions(image, [EditingVector(inpaint=True)] * len(image), None, hole)
-        smooth = editor.autoencoder.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
-        ab = float(editor.schedule.alpha_bar[DETAIL])
-        start = ab**0.5 * smooth + (1 - ab) ** 0.5 * noise.start(smooth)
-        model, times = model_fn(editor.network, **conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
+        smooth = editor.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
+        start = q_sample(smooth, DETAIL, noise.draw("sample/x_T", 0, smooth), editor.schedule)
+        model, times = editor.model(conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
         steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
         return editor.picture(sample(steps), box)

@@ -6,6 +6,7 @@ whole latents on the way in, and cut off on the way out.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.nn.unet import Box, pad_to_multiple, unpad
+from repro.nn.unet import Box, pad_to_multiple, tiled, unpad
 
 # Of latent diffusion models; its last alpha_bar is 0.0047, not 0.
 SCHEDULE: dict[str, Any] = {"name": "scaled_linear", "T": 1000, "beta_1": 0.00085, "beta_T": 0.012}
@@ -31,6 +32,7 @@ STEPS = 5
 # Further timesteps of 1000 for images with grain: the last of a few steps starts from noise far stronger than grain,
 # and predicts the mean, which has none. Other effects keep more noise with them. Chosen on validation photographs.
 LATE = (100, 20)
+AT_ONCE = 8  # tiles that run together
 
 Ids = Sequence[int | str]
 
@@ -41,6 +43,9 @@ class Editor:
 
     `fill`: value of holes in the source, in [0, 1].   `quantize`: whether latents pass the codebook before decoding.
     `late`: further timesteps for images with grain, see `refine`.
+    `tile`: latents a side of the overlapping tiles that one large image goes through in, 0 in one piece. In every
+    denoising step the network predicts all tiles of the one noisy latent, and its predictions are blended
+    ("MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", Bar-Tal et al., 2023).
     """
 
     network: EditingNet
@@ -50,6 +55,8 @@ class Editor:
     fill: float = 0.0
     quantize: bool = False
     late: tuple[int, ...] = LATE
+    tile: int = 0
+    overlap: int = 8
 
     @property
     def multiple(self) -> int:
@@ -77,7 +84,7 @@ class Editor:
             hole = hole.to(image) * inpaint
             image = cut_hole(image, hole, self.fill)
         padded, box = pad_to_multiple(image * 2 - 1, self.multiple)
-        source, factor = self.autoencoder.encode(padded), self.autoencoder.factor
+        source, factor = self.encode(padded), self.autoencoder.factor
         latent = self.network.config.reference == "latent"
         shape = (len(image), self.autoencoder.channels if latent else 3, *source.shape[2:])
         inputs = {"source": source, "vector": vector, "reference": torch.zeros(shape, device=device)}
@@ -129,11 +136,11 @@ class Editor:
         source, times = inputs["source"], spaced(self.schedule.T, steps, "trailing")
         if inversion:
             empty = {name: torch.zeros_like(inputs[name]) for name in ("vector", "reference")}
-            upwards = model_fn(self.network, **{**inputs, **empty})
+            upwards = self.model(inputs | empty)
             start = sample(ddim_invert(upwards, source, self.schedule, times, prediction=self.prediction))
         else:
             start = KeyedNoise(seed, list(ids), "sample/x_T", source.device).normal(tuple(source.shape[1:]))
-        model, noise = model_fn(self.network, **inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
+        model, noise = self.model(inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
 
         def down() -> Iterator[Step]:
             for step in ddim(model, start, self.schedule, times, eta=eta, noise=noise, **self._ddim):
@@ -162,16 +169,47 @@ class Editor:
         for step in ddim(model, start, self.schedule, times, **self._ddim):
             yield replace(step, x=torch.where(grain, step.x, x0))
 
+    def model(self, inputs: Mapping[str, Tensor]) -> Model:
+        """(x_t, t) -> the network's prediction with these inputs, see `conditions`."""
+        if not self.tile:
+            return model_fn(self.network, **inputs)
+        maps = {name: value for name, value in inputs.items() if name != "vector"}
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            together = [x_t, *(value.to(x_t.dtype) for value in maps.values())]
+
+            def of_tiles(tiles: Tensor) -> Tensor:
+                x, *parts = tiles.split([part.shape[1] for part in together], dim=1)
+                parts = dict(zip(maps, parts, strict=True))
+                return self.network(x, t.expand(len(x)), vector=inputs["vector"].expand(len(x), -1), **parts).sample
+
+            return tiled(of_tiles, torch.cat(together, dim=1), self.tile, self.overlap, AT_ONCE)
+
+        return predict
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Latents of images (B, 3, H, W) in [-1, 1], H and W being multiples of `multiple`."""
+        encode, factor = self.autoencoder.encode, self.autoencoder.factor
+        if not self.tile:
+            return encode(image)
+        blocks = F.pixel_unshuffle(image, factor)  # tiles are cut in latents
+        return tiled(lambda x: encode(F.pixel_shuffle(x, factor)), blocks, self.tile, self.overlap, AT_ONCE)
+
     @torch.no_grad()
     def picture(self, latent: Tensor, box: Box) -> Tensor:
         """A latent as an image in [0, 1], its padding removed."""
-        decoded = self.autoencoder.decode(latent, self.quantize)
-        return (unpad(decoded, box).float() + 1).mul_(0.5).clamp_(0, 1)  # pixels of a half-precision network, too
+        decode, factor = partial(self.autoencoder.decode, quantize=self.quantize), self.autoencoder.factor
+        if self.tile:
+            blocks = lambda z: F.pixel_unshuffle(decode(z), factor)  # noqa: E731
+            image = F.pixel_shuffle(tiled(blocks, latent, self.tile, self.overlap, AT_ONCE), factor)
+        else:
+            image = decode(latent)
+        return (unpad(image, box).float() + 1).mul_(0.5).clamp_(0, 1)  # pixels of a half-precision network, too
 
     def floor(self, image: Tensor) -> Tensor:
         """Images through the autoencoder alone: what no editing network can be better than."""
         padded, box = pad_to_multiple(image * 2 - 1, self.multiple)
-        return self.picture(self.autoencoder.encode(padded), box)
+        return self.picture(self.encode(padded), box)
 
 
 def in_sequence(
