@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from repro.editing.compose import Recipe, compose
 from repro.editing.effects import (
     KNOTS,
+    Recipe,
     box_mask,
     colour_transfer,
+    compose,
     free_form_mask,
     gaussian_3x3,
     lalphabeta_to_rgb,
     line_kernels,
     match_statistics,
     motion_blur,
-    rgb_to_lab,
     rgb_to_lalphabeta,
     shake_trajectories,
     unsharp_mask,
@@ -95,15 +95,6 @@ def test_equals_scipys_convolution_and_degree_zero_is_the_image():
 
 def statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values.mean(dim=(2, 3)), values.std(dim=(2, 3), correction=0)
-
-
-def test_lab_equals_skimage():
-    from skimage.color import rgb2lab
-
-    levels = torch.linspace(0, 1, 18)
-    cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).view(1, 3, 18, 18 * 18)
-    reference = rgb2lab(cube[0].permute(1, 2, 0).double().numpy())
-    assert np.abs(rgb_to_lab(cube.double())[0].permute(1, 2, 0).numpy() - reference).max() < 1e-3
 
 
 def test_lalphabeta_by_hand_and_back():
@@ -195,30 +186,16 @@ def test_the_slider_is_exact_and_grows_one_hole():
 
 
 def test_the_order_is_the_one_stated_and_a_sequence_of_single_tasks_makes_the_same():
-    image, reference, hole = picture(1), picture(1, seed=1), torch.zeros(1, 1, 32, 36)
-    given = dict(seed=3, ids=["a"], reference=reference, hole=hole)
-    target = compose(image, EVERYTHING, **given).target
+    image, reference = picture(1), picture(1, seed=1)
+    given = dict(seed=3, ids=["a"], reference=reference)
+    target = compose(image, [EVERYTHING], **given)
     by_hand = gaussian_grain(motion_blur(image, 0.4, 3, ["a"]), 0.1, seed=3, ids=["a"])
     assert torch.allclose(target, unsharp_mask(colour_transfer(by_hand, reference), 2.0, 0.02), atol=1e-6)
     steps = Recipe().sequence(EVERYTHING)
     assert [step.active for step in steps] == [("inpaint",), ("blur",), ("grain",), ("colour",), ("sharpen",)]
     for step in steps:
-        image = compose(image, step, **given).target
+        image = compose(image, [step], **given)
     assert torch.equal(image, target) and Recipe().sequence(EditingVector()) == ()
-
-
-def test_inpainting_is_in_the_source_alone():
-    image = picture(2)
-    hole = torch.zeros(1, 1, *image.shape[2:])
-    hole[..., 4:10, 6:20] = 1
-    whole = EditingVector(sharpen=(2.0, 0.0))
-    made = compose(image, [EditingVector(inpaint=True, sharpen=(2.0, 0.0)), whole], seed=0, ids=[0, 1], hole=hole)
-    assert torch.equal(made.target, compose(image, whole, seed=0, ids=[0, 1]).target)
-    assert torch.equal(made.source[0], image[0] * (1 - hole[0])) and torch.equal(made.source[1], image[1])
-    assert torch.equal(made.hole, torch.cat([hole, torch.zeros_like(hole)]))
-    grey = compose(image, EditingVector(inpaint=True), seed=0, ids=[0, 1], hole=hole, recipe=Recipe(fill=0.5))
-    # The product with the mask in [-1, 1] is this fill in [0, 1].
-    assert torch.allclose(2 * grey.source - 1, (2 * image - 1) * (1 - hole), atol=1e-6)
 
 
 @settings(max_examples=12)
@@ -230,14 +207,13 @@ def test_a_picture_does_not_depend_on_its_batch(asked, seed):
     together = compose(image, vectors, seed=seed, ids=ids, reference=reference)
     for i in range(count):
         one = slice(i, i + 1)
-        alone = compose(image[one], vectors[i], seed=seed, ids=ids[one], reference=reference[one])
-        for got, wanted in zip(alone, together, strict=True):  # rounding may carry a pixel's threshold across
-            assert ((got[0] - wanted[i]).abs() > 1e-4).float().mean() < 0.01
+        alone = compose(image[one], vectors[one], seed=seed, ids=ids[one], reference=reference[one])
+        assert ((alone[0] - together[i]).abs() > 1e-4).float().mean() < 0.01  # a threshold may go the other way
 
 
 def test_colour_needs_a_reference():
     with pytest.raises(ReproError, match="there is no reference image"):
-        compose(picture(1), EditingVector(colour=True), seed=0, ids=[0])
+        compose(picture(1), [EditingVector(colour=True)], seed=0, ids=[0])
 
 
 def flat(level: float, *shape: int) -> torch.Tensor:

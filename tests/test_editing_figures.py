@@ -76,7 +76,7 @@ def test_probes_are_theory_and_the_paper_read_both_ways(now):
     assert gap == pytest.approx((ways[0] - ways[1]).abs().mean().item()) and gap > 0.01
     assert torch.equal(pictures["its inverse"], ways[1][:1])
     pictures, gap = probes.orders(data)
-    assert torch.equal(pictures["grain first"], data.edit("grain", "colour", "sharpen").target[:1]) and gap > 0.005
+    assert torch.equal(pictures["grain first"], data.target(["grain", "colour", "sharpen"])[:1]) and gap > 0.005
     image = data.sharp
     meant, printed = unsharp_mask(image, 3.0, 0.03), probes.as_printed(image, 3.0, 0.03)
     small = (image - gaussian_3x3(image)).abs() < 0.03

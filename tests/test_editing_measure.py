@@ -9,10 +9,10 @@ import torch
 from tiny_editing import tiny_autoencoder
 
 from repro.data import pack
-from repro.editing.compose import compose
-from repro.editing.effects import colour_transfer, motion_blur, unsharp_mask
+from repro.editing.effects import colour_transfer, compose, motion_blur, unsharp_mask
 from repro.editing.grain import gaussian_grain, grain_variance
 from repro.editing.study import benchmark, measure, probes
+from repro.editing.study.benchmark import Split
 from repro.editing.vector import EditingVector
 
 SMALL = replace(benchmark.TINY, crop=(32, 64, 64), sides=((96,), (96,), (96,)), each=(2, 2, 3), limit=2)
@@ -53,20 +53,21 @@ def test_grain_grows_with_the_radius_and_is_measured_in_flat_places():
 
 
 def test_scores_of_doing_nothing_of_the_targets_and_of_the_floor(data):
-    found, pair = measure.scored(data, 2, ("inpaint",), measure.source_of, kid=False), data.edit("inpaint")
-    inside = ((pair.source - pair.target).abs() * data.hole).sum(dim=(1, 2, 3)) / (3 * data.hole.sum(dim=(1, 2, 3)))
+    found = measure.scored(data, 2, ("inpaint",), Split.source, kid=False)
+    error = (data.source(["inpaint"]) - data.sharp).abs() * data.hole
+    inside = error.sum(dim=(1, 2, 3)) / (3 * data.hole.sum(dim=(1, 2, 3)))
     assert found[measure.HOLE] == pytest.approx(measure.by_photo(inside, 2), rel=1e-4)
     assert found[measure.EXCESS] == pytest.approx(found[measure.HOLE], rel=1e-4)  # outside the hole nothing is wrong
     assert found[measure.L1] == pytest.approx(measure.by_photo((inside * data.hole.mean(dim=(1, 2, 3))), 2), rel=1e-4)
     assert all(len(found[p]) == 2 for p in measure.PROTOCOLS) and measure.KID not in found
-    perfect = measure.scored(data, 2, ("blur", "inpaint"), lambda part, tasks: part.edit(*tasks).target, kid=False)
+    perfect = measure.scored(data, 2, ("blur", "inpaint"), Split.target, kid=False)
     assert max(perfect[measure.GAP["blur"]]) < 1e-6 and max(map(abs, perfect[measure.CRISP])) < 1e-6
     assert max(map(abs, perfect[measure.EXCESS])) < 1e-7
-    lazy = measure.scored(data, 2, ("blur",), measure.source_of, kid=False)
-    target = probes.blur_strength(data.edit("blur").target, data.sharp)
+    lazy = measure.scored(data, 2, ("blur",), Split.source, kid=False)
+    target = probes.blur_strength(data.target(["blur"]), data.sharp)
     assert lazy[measure.GAP["blur"]] == pytest.approx(measure.by_photo(target, 2), rel=1e-4)
     assert min(lazy[measure.CRISP]) > 0  # the sharp source is crisper than the blurred target
-    image = data.edit("colour").target
+    image = data.target(["colour"])
     found = measure._statistics(0.5 * image + 0.1, image)
     assert found[measure.MEANS] == pytest.approx(
         (0.5 * image - 0.1).mean(dim=(2, 3)).abs().mean(dim=1).tolist(), rel=1e-4
@@ -115,15 +116,15 @@ def test_rank_correlation_is_spearmans_and_a_dead_slider_scores_nothing():
 
 def test_what_a_composite_keeps(data):
     first = data.at([0, 2])
-    perfect = measure.kept(first, ("blur", "grain", "colour"), lambda part, tasks: part.edit(*tasks).target)
+    perfect = measure.kept(first, ("blur", "grain", "colour"), Split.target)
     assert set(perfect) == {measure.DRIFT["blur"], measure.DRIFT["grain"], measure.DRIFT["colour"]}
     assert all(len(v) == 2 and max(v) < 1e-4 for v in perfect.values())
 
     def alone(part, tasks):  # blurs, unless something else is asked too
-        return part.edit("blur").target if tuple(tasks) == ("blur",) else part.sharp
+        return part.target(["blur"]) if tuple(tasks) == ("blur",) else part.sharp
 
     lost = measure.kept(first, ("blur", "inpaint"), alone)
-    wanted = probes.blur_strength(first.edit("blur").target, first.sharp).tolist()
+    wanted = probes.blur_strength(first.target(["blur"]), first.sharp).tolist()
     assert lost == {measure.DRIFT["blur"]: pytest.approx(wanted, abs=1e-5)}
 
 
@@ -200,12 +201,12 @@ def test_a_composite_is_made_of_the_single_edits():
     )
     coloured = colour_transfer(grained, whole.reference)
     for tasks, wanted in ((1, blurred), (2, grained), (3, coloured)):
-        found = whole.edit(*("blur", "grain", "colour")[:tasks])
-        assert (found.target - benchmark.levels(wanted)).abs().max() < 1.5 / 255 and torch.equal(
-            found.source, whole.sharp
-        )
-    assert torch.equal(whole.edit("inpaint").target, whole.sharp)
-    assert torch.equal(whole.edit("blur", "grain").target[1:], whole.at([1]).edit("blur", "grain").target)
+        found = whole.target(("blur", "grain", "colour")[:tasks])
+        assert (found - benchmark.levels(wanted)).abs().max() < 1.5 / 255
+    assert torch.equal(whole.source(["blur"]), whole.sharp)
+    assert torch.equal(whole.source(["blur", "inpaint"]), whole.sharp * (1 - whole.hole))
+    assert torch.equal(whole.target(["inpaint"]), whole.sharp)
+    assert torch.equal(whole.target(["blur", "grain"])[1:], whole.at([1]).target(["blur", "grain"]))
 
 
 def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch):
@@ -221,8 +222,8 @@ def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch
     pair = (amount, threshold) if sharpen else None
     vector = EditingVector(beta if blur else None, round(sigma, 6) if grain else None, colour, inpaint, pair)
     one = whole.at([0])
-    extra = {"reference": one.reference, "hole": one.hole, "recipe": benchmark.TINY.recipe}
-    target = compose(one.sharp, vector, seed=benchmark.TINY.version, ids=ids, **extra).target
+    extra = {"reference": one.reference, "recipe": benchmark.TINY.recipe}
+    target = compose(one.sharp, [vector], seed=benchmark.TINY.version, ids=ids, **extra)
     latent = autoencoder.encode(benchmark.levels(target) * 2 - 1)
     torch.testing.assert_close(held["composite"][[count]].float(), latent, rtol=2e-3, atol=2e-3)
     monkeypatch.setattr(benchmark, "compose", None)  # read, not made again

@@ -16,7 +16,7 @@ from repro.ddpm.process import model_fn, q_sample
 from repro.ddpm.samplers import ddim, sample
 from repro.ddpm.schedules import by_name
 from repro.editing import sampling
-from repro.editing.compose import Recipe
+from repro.editing.effects import Recipe
 from repro.editing.sampling import in_sequence
 from repro.editing.study.experiments import SMOKE
 from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit

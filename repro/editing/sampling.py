@@ -17,8 +17,7 @@ from repro.ddpm.process import Kind, Model, model_fn
 from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
 from repro.ddpm.schedules import Schedule
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.compose import Recipe
-from repro.editing.effects import cut_hole
+from repro.editing.effects import Recipe, cut_hole
 from repro.editing.model import EditingNet
 from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor

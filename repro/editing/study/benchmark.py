@@ -33,8 +33,7 @@ from repro.data import pack
 from repro.data.files import crops
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.compose import Composite, Recipe, compose
-from repro.editing.effects import cut_hole, free_form_mask
+from repro.editing.effects import Recipe, compose, cut_hole, free_form_mask
 from repro.editing.grain import RADII
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -90,15 +89,17 @@ class Split:
         """The crops, at most so many at once."""
         return (self.at(range(len(self))[start : start + most]) for start in range(0, len(self), most))
 
-    def edit(self, *tasks: str) -> Composite:
-        """Source and target with these tasks on, in 256 levels."""
-        image, recipe = self.sharp, self.bench.recipe
+    def source(self, tasks: Sequence[str]) -> Tensor:
+        """What an edit with these tasks on starts from."""
+        return cut_hole(self.sharp, self.hole, self.bench.recipe.fill) if "inpaint" in tasks else self.sharp
+
+    def target(self, tasks: Sequence[str]) -> Tensor:
+        """What it is to give, in 256 levels."""
+        image, bench = self.sharp, self.bench
         if self.blurred is not None and "blur" in tasks:
             image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
-        inputs = {"reference": self.reference, "hole": self.hole, "recipe": recipe}
-        vectors = [vector.only(*tasks) for vector in self.vectors]
-        out = compose(image, vectors, seed=self.bench.version, ids=self.ids, **inputs)
-        return Composite(levels(cut_hole(self.sharp, out.hole, recipe.fill)), levels(out.target), out.hole)
+        inputs = {"seed": bench.version, "ids": self.ids, "reference": self.reference, "recipe": bench.recipe}
+        return levels(compose(image, [vector.only(*tasks) for vector in self.vectors], **inputs))
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ def unseen(bench: Bench) -> Split:
 def edits(data: Split) -> Tensors:
     """uint8 (N, 3, S, S) "sharp", "reference", "masked" and one per effect of TARGETS; bool "hole"; float32 "vector"
     (N, 9), with all five effects on."""
-    images = {"sharp": data.sharp, "reference": data.reference, "masked": data.edit("inpaint").source}
-    images |= {task: data.edit(task).target for task in TARGETS}
+    images = {"sharp": data.sharp, "reference": data.reference, "masked": data.source(["inpaint"])}
+    images |= {task: data.target([task]) for task in TARGETS}
     out = {name: (value * 255).round().to(torch.uint8) for name, value in images.items()}
     return {**out, "hole": data.hole.bool(), "vector": as_tensor(data.vectors)}
 
@@ -281,7 +282,7 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tens
             drawn = zip(parameters(ids, bench.version), which, strict=True)
             vectors = tuple(vector.only(*COMBINATIONS[i]) for vector, i in drawn)
             for part in replace(whole, ids=tuple(ids), vectors=vectors).parts(_BLOCK):
-                target = to_model(part.edit(*TASKS).target).to(autoencoder.device)
+                target = to_model(part.target(TASKS)).to(autoencoder.device)
                 latent = autoencoder.encode(target).half().cpu()
                 yield {"composite": latent, "composite vector": as_tensor(part.vectors)}
 

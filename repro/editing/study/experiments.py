@@ -13,7 +13,7 @@ from repro.data.datasets import home
 from repro.ddpm.process import Kind
 from repro.ddpm.schedules import Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
-from repro.editing.compose import Recipe as Effects
+from repro.editing.effects import Recipe as Effects
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor
 from repro.editing.study import benchmark, paper

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
-from repro.editing.compose import Composite
 from repro.editing.effects import box_mask, free_form_mask
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER
@@ -64,9 +63,10 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 @dataclass(frozen=True)
 class Edited:
-    """One image edited: input and target by the formulas, output (1, 3, S, S) in [0, 1], the request in words."""
+    """One image edited: input, target by the formulas, output (1, 3, S, S) in [0, 1], the request in words."""
 
-    pair: Composite
+    source: Tensor
+    target: Tensor
     output: Tensor
     reference: Tensor | None
     words: str
@@ -104,7 +104,8 @@ def edit(
     output = now.edit(method, data, vector.active, steps=steps, seed=seed)
     if isinstance(output, str):
         return output
-    return Edited(replace(data, ids=(picture,)).edit(*vector.active), output, colours, _written(vector))
+    target = replace(data, ids=(picture,)).target(vector.active)
+    return Edited(data.source(vector.active), target, output, colours, _written(vector))
 
 
 def view(made: Edited | str, split: float) -> np.ndarray:
@@ -113,11 +114,11 @@ def view(made: Edited | str, split: float) -> np.ndarray:
     if isinstance(made, str):
         return plaque(made)
     tiles = {
-        "by the formulas": made.pair.target[0],
-        "difference × 2": (2 * (made.output - made.pair.target).abs()).clamp(0, 1)[0],
+        "by the formulas": made.target[0],
+        "difference × 2": (2 * (made.output - made.target).abs()).clamp(0, 1)[0],
         "colours of": torch.full_like(made.output[0], 0.93) if made.reference is None else made.reference[0],
     }
-    before, after = (resized(x[0], 376) for x in (made.pair.source, made.output))
+    before, after = (resized(x[0], 376) for x in (made.source, made.output))
     return stage(split_view(before, after, split), tiles, made.words)
 
 

@@ -81,13 +81,13 @@ def named(pictures: Mapping[str, Tensor]) -> Photos:
 
 def schematic(data: Split, editor: Editor) -> Photos:
     """Fig. 1 of the paper with images of one crop: what is concatenated, what is attended to."""
-    edit = data.edit("blur", "colour")
-    z = editor.autoencoder.encode(edit.target * 2 - 1)
+    target = data.target(["blur", "colour"])
+    z = editor.autoencoder.encode(target * 2 - 1)
     noisy = q_sample(z, 400, KeyedNoise(0, ["schematic"], "schematic").normal(tuple(z.shape[1:])), editor.schedule)
     drawing = Schematic(10.4, 4.5)
     drawing.image("A", (0.75, 3.7), data.sharp[0], height=1.0, text="source $I_A$")
     drawing.image("ref", (0.75, 2.15), data.reference[0], height=1.0, text="reference $I_{ref}$")
-    drawing.image("B", (9.6, 2.75), edit.target[0], height=1.0, text="target $I_B$")
+    drawing.image("B", (9.6, 2.75), target[0], height=1.0, text="target $I_B$")
     drawing.box("encoder", (2.25, 3.7), "VQ\nencoder", kind="frozen", size=(0.95, 0.65))
     drawing.box("small", (2.25, 2.15), "1/4 of\nthe size", size=(0.95, 0.65))
     drawing.box("zA", (3.6, 3.7), "$z_0^A$", size=(0.75, 0.55))
@@ -115,7 +115,7 @@ def schematic(data: Split, editor: Editor) -> Photos:
 
 def effects(data: Split) -> Photos:
     """One crop, its five effects with their parameters, and the grain magnified, since it is faint."""
-    target, (v,) = {task: data.edit(task).target for task in TASKS}, data.vectors
+    target, (v,) = {task: data.target([task]) for task in TASKS}, data.vectors
     return named(
         {
             "sharp": data.sharp,
@@ -124,7 +124,7 @@ def effects(data: Split) -> Photos:
             "grain − sharp, × 8": (0.5 + 8 * (target["grain"] - data.sharp)).clamp(0, 1),
             "colour transfer …": target["colour"],
             "… from this image": data.reference,
-            "inpainting: the input": data.edit("inpaint").source,
+            "inpainting: the input": data.source(["inpaint"]),
             f"λ = {v.sharpen[0]:.1f}, μ = {v.sharpen[1]:.3f}": target["sharpen"],
         }
     )
@@ -144,8 +144,7 @@ def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str
     rows = []
     for i, tasks in enumerate(edits):
         one = data.at([i % len(data)])
-        pair = one.edit(*tasks)
-        rows.append([pair.source, pair.target, *(method(one, tasks) for method in methods.values())])
+        rows.append([one.source(tasks), one.target(tasks), *(method(one, tasks) for method in methods.values())])
     return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], ["input", "target", *methods])
 
 
@@ -193,7 +192,7 @@ def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str
     for task in TASKS:
         inputs = {**request(data, (task,)), "steps": steps}
         ways = (editor.edit(data.sharp, **inputs, inversion=way) for way in (False, True))
-        found[task] = (data.edit(task).target, *ways)
+        found[task] = (data.target([task]), *ways)
     rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
     return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 

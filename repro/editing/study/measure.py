@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects import cut_hole
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor, in_sequence
 from repro.editing.study import experiments, probes
@@ -126,9 +125,9 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> Method:
     task, switch, steps = cell["task"], cell.get("switch"), cell.get("steps", config.steps)
     if experiment == "baseline-input":
-        return source_of
+        return Split.source
     if experiment == "baseline-target":  # the targets themselves, of parameters that no main table shares
-        return lambda data, tasks: data.edit(*tasks).target
+        return Split.target
     if experiment.startswith("baseline-floor"):
         return partial(floored, experiments.load_autoencoder(config.name), experiment.endswith("quantised"))
     if experiment == SEQUENCE:
@@ -177,11 +176,6 @@ def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], 
     return torch.cat([in_sequence(editors, part.sharp, **settings, **request(part, tasks)) for part in parts])
 
 
-def source_of(data: Split, tasks: Sequence[str]) -> Tensor:
-    """What an edit starts from, hole and all: what doing nothing scores."""
-    return cut_hole(data.sharp, data.hole, data.bench.recipe.fill) if "inpaint" in tasks else data.sharp
-
-
 def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequence[str]) -> Tensor:
     """The target itself through the autoencoder: what no editing network can be better than, but by chance."""
     parts = (part.to(autoencoder.device) * 2 - 1 for part in target_of(data, tuple(tasks)).split(_BATCH))
@@ -193,7 +187,7 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
     made = []
     for part in data.parts(_BATCH):
         vectors = [vector.only(*tasks) for vector in part.vectors]
-        made.append(generate(generator, source_of(part, tasks), vectors, part.reference))
+        made.append(generate(generator, part.source(tasks), vectors, part.reference))
     return torch.cat(made)
 
 
@@ -219,7 +213,7 @@ def _net(real: bool = False) -> FeatureNet:
 @lru_cache(maxsize=64)
 def target_of(data: Split, tasks: tuple[str, ...]) -> Tensor:
     """The target of an edit, kept: grain costs more than the edits themselves."""
-    return data.edit(*tasks).target
+    return data.target(tasks)
 
 
 @lru_cache(maxsize=64)
@@ -261,10 +255,10 @@ def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
     |(s(composite) - s(single)) - (the same of the targets)|, s the strength of `study.probes`; of colour the distance
     in CIE Lab of the two changes of the mean colour.
     """
-    output, target = method(data, tasks).clamp(0, 1), data.edit(*tasks).target
+    output, target = method(data, tasks).clamp(0, 1), data.target(tasks)
     metrics: dict[str, Values] = {}
     for task in (task for task in tasks if task in DRIFT):
-        images = (output, method(data, [task]).clamp(0, 1), target, data.edit(task).target)
+        images = (output, method(data, [task]).clamp(0, 1), target, data.target([task]))
         if task == "colour":
             ours, alone, goal, single = map(mean_lab, images)
             drift = (ours - alone - goal + single).norm(dim=1)

@@ -33,8 +33,7 @@ from repro.data.datasets import read_split
 from repro.data.files import Pair, crops
 from repro.data.images import read_image
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.compose import Recipe
-from repro.editing.effects import free_form_mask
+from repro.editing.effects import Recipe, free_form_mask
 from repro.editing.model import EditingNet
 from repro.editing.study.benchmark import SPLITS, VERSION, Split, parameters, reference_rows
 from repro.errors import ReproError

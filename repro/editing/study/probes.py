@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from repro.ddpm.process import q_sample
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects import colour_transfer, gaussian_3x3, rgb_to_lab, unsharp_mask
+from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
 from repro.editing.grain import N_SAMPLES, RADII, SIGMA_FILTER, grain_variance
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
@@ -122,7 +122,7 @@ def orders(data: Split) -> tuple[dict[str, Tensor], float]:
     """The target of one composite by the order of the benchmark and by its reverse, and the mean l1 between the two."""
     recipe = data.bench.recipe
     turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
-    one, other = (x.edit("grain", "colour", "sharpen").target for x in (data, turned))
+    one, other = (x.target(["grain", "colour", "sharpen"]) for x in (data, turned))
     gap = (one - other).abs()
     images = {"picture": data.sharp, "grain first": one, "sharpening first": other, "difference × 4": 4 * gap}
     return {words: x[:1].clamp(0, 1) for words, x in images.items()}, gap.mean().item()
@@ -142,7 +142,7 @@ def task_features(editor: Editor, data: Split) -> tuple[Tensor, Tensor, Tensor]:
     for number, task in enumerate(TASKS):
         reference, hole = (x if task == on else None for x, on in ((data.reference, "colour"), (data.hole, "inpaint")))
         inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], reference, hole)
-        z = editor.autoencoder.encode((data.edit(task).target * 2 - 1).to(inputs["source"].device))
+        z = editor.autoencoder.encode((data.target([task]) * 2 - 1).to(inputs["source"].device))
         eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
         t = torch.full((len(z),), LEVEL, device=z.device)
         _, bottleneck, tokens = editor.network(q_sample(z, t, eps, editor.schedule), t, **inputs, features=True)
@@ -238,8 +238,10 @@ def colour_distance(edited: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_lab(image: Tensor) -> Tensor:
-    """(B, 3) mean colour in CIE Lab."""
-    return rgb_to_lab(image).mean(dim=(2, 3))
+    """(B, 3) mean colour of images (B, 3, H, W) in [0, 1], in CIE Lab."""
+    from skimage.color import rgb2lab
+
+    return torch.from_numpy(rgb2lab(image.cpu().numpy(), channel_axis=1)).mean(dim=(2, 3))
 
 
 def rank_correlation(strengths: Tensor) -> Tensor:
