@@ -30,9 +30,9 @@ COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG",
                 ("photo.jpg --task lowlight -o out.png", "photos --task raindrops --method rddm -o restored",
                  "photo.jpg --checkpoint my-run/network")),
-    "data check": ("repro.data.commands", "DataCheck", "verify a data set against its known layout and counts",
+    "data check": ("repro.data.datasets", "DataCheck", "verify a data set against its known layout and counts",
                    ("lol --root ~/data/LOL",)),
-    "data flist": ("repro.data.commands", "DataFlist", "write the list of a folder's images",
+    "data flist": ("repro.data.files", "DataFlist", "write the list of a folder's images",
                    ("photos --out photos.flist",)),
 }  # fmt: skip
 

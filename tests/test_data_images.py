@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageFilter
 from tiny import refused
 
-from repro.data.images import check_writable, image_size, read_channels, read_image, resize, write_image
-from repro.data.inputs import masks, pictures, read_srgb
+from repro.data.images import check_writable, image_size, read_image, read_srgb, resize, write_image
+from repro.data.inputs import masks, pictures
 from repro.errors import ReproError
 
 
@@ -54,7 +54,6 @@ def test_every_source_and_kind_of_numbers_gives_the_same_picture(channels, tmp_p
         found = read_image(kind)
         assert found.dtype == torch.float32 and found.is_contiguous()
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
-    assert read_channels(eight, name="").shape == (channels, 5, 6)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -261,18 +260,18 @@ def test_what_cannot_be_written_is_refused_before_the_work_where_it_can_be_known
         ("bad.png", torch.full((3, 2, 2), float("nan")), "range"),
         ("bad.xyz", torch.zeros(3, 2, 2), "cannot write"),
         ("file/bad.png", torch.zeros(3, 2, 2), "could not be written"),
-        ("bad.webp", torch.zeros(3, 1, 16384), r"16384x1 is more than the 16,383 pixels a side of \.webp"),
+        ("bad.webp", torch.zeros(3, 1, 16384), "bad.webp: cannot be written .*16383"),
     ):
         (tmp_path / "file").write_text("")
         with pytest.raises(ReproError, match=words):
             write_image(tmp_path / name, image)
     name = "n" * 251 + ".png"  # as long as may be
-    check_writable(tmp_path / "new" / name, (5, 5))
+    check_writable(tmp_path / "new" / name)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # neither leaves anything behind
     write_image(tmp_path / "new" / name, torch.zeros(3, 5, 5))
-    for place in ("a" + name, "new", "x.webp"):
+    for place in ("a" + name, "new", "x.tga"):
         with pytest.raises(ReproError):
-            check_writable(tmp_path / place, (5, 20_000))
+            check_writable(tmp_path / place)
 
 
 def test_resize_is_pillows_antialiased_one():
@@ -366,5 +365,3 @@ def test_grey_networks_get_the_luminance_of_any_kind():
     for kind in (array, torch.from_numpy(array).movedim(3, 1), [Image.fromarray(a) for a in array]):
         torch.testing.assert_close(pictures(kind, channels=1), wanted, rtol=0, atol=0.51 / 255)  # Pillow rounds
     assert torch.equal(pictures(WANTED, channels=1), WANTED)
-    with pytest.raises(ReproError, match="a network of 4 channels takes no image"):
-        pictures(WANTED, channels=4)

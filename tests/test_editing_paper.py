@@ -236,7 +236,8 @@ def test_the_whole_path(home, data, monkeypatch):
     assert [step.images for step in steps] == [2, 4] and all(0 < step.loss < 3 for step in steps)
     assert len(benchmark.pixels(experiments.PROFILES["paper"].source)["sharp"]) == (SEQUENCES["train"] - 1) * FRAMES
     list(run(experiment("editing-paper-pix2pix-s0")))
-    net = FeatureNet("tiny", 3, lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+    pooled = lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)  # noqa: E731
+    net = FeatureNet("tiny", 3, pooled, pooled)
     monkeypatch.setattr(measure, "inception", lambda device: net)
     measure._net.cache_clear()
     rows = {(r.experiment, *sorted(map(str, r.cell.items()))): r for r in evaluation.rows("editing", "paper")}

@@ -10,8 +10,7 @@ from tiny import refused, shaken
 
 from repro.cli import main
 from repro.data import pack
-from repro.data.images import read_image, resize, write_image
-from repro.data.inputs import read_srgb
+from repro.data.images import read_image, read_srgb, resize, write_image
 from repro.engine.atomic import locked
 from repro.engine.checkpoint import trained
 from repro.engine.provenance import whence

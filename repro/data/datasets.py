@@ -8,7 +8,6 @@ none of them: it is refused under the name "test" and read as "test_b".
 """
 
 import hashlib
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tyro.conf import Positional
 
 from repro import paths
-from repro.data.files import Pair, Prepare, checked, some, unpaired
+from repro.data import pack
+from repro.data.files import FILE, Pair, Prepare, checked, some, unpaired
 from repro.data.images import SUFFIXES, resize
 from repro.errors import ReproError, one_of
 
@@ -38,8 +39,8 @@ class Part:
 
     def files(self, root: Path) -> list[Path]:
         """Those that are there, in order of their names."""
-        found = (p for p in root.glob(self.pattern) if p.suffix.lower() in self.suffixes and p.name[0] != ".")
-        return sorted(p for p in found if p.is_file())
+        found = (p for p in root.glob(self.pattern) if p.suffix.lower() in self.suffixes and p.is_file())
+        return sorted(p for p in found if p.name[0] != ".")
 
     def keyed(self, root: Path, files: Sequence[Path]) -> dict[str | None, Path]:
         """What names the pair of each file; None for one whose name is not of the expected form."""
@@ -64,10 +65,6 @@ class Layout:
         needed = [part.pattern for part in self.parts if not part.optional]
         return ", ".join(needed) or " or ".join(part.pattern for part in self.parts)
 
-    def part(self, label: str) -> Part:
-        """The part of that label."""
-        return next(part for part in self.parts if part.label == label)
-
 
 LAYOUTS: dict[str, Layout] = {
     name: Layout(**{**each, "parts": [Part(**part) for part in each["parts"]]})
@@ -86,7 +83,7 @@ def advice(name: str, root: Path) -> str:
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {layout.needed}"
 
 
-def check(name: str, root: str | os.PathLike | None = None) -> tuple[list[str], list[str]]:
+def check(name: str, root: FILE | None = None) -> tuple[list[str], list[str]]:
     """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
 
     Args:
@@ -106,9 +103,9 @@ def check(name: str, root: str | os.PathLike | None = None) -> tuple[list[str], 
         return [], [f"{root}: {deeper or f'nothing found of {layout.needed}'}"]
     found, problems = [], []
     for part in layout.parts:
-        wrong = list(_faults(layout, part, root, files))
-        problems += wrong
-        if files[part.label] and not wrong:
+        if wrong := list(_faults(layout, part, root, files)):
+            problems += wrong
+        elif files[part.label]:
             found.append(f"{part.label}: {len(files[part.label]):,} files")
     return found, problems
 
@@ -124,7 +121,7 @@ def _faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence
     if empty := [file for file in files if file.stat().st_size == 0]:
         yield f"{some(empty)}: empty"
     if files and part.partner and found[part.partner]:
-        other = layout.part(part.partner)
+        other = next(p for p in layout.parts if p.label == part.partner)
         mine, theirs = part.keyed(root, files), other.keyed(root, found[other.label])
         if misnamed := mine.pop(None, None) or theirs.pop(None, None):
             yield f"{misnamed}: misnamed; names are expected to match {part.key}"
@@ -142,7 +139,7 @@ class Split:
     masks: list[Path] | None = None
 
 
-def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> Split:
+def read_split(name: str, split: str, root: FILE | None = None) -> Split:
     """A split of a complete download, counted and matched by name.
 
     Args:
@@ -157,8 +154,9 @@ def read_split(name: str, split: str, root: str | os.PathLike | None = None) -> 
     one_of("paired data set", name, [known for known, layout in LAYOUTS.items() if layout.splits])
     layout, root = LAYOUTS[name], Path(root or home(name))
     one_of(f"{name}: split", split, layout.splits)
-    inputs = layout.part(layout.splits[split])
-    parts = [inputs, layout.part(inputs.partner), *(p for p in layout.parts if p.partner == inputs.label)]
+    labelled = {part.label: part for part in layout.parts}
+    inputs = labelled[layout.splits[split]]
+    parts = [inputs, labelled[inputs.partner], *(p for p in layout.parts if p.partner == inputs.label)]
     files = {part.label: part.files(root) for part in parts}
     for part in parts:
         for problem in _faults(layout, replace(part, optional=False), root, files):
@@ -196,11 +194,11 @@ def face(side: int) -> Prepare:
     return crop
 
 
-def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Path]:
+def read_celeba(split: str, root: FILE | None = None) -> list[Path]:
     """The files of a split (train, validation, test), in the order of the data set's own list.
 
-    Raises `ReproError` for an unknown split, what is absent (with what to get from where), a line that is no entry and
-    another number of images than the split has.
+    Raises `ReproError` for an unknown split, what is absent (with what to get from where), and another number of images
+    than the split has.
     """
     one_of("CelebA: split", split, CELEBA)
     root = Path(root or home("celeba"))
@@ -208,15 +206,12 @@ def read_celeba(split: str, root: str | os.PathLike | None = None) -> list[Path]
     for needed in (listed, folder):
         if not needed.exists():
             raise ReproError(f"{needed}: not found; {advice('celeba', root)}")
-    there, entries = {file.name for file in os.scandir(folder)}, []
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
-        name, _, part = line.strip().partition(" ")
-        if part.strip() not in ("0", "1", "2") or name not in there:
-            raise ReproError(f"{listed}, line {number}: {line[:60]!r} is not a file of {folder} and 0, 1 or 2")
-        if list(CELEBA)[int(part)] == split:
-            entries.append(folder / name)
+    there, number = {file.name for file in folder.iterdir()}, str(list(CELEBA).index(split))
+    lines = [line.split() for line in listed.read_text(encoding="utf-8").splitlines()]
+    entries = [folder / name for name, *part in filter(None, lines) if part == [number] and name in there]
     if len(entries) != CELEBA[split]:
-        raise ReproError(f"{listed} lists {len(entries):,} images of {split}: CelebA has {CELEBA[split]:,}")
+        found = f"{len(entries):,} images of {split} that are in {folder}"
+        raise ReproError(f"{listed} lists {found}: CelebA has {CELEBA[split]:,}")
     return entries
 
 
@@ -236,10 +231,8 @@ def load_cifar10(split: str) -> tuple[Tensor, Tensor, list[str]]:
     for file in _cifar_files(split):
         raw = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
         if not len(raw) or len(raw) % _BYTES or raw[::_BYTES].max() > 9:
-            raise ReproError(
-                f"{file}: {len(raw):,} bytes are not images of {_BYTES:,} with a label from 0 to 9: it is cut short or "
-                "no CIFAR-10"
-            )
+            expected = f"images of {_BYTES:,} with a label from 0 to 9"
+            raise ReproError(f"{file}: {len(raw):,} bytes are not {expected}: it is cut short or no CIFAR-10")
         parts.append(raw.view(-1, _BYTES))
         ids += [f"cifar10 {file.stem} {i}" for i in range(len(parts[-1]))]
     data = torch.cat(parts)
@@ -257,3 +250,34 @@ def _cifar_files(split: str) -> list[Path]:
     if absent := [file for file in files if not file.is_file()]:
         raise ReproError(f"{absent[0]}: not found; {advice('cifar10', files[0].parent)}, or set REPRO_DATA")
     return files
+
+
+# --- command ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DataCheck:
+    """Verify a data set against its known layout and counts; exit status 1 where something is missing.
+
+    Args:
+        name: the data set: pack, cifar10, fashion-mnist, celeba, lol, raindrop, istd, gopro, reds, ffhq, cars, div2k,
+            sid, imagenet, open-images
+        root: its folder (default: the one of its name in REPRO_DATA, else in runs/data; the embedded pack takes none)
+    """
+
+    name: Positional[str]
+    root: Path | None = None
+
+    def run(self) -> int:
+        if one_of("data set", self.name, ["pack", *sorted(LAYOUTS)]) == "pack":
+            root, title, problems = pack.PACK, "embedded images", pack.verify()
+            found = [] if problems else ["every photograph, thumbnail and list has the SHA-256 that was committed"]
+            again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
+        else:
+            root, title = self.root or home(self.name), LAYOUTS[self.name].title
+            found, problems = check(self.name, root)
+            again = advice(self.name, root)
+        print(f"{self.name} ({title}) at {root}: {'incomplete or absent' if problems else 'complete'}")
+        lines = [f"  ok       {line}" for line in found] + [f"  problem  {line}" for line in problems]
+        print(*lines, *([f"  to do    {again}"] if problems else []), sep="\n")
+        return 1 if problems else 0

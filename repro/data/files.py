@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from tyro.conf import Positional
 
 from repro.data.images import SUFFIXES, cut, image_size, read_image, resize
 from repro.engine.atomic import write_bytes
@@ -53,16 +54,13 @@ def read_flist(flist: FILE) -> dict[int, Path]:
         reason = getattr(error, "strerror", "") or "not UTF-8 text"
         raise ReproError(f"{flist}: cannot be read ({reason}); `repro data flist` writes a file list") from error
     # Not splitlines(): that also splits at form feeds and Unicode separators, which file names may hold.
-    lines = {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1)}
-    while lines and not lines[len(lines)].strip():
-        lines.popitem()
-    files = {number: flist.parent / line for number, line in lines.items() if not line.startswith("#")}
+    lines = enumerate(text.rstrip().split("\n"), start=1)
+    files = {number: flist.parent / line.removesuffix("\r") for number, line in lines if not line.startswith("#")}
     if not files:
         raise ReproError(f"{flist}: the file list is empty; at least one path is needed")
     for number, file in files.items():
         if not file.is_file():
-            found = f"{str(file)!r} is no file" if lines[number].strip() else "the entry is empty"
-            raise ReproError(f"{flist}, line {number}: {found}; the path of an image was expected")
+            raise ReproError(f"{flist}, line {number}: {str(file)!r} is no file; the path of an image was expected")
     return files
 
 
@@ -76,19 +74,18 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
     Raises:
         ReproError: unequal numbers of entries, different stems, missing or unreadable files, different sizes.
     """
-    first, second = (
-        [(f"{flist}, line {i}", file) for i, file in read_flist(flist).items()] for flist in (inputs, targets)
-    )
-    for (here, a), (there, b) in zip(first, second, strict=False):
+    first, second = read_flist(inputs), read_flist(targets)
+    for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
         if (not any_names and a.stem != b.stem) or _other_number(a.stem, b.stem):
             raise ReproError(
-                f"{there}: {b.name} stands where the partner of {a.name} ({here}) was expected; pairs must have equal "
-                "stems, or with any_names equal numbers (`repro data flist` orders lists alike)"
+                f"{targets}, line {j}: {b.name} stands where the partner of {a.name} ({inputs}, line {i}) was expected"
+                "; pairs need equal stems, or with any_names equal numbers (`repro data flist` orders lists alike)"
             )
     if len(first) != len(second):
-        where, alone = max(first, second, key=len)[min(len(first), len(second))]
-        raise ReproError(f"{where}: {alone.name} has no partner, the other list ends before it")
-    return checked([Pair(a, b) for (_, a), (_, b) in zip(first, second, strict=True)])
+        longer, files = (inputs, first) if len(first) > len(second) else (targets, second)
+        line, alone = list(files.items())[min(len(first), len(second))]
+        raise ReproError(f"{longer}, line {line}: {alone.name} has no partner, the other list ends before it")
+    return checked([Pair(a, b) for a, b in zip(first.values(), second.values(), strict=True)])
 
 
 def _other_number(first: str, second: str) -> bool:
@@ -134,9 +131,7 @@ def checked(pairs: list[Pair]) -> list[Pair]:
     for pair in pairs:
         one, two = ("{}x{}".format(*image_size(path)) for path in (pair.input, pair.target))
         if one != two:
-            raise ReproError(
-                f"{pair.input} is {one} but its target {pair.target} is {two}; accepted: pairs of one size"
-            )
+            raise ReproError(f"{pair.input} is {one}, its target {pair.target} is {two}; accepted: pairs of one size")
     return pairs
 
 
@@ -155,7 +150,7 @@ def list_images(folder: FILE) -> list[Path]:
             continue
         visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
-        paths = [Path(where) / name for name in names if not name.startswith(".")]
+        paths = (Path(where, name) for name in names if not name.startswith("."))
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise ReproError(f"{folder}: holds no image; accepted: {', '.join(SUFFIXES)}")
@@ -174,17 +169,33 @@ def write_flist(folder: FILE, out: FILE) -> int:
 
     Returns the number of entries. Raises `ReproError` where the folder holds no image or a name cannot stand on a line.
     """
-    out = Path(out)
-    base = out.absolute().parent
-    lines = []
-    for path in list_images(folder):
-        path = path.absolute()
+    base, lines = Path(out).absolute().parent, []
+    for path in list_images(Path(folder).absolute()):
         line = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
         if "\n" in line or line.endswith("\r") or re.search("[\ud800-\udfff]", line):
             raise ReproError(f"{str(path)!r}: the name holds a line break or is not valid Unicode; rename it")
         lines.append(f"./{line}" if line.startswith(("#", "\ufeff")) or not line.strip() else line)
     write_bytes(out, "".join(f"{line}\n" for line in lines).encode("utf-8"))
     return len(lines)
+
+
+@dataclass
+class DataFlist:
+    """Write the list of a folder's images: one path per line, ordered by name, as the flist readers expect it.
+
+    Args:
+        folder: the folder; all levels below it are searched
+        out: the list to write (default: FOLDER.flist beside the folder)
+    """
+
+    folder: Positional[Path]
+    out: Path | None = None
+
+    def run(self) -> int:
+        folder = Path(os.path.abspath(self.folder))  # without ".."
+        out = self.out or folder.with_name(f"{folder.name}.flist")
+        print(f"{out}: {write_flist(folder, out)} images")
+        return 0
 
 
 # --- sets of images, prepared alike and kept in memory as 8-bit images while there is room ----------------------------
@@ -286,7 +297,7 @@ class PictureSet:
 
     @property
     def ids(self) -> list[str]:
-        """Stems of the files."""
+        """Their stems."""
         return [file.stem for file in self.files]
 
     def names(self, indices: Tensor) -> list[str]:

@@ -5,17 +5,15 @@ What a reader does with what it finds:
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
-- colour profiles are not applied: values are taken as sRGB;
+- colour profiles are not applied, but by `read_srgb`: values are taken as sRGB;
 - damaged metadata (EXIF, profiles, comments) is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
 import io
 import os
-import struct
 import tempfile
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,11 +33,7 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_WRITERS = {  # suffix -> Pillow's format, its options, how many pixels a side it holds
-    ".png": ("PNG", {"compress_level": 6}, 2**31 - 1),
-    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", {"quality": 95, "subsampling": 0}, 65_535)),
-    ".webp": ("WEBP", {"lossless": True}, 16_383),
-}
+_CORRUPT = "the image is truncated or corrupt ({error})"
 
 
 def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Tensor:
@@ -55,25 +49,30 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
         ReproError: missing, empty, not an image, truncated, corrupt, too small, too large, or of an unknown kind.
     """
     name = name or (str(source) if isinstance(source, str | os.PathLike) else "the given image")
-    image = read_channels(source, name=name)
+    image = _on_white(read_channels(source, name))
     height, width = image.shape[1:]
     if min(height, width) < min_side:
         raise ReproError(f"{name}: {width}x{height} is too small; both sides must be at least {min_side} pixels")
-    return on_white(image)
+    return image
 
 
-def read_channels(source: ImageSource, *, name: str) -> Tensor:
-    """The same, float32 (C, H, W), with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
-    if isinstance(source, Tensor | np.ndarray):
-        return _of_numbers(source, name)
-    return channels(open_image(source, name), name)
+def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
+    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
 
-
-def on_white(image: Tensor) -> Tensor:
-    """(3, H, W) of 1, 3, or 4 channels."""
-    if len(image) == 4:
-        image = image[:3] * image[3:] + (1 - image[3:])
-    return image.expand(3, -1, -1).contiguous()
+    A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
+    """
+    image, note = _open(path, str(path)), ""
+    if profile := image.info.get("icc_profile"):
+        name, mode = "its colour profile", "RGBA" if image.mode == "RGBA" else "RGB"
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            name = ImageCms.getProfileDescription(given).strip() or name
+            if "srgb" not in name.lower():
+                image = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+                note = f"{Path(path).name}: converted from {name} to sRGB"
+        except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
+            note = f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
+    return _on_white(_channels(image, str(path))), note
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -89,8 +88,22 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     return _opened(path, str(path), turned)
 
 
-def open_image(source: str | os.PathLike | bytes | Image.Image, name: str) -> Image.Image:
-    """The decoded image, turned as its camera was held. Raises `ReproError` as `read_image` does."""
+def read_channels(source: ImageSource, name: str) -> Tensor:
+    """float32 (C, H, W) with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
+    if isinstance(source, Tensor | np.ndarray):
+        return _of_numbers(source, name)
+    return _channels(_open(source, name), name)
+
+
+def _on_white(image: Tensor) -> Tensor:
+    """(3, H, W) of 1, 3, or 4 channels."""
+    if len(image) == 4:
+        image = image[:3] * image[3:] + (1 - image[3:])
+    return image.expand(3, -1, -1).contiguous()
+
+
+def _open(source: Any, name: str) -> Image.Image:
+    """The decoded image, turned as its camera was held."""
     if isinstance(source, Image.Image):
         return _decoded(source, name)
     if not isinstance(source, str | os.PathLike | bytes | bytearray):
@@ -105,15 +118,20 @@ class _Unreadable(ReproError):
 
 def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
     """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+
+    def attempt(file: BinaryIO) -> Any:
+        with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+            image = Image.open(file)
+        return use(image)
+
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
             try:
-                return use(_header(file, name))
+                return attempt(file)
             except _Unreadable:
                 file.seek(0)
-                if bare := pixels_alone(file.read()):
-                    with suppress(_Unreadable):
-                        return use(_header(io.BytesIO(bare), name))
+                with suppress(_Unreadable):
+                    return attempt(io.BytesIO(_pixels_alone(file.read())))
                 raise
     except OSError as error:
         reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
@@ -122,7 +140,7 @@ def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.I
 
 @contextmanager
 def _refusing(name: str, problem: str) -> Iterator[None]:
-    """One sentence for whatever decoders raise; no warnings of large images and damaged metadata."""
+    """One sentence for whatever Pillow raises; no warnings of large images and damaged metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -135,50 +153,38 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
             raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
-def _header(file: BinaryIO, name: str) -> Image.Image:
-    with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-        image = Image.open(file)
-    _check_size(image, name)
-    return image
-
-
-def _check_size(image: Image.Image, name: str) -> None:
+def _decoded(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
-
-
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    with _refusing(name, "the image is truncated or corrupt ({error})"):
-        _check_size(image, name)
+    with _refusing(name, _CORRUPT):
         image.load()  # before its orientation: to find that, Pillow may hide what is damaged
         if image.format != "TIFF":  # that Pillow turns by itself
-            with suppress(_Unreadable), _refusing("", ""):  # EXIF that cannot be read turns nothing
+            with suppress(Exception):  # EXIF that cannot be read turns nothing
                 kind, image = image.format, ImageOps.exif_transpose(image)
                 image.format = kind
         return image
 
 
-def channels(image: Image.Image, name: str) -> Tensor:
+def _channels(image: Image.Image, name: str) -> Tensor:
     """float32 (C, H, W) in [0, 1] of a decoded image: grey of more than 8 bits has 1 channel, others 3 or 4."""
     # What Pillow opens grey of more than 8 bits as.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return _deep_grey(image, name)
-    if image.mode in ("I", "F", "LAB", "HSV") or (image.format == "TIFF" and 2 in _tag(image, _SAMPLE_FORMAT)):
+    deep = image.mode.startswith("I;16") and image.format in (None, "TIFF")
+    if deep or (image.mode[0] == "I" and image.format in ("PNG", "PPM")):
+        return _deep_grey(image)
+    if image.mode[0] in "IF" or image.mode in ("LAB", "HSV") or 2 in _tag(image, _SAMPLE_FORMAT):
         kind = image.mode + (" with signed values" if image.mode == "L" else "")
         raise ReproError(f"{name}: pixel mode {kind} is not accepted; save it as 8- or 16-bit grey or RGB")
     opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
-    with _refusing(name, "the image is truncated or corrupt ({error})"):
+    with _refusing(name, _CORRUPT):
         if image.mode == "La":  # the one kind that Pillow does not convert in one step
             image = image.convert("LA")
         array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)
     return torch.from_numpy(array / 255.0).permute(2, 0, 1).contiguous()
 
 
-def _deep_grey(image: Image.Image, name: str) -> Tensor:
+def _deep_grey(image: Image.Image) -> Tensor:
     """(1, H, W) of grey with more than 8 bits, or (4, H, W) where one of its values is transparent."""
-    if image.format not in (None, "PNG", "PPM", "TIFF"):
-        raise ReproError(f"{name}: 16-bit grey in {image.format} is not accepted; save it as PNG or TIFF")
     most = 2 ** (*_tag(image, _BITS), 16)[0] - 1
     values = np.asarray(image).astype(np.float32)
     grey = torch.from_numpy((most - values if _tag(image, _PHOTOMETRIC) == (0,) else values) / most)[None]
@@ -193,33 +199,26 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def pixels_alone(data: bytes) -> bytes | None:
-    """A JPEG or PNG file without all that its pixels do not need but the orientation; None of other files."""
-    jpeg, png = data[:2] == b"\xff\xd8", data[:8] == b"\x89PNG\r\n\x1a\n"
-    at = 2 if jpeg else 8
+def _pixels_alone(data: bytes) -> bytes:
+    """A JPEG or PNG file without all that its pixels do not need but the orientation; of other files nothing."""
+    jpeg, at = (True, 2) if data[:2] == b"\xff\xd8" else (False, 8)
+    if not jpeg and data[:8] != b"\x89PNG\r\n\x1a\n":
+        return b""
     out = data[:at]
-    try:
-        while jpeg and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
-            if data[at + 1] == 0xFF:  # a fill byte
-                at += 1
-                continue
-            end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-            marker, body = data[at + 1], data[at + 4 : end]
-            application = 0xE0 <= marker <= 0xEF or marker == 0xFE
-            adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
-            if not application or adobe or (marker == 0xE1 and body[:4] == b"Exif"):
-                out += data[at:end]
-            at = end
-        while png and at < len(data):
-            end = at + 12 + struct.unpack_from(">I", data, at)[0]
-            kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-            sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
-            if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
-                out += data[at:end]
-            at = end
-    except (struct.error, IndexError):
-        return None
-    return out + data[at:] if jpeg or png else None
+    while at < len(data):
+        start = at
+        if jpeg:  # 0xFF, marker, length of two bytes and what follows
+            marker, at = data[at + 1 : at + 2], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == b"\xda":  # the scan, up to the end
+                return out + data[start:]
+            exif = marker == b"\xe1" and data[start + 4 : start + 8] == b"Exif"
+            adobe = marker == b"\xee" and at - start >= 16  # says how colours are coded
+            needed = exif or adobe or not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe")
+        else:  # length of four bytes, kind, what it counts, check sum
+            kind, at = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+            needed = kind[:1].isupper() or kind in (b"tRNS", b"eXIf")
+        out += data[start:at] if needed else b""
+    return out
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
@@ -239,6 +238,9 @@ def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     if not (low >= 0.0 and high <= 1.0):  # also true of NaN
         raise ReproError(f"{name}: values range from {low:.4g} to {high:.4g}; accepted: {accepted}")
     return image.contiguous()
+
+
+# --- ranges, sizes and writing ----------------------------------------------------------------------------------------
 
 
 def to_model(image: Tensor) -> Tensor:
@@ -266,10 +268,9 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
 
     One number is the shorter side; the longer one keeps the proportions, rounded to nearest.
     """
-    height, width = image.shape[-2:]
     if isinstance(size, int):
-        scale = size / min(height, width)
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        scale = size / min(image.shape[-2:])
+        size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
     batch = image if image.dim() == 4 else image[None]
     out = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
     return out if image.dim() == 4 else out[0]
@@ -291,6 +292,10 @@ def cut(
     return torch.stack(out)
 
 
+_JPEG = {"quality": 95, "subsampling": 0}
+_WRITTEN = {".png": {"compress_level": 6}, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": {"lossless": True}}
+
+
 def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded.
 
@@ -298,17 +303,18 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    kind, options = _writer(path, (image.shape[2], image.shape[1]))
+    options = _options(path)
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(stream, format=kind, **options)
+    with _refusing(str(path), "cannot be written ({error})"):  # WebP holds 16,383 pixels a side, JPEG 65,535
+        Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
     write_bytes(path, stream.getvalue())
     return path
 
 
-def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
-    """Refuse, before any work, a place where an image of (width, height) cannot be written. Raises `ReproError`."""
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuse, before any work, a place where an image cannot be written. Raises `ReproError`."""
     path = Path(path)
-    _writer(path, size)
+    _options(path)
     folder = path.parent
     try:
         if path.is_dir():  # fails where the name is too long
@@ -321,11 +327,7 @@ def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> None:
         raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-def _writer(path: Path, size: tuple[int, int]) -> tuple[str, dict]:
-    suffix = path.suffix.lower()
-    if suffix not in _WRITERS:
-        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITERS)}")
-    kind, options, most = _WRITERS[suffix]
-    if max(size) > most:
-        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
-    return kind, options
+def _options(path: Path) -> dict:
+    if path.suffix.lower() not in _WRITTEN:
+        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITTEN)}")
+    return _WRITTEN[path.suffix.lower()]

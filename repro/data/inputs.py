@@ -1,22 +1,19 @@
-"""What a user hands over: images in any of their forms, colour profiles, and masks as people draw them."""
+"""What a user hands to a pipeline: batches of images in any of their forms, and masks as people draw them."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageCms
 from torch import Tensor
 
-from repro.data.images import ImageSource, channels, on_white, open_image, read_channels, read_image
+from repro.data.images import ImageSource, read_channels, read_image
 from repro.errors import ReproError
 
 BLACK, WHITE = 0.1, 0.9  # what counts as black and white in a drawn mask
-LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
 GREY_SHARE = 0.1  # of the pixels may be neither, as soft edges and JPEG make them; they are cut at one half
+LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
 
 
 def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -> Tensor | None:
@@ -34,11 +31,9 @@ def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -
 def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
     """float32 (B, channels, H, W) in [0, 1] of one image, a batch (B, C, H, W) or (B, H, W, C), or a list.
 
-    Each is whatever `repro.data.images.read_image` accepts: one way for every pipeline. `channels` are 3 or, for a
-    network of grey images, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
+    Each is whatever `read_image` accepts: one way for every pipeline. `channels` are 3 or, for a network of grey
+    images, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
     """
-    if channels not in (1, 3):
-        raise ReproError(f"{name}: a network of {channels} channels takes no image; accepted: 1 (grey) or 3 (RGB)")
     if (batch := _batch(pictures, source, name, channels)) is not None:
         return batch
     image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
@@ -47,25 +42,6 @@ def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", c
     if torch.equal(image[:, :1].expand_as(image), image):
         return image[:, :1].contiguous()
     return (image * torch.tensor(LUMINANCE).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-
-
-def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
-    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
-
-    A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
-    """
-    image, note = open_image(path, str(path)), ""
-    if profile := image.info.get("icc_profile"):
-        name, mode = "its colour profile", "RGBA" if image.mode == "RGBA" else "RGB"
-        try:
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            name = ImageCms.getProfileDescription(given).strip() or name
-            if "srgb" not in name.lower():
-                image = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
-                note = f"{Path(path).name}: converted from {name} to sRGB"
-        except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
-            note = f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
-    return on_white(channels(image, str(path))), note
 
 
 def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:
@@ -85,29 +61,24 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
     if isinstance(source, np.ndarray) and (source.ndim == 2 or source.shape[-1] == 1):
         source = torch.from_numpy(source.reshape(source.shape[:2]).copy())
     if isinstance(source, Tensor):
-        values = source[0] if source.ndim == 3 and len(source) == 1 else source
-        if values.ndim != 2 or 0 in values.shape:
+        hole = source[0] if source.ndim == 3 and len(source) == 1 else source
+        if hole.ndim != 2 or 0 in hole.shape:
             raise ReproError(f"{name}: got shape {tuple(source.shape)}; accepted: (H, W), (1, H, W), (B, 1, H, W)")
-        hole = _of_numbers(values, name)
+        hole = hole.float() / 255 if hole.dtype == torch.uint8 and hole.max() > 1 else hole.float()
+        if not ((hole == 0) | (hole == 1)).all():
+            found = f"values between {hole.min():g} and {hole.max():g}"
+            raise ReproError(f"{name}: holds {found}; accepted: 0 (kept) and 1 (hole) only")
     else:
         name = str(source) if isinstance(source, str | os.PathLike) else name
-        hole = _of_picture(source, name)
+        hole = _drawn(read_channels(source, name), name)
     if hole.min() == hole.max():
         found = "all of it" if hole.any() else "nothing in it"
         raise ReproError(f"{name}: {found} is a hole; accepted: in a part 1, white, or paint on transparent, the hole")
     return hole[None, None]
 
 
-def _of_numbers(values: Tensor, name: str) -> Tensor:
-    values = values.float() / 255 if values.dtype == torch.uint8 and values.max() > 1 else values.float()
-    if not ((values == 0) | (values == 1)).all():
-        low, high = values.min().item(), values.max().item()
-        raise ReproError(f"{name}: holds values between {low:g} and {high:g}; accepted: 0 (kept) and 1 (hole) only")
-    return values
-
-
-def _of_picture(source: ImageSource, name: str) -> Tensor:
-    image = read_channels(source, name=name)  # (C, H, W)
+def _drawn(image: Tensor, name: str) -> Tensor:
+    """The hole (H, W) of a mask (C, H, W) that somebody painted."""
     value = image[:3].amax(dim=0)  # brightest channel, (H, W)
     if len(image) == 4:
         alpha = image[3]

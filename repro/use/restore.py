@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from repro import paths
 from repro.data.files import list_images
-from repro.data.images import SUFFIXES, check_writable, image_size
-from repro.data.inputs import read_srgb
+from repro.data.images import SUFFIXES, check_writable, image_size, read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
 from repro.engine.rng import KeyedNoise
@@ -259,7 +258,7 @@ class Restore:
         """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
         try:
             image, note = read_srgb(photo)
-            check_writable(out, (image.shape[2], image.shape[1]))
+            check_writable(out)
             if note:
                 tqdm.write(note, file=sys.stdout)
             save_result(restore(image, steps, self.seed), out, self.command(photo, out))
@@ -277,7 +276,8 @@ class Restore:
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
             raise ReproError(f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place")
         if not folder:
-            check_writable(target, image_size(self.photo))
+            check_writable(target)
+            image_size(self.photo)  # refused before a network is read
             return target, [(self.photo, target)]
         if target.suffix.lower() in SUFFIXES or target.is_file():
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
