@@ -12,10 +12,11 @@ from tiny_editing import tiny_editor, tiny_network
 
 from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
 from repro.editing.sampling import in_sequence
-from repro.editing.study import explore, figures, probes
+from repro.editing.study import figures, probes
+from repro.editing.study import lesson as play
 from repro.editing.study.benchmark import COMPOSITES
 from repro.editing.study.experiments import SMOKE, name_of, network_of
-from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SINGLE, lesson, samples_needed
+from repro.editing.study.lesson import LESSONS, METHODS, MULT, PALETTE, PIX2PIX, SAMPLES, SINGLE
 from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, edited
 from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
@@ -31,8 +32,6 @@ def now(tmp_path_factory):
 
 
 def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
-    with pytest.raises(ReproError, match="profile 'huge' is unknown: choose one of smoke, small, paper"):
-        lesson("huge")
     with pytest.raises(ReproError, match=f"no checkpoint {MISSING['02']}"):
         now.editor("single-sharpen")
     data, methods = now.data(1), now.methods()
@@ -68,7 +67,7 @@ def test_probes_are_theory_and_the_paper_read_both_ways(now):
     lines, data = probes.grain_lines(), now.data(2)
     assert "4.51 grey levels" in lines[0] and "0.72" in lines[1] and "7.20" in lines[5]
     assert [("drowned" in line) for line in lines[1:]] == [True, True, True, False, False]
-    assert samples_needed() == pytest.approx(0.25 * 255**2 / 0.72**2, rel=0.02)
+    assert pytest.approx(0.25 * 255**2 / 0.72**2, rel=0.02) == SAMPLES
     one, nine = probes.token_gradients("single"), probes.token_gradients("entry")
     assert one["to_q"] == one["to_k"] == 0 < one["to_v"] and min(nine.values()) > 1e-8
     pictures, gap = probes.ratios(data)
@@ -116,9 +115,7 @@ PLAY = {name: value for name, value in GIVEN.items() if name != "split"}
 
 @pytest.fixture(scope="module")
 def player(now):
-    return Explorer(
-        partial(explore.edit, now), explore.controls(GIVEN), explore.PRESETS, view=explore.view, display=["split"]
-    )
+    return Explorer(partial(play.edit, now), play.controls(GIVEN), play.PRESETS, view=play.view, display=["split"])
 
 
 @pytest.mark.parametrize(
@@ -134,16 +131,16 @@ def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, pl
 
 
 def test_what_a_method_cannot_do_is_said_in_words(now, player):
-    assert "repro train" in explore.edit(now, **{**PLAY, "method": SINGLE, "sharpen": True})
+    assert "repro train" in play.edit(now, **{**PLAY, "method": SINGLE, "sharpen": True})
     assert (player.picture(method=SINGLE, sharpen=True)[-1] == 255).all()  # drawn as a sentence
     assert np.array_equal(player.picture(blur=False), player.picture(blur=False, beta=1.0))
-    assert all(player.picture(**preset).ndim == 3 for preset in explore.PRESETS.values())
+    assert all(player.picture(**preset).ndim == 3 for preset in play.PRESETS.values())
 
 
 def test_a_photo_of_ones_own_is_edited_shown_large_and_saved_at_its_own_size(now):
     own = Explorer(
-        partial(explore.own_photo, now), explore.own_controls(0), explore.OWN_PRESETS,
-        view=explore.own_view, display=["split"], save=partial(explore.own_full, now),
+        partial(play.own_photo, now), play.own_controls(0), play.OWN_PRESETS,
+        view=play.own_view, display=["split"], save=partial(play.own_full, now),
     )  # fmt: skip
     assert own.picture().shape[1] == 480
     assert not np.array_equal(own.picture(beta=0.0, sigma=0.1), own.picture())

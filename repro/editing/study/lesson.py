@@ -1,20 +1,21 @@
-"""What notebook 02 does live in each profile, the networks and photographs that its cells work with, its exercises."""
+"""What notebook 02 works with in each profile: networks, photographs, widgets as pure functions, exercises."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import center_crop, resize
+from repro.data.images import center_crop, read_image, resize
 from repro.ddpm.process import to_x0
 from repro.ddpm.schedules import scaled_linear
-from repro.editing.effects import cut_hole, gaussian_3x3, unsharp_mask
+from repro.editing.effects import box_mask, cut_hole, free_form_mask, gaussian_3x3, unsharp_mask
 from repro.editing.grain import RADII, grain_variance
+from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor
 from repro.editing.study import experiments
 from repro.editing.study.benchmark import COMBINATIONS, UNSEEN, Split, as_split, levels, load_unseen
@@ -23,7 +24,11 @@ from repro.editing.study.measure import Method, by_pix2pix, crops, edited, seque
 from repro.editing.vector import TASKS, EditingVector
 from repro.engine import exercises, study
 from repro.engine.checkpoint import load_checkpoint, read_card, trained
-from repro.engine.exercises import Judge, like
+from repro.engine.exercises import Judge, like, near
+from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
+from repro.ui.photos import own_view as own_view
+from repro.ui.photos import photograph, plaque, resized, stage
+from repro.ui.pictures import split_view
 
 PIX2PIX, PALETTE, SINGLE, MULT = METHODS = ("pix2pix", "Palette++", "Ours-single", "Ours-mult")  # as in Figs 2 and 3
 FOR_USE = experiments.VARIANTS[LONGER].label  # to users
@@ -101,9 +106,9 @@ class Lesson(study.Lesson):
             return sequenced({task: self.editor(f"single-{task}") for task in tasks}, data, tasks, **settings)
         return edited(self.editor(VARIANTS[method]), data, tasks, **settings)
 
-    def methods(self, names: Sequence[str] = METHODS) -> dict[str, Method]:
-        """Name of a method -> `edit` by it."""
-        return {name: partial(self.edit, name) for name in names}
+    def methods(self, *names: str) -> dict[str, Method]:
+        """Name of a method -> `edit` by it; all `METHODS` where none is named."""
+        return {name: partial(self.edit, name) for name in names or METHODS}
 
     def cards(self) -> str:
         """A line for every network of the main tables: what it learned from, or the command that makes it."""
@@ -136,14 +141,147 @@ LESSONS = {
 }
 
 
-def lesson(profile: str) -> Lesson:
-    """The lesson of that profile."""
-    return study.lesson(LESSONS, profile)  # type: ignore[return-value]
+# -- the widgets: one request by any method, and a reader's own photograph --------------------------------------------
+
+# Held-out photographs to choose from, for the image and for the colours.
+PHOTOS = {
+    "kingfisher": "photos/erase_kingfisher",
+    "red panda": "photos/erase_red_panda",
+    "hedgehog": "photos/world_animals_hedgehog",
+    "Berlin cathedral": "photos/monuments_berlinCathedral",
+    "Brandenburg gate": "photos/monuments_brandenburgGate",
+    "Colosseum": "photos/monuments_colosseum",
+}
+REFERENCES = ("none", *PHOTOS)
+SHARES = {"5 %": 0.05, "20 %": 0.2, "40 %": 0.4}
+PRESETS = {
+    "blur, grain, colour": {"blur": True, "grain": True, "reference": "Brandenburg gate"},
+    "one by one": {"method": SINGLE},
+    "a hole inside blur": {"blur": True, "mask": "20 %"},
+}
+OWN_PRESETS = {"evening colours": {"reference": "Brandenburg gate", "beta": 0.0}, "much blur": {"beta": 1.0}}
+
+
+def controls(given: Mapping[str, Any]) -> dict[str, Control]:
+    """The controls of `edit` and `view`, at the values `given` by a notebook's parameters of the same names."""
+    return {
+        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "method": Choice((FOR_USE, MULT, PIX2PIX, PALETTE, SINGLE), given["method"]),
+        "blur": Toggle(given["blur"]),
+        "beta": Slider(0.0, 1.0, 0.05, given["beta"], "β"),
+        "grain": Toggle(given["grain"]),
+        "sigma": Slider(0.0, 0.1, 0.005, given["sigma"], "σ"),
+        "sharpen": Toggle(given["sharpen"]),
+        "amount": Slider(1.0, 3.0, 0.1, given["amount"], "λ"),
+        "mu": Slider(0.0, 0.1, 0.005, given["mu"], "threshold μ"),
+        "reference": Choice(REFERENCES, given["reference"], "colours of"),
+        "mask": Choice(("none", "box", *SHARES), given["mask"], "hole"),
+        "steps": Slider(1, 50, 1, given["steps"]),
+        "seed": Seed(given["seed"]),
+        "split": Slider(0.0, 1.0, 0.05, given["split"], "before | after"),
+    }
+
+
+def example(now: Lesson, name: str, side: int = 0) -> Tensor:
+    """(3, S, S) in [0, 1]: the middle square of a photograph of `PHOTOS`; S is `side`, or 1.5 of the benchmark's."""
+    side = side or now.live.bench.crop[2] * 3 // 2
+    return center_crop(resize(pack.load(pack.picture(PHOTOS[name])), side).clamp(0, 1), side)
+
+
+def edit(
+    now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str:
+    """One request by one method: input, target by the formulas and output, (1, 3, S, S) in [0, 1] each, the reference
+    and C in words. A sentence where the method's weights are not here.
+
+    `c`: the switches, each its label e, and the sliders, each its amount.
+    """
+    amounts = {"blur": c["beta"], "grain": c["sigma"], "sharpen": (c["amount"], c["mu"])}
+    amounts = {task: amount for task, amount in amounts.items() if c[task]}
+    vector = EditingVector(**amounts, colour=reference != "none", inpaint=mask != "none")
+    sharp = example(now, picture)[None]
+    colours, hole = example(now, reference)[None] if vector.colour else None, torch.zeros_like(sharp[:, :1])
+    if vector.inpaint:
+        draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
+        hole = draw(1, ["mask"], tuple(sharp.shape[2:]))
+    data = Split("", (0,), sharp, colours, hole, (vector,), now.live.bench)  # 0: the first image of a pipeline's batch
+    output = now.edit(method, data, vector.active, steps=steps, seed=seed)
+    if isinstance(output, str):
+        return output
+    numbers = [f"{v:.3f}".rstrip("0").rstrip(".") for v in vector.tensor().tolist()]
+    words = f"C = [{', '.join(numbers[:4])} | {', '.join(numbers[4:])}]"
+    return data.source(vector.active), replace(data, ids=(picture,)).target(vector.active), output, colours, words
+
+
+def view(made: tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str, split: float) -> np.ndarray:
+    """Before and after, `split` in [0, 1] being how much is before; beside them what the formulas make of the image,
+    the difference, the reference. uint8 (H, W, 3)."""
+    if isinstance(made, str):
+        return plaque(made)
+    source, target, output, reference, words = made
+    tiles = {
+        "by the formulas": target[0],
+        "difference × 2": (2 * (output - target).abs()).clamp(0, 1)[0],
+        "colours of": torch.full_like(output[0], 0.93) if reference is None else reference[0],
+    }
+    return stage(split_view(*(resized(x[0], 376) for x in (source, output)), split), tiles, words)
+
+
+def own_controls(seed: int) -> dict[str, Control]:
+    """The controls of `own_photo` and `own_view`; a slider at 0 is off."""
+    return {
+        "photo": Upload(),
+        "picture": Choice(tuple(PHOTOS), "Colosseum", "or one of ours"),
+        "beta": Slider(0.0, 1.0, 0.05, 0.6, "blur β"),
+        "sigma": Slider(0.0, 0.1, 0.005, 0.0, "grain σ"),
+        "reference": Choice(REFERENCES, label="colours of"),
+        "sharpen": Toggle(False),
+        "amount": Slider(1.0, 3.0, 0.1, 2.0, "λ"),
+        "seed": Seed(seed),
+        "split": Slider(0.0, 1.0, 0.05, 0.5, "before | after"),
+    }
+
+
+def own_photo(
+    now: Lesson, photo: UploadedFile | None, picture: str, **effects: Any
+) -> tuple[Tensor, Tensor, str] | str:
+    """(before, after, words) of a reader's photograph, or of ours, with two crops of the benchmark as its shorter side.
+
+    A sentence where the network's weights are not here.
+    """
+    if missing := now.needs(LONGER):
+        return missing
+    ours = pack.load(pack.picture(PHOTOS[picture]))
+    image, about = photograph(photo, 2 * now.live.bench.crop[2], ours, picture)
+    return image, _by_pipeline(now, image, **effects), about
+
+
+def own_full(now: Lesson, photo: UploadedFile | None, picture: str, split: float, **effects: Any) -> Tensor:
+    """The same at full size, (3, H, W): what the save button keeps."""
+    ours = pack.load(pack.picture(PHOTOS[picture]))
+    return _by_pipeline(now, read_image(photo.content, min_side=16, name=photo.name) if photo else ours, **effects)
+
+
+def _by_pipeline(
+    now: Lesson, image: Tensor, beta: float, sigma: float, reference: str, sharpen: bool, amount: float, seed: int
+) -> Tensor:
+    pipe = EditingPipeline.shipped(now.live.name)
+    pipe.set_progress_bar_config(disable=True)
+    effects = {"blur": beta or None, "grain": sigma or None, "sharpen": (amount, 0.0) if sharpen else None}
+    effects |= {"reference": None if reference == "none" else example(now, reference)}
+    return pipe(image, **effects, num_inference_steps=now.live.steps, seed=seed, output_type="pt").images[0]
 
 
 # -- exercises: an answer is a number, a list or a function, and `check` says whether it holds ------------------------
 
 _tensors = partial(exercises.tensors, shape=(3, 6, 6), key="exercise/editing", batch=2)
+# Monte-Carlo samples at which their noise at u = 1/2 is as strong as grain of the smallest radius itself
+SAMPLES = 0.25 / float(grain_variance(0.5, RADII[0]))
+
+
+def _vector() -> Judge:
+    goal = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor()
+    return lambda answer: len(answer) == 9 and torch.allclose(torch.tensor(answer).float(), goal, atol=1e-5)
 
 
 def _hole() -> Judge:
@@ -158,7 +296,6 @@ def _sharpen() -> Judge:
 
 
 def _attend() -> Judge:
-    """Attention with one token: its value, at every position."""
     queries, key, value = _tensors(3, shape=(5, 4))
     return like(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, (queries, key[:, :1], value[:, :1]))
 
@@ -168,45 +305,19 @@ def _velocity() -> Judge:
     return like(lambda z_t, v, a, s: to_x0(v, z_t, a, s, "v_prediction"), (z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6))
 
 
-def _vector() -> Judge:
-    goal = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().tolist()
-    return lambda answer: len(answer) == 9 and all(math.isclose(a, answer[i], abs_tol=1e-5) for i, a in enumerate(goal))
-
-
-def samples_needed(radius: float = RADII[0], u: float = 0.5) -> float:
-    """Monte-Carlo samples at which their noise is as strong as the grain itself."""
-    return u * (1 - u) / float(grain_variance(u, radius))
-
-
+_ORDER = "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen"
+_CLASSIC = "below the threshold the original pixel stays; the result is clamped to [0, 1]"
+_EQUAL = "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2"
+_LEFT = near(float(scaled_linear().alpha_bar[-1].sqrt()), 5e-4)
 # name -> (what it is about, maker of the judgement, what to think of when it fails)
 EXERCISES: dict[str, exercises.Exercise] = {
-    "vector": (
-        "C of blur 0.25 with sharpening (2, 0.05)",
-        _vector,
-        "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen",
-    ),
+    "vector": ("C of blur 0.25 with sharpening (2, 0.05)", _vector, _ORDER),
     "hole": ("a black hole, 1 being hole", _hole, "the paper multiplies by M: M is 1 where the image is kept"),
-    "sharpen": (
-        "unsharp masking with a threshold",
-        _sharpen,
-        "below the threshold the original pixel stays; the result is clamped to [0, 1]",
-    ),
+    "sharpen": ("unsharp masking with a threshold", _sharpen, _CLASSIC),
     "attend": ("attention to one token", _attend, "what is the softmax of a single number? The queries do not matter"),
     "velocity": ("z_0 from the velocity", _velocity, "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps"),
-    "samples": (
-        "samples a pixel for grain of radius 0.01",
-        lambda: lambda answer: math.isclose(answer, samples_needed(), rel_tol=0.05),
-        "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2",
-    ),
-    "combinations": (
-        "edits of two effects and more",
-        lambda: lambda answer: answer == len(COMBINATIONS),
-        "2 to the 5, less those with one effect or none",
-    ),
-    "left": (
-        "how much of z_0 is left at the last timestep",
-        exercises.near(float(scaled_linear().alpha_bar[-1].sqrt()), 5e-4),
-        "alpha_bar is a square",
-    ),
+    "samples": ("samples a pixel for grain of radius 0.01", near(SAMPLES, SAMPLES / 20), _EQUAL),
+    "combinations": ("edits of two effects and more", near(len(COMBINATIONS), 0.5), "2 to the 5, less those with one"),
+    "left": ("how much of z_0 is left at the last timestep", _LEFT, "alpha_bar is a square"),
 }
 check = partial(exercises.check, among=EXERCISES)  # says whether an answer holds; None: not answered yet
