@@ -32,7 +32,7 @@ from repro.rddm.study import explore, figures, measure
 from repro.rddm.study.lesson import LESSONS, psnr
 from repro.rddm.tasks import DEGRADATIONS, LAWS, restoration_loss
 from repro.ui.explore import Explorer, UploadedFile
-from repro.ui.photos import photograph, resized
+from repro.ui.pictures import photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])
 LISTED = [(t, v) for t, found in rddm.TRAINED.items() for v, _ in found]

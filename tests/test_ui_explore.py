@@ -39,11 +39,6 @@ def test_a_value_that_is_not_accepted_is_one_sentence_with_the_parameters_name()
     refused(cases, lambda control, value: parse_all({"beta": control}, {"beta": value}))
 
 
-def test_a_control_that_cannot_be_drawn_is_refused():
-    refused({"a step that divides": (0, 10, 3, 0), "min < max": (5, 5, 1, 5), "needed": (0, 1, 0, 0)}, Slider)
-    refused({"one or more different": ((),), "more different": (("a", "a"),)}, Choice)
-
-
 @given(st.integers(-50, 50), st.integers(1, 400), st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5]), st.data())
 def test_slider_returns_the_number_a_programmer_writes(low, count, step, data):
     index = data.draw(st.integers(0, count))

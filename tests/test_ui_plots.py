@@ -35,7 +35,7 @@ PLATES = {
     "curve": lambda: curve(
         [10, 20, 50], {"ddim": ([3, 2, 1], [2, 1, 0.5], [4, 3, 2]), "ddpm": [9, 5, 1]}, xlabel="n", ylabel="FID"
     ),
-    "schematic": lambda: schematic().plate(),
+    "schematic": schematic,
     "dots": lambda: dots(
         {"a": (1, 0, 2), "b": None, "c": 3.0}, xlabel="LPIPS", zero=0, groups=["ours", "ours", "theirs"]
     ),

@@ -33,8 +33,7 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 def picture() -> np.ndarray:
     """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
-    from repro.ui.photos import line
-    from repro.ui.pictures import to_uint8
+    from repro.ui.pictures import line, to_uint8
 
     def padded(pixels: np.ndarray, width: int) -> np.ndarray:
         return np.pad(pixels, ((0, 0), (0, max(0, width - pixels.shape[1])), (0, 0)), constant_values=255)

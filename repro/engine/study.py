@@ -101,7 +101,7 @@ class Lesson:
     def keep(self, drawing: Any, name: str, records: Sequence[Record] = ()) -> Any:
         """Save a drawing as <name>.png, photographs as .jpg, with its provenance; returns what displays it."""
         from repro.engine.provenance import save_figure
-        from repro.ui.photos import Drawn, Photos
+        from repro.ui.pictures import Drawn, Photos
 
         drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
         kind = {"photograph": isinstance(drawn, Photos), "folder": self.figures / "pictures"}

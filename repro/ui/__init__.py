@@ -1,11 +1,11 @@
 """Plots and widgets for the notebooks: `from repro.ui import Slider, explore, plots`.
 
-In reading order: `pictures` (anything drawn becomes pixels, pixels become PNG), `plots` (figures),
-`photos` (drawings made of photographs), `explore` (a function with sliders), `live` (its widgets),
-`setup` (how a notebook begins). ipywidgets and matplotlib load when something is shown or plotted, not here.
+In reading order: `pictures` (anything drawn becomes pixels; drawings made of photographs), `plots` (figures),
+`explore` (a function with sliders), `live` (its widgets), `setup` (how a notebook begins). ipywidgets and matplotlib
+load when something is shown or plotted, not here.
 """
 
-from repro.ui.explore import Choice, Command, Seed, Slider, Toggle, Upload, UploadedFile, explore
-from repro.ui.pictures import png, to_uint8
+from repro.ui.explore import Choice, Command, Seed, Slider, Toggle, Upload, explore
+from repro.ui.pictures import UploadedFile, png, to_uint8
 
 __all__ = ["Choice", "Command", "Seed", "Slider", "Toggle", "Upload", "UploadedFile", "explore", "png", "to_uint8"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repro.errors import ReproError
-from repro.ui.pictures import png, show_png, to_uint8
+from repro.ui.pictures import Photos, UploadedFile, png, show_png, to_uint8
 
 HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 Number = int | float
@@ -37,11 +37,6 @@ class Slider:
     step: Number
     default: Number
     label: str = ""
-
-    def __post_init__(self) -> None:
-        steps = (self.max - self.min) / self.step if self.step > 0 else 0.0
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            raise ReproError(f"Slider: min < max and a step that divides the range are needed, found {self}")
 
     @property
     def integer(self) -> bool:
@@ -69,14 +64,11 @@ class Seed(Slider):
 class Choice:
     """One of a few values (text or numbers), in the order given; the first is the default unless one is named."""
 
-    options: tuple[str | Number, ...]
+    options: Sequence[str | Number]
     default: str | Number | None = None
     label: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(self.options))
-        if not self.options or len(set(self.options)) < len(self.options):
-            raise ReproError(f"Choice among {self.options}: one or more different options needed")
         if self.default is None:
             object.__setattr__(self, "default", self.options[0])
 
@@ -95,14 +87,6 @@ class Toggle:
     def parse(self, value: Any) -> bool:
         """`value` when it is a bool; raises `ReproError` otherwise."""
         return _accepted(value, isinstance(value, bool), "True or False")
-
-
-@dataclass(frozen=True)
-class UploadedFile:
-    """A file from the reader's own computer; image readers take its `content`."""
-
-    name: str
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -230,21 +214,15 @@ class Explorer:
         """The papermill command at `params`; empty without a command."""
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
-    def strip(self) -> Any:
-        """The presets beside each other, each over the defaults, uint8 (H, W, 3); None without presets."""
-        if not self.presets:
-            return None
-        from repro.ui.plots import strip
-
-        images = [self.picture(**preset) for preset in self.presets.values()]
-        wide = sum(image.shape[1] / image.shape[0] for image in images)
-        return to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide)))  # 10 inches wide at most
-
     def show(self) -> None:
-        """Display the default image, the strip of presets and the command, as a notebook keeps them."""
+        """Display the default image, the presets beside each other and the command, as a notebook keeps them."""
         show_small(self.picture())
-        if (strip := self.strip()) is not None:
-            show_small(strip)
+        if self.presets:
+            from repro.ui.plots import strip
+
+            images = [self.picture(**preset) for preset in self.presets.values()]
+            wide = sum(image.shape[1] / image.shape[0] for image in images)
+            show_small(to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide))))  # 10 inches wide at most
         if command := self.command_text():
             print(command)
 
@@ -254,8 +232,6 @@ class Explorer:
 
 def show_small(pixels: Any) -> None:
     """Show an image in the few bytes that a saved notebook can keep: PNG, or JPEG where it has many colours."""
-    from repro.ui.photos import Photos
-
     data = png(pixels)
     show_png(data) if len(data) < 30_000 else Photos(pixels, quality=60)._ipython_display_()
 

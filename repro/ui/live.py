@@ -1,6 +1,9 @@
 """The live `explore`: the only module that knows ipywidgets, and only what its versions 7.7 and 8 share."""
 
 import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,8 @@ class LiveExplorer(Explorer):
         self.widgets = {name: _widget(name, control) for name, control in self.controls.items()}
         for widget in self.widgets.values():
             widget.observe(lambda change: self._quiet or self._draw(), names="value")
-        self.preset_buttons = [
-            _button(title, lambda _, preset=preset: self.set(**preset)) for title, preset in self.presets.items()
-        ]
-        self.save_button = _button("save image", lambda _: self._save())
+        self.preset_buttons = [_button(title, partial(self.set, **preset)) for title, preset in self.presets.items()]
+        self.save_button = _button("save image", self._save)
         self.command_box = Textarea(value=self.command_text(), rows=2, layout=Layout(width="98%"))
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
@@ -55,7 +56,7 @@ class LiveExplorer(Explorer):
         for name, widget in self.widgets.items():
             control = self.controls[name]
             if isinstance(control, Seed):
-                further = _button("next", lambda _, at=widget: setattr(at, "value", (at.value + 1) % 2**31))
+                further = _button("next", lambda at=widget: setattr(at, "value", (at.value + 1) % 2**31))
                 rows.append(HBox([widget, further]))
             elif switch is not None and isinstance(control, Slider):
                 switch.layout.width, widget.layout.width = "92px", f"{COLUMN - 100}px"
@@ -81,33 +82,32 @@ class LiveExplorer(Explorer):
             self._quiet = False
         self._draw()
 
+    @contextmanager
+    def _reporting(self, doing: str) -> Iterator[None]:
+        """What is being done above the image; what an error says, where there is one."""
+        self.error, self.message.value = None, _text(doing)
+        try:
+            yield
+        except Exception as error:
+            self.error, self.message.value = error, _text(error)
+
     def _draw(self) -> None:
         """One new image, or in its place a sentence that says why there is none."""
-        self.message.value = _text("drawing …")
-        try:
+        with self._reporting("drawing …"):
             params = self.params
             self.command_box.value = self.command_text(**params)
-            data = self.png(**params)
-        except Exception as error:
-            self.error, self.image.layout.display = error, "none"
-            self.message.value = _text(error)
-        else:
-            self.error, self.image.layout.display = None, ""
-            if data != bytes(self.image.value):
+            if (data := self.png(**params)) != bytes(self.image.value):
                 self.image.value = data
             self.message.value = ""
+        self.image.layout.display = "none" if self.error else ""
 
     def _save(self) -> None:
         """Write the image (of `save`, where there is one) to a new file in build/, and say where it is."""
-        self.message.value = _text("saving …")
-        try:
+        with self._reporting("saving …"):
             folder, stem = paths.build() / "saved", Path(self.command.notebook).stem if self.command else "picture"
             folder.mkdir(parents=True, exist_ok=True)
             path = next(path for n in range(1, 10**6) if not (path := folder / f"{stem}-{n}.png").exists())
             path.write_bytes(png(self.saved(**self.params)))
-        except Exception as error:
-            self.error, self.message.value = error, _text(error)
-        else:
             self.message.value = _text(f"saved: {path}")
 
     def show(self) -> None:
@@ -127,9 +127,9 @@ def _text(what: str | Exception) -> str:
     return f'<span style="color:#b3261e">{html.escape(first)}</span>'
 
 
-def _button(title: str, on_click: Any) -> Button:
+def _button(title: str, action: Callable[[], Any]) -> Button:
     button = Button(description=title, layout=Layout(width="auto", align_self="flex-start"))
-    button.on_click(on_click)
+    button.on_click(lambda _: action())
     return button
 
 

@@ -1,14 +1,33 @@
-"""One way from anything a notebook draws to pixels, and from pixels to PNG bytes that never change by themselves."""
+"""One way from anything a notebook draws to pixels, and from pixels to bytes that never change by themselves; drawings
+made of photographs, with captions that touch no pixel of them.
+"""
 
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from repro.errors import ReproError
 
-DPI = 110
+DPI, INK = 110, "#222222"
+BAR = 15  # pixels for words above an image
+WIDE = 480  # pixels that a reader's own photograph is shown at
+QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file from the reader's own computer; image readers take its `content`."""
+
+    name: str
+    content: bytes
 
 
 def to_uint8(picture: Any) -> np.ndarray:
@@ -25,9 +44,9 @@ def to_uint8(picture: Any) -> np.ndarray:
         with style():  # some settings act when a figure is saved, not when it is made
             picture.savefig(drawn, format="png", dpi=DPI, facecolor="white")
         picture = Image.open(drawn)
-    if hasattr(picture, "convert"):  # PIL
+    if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
-    if hasattr(picture, "detach"):  # torch, without importing it
+    if isinstance(picture, Tensor):
         picture = picture.detach().cpu()
         picture = (picture.float() if picture.is_floating_point() else picture).numpy()
     shape, kind = getattr(picture, "shape", ()), str(getattr(picture, "dtype", type(picture).__name__))
@@ -44,9 +63,88 @@ def to_uint8(picture: Any) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels, (3, *shape[1:])).transpose(1, 2, 0))
 
 
+# --- as bytes, and shown ----------------------------------------------------------------------------------------------
+
+
+def png(picture: Any) -> bytes:
+    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes."""
+    buffer = BytesIO()
+    effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
+    _slim(to_uint8(picture)).save(buffer, format="PNG", **effort)
+    return buffer.getvalue()
+
+
+def _slim(pixels: np.ndarray) -> Image.Image:
+    """A PIL image of one channel where three say the same, or with a palette where few colours are enough: notebooks
+    keep their outputs, and size adds up."""
+    if (pixels[..., :1] == pixels).all():
+        return Image.fromarray(pixels[..., 0])
+    packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
+    colours = np.unique(packed)
+    if len(colours) > 256:
+        return Image.fromarray(pixels)
+    slim = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), mode="P")
+    slim.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes())
+    return slim
+
+
+def few_colours(pixels: np.ndarray) -> Image.Image:
+    """(H, W, 3) with 255 colours at most: a third of the bytes of a plot, and no difference to the eye."""
+    image = Image.fromarray(pixels)
+    return image.quantize(255, Image.Quantize.FASTOCTREE) if image.getcolors(255) is None else image
+
+
+def show_png(data: bytes, kind: str = "png") -> None:
+    """Send PNG (or other) bytes to the notebook as plain display data."""
+    from IPython.display import Image, display
+
+    display(Image(data=data, format=kind))
+
+
+class Drawn:
+    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows and a photograph
+    of 255 colours takes a quarter of the bytes."""
+
+    def __init__(self, drawing: Any) -> None:
+        self.pixels = to_uint8(drawing)  # (H, W, 3)
+
+    def _ipython_display_(self) -> None:
+        show_png(png(few_colours(self.pixels)))
+
+
+class Photos(Drawn):
+    """The same for a drawing made of photographs: shown as JPEG of that quality."""
+
+    def __init__(self, drawing: Any, quality: int = QUALITY) -> None:
+        super().__init__(drawing)
+        self.quality = quality
+
+    def _ipython_display_(self) -> None:
+        buffer = BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="JPEG", quality=self.quality, optimize=True, progressive=True)
+        show_png(buffer.getvalue(), "jpeg")
+
+
+# --- several images as one --------------------------------------------------------------------------------------------
+
+
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
     """(H, W, 3) -> (scale H, scale W, 3) by repeating pixels, so that a 28x28 image is large without blur."""
-    return pixels if scale == 1 else np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    return np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
+    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps: fast, for sliders."""
+    pixels = [enlarge(to_uint8(image), scale) for image in images]
+    if len({p.shape for p in pixels}) != 1:
+        raise ReproError(f"tile: one size is needed, found {[p.shape for p in pixels]}")
+    height, width, _ = pixels[0].shape
+    rows = -(-len(pixels) // cols)
+    canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // cols * (height + gap), index % cols * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
 
 
 def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
@@ -65,36 +163,82 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
     return out
 
 
-def png(picture: Any) -> bytes:
-    """`picture` as PNG bytes without date or software text: equal pixels give equal bytes."""
-    buffer = BytesIO()
-    effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
-    _slim(to_uint8(picture)).save(buffer, format="PNG", **effort)
-    return buffer.getvalue()
+def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
+    """Images of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3)."""
+    images = {caption: to_uint8(picture) for caption, picture in pictures.items()}
+    return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images.items()], cols, gap=4)
 
 
-def few_colours(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 3) with 255 colours at most: a third of the bytes of a plot, and no difference to the eye."""
-    image = Image.fromarray(pixels)
-    return image.quantize(255, Image.Quantize.FASTOCTREE) if image.getcolors(255) is None else image
+def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:
+    """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title.
+
+    Words are drawn by Pillow: fast enough for a slider, and no pixel of an image is touched.
+    """
+    image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
+    ImageDraw.Draw(image).text((1, 1), text, fill=INK, font=_font(bold), anchor="la")
+    return np.asarray(image)
 
 
-def show_png(data: bytes) -> None:
-    """Send PNG bytes to the notebook as plain display data."""
-    from IPython.display import Image, display
+@lru_cache(maxsize=2)
+def _font(bold: bool) -> ImageFont.FreeTypeFont:
+    import matplotlib
 
-    display(Image(data=data, format="png"))
+    # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), 11)
 
 
-def _slim(pixels: np.ndarray) -> Image.Image:
-    """A PIL image of one channel where three say the same, or with a palette where few colours are enough: notebooks
-    keep their outputs, and size adds up."""
-    if (pixels[..., :1] == pixels).all():
-        return Image.fromarray(pixels[..., 0])
-    packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
-    colours = np.unique(packed)
-    if len(colours) > 256:
-        return Image.fromarray(pixels)
-    slim = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), mode="P")
-    slim.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes())
-    return slim
+def plaque(text: str) -> np.ndarray:
+    """A sentence in an image's place, uint8 (H, W, 3)."""
+    lines = [line(part, 480) for part in textwrap.wrap(text, 72)]
+    return np.concatenate([*lines, np.full((300, 480, 3), 255, np.uint8)])
+
+
+def resized(picture: Any, width: int) -> np.ndarray:
+    """`picture` brought to that width by cubic interpolation, uint8 (H, W, 3): large enough for a live widget."""
+    image = Image.fromarray(to_uint8(picture))
+    return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC))
+
+
+def stage(large: Any, small: Mapping[str, Any], caption: str = "") -> np.ndarray:
+    """What a widget shows: a line of words over a large image, and right of it square ones in a column as high,
+    each under its name. uint8 (H, W, 3)."""
+    rows = [large := to_uint8(large)]
+    if small:
+        side = (large.shape[0] - 4 * (len(small) - 1)) // len(small) - BAR
+        column = captioned({name: resized(picture, side) for name, picture in small.items()}, 1)
+        column = np.pad(column, ((0, large.shape[0] - column.shape[0]), (4, 0), (0, 0)), constant_values=255)
+        rows = [np.concatenate([large, column], axis=1)]
+    return np.concatenate([line(caption, rows[0].shape[1]), *rows]) if caption else rows[0]
+
+
+# --- a reader's own photograph ----------------------------------------------------------------------------------------
+
+
+def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -> tuple[Tensor, str]:
+    """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; where there is
+    none, `ours` (3, H, W) and its `name`.
+
+    Of one more than twice as long as wide the middle. Raises `ReproError` for what is no image, or one smaller than 16
+    pixels.
+    """
+    from repro.data.images import center_crop, read_image, resize
+
+    if photo is None:
+        return resize(ours, side), name
+    image = read_image(photo.content, min_side=16, name=photo.name)
+    height, width = image.shape[-2:]
+    about, most = f"{photo.name}, {width} × {height}", 2 * min(height, width)
+    if max(height, width) > most:
+        image, about = center_crop(image, (min(height, most), min(width, most))), about + ", its middle"
+    return resize(image, side), about
+
+
+def own_view(result: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
+    """A reader's own photograph before and after, large, under a line of words; or a sentence. uint8 (H, W, 3)."""
+    if isinstance(result, str):
+        return plaque(result)
+    before, after, caption = result
+    height, width = to_uint8(before).shape[:2]
+    wide = WIDE if width >= height else WIDE * width // height
+    return stage(split_view(resized(before, wide), resized(after, wide), split), {}, caption)

@@ -6,6 +6,7 @@ Figures are made without pyplot: no global state, nothing to close, no pile of f
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Self
 
 import matplotlib
@@ -15,13 +16,12 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from repro.errors import ReproError
-from repro.ui.pictures import DPI, enlarge, png, show_png, to_uint8
+from repro.ui.pictures import DPI, INK, png, show_png, tile, to_uint8
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, FAINT = "#222222", "#dddddd"
+FAINT = "#dddddd"
 ZOOM = 3  # screen pixels a pixel of a contact sheet
 
 STYLE = {
@@ -72,6 +72,11 @@ def _plot(size: tuple[float, float]) -> Iterator[tuple[Plate, Any]]:
         yield plate, plate.subplots()
 
 
+def _look(index: int) -> dict[str, str]:
+    """Colour and marker of a series: they differ together, so that no two series differ by colour alone."""
+    return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+
+
 def strip(images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4) -> Plate:
     """`images` in rows of `cols` (all in one where it is None), the first row under its titles.
 
@@ -111,8 +116,8 @@ def sheet(
     gap = 2 * zoom
     canvas = tile([np.ones(shape, np.float32) if p is None else p for p in pictures], cols, gap=gap, scale=zoom)
     (h, w), (tall, wide) = canvas.shape[:2], [side * zoom + gap for side in shape[1:]]
-    plain = [re.sub(r"\$[^$]*\$", "xx", line) for label in row_labels for line in label.split("\n")]
-    left = 0.1 + 0.072 * max(map(len, plain), default=-1)  # inches
+    plain = re.sub(r"\$[^$]*\$", "xx", "\n".join(row_labels)).split("\n")
+    left = 0.1 + 0.072 * (max(map(len, plain)) if row_labels else -1)  # inches
     top = 0.17 * max((label.count("\n") + 1 for label in col_labels), default=0) + 0.06
     width, height = w / DPI + left, h / DPI + top
     with style():
@@ -125,20 +130,6 @@ def sheet(
         axis.set_xticks([(i + 0.5) * wide - gap / 2 for i in range(len(col_labels))], col_labels)
         axis.set_yticks([(i + 0.5) * tall - gap / 2 for i in range(len(row_labels))], row_labels)
     return plate
-
-
-def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
-    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps: fast, for sliders."""
-    pixels = [enlarge(to_uint8(image), scale) for image in images]
-    if len({p.shape for p in pixels}) != 1:
-        raise ReproError(f"tile: one size is needed, found {[p.shape for p in pixels]}")
-    height, width, _ = pixels[0].shape
-    rows = -(-len(pixels) // cols)
-    canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = index // cols * (height + gap), index % cols * (width + gap)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
 
 
 def curve(
@@ -155,20 +146,19 @@ def curve(
 ) -> Plate:
     """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band.
 
-    NaN leaves a gap. reference: name -> a level, drawn dashed (a paper's number, a bound). Marker and colour differ
-    together, so that no two series differ by colour alone. `size` in inches. log_x puts a tick at every x.
+    NaN leaves a gap. reference: name -> a level, drawn dashed (a paper's number, a bound). `size` in inches. log_x puts
+    a tick at every x.
     """
     x = np.asarray(x, dtype=float)
     with _plot(size) as (plate, axis):
         for index, (name, values) in enumerate(series.items()):
-            colour = PALETTE[index % len(PALETTE)]
+            look = _look(index)
             center, *band = values if isinstance(values, tuple) else (values,)
-            axis.plot(x, center, color=colour, marker=MARKERS[index % len(MARKERS)] if markers else None, label=name)
+            axis.plot(x, center, **{**look, "marker": look["marker"] if markers else None}, label=name)
             if band:
-                axis.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
-        for index, (name, level) in enumerate((reference or {}).items()):
-            colour = PALETTE[(len(series) + index) % len(PALETTE)]
-            axis.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+                axis.fill_between(x, *band, color=look["color"], alpha=0.18, linewidth=0)
+        for index, (name, level) in enumerate((reference or {}).items(), start=len(series)):
+            axis.axhline(level, color=_look(index)["color"], linestyle=(0, (4, 3)), linewidth=1.2, label=name)
         if log_x:
             axis.set_xscale("log")
             axis.set_xticks(x, [f"{v:g}" for v in x])
@@ -201,31 +191,28 @@ def dots(
     each other in one line. zero: where a vertical line is drawn (no difference). groups: one word a row, coloured
     alike and named in the legend. `size` in inches.
     """
-    points, tall = [], 1  # (y, value with interval, group)
-    for y, (entry, group) in enumerate(zip(rows.values(), groups or [""] * len(rows), strict=True)):
-        several = entry if isinstance(entry, Mapping) else {group: entry}
-        tall = max(tall, len(several))
-        points += [(y + (i + 0.5) / len(several) * 0.8 - 0.4, v, name) for i, (name, v) in enumerate(several.items())]
-    names = [name for name in dict.fromkeys(name for *_, name in points) if name]
-    high = 0.7 + max(0.26, 0.11 * tall) * len(rows)
-    with _plot(size or (7.2 if names else 6.4, high)) as (plate, axis):
-        looks = [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(PALETTE))]
-        for y, entry, name in points:
-            if entry is None:
-                continue
-            value, low, high = entry if isinstance(entry, tuple) else (entry, None, None)
-            look = looks[names.index(name) % len(looks) if name else 0]
-            if low is not None:
-                axis.plot([low, high], [y, y], color=look["color"], linewidth=1.6, solid_capstyle="round")
-            axis.plot([value], [y], **look, markersize=5, linestyle="")
-        for i, name in enumerate(names):
-            axis.plot([], [], linestyle="", label=name, **looks[i % len(looks)])
+    grouped = zip(rows.values(), groups or [""] * len(rows), strict=True)
+    several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
+    looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(filter(None, chain(*several))))}
+    high = 0.7 + max(0.26, 0.11 * max(map(len, several), default=1)) * len(rows)
+    with _plot(size or (7.2 if looks else 6.4, high)) as (plate, axis):
+        for row, entries in enumerate(several):
+            for i, (group, entry) in enumerate(entries.items()):
+                if entry is None:
+                    continue
+                y, look = row + (i + 0.5) / len(entries) * 0.8 - 0.4, looks.get(group, _look(0))
+                value, *interval = entry if isinstance(entry, tuple) else (entry,)
+                if interval and interval[0] is not None:
+                    axis.plot(interval, [y, y], color=look["color"], linewidth=1.6, solid_capstyle="round")
+                axis.plot([value], [y], **look, markersize=5, linestyle="")
+        for name, look in looks.items():
+            axis.plot([], [], linestyle="", label=name, **look)
         if zero is not None:
             axis.axvline(zero, color=INK, linewidth=0.8)
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel=xlabel)
-        if names:
+        if looks:
             plate.legend(loc="outside right upper")
     return plate
 
@@ -276,19 +263,18 @@ KINDS = {
 At = tuple[float, float]
 
 
-class Schematic:
+class Schematic(Plate):
     """A drawing on a canvas of `width` x `height` units (an inch each), origin at the lower left.
 
     Schematic(7, 2).box("x0", (1, 1), "$x_0$").box("xt", (5, 1), "$x_t$").arrow("x0", "xt", "add noise")
-    As a cell's last line it shows itself; `plate()` gives the Figure.
     """
 
     def __init__(self, width: float, height: float) -> None:
         self._limits = {"xlim": (0, width), "ylim": (0, height)}
         self._boxes: dict[str, tuple[Any, At]] = {}  # name -> its patch and centre
         with style():
-            self._plate = Plate(figsize=(width, height))
-            self._axis = self._plate.add_axes((0, 0, 1, 1))
+            super().__init__(figsize=(width, height))
+            self._axis = self.add_axes((0, 0, 1, 1))
         self._axis.set(**self._limits, aspect="equal")
         self._axis.axis("off")
 
@@ -340,9 +326,7 @@ class Schematic:
                 self._axis.text(*at, text, ha=align, va="center", fontsize=size, color=INK, zorder=4)
         return self
 
-    def plate(self) -> Plate:
-        """The drawing as a Figure."""
-        return self._plate
 
-    def _ipython_display_(self) -> None:
-        self._plate._ipython_display_()
+def nothing(text: str) -> Plate:
+    """What stands in a figure's place that has no records, or no weights."""
+    return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9)

@@ -29,9 +29,8 @@ from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.explore import UploadedFile
-from repro.ui.photos import Photos, captioned, nothing
-from repro.ui.pictures import to_uint8
-from repro.ui.plots import Plate, Schematic
+from repro.ui.pictures import Photos, captioned, to_uint8
+from repro.ui.plots import Plate, Schematic, nothing
 
 Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
 LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}  # of the paper profile, too

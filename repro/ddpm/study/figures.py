@@ -20,8 +20,7 @@ from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table
-from repro.ui.photos import nothing
-from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, sheet, style, tile
+from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, sheet, style, tile
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)

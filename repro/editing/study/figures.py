@@ -27,8 +27,8 @@ from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.ui.photos import Photos, captioned, nothing
-from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, sheet, style, whiskers
+from repro.ui.pictures import Photos, captioned
+from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, nothing, sheet, style, whiskers
 from repro.ui.plots import PALETTE as COLOURS
 
 TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of nine numbers"
@@ -110,7 +110,7 @@ def schematic(data: Split, editor: Editor) -> Photos:
     drawing.note((2.0, 0.25), "amounts of the effects, and which of the five are on")
     palette = "Palette++ has no such way in:\nit spreads $C$ over all positions\nand concatenates it as well"
     drawing.note((8.5, 0.75), palette)
-    return Photos(drawing.plate(), FINE)
+    return Photos(drawing, FINE)
 
 
 def effects(data: Split) -> Photos:

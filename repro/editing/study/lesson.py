@@ -26,9 +26,8 @@ from repro.engine import exercises, study
 from repro.engine.checkpoint import load_checkpoint, read_card, trained
 from repro.engine.exercises import Judge, like, near
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
-from repro.ui.photos import own_view as own_view
-from repro.ui.photos import photograph, plaque, resized, stage
-from repro.ui.pictures import split_view
+from repro.ui.pictures import own_view as own_view
+from repro.ui.pictures import photograph, plaque, resized, split_view, stage
 
 PIX2PIX, PALETTE, SINGLE, MULT = METHODS = ("pix2pix", "Palette++", "Ours-single", "Ours-mult")  # as in Figs 2 and 3
 FOR_USE = experiments.VARIANTS[LONGER].label  # to users

@@ -19,9 +19,8 @@ from repro.rddm.study.experiments import BASELINES, USE, degraded, name_of
 from repro.rddm.study.lesson import NAMES, Lesson, psnr
 from repro.rddm.study.measure import STARTS
 from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
-from repro.ui.photos import own_view as own_view
-from repro.ui.photos import photograph, resized, stage
-from repro.ui.pictures import split_view
+from repro.ui.pictures import own_view as own_view
+from repro.ui.pictures import photograph, resized, split_view, stage
 from repro.ui.plots import tile
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}

@@ -19,8 +19,8 @@ from repro.rddm.process import RDDMSchedule
 from repro.rddm.samplers import Step
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
-from repro.ui.photos import Photos, captioned, nothing
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, sheet, style, whiskers
+from repro.ui.pictures import Photos, captioned
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, sheet, style, whiskers
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 _SHOWN = (
@@ -92,7 +92,7 @@ def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
     drawing.arrow("net", "res").arrow("net", "eps")
     drawing.note((7.0, 0.5), "SM-Res").note((8.5, 0.5), "SM-N").note((7.75, 0.2), "both: SM-Res-N")
     drawing.note((7.75, 3.4), "generation is the case $y = 0$:\n$x_T$ is pure noise, $r = -x_0$", size=9)
-    return Photos(drawing.plate())
+    return Photos(drawing)
 
 
 def forward(x0: Tensor, y: Tensor, schedule: RDDMSchedule, times: Sequence[int], seed: int) -> Photos:

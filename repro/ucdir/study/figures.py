@@ -24,11 +24,9 @@ from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
-from repro.ui import photos
 from repro.ui.explore import UploadedFile
-from repro.ui.photos import Photos, captioned
-from repro.ui.pictures import enlarge, to_uint8
-from repro.ui.plots import PALETTE, Plate, Schematic, curve, style, tile
+from repro.ui.pictures import Photos, captioned, enlarge, photograph, plaque, to_uint8
+from repro.ui.plots import PALETTE, Plate, Schematic, curve, nothing, style, tile
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
@@ -118,7 +116,7 @@ def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
     drawing.box("net", (3.5, 1.05), words, kind="network", size=(2.0, 0.8))
     drawing.arrow("x", "u", "predictor").arrow("u", "net", "guides every block").arrow("x", "net")
     drawing.arrow("n", "r", "50 steps").arrow("net", "n", "noise").arrow("r", "y", "added")
-    return Photos(drawing.plate())
+    return Photos(drawing)
 
 
 @torch.no_grad()
@@ -209,7 +207,7 @@ def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
         if all(found):
             series[words] = [np.mean(each[0].values("lpips/alex-v0.1")) for each in found]
     if not series:
-        return photos.nothing("— no records of the samplers yet")
+        return nothing("— no records of the samplers yet")
     return curve(at, series, xlabel="steps", ylabel="LPIPS", log_x=True)
 
 
@@ -249,7 +247,7 @@ def own_photo(
     name = WORDS[task]
     if (model := net(now, name)) is None:
         return missing(task)
-    image, words = photos.photograph(photo, now["side"], pack.load(pack.picture(SECOND)), "a held-out photograph")
+    image, words = photograph(photo, now["side"], pack.load(pack.picture(SECOND)), "a held-out photograph")
     given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
     result = restored(model, to_model(given), name, steps, "ancestral", seed, start=STARTS[start])
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
@@ -257,7 +255,7 @@ def own_photo(
 
 def missing(task: str) -> np.ndarray:
     """In place of a result, a sentence that says which network is not here."""
-    return photos.plaque(f"no weights for {task} here: repro train {SHIPPED.format(task=WORDS[task])} makes them")
+    return plaque(f"no weights for {task} here: repro train {SHIPPED.format(task=WORDS[task])} makes them")
 
 
 # --- exercises --------------------------------------------------------------------------------------------------------
