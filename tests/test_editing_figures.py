@@ -10,7 +10,7 @@ import torch
 from clones import MISSING, photo, smoke_networks
 from tiny_editing import tiny_editor, tiny_network
 
-from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
+from repro.editing.effects import colour_transfer, gaussian_3x3
 from repro.editing.sampling import in_sequence
 from repro.editing.study import figures, probes
 from repro.editing.study import lesson as play
@@ -76,8 +76,8 @@ def test_probes_are_theory_and_the_paper_read_both_ways(now):
     assert torch.equal(pictures["its inverse"], ways[1][:1])
     pictures, gap = probes.orders(data)
     assert torch.equal(pictures["grain first"], data.target(["grain", "colour", "sharpen"])[:1]) and gap > 0.005
-    image = data.sharp
-    meant, printed = unsharp_mask(image, 3.0, 0.03), probes.as_printed(image, 3.0, 0.03)
+    image, made = data.sharp[:1], probes.thresholds(data, 3.0, 0.03)
+    meant, printed = made["as meant"], made["as printed"]
     small = (image - gaussian_3x3(image)).abs() < 0.03
     assert torch.equal(meant[small], image[small]) and torch.equal(printed[~small], image[~small])
 

@@ -218,21 +218,16 @@ def in_sequence(
     ids: Ids,
     *,
     recipe: Recipe,
-    reference: Tensor | None = None,
-    hole: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Ours-single: the tasks, the same for all images, one after another, each by its own network."""
+    """Ours-single: the tasks, the same for all images, one after another, each by its own network.
+
+    `settings`: reference, hole and more, as of `Editor.trajectory`.
+    """
     for number, step in enumerate(recipe.sequence(vectors[0])):
         (task,) = step.active
-        image = editors[task].edit(
-            image,
-            [vector.only(task) for vector in vectors],
-            [f"{i} {task}" for i in ids] if number else ids,
-            reference=reference if task == "colour" else None,
-            hole=hole if task == "inpaint" else None,
-            **settings,
-        )
+        own = [f"{i} {task}" for i in ids] if number else ids
+        image = editors[task].edit(image, [vector.only(task) for vector in vectors], own, **settings)
     return image
 
 

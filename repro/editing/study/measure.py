@@ -158,8 +158,8 @@ def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
     return {
         "vectors": [vector.only(*tasks) for vector in data.vectors],
         "ids": data.ids,
-        "reference": data.reference if "colour" in tasks else None,
-        "hole": data.hole if "inpaint" in tasks else None,
+        "reference": data.reference,
+        "hole": data.hole,
     }
 
 

@@ -1,6 +1,7 @@
 """Small measurements of notebook 02: how strong an effect is in an image (claims E13, E14), where attention looks, what
 one token does to it, how features cluster by task, and what the paper leaves open about its targets, done both ways."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,8 +36,7 @@ def attention(editor: Editor, data: Split, vector: EditingVector) -> dict[str, T
     if editor.network.mapping is None:
         return {}
     queries: dict[str, Tensor] = {}
-    reference, hole = (x if on else None for x, on in ((data.reference, vector.colour), (data.hole, vector.inpaint)))
-    inputs, _ = editor.conditions(data.sharp, [vector] * len(data), reference, hole)
+    inputs, _ = editor.conditions(data.sharp, [vector] * len(data), data.reference, data.hole)
     named = [(name, m) for name, m in editor.network.unet.named_modules() if name.endswith("attn2")]
     layers = dict(sorted(named, key=lambda pair: pair[0][:2]))  # down, middle, up: as they run
     z_t = KeyedNoise(0, list(data.ids), "probes/attention").normal(tuple(inputs["source"].shape[1:]))
@@ -100,16 +100,12 @@ def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
     return {words: x[:1] for words, x in images.items()}, (reinhard - inverse).abs().mean().item()
 
 
-def as_printed(image: Tensor, amount: float, threshold: float) -> Tensor:
-    """Unsharp masking as the supplement's Algorithm 1 prints it: sharpened where the difference is *small*."""
-    detail = image - gaussian_3x3(image)
-    return torch.where(detail.abs() <= threshold, (image + amount * detail).clamp(0, 1), image)
-
-
 def thresholds(data: Split, amount: float = 3.0, threshold: float = 0.03) -> dict[str, Tensor]:
-    """The first crop sharpened as meant and as printed, and what changed, four times as large."""
-    image = data.sharp[:1]
-    meant, printed = unsharp_mask(image, amount, threshold), as_printed(image, amount, threshold)
+    """The first crop sharpened as meant and as the supplement's Algorithm 1 prints it, where the difference to the
+    blurred image is *small*; and what changed, four times as large."""
+    detail = (image := data.sharp[:1]) - gaussian_3x3(image)
+    meant = unsharp_mask(image, amount, threshold)
+    printed = torch.where(detail.abs() <= threshold, (image + amount * detail).clamp(0, 1), image)
     return {
         "as meant": meant,
         "what it changed, × 4": (0.5 + 4 * (meant - image)).clamp(0, 1),
@@ -140,8 +136,7 @@ def task_features(editor: Editor, data: Split) -> tuple[Tensor, Tensor, Tensor]:
     """
     points = []
     for number, task in enumerate(TASKS):
-        reference, hole = (x if task == on else None for x, on in ((data.reference, "colour"), (data.hole, "inpaint")))
-        inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], reference, hole)
+        inputs, _ = editor.conditions(data.sharp, [v.only(task) for v in data.vectors], data.reference, data.hole)
         z = editor.autoencoder.encode((data.target([task]) * 2 - 1).to(inputs["source"].device))
         eps = KeyedNoise(0, list(data.ids), "features/noise", z.device).normal(tuple(z.shape[1:]))
         t = torch.full((len(z),), LEVEL, device=z.device)
@@ -169,33 +164,23 @@ def silhouette(points: Tensor, group: Tensor) -> Tensor:
 def tsne(points: Tensor, perplexity: float = 20.0, steps: int = 500, seed: int = 0) -> Tensor:
     """(N, 2) t-SNE map of points (N, D) (van der Maaten and Hinton, 2008); exact, for a few hundred points.
 
-    Perplexity is met by bisection; early exaggeration 4 for the first 100 steps; start and result depend on `seed`.
+    Early exaggeration 4 for the first 100 steps; start and result depend on `seed`.
     """
-    x = points.double()
-    n = len(x)
-    distance = torch.cdist(x, x).square()
-    distance = distance / distance.mean().clamp(min=1e-12)
-    away = ~torch.eye(n, dtype=torch.bool)
-    low, high = torch.full((n,), 1e-6, dtype=torch.float64), torch.full((n,), 1e6, dtype=torch.float64)
-    for _ in range(60):
-        beta = (low * high).sqrt()
-        p = torch.softmax(torch.where(away, -distance * beta[:, None], -torch.inf), dim=1)
-        entropy = -(p * p.clamp(min=1e-300).log()).sum(dim=1)
-        wide = entropy > torch.log(torch.tensor(float(min(perplexity, (n - 1) / 3))))
-        low, high = torch.where(wide, beta, low), torch.where(wide, high, beta)
-    p = ((p + p.T) / (2 * n)).clamp(min=1e-12)
-    y = KeyedNoise(seed, range(n), "tsne").normal((2,)).double() * 1e-2
-    velocity, gain = torch.zeros_like(y), torch.ones_like(y)
+    n, apart = len(points), 1 - torch.eye(len(points), dtype=torch.float64)
+    distance = torch.cdist(points.double(), points.double()).square()
+    distance = (distance / distance.mean().clamp(min=1e-12)).fill_diagonal_(torch.inf)
+    rows = torch.softmax(-torch.logspace(-4, 4, 400).double()[:, None, None] * distance, dim=2)  # of 400 bandwidths
+    excess = torch.special.entr(rows).sum(dim=2) - math.log(min(perplexity, (n - 1) / 3))  # (400, N)
+    p = rows[excess.abs().argmin(dim=0), torch.arange(n)]  # each point's bandwidth is the one of that perplexity
+    p, y = (p + p.T) / (2 * n), KeyedNoise(seed, range(n), "tsne").normal((2,)).double().requires_grad_()
+    optimizer = torch.optim.Adam([y], lr=1.0)
     for step in range(steps):
-        near = torch.where(away, 1 / (1 + torch.cdist(y, y).square()), 0.0)
-        pull = (p * (4 if step < 100 else 1) - near / near.sum()) * near
-        gradient = 4 * (pull.sum(dim=1, keepdim=True) * y - pull @ y)
-        same = gradient.sign() == velocity.sign()
-        gain = torch.where(same, gain * 0.8, gain + 0.2).clamp(min=0.01)
-        velocity = (0.5 if step < 100 else 0.8) * velocity - 10 * gain * gradient * n / 20
-        y = y + velocity
-        y = y - y.mean(dim=0)
-    return y.float()
+        near = apart / (1 + (y[:, None] - y[None]).square().sum(dim=2))
+        loss = -((4 if step < 100 else 1) * p * (near / near.sum()).clamp(min=1e-12).log()).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return y.detach().float()
 
 
 # -- strength: of an image beside the one it was made from, growing with one effect, blind to the others --------------
@@ -270,9 +255,7 @@ def _gradient(image: Tensor) -> Tensor:
 
 
 def _gaussian(image: Tensor, sigma: float) -> Tensor:
-    rim = round(3 * sigma)
-    d = torch.arange(-rim, rim + 1, device=image.device, dtype=image.dtype)
-    line = torch.exp(-(d**2) / (2 * sigma**2))
-    line = (line / line.sum()).expand(3, 1, -1)
-    padded = F.pad(image, (rim,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, line[:, :, :, None], groups=3), line[:, :, None, :], groups=3)
+    from scipy.ndimage import gaussian_filter
+
+    axes = {"axes": (2, 3), "radius": round(3 * sigma), "mode": "mirror"}
+    return torch.from_numpy(gaussian_filter(image.cpu().numpy(), sigma, **axes))
