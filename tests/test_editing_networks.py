@@ -20,7 +20,7 @@ from repro.editing.autoencoder import (
 )
 from repro.editing.model import VectorMapping
 from repro.editing.study.experiments import SMALL, build_network
-from repro.editing.study.pix2pix import Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition, generate
+from repro.editing.study.pix2pix import Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition
 from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS, EditingVector, batch
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.registry import Experiment, run
@@ -268,17 +268,6 @@ def test_one_backward_of_the_sum_is_the_two_backwards(shown):
     (adversarial + 100 * F.l1_loss(fake, real)).backward()
     for one, other in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(one, other.grad, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(13, 21), (1, 1)])
-def test_generate_takes_any_size(size):
-    generator = network().generator.eval()
-    source, reference = torch.rand(2, 3, *size), torch.rand(1, 3, 9, 7)
-    vectors = [EditingVector(colour=True), EditingVector(blur=0.5)]
-    out = generate(generator, source, vectors, reference)
-    assert out.shape == source.shape and out.min() >= 0 and out.max() <= 1
-    torch.testing.assert_close(out[1:], generate(generator, source[1:], vectors[1:], torch.rand(1, 3, 9, 7)))
-    assert not torch.allclose(out[:1], generate(generator, source[:1], vectors[:1], 1 - reference), atol=1e-4)
 
 
 def test_only_the_generator_ships(home):

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro.data.images import to_model, to_unit
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor, in_sequence
 from repro.editing.study import experiments, probes
 from repro.editing.study.benchmark import UNSEEN, Split, unseen
 from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
-from repro.editing.study.pix2pix import Pix2PixGenerator, generate
+from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.probes import STRENGTHS, colour_distance, mean_lab, rank_correlation, sharpen_strength
 from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.editing.vector import batch as as_tensor
 from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -182,12 +184,14 @@ def floored(autoencoder: Autoencoder, quantize: bool, data: Split, tasks: Sequen
     return torch.cat([(autoencoder.decode(autoencoder.encode(part), quantize).cpu() + 1) / 2 for part in parts])
 
 
+@torch.no_grad()
 def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -> Tensor:
-    """The GAN baseline, holes cut as for the others."""
+    """The GAN baseline, of sides that are multiples of the generator's `factor`."""
     made = []
     for part in data.parts(_BATCH):
-        vectors = [vector.only(*tasks) for vector in part.vectors]
-        made.append(generate(generator, part.source(tasks), vectors, part.reference))
+        vectors = as_tensor([vector.only(*tasks) for vector in part.vectors])
+        colours = to_model(part.reference) if "colour" in tasks else torch.zeros_like(part.sharp)
+        made.append(to_unit(generator(to_model(part.source(tasks)), colours, vectors)))
     return torch.cat(made)
 
 

@@ -17,7 +17,7 @@ discriminator's halved, and lambda = 100 for l1. What differs:
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -26,12 +26,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from repro.data.images import to_model, to_unit
 from repro.editing.autoencoder import Noises
 from repro.editing.tasks import COLOUR, COUNT, only, single_edit
-from repro.editing.vector import LENGTH, EditingVector
-from repro.editing.vector import batch as as_tensor
-from repro.nn.unet import pad_to_multiple, unpad
+from repro.editing.vector import LENGTH
 
 PATCH = 2
 L1_WEIGHT = 100.0  # lambda of Isola et al., section 3.3
@@ -76,7 +73,7 @@ class Pix2PixGenerator(ModelMixin, ConfigMixin):
     def forward(self, source: Tensor, reference: Tensor, vector: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] of images (B, 3, H, W) in [-1, 1], the reference zero where colour is off.
 
-        `vector` (B, 9). H and W are multiples of `factor`; `generate` takes any.
+        `vector` (B, 9). H and W are multiples of `factor`.
         """
         return F.pixel_shuffle(self.patches(condition(source, reference, vector)), PATCH)
 
@@ -172,25 +169,3 @@ class Pix2PixTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         return sum(model(*self.inputs(indices, noise)))
-
-
-@torch.no_grad()
-def generate(
-    generator: Pix2PixGenerator, source: Tensor, vectors: Sequence[EditingVector], reference: Tensor | None = None
-) -> Tensor:
-    """The edited images, (B, 3, H, W) in [0, 1], of any height and width.
-
-    Args:
-        source: (B, 3, H, W) in [0, 1], holes filled where inpainting is on.
-        vectors: one request for each.
-        reference: (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; brought to H x W; used where colour is on.
-    """
-    colours = torch.zeros_like(source)
-    if reference is not None:
-        on = torch.tensor([vector.colour for vector in vectors], device=source.device)[:, None, None, None]
-        if reference.shape[2:] != source.shape[2:]:
-            reference = F.interpolate(reference, source.shape[2:], mode="bilinear", antialias=True)
-        colours = to_model(reference.to(source)) * on
-    padded, box = pad_to_multiple(to_model(source), generator.factor)
-    colours, _ = pad_to_multiple(colours, generator.factor)
-    return to_unit(unpad(generator(padded, colours, as_tensor(vectors, source.device)), box))
