@@ -12,8 +12,7 @@ An image's own parameters are those of all five effects at once: single edits an
 Every draw is keyed by (VERSION, id): a change of anything below is a new version.
 
 Training reads files that are made once under the data folder (git-ignored): the pixels of every training crop with its
-five edits, keyed by the source's digest, and their latents, keyed by that and by the autoencoder's weights. A source is
-a `Bench` or `Reds`; at paper scale only pix2pix needs the pixels, 35 GB of them.
+five edits, keyed by the digest of the source, a `Bench` or `Reds`, and their latents, keyed by the autoencoder, too.
 """
 
 import hashlib
@@ -25,6 +24,8 @@ from itertools import combinations
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,7 +44,6 @@ from repro.errors import ReproError
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")
-SINGLES = TASKS
 COMPOSITES = (("blur", "grain"), ("blur", "grain", "colour"), ("grain", "colour"), ("grain", "colour", "sharpen"))
 COMBINATIONS = tuple(c for n in range(2, len(TASKS) + 1) for c in combinations(TASKS, n))  # of two and more, 26
 TARGETS = ("blur", "grain", "colour", "sharpen")  # inpainting's target is the sharp crop itself
@@ -62,7 +62,6 @@ class Split:
     effects. `blurred` (N, 3, S, S): frames that stand where blur would be computed.
     """
 
-    name: str
     ids: tuple[int | str, ...]
     sharp: Tensor
     reference: Tensor
@@ -77,9 +76,10 @@ class Split:
     def at(self, places: Sequence[int]) -> Self:
         """The crops at these places."""
         rows = list(places)
-        own = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("ids", "vectors")}
+        ids, vectors = (tuple(every[i] for i in rows) for every in (self.ids, self.vectors))
         tensors = {name: getattr(self, name) for name in ("sharp", "reference", "hole", "blurred")}
-        return replace(self, **own, **{name: None if x is None else x[rows] for name, x in tensors.items()})
+        tensors = {name: None if x is None else x[rows] for name, x in tensors.items()}
+        return replace(self, ids=ids, vectors=vectors, **tensors)
 
     def first(self, k: int | None) -> Self:
         """The first k crops (None: all)."""
@@ -107,8 +107,7 @@ class Bench:
     """What a build is made of.
 
     crop: side of the crops of each split. sides: shorter sides that the photographs are brought to. each: crops a
-    photograph and side. recipe: what the paper leaves open about the targets. limit: photographs a split at most (0:
-    all).
+    photograph and side. limit: photographs a split at most (0: all).
     """
 
     crop: tuple[int, int, int] = (64, 128, 128)
@@ -124,8 +123,8 @@ class Bench:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def blocks(self, name: str, most: int) -> Iterator[Split]:
-        """A split, in one piece."""
-        yield split(name, self)
+        """The crops of a split, at most so many at once."""
+        return split(name, self).parts(most)
 
     def first(self, name: str, each: int) -> Split:
         """The first `each` crops of every photograph of a split with one side, photograph by photograph."""
@@ -134,9 +133,7 @@ class Bench:
 
 
 BENCH = Bench()
-TINY = replace(
-    BENCH, crop=(32, 32, 32), sides=((96,), (96,), (96,)), each=(2, 1, 1), limit=2, recipe=Recipe(longest=8.0)
-)
+TINY = Bench((32, 32, 32), ((96,), (96,), (96,)), each=(2, 1, 1), recipe=Recipe(longest=8.0), limit=2)
 
 
 def levels(image: Tensor) -> Tensor:
@@ -173,14 +170,13 @@ def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench) -> Spli
     size, pool = sharp.shape[-1], crop_ids("train", bench)
     own = [pool[row] for row in reference_rows(name, ids, len(pool), bench.version).tolist()]
     cut_ids, cut = _sharp("train", bench, size, set(own))
-    place = {id: i for i, id in enumerate(cut_ids)}
+    reference = cut[[cut_ids.index(id) for id in own]]
     parts = [free_form_mask(bench.version, ids[i : i + 256], (size, size)) for i in range(0, len(ids), 256)]
-    vectors = tuple(parameters(ids, bench.version))
-    return Split(name, tuple(ids), sharp, cut[[place[id] for id in own]], torch.cat(parts), vectors, bench)
+    return Split(tuple(ids), sharp, reference, torch.cat(parts), tuple(parameters(ids, bench.version)), bench)
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
-    """The ids of a split, without its images: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    """The ids of a split: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
     return tuple(id for *_, ids in _named(name, bench) for id in ids)
 
 
@@ -193,8 +189,7 @@ def _named(name: str, bench: Bench) -> Iterator[tuple[pack.Picture, int, list[st
 
 
 def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
-    """Ids (those `needed`, None: all) and crops (N, 3, crop, crop) of a split's photographs, in 256 levels; mirrored in
-    training only."""
+    """Ids (those `needed`, None: all) and crops (N, 3, crop, crop) of a split; mirrored in training only."""
     ids, parts = [], []
     for picture, side, own in _named(name, bench):
         if own := [id for id in own if needed is None or id in needed]:
@@ -204,9 +199,8 @@ def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = 
     return tuple(ids), torch.cat(parts)
 
 
-# Images from outside the benchmark, which scikit-image carries, for the claim that edits carry over (E12). The paper
-# shows faces (FFHQ) and cars (Stanford Cars); neither may ship here. A portrait, a motorcycle, a cup, a rocket, a
-# retina and a stained tissue stand in: nothing like them is in the training split of animals and monuments.
+# Images that scikit-image carries, for the claim that edits carry over (E12). The paper shows faces and cars, which may
+# not ship here. Nothing like these is in the training split of animals and monuments.
 UNSEEN = ("astronaut", "motorcycle", "coffee", "rocket", "retina", "tissue")
 
 
@@ -259,12 +253,8 @@ def pixels(source: Any = BENCH) -> Tensors:
 def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> Tensors:
     """`encoded` of the training split; `key` names the autoencoder's weights."""
 
-    def make() -> Iterator[Tensors]:
-        for held in [pixels(source)] if isinstance(source, Bench) else map(edits, source.blocks("train", _BLOCK)):
-            for at in range(0, len(held["sharp"]), _BLOCK):
-                yield encoded(autoencoder, {name: value[at : at + _BLOCK] for name, value in held.items()})
-
-    return _stored(source, f"train-latents-{key[:16]}", make)
+    parts = lambda: map(edits, source.blocks("train", _BLOCK))  # noqa: E731
+    return _stored(source, f"train-latents-{key[:16]}", lambda: (encoded(autoencoder, part) for part in parts()))
 
 
 def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tensors:
@@ -277,23 +267,19 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tens
     def make() -> Iterator[Tensors]:
         whole = split("train", bench)
         for turn in range(ROUNDS):
-            ids = [f"{id} round {turn}" for id in whole.ids]
+            ids = tuple(f"{id} round {turn}" for id in whole.ids)
             which = KeyedNoise(bench.version, ids, "bench/composite").integers(0, len(COMBINATIONS)).tolist()
             drawn = zip(parameters(ids, bench.version), which, strict=True)
             vectors = tuple(vector.only(*COMBINATIONS[i]) for vector, i in drawn)
-            for part in replace(whole, ids=tuple(ids), vectors=vectors).parts(_BLOCK):
-                target = to_model(part.target(TASKS)).to(autoencoder.device)
-                latent = autoencoder.encode(target).half().cpu()
-                yield {"composite": latent, "composite vector": as_tensor(part.vectors)}
+            for part in replace(whole, ids=ids, vectors=vectors).parts(_BLOCK):
+                latent = autoencoder.encode(to_model(part.target(TASKS)).to(autoencoder.device))
+                yield {"composite": latent.half().cpu(), "composite vector": as_tensor(part.vectors)}
 
     return _stored(bench, f"train-composites-{key[:16]}", make)
 
 
 def _stored(source: Any, name: str, make: Callable[[], Iterable[Tensors]]) -> Tensors:
     """The tensors of a source's file; the parts that `make` gives are joined and written where there is none."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
-
     file = paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}" / f"{name}.safetensors"
     if not file.exists():
         parts = list(make())

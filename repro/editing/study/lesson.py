@@ -203,7 +203,7 @@ def edit(
     if vector.inpaint:
         draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
         hole = draw(1, ["mask"], tuple(sharp.shape[2:]))
-    data = Split("", (0,), sharp, colours, hole, (vector,), now.live.bench)  # 0: the first image of a pipeline's batch
+    data = Split((0,), sharp, colours, hole, (vector,), now.live.bench)  # 0: the first image of a pipeline's batch
     output = now.edit(method, data, vector.active, steps=steps, seed=seed)
     if isinstance(output, str):
         return output

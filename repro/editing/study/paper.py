@@ -15,7 +15,6 @@ the pretrained model; nothing but the mapping network is new.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -75,16 +74,12 @@ class Reds:
         for start in range(0, len(chosen), most):
             part = chosen[start : start + most]
             ids = tuple(self._id(pair) for pair in part)
-            colours = [train[others[id]] for id in ids]
-            with ThreadPoolExecutor(8) as pool:
-                sharp, blurred, reference = (
-                    torch.stack(list(pool.map(self._cut, source, [kind] * len(source))))
-                    for source, kind in ((part, "target"), (part, "input"), (colours, "target"))
-                )
+            sharp, blurred = self._cut(part, "target"), self._cut(part, "input")
+            reference = self._cut([train[others[id]] for id in ids], "target")
             degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
             vectors = tuple(replace(vector, blur=beta) for vector, beta in degrees)
             hole = free_form_mask(self.version, ids, (self.crop, self.crop))
-            yield Split(name, ids, sharp, reference, hole, vectors, self, blurred)
+            yield Split(ids, sharp, reference, hole, vectors, self, blurred)
 
     def first(self, name: str, each: int) -> Split:
         """The first `each` frames of every sequence of a split, in memory."""
@@ -96,17 +91,17 @@ class Reds:
         part, _, sequence, frame = pair.target.relative_to(self.root).parts
         return f"{part}/{sequence}/{Path(frame).stem}"
 
-    def _cut(self, pair: Pair, kind: str) -> Tensor:
-        """The crop of a pair's "input" or "target", not mirrored: the same place for both."""
-        image = read_image(getattr(pair, kind))
-        return crops([image], self.crop, [self._id(pair)], self.version, flip=False)[0]
+    def _cut(self, pairs: Sequence[Pair], kind: str) -> Tensor:
+        """The crops of the "input" or the "target" of pairs, not mirrored: the same place for both."""
+        return torch.cat(
+            [crops([read_image(getattr(p, kind))], self.crop, [self._id(p)], self.version, flip=False) for p in pairs]
+        )
 
 
 def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:
     """beta in [0, 1] of pairs (B, 3, H, W): ||sharp - blurred|| over ||sharp - mean||, at most 1, to 4 decimals.
 
-    "Multi-task image-to-image diffusion models with fine-grained control" conditions on a "blur degree" of REDS' frames
-    and does not say how a frame gets it. Decided here: the share of a crop's deviation that the blur took.
+    The paper does not say how a frame of REDS gets its "blur degree": here, the share of its deviation that is gone.
     """
     sharp = sharp.double()
     whole = (sharp - sharp.mean(dim=(2, 3), keepdim=True)).flatten(1).norm(dim=1).clamp(min=1e-6)
