@@ -13,7 +13,7 @@ from repro.editing.effects import motion_blur
 from repro.editing.model import EditingNet
 from repro.editing.study import benchmark, experiments, measure, paper
 from repro.editing.study.benchmark import VERSION, levels, parameters
-from repro.editing.study.experiments import PAPER, PAPER_SD1
+from repro.editing.study.experiments import PAPER
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -67,7 +67,6 @@ def data(tmp_path_factory):
     parts = tuple(dataclasses.replace(p, count=counts[p.label]) for p in reds.parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "reds", dataclasses.replace(reds, parts=parts))
-        patch.setitem(paper.MODELS, "tiny", TINY)
         patch.setenv("REPRO_DATA", str(root))
         yield root
 
@@ -84,10 +83,9 @@ def home(home, monkeypatch, data):
         pix2pix={"widths": (8, 8, 8), "critic": 4},
         pix2pix_recipe=dataclasses.replace(recipe, clip=0.0),
         steps=2,
-        pretrained="tiny",
+        pretrained=TINY,
     )
     monkeypatch.setitem(experiments.PROFILES, "paper", small)
-    paper.load_autoencoder.cache_clear()
     return home
 
 
@@ -107,7 +105,7 @@ VARIANTS = {
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_training_begins_at_the_pretrained_network(data, changes):
     original = UNet2DConditionModel.from_pretrained(data / "tiny", subfolder="unet").eval()
-    net = paper.initialise(seeded(EditingNet, **TINY.network, **changes), TINY)
+    TINY.initialise(net := seeded(EditingNet, **TINY.network, **changes))
     x, t = rand(2, 4, 8, 8), torch.tensor([10, 900])
     vector = as_tensor([EditingVector(blur=0.4), EditingVector(colour=True)])
     colours = 4 if changes.get("reference") else 3
@@ -124,7 +122,7 @@ def test_training_begins_at_the_pretrained_network(data, changes):
 
 
 def test_a_checkpoint_needs_no_pretrained_files(data, tmp_path, monkeypatch):
-    net = paper.initialise(seeded(EditingNet, **TINY.network, layers=0), TINY)
+    TINY.initialise(net := seeded(EditingNet, **TINY.network, layers=0))
     save_checkpoint(tmp_path / "editing-paper-x-s0", net, {"command": "repro train x"})
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "elsewhere"))
     again = load_checkpoint(tmp_path / "editing-paper-x-s0")
@@ -136,7 +134,7 @@ def test_a_checkpoint_needs_no_pretrained_files(data, tmp_path, monkeypatch):
 
 def test_latents_are_the_mode_times_the_scale(data):
     original = AutoencoderKL.from_pretrained(data / "tiny", subfolder="vqvae").eval()
-    autoencoder, image = paper.load_autoencoder("tiny"), rand(2, 3, 16, 24).clamp(-1, 1)
+    autoencoder, image = TINY.frozen, rand(2, 3, 16, 24).clamp(-1, 1)
     assert (autoencoder.factor, autoencoder.channels) == (2, 4)
     with torch.no_grad():
         latent = original.encode(image).latent_dist.mode() * 0.18215
@@ -149,37 +147,30 @@ def test_latents_are_the_mode_times_the_scale(data):
 def test_absent_and_other_models_are_one_sentence(data, tmp_path, monkeypatch):
     other = dataclasses.replace(TINY, unet={**UNET, "norm_num_groups": 8})
     with pytest.raises(ReproError, match=r"norm_num_groups is 4; accepted: 8"):
-        paper.initialise(seeded(EditingNet, **TINY.network), other)
+        other.initialise(seeded(EditingNet, **TINY.network))
     monkeypatch.setenv("REPRO_DATA", str(tmp_path))
     (tmp_path / "tiny").mkdir()
     with pytest.raises(ReproError, match=r"tiny/unet: no pretrained weights .* the folder unet of nobody/tiny"):
-        paper.initialise(seeded(EditingNet, **TINY.network), TINY)
+        TINY.initialise(seeded(EditingNet, **TINY.network))
     with pytest.raises(ReproError, match="train_sharp"):
         paper.Reds(tmp_path).digest()
 
 
-PINNED = {  # the originals' counts are those that their authors' code prints: 872.30 M and 859.52 M
-    ("ldm", "mult"): (872_300_484, 1_652_480),
-    ("ldm", "palette"): (872_300_484, 0),
-    ("sd1", "mult"): (859_520_964, 598_272),
-}
-
-
-@pytest.mark.parametrize(("name", "variant"), PINNED)
-def test_published_sizes_are_pinned(name, variant):
+@pytest.mark.parametrize(("variant", "mapping"), [("mult", 1_652_480), ("palette", 0)])
+def test_published_sizes_are_pinned(variant, mapping):
+    """The original's count is the one that its authors' code prints: 872.30 M."""
     with torch.device("meta"):
-        net = experiments.build_network({"ldm": PAPER, "sd1": PAPER_SD1}[name], variant)
+        net = experiments.build_network(PAPER, variant)
     counts = [sum(p.numel() for p in part.parameters()) for part in (net.unet, net)]
-    original, mapping = PINNED[name, variant]
     inputs = 11 + (LENGTH if variant == "palette" else 0)
-    assert counts[0] == original + 9 * 320 * (inputs - 4) and counts[1] - counts[0] == mapping
+    assert counts[0] == 872_300_484 + 9 * 320 * (inputs - 4) and counts[1] - counts[0] == mapping
     assert net.unet.config.in_channels == inputs and net.multiple == 8 and net.unet.is_gradient_checkpointing
-    assert mapping == 0 or net.mapping.config.width == {"ldm": 1280, "sd1": 768}[name]
+    assert mapping == 0 or net.mapping.config.width == 1280
 
 
 def test_the_autoencoder_and_the_gan_have_published_sizes():
     with torch.device("meta"):
-        autoencoder = paper.PretrainedAutoencoder(paper.MODELS["ldm"].autoencoder)
+        autoencoder = paper.PretrainedAutoencoder(paper.LDM.autoencoder)
         generator = Pix2PixGenerator(widths=PAPER.pix2pix["widths"])
     assert sum(p.numel() for p in autoencoder.parameters()) == 83_653_863 and autoencoder.factor == 8
     assert sum(p.numel() for p in generator.parameters()) == 54_444_108 and generator.factor == 256  # Isola's: 54.4 M

@@ -16,9 +16,9 @@ from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.effects import Recipe as Effects
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor
-from repro.editing.study import benchmark, paper
+from repro.editing.study import benchmark
 from repro.editing.study.benchmark import BENCH, TINY, Bench
-from repro.editing.study.paper import MODELS, Reds
+from repro.editing.study.paper import LDM, Pretrained, Reds
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
 from repro.engine.atomic import read_toml
@@ -34,14 +34,12 @@ _BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256
 class EditingConfig:
     """One profile.
 
-    `bench`        the benchmark's build.
+    `bench`        the benchmark's build; where `data` is "reds", of it the side of a crop and the effects' recipe.
     `autoencoder`, `network`, `pix2pix`  arguments of `Autoencoder`, `EditingNet` (that all variants share), `Pix2Pix`,
                    each with its recipe; `recipe` is the network's, of which a variant may take a share.
     `steps`        of DDIM; on validation photographs 3 to 5 are best, more leave more noise behind.
-    `data`         training data: "photos" of the pack, cut by `bench`, or "reds", of which `bench` gives no more than
-                   the side of a crop and the effects' recipe.
     `prediction`   of the networks, but for variants that have their own.
-    `pretrained`   of `repro.editing.study.paper.MODELS`: where network and autoencoder come from; "" are ours.
+    `pretrained`   where network and autoencoder come from; None: they are ours.
     `variants`     those that are trained, and "pix2pix"; () is all of them. Where the networks are pretrained, each
                    with one seed and on all images.
     """
@@ -59,7 +57,7 @@ class EditingConfig:
     # The paper predicts the noise. At our size and budget that leaves the images noisy: an error in the noise is
     # magnified up to 14-fold in the sample at the first steps. The ablation "epsilon" measures the paper's reading.
     prediction: Kind = "v_prediction"
-    pretrained: str = ""
+    pretrained: Pretrained | None = None
     variants: tuple[str, ...] = ()
 
     @property
@@ -70,19 +68,20 @@ class EditingConfig:
         return Reds(home("reds"), self.bench.crop[2], self.bench.recipe, self.bench.version)
 
 
-def _read(name: str, base: str = "") -> EditingConfig:
-    """A profile of `experiments.toml`, on top of another; pix2pix's recipe is the network's but for what it names."""
-    spec = SPEC["profile"].get(base, {}) | SPEC["profile"][name]
+def _read(name: str) -> EditingConfig:
+    """A profile of `experiments.toml`; pix2pix's recipe is the network's but for what it names."""
+    spec = SPEC["profile"][name]
     recipes = {key: value for key, value in spec.items() if key.endswith("recipe")}
     recipes["pix2pix_recipe"] = spec["recipe"] | spec["pix2pix_recipe"]
     made = {key: Recipe(**r | {"betas": tuple(r.get("betas", Recipe.betas))}) for key, r in recipes.items()}
-    published = MODELS[spec["pretrained"]].network if "pretrained" in spec else {}
-    fields = {"bench": _BENCHES[spec["bench"]], "network": published | spec["network"]}
-    return EditingConfig(**(spec | made | fields), name=name)
+    made |= {"bench": _BENCHES[spec["bench"]]}
+    if name == "paper":
+        made |= {"pretrained": LDM, "network": LDM.network | spec["network"]}
+    return EditingConfig(**(spec | made), name=name)
 
 
-SMALL, SMOKE, PAPER, PAPER_SD1 = _read("small"), _read("smoke"), _read("paper"), _read("paper-sd1", "paper")
-PROFILES = {c.name: c for c in (SMOKE, SMALL, PAPER, PAPER_SD1)}
+SMALL, SMOKE, PAPER = map(_read, ("small", "smoke", "paper"))
+PROFILES = {c.name: c for c in (SMOKE, SMALL, PAPER)}
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,9 @@ def network_of(config: EditingConfig, variant: str) -> dict[str, Any]:
 def build_network(config: EditingConfig, variant: str) -> EditingNet:
     """The network that a variant's training begins at; on the meta device without pretrained weights."""
     net = EditingNet(**network_of(config, variant))
-    if not config.pretrained or next(net.parameters()).is_meta:
-        return net
-    return paper.initialise(net, MODELS[config.pretrained])
+    if config.pretrained and not next(net.parameters()).is_meta:
+        config.pretrained.initialise(net)
+    return net
 
 
 def learning_of(variant: str, config: EditingConfig) -> Learning:
@@ -145,13 +144,13 @@ def schedule_of(variant: str) -> Schedule:
 def load_autoencoder(profile: str = "small") -> Autoencoder:
     """The autoencoder of a profile; read-only."""
     published = PROFILES[profile].pretrained
-    return paper.load_autoencoder(published) if published else load_checkpoint(autoencoder_name(profile))
+    return published.frozen if published else load_checkpoint(autoencoder_name(profile))
 
 
 def autoencoder_hash(config: EditingConfig) -> str:
     """SHA-256 of the weights of a profile's autoencoder."""
     published = config.pretrained
-    return paper.autoencoder_hash(published) if published else weights_hash(autoencoder_name(config.name))
+    return published.autoencoder_hash() if published else weights_hash(autoencoder_name(config.name))
 
 
 def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
@@ -204,4 +203,4 @@ def _all(config: EditingConfig) -> Iterator[Experiment]:
         yield make(name=name_of("pix2pix", 0, config.name), **about)
 
 
-EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER, PAPER_SD1) for e in _all(config))
+EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER) for e in _all(config))

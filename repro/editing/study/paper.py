@@ -6,17 +6,16 @@ and the last 30 of the 240 training sequences the validation split. No number on
 
 Section 3.2: "The VQ autoencoder and the denoising U-Net are initialized from a pretrained text-to-image model", citing
 "High-Resolution Image Synthesis with Latent Diffusion Models": most likely the one of 1.45 billion parameters, trained
-at the paper's 256 pixels, whose files call its KL autoencoder `vqvae`. Stable Diffusion v1 is the other candidate. Both
-have latents of 4 channels and factor 8. Decided here, the paper being silent: the autoencoder stays frozen; latents are
-the mode of its distribution; the input convolution's weights for new channels start at zero, so that training begins at
-the pretrained model; nothing but the mapping network is new.
+at the paper's 256 pixels, whose files call its KL autoencoder `vqvae`. Decided here, the paper being silent: the
+autoencoder stays frozen; latents are the mode of its distribution; the input convolution's weights for new channels
+start at zero, so that training begins at the pretrained model; nothing but the mapping network is new.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def _pairs(root: Path, part: str) -> tuple[Pair, ...]:
 # -- the published networks -------------------------------------------------------------------------------------------
 
 
-UNET: dict[str, Any] = {  # of both: 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
+UNET: dict[str, Any] = {  # 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
     "in_channels": 4,
     "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -142,9 +141,9 @@ KL: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A published text-to-image model, in diffusers' layout.
+    """A published text-to-image model, in diffusers' layout: latents of 4 channels and factor 8.
 
     `hub`   where it is published; its own folder in `repro.paths.data()` bears the name after the slash.
     `part`  subfolder of the autoencoder; that of the U-Net is "unet".
@@ -181,11 +180,25 @@ class Pretrained:
                 raise ReproError(f"{self.hub}/{part}: {key} is {given!r}; accepted: {value!r}, as published")
         return loaded.float()
 
+    def initialise(self, net: EditingNet) -> None:
+        """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens."""
+        state = self.load(UNet2DConditionModel, "unet", self.unet).state_dict()
+        own = state["conv_in.weight"]
+        state["conv_in.weight"] = own.new_zeros(len(own), net.unet.config.in_channels, *own.shape[2:])
+        state["conv_in.weight"][:, : own.shape[1]] = own
+        net.unet.load_state_dict(state)
 
-MODELS: dict[str, Pretrained] = {
-    "ldm": Pretrained("CompVis/ldm-text2im-large-256", "vqvae", UNET, KL),
-    "sd1": Pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5", "vae", UNET | {"cross_attention_dim": 768}, KL),
-}
+    @cached_property
+    def frozen(self) -> "PretrainedAutoencoder":
+        """The autoencoder, in eval mode, on the accelerator where there is one; read-only."""
+        made = PretrainedAutoencoder(dict(self.autoencoder))
+        made.vq = self.load(AutoencoderKL, self.part, self.autoencoder)
+        return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def autoencoder_hash(self) -> str:
+        """SHA-256 of the autoencoder's weights."""
+        state = self.frozen.state_dict()
+        return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()
 
 
 class PretrainedAutoencoder(Autoencoder):
@@ -222,27 +235,4 @@ class PretrainedAutoencoder(Autoencoder):
         return self.vq.decode(raw).sample
 
 
-def initialise(net: EditingNet, model: Pretrained) -> EditingNet:
-    """Give `net` the pretrained U-Net: its output is then that of the U-Net with the same context tokens."""
-    state = model.load(UNet2DConditionModel, "unet", model.unet).state_dict()
-    own = state["conv_in.weight"]
-    state["conv_in.weight"] = own.new_zeros(len(own), net.unet.config.in_channels, *own.shape[2:])
-    state["conv_in.weight"][:, : own.shape[1]] = own
-    net.unet.load_state_dict(state)
-    return net
-
-
-@lru_cache(maxsize=2)
-def load_autoencoder(name: str) -> PretrainedAutoencoder:
-    """The frozen autoencoder of MODELS[name], in eval mode, on the accelerator where there is one; read-only."""
-    model = MODELS[name]
-    made = PretrainedAutoencoder(dict(model.autoencoder))
-    made.vq = model.load(AutoencoderKL, model.part, model.autoencoder)
-    return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@lru_cache(maxsize=2)
-def autoencoder_hash(name: str) -> str:
-    """SHA-256 of the weights of MODELS[name]'s autoencoder."""
-    state = load_autoencoder(name).state_dict()
-    return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()
+LDM = Pretrained("CompVis/ldm-text2im-large-256", "vqvae", UNET, KL)
