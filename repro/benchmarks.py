@@ -63,8 +63,7 @@ def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
 def _training(name: str) -> dict[str, Arm]:
     """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
     from repro.ddpm.schedules import to_diffusers
-    from repro.ddpm.study.experiments import LINEAR, build_network
-    from repro.ddpm.tasks import DenoisingTask
+    from repro.ddpm.study.experiments import LINEAR, DenoisingTask, build_network
 
     config = _ddpm(name)
     images = 2 * KeyedNoise(0, range(IMAGES), "bench").uniform((config.channels, config.size, config.size)) - 1

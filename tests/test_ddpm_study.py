@@ -11,9 +11,9 @@ from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
 from repro.ddpm.process import q_sample
 from repro.ddpm.schedules import linear
-from repro.ddpm.study import figures, measure, play
+from repro.ddpm.study import experiments as ddpm
+from repro.ddpm.study import figures, measure
 from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment
-from repro.ddpm.tasks import ClassifierTask, DenoisingTask
 from repro.engine import evaluation, grid, records
 from repro.engine.records import Record
 from repro.engine.registry import find, run
@@ -53,8 +53,8 @@ def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
     records.upsert("ddpm", [record])
     monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
-        lesson(play.LESSONS, "small").recheck()
-    assert lesson(play.LESSONS, "smoke").recheck().verified == frozenset()
+        lesson(figures.LESSONS, "small").recheck()
+    assert lesson(figures.LESSONS, "smoke").recheck().verified == frozenset()
 
 
 def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
@@ -62,13 +62,13 @@ def test_noise_errors_know_nothing_from_a_fit_and_a_fit_from_memory():
     blind = lambda x, t: torch.zeros_like(x)  # noqa: E731
     models = {
         "memory": oracles.FiniteData(images, schedule).model(),
-        "gaussian": play.fitted_gaussian(images, schedule).model(),
+        "gaussian": measure.fitted_gaussian(images, schedule).model(),
         "blind": blind,
     }
-    memory, gaussian, none = (play.noise_errors(m, images, schedule).mean().item() for m in models.values())
+    memory, gaussian, none = (measure.noise_errors(m, images, schedule).mean().item() for m in models.values())
     assert memory < gaussian < none == pytest.approx(1, abs=0.1)  # the variance of the noise
-    assert not torch.equal(*(play.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
-    early, late = (play.noise_errors(blind, images, schedule, t=t).mean().item() for t in (10, 900))
+    assert not torch.equal(*(measure.noise_errors(blind, images, schedule, seed=s) for s in (0, 1)))
+    early, late = (measure.noise_errors(blind, images, schedule, t=t).mean().item() for t in (10, 900))
     assert early == pytest.approx(late)  # the same noise at every time
 
 
@@ -86,12 +86,12 @@ def test_what_the_networks_are_trained_on(monkeypatch):
         return x.new_zeros(len(x), 10)
 
     for mirror, pictures in ((False, [image]), (True, [image, image.flip(-1)])):
-        loss = DenoisingTask(image, ["0"], schedule, False, mirror).loss(network, places, noise)
+        loss = ddpm.DenoisingTask(image, ["0"], schedule, False, mirror).loss(network, places, noise)
         eps, (x, t) = noise("noise").normal((1, 6, 6)), seen.pop()
         assert set(t.tolist()) == {0, 1, 2, 3} and torch.allclose(loss, eps.square().mean(dim=(1, 2, 3)))
         of = torch.stack([(x - q_sample(x0, t, eps, schedule)).abs().amax(dim=(1, 2, 3)) < 1e-5 for x0 in pictures])
         assert of.any(dim=0).all() and (of.sum(dim=1) > 60).all()
-    task = ClassifierTask(torch.ones(1, 1, 6, 6), torch.zeros(1, dtype=torch.int64), ["0"], schedule)
+    task = ddpm.ClassifierTask(torch.ones(1, 1, 6, 6), torch.zeros(1, dtype=torch.int64), ["0"], schedule)
     task.loss(lambda x, t: network(x, t, logits), places, noise)
     x, t = seen.pop()
     clean = ((x == 1) | (x == -1)).flatten(1).all(dim=1)  # moved over a background of -1
@@ -109,7 +109,7 @@ def test_switches_change_what_they_name_and_nothing_else():
         given.append(int(t[0]))
         return 0.9 * x
 
-    drawn = {name: play.switched(model, x_T, schedule, 10, switch) for name, switch in play.SWITCHES.items()}
+    drawn = {name: measure.switched(model, x_T, schedule, 10, switch) for name, switch in measure.SWITCHES.items()}
     by_name = dict(zip(drawn, [given[i : i + 10] for i in range(0, len(given), 10)], strict=True))
     assert by_name["as elsewhere here"] == list(range(900, -1, -100))
     assert by_name["network told t + 1"] == [t + 1 for t in by_name["as elsewhere here"]]
@@ -119,19 +119,14 @@ def test_switches_change_what_they_name_and_nothing_else():
     assert all(not torch.equal(other, reference) for other in drawn.values())
 
 
-def test_walks_keep_their_ends_and_a_photograph_becomes_a_garment():
-    a, b = KeyedNoise(0, range(2), "ends").normal((1, 28, 28))
-    for spherical, length in ((True, 1.0), (False, 2**-0.5)):  # the sphere keeps the length of noise
-        walk = play.between(a, b, [0, 0.5, 1], spherical)
-        assert torch.allclose(walk[0], a, atol=1e-5) and torch.allclose(walk[2], b, atol=1e-5)
-        assert walk[1].norm() == pytest.approx(length * a.norm().item(), rel=0.05)
+def test_a_photograph_becomes_a_garment():
     bright = torch.ones(3, 50, 80)
     bright[:, 15:35, 30:50] = 0.2  # a dark thing on white paper becomes a garment on black
-    small = play.as_fashion(bright)
+    small = figures.as_fashion(bright)
     assert small.shape == (1, 28, 28) and small[0, 0, 0] == -1 and small[0, 14, 14] == pytest.approx(0.6, abs=1e-5)
-    assert torch.allclose(play.as_fashion(1 - bright), small, atol=1e-6)
+    assert torch.allclose(figures.as_fashion(1 - bright), small, atol=1e-6)
     with pytest.raises(ReproError, match="the image"):
-        play.as_fashion(b"no image")
+        figures.as_fashion(b"no image")
 
 
 A_FILE = 6  # images; the real files have 10,000 of them
@@ -206,7 +201,7 @@ def test_from_data_to_table(cifar, home, monkeypatch):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
     net = FeatureNet("inception", 3, pooled, lambda x: 9 * pooled(x))
-    measure._paper_metrics.cache_clear()
+    measure._inception.cache_clear()
     monkeypatch.setattr(measure.features, "inception", lambda device: net)
     for record in (row.record() for row in rows if row.cell.get("steps", 0) in (0, 10)):
         assert set(record.metrics) == {"fid/inception", "kid/inception", "is/inception"}
@@ -218,4 +213,4 @@ def test_from_data_to_table(cifar, home, monkeypatch):
     assert [name for name, cells in table.rows.items() if cells["10 steps"].value is not None] == [
         "DDIM, η = 0", "DDPM, small variance (DDIM, η = 1)", "DDPM, large variance",
     ]  # fmt: skip
-    measure._paper_metrics.cache_clear()
+    measure._inception.cache_clear()

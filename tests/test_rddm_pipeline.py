@@ -15,10 +15,9 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.pipeline import RDDMPipeline
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import by_config
 from repro.rddm.samplers import Sampler, times
-from repro.rddm.scheduler import RDDMScheduler
 from repro.rddm.study.experiments import USE, learning_of, profile
 from repro.rddm.study.published import PublishedNet
 

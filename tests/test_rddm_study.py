@@ -25,14 +25,14 @@ from repro.engine.registry import experiments, find
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
+from repro.rddm.model import restoration_loss
 from repro.rddm.process import Learning, by_config
 from repro.rddm.samplers import Net
 from repro.rddm.study import experiments as rddm
-from repro.rddm.study import explore, figures, measure
+from repro.rddm.study import figures, lesson, measure
 from repro.rddm.study.lesson import LESSONS, psnr
-from repro.rddm.tasks import DEGRADATIONS, LAWS, restoration_loss
 from repro.ui.explore import Explorer, UploadedFile
-from repro.ui.pictures import photograph, resized
+from repro.ui.pictures import own_view, photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])
 LISTED = [(t, v) for t, found in rddm.TRAINED.items() for v, _ in found]
@@ -90,7 +90,7 @@ def test_timesteps_are_uniform_but_for_a_share_at_the_last():
 
 
 def test_a_pair_is_of_the_right_image_and_its_own_degradation(coded, monkeypatch):
-    monkeypatch.setitem(DEGRADATIONS, "lowlight", lambda x, noise: 1 - x)
+    monkeypatch.setitem(rddm.DEGRADATIONS, "lowlight", lambda x, noise: 1 - x)
     learned = rddm.training_task(replace(rddm.SMOKE["lowlight"], crop=24), "smres")
     indices = torch.tensor([4, 0, 2, 2])
     x0, y = learned.pair(indices, noise_at())
@@ -236,7 +236,7 @@ def test_test_images_are_held_out_and_degraded_by_name(monkeypatch):
                 rddm.degraded(kind, clean, name + "x")
             )
     before = measure._photo_hash.__wrapped__("lowlight", 64, 2)
-    monkeypatch.setitem(LAWS, "lowlight", "another")
+    monkeypatch.setitem(measure.LAWS, "lowlight", "another")
     assert measure._photo_hash.__wrapped__("lowlight", 64, 2) != before
 
 
@@ -263,21 +263,21 @@ def now(tmp_path_factory):
 WALK = {"picture": "kitten", "steps": 2, "eta": 0.0, "start": 999, "schedule": "as trained", "seed": 0}
 
 
-@pytest.mark.parametrize("task", explore.TASKS)
+@pytest.mark.parametrize("task", lesson.TASKS)
 @pytest.mark.parametrize("strategy", ["SM-N", "SM-Res-N"])  # of SM-Res the untrained network's residual is 0
 def test_every_strategy_walks_on_every_task_the_same_way_twice(now, task, strategy):
-    walks = [explore.walk(now, task, strategy=strategy, **{**WALK, "seed": seed}) for seed in (0, 0, 1)]
-    first, again, other = (explore.view(each, 0.5) for each in walks)
+    walks = [lesson.walk(now, task, strategy=strategy, **{**WALK, "seed": seed}) for seed in (0, 0, 1)]
+    first, again, other = (lesson.view(each, 0.5) for each in walks)
     assert np.array_equal(first, again) and first.dtype == np.uint8 and not np.array_equal(first, other)
 
 
 def test_the_explorer_draws_what_the_sampler_draws(now):
-    y, x0 = now.pair("lowlight", explore.PHOTOS["Colosseum"], crop=now["play"])
+    y, x0 = now.pair("lowlight", lesson.PHOTOS["Colosseum"], crop=now["play"])
     restored = now.net("lowlight", "smres").restore(y, ["Colosseum"], 3)
-    found = explore.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
+    found = lesson.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
     assert torch.equal(found.result, restored) and torch.equal(found.between["truth"], x0)
     assert found.words.endswith(f"{psnr(restored, x0):.1f} dB")
-    shown = explore.view(found, 0.0)[15:, :376]
+    shown = lesson.view(found, 0.0)[15:, :376]
     assert np.array_equal(shown, resized(to_unit(restored)[0], 376))
 
 
@@ -287,13 +287,13 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(now):
         "goes its own way": ("low light", "pure noise", {"schedule": "InDI"}),
         "its own way": ("low light", "regression", {"eta": 0.5}),
     }
-    refused(cases, lambda task, strategy, changed: explore.walk(now, task, strategy=strategy, **{**WALK, **changed}))
+    refused(cases, lambda task, strategy, changed: lesson.walk(now, task, strategy=strategy, **{**WALK, **changed}))
 
 
 def test_missing_weights_are_a_sentence_and_a_line(now, capsys):
     for call in (
-        lambda: explore.walk(now, "raindrops", strategy="pure noise", **WALK),
-        lambda: explore.own_photo(now, None, "kitten", "rain on it", "pure noise", 2, 0),
+        lambda: lesson.walk(now, "raindrops", strategy="pure noise", **WALK),
+        lambda: lesson.own_photo(now, None, "kitten", "rain on it", "pure noise", 2, 0),
     ):
         with pytest.raises(ReproError, match=f"no weights of {MISSING['03']} here"):
             call()
@@ -315,10 +315,10 @@ def test_an_uploaded_photo_is_brought_to_size_and_described():
 
 def test_the_presets_fit_the_controls(now):
     given = {**WALK, "task": "low light", "strategy": "SM-Res", "split": 0.5}
-    explorer = Explorer(partial(explore.walk, now), explore.controls(given), explore.PRESETS,
-                        view=explore.view, display=["split"])  # fmt: skip
-    own = Explorer(partial(explore.own_photo, now), explore.own_controls(now, 0), explore.OWN_PRESETS,
-                   view=explore.own_view, display=["split"], save=partial(explore.own_full, now))  # fmt: skip
+    explorer = Explorer(partial(lesson.walk, now), lesson.controls(given), lesson.PRESETS,
+                        view=lesson.view, display=["split"])  # fmt: skip
+    own = Explorer(partial(lesson.own_photo, now), lesson.own_controls(now, 0), lesson.OWN_PRESETS,
+                   view=own_view, display=["split"], save=partial(lesson.own_full, now))  # fmt: skip
     for each in (explorer, own):
         assert all(each.picture(**preset).ndim == 3 for preset in each.presets.values())
     mine, chosen = photo(90, 60), {"strategy": "SM-Res", "weather": "it is dark already"}

@@ -59,7 +59,7 @@ def test_no_id_of_a_claim_stands_twice():
     assert len(ids) == len(set(ids))
 
 
-EXERCISES = {"ddpm": "play", "editing": "lesson", "rddm": "lesson", "ucdir": "figures", "adir": "figures"}
+EXERCISES = {"ddpm": "figures", "editing": "lesson", "rddm": "lesson", "ucdir": "figures", "adir": "figures"}
 
 
 @pytest.mark.parametrize("room", EXERCISES)

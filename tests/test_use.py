@@ -16,8 +16,7 @@ from repro.engine.checkpoint import trained
 from repro.engine.provenance import whence
 from repro.engine.rng import KeyedNoise
 from repro.rddm.model import RDDMNet
-from repro.rddm.pipeline import RDDMPipeline
-from repro.rddm.scheduler import RDDMScheduler
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.use import restore as methods
 from repro.use import training as pairs
 from repro.use.restore import RESTORERS

@@ -39,7 +39,6 @@ class Experiment:
     `name`     `<room>-<task>-<variant>-s<seed>`, also the checkpoint's folder.
     `ships`    its weights are in the repository; else only its records are, marked `recorded`.
     `build`    makes the untrained network.   `task` makes training set and loss.
-    `score`    makes numbers for the card from the trained network.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Experiment:
     ships: bool
     build: Callable[[], nn.Module]
     task: Callable[[], Task]
-    score: Callable[[nn.Module], dict[str, Any]] | None = None
 
     @property
     def command(self) -> str:
@@ -166,6 +164,4 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
     }
     # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
     network = copy.deepcopy(last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema).cpu()
-    if experiment.score:
-        card |= experiment.score(network)
     save_checkpoint(experiment.weights, network, card)

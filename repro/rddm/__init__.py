@@ -5,6 +5,6 @@ residual, in [-2, 2]; eps ~ N(0, I); x_t = x0 + u_t r + s_t eps. (The papers wri
 beta bar for u and s.) Equation numbers are those of the reproduction report of "Residual Denoising Diffusion Models".
 Timesteps are counted from 0: t here is t + 1 in the report, and -1 the clean image.
 
-In reading order: `process` (coefficients, the forward process, what is predicted), `model` and `tasks` (the network and
-its training), `samplers` (the reverse process), `scheduler` and `pipeline` (the same for diffusers).
+In reading order: `process` (coefficients, the forward process, what is predicted), `model` (the network and its loss),
+`samplers` (the reverse process), `pipeline` (the same for diffusers).
 """

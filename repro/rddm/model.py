@@ -1,4 +1,4 @@
-"""The network of RDDM in its three layouts, with the objective it learns written into its configuration.
+"""The network of RDDM in its three layouts, with the objective it learns written into its configuration; its loss.
 
 For SM-Res-N two images are predicted: by two networks, by one encoder with two decoders, or by one network with twice
 the output channels. (The released code has the first two; its residual decoder goes without skip connections.)
@@ -14,13 +14,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
+from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.nn.unet import UNet
-from repro.rddm.process import Objective
-from repro.rddm.process import heads as count_heads  # a network's own argument is called `heads`, as the U-Net's
+from repro.rddm import process
+from repro.rddm.process import Learning, Objective
 
 Layout = Literal["one", "two", "shared"]
 Make = Callable[..., nn.Module]  # (out_channels=...) -> a network
+Noises = Callable[[str], KeyedNoise]  # purpose -> a batch's random numbers
 
 
 class SharedEncoder(UNet):
@@ -46,7 +48,7 @@ class Predictor(ModelMixin, ConfigMixin):
     def lay_out(self, objective: str, layout: str, channels: int, make: Make, shared: Make | None = None) -> None:
         """Build the networks: `make` gives one with so many output channels, `shared` one with two decoders."""
         one_of("network layout", layout, get_args(Layout) if shared else ("one", "two"))
-        count = count_heads(objective)
+        count = process.heads(objective)
         if layout != "one" and count == 1:
             raise ReproError(f"layout {layout!r} predicts two images: objective {objective!r} takes layout 'one'")
         if layout == "two":
@@ -108,3 +110,34 @@ class RDDMNet(Predictor):
             patch=patch, time_scale=time_scale, input_skip=input_skip,
         )  # fmt: skip
         self.lay_out(objective, layout, channels, partial(UNet, **settings), partial(SharedEncoder, **settings))
+
+
+def restoration_loss(
+    model: nn.Module,
+    x0: Tensor,
+    y: Tensor,
+    noise: Noises,
+    learning: Learning,
+    condition: bool = True,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """(B,) loss of pairs in [-1, 1] at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last.
+
+    The network is given (x_t, t, cond), cond being y where `condition`, and a mask (B, C, H, W) behind it.
+    """
+    schedule, objective = learning.schedule, learning.objective
+    given = [part for part in (y if condition else None, mask) if part is not None]
+    cond = [torch.cat(given, dim=1)] if given else []
+    if learning.start == "none":
+        if objective != "res":
+            raise ReproError(f"regression predicts the residual: got objective {objective!r}")
+        t, eps, x_t, r = torch.full((len(x0),), schedule.T - 1, device=x0.device), y, y, y - x0
+    else:
+        times = noise("time")
+        t = times.integers(0, schedule.T)  # (B,) 0 .. T-1
+        if learning.last:
+            t = torch.where(times.uniform((), step=1) < learning.last, schedule.T - 1, t)
+        eps = noise("noise").normal(tuple(x0.shape[1:])).to(x0)
+        r = (torch.zeros_like(y) if learning.start == "noise" else y) - x0
+        x_t = process.q_sample(x0, r, t, eps, schedule)
+    return process.output_loss(model(x_t, t, *cond).sample.float(), r, eps, objective, learning.norm)

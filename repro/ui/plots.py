@@ -65,11 +65,12 @@ def style() -> Any:
 
 
 @contextmanager
-def _plot(size: tuple[float, float]) -> Iterator[tuple[Plate, Any]]:
-    """A Plate with one axis, to be drawn on in this style."""
+def panels(size: tuple[float, float], *shape: int, **layout: Any) -> Iterator[tuple[Plate, Any]]:
+    """A Plate and its axes, by default one, to be drawn on in this style; `size` in inches, the rest as matplotlib's
+    `subplots` takes it."""
     with style():
         plate = Plate(figsize=size, layout="constrained")
-        yield plate, plate.subplots()
+        yield plate, plate.subplots(*shape, **layout)
 
 
 def _look(index: int) -> dict[str, str]:
@@ -150,7 +151,7 @@ def curve(
     a tick at every x.
     """
     x = np.asarray(x, dtype=float)
-    with _plot(size) as (plate, axis):
+    with panels(size) as (plate, axis):
         for index, (name, values) in enumerate(series.items()):
             look = _look(index)
             center, *band = values if isinstance(values, tuple) else (values,)
@@ -195,7 +196,7 @@ def dots(
     several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
     looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(filter(None, chain(*several))))}
     high = 0.7 + max(0.26, 0.11 * max(map(len, several), default=1)) * len(rows)
-    with _plot(size or (7.2 if looks else 6.4, high)) as (plate, axis):
+    with panels(size or (7.2 if looks else 6.4, high)) as (plate, axis):
         for row, entries in enumerate(several):
             for i, (group, entry) in enumerate(entries.items()):
                 if entry is None:
@@ -231,7 +232,7 @@ def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
     claims: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
     """
     text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
-    with _plot((8.4, 0.75 + 0.3 * len(claims))) as (plate, axis):
+    with panels((8.4, 0.75 + 0.3 * len(claims))) as (plate, axis):
         for index, verdicts in enumerate(claims.values()):
             start = 0.0
             for verdict, colour in VERDICTS.items():

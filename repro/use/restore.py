@@ -49,11 +49,9 @@ class Learner:
 
 def _rddm() -> Learner:
     """SM-Res: the residual is predicted, little noise is added (sum_scale 0.01), two sampling steps."""
-    from repro.rddm.model import RDDMNet
-    from repro.rddm.pipeline import RDDMPipeline
+    from repro.rddm.model import RDDMNet, restoration_loss
+    from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
     from repro.rddm.process import Learning, by_config
-    from repro.rddm.scheduler import RDDMScheduler
-    from repro.rddm.tasks import restoration_loss
 
     learning = Learning("res", by_config(sum_scale=0.01), "l2")
 

@@ -1,20 +1,23 @@
-"""Profiles and trained networks of notebook 01, read from `experiments.toml`."""
+"""Profiles and networks of notebook 01, read from `experiments.toml`, and what they learn."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from repro.data import pack
 from repro.data.datasets import load_cifar10
-from repro.ddpm.schedules import by_name
-from repro.ddpm.tasks import ClassifierTask, DenoisingTask, fashion_tensor
+from repro.ddpm import process
+from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.atomic import read_toml
 from repro.engine.registry import Experiment
+from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.nn.classifier import Classifier
@@ -72,6 +75,76 @@ def build_network(config: DDPMConfig) -> nn.Module:
     return getattr(importlib.import_module(module), name)(**config.network)
 
 
+# -- what is learned ---------------------------------------------------------------------------------------------------
+
+
+def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
+    data = pack.fashion(split)
+    images = data.images.float().div_(127.5).sub_(1.0)[:, None]
+    return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
+
+
+class _Images:
+    """Clean images (N, C, H, W) in [-1, 1] with their ids, as the engine's training reads them."""
+
+    def __init__(self, images: Tensor, ids: list[str], schedule: Schedule) -> None:
+        self.images, self.ids, self.schedule, self.size = images, ids, schedule, len(images)
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+
+class DenoisingTask(_Images):
+    """Learn noise from clean images (Ho et al. 2020, algorithm 1).
+
+    With `learned_variance` the network has 2 C output channels and gets the hybrid loss (Nichol and Dhariwal 2021, eq.
+    16); else C and the simple one. `mirror`: half of the images, drawn anew each time, are mirrored left to right.
+    """
+
+    def __init__(
+        self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True, mirror: bool = False
+    ) -> None:
+        super().__init__(images, ids, schedule)
+        self.learned_variance, self.mirror = learned_variance, mirror
+        self.settings = {"schedule": schedule.name, "learned variance": learned_variance}
+        self.settings |= {"mirrored": True} if mirror else {}
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+        drawn = noise("noise")
+        x0 = self.images[indices].to(drawn.device)  # (B, C, H, W)
+        if self.mirror:
+            x0 = torch.where((noise("mirror").uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
+        eps = drawn.normal(x0.shape[1:])
+        t = noise("time").integers(0, self.schedule.T)  # (B,) 0 .. T-1
+        loss = process.hybrid_loss if self.learned_variance else process.simple_loss
+        return loss(process.model_fn(model), x0, t, eps, self.schedule)
+
+
+class ClassifierTask(_Images):
+    """Learn the ten classes from clean images (half of each batch) and from noisy ones (the other half).
+
+    The clean half makes the features of FID and Inception Score, the noisy half makes the gradients of guidance.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, ids: list[str], schedule: Schedule) -> None:
+        super().__init__(images, ids, schedule)
+        self.labels = labels
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+        drawn = noise("noise")
+        x0, y = self.images[indices].to(drawn.device), self.labels[indices].to(drawn.device)
+        # jitter of up to two pixels over the background, -1; clothes are not mirrored
+        padded, (h, w) = F.pad(x0, (2, 2, 2, 2), value=-1.0), x0.shape[2:]
+        places = (noise("shift").integers(-2, 3, (2,)) + 2).tolist()
+        x0 = torch.stack([x[:, i : i + h, j : j + w] for x, (i, j) in zip(padded, places, strict=True)])
+        t = noise("time").integers(0, self.schedule.T)
+        noisy = process.q_sample(x0, t, drawn.normal(x0.shape[1:]), self.schedule)
+        clean = noise("clean").uniform() < 0.5  # (B,)
+        logits = model(torch.where(clean[:, None, None, None], x0, noisy), torch.where(clean, 0, t + 1))
+        return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=0.05)
+
+
 def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | ClassifierTask:
     """Training set and loss."""
     images, labels, ids = fashion_tensor("train") if config.data == "fashion" else load_cifar10("train")
@@ -82,31 +155,27 @@ def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | Classifie
     return DenoisingTask(images, ids, SCHEDULES[variant], learned, mirror=config.data == "cifar10")
 
 
+# -- the list ----------------------------------------------------------------------------------------------------------
+
+
 @torch.inference_mode()
-def accuracy(model: nn.Module, split: str = "test", k: int | None = None) -> float:
-    """Share of a split's first `k` images (None: all) that the classifier names rightly."""
-    images, labels, _ = fashion_tensor(split)
+def accuracy(model: nn.Module, k: int | None = None) -> float:
+    """Share of the first `k` test images (None: all) that the classifier names rightly."""
+    images, labels, _ = fashion_tensor("test")
     found = torch.cat([model(part).argmax(dim=1) for part in images[:k].split(250)])
     return (found == labels[:k]).float().mean().item()
-
-
-def _score_classifier(model: nn.Module) -> dict[str, Any]:
-    return {
-        "test accuracy": f"{accuracy(model):.4f} on the 3,000 test images",
-        "validation accuracy": f"{accuracy(model, 'validation'):.4f} on 1,000 held-out training images",
-    }
 
 
 def experiment(spec: Mapping[str, Any], config: DDPMConfig | None = None) -> Experiment:
     """One entry of the list; `config` in the place of its profile's."""
     config, variant = config or PROFILES[spec["profile"]], spec["variant"]
-    about = {"name": spec["name"], "room": "ddpm", "task_name": "generation", "variant": variant, "seed": 0}
-    about |= {"data": config.data, "profile": config.name, "summary": spec["summary"], "recipe": config.recipe}
-    about |= {"ships": spec.get("ships", False), "build": partial(build_network, config), "score": None}
+    own = {"task_name": "generation", "build": partial(build_network, config), "recipe": config.recipe}
     if variant == "classifier":
-        about |= {"task_name": "classification", "build": Classifier, "score": _score_classifier}
-        about |= {"recipe": Recipe(**spec["recipe"])}
-    return Experiment(**about, task=partial(training_task, config, variant))
+        own = {"task_name": "classification", "build": Classifier, "recipe": Recipe(**spec["recipe"])}
+    return Experiment(
+        spec["name"], "ddpm", variant=variant, data=config.data, profile=config.name, seed=0, summary=spec["summary"],
+        ships=spec.get("ships", False), task=partial(training_task, config, variant), **own,
+    )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(experiment(spec) for spec in _SPEC["experiment"])

@@ -1,29 +1,64 @@
-"""The drawings of notebook 01, and this method's row of the README's figure (`TITLE`, `NEEDS`, `tiles`).
+"""What notebook 01 shows beside its tables: its sizes in each profile, drawings, widgets' parts, and its exercises.
 
-Samples come in as (N, 1, H, W) in [-1, 1]; every function returns a drawing.
+Samples come in as (N, 1, H, W) in [-1, 1]. `TITLE`, `NEEDS` and `tiles` are this method's row of the README's figure.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from repro.ddpm import oracles, process
+from repro.data.images import center_crop, read_image
+from repro.ddpm import process
 from repro.ddpm.samplers import Step, ddim, start_noise
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.study.experiments import LINEAR, MAIN
 from repro.ddpm.study.measure import FID, NET, unit
-from repro.engine import stats
+from repro.engine import exercises, stats
 from repro.engine.checkpoint import load_checkpoint
+from repro.engine.exercises import Exercise, Judge, like, near, same, tensors
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
+from repro.engine.study import Lesson
 from repro.engine.tables import Table
-from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, sheet, style, tile
+from repro.engine.train import Recipe
+from repro.nn.unet import UNet
+from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, panels, sheet, tile
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)
+
+
+def _demo(images: int) -> Recipe:
+    return Recipe(images=images, batch=32, lr=4e-3, warmup=images // 20, ema=images / 12, precision="fp32", threads=1)
+
+
+# `demo`: recipe of the small network trained in the notebook, with `demo_width` channels, sampled at `looks` images.
+# `drawn`: samples of the shipped network, sorted by class. `few`: images of side-by-side comparisons. `memory`: images
+# that the live cells' ideal denoiser has memorised. `probes`: images per point of the denoising curve. `photos` of
+# `side`: crops of the metric traps. The live cells of the paper profile are the small one's.
+_SMALL: dict[str, Any] = {
+    "demo": _demo(19_200), "demo_width": 16, "looks": (1_600, 4_800, 9_600, 19_200), "drawn": 120, "few": 8,
+    "memory": 3_000, "probes": 32, "photos": 6, "side": 96,
+}  # fmt: skip
+_SMOKE: dict[str, Any] = {
+    "demo": _demo(128), "demo_width": 8, "looks": (64, 128), "drawn": 12, "few": 2, "memory": 50, "probes": 2,
+    "photos": 2, "side": 64,
+}  # fmt: skip
+_of = partial(Lesson, "ddpm", "01_ddpm_basics")
+LESSONS = {
+    "smoke": _of("smoke", 0.3, _SMOKE, check=False),
+    "small": _of("small", 1.9, _SMALL),
+    "paper": _of("paper", 1.9, _SMALL, check=False),
+}
+
+
+# -- drawings ----------------------------------------------------------------------------------------------------------
 
 
 def tiles() -> dict[str, object]:
@@ -134,9 +169,7 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
 def schedules(known: Mapping[str, Schedule]) -> Plate:
     """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
     dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
-    with style():
-        plate = Plate(figsize=(7.6, 2.9), layout="constrained")
-        left, right = plate.subplots(1, 2)
+    with panels((7.6, 2.9), 1, 2) as (plate, (left, right)):
         for i, (name, schedule) in enumerate(known.items()):
             u = torch.arange(schedule.T) / schedule.T
             look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)], "label": name}
@@ -149,17 +182,52 @@ def schedules(known: Mapping[str, Schedule]) -> Plate:
     return plate
 
 
-def memory(samples: Mapping[str, Tensor], data: Tensor, oracle: oracles.FiniteData) -> Plate:
-    """Each row of samples above the images of `data` nearest to them."""
-    groups: dict[str, Tensor] = {}
-    for name, drawn in samples.items():
-        groups |= {name: drawn, f"nearest to\n{name}": data[oracle.nearest(drawn)[0]]}
-    return rows_of(groups)
+# -- what cells and widgets compute ------------------------------------------------------------------------------------
 
 
-def variance(times: Sequence[int], numbers: Tensor, schedule: Schedule) -> Plate:
-    """The two bounds and what the network chose between them, as log variances relative to beta."""
-    bounds = schedule.posterior_log_variance[list(times)] - schedule.betas[list(times)].log()
-    chosen = (1 - numbers.double()) * bounds
-    lines = {"upper bound: β": torch.zeros(len(times)), "the network": chosen, "lower bound: β̃": bounds}
-    return curve(times, lines, xlabel="t", ylabel="log variance − log β", log_x=True, size=(5.6, 2.8))
+def as_fashion(content: Any, name: str = "the image") -> Tensor:
+    """(1, 28, 28) in [-1, 1] of any image: grey, its middle square, and inverted where its border is bright.
+
+    Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no image.
+    """
+    image = read_image(content, min_side=2, name=name).mean(dim=0)  # (H, W)
+    small = F.interpolate(center_crop(image, min(image.shape))[None, None], size=(28, 28), mode="area")[0]
+    border = torch.cat([small[0, 0], small[0, -1], small[0, :, 0], small[0, :, -1]]).mean()
+    return (1 - small if border > 0.5 else small) * 2 - 1
+
+
+def untrained(width: int, seed: int) -> UNet:
+    """A small noise predictor for one channel, initialised from the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # torch's initialisers know no other generator
+        return UNet(1, 1, base_channels=width, channel_mults=(1, 2), blocks=1)
+
+
+# -- exercises ---------------------------------------------------------------------------------------------------------
+
+
+def _estimate() -> Judge:
+    right = lambda x_t, eps, a, s: process.to_x0(eps, x_t, a, s, "epsilon")  # noqa: E731
+    return like(right, (*tensors(2), 0.6, 0.8), (*tensors(2), 0.8, 0.6))
+
+
+def _ddim() -> Judge:
+    (x_t, eps), ab = tensors(2), LINEAR.alpha_bar
+    wanted = next(ddim(lambda x, t: eps, x_t, LINEAR, [700, 300], clip=False)).x
+    return lambda answer: same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
+
+
+def _gaussian() -> Judge:
+    right = lambda x_t, a, s, sigma: s / (a * a * sigma * sigma + s * s) * x_t  # noqa: E731
+    return like(right, (*tensors(1), 0.6, 0.8, 0.5), (*tensors(1), 0.8, 0.6, 2.0))
+
+
+_HALF = int((LINEAR.alpha_bar < 0.5).nonzero()[0])
+EXERCISES: dict[str, Exercise] = {
+    "half": ("the first t with more noise than signal", near(_HALF), "compare alpha_bar with 1 - alpha_bar: no roots"),
+    "estimate": ("x0 from x_t and the noise", _estimate, "solve x_t = a x0 + s eps for x0"),
+    "ddim": ("one DDIM step", _ddim, "go to x0 first, then noise it again with the same eps, to the other level"),
+    "gaussian": ("the best noise predictor for N(0, sigma²)", _gaussian, "eps and x_t are jointly Gaussian: Cov / Var"),
+    "calls": ("network calls of a refined inversion", near(50 * (1 + 3) + 50), "count those of one step each way"),
+}
+check = partial(exercises.check, among=EXERCISES)

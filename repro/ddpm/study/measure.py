@@ -2,7 +2,7 @@
 
 Samples are keyed by (seed, id): replicate r of a row holds ids r n … (r + 1) n - 1, the check of `make reproduce` the
 first k of them. Everything is computed in fp32. At paper scale (CIFAR-10) the metrics are those of Ho et al. (2020),
-Table 1: FID against the training set and Inception Score, on `config.n` samples.
+Table 1: FID against the training set and Inception Score, on `config.n` samples; the network predicts no variance.
 """
 
 import copy
@@ -12,16 +12,16 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
-from repro.ddpm import oracles, samplers
+from repro.ddpm import oracles, process, samplers
 from repro.ddpm.process import Model, model_fn
-from repro.ddpm.samplers import Guide, classifier_guide, draw, start_noise
-from repro.ddpm.study import play
-from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, SCHEDULES, DDPMConfig, accuracy, profile
-from repro.ddpm.tasks import fashion_tensor
+from repro.ddpm.samplers import Guide, draw, start_noise
+from repro.ddpm.schedules import Schedule
+from repro.ddpm.study import experiments
+from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, DDPMConfig, fashion_tensor, profile
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -40,13 +40,30 @@ TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in an
 ALIASES = {f"{m}/inception": f"{m}/{NET}" for m in ("fid", "kid", "is")}
 QUICK = 20  # most steps of what the smoke profile measures
 NOTHING = Sample(1, 1, hashlib.sha256(b"").hexdigest())
+# What papers leave out and code has to decide: arguments of `samplers.ddim`, and by how much the timestep that the
+# network is given lies ahead. The names are those of records.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "as elsewhere here": {},
+    "x0 not clipped": {"clip": False},
+    "x0 clipped, the network's noise kept": {"eps_from_clipped": False},
+    "trailing timesteps": {"spacing": "trailing"},
+    "linspace timesteps": {"spacing": "linspace"},
+    "network told t + 1": {"ahead": 1},
+    "ends at the schedule's first level": {"final": "first"},
+}
 
 
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | None:
     """How many images a cell is measured on; None where it is not measured in the chosen profile."""
     config, task, steps = profile(chosen), cell.get("task"), cell.get("steps", 0)
     if chosen == "paper":
-        return _paper_sample(experiment, cell, config)
+        if task != "generation" or not trained(PAPER_MODEL):
+            return None
+        data = datasets.cifar10_hash("train")
+        if experiment == "baseline-real":
+            return Sample(min(config.n, len(datasets.load_cifar10("test")[0])), config.k, data)
+        known = (cell.get("sampler"), cell.get("eta")) in (("ddpm", 1), ("ddpm-large", 1), ("ddim", 0))
+        return Sample(config.n, 0 if steps > 100 else config.k, data) if experiment == PAPER_MODEL and known else None
     if task is None:  # claim D1: no data and no network involved
         return NOTHING
     if chosen == "smoke" and steps > QUICK:
@@ -65,19 +82,19 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     """One cell of the grid on the first `k` images (None: all)."""
     config, task = profile(chosen), cell.get("task")
     if chosen == "paper":
-        return _paper(experiment, cell, k, config)
+        return _at_paper_scale(experiment, cell, k, config)
     if task is None:
-        worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in SCHEDULES.values())
+        worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in experiments.SCHEDULES.values())
         return {"max_abs_difference": worst}
     if task == "classification":
-        return {"accuracy": accuracy(load_checkpoint(CLASSIFIER), k=k)}
+        return {"accuracy": experiments.accuracy(load_checkpoint(CLASSIFIER), k=k)}
     if task == "noise-prediction":
         images = fashion_tensor("test")[0][: k or 5 * config.n]
-        return {NOISE_ERROR: play.noise_errors(_predictor(experiment), images, LINEAR).tolist()}
+        return {NOISE_ERROR: noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(_BASELINES[experiment.removeprefix("baseline-")], config.n, config.replicates, k)
     model, steps = load_checkpoint(experiment), cell["steps"]
-    schedule = SCHEDULES["cosine" if "cosine" in experiment else "linear"]
+    schedule = experiments.SCHEDULES["cosine" if "cosine" in experiment else "linear"]
     fn = model_fn(model)
     if task == "inversion":  # test images inverted to noise and sampled again with the same steps
         images = fashion_tensor("test")[0][: k or min(64, 8 * config.n)]
@@ -97,16 +114,33 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         if task != "switches":
             eta = float(cell["eta"]) if cell["sampler"] == "ddim" else 0.0
             return draw(model, schedule, ids, cell["sampler"], steps, eta, batch=config.batch)
-        parts, switch = start_noise(ids, (1, 28, 28)).split(config.batch), play.SWITCHES[cell["switch"]]
-        return torch.cat([play.switched(fn, x_T, schedule, steps, switch) for x_T in parts])
+        parts, switch = start_noise(ids, (1, 28, 28)).split(config.batch), SWITCHES[cell["switch"]]
+        return torch.cat([switched(fn, x_T, schedule, steps, switch) for x_T in parts])
 
     return replicated(some, config.n, config.replicates, k)
+
+
+@lru_cache(maxsize=1)
+def _inception(batch: int) -> SetMetrics:
+    return SetMetrics(lambda: features.inception(device=DEVICE), datasets.load_cifar10("train")[0], batch)
+
+
+def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
+    if experiment == "baseline-real":
+        return _inception(config.batch)(datasets.load_cifar10("test")[0][: k or config.n])
+    model, shape = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE), (config.channels, config.size, config.size)
+    settings = {"batch": config.batch, "shape": shape, "device": DEVICE}
+    made = draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings)
+    return _inception(config.batch)(made.cpu())
 
 
 @lru_cache(maxsize=1)
 def data_hash() -> str:
     """Of the embedded Fashion-MNIST images."""
     return pack.file_hash(pack.PACK / "fashion_mnist_subset.npz")
+
+
+# -- sets of images ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -137,23 +171,17 @@ def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int 
 def class_guide(labels: Sequence[int], scale: float) -> Guide:
     """Guidance of one sample per label by the shipped classifier, which counts noising steps: index t is its t + 1."""
     classifier = load_checkpoint(CLASSIFIER)
-    return classifier_guide(lambda x, t: classifier(x, t + 1), torch.tensor(labels), scale)
+    return samplers.classifier_guide(lambda x, t: classifier(x, t + 1), torch.tensor(labels), scale)
 
 
-def _predictor(experiment: str) -> Model:
-    """What predicts the noise: nothing (its error is 1 in expectation), the best affine predictor, memory, the network.
-
-    The second half of claim D1: a network that beats the best affine predictor on unseen images predicts the noise.
-    """
-    if experiment == "baseline-zero":
-        return lambda x, t: torch.zeros_like(x)
-    makes = {"baseline-gaussian": play.fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
-    if experiment in makes:
-        return makes[experiment](fashion_tensor("train")[0], LINEAR).model()
-    return model_fn(load_checkpoint(experiment))
+def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: Mapping[str, Any]) -> Tensor:
+    """DDIM samples (eta 0) under one entry of `SWITCHES`."""
+    settings = dict(switch)
+    off, times = settings.pop("ahead", 0), samplers.spaced(schedule.T, steps, settings.pop("spacing", "leading"))
+    return samplers.sample(samplers.ddim(lambda x, t: model(x, t + off), x_T, schedule, times, **settings))
 
 
-# --- what no learning reaches: real images (the floor), a Gaussian fitted to them, noise, a memorising denoiser ---
+# -- what no learning reaches: real images (the floor), a Gaussian fitted to them, noise, a memorising denoiser --------
 
 
 def _real(ids: range) -> Tensor:
@@ -163,48 +191,65 @@ def _real(ids: range) -> Tensor:
 
 
 def _gaussian(ids: range) -> Tensor:
-    fitted = play.fitted_gaussian(fashion_tensor("train")[0], LINEAR)
+    fitted = fitted_gaussian(fashion_tensor("train")[0], LINEAR)
     z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
     samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
     return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
-
-
-def _memorising(ids: range) -> Tensor:
-    ideal = oracles.FiniteData(fashion_tensor("train")[0], LINEAR).model()
-    return samplers.sample(samplers.ddim(ideal, start_noise(ids, (1, 28, 28)), LINEAR, 20))
 
 
 _BASELINES = {
     "real": _real,
     "gaussian": _gaussian,
     "noise": lambda ids: start_noise(ids, (1, 28, 28)).clamp(-1, 1),
-    "ideal-denoiser": _memorising,
+    "ideal-denoiser": lambda ids: samplers.sample(
+        samplers.ddim(_predictor("baseline-ideal-denoiser"), start_noise(ids, (1, 28, 28)), LINEAR, 20)
+    ),
 }
 
 
-# --- paper scale: the network predicts no variance; real images are the floor ---------------------------------------
+# -- the predicted noise -----------------------------------------------------------------------------------------------
 
 
-def _paper_sample(experiment: str, cell: Mapping[str, Any], config: DDPMConfig) -> Sample | None:
-    if cell.get("task") != "generation" or not trained(PAPER_MODEL):
-        return None
-    data = datasets.cifar10_hash("train")
-    if experiment == "baseline-real":
-        return Sample(min(config.n, len(datasets.load_cifar10("test")[0])), config.k, data)
-    if experiment != PAPER_MODEL or (cell["sampler"], cell["eta"]) not in (("ddpm", 1), ("ddpm-large", 1), ("ddim", 0)):
-        return None
-    return Sample(config.n, 0 if cell["steps"] > 100 else config.k, data)
+def _predictor(experiment: str) -> Model:
+    """What predicts the noise: nothing (its error is 1 in expectation), the best affine predictor, memory, the network.
+
+    The second half of claim D1: a network that beats the best affine predictor on unseen images predicts the noise.
+    """
+    if experiment == "baseline-zero":
+        return lambda x, t: torch.zeros_like(x)
+    makes = {"baseline-gaussian": fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
+    if experiment in makes:
+        return makes[experiment](fashion_tensor("train")[0], LINEAR).model()
+    return model_fn(load_checkpoint(experiment))
 
 
-@lru_cache(maxsize=1)
-def _paper_metrics(batch: int) -> SetMetrics:
-    return SetMetrics(lambda: features.inception(device=DEVICE), datasets.load_cifar10("train")[0], batch)
+def fitted_gaussian(images: Tensor, schedule: Schedule) -> oracles.GaussianData:
+    """The ideal denoiser of the Gaussian with the images' mean and covariance: the best affine predictor there is."""
+    flat = images.flatten(1).double()
+    return oracles.GaussianData(flat.mean(dim=0), torch.cov(flat.T), schedule)
 
 
-def _paper(experiment: str, cell: Mapping[str, Any], k: int | None, config: DDPMConfig) -> Metrics:
-    score = _paper_metrics(config.batch)
-    if experiment == "baseline-real":
-        return score(datasets.load_cifar10("test")[0][: k or config.n])
-    model: nn.Module = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
-    settings = {"batch": config.batch, "shape": (config.channels, config.size, config.size), "device": DEVICE}
-    return score(draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings).cpu())
+def noise_errors(model: Model, images: Tensor, schedule: Schedule, seed: int = 0, t: int | None = None) -> Tensor:
+    """(N,) mean squared error of the predicted noise for images (N, C, H, W) in [-1, 1], one draw each.
+
+    `t`: one timestep for all; None draws each image's own uniformly from 0..T-1, which makes the mean the simple
+    loss (DDPM Eq. 14). Time and noise of image i are keyed by (seed, i), the same for every model.
+    """
+    ids = range(len(images))
+    eps = KeyedNoise(seed, ids, "probe/noise").normal(images.shape[1:])
+    times = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T) if t is None else torch.full((len(ids),), t)
+    parts = zip(*(part.split(64) for part in (images, times, eps)), strict=True)
+    fn = lambda x, t: process.prediction_part(model(x, t), x)  # noqa: E731
+    with torch.inference_mode():
+        return torch.cat([process.simple_loss(fn, x0, when, z, schedule) for x0, when, z in parts])
+
+
+def variance_numbers(model: Model, images: Tensor, schedule: Schedule, times: Sequence[int], seed: int = 0) -> Tensor:
+    """(len(times),) mean of v in log Sigma = v log beta + (1 - v) log beta_tilde (Improved DDPM Eq. 15)."""
+    eps, found = KeyedNoise(seed, range(len(images)), "probe/variance").normal(images.shape[1:]), []
+    with torch.inference_mode():
+        for t in times:
+            when = torch.full((len(images),), t)
+            output = model(process.q_sample(images, when, eps, schedule), when)
+            found.append((process.split_variance(output, images.shape[1])[1] + 1).mean() / 2)
+    return torch.stack(found)

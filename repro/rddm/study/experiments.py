@@ -1,4 +1,4 @@
-"""The trained networks of notebook 03, read from `experiments.toml`: how each task is learned in each profile.
+"""The networks of notebook 03, read from `experiments.toml`: how each task is learned, and from what, in each profile.
 
 The paper profile holds the published experiments. What is not taken over of them, and what takes its place:
 - gradients accumulated over two batches: one batch of twice the size;
@@ -10,7 +10,7 @@ The paper profile holds the published experiments. What is not taken over of the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,22 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.data import pack
+from repro.data import pack, wetglass
 from repro.data.datasets import face, read_celeba, read_split
+from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images, squared
-from repro.data.images import cut, resize, to_model, to_unit
-from repro.ddpm.tasks import fashion_tensor
+from repro.data.images import cut, resize, to_model
+from repro.ddpm.study.experiments import fashion_tensor
 from repro.engine.atomic import read_toml
 from repro.engine.registry import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
-from repro.metrics import protocols
-from repro.rddm.model import Layout, RDDMNet
+from repro.rddm.model import Layout, Noises, RDDMNet, restoration_loss
 from repro.rddm.process import Learning, Objective, Start, by_config
-from repro.rddm.samplers import Net
 from repro.rddm.study.published import PublishedNet
-from repro.rddm.tasks import DEGRADATIONS, LAWS, Noises, PairTask
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
@@ -53,7 +51,7 @@ class TaskConfig:
     recipe: Recipe
     steps: int  # sampling steps of the main table
     data: str = "photos"  # or "fashion"; of the published: a data set, "" where it cannot be read
-    degradation: str = "none"  # of `repro.rddm.tasks.DEGRADATIONS`, or "none" (generation: y = 0)
+    degradation: str = "none"  # of `DEGRADATIONS`, or "none" (generation: y = 0)
     schedule: str = "restoration"  # of `SCHEDULES`
     norm: Literal["l1", "l2"] = "l2"
     crop: int = 64  # side of the training crops in pixels
@@ -64,7 +62,7 @@ class TaskConfig:
     limit: int = 0  # images used at most; 0: all
     # Of the published experiments alone:
     published: bool = False  # the network is `PublishedNet`
-    variants: tuple[str, ...] = ()  # the published one first
+    variants: Sequence[str] = ()  # the published one first
     cells: str = ""  # the task of the small profile's cells that it is measured in
     equalise: bool = False  # the input is equalised
     hole: bool = False  # the input is the image with its middle replaced by grey
@@ -82,7 +80,7 @@ class Variant:
     schedule: str = ""  # of `SCHEDULES`, in the place of the task's
     halves: Mapping[str, int] = field(default_factory=dict)  # task -> base channels of each of two networks
     times: int = 1  # as many images as the task's recipe says
-    last: float = 0.0  # share of samples trained at the last timestep, see `repro.rddm.tasks.Learning`
+    last: float = 0.0  # share of samples trained at the last timestep, see `repro.rddm.process.Learning`
 
 
 def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False) -> Recipe:
@@ -94,12 +92,10 @@ def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False
 
 def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
     spec = {**_SPEC["like"].get(spec.get("like", profile), {}), **spec}
+    spec.pop("like", None)
     network = {k: tuple(v) if isinstance(v, list) else v for k, v in _SPEC["network"][spec["network"]].items()}
     recipe = (_published if "steps" in spec["recipe"] else Recipe)(**spec["recipe"])
-    made = {key: value for key, value in spec.items() if key != "like"}
-    return TaskConfig(
-        name, **{**made, "network": network, "recipe": recipe, "variants": tuple(made.get("variants", ()))}
-    )
+    return TaskConfig(name, **{**spec, "network": network, "recipe": recipe})
 
 
 _TASKS = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
@@ -144,6 +140,19 @@ def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
 
 # -- images -----------------------------------------------------------------------------------------------------------
 
+# (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide one is made like real ones
+DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
+    "lowlight": low_light,
+    "raindrop": lambda images, noise: wetglass.rain(images, noise("degrade/drops")),
+    "raindrop-wide": lambda images, noise: TASKS["raindrops"].degrade(images, noise)[0],
+}
+# What they are drawn from: other laws make other data, and other records.
+LAWS = {
+    "lowlight": LOW_LIGHT_LAW,
+    "raindrop": str((wetglass.LENS_RADIUS, wetglass.LENS_COVERAGE)),
+    "raindrop-wide": TASKS["raindrops"].law,
+}
+
 
 @lru_cache(maxsize=8)
 def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
@@ -169,11 +178,9 @@ def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
     if task.data == "celeba":
         return PictureSet(Pictures(read_celeba(split), face(task.side)))
     if task.hole:
-        files = list_images(folder := paths.data() / task.data)
-        cut = len(files) * 9 // 10
-        if not (chosen := files[:cut] if split == "train" else files[cut:]):
-            raise ReproError(f"{folder}: holds {len(files)} image(s), none of them left for {split}")
-        pairs = [Pair(file, file) for file in chosen]
+        files = list_images(paths.data() / task.data)
+        trained = len(files) * 9 // 10
+        pairs = [Pair(file, file) for file in (files[:trained] if split == "train" else files[trained:])]
         return PictureSet.of_pairs(pairs, prepare, prepare_input=lambda image: holed(prepare(image)))
     found, masked = read_split(task.data, split), "mask_channels" in task.network
     tone = (lambda image: prepare(equalised(image))) if task.equalise else prepare
@@ -182,26 +189,52 @@ def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
 
 def holed(image: Tensor) -> Tensor:
     """(3, H, W) with its middle, H/4..3H/4 by W/4..3W/4, replaced by grey."""
-    h, w = image.shape[-2:]
-    out = image.clone()
+    (h, w), out = image.shape[-2:], image.clone()
     out[..., h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = 0.5
     return out
 
 
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+class PairTask:
+    """Learn from pairs of clean and degraded images, as the engine's training reads them.
+
+    Args:
+        ids: names of the training images.
+        pair: (indices (B,), noises) -> x0 and y, (B, C, H, W) in [-1, 1], and where there is one a mask of that size.
+        condition: whether the network is given y.
+        settings: what `pair` depends on.
+    """
+
+    def __init__(
+        self, learning: Learning, ids: Sequence[str], pair: Callable, condition: bool = True, **settings: Any
+    ) -> None:
+        self.learning, self.ids, self.pair, self.condition = learning, list(ids), pair, condition
+        self.size, self.settings = len(self.ids), {**learning.settings, **settings}
+
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.ids[i] for i in indices.tolist()]
+
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
+        x0, y, *mask = self.pair(indices, noise)
+        return restoration_loss(model, x0, y, noise, self.learning, self.condition, *mask)
+
+
 def training_task(task: TaskConfig, variant: str) -> PairTask:
-    """Training set and loss of a variant."""
+    """Training set and loss of a variant; generation has zeros as the degraded images."""
     learning = learning_of(task, variant)
     if task.published:
         pictures = read(task, "train")
 
-        def pair(indices: Tensor, noise: Noises) -> list[Tensor]:
+        def of_files(indices: Tensor, noise: Noises) -> list[Tensor]:
             # of squares only the mirroring is left of a random crop
-            x0, y, mask = pictures.crops(indices, task.side, noise("crop").uniform((3,)))
-            y = torch.zeros_like(x0) if y is None else to_model(y)
-            return [to_model(x0), y, *([] if mask is None else [to_model(mask)])]
+            x0, y, *mask = pictures.crops(indices, task.side, noise("crop").uniform((3,)))
+            y = torch.full_like(x0, 0.5) if y is None else y
+            return [to_model(x) for x in (x0, y, *mask) if x is not None]
 
         files, condition = [str(file) for file in pictures.files], task.network.get("condition", True)
-        return PairTask(files, pair, learning, condition, crop=task.side)
+        return PairTask(learning, files, of_files, condition, crop=task.side)
     if task.degradation == "none":
         images, _, ids = fashion_tensor("train")
 
@@ -209,7 +242,7 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
             x0 = images[indices].to(noise("noise").device)
             return x0, torch.zeros_like(x0)
 
-        return PairTask(ids, generated, learning, condition=False)
+        return PairTask(learning, ids, generated, condition=False)
     ids, photos = photographs("train", task.side, task.limit)
 
     def degraded_afresh(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
@@ -217,23 +250,7 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
         clean = cut([photos[i] for i in indices.tolist()], task.crop, draw.cpu()).to(draw.device)
         return to_model(clean), to_model(DEGRADATIONS[task.degradation](clean, noise))
 
-    return PairTask(ids, degraded_afresh, learning, crop=task.crop, degradation=LAWS[task.degradation])
-
-
-# -- the list ---------------------------------------------------------------------------------------------------------
-
-
-def _score(task: TaskConfig, network: nn.Module) -> dict[str, str]:
-    """PSNR and LPIPS on the validation photographs, for the card: of the degraded input and of the result."""
-    net, found = Net(network, learning_of(task, "use"), task.steps), {}
-    for name, clean in zip(*photographs("validation", task.side), strict=True):
-        given = degraded(task.degradation, clean, name, seed=0)[None]
-        output = to_unit(net.restore(to_model(given), [name]))
-        for protocol in ("psnr/rgb", "lpips/alex-v0.1"):
-            for what, image in (("input", given), ("result", output)):
-                score = protocols.score(protocol, image, clean[None]).item()
-                found.setdefault(f"{protocol}, {what}, validation", []).append(score)
-    return {what: f"{sum(values) / len(values):.3f}" for what, values in found.items()}
+    return PairTask(learning, ids, degraded_afresh, crop=task.crop, degradation=LAWS[task.degradation])
 
 
 def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False) -> Experiment:
@@ -243,7 +260,7 @@ def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False
     return Experiment(
         name_of(task.name, variant, 0, profile), "rddm", name, variant, task.data, profile, seed=0, recipe=recipe,
         summary=f"{task.title}: {VARIANTS[variant].label}", ships=ships, build=partial(build_network, task, variant),
-        task=partial(training_task, task, variant), score=partial(_score, task) if variant == "use" else None,
+        task=partial(training_task, task, variant),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from repro.rddm.samplers import Step
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, sheet, style, whiskers
+from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, panels, sheet, whiskers
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 _SHOWN = (
@@ -79,12 +79,10 @@ def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
         drawing.image(name, at, to_unit(picture)[0], height=0.95)
     drawing.note((0.9, 3.92), "$x_0$ clean", size=10).note((4.5, 3.92), "$y$ degraded", size=10)
     drawing.note((3.35, 2.3), "$x_t$", size=10).note((4.5, 0.16), r"$x_T = y + s_T\,\epsilon$", size=10)
-    drawing.arrow("x_0", "y", r"residual diffusion: adds $u_t\,r$,  $r = y - x_0$")
-    drawing.arrow("y", "x_T")
+    drawing.arrow("x_0", "y", r"residual diffusion: adds $u_t\,r$,  $r = y - x_0$").arrow("y", "x_T")
     drawing.note((5.55, 2.05), "noise diffusion:\n" + r"adds $s_t\,\epsilon$")
-    drawing.arrow("x_0", "x_t").arrow("x_t", "x_T")
+    drawing.arrow("x_0", "x_t").arrow("x_t", "x_T").arrow("x_T", "x_0", bend=-0.42, dashed=True)
     drawing.note((2.35, 2.95), "both")
-    drawing.arrow("x_T", "x_0", bend=-0.42, dashed=True)
     drawing.note((1.35, 1.0), "sampling: take away\nwhat is predicted of both")
     drawing.box("net", (7.75, 2.3), "network\n$(x_t,\\ t,\\ y)$", kind="network", size=(1.5, 0.8))
     drawing.box("res", (7.0, 0.95), r"$r_\theta$", size=(0.9, 0.55))
@@ -111,9 +109,7 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
     At (0, 0) is the clean image, at (1, 0) the degraded one.
     """
     dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")
-    with style():
-        plate = Plate(figsize=(9.2, 3.1), layout="constrained")
-        first, second, third = plate.subplots(1, 3)
+    with panels((9.2, 3.1), 1, 3) as (plate, (first, second, third)):
         for i, (name, schedule) in enumerate(known.items()):
             look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)]}
             time = (torch.arange(schedule.T) + 1) / schedule.T
@@ -135,9 +131,7 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
 def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
     """Where sampled states lie in that plane, measured against the truth (`probes.path`), and their rest."""
-    with style():
-        plate = Plate(figsize=(8.6, 3.4), layout="constrained")
-        left, right = plate.subplots(1, 2, width_ratios=(1.25, 1))
+    with panels((8.6, 3.4), 1, 2, width_ratios=(1.25, 1)) as (plate, (left, right)):
         left.plot(schedule.u, schedule.s, color="#999999", linewidth=1, label="forward process")
         for i, (name, steps) in enumerate(found.items()):
             a, b, rest = (list(column) for column in zip(*steps, strict=True))
@@ -153,9 +147,7 @@ def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: R
 
 def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
     """How far two samplers are apart after each step, per setting; a difference of exactly nothing is left out."""
-    with style():
-        plate = Plate(figsize=(7.2, 3), layout="constrained")
-        axis = plate.subplots()
+    with panels((7.2, 3)) as (plate, axis):
         for i, (name, values) in enumerate(found.items()):
             apart = [(step, gap) for step, gap in enumerate(values, start=1) if gap > 0]
             if apart:  # some lie upon each other: every second one is dashed
@@ -214,9 +206,8 @@ def steps_curves(steps: Table, main: Table) -> Plate:
     if not any(cell.value is not None for *_, cell in steps):
         return nothing(NO_RECORDS)
     rows = {name: name for name in process.STRATEGIES} | {"conditional DDPM from pure noise": "pure noise"}
-    with style():
-        plate = Plate(figsize=(9.2, 3), layout="constrained")
-        for axis, metric in zip(plate.subplots(1, 2), ("PSNR", "LPIPS"), strict=True):
+    with panels((9.2, 3), 1, 2) as (plate, axes):
+        for axis, metric in zip(axes, ("PSNR", "LPIPS"), strict=True):
             columns = {n: steps.points(f"{metric}, {n}") for n in counts}
             words = "PSNR in dB (higher is better)" if metric == "PSNR" else "LPIPS (lower is better)"
             _calls(axis, words, columns, {row: (name, i, {}) for i, (row, name) in enumerate(rows.items())})
@@ -236,9 +227,8 @@ def transfer_curve(table: Table) -> Plate:
     columns = {int(column.name.split()[0]): table.points(column.name) for column in table.columns}
     if not any(columns.values()):
         return nothing(NO_RECORDS)
-    with style():
-        plate = Plate(figsize=(8.6, 3.2), layout="constrained")
-        for axis, end in zip(plate.subplots(1, 2, sharey=True), (", clipped", ", not clipped"), strict=True):
+    with panels((8.6, 3.2), 1, 2, sharey=True) as (plate, axes):
+        for axis, end in zip(axes, (", clipped", ", not clipped"), strict=True):
             # those that should agree lie upon each other: a broad pale line under a thin one
             looks = {"DDIM": (0, {"linewidth": 4, "alpha": 0.35}), "RDDM, Eq. 12": (2, {"linewidth": 1.3})}
             rows = {name: row for row in table.rows for name in looks if row.partition(" (")[0] == name + end}

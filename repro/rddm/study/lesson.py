@@ -1,28 +1,34 @@
-"""What notebook 03 does live: its sizes, networks and photographs in each profile, measurements, its exercises."""
+"""What notebook 03 does live: its sizes, networks and photographs in each profile, its widgets, its exercises.
+
+A widget is a function from a reader's controls to an image, which `repro.ui.explore` shows.
+"""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.data import pack
-from repro.data.images import center_crop, resize, to_model
-from repro.ddpm.process import model_fn, prediction_part
-from repro.ddpm.samplers import ddim, sample, spaced
+from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.ddpm.study.experiments import LINEAR
 from repro.engine import exercises, study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.exercises import Exercise, Judge, like, near, same
-from repro.engine.rng import KeyedNoise
-from repro.rddm import process
-from repro.rddm.process import RDDMSchedule, by_config, indi
-from repro.rddm.samplers import Net, Sampler, Step
+from repro.errors import ReproError
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
+from repro.rddm.process import RDDMSchedule, by_config
+from repro.rddm.samplers import Net, Sampler
 from repro.rddm.study import experiments
-from repro.rddm.study.experiments import BASELINES, STRATEGIES, TaskConfig, degraded, learning_of, name_of
+from repro.rddm.study.experiments import BASELINES, USE, TaskConfig, degraded, learning_of, name_of
+from repro.rddm.study.measure import STARTS
+from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
+from repro.ui.pictures import photograph, resized, split_view, stage
+from repro.ui.plots import tile
 
 # What figures and menus call the variants; tables have longer words.
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
@@ -46,7 +52,7 @@ class Lesson(study.Lesson):
 
     def task(self, name: str, variant: str = "") -> TaskConfig:
         """The configuration of a task; networks for use have their own."""
-        return experiments.USE[name] if variant == "use" else experiments.profile(self.live)[name]
+        return USE[name] if variant == "use" else experiments.profile(self.live)[name]
 
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
@@ -55,12 +61,15 @@ class Lesson(study.Lesson):
 
     def nets(self, task: str) -> dict[str, Net]:
         """label -> network of what is here; of others the command that makes them is printed."""
-        variants = STRATEGIES if task == "fashion" else (*STRATEGIES, *BASELINES)
-        found = {variant: self.net(task, variant) for variant in variants}
-        for variant in (v for v, net in found.items() if net is None):
-            command = f"repro train {name_of(task, variant, 0, self.live)}"
-            print(f"— {NAMES[variant]}: no weights here; `{command}` makes them")
-        return {NAMES[variant]: net for variant, net in found.items() if net is not None}
+        found = {}
+        for variant, label in NAMES.items():
+            if task == "fashion" and variant in BASELINES:
+                continue
+            if net := self.net(task, variant):
+                found[label] = net
+            else:
+                print(f"— {label}: no weights here; `repro train {name_of(task, variant, 0, self.live)}` makes them")
+        return found
 
     def restorations(self, task: str, nets: Mapping[str, Net], photo: str, seed: int = 0) -> dict[str, Tensor]:
         """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name.
@@ -113,80 +122,171 @@ LESSONS = {
 }
 
 
-# -- small measurements: how far two rules part (claim R4), where a state stands ---------------------------------------
+# -- the explorer ------------------------------------------------------------------------------------------------------
 
-# DDIM with the network's noise kept is diffusers' default, with the noise made again from the cut image it is
-# diffusers' use_clipped_model_output. Without clipping the two are one.
-DDIM = {"ddim": False, "ddim-rederived": True}
-RULES = {
-    "ddim": "DDIM",
-    "ddim-rederived": "DDIM, noise re-derived",
-    "eq12": "RDDM, Eq. 12",
-    "compose": "RDDM, compose",
-    "rederive": "RDDM, rederive",
+TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
+STRATEGIES = {label: variant for variant, label in NAMES.items()}
+FOR_USE = "the network for use"
+RESTORERS = {FOR_USE: "use", **STRATEGIES}  # for a photograph of one's own
+LAST = 999
+STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
+# Schedules at test time: the network is still given the t of its own.
+SCHEDULES: dict[str, dict[str, str]] = {
+    "as trained": {},
+    "residual evenly": {"alpha": "average"},
+    "residual late": {"alpha": "increased"},
+    "noise evenly": {"beta2": "average"},
+    "InDI": {"alpha": "average", "beta2": "level"},
+}
+PRESETS = {
+    "SM-N from 999": {"strategy": "SM-N"},
+    "SM-N from 900": {"strategy": "SM-N", "start": 900},
+    "SM-Res, 20 steps, η = 1": {"steps": 20, "eta": 1.0},
+}
+# Held-out photographs to choose from.
+PHOTOS = {
+    "kitten": "photos/erase_kitten",
+    "red panda": "photos/erase_red_panda",
+    "kingfisher": "photos/erase_kingfisher",
+    "Brandenburg gate": "photos/monuments_brandenburgGate",
+    "Colosseum": "photos/monuments_colosseum",
+    "Mount Rushmore": "photos/monuments_mountRushmore",
 }
 
 
-def transferred(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> Iterator[Any]:
-    """Steps of notebook 01's DDPM sampled from x_T by DDIM, or by RDDM with one of its rules and without retraining.
+def controls(given: Mapping[str, Any]) -> dict[str, Control]:
+    """The controls, at the values `given` by a notebook's parameters of the same names."""
+    return {
+        "task": Choice(tuple(TASKS), given["task"]),
+        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "strategy": Choice(tuple(STRATEGIES), given["strategy"]),
+        "steps": Slider(1, 20, 1, given["steps"]),
+        "eta": Slider(0.0, 1.0, 0.1, given["eta"], "η"),
+        "start": Choice(STARTING, given["start"], "start at t"),
+        "schedule": Choice(tuple(SCHEDULES), given["schedule"]),
+        "seed": Seed(given["seed"]),
+        "split": Slider(0.0, 1.0, 0.05, given["split"], "input | result"),
+    }
 
-    Both visit diffusers' timesteps, eta = 0. A variance head of the network is left unread.
+
+class Walked(NamedTuple):
+    """What `walk` made, images (1, C, H, W) in [-1, 1]: result, input, and by name what lies between; or images that
+    were generated, `result` alone (N, 1, 28, 28)."""
+
+    result: Tensor
+    given: Tensor | None = None
+    between: Mapping[str, Tensor] = {}
+    words: str = ""
+
+
+def walk(
+    now: Lesson, task: str, picture: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
+) -> Walked:
+    """One restoration with its way there, or nine generated images."""
+    net = _net(now, TASKS[task], strategy)
+    settings = {"eta": eta} | ({} if start == LAST else {"start": start})
+    if net.learning.start != "degraded" and (schedule != "as trained" or start != LAST or eta > 0):
+        raise ReproError(f"{strategy} goes its own way: choose schedule 'as trained', start {LAST} and eta 0 for it")
+    if SCHEDULES[schedule]:
+        chosen = by_config(**SCHEDULES[schedule], sum_scale=net.learning.schedule.sum_scale)
+        net = replace(net, learning=replace(net.learning, schedule=chosen))
+    if TASKS[task] == "fashion":
+        return Walked(net.generate(range(9), steps, seed, **settings))
+    (y, x0), between = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"]), {}
+    if net.learning.start == "none":
+        result = net.restore(y, [picture])
+    else:
+        run = list(net.trajectory(y, [picture], steps, seed, **settings))
+        result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
+        between = {f"first guess, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
+    words = f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
+    return Walked(result, y, {**between, "truth": x0}, words)
+
+
+def view(made: Walked, split: float) -> np.ndarray:
+    """Input and result in one large image, `split` in [0, 1] being how much is input; beside it what lies between.
+    uint8 (H, W, 3)."""
+    if made.given is None:
+        return tile(list(to_unit(made.result)), cols=3, scale=4)
+    before, after = (resized(to_unit(x)[0], 376) for x in (made.given, made.result))
+    small = {words: to_unit(x)[0] for words, x in made.between.items()}
+    return stage(split_view(before, after, split), small, made.words)
+
+
+def _net(now: Lesson, task: str, strategy: str) -> Net:
+    """The network. Raises `ReproError`, which a widget shows in the image's place, where there is none."""
+    variant = RESTORERS[strategy]
+    if task == "fashion" and variant in BASELINES:
+        raise ReproError(f"{strategy!r} restores: for Fashion-MNIST choose SM-Res, SM-N or SM-Res-N")
+    if variant == "use" and task not in USE:
+        raise ReproError("the network for use takes raindrops away: for low light choose SM-Res, or notebook 04's")
+    if (net := now.net(task, variant)) is None:
+        raise ReproError(f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them")
+    return net
+
+
+# -- a reader's own photograph -----------------------------------------------------------------------------------------
+
+WEATHER = {
+    "rain on it": ("raindrop", True),
+    "darken it": ("lowlight", True),
+    "it is dark already": ("lowlight", False),
+    "it is wet already": ("raindrop", False),
+}
+OWN_PRESETS = {
+    "in the dark": {"weather": "darken it", "strategy": NAMES["smres"], "steps": 2},
+    "in the rain": {"weather": "rain on it"},
+}
+
+
+def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
+    """The controls of `own_photo` and `own_view`; the network for use first, where it is here."""
+    first = FOR_USE if now.net("raindrop", "use") else NAMES["smres"]
+    return {
+        "photo": Upload(),
+        "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
+        "weather": Choice(tuple(WEATHER)),
+        "strategy": Choice(tuple(RESTORERS), first),
+        "steps": Slider(1, 10, 1, USE["raindrop"].steps),
+        "seed": Seed(seed),
+        "split": Slider(0.0, 1.0, 0.05, 0.5, "input | result"),
+    }
+
+
+def own_photo(
+    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int
+) -> tuple[Tensor, Tensor, str]:
+    """(input, result, words) of a reader's photograph, or of ours, (3, H, W) in [0, 1]: degraded unless it is already,
+    and restored."""
+    task, degrade = WEATHER[weather]
+    net, config = _net(now, task, strategy), now.task(task, RESTORERS[strategy])
+    image, about = photograph(photo, config.side, pack.load(pack.picture(PHOTOS[picture])), picture)
+    given = degraded(config.degradation, image, "own photo", seed) if degrade else image
+    count = None if net.learning.start == "none" else steps
+    restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
+    how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
+    return given, to_unit(restored)[0], f"{about} · {strategy}, {how}"
+
+
+def own_full(
+    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
+) -> Tensor:
+    """The result at the photograph's own size, a large one in tiles: what the save button keeps, (3, H, W) in [0, 1].
+
+    What is degraded here is so at the display size, and saved at that size.
     """
-    model = model_fn(network)
-    if rule in DDIM:
-        return ddim(model, x_T, LINEAR, steps, clip=clip, eps_from_clipped=DDIM[rule])
-    sampler = Sampler(RDDMSchedule.from_ddpm(LINEAR), "noise", clip=2.0 if clip else None, rule=rule)
-    noise_of = lambda x, t: prediction_part(model(x, t), x)  # noqa: E731
-    return sampler.run(noise_of, x_T, torch.zeros_like(x_T), spaced(LINEAR.T, steps))
-
-
-def draw(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> Tensor:
-    """The result of `transferred`."""
-    return sample(transferred(network, x_T, steps, rule, clip))
-
-
-def gaps(
-    network: nn.Module, x_T: Tensor, steps: int, rule: str, other: str, *, clip: bool, dtype: torch.dtype
-) -> list[Tensor]:
-    """How far two rules are apart after each step from one start, (B, …) a step, for images in [-1, 1]."""
-    # A copy, since the loaded one is shared; cast by torch, since diffusers' own cast warns of what is not there.
-    network = nn.Module.to(copy.deepcopy(network), dtype)
-    ours, theirs = (transferred(network, x_T.to(dtype), steps, each, clip) for each in (rule, other))
-    return [(a.x - b.x).abs() for a, b in zip(ours, theirs, strict=True)]
-
-
-def indi_gap(steps: int = 10) -> float:
-    """Largest difference of SM-Res from InDI along one run, both with the same arbitrary predictor, float64.
-
-    A step of InDI from time t to s is x_s = (t - s) / t x0 + (1 - (t - s) / t) x_t.
-    """
-    schedule = indi()
-    y, z = KeyedNoise(0, [0, 1], "oracle/indi").normal((2, 3, 8, 8)).double().unbind(1)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:  # some nonlinear guess of the clean image
-        return torch.tanh(0.7 * x.roll(1, -1) - 0.2 * y + t.double().view(-1, 1, 1, 1) / 1000)
-
-    x, worst = process.start(y, z, schedule), 0.0
-    for step in Sampler(schedule, "res", clip=None).run(lambda x, t: y - predict(x, t), x, y, steps):
-        t, s = schedule.levels(step.t)[0], schedule.levels(step.t_prev)[0]
-        x = (t - s) / t * predict(x, torch.full((len(x),), step.t)) + (1 - (t - s) / t) * x
-        worst = max(worst, (x - step.x).abs().max().item())
-    return worst
-
-
-def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tuple[float, float, float]]:
-    """(a, b, rest) of every state of a run, the start first: least squares, x = x0 + a r + b eps + remainder.
-
-    `rest` is the root mean square of the remainder: what is neither image, residual, nor the start's noise. Tensors
-    of one shape, any range.
-    """
-    basis = torch.stack([(y - x0).flatten(), eps.flatten()], dim=1).double()  # (N, 2)
-    run, places = list(steps), []
-    for x in (run[0].x_t, *(step.x for step in run)):
-        offset = (x - x0).flatten().double()
-        a, b = solution = torch.linalg.lstsq(basis, offset).solution  # (2,)
-        places.append((a.item(), b.item(), (offset - basis @ solution).square().mean().sqrt().item()))
-    return places
+    task, degrade = WEATHER[weather]
+    net = _net(now, task, strategy)
+    if net.learning.start != "degraded" or net.learning.objective == "noise":
+        raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res and SM-Res-N are")
+    if degrade:
+        return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
+    ours = pack.picture(PHOTOS[picture])
+    image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
+    scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
+    pipe = RDDMPipeline(copy.deepcopy(net.network), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
 
 # -- exercises --------------------------------------------------------------------------------------------------------

@@ -9,42 +9,42 @@ cell is the same network on the images' own size. Protocol names say the rest (Y
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.data import pack
 from repro.data.images import to_model, to_unit
-from repro.ddpm.process import model_fn
+from repro.ddpm import samplers
+from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.study.experiments import CLASSIFIER, MAIN
+from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, MAIN
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, NOTHING, data_hash, replicated
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.registry import DEVICE, find
+from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
 from repro.metrics.pixel import imresize
-from repro.rddm.process import by_config
-from repro.rddm.samplers import Net, matched
+from repro.rddm import process
+from repro.rddm.process import RDDMSchedule, by_config, indi
+from repro.rddm.samplers import Net, Sampler, Step, matched
 from repro.rddm.study import experiments as own
-from repro.rddm.study import lesson
-from repro.rddm.study.experiments import PAPER, TaskConfig, learning_of, name_of, profile
-from repro.rddm.tasks import LAWS
+from repro.rddm.study.experiments import LAWS, PAPER, TaskConfig, learning_of, name_of, profile
 
 PUBLISHED = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")  # at paper scale
 PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-wang")
 SPREAD = "std/rgb01"  # standard deviation over noise seeds of a pixel's value in [0, 1], mean over the image
 DIFFERENCE, MEAN_DIFFERENCE = "max_abs_difference", "mean_abs_difference"
-FULL_SIZE = 8  # photographs measured as they come
-DIVERSE = 8  # photographs restored from several noises
-COMPARED = 8  # samples whose pixels are compared
+# Photographs measured as they come, and restored from several noises; samples whose pixels are compared.
+FULL_SIZE = DIVERSE = COMPARED = 8
 QUICK = 10  # most steps of what the smoke profile measures
 STARTS = (990, 950, 900, 800, 700)  # where SM-N may start: at T - 1 = 999 it divides by 1 - u_T = 0
 BATCH = 250  # generated at once at paper scale
@@ -54,10 +54,9 @@ ALIASES = {
     "ssim/y-uint8-wang": "ssim/y-wang",
     **{f"{m}/inception": f"{m}/fashion-classifier" for m in ("fid", "kid", "is")},
 }
-_USUAL = Tolerance(absolute=2e-3, relative=5e-3)
 # Where two samplers are said to agree, or the number is small, the usual tolerance would let it be anything.
 TOLERANCE = {
-    **dict.fromkeys((*PROTOCOLS, FID, KID, IS, NEAREST), _USUAL),
+    **dict.fromkeys((*PROTOCOLS, FID, KID, IS, NEAREST), Tolerance(absolute=2e-3, relative=5e-3)),
     SPREAD: Tolerance(absolute=2e-4, relative=1e-2),
     DIFFERENCE: Tolerance(absolute=1e-5, relative=0.05),
     MEAN_DIFFERENCE: Tolerance(absolute=1e-6, relative=0.05),
@@ -70,43 +69,41 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
         found = published(experiment, cell)
         given = found and own.read(found[0], "test", found[1])
         return found and Sample(n := found[0].n or given.size, min(found[0].k, n), given.digest())
-    fashion, task = profile(chosen)["fashion"], cell.get("task")
-    if chosen == "smoke" and task and (cell.get("steps", 0) > QUICK or task.endswith(("full-size", "wide"))):
-        return None
-    if task is None:  # claim R6's identity
+    if (name := cell.get("task")) is None:  # claim R6's identity
         return NOTHING
-    if task in ("generation", "fashion-switch", "transfer", "equality"):
-        n, k = (COMPARED, 2) if task == "equality" else (fashion.n, fashion.k)
+    if chosen == "smoke" and (cell.get("steps", 0) > QUICK or name.endswith(("full-size", "wide"))):
+        return None
+    task = _task(name, chosen)
+    if task.degradation == "none":
+        n, k = (COMPARED, 2) if name == "equality" else (task.n, task.k)
         return Sample(n, k, data_hash()) if trained(CLASSIFIER) else None
-    about = _task(cell, chosen)
-    if task.endswith("full-size"):
-        return Sample(FULL_SIZE, 0, _photo_hash(about.degradation, 0, FULL_SIZE))
-    n = about.limit or len(pack.photos("test"))
-    n = min(DIVERSE, n) if task.endswith("diversity") else n
-    return Sample(n, about.k, _photo_hash(about.degradation, about.side, about.limit))
+    if name.endswith("full-size"):
+        return Sample(FULL_SIZE, 0, _photo_hash(task.degradation, 0, FULL_SIZE))
+    n = task.limit or len(pack.photos("test"))
+    n = min(DIVERSE, n) if name.endswith("diversity") else n
+    return Sample(n, task.k, _photo_hash(task.degradation, task.side, task.limit))
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> Mapping[str, Values]:
     """One cell of the grid on the first `k` images (None: all)."""
     if chosen == "paper":
         return _at_paper_scale(experiment, cell, k)
-    fashion, name = profile(chosen)["fashion"], cell.get("task")
-    if name is None:
-        return {DIFFERENCE: lesson.indi_gap()}
+    if (name := cell.get("task")) is None:
+        return {DIFFERENCE: indi_gap()}
     if name == "equality":
         x_T = start_noise(range(k or COMPARED), (1, 28, 28))
         settings = {"clip": cell["clip"], "dtype": getattr(torch, cell["dtype"])}
-        last = lesson.gaps(load_checkpoint(MAIN), x_T, cell["steps"], cell["rule"], cell["with"], **settings)[-1]
+        *_, last = gaps(load_checkpoint(MAIN), x_T, cell["steps"], cell["rule"], cell["with"], **settings)
         apart = last.flatten(1)
         return {DIFFERENCE: apart.amax(dim=1).tolist(), MEAN_DIFFERENCE: apart.mean(dim=1).tolist()}
+    task = _task(name, chosen)
     if name == "transfer":
 
         def drawn(ids: range) -> Tensor:
             settings, parts = (cell["steps"], cell["rule"], cell["clip"]), start_noise(ids, (1, 28, 28)).split(100)
-            return torch.cat([lesson.draw(load_checkpoint(MAIN), x_T, *settings) for x_T in parts])
+            return torch.cat([samplers.sample(transferred(load_checkpoint(MAIN), x_T, *settings)) for x_T in parts])
 
-        return replicated(drawn, fashion.n, fashion.replicates, k)
-    task = _task(cell, chosen)
+        return replicated(drawn, task.n, task.replicates, k)
     pairs = partial(test_pairs, task.degradation, task.side)
     if experiment.startswith("baseline-"):
         run = BASELINES[task.name][experiment.removeprefix("baseline-")]
@@ -114,7 +111,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     learning = learning_of(task, find(experiment).variant)
     net, settings = switched(Net(load_checkpoint(experiment), learning, cell["steps"]), cell)
     if task.degradation == "none":
-        return replicated(lambda ids: net.generate(ids, **settings), fashion.n, fashion.replicates, k)
+        return replicated(lambda ids: net.generate(ids, **settings), task.n, task.replicates, k)
     if name.endswith("diversity"):
 
         def spread(y: Tensor, name: str) -> float:
@@ -128,9 +125,12 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return scored(some, lambda x, name: to_unit(net.restore(to_model(x)[None], [name], **settings))[0])
 
 
-def _task(cell: Mapping[str, Any], chosen: str) -> TaskConfig:
-    name = cell["task"].split("-")[0].replace("generation", "fashion")
-    return own.USE[name] if cell["task"].endswith("wide") else profile(chosen)[name]
+def _task(cell: str, chosen: str) -> TaskConfig:
+    """The configuration that a cell's `task` is measured in; behind a dash stands what is varied."""
+    name = cell.split("-")[0]
+    if cell.endswith("wide"):
+        return own.USE[name]
+    return profile(chosen)["fashion" if name in ("generation", "transfer", "equality") else name]
 
 
 def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
@@ -185,6 +185,75 @@ def scored(
     return found
 
 
+# -- how far two rules part (claim R4), where a state stands -----------------------------------------------------------
+
+RULES = {
+    "ddim": "DDIM",
+    "ddim-rederived": "DDIM, noise re-derived",
+    "eq12": "RDDM, Eq. 12",
+    "compose": "RDDM, compose",
+    "rederive": "RDDM, rederive",
+}
+
+
+def transferred(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> Iterator[Any]:
+    """Steps of notebook 01's DDPM sampled from x_T by DDIM, or by RDDM with one of its rules and without retraining.
+
+    Both visit diffusers' timesteps, eta = 0. "ddim" keeps the network's noise, as diffusers does by default;
+    "ddim-rederived" makes it again from the cut image, diffusers' use_clipped_model_output; unclipped they are one.
+    """
+    model = model_fn(network)
+    if rule.startswith("ddim"):
+        return samplers.ddim(model, x_T, LINEAR, steps, clip=clip, eps_from_clipped=rule == "ddim-rederived")
+    sampler = Sampler(RDDMSchedule.from_ddpm(LINEAR), "noise", clip=2.0 if clip else None, rule=rule)
+    noise_of = lambda x, t: prediction_part(model(x, t), x)  # noqa: E731
+    return sampler.run(noise_of, x_T, torch.zeros_like(x_T), samplers.spaced(LINEAR.T, steps))
+
+
+def gaps(
+    network: nn.Module, x_T: Tensor, steps: int, rule: str, other: str, *, clip: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    """How far two rules are apart after each step from one start, (B, …) a step, for images in [-1, 1]."""
+    # A copy, since the loaded one is shared; cast by torch, since diffusers' own cast warns of what is not there.
+    network = nn.Module.to(copy.deepcopy(network), dtype)
+    ours, theirs = (transferred(network, x_T.to(dtype), steps, each, clip) for each in (rule, other))
+    return [(a.x - b.x).abs() for a, b in zip(ours, theirs, strict=True)]
+
+
+def indi_gap(steps: int = 10) -> float:
+    """Largest difference of SM-Res from InDI along one run, both with the same arbitrary predictor, float64.
+
+    A step of InDI from time t to s is x_s = (t - s) / t x0 + (1 - (t - s) / t) x_t.
+    """
+    schedule = indi()
+    y, z = KeyedNoise(0, [0, 1], "oracle/indi").normal((2, 3, 8, 8)).double().unbind(1)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:  # some nonlinear guess of the clean image
+        return torch.tanh(0.7 * x.roll(1, -1) - 0.2 * y + t.double().view(-1, 1, 1, 1) / 1000)
+
+    x, worst = process.start(y, z, schedule), 0.0
+    for step in Sampler(schedule, "res", clip=None).run(lambda x, t: y - predict(x, t), x, y, steps):
+        t, s = schedule.levels(step.t)[0], schedule.levels(step.t_prev)[0]
+        x = (t - s) / t * predict(x, torch.full((len(x),), step.t)) + (1 - (t - s) / t) * x
+        worst = max(worst, (x - step.x).abs().max().item())
+    return worst
+
+
+def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tuple[float, float, float]]:
+    """(a, b, rest) of every state of a run, the start first: least squares, x = x0 + a r + b eps + remainder.
+
+    `rest` is the root mean square of the remainder: what is neither image, residual, nor the start's noise. Tensors
+    of one shape, any range.
+    """
+    basis = torch.stack([(y - x0).flatten(), eps.flatten()], dim=1).double()  # (N, 2)
+    run, places = list(steps), []
+    for x in (run[0].x_t, *(step.x for step in run)):
+        offset = (x - x0).flatten().double()
+        a, b = solution = torch.linalg.lstsq(basis, offset).solution  # (2,)
+        places.append((a.item(), b.item(), (offset - basis @ solution).square().mean().sqrt().item()))
+    return places
+
+
 # -- at paper scale ---------------------------------------------------------------------------------------------------
 
 
@@ -204,10 +273,11 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
     """A restoration scored image by image, a generator by FID, KID and IS against the cropped test split; sampled as
     published: everything cut to ±1."""
     task, full = published(experiment, cell)  # type: ignore[misc]
-    given, net = own.read(task, "test", full), None
+    given, run = own.read(task, "test", full), lambda x, name: x
     if experiment != "baseline-input":
         network = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE)
         net = Net(network, learning_of(task, find(experiment).variant), task.steps)
+        run = lambda x, name: to_unit(net.restore(to_model(x)[None].to(DEVICE), [name], clip=1.0))[0].cpu()  # noqa: E731
     if task.n:
         reference = to_model(torch.stack(given.targets.several(torch.arange(given.size))))
         score = SetMetrics(lambda: features.inception(device=DEVICE), reference, BATCH)
@@ -215,16 +285,12 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
         return score(net.generate(range(k or task.n), **settings))
     clean = own.read(task, "test", full=True).targets
 
-    def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
-        for i in range(min(k or given.size, given.size)):
-            x, target = given.inputs[i], clean[i]
-            same = target.shape == x.shape
-            yield given.ids[i], x, target if same else imresize(target, tuple(x.shape[-2:])).float()
+    def pair(i: int) -> tuple[str, Tensor, Tensor]:
+        x, target = given.inputs[i], clean[i]
+        same = target.shape == x.shape
+        return given.ids[i], x, target if same else imresize(target, tuple(x.shape[-2:])).float()
 
-    def run(x: Tensor, name: str) -> Tensor:
-        return x if net is None else to_unit(net.restore(to_model(x)[None].to(DEVICE), [name], clip=1.0))[0].cpu()
-
-    return scored(pairs(), run, PUBLISHED)
+    return scored(map(pair, range(min(k or given.size, given.size))), run, PUBLISHED)
 
 
 # -- what no learning reaches: its few numbers are fitted on training photographs, under other random numbers ----------
@@ -235,11 +301,6 @@ MEAN = (0.49238363, 0.49733618, 0.42235443)  # red, green and blue of the clean 
 # Window of the median, threshold on the grey difference: of 24 such pairs with dilations (windows 9, 15, 25; thresholds
 # 0.06 to 0.20; dilations 0, 2) the one that inpaints six training photographs with the smallest squared error.
 WINDOW, THRESHOLD = 9, 0.10
-
-
-def gain_gamma(image: Tensor) -> Tensor:
-    """One gain and one gamma for all images."""
-    return (GAIN * image).clamp(0, 1) ** GAMMA
 
 
 def mean_gain(image: Tensor) -> Tensor:
@@ -254,26 +315,30 @@ def equalised(image: Tensor) -> Tensor:
     return torch.from_numpy(np.stack([equalize_hist(c, nbins=256) for c in image.numpy()])).float().clamp(0, 1)
 
 
-def median(image: Tensor) -> Tensor:
-    """Median filter of each channel; 3 pixels are better than 5 on training images."""
+def median(image: Tensor, size: tuple[int, ...] = (1, 3, 3)) -> Tensor:
+    """Median filter, by default of each channel; 3 pixels are better than 5 on training images."""
     from scipy.ndimage import median_filter
 
-    return torch.from_numpy(median_filter(image.numpy(), size=(1, 3, 3), mode="reflect"))
+    return torch.from_numpy(median_filter(image.numpy(), size=size, mode="reflect"))
 
 
 def inpainted(image: Tensor) -> Tensor:
     """Biharmonic inpainting (Damelin and Hoang 2018, scikit-image) of what thresholding takes for drops: a pixel is a
     drop's where grey differs from its median over a window wider than a drop."""
-    from scipy.ndimage import median_filter
     from skimage.restoration import inpaint_biharmonic
 
-    grey = image.numpy().mean(axis=0)
-    mask = np.abs(grey - median_filter(grey, size=WINDOW, mode="reflect")) > THRESHOLD
+    grey = torch.from_numpy(image.numpy().mean(axis=0))
+    mask = ((grey - median(grey, (WINDOW, WINDOW))).abs() > THRESHOLD).numpy()
     filled = inpaint_biharmonic(image.permute(1, 2, 0).numpy(), mask, split_into_regions=True, channel_axis=-1)
     return torch.from_numpy(filled).permute(2, 0, 1).float().clamp(0, 1)
 
 
 BASELINES: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
-    "lowlight": {"input": lambda x: x, "gain-gamma": gain_gamma, "mean-gain": mean_gain, "equalised": equalised},
+    "lowlight": {
+        "input": lambda x: x,
+        "gain-gamma": lambda x: (GAIN * x).clamp(0, 1) ** GAMMA,  # one gain and one gamma for all images
+        "mean-gain": mean_gain,
+        "equalised": equalised,
+    },
     "raindrop": {"input": lambda x: x, "median": median, "inpainted": inpainted},
 }
