@@ -35,7 +35,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
-    """An untrained network, as it is sampled: the values of its weights do not affect its speed."""
+    """An untrained network, frozen where it is sampled: the values of its weights do not affect its speed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build()
@@ -61,7 +61,7 @@ def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
 
 
 def _training(name: str) -> dict[str, Arm]:
-    """Noise of random images learned by one network with batches of one size: our loop, and diffusers' example."""
+    """Training steps, ours against diffusers' example loop: one network, random images, batches of one size."""
     from repro.ddpm.schedules import to_diffusers
     from repro.ddpm.study.experiments import LINEAR, DenoisingTask, build_network
 
@@ -104,7 +104,7 @@ def _training(name: str) -> dict[str, Arm]:
 
 
 def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
-    """DDIM on one network and one start: bare passes, our sampler, diffusers' pipeline."""
+    """50 steps of DDIM on one network and one start, batch 16, ours and diffusers', over 50 bare passes."""
     from diffusers import DDIMPipeline
 
     from repro.ddpm.process import model_fn
@@ -126,6 +126,7 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
 
 
 def _restoration(name: str) -> dict[str, Arm]:
+    """An image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes."""
     from repro.rddm.samplers import Net
     from repro.rddm.study.experiments import build_network, learning_of, profile
 
@@ -139,6 +140,7 @@ def _restoration(name: str) -> dict[str, Arm]:
 
 
 def _edit(name: str) -> dict[str, Arm]:
+    """Four effects in one joint edit, over its bare passes and over four edits in sequence."""
     from repro.ddpm.samplers import spaced
     from repro.ddpm.schedules import by_name
     from repro.editing.autoencoder import Autoencoder
@@ -149,10 +151,8 @@ def _edit(name: str) -> dict[str, Arm]:
     from repro.editing.vector import EditingVector
 
     config = PROFILES[name if name == "smoke" else "small"]
-    network, autoencoder = (
-        _seeded(partial(kind, **settings), sampled=False).eval().requires_grad_(False)
-        for kind, settings in ((EditingNet, config.network), (Autoencoder, config.autoencoder))
-    )
+    networks = partial(EditingNet, **config.network), partial(Autoencoder, **config.autoencoder)
+    network, autoencoder = (_seeded(each, sampled=False).eval().requires_grad_(False) for each in networks)
     editor = Editor(network, autoencoder, by_name(**SCHEDULE), "v_prediction")
     vector = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
     image, editors = _image(config.bench.crop[2]), dict.fromkeys(vector.active, editor)
@@ -176,7 +176,7 @@ def _edit(name: str) -> dict[str, Arm]:
 
 
 def _kernels(name: str) -> dict[str, Arm]:
-    """Forward and backward, as in training, of adaptive kernels, and of one 3 x 3 convolution of equal MACs."""
+    """Adaptive kernels, forward and backward as in training, over one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.network import AdaptiveKernels
 
     def arm(layer: nn.Module, channels: int, side: int, adaptive: bool) -> Arm:
@@ -199,7 +199,7 @@ def _kernels(name: str) -> dict[str, Arm]:
 
 
 def _splitting(name: str) -> dict[str, Arm]:
-    """One diffusion step with its first estimate, split into tiles: twelve small images, and a large one."""
+    """A step with its first estimate in tiles of 256 pixels: one large image, over as many pixels in twelve."""
     from repro.ucdir.model import UCDIR
     from repro.ucdir.pipeline import Tiles, restore
     from repro.ucdir.study.experiments import network_of
@@ -218,41 +218,24 @@ def _splitting(name: str) -> dict[str, Arm]:
     return {"512 × 512, 12 times": arm(512, 512, 12), "2048 × 1536": arm(2048, 1536, 1)}  # as many pixels
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """One comparison: `arms` makes them in a profile; `ratios` are (of, over, target, or None: for comparison)."""
-
-    summary: str
-    arms: Callable[[str], dict[str, Arm]]
-    ratios: tuple[tuple[str, str, float | None], ...]
-
-
-_ours = ("ours", "bare passes", OVERHEAD)
-BENCHES = {
-    "training": Benchmark("training steps, ours against diffusers' example loop", _training,
-                          (("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5))),
-    "sampler": Benchmark(f"{DDIM_STEPS} steps of DDIM over {DDIM_STEPS} bare passes, batch 16", _sampler,
-                         (_ours, ("diffusers", "bare passes", None))),
-    "restoration": Benchmark("an image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes", _restoration,
-                             (_ours,)),
-    "edit": Benchmark("four effects in one joint edit, over its bare passes and over four edits in sequence", _edit,
-                      (("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None))),
-    "kernels": Benchmark(
-        f"adaptive kernels, forward and backward in {'bf16' if has_bf16('cpu') else 'fp32'}, over one convolution: "
-        "channels 32, 64, 128 at 64, 32, 16 pixels",
-        _kernels, tuple((f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS)),
-    "splitting": Benchmark(
-        "a step split into tiles of 256 pixels: 2048 × 1536 in one image, over as many pixels in twelve", _splitting,
-        (("2048 × 1536", "512 × 512, 12 times", 1 / 1.1),)),
-}  # fmt: skip
+Ratio = tuple[str, str, float | None]  # speed of the first arm over the second, its target, or None: for comparison
+_OURS: Ratio = ("ours", "bare passes", OVERHEAD)
+BENCHES: dict[str, tuple[Callable[[str], dict[str, Arm]], list[Ratio]]] = {  # a profile's arms, and what is compared
+    "training": (_training, [("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)]),
+    "sampler": (_sampler, [_OURS, ("diffusers", "bare passes", None)]),
+    "restoration": (_restoration, [_OURS]),
+    "edit": (_edit, [("joint", "bare passes", OVERHEAD), ("joint", "in sequence", None)]),
+    "kernels": (_kernels, [(f"kernels {c}", f"convolution {c}", 1 / (2.0 if c < 64 else 1.5)) for c in LAYERS]),
+    "splitting": (_splitting, [("2048 × 1536", "512 × 512, 12 times", 1 / 1.1)]),
+}
 
 
 def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
     """Seconds of a block of each arm, round by round, the first block of each (a warm-up) left out."""
     names, seconds = list(arms), {name: [] for name in arms}
     for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+        for place in range(len(names)):
+            name, start = names[(turn + place) % len(names)], time.perf_counter()
             arms[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
@@ -273,20 +256,20 @@ def peak(run: Callable[[], object]) -> float | None:
 
 def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
     """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
-    bench = BENCHES[name]
-    seconds, ratios = interleave(bench.arms(profile), rounds), {}
-    for of, over, least in bench.ratios:
+    make, pairs = BENCHES[name]
+    seconds, ratios = interleave(make(profile), rounds), {}
+    for of, over, least in pairs:
         values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
         low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
         verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
         ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
     return {
         "bench": name,
-        "summary": bench.summary,
+        "summary": make.__doc__,
         "profile": profile,
         "rounds": rounds,
         "seconds a block": {arm: statistics.median(times) for arm, times in seconds.items()},
-        "MB a block": {arm: peak(run) for arm, run in bench.arms(profile).items()},
+        "MB a block": {arm: peak(run) for arm, run in make(profile).items()},
         "ratios": ratios,
         "environment": environment(),
     }
@@ -309,7 +292,7 @@ class Bench:
         if self.rounds < 1:
             raise ReproError(f"bench needs --rounds >= 1: got {self.rounds}")
         if not self.names:
-            print("\n".join(f"{name:<16} {bench.summary}" for name, bench in BENCHES.items()))
+            print("\n".join(f"{name:<16} {make.__doc__}" for name, (make, _) in BENCHES.items()))
         of_paper = {"training", "sampler"}.issuperset(self.names)
         one_of("profile of these benches", self.profile, ("smoke", "small") + ("paper",) * of_paper)
         missed = 0

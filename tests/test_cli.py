@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from repro import __version__, benchmarks
-from repro.benchmarks import BENCHES, Bench, Benchmark, interleave
+from repro.benchmarks import BENCHES, Bench, interleave
 from repro.cli import COMMANDS, main
 from repro.engine import commands
 from repro.engine.checkpoint import WEIGHTS
@@ -127,7 +127,7 @@ def test_arms_take_turns_after_a_warm_up():
 def test_the_whole_command(home, monkeypatch, capsys):
     for target, code in ((1e-9, 0), (1e9, 1)):
         arms = lambda _: {"a": lambda: None, "b": lambda: None}  # noqa: E731
-        monkeypatch.setitem(BENCHES, "instant", Benchmark("nothing against nothing", arms, (("a", "b", target),)))
+        monkeypatch.setitem(BENCHES, "instant", (arms, [("a", "b", target)]))
         assert Bench(("instant",), rounds=2, keep=True).run() == code
     result = json.loads((home / "runs/bench/instant.json").read_text())
     assert result == json.loads((home / "figures/bench/instant.json").read_text())
@@ -140,8 +140,9 @@ def test_the_whole_command(home, monkeypatch, capsys):
 def test_every_arm_does_its_work(name, monkeypatch):
     monkeypatch.setattr(benchmarks, "IMAGES", 64)
     monkeypatch.setattr(benchmarks, "DDIM_STEPS", 2)
-    arms = BENCHES[name].arms("smoke")
-    assert {arm for of, over, _ in BENCHES[name].ratios for arm in (of, over)} <= set(arms)
+    make, ratios = BENCHES[name]
+    arms = make("smoke")
+    assert {arm for of, over, _ in ratios for arm in (of, over)} <= set(arms)
     for run in arms.values():
         run()
 

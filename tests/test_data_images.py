@@ -265,13 +265,10 @@ def test_what_cannot_be_written_is_refused_before_the_work_where_it_can_be_known
         (tmp_path / "file").write_text("")
         with pytest.raises(ReproError, match=words):
             write_image(tmp_path / name, image)
-    name = "n" * 251 + ".png"  # as long as may be
-    check_writable(tmp_path / "new" / name)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # neither leaves anything behind
-    write_image(tmp_path / "new" / name, torch.zeros(3, 5, 5))
-    for place in ("a" + name, "new", "x.tga"):
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # nothing is left behind
+    for place in (tmp_path, "x.tga"):
         with pytest.raises(ReproError):
-            check_writable(tmp_path / place)
+            check_writable(place)
 
 
 def test_resize_is_pillows_antialiased_one():

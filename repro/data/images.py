@@ -12,7 +12,6 @@ Everything else is refused in one sentence that names the file.
 
 import io
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -303,7 +302,7 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    options = _options(path)
+    options = check_writable(path)
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     with _refusing(str(path), "cannot be written ({error})"):  # WebP holds 16,383 pixels a side, JPEG 65,535
         Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
@@ -311,23 +310,11 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     return path
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Refuse, before any work, a place where an image cannot be written. Raises `ReproError`."""
+def check_writable(path: str | os.PathLike) -> dict[str, Any]:
+    """Pillow's options for an image at `path`. Raises `ReproError`, before any work, where none can be written."""
     path = Path(path)
-    _options(path)
-    folder = path.parent
-    try:
-        if path.is_dir():  # fails where the name is too long
-            raise ReproError(f"{path}: is a folder; the name of an image was expected")
-        while not folder.exists():  # it will be made
-            folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
-
-
-def _options(path: Path) -> dict:
+    if path.is_dir():
+        raise ReproError(f"{path}: is a folder; the name of an image was expected")
     if path.suffix.lower() not in _WRITTEN:
         raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITTEN)}")
     return _WRITTEN[path.suffix.lower()]

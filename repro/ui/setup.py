@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -53,11 +52,6 @@ def _pyproject(home: Path) -> dict:
     return tomllib.loads((Path(home) / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def requirement_name(requirement: str) -> str:
-    """'torch>=2.4,<3' -> 'torch'; the normalised name of a PEP 508 requirement."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0]).lower()
-
-
 def installed(name: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
@@ -70,11 +64,13 @@ def install_missing(home: Path) -> None:
     """Install the project's dependencies of which no version is there, front ends aside, then the clone itself without
     dependencies; never change a protected package.
 
-    Run again, it goes on where it was stopped. A constraint file pins the protected versions, so that no newcomer can
-    pull in another torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks.
+    Run again, it goes on where it was stopped. A constraint file pins the protected versions: nothing new pulls in
+    another torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks.
     """
+    from packaging.requirements import Requirement  # Jupyter's own needs it: it is there
+
     project = _pyproject(home)["project"]
-    needed = {requirement_name(line): line for line in project["dependencies"]}
+    needed = {Requirement(line).name: line for line in project["dependencies"]}
     missing = {name: line for name, line in needed.items() if not installed(name)}
     if lacking := [name for name in missing if name in PROTECTED]:
         raise ReproError(f"this runtime lacks {', '.join(lacking)}: choose a Colab runtime that has torch and widgets")
@@ -111,10 +107,9 @@ def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) ->
     threads, minutes = torch.get_num_threads(), expected_minutes[profile]
     hardware = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        hardware = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
-    duration = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
-    duration = f"{max(1, round(minutes * 60))} s" if minutes < 1 else duration
+        hardware = f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB"
+    duration = f"{max(1, round(minutes * 60))} s" if minutes < 1 else f"{minutes:.2g} min"
+    duration = f"{minutes / 60:.2g} h" if minutes >= 120 else duration
     versions = " · ".join(f"{name} {installed(name) or 'not installed'}" for name in VERSIONS)
     print(f"{notebook} · profile {profile} · {hardware} · about {duration}")
     print(f"Python {platform.python_version()} · {versions}")

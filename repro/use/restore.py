@@ -24,7 +24,7 @@ from repro.data.images import SUFFIXES, check_writable, image_size, read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 Noises = Callable[[str], KeyedNoise]
 Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
@@ -155,21 +155,17 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
     if checkpoint is not None:
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
-        pipe, card = load(checkpoint), checkpoint / "card.json"
-        try:
-            card = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
-        except ValueError as error:
-            raise ReproError(f"{card}: is no card of a network ({error}); `repro train my.toml` writes it") from None
+        pipe, file = load(checkpoint), checkpoint / "card.json"
+        card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
         return partial(restore_image, pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
-    if method is not None and method not in RESTORERS:
-        raise ReproError(f"--method {method!r} is unknown; accepted: {', '.join(RESTORERS)}")
+    if method is not None:
+        one_of("--method", method, RESTORERS)
     able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
     known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
     if task is None:
         raise ReproError(f"--task is missing: say what the image suffers from ({known}), or give --checkpoint")
-    method = next((name for name, r in able.items() if task in r.tasks), None)
-    if method is None:
+    if (method := next((name for name, r in able.items() if task in r.tasks), None)) is None:
         raise ReproError(f"--task {task!r} is unknown; accepted: {known}")
     restorer, options = RESTORERS[method], {name: value for name, value in options.items() if value is not None}
     if unknown := [name for name in options if name not in restorer.options]:
@@ -198,8 +194,6 @@ def load(folder: Path) -> Any:
         return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
-    finally:
-        diffusers_logging.enable_progress_bar()
 
 
 def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:
@@ -238,34 +232,27 @@ class Restore:
     def run(self) -> int:
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
-        if not 0 <= self.seed < 2**64:
-            raise ReproError(f"--seed is {self.seed}; accepted: 0 to {2**64 - 1}")
         target, places = self._places()  # everything that can be known before the work
         options = {"adapt": self.adapt, "neighbours": self.neighbours}
         restore, steps, about = chosen(self.method, self.task, self.checkpoint, **options)
         print(f"network: {about}", flush=True)
         bar = tqdm(places, unit="img", desc="restore", file=sys.stdout, disable=len(places) == 1)
-        failed = [message for photo, out in bar if (message := self._one(restore, self.steps or steps, photo, out))]
+        failed: list[str] = []
+        for photo, out in bar:
+            try:
+                image, note = read_srgb(photo)
+                if note:
+                    tqdm.write(note, file=sys.stdout)
+                save_result(restore(image, self.steps or steps, self.seed), out, self.command(photo, out))
+            except ReproError as error:  # of a folder's images the others go on
+                failed.append(f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}")
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
+        if not self.photo.is_dir() and failed:
+            return 2
         counts = f", {len(places) - len(failed)} of {len(places)} images" if self.photo.is_dir() else ""
         print(f"written: {target}{counts}")
         return 1 if failed else 0
-
-    def _one(self, restore: Any, steps: int, photo: Path, out: Path) -> str:
-        """Restore one photo; in a folder, what is wrong with it is returned, and the others go on."""
-        try:
-            image, note = read_srgb(photo)
-            check_writable(out)
-            if note:
-                tqdm.write(note, file=sys.stdout)
-            save_result(restore(image, steps, self.seed), out, self.command(photo, out))
-        except ReproError as error:
-            message = f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}"
-            if not self.photo.is_dir():
-                raise ReproError(message) from None
-            return message
-        return ""
 
     def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""

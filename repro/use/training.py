@@ -77,11 +77,6 @@ class PairsFile:
 
 
 _KEYS = {each.name: each for each in dataclasses.fields(PairsFile)}
-_TABLES = {  # where a key stands, as in the examples
-    "the top table": ("method", "inputs", "targets", "out", "any_names"),
-    "[train]": ("images", "batch", "crop", "width", "lr", "seed", "threads"),
-    "[evaluate]": ("held_out", "test_inputs", "test_targets", "steps"),
-}
 
 
 def read(path: Path) -> PairsFile:
@@ -94,14 +89,9 @@ def read(path: Path) -> PairsFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ReproError(f"{path}: not a TOML file ({error})") from None
     values: dict[str, Any] = {}
-    tables = {f"[{name}]": content.pop(name, {}) for name in ("train", "evaluate")}
-    for table, given in {**tables, "the top table": content}.items():
-        if not isinstance(given, dict):
-            raise ReproError(f"{path}: {table.strip('[]')} is {given!r}; accepted: a table, {table}")
-        if wrong := [key for key in given if key not in _TABLES[table]]:
-            accepted = "; ".join(f"in {name} {', '.join(keys)}" for name, keys in _TABLES.items())
-            raise ReproError(f"{path}: {wrong[0]!r} is not accepted in {table}; accepted: {accepted}")
-        values |= {key: _value(path, key, value) for key, value in given.items()}
+    for key, value in content.items():
+        values |= value if key in ("train", "evaluate") and isinstance(value, dict) else {key: value}
+    values = {one_of(f"{path}: key", key, _KEYS): _value(path, key, value) for key, value in values.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
     if ("test_inputs" in values) != ("test_targets" in values):
@@ -121,10 +111,9 @@ def _value(path: Path, key: str, value: Any) -> Any:
     if low is not None:
         accepted = f"a {'whole ' * (kind is int)}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
         right = type(value) in (int, kind) and low <= value <= high
-    elif kind is bool:
-        accepted, right = "true or false", isinstance(value, bool)
     else:
-        accepted, right = "a text", isinstance(value, str) and value.strip()
+        accepted = "true or false" if kind is bool else "a text"
+        right = isinstance(value, bool if kind is bool else str)
     if not right:
         raise ReproError(f"{path}: {key} is {value!r}; accepted: {accepted}")
     return path.absolute().parent / value if kind in (Path, Path | None) else value
@@ -212,8 +201,6 @@ class TrainPairs:
     check_only: bool = False
 
     def run(self) -> int:
-        if self.until is not None and self.until < 1:
-            raise ReproError(f"--until counts images and must be positive: got {self.until}")
         file = read(self.file)
         pictures, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
@@ -221,11 +208,10 @@ class TrainPairs:
         print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
         if self.check_only:
             return 0
-        recipe = file.recipe
+        recipe, start = file.recipe, time.perf_counter()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(file.seed)
             network = task.learner.build(file.width)
-        start = time.perf_counter()
         with locked(file.out, wait=False):  # of two trainings, each would replace the other's state
             steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
             last = with_progress(steps, recipe.images, file.method)
@@ -257,9 +243,7 @@ class EvaluatePairs:
             raise ReproError(f"{file.network_folder}: no trained network; `repro train {self.file}` makes it")
         pairs = check(file)[1]
         if not pairs:
-            raise ReproError(
-                f"{self.file}: no held-out pair; accepted: held_out above 0 or test_inputs and test_targets"
-            )
+            raise ReproError(f"{self.file}: no held-out pair; accepted: held_out above 0 or a test set")
         pipe, rows, images = load(file.network_folder), [], []
         for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
             degraded, target = pair.load()
