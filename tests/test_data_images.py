@@ -67,9 +67,7 @@ DAMAGED = {
     "JPEG": [
         _segment(0xE1, b"Exif\0\0" + bytes(16)),
         _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(99))),
-        _segment(0xE2, b"ICC_PROFILE\0"),
         _segment(0xE2, b"MPF\0" + bytes(30)),
-        _segment(0xEE, b"Adobe\0"),
         _segment(0xED, b"Photoshop 3.0\x008BIM" + bytes(3)),
     ],
     "PNG": [

@@ -219,8 +219,6 @@ def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
 
     By the real encoder (Pillow's libjpeg), colour at half the resolution (4:2:0), as on the web.
     """
-    if wrong := [q for q in quality if q != int(q) or not 1 <= q <= 100]:
-        raise ReproError(f"jpeg: quality must be a whole number from 1 to 100: got {wrong[0]}")
     pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     out = np.empty_like(pixels)
     for into, image_pixels, q in zip(out, pixels, quality, strict=True):

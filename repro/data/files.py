@@ -91,7 +91,7 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
 def _other_number(first: str, second: str) -> bool:
     """Whether two names carry numbers, and neither has all that the other has."""
     one, two = (Counter(map(int, re.findall(r"[0-9]+", name))) for name in (first, second))
-    return bool(one) and bool(two) and not (one <= two or two <= one)
+    return not (one <= two or two <= one)
 
 
 def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
@@ -99,19 +99,15 @@ def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
 
     Raises `ReproError` for an image without its partner, an unreadable one and a pair of two sizes.
     """
-    named = _named(inputs), _named(targets)
+    named: tuple[dict[str, Path], dict[str, Path]] = {}, {}
+    for folder, files in zip((inputs, targets), named, strict=True):
+        for path in list_images(folder):
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if files.setdefault(stem, path) != path:
+                raise ReproError(f"{path}: has the same name as {files[stem].name}; one image per name is expected")
     for problem in unpaired(named, (inputs, targets)):
         raise ReproError(problem)
     return checked([Pair(path, named[1][stem]) for stem, path in named[0].items()])
-
-
-def _named(folder: FILE) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in list_images(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if files.setdefault(stem, path) != path:
-            raise ReproError(f"{path}: has the same name as {files[stem].name}; one image per name is expected")
-    return files
 
 
 def unpaired(files: tuple[Mapping[Any, Path], Mapping[Any, Path]], places: tuple[FILE, FILE]) -> Iterator[str]:

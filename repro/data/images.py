@@ -6,7 +6,7 @@ What a reader does with what it finds:
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied, but by `read_srgb`: values are taken as sRGB;
-- damaged metadata (EXIF, profiles, comments) is passed over.
+- damaged metadata (EXIF of any format, all that a PNG holds beside its pixels) is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
@@ -116,7 +116,7 @@ class _Unreadable(ReproError):
 
 
 def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+    """What `use` makes of the image in a file; where that fails, of a PNG without its perhaps damaged metadata."""
 
     def attempt(file: BinaryIO) -> Any:
         with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
@@ -199,24 +199,13 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
 
 
 def _pixels_alone(data: bytes) -> bytes:
-    """A JPEG or PNG file without all that its pixels do not need but the orientation; of other files nothing."""
-    jpeg, at = (True, 2) if data[:2] == b"\xff\xd8" else (False, 8)
-    if not jpeg and data[:8] != b"\x89PNG\r\n\x1a\n":
-        return b""
-    out = data[:at]
-    while at < len(data):
-        start = at
-        if jpeg:  # 0xFF, marker, length of two bytes and what follows
-            marker, at = data[at + 1 : at + 2], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            if marker == b"\xda":  # the scan, up to the end
-                return out + data[start:]
-            exif = marker == b"\xe1" and data[start + 4 : start + 8] == b"Exif"
-            adobe = marker == b"\xee" and at - start >= 16  # says how colours are coded
-            needed = exif or adobe or not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe")
-        else:  # length of four bytes, kind, what it counts, check sum
-            kind, at = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
-            needed = kind[:1].isupper() or kind in (b"tRNS", b"eXIf")
-        out += data[start:at] if needed else b""
+    """A PNG file without the chunks that its pixels do not need, but the orientation; of other files no image."""
+    out, at = data[:8], 8
+    while out.startswith(b"\x89PNG") and at < len(data):
+        kind, start = data[at + 4 : at + 8], at
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length of four bytes, kind, what it counts, check sum
+        if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
+            out += data[start:at]
     return out
 
 

@@ -57,9 +57,6 @@ class Fashion:
     labels: Tensor
     ids: Tensor
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 @contextmanager
 def _reading(name: str) -> Iterator[Path]:
@@ -77,16 +74,16 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _pictures() -> tuple[Picture, ...]:
-    out, rows = [], {name: _rows(f"{name}.csv") for name in ("split", "ATTRIBUTION", "THUMBS_ATTRIBUTION")}
+def _pictures() -> list[Picture]:
+    lists = {"photos": "ATTRIBUTION.csv", "thumbs": "THUMBS_ATTRIBUTION.csv"}
     with _reading("split.csv, or the credits beside it"):
-        credits = {f"photos/{row['file']}": row for row in rows["ATTRIBUTION"]}
-        credits |= {f"thumbs/{row['file']}": row for row in rows["THUMBS_ATTRIBUTION"]}
-        for row in rows["split"]:
+        credits = {f"{folder}/{row['file']}": row for folder, name in lists.items() for row in _rows(name)}
+        found = []
+        for row in _rows("split.csv"):
             file = row.pop("file")
             credit = {key: credits[file][key] for key in ("author", "licence", "source")}
-            out.append(Picture(id=file.rsplit(".", 1)[0], path=PACK / file, **row, **credit))
-    return tuple(out)
+            found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
+    return found
 
 
 def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
@@ -146,10 +143,8 @@ def _sha256(path: Path) -> str:
 def pack_hash() -> str:
     """SHA-256 over names and contents of the data (images, Fashion-MNIST, split; not the credits)."""
     files = (p.path.relative_to(PACK).as_posix() for p in _pictures())
-    total = hashlib.sha256()
-    for name in sorted(["split.csv", "fashion_mnist_subset.npz", *files]):
-        total.update(f"{name} {file_hash(PACK / name)}\n".encode())
-    return total.hexdigest()
+    names = sorted(["split.csv", "fashion_mnist_subset.npz", *files])
+    return hashlib.sha256("".join(f"{name} {file_hash(PACK / name)}\n" for name in names).encode()).hexdigest()
 
 
 def verify() -> list[str]:
@@ -157,9 +152,8 @@ def verify() -> list[str]:
     expected = {name: row["sha256"] for name, row in _manifest().items()}
     files = [p for p in PACK.rglob("*") if p.is_file() and p.name != "manifest.csv" and p.name[0] != "."]
     found = {p.relative_to(PACK).as_posix(): _sha256(p) for p in files}
-    out = []
-    for name in sorted(expected | found):
-        if expected.get(name) != found.get(name):
-            lacking = "missing" if name not in found else "not part of the pack" if name not in expected else ""
-            out.append(f"{PACK / name}: {lacking or 'changed, it has another SHA-256'}")
-    return out
+    return [
+        f"{PACK / name}: {'missing' if name not in found else 'not part of the pack, or changed: another SHA-256'}"
+        for name in sorted(expected | found)
+        if expected.get(name) != found.get(name)
+    ]

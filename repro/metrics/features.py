@@ -27,9 +27,7 @@ from repro.data.images import to_unit as unit
 from repro.errors import ReproError
 from repro.metrics.protocols import checked
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # with the first digits of its SHA-256
 _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -93,10 +91,11 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
     downloaded here. The file is read as data and given to torch-fidelity's network, whose own loader would
     unpickle it.
     """
-    file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
+    file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if not file.is_file():
-        raise ReproError(f"the Inception weights {file} are missing: download {INCEPTION_URL} there")
-    _verify(file, "6726825d")  # the file name carries the first eight digits, as torch's hub does
+        url = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+        raise ReproError(f"the Inception weights {file} are missing: download {url} there")
+    _verify(file, INCEPTION[-12:-4])
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class FromState(FeatureExtractorInceptionV3):
@@ -176,11 +175,8 @@ def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:
     """
     a, b = _checked("paired KID", features_a, features_b)
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    cross = kernel(a, b)
-    h = (kernel(a, a) + kernel(b, b) - cross - cross.T).fill_diagonal_(0)
+    aa, bb, cross = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    h = (aa + bb - cross - cross.T).fill_diagonal_(0)
     return h.sum(dim=1) / (len(a) - 1)
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,10 @@ from repro.use.restore import LEARNERS, Noises, load, restore_image
 EXAMPLES = Path(__file__).parent
 METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
 DRAWN = 6  # pairs of the first batch
-
-
-def _number(default: float, low: float, high: float = math.inf) -> Any:
-    """A number of the file: its default, its smallest and largest value."""
-    return field(default=default, metadata={"limits": (low, high)})
+LIMITS = {  # smallest and largest value of the file's numbers
+    "images": (1, math.inf), "batch": (1, 4096), "crop": (16, 4096), "width": (8, 1024), "lr": (1e-7, 1.0),
+    "seed": (0, 2**63 - 1), "threads": (1, 4096), "held_out": (0, 0.9), "steps": (1, 1000),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,17 @@ class PairsFile:
     targets: Path
     out: Path
     any_names: bool = False
-    images: int = _number(100_000, 1)
-    batch: int = _number(8, 1, 4096)
-    crop: int = _number(64, 16, 4096)
-    width: int = _number(32, 8, 1024)
-    lr: float = _number(0.0, 1e-7, 1.0)
-    seed: int = _number(0, 0, 2**63 - 1)
-    threads: int = _number(0, 1, 4096)
-    held_out: float = _number(0.1, 0, 0.9)
+    images: int = 100_000
+    batch: int = 8
+    crop: int = 64
+    width: int = 32
+    lr: float = 0.0
+    seed: int = 0
+    threads: int = 0
+    held_out: float = 0.1
     test_inputs: Path | None = None
     test_targets: Path | None = None
-    steps: int = _number(0, 1, 1000)
+    steps: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -76,7 +75,7 @@ class PairsFile:
         return self.out / "network"
 
 
-_KEYS = {each.name: each for each in dataclasses.fields(PairsFile)}
+_KEYS = {each.name: each.type for each in dataclasses.fields(PairsFile)}
 
 
 def read(path: Path) -> PairsFile:
@@ -107,8 +106,9 @@ def read(path: Path) -> PairsFile:
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    kind, (low, high) = _KEYS[key].type, _KEYS[key].metadata.get("limits", (None, None))
-    if low is not None:
+    kind = _KEYS[key]
+    if key in LIMITS:
+        low, high = LIMITS[key]
         accepted = f"a {'whole ' * (kind is int)}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
         right = type(value) in (int, kind) and low <= value <= high
     else:
@@ -129,8 +129,10 @@ def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
         if both := {p.input.resolve() for p in train} & {p.input.resolve() for p in test}:
             raise ReproError(f"{min(both)}: stands among the pairs of training and of test; accepted: one of the two")
-    else:
-        train, test = _split(pairs, file.held_out)
+    else:  # evenly spaced pairs: one at least of five
+        count = max(round(len(pairs) * file.held_out), int(file.held_out > 0 and len(pairs) >= 5))
+        held = {(2 * i + 1) * len(pairs) // (2 * count) for i in range(count)}
+        train, test = ([p for i, p in enumerate(pairs) if (i in held) == out] for out in (False, True))
     if not train:
         raise ReproError(f"{file.inputs}: no pair is left for training ({len(pairs)} in all)")
     if all(p.input.resolve() == p.target.resolve() for p in pairs):
@@ -152,13 +154,6 @@ def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
     return pair_folders(inputs, targets) if inputs.is_dir() else read_pairs(inputs, targets, any_names=any_names)
 
 
-def _split(pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
-    """Evenly spaced pairs are held out: one at least of five, where the share is above 0."""
-    count = max(round(len(pairs) * share), int(share > 0 and len(pairs) >= 5))
-    held = {(2 * i + 1) * len(pairs) // (2 * count) for i in range(count)}
-    return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]
-
-
 class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
@@ -176,14 +171,6 @@ class PairTask:
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         return self.learner.loss(model, *self.pair(indices, noise), noise)
-
-
-def first_batch(task: PairTask, file: PairsFile) -> Path:
-    """An image of the first pairs as they are trained on, inputs above their targets: `first_batch.png` in `out`."""
-    places = torch.arange(min(DRAWN, file.batch))
-    indices = places_to_indices(places, task.size, file.seed)
-    target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
-    return write_image(file.out / "first_batch.png", tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4))
 
 
 @dataclass
@@ -205,7 +192,12 @@ class TrainPairs:
         pictures, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
         task = PairTask(pictures, file)
-        print(f"first batch, inputs above targets: {first_batch(task, file)}", flush=True)
+        places = torch.arange(min(DRAWN, file.batch))
+        indices = places_to_indices(places, task.size, file.seed)
+        target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
+        drawn = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
+        written = write_image(file.out / "first_batch.png", drawn)
+        print(f"first batch, inputs above targets: {written}", flush=True)
         if self.check_only:
             return 0
         recipe, start = file.recipe, time.perf_counter()
@@ -252,26 +244,22 @@ class EvaluatePairs:
                 scores = {name: protocols.score(name, image[None], target[None]).item() for name in METRICS}
                 rows.append({"image": pair.id, "what": what, **scores})
             images += [degraded, result, target] if len(images) < 12 else []
-        _report(file.out, rows, images)
+        with (file.out / "results.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        enough = len(pairs) >= MIN_UNITS
+        print(f"{len(pairs)} held-out pairs" + ("" if enough else f", an interval needs {MIN_UNITS}"))
+        for name in METRICS:
+            words = []
+            for what in ("input", "result"):
+                values = [row[name] for row in rows if row["what"] == what]
+                words.append(f"{what} {sum(values) / len(values):.3f}")
+                if enough:
+                    interval = mean_interval(values)
+                    words[-1] += f" ± {(interval.high - interval.low) / 2:.3f}"
+            print(f"{name:>16}: {', '.join(words)}")
+        side = min(256, *(min(image.shape[1:]) for image in images))
+        write_image(file.out / "results.png", tile([center_crop(image, side) for image in images], 3, gap=4))
+        print(f"written: {file.out / 'results.csv'}, {file.out / 'results.png'} (input, result, target)")
         return 0
-
-
-def _report(out: Path, rows: list[dict[str, Any]], images: list[Tensor]) -> None:
-    with (out / "results.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    count = len(rows) // 2
-    print(f"{count} held-out pairs" + ("" if count >= MIN_UNITS else f", an interval needs {MIN_UNITS}"))
-    for name in METRICS:
-        words = []
-        for what in ("input", "result"):
-            values = [row[name] for row in rows if row["what"] == what]
-            words.append(f"{what} {sum(values) / count:.3f}")
-            if count >= MIN_UNITS:
-                interval = mean_interval(values)
-                words[-1] += f" ± {(interval.high - interval.low) / 2:.3f}"
-        print(f"{name:>16}: {', '.join(words)}")
-    side = min(256, *(min(image.shape[1:]) for image in images))
-    write_image(out / "results.png", tile([center_crop(image, side) for image in images], 3, gap=4))
-    print(f"written: {out / 'results.csv'}, {out / 'results.png'} (input, result, target)")
