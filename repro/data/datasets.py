@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,14 +85,9 @@ def advice(name: str, root: Path) -> str:
 
 
 def check(name: str, root: FILE | None = None) -> tuple[list[str], list[str]]:
-    """Compare a downloaded data set with its known layout: counts, names of pairs, empty files.
+    """Compare a downloaded data set, one of `LAYOUTS`, with its layout: counts, names of pairs, empty files.
 
-    Args:
-        name: one of `LAYOUTS`.
-        root: its folder; default: the one of its name in `repro.paths.data()`.
-
-    Returns:
-        A line for each part that is as it should be, and a sentence for each problem.
+    A line for each part that is as it should be, and a sentence for each problem. `root`: its folder (default: `home`).
     """
     layout, root = LAYOUTS[one_of("data set", name, sorted(LAYOUTS))], Path(root or home(name))
     if not root.is_dir():
@@ -131,25 +127,19 @@ def _faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Pairs of one split, and one mask a pair where the data set has them."""
 
     pairs: list[Pair]
-    masks: list[Path] | None = None
+    masks: list[Path] | None
 
 
 def read_split(name: str, split: str, root: FILE | None = None) -> Split:
-    """A split of a complete download, counted and matched by name.
+    """A split of a complete download of lol, raindrop, istd, gopro or reds, counted and matched by name.
 
-    Args:
-        name: lol, raindrop, istd, gopro or reds.
-        split: train or test; of reds train or val, the ground truth of its test sequences is withheld.
-        root: its folder; default: the one of its name in `repro.paths.data()`.
-
-    Raises:
-        ReproError: absent (with what to get from where), another number of files, a file without partner or of another
-            name than expected, a pair of two sizes, an unreadable header.
+    Splits are train and test; of reds train and val, the ground truth of its test sequences is withheld. Raises
+    `ReproError` for what is absent (with what to get from where), another number of files, a file without partner or of
+    another name than expected, a pair of two sizes, an unreadable header.
     """
     one_of("paired data set", name, [known for known, layout in LAYOUTS.items() if layout.splits])
     layout, root = LAYOUTS[name], Path(root or home(name))
@@ -169,8 +159,7 @@ def read_split(name: str, split: str, root: FILE | None = None) -> Split:
 
 # --- CelebA -----------------------------------------------------------------------------------------------------------
 
-COLUMN, ROW = 89, 121  # middle of the face
-SHAPE = (218, 178)  # of every aligned image
+SHAPE, ROW, COLUMN = (218, 178), 121, 89  # of every aligned image, and the middle of its face
 CROPS = {64: 128, 256: 178}  # side of the result -> side of the square it comes from
 CELEBA = {"train": 162_770, "validation": 19_867, "test": 19_962}  # in the order of the list's numbers 0, 1, 2
 
@@ -185,10 +174,8 @@ def face(side: int) -> Prepare:
 
     def crop(image: Tensor) -> Tensor:
         if tuple(image.shape[-2:]) != SHAPE:
-            raise ReproError(
-                f"an aligned CelebA image is {SHAPE[1]}x{SHAPE[0]} px: got {image.shape[-1]}x{image.shape[-2]} "
-                "(img_align_celeba is expected, neither the wild nor an already cropped version)"
-            )
+            found = f"{image.shape[-1]}x{image.shape[-2]} (img_align_celeba is expected, not a cropped version)"
+            raise ReproError(f"an aligned CelebA image is {SHAPE[1]}x{SHAPE[0]} px: got {found}")
         return resize(image[..., ROW - half : ROW + half, COLUMN - half : COLUMN + half], (side, side))
 
     return crop
@@ -245,8 +232,7 @@ def cifar10_hash(split: str) -> str:
 
 
 def _cifar_files(split: str) -> list[Path]:
-    one_of("CIFAR-10: split", split, CIFAR)
-    files = [home("cifar10") / name for name in CIFAR[split]]
+    files = [home("cifar10") / name for name in CIFAR[one_of("CIFAR-10: split", split, CIFAR)]]
     if absent := [file for file in files if not file.is_file()]:
         raise ReproError(f"{absent[0]}: not found; {advice('cifar10', files[0].parent)}, or set REPRO_DATA")
     return files

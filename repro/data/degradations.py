@@ -52,18 +52,14 @@ def low_light(image: Tensor, noises: Noises) -> Tensor:
     Uniform in STOPS (of exposure) and GAMMA (exponent on the sRGB values afterwards), log-uniform in CAST (factors on
     linear red and blue), PHOTONS at white and READ noise.
     """
-    u, sensor = noises("degrade/settings").uniform((6,)), noises("degrade/sensor")  # (B, 6)
-
-    def wide(value: Tensor) -> Tensor:
-        return value.to(image).reshape(len(image), -1, 1, 1)
-
-    stops, gamma = (wide(low + (high - low) * u[:, i]) for i, (low, high) in enumerate((STOPS, GAMMA)))
-    ranges = enumerate((CAST, CAST, PHOTONS, READ), start=2)
-    red, blue, photons, read = (low * (high / low) ** u[:, i] for i, (low, high) in ranges)
-    cast = torch.stack([red, torch.ones_like(red), blue], dim=1)
-    light = srgb_to_linear(image) * wide(cast) * 2.0**-stops
-    deviation = (wide(1.0 / photons) * light + wide(read) ** 2).sqrt()
-    light = light + deviation * sensor.normal(tuple(image.shape[1:])).to(image)
+    u = noises("degrade/settings").uniform((6, 1, 1, 1)).unbind(1)  # each (B, 1, 1, 1)
+    stops, gamma = ((low + (high - low) * v).to(image) for v, (low, high) in zip(u[:2], (STOPS, GAMMA), strict=True))
+    ranges = zip(u[2:], (CAST, CAST, PHOTONS, READ), strict=True)
+    red, blue, photons, read = (low * (high / low) ** v for v, (low, high) in ranges)
+    cast = torch.cat([red, torch.ones_like(red), blue], dim=1).to(image)
+    light = srgb_to_linear(image) * cast * 2.0**-stops
+    deviation = ((1.0 / photons).to(image) * light + read.to(image) ** 2).sqrt()
+    light = light + deviation * noises("degrade/sensor").normal(tuple(image.shape[1:])).to(image)
     dark = linear_to_srgb(light.clamp(0, 1)) ** gamma
     return (dark * 255).round() / 255
 

@@ -67,12 +67,8 @@ def read_flist(flist: FILE) -> dict[int, Path]:
 def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[Pair]:
     """Pairs of two lists aligned by line; the header of every file is read.
 
-    Args:
-        any_names: accept pairs whose stems differ (RainDrop's "0_rain" and "0_clean"): the order decides then, and
-            the numbers in two names must agree where both have some.
-
-    Raises:
-        ReproError: unequal numbers of entries, different stems, missing or unreadable files, different sizes.
+    `any_names` accepts pairs whose stems differ (RainDrop's "0_rain" and "0_clean"). Raises `ReproError` for unequal
+    numbers of entries, different stems, missing or unreadable files, different sizes.
     """
     first, second = read_flist(inputs), read_flist(targets)
     for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
@@ -202,8 +198,7 @@ def crops(
 ) -> Tensor:
     """One random crop of each image (C, H, W), mirrored with probability 1/2 if `flip`: (B, C, size, size).
 
-    Row b depends on images[b], ids[b] and `seed` only: not on batch or order, its place not on `flip`. Two crops of one
-    image have two ids: the caller makes them, e.g. ``f"{name}#{visit}"``.
+    Row b depends on images[b], ids[b] and `seed` only, its place not on `flip`; two crops of one image have two ids.
     """
     listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
@@ -219,7 +214,7 @@ def equalised(image: Tensor) -> Tensor:
     """Histogram equalisation of each channel of (3, H, W) in [0, 1] on its own, on 8-bit values, by OpenCV's rule.
 
     The darkest value that occurs becomes 0, and any other goes to the share of brighter-than-darkest pixels up to it,
-    times 255; a channel of one value stays. Colours shift, since each channel gets a map of its own.
+    times 255; a channel of one value stays.
     """
     levels = (image * 255.0).round().long()  # (3, H, W)
     for channel in levels:
@@ -261,9 +256,12 @@ class Pictures:
             return list(pool.map(self.__getitem__, indices.tolist()))
 
 
-@dataclass(frozen=True)
+@dataclass
 class PictureSet:
-    """Targets, for restoration their degraded inputs, and masks where the data set has them, index by index."""
+    """Targets, for restoration their degraded inputs, and masks where the data set has them, index by index.
+
+    `files` are the inputs' where there are some, else the targets'; `ids` their stems; `size` how many.
+    """
 
     targets: Pictures
     inputs: Pictures | None = None
@@ -281,23 +279,12 @@ class PictureSet:
         inputs = Pictures([p.input for p in pairs], prepare_input or prepare)
         return cls(Pictures([p.target for p in pairs], prepare), inputs, masks and Pictures(masks, prepare))
 
-    @property
-    def files(self) -> list[Path]:
-        """The files, the input's where there is one."""
-        return (self.inputs or self.targets).files
-
-    @property
-    def size(self) -> int:
-        """How many."""
-        return len(self.files)
-
-    @property
-    def ids(self) -> list[str]:
-        """Their stems."""
-        return [file.stem for file in self.files]
+    def __post_init__(self) -> None:
+        self.files = (self.inputs or self.targets).files
+        self.size, self.ids = len(self.files), [file.stem for file in self.files]
 
     def names(self, indices: Tensor) -> list[str]:
-        """Paths of the files."""
+        """Paths of the files, the input's where there is one."""
         return [str(self.files[i]) for i in indices.tolist()]
 
     def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:

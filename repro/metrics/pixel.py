@@ -1,7 +1,5 @@
 """l1, PSNR, SSIM and NIQE on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop unless
-stated.
-
-Called through `repro.metrics.protocols.score`, which checks shapes and ranges and chooses the colour space.
+stated; `repro.metrics.protocols.score` checks shapes and ranges and chooses the colour space.
 """
 
 from collections.abc import Callable
@@ -100,11 +98,8 @@ def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
     (..., H, W) in [0, 1], rounded to 8 bits first as a file's pixels are, becomes (..., height, width) float64 of 8-bit
     values in [0, 1]. Between an image's borders it is Pillow's and torch's antialiased bicubic; those renormalise the
-    kernel at a border where MATLAB mirrors the image.
-
-    The scripts of the deraining and low-light literature score a 256 px output against a ground truth of another size
-    resized by this; PSNR and SSIM are then protocols "psnr/y-uint8" and "ssim/y-uint8-wang". The same output scored at
-    full resolution is another measurement.
+    kernel at a border where MATLAB mirrors the image. The scripts of the deraining and low-light literature score a
+    256 px output against a ground truth resized by this, by "psnr/y-uint8" and "ssim/y-uint8-wang".
     """
     rows, columns = (_weights(n, m).to(image.device) for n, m in zip(image.shape[-2:], size, strict=True))
     x = quantise(image.double())
