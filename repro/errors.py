@@ -1,6 +1,7 @@
 """The one exception a user can cause."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -16,3 +17,9 @@ def one_of(what: str, found: Any, choices: Collection[Any]) -> Any:
     if found not in choices:
         raise ReproError(f"{what} {found!r} is unknown: choose one of {', '.join(map(str, choices))}")
     return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "did you mean …? " with the names that are like this one; "" where none is."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}? " if near else ""

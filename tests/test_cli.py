@@ -163,7 +163,7 @@ def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, caps
         raise OSError("no such luck")
         yield
 
-    monkeypatch.setattr(commands, "CHECKS", (_broken, commands._checkpoints, commands._disk))
+    monkeypatch.setattr(commands, "CHECKS", (_broken, commands._checkpoints))
     found = [f for f in findings() if f.state == "fail"]
     assert len(found) == 2
     assert "the check of broken broke (OSError: no such luck)" in found[0].text

@@ -89,7 +89,6 @@ def test_missing_extra_and_misshapen_weights_are_named(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"_format": 2}, ("format 2", "reads format 1")),
         ({"unheard_of": 3}, ("unheard_of",)),
         ({"_module": "antigravity", "_class_name": "system"}, ("repro or diffusers only",)),
         ({"_module": "reprobate.nn"}, ("repro or diffusers only",)),

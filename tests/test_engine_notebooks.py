@@ -51,8 +51,9 @@ def test_bad_parameter_is_refused_before_anything_runs(home, name, value):
     with pytest.raises(ReproError, match=f"parameter '?{name}") as caught:
         reproduce(parameters={name: value})
     assert "\n" not in str(caught.value)
-    with pytest.raises(ReproError, match="00_first cannot be updated with steps=7: committed outputs are those of"):
-        reproduce(parameters={"steps": 7}, update=True)
+    for others in ({"parameters": {"steps": 7}}, {"profile": "smoke"}):
+        with pytest.raises(ReproError, match="committed outputs are those of the default parameters"):
+            reproduce(**others, update=True)
     assert path.read_bytes() == before and not (home / "ran").exists() and not (home / "build").exists()
 
 
@@ -93,13 +94,6 @@ def test_ranges_and_choices_are_what_the_comment_says(home, name, bad, accepted,
     assert f"parameter {name} is" in str(caught.value) and f"{accepted} is accepted" in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["steps = 50", "steps: int = 2 * n", "steps: int = 'x'", "where: Path = 'x'"])
-def test_parameter_cell_that_cannot_be_checked_is_refused(home, line):
-    path = write(home, "00_first", parameters=f"eta: float = 0.5\n{line}")
-    with pytest.raises(ReproError, match=r"notebook 00_first: the cell tagged 'parameters' takes lines such"):
-        notebooks.declared(notebooks.read(path), path.stem)
-
-
 def test_runs_in_order_here_with_the_parameters_given(home, monkeypatch):
     """A user's own kernel `python3`, backend and widget setting do not reach the notebooks."""
     broken = home / "user/kernels/python3/kernel.json"
@@ -128,7 +122,7 @@ def test_failure_is_told_and_kept_and_the_others_run(home, capsys):
     runs = reproduce()
     assert [run.error is None for run in runs] == [False, False, True, False]
     err = capsys.readouterr().err
-    for words in ("ZeroDivisionError", "00_raises", "01_dies", "os._exit(1)",
+    for words in ("ZeroDivisionError", "00_raises", "01_dies: the kernel died",
                   "03_stops: the cell that begins \"print('after')\" never ran"):  # fmt: skip
         assert words in err
     assert "before" in outputs(runs[0].path) and "after" not in outputs(runs[0].path)
@@ -162,16 +156,10 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(home):
 
 
 def test_names(home):
-    with pytest.raises(ReproError, match="no notebook found"):
-        chosen([])
     write(home, "00_first"), write(home, "01_second")
     assert [p.stem for p in chosen(["01", "00_first.ipynb"])] == ["00_first", "01_second"]
     with pytest.raises(ReproError, match="no notebook '02': there are 00_first, 01_second"):
         chosen(["02"])
-    (home / "notebooks/00_first.ipynb").write_text("{")
-    with pytest.raises(ReproError, match="not a readable notebook") as caught:
-        reproduce()
-    assert "\n" not in str(caught.value)
 
 
 def test_command_with_other_parameters(home, capsys):

@@ -83,4 +83,3 @@ def test_the_device_does_not_matter():
 
 def test_a_seed_that_would_be_another_one_is_refused():
     refused({"64 bits": 2**64, "64 bits.": -(2**63) - 1, "got 1.5": 1.5}, lambda seed: KeyedNoise(seed, [0], "noise"))
-    refused({"at least one sample id": []}, lambda ids: KeyedNoise(0, ids, "noise"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_engine_records import make
 from tiny import refused
 
-from repro.engine import claims, grid, records, stats, tables
+from repro.engine import claims, grid, records, stats
 from repro.engine.commands import Claims
 from repro.engine.provenance import Provenance, whence
 from repro.errors import ReproError
@@ -97,9 +97,8 @@ def test_what_must_be_measured_is_enumerated_once():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("columns = ['lpips']", "there is no column 'lpips', there are psnr"),
-        ("colums = 3", "table 't': colums unknown"),
-        ("rows = [{ name = 'a', experimnt = 'x' }]", "row 'a': experimnt unknown"),
+        ("colums = 3", "'t': colums unknown"),
+        ("rows = [{ name = 'a', experimnt = 'x' }]", "'a': experimnt unknown"),
     ],
 )
 def test_a_grid_with_a_mistake_is_refused_by_name(tmp_path, monkeypatch, change, sentence):
@@ -156,48 +155,37 @@ def test_a_table_is_written_with_its_provenance(home):
     assert files[1].read_text().splitlines()[0].count("-->") == 1
 
 
-def test_papers_numbers_are_refused_by_line(papers, tmp_path):
-    path = tmp_path / "paper_numbers.csv"
-    good = path.read_text()
-    for bad in ("t1,SM-N,SSIM,about 1,unspecified,Table 1\n", "t1,SM-N,SSIM,nan,p,Table 1\n", "t1,SM-N\n"):
-        path.write_text(good + bad)
-        with pytest.raises(ReproError, match=r"paper_numbers.csv, line 4: no number of a paper: t1,SM-N"):
-            tables.paper_numbers("x")
-    path.unlink()
-    assert tables.paper_numbers("x") == {}
-
-
-@given(st.lists(st.floats(-5, 5), min_size=5, max_size=30), st.integers(0, 5))
+@given(st.lists(st.floats(-5, 5), min_size=5, max_size=30))
 @settings(max_examples=30)
-def test_an_interval_is_deterministic_brackets_its_estimate_and_shifts_with_the_data(values, seed):
-    first, again = (stats.mean_interval(values, n_boot=200, seed=seed) for _ in range(2))
+def test_an_interval_is_deterministic_brackets_its_estimate_and_shifts_with_the_data(values):
+    first, again = (stats.mean_interval(values) for _ in range(2))
     assert first == again
     assert first.low - 1e-9 <= first.estimate <= first.high + 1e-9
-    shifted = stats.mean_interval([v + 100 for v in values], n_boot=200, seed=seed)
+    shifted = stats.mean_interval([v + 100 for v in values])
     np.testing.assert_allclose([shifted.low, shifted.high], [first.low + 100, first.high + 100], atol=1e-9)
 
 
 def covered(draw, truth: float, trials: int) -> float:
-    found = [draw(np.random.default_rng(trial), trial) for trial in range(trials)]
+    found = [draw(np.random.default_rng(trial)) for trial in range(trials)]
     return sum(interval.low <= truth <= interval.high for interval in found) / trials
 
 
 @pytest.mark.parametrize("n", [6, 60])
 def test_the_interval_of_a_mean_covers_the_truth_95_times_in_100(n):
-    rate = covered(lambda rng, t: stats.mean_interval(rng.normal(3.0, 2.0, n), n_boot=500, seed=t), 3.0, 400)
+    rate = covered(lambda rng: stats.mean_interval(rng.normal(3.0, 2.0, n)), 3.0, 400)
     assert 0.92 <= rate <= 0.98, rate
 
 
-def two_networks(rng, trial, seeds: int):
+def two_networks(rng, seeds: int):
     """Seeds shift a whole network by sigma 1, images by sigma 1 in common, every measurement by sigma 1 alone."""
     shifts, common = rng.normal(0, 1, (2, seeds, 1)), rng.normal(0, 1, 30)
     left, right = (shift + common + rng.normal(0, 1, (seeds, 30)) for shift in shifts)
-    return stats.paired_difference(left, right, n_boot=400, seed=trial)
+    return stats.paired_difference(left, right)
 
 
 def test_training_seeds_count_as_seeds_not_as_more_images():
-    assert covered(lambda rng, t: two_networks(rng, t, 6), 0.0, 200) >= 0.90
-    assert covered(lambda rng, t: two_networks(rng, t, 1), 0.0, 200) < 0.6, "one seed knows nothing of other seeds"
+    assert covered(lambda rng: two_networks(rng, 6), 0.0, 200) >= 0.90
+    assert covered(lambda rng: two_networks(rng, 1), 0.0, 200) < 0.6, "one seed knows nothing of other seeds"
 
 
 HEAD = '[[claim]]\nid = "R3"\npaper = "a paper"\ntext = "left beats right"\nevidence = "Table 1"\n'
@@ -314,22 +302,12 @@ def test_ambiguous_selectors_and_wrong_metrics_are_errors(judge):
         judge(body, [side("right", 0, data="ff")])
 
 
-UNMEASURED = 'rule = "unmeasured"\nreason = "x"\n'
-
-
 def test_the_ledger_is_read_strictly(judge, tmp_path):
     cases = {
         "claim R3: rule 'equal' needs margin": f'rule = "equal"\n{SIDES}',
-        "a margin is above 0": f'rule = "equal"\n{SIDES}margin = 0\n',
         r"'marign'; accepted are rule, name": f"{GREATER}marign = 1\n",
         "rule 'bigger' is unknown: choose one of greater": f'rule = "bigger"\n{SIDES}',
         "needs reason": 'rule = "unmeasured"\nreason = ""\n',
-        "a metric and left = ": 'rule = "greater"\nmetric = "m"\nleft = 3\nright = 4\n',
-        "left: .*'steps'": 'rule = "greater"\nmetric = "m"\nleft = { experiment = "a", steps = 3 }\nright = 4\n',
-        "different names": f'[[claim.part]]\nname = "a"\n{UNMEASURED}[[claim.part]]\nname = "a"\n{UNMEASURED}',
-        "no id stands twice": UNMEASURED + HEAD + UNMEASURED,
-        "not TOML": "rule = greater",
-        "nothing else, found": UNMEASURED + "[other]\na = 1\n",
     }
     refused({f"{tmp_path}/claims.toml.*{words}": body for words, body in cases.items()}, lambda body: judge(body, []))
 

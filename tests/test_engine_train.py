@@ -266,7 +266,7 @@ def test_the_state_round_trips_in_any_memory_format(tmp_path: Path) -> None:
         assert a["exp_avg"].stride() == b["exp_avg"].stride()
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"precision": "fp16"}, {"decay": "step"}, {"lr": -1.0}])
+@pytest.mark.parametrize("wrong", [{"precision": "fp16"}, {"decay": "step"}])
 def test_a_wrong_recipe_is_refused(wrong: dict) -> None:
     with pytest.raises(ReproError, match=f"recipe: {next(iter(wrong))} "):
         Recipe(images=10, **wrong)

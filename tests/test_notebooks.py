@@ -43,7 +43,7 @@ def test_shape(path):
 @pytest.mark.parametrize("number", METHODS)
 def test_its_parameters_are_typed_it_plays_at_once_and_names_every_claim(number):
     node = notebooks.read(NOTEBOOKS[number])
-    known = notebooks.declared(node, NOTEBOOKS[number].stem)
+    known = notebooks.declared(node)
     assert known["profile"].default == "small" and known["seed"].default == 0
     code = [cell.source for cell in node.cells if cell.cell_type == "code"]
     assert all(name in code[1] for name in ("smoke", "small", "paper"))

@@ -77,9 +77,6 @@ def test_a_line_a_method_with_the_papers_difference_and_ours(tmp_path):
     (rddm,) = front.results(tmp_path).splitlines()[2:]
     # the report's Table 1: 15.56 - 23.14 dB
     assert "| −7.6 dB | −10.5 ± 1.0 dB | reproduced; R2: 1 of 2 | 1 reproduced, 1 weaker |" in rddm
-    (tmp_path / "claims.csv").write_text(head + rows.replace("R2", "R9"))
-    with pytest.raises(ReproError, match="the headline of rddm names a part"):
-        front.results(tmp_path)
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

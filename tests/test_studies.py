@@ -7,7 +7,7 @@ import pytest
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.claims import Selector, load_ledger
+from repro.engine.claims import load_ledger
 from repro.engine.evaluation import verified
 from repro.engine.records import ROOMS
 from repro.engine.registry import experiments
@@ -48,15 +48,16 @@ def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
     comparisons = [part for claim in load_ledger(room) for part in claim.parts]
     assert comparisons
     for part in comparisons:
-        for side in (side for side in (part.left, part.right) if isinstance(side, Selector)):
-            seeds = {side.experiment, re.sub(r"-s0$", "-s*", side.experiment), re.sub(r"-s\*$", "-s0", side.experiment)}
-            found = {str(c) for e, c in cells if e in seeds and side.cell.items() <= c.items()}
-            assert len(found) == 1, (part.name, str(side))
+        for side in (side for side in (part.left, part.right) if isinstance(side, dict)):
+            name, about = side["experiment"], side.get("cell", {}).items()
+            seeds = {name, re.sub(r"-s0$", "-s*", name), re.sub(r"-s\*$", "-s0", name)}
+            found = {str(c) for e, c in cells if e in seeds and about <= c.items()}
+            assert len(found) == 1, (part.name, side)
 
 
-def test_no_id_of_a_claim_stands_twice():
+def test_ids_of_claims_are_a_letter_and_a_number_and_none_stands_twice():
     ids = [claim.id for room in ROOMS for claim in load_ledger(room)]
-    assert len(ids) == len(set(ids))
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[A-Z][0-9]+", name) for name in ids)
 
 
 EXERCISES = {"ddpm": "figures", "editing": "lesson", "rddm": "lesson", "ucdir": "figures", "adir": "figures"}

@@ -28,8 +28,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        why = f"{path} could not be written ({error.strerror})"
-        raise ReproError(f"{why}: what was there before is unchanged") from error
+        why = f"({error.strerror}): what was there before is unchanged"
+        raise ReproError(f"{path} could not be written {why}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,13 +38,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises `ReproError` where it is missing or damaged."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReproError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ReproError(f"{path}: not TOML ({error})") from None
+    """The content of a TOML file of this repository."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -52,19 +47,15 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold the folder for this process: read-change-write cycles inside do not lose each other's lines.
 
     The lock sits on the folder itself (flock), so it leaves no file behind and dies with its process. Without `wait` a
-    folder that another process holds is refused. Raises `ReproError`.
+    folder that another process holds is refused by `ReproError`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ReproError(f"{folder} could not be opened ({error.strerror})") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
         yield
     finally:
         os.close(descriptor)

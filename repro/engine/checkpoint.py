@@ -6,7 +6,6 @@ checkpoints/<room>-<task>-<variant>-s<seed>/
     card.json, README.md                   data, images, loss, duration, hardware, seed, commit, command, hash
 """
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -22,12 +21,11 @@ from torch import nn
 
 from repro import paths
 from repro.engine.atomic import write_bytes, write_text
-from repro.errors import ReproError
+from repro.errors import ReproError, nearest
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
 CARD = "card.json"
-FORMAT = 1
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Path:
@@ -40,29 +38,27 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
         raise ReproError(f"{folder.name}: weight {bad[0]} is not finite in fp16, so the checkpoint is not written")
     blob = save(tensors, metadata={"format": "pt"})
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}
-    config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": FORMAT}
+    config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": 1}
     sha256, parameters = hashlib.sha256(blob).hexdigest(), sum(p.numel() for p in model.parameters())
     card = {"name": folder.name, "parameters": parameters, "sha256": sha256, **card}
     rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
     page = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|", *rows, ""]
     page += ["Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    for left in (partial, old):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         write_bytes(partial / WEIGHTS, blob)
         for name, values in ((CONFIG, config), (CARD, card)):
             write_text(partial / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_text(partial / "README.md", "\n".join(page))
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, ReproError) as error:
+    except ReproError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise ReproError(f"checkpoint {folder.name} stays what it was, unchanged: {error}") from error
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     _loaded.cache_clear()
     return folder
 
@@ -78,24 +74,22 @@ def trained(name: str) -> bool:
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder of a checkpoint: one as given, or that of a name (`places`).
+    """The folder of a checkpoint: an absolute one as given, or that of a name (`places`).
 
     Raises `ReproError` with the nearest names where there is none.
     """
     folder = Path(name)
-    given = folder.is_absolute() or (folder / CONFIG).exists()
-    for place in [folder] if given else places(str(name)):
-        if place.is_dir() and (given or (place / CONFIG).exists()):
+    for place in [folder] if folder.is_absolute() else places(str(name)):
+        if place.is_dir():
             return place
-    parent = folder.parent if given else paths.checkpoints()
-    near = difflib.get_close_matches(folder.name, [p.name for p in parent.glob("*") if p.is_dir()], n=3)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    here = f"no checkpoint {folder.name} in {parent}: {hint}"
-    raise ReproError(f"{here}`repro list` names the networks, `repro train` makes them")
+    parent = folder.parent if folder.is_absolute() else paths.checkpoints()
+    hint = nearest(folder.name, [p.name for p in parent.glob("*")])
+    how = "`repro list` names the networks, `repro train` makes them"
+    raise ReproError(f"no checkpoint {folder.name} in {parent}: {hint}{how}")
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
-    """The machine-readable card of a checkpoint (a name or a folder)."""
+    """The machine-readable card of a checkpoint (a name or an absolute folder)."""
     return _read_json(folder_of(name) / CARD)
 
 
@@ -135,8 +129,6 @@ def _network(path: Path) -> nn.Module:
     config = _read_json(path)
     arguments = {k: v for k, v in config.items() if not k.startswith("_")}
     module, name = config.get("_module", ""), config.get("_class_name", "")
-    if config.get("_format", FORMAT) != FORMAT:
-        raise ReproError(f"{path} has format {config['_format']}: this version reads format {FORMAT}")
     if not module.startswith(("repro.", "diffusers.")):
         raise ReproError(f"{path} names module {module!r}: networks come from repro or diffusers only")
     try:

@@ -24,9 +24,8 @@ exact            reproduced = every |d| <= tolerance, else not reproduced.
 What has no record is `not measured at this scale`, with the reason. A claim of several parts gets the worst of theirs.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from repro import paths
 from repro.engine import evaluation, stats
 from repro.engine.atomic import read_toml
 from repro.engine.grid import expanded
-from repro.engine.records import ROOMS, Record, Scalar, rounded, select
+from repro.engine.records import ROOMS, Record, place, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
 from repro.errors import ReproError, one_of
 
@@ -48,18 +47,7 @@ COLUMNS = (
     *("id", "part", "room", "paper", "text", "evidence", "rule", "metric", "verdict"),
     *("estimate", "low", "high", "bound", "n", "seeds", "mark", "notes", "records"),
 )
-
-
-@dataclass(frozen=True)
-class Selector:
-    """Records of one experiment whose cell contains `cell`; one cell, any number of seeds."""
-
-    experiment: str
-    cell: Mapping[str, Scalar] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        inside = ", ".join(f"{key}={value}" for key, value in self.cell.items())
-        return self.experiment + (f" ({inside})" if inside else "")
+Side = Mapping[str, Any] | float  # what `select` takes, experiment and cell; or a constant
 
 
 @dataclass(frozen=True)
@@ -69,22 +57,16 @@ class Comparison:
     rule: str
     name: str = ""
     metric: str = ""
-    left: Selector | float = 0.0
-    right: Selector | float = 0.0
+    left: Side = 0.0
+    right: Side = 0.0
     margin: float | None = None
     tolerance: float | None = None
     min_seeds: int = 2
     reason: str = ""
 
     def __post_init__(self) -> None:
-        for side in ("left", "right"):
-            if isinstance(value := getattr(self, side), Mapping):
-                object.__setattr__(self, side, _made(Selector, value, side))
-        one_of("rule", self.rule, RULES)
-        if getattr(self, RULES[self.rule]) in (None, "") or (self.margin is not None and not self.margin > 0):
-            raise ReproError(f"rule {self.rule!r} needs {RULES[self.rule]}, and a margin is above 0")
-        if self.rule != "unmeasured" and not (self.metric and isinstance(self.left, Selector)):
-            raise ReproError("a metric and left = { experiment = ..., cell = { ... } } are needed")
+        if not getattr(self, RULES[one_of("rule", self.rule, RULES)]):
+            raise ReproError(f"rule {self.rule!r} needs {RULES[self.rule]}, above 0 where it is a number")
 
 
 @dataclass(frozen=True)
@@ -133,34 +115,18 @@ def rooms() -> tuple[str, ...]:
 
 def load_ledger(room: str) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError`, naming file and claim, for anything a ledger may not contain."""
-    path, found = paths.room_file(room, LEDGER), {}
+    path, found = paths.room_file(room, LEDGER), []
     content = read_toml(path)
-    if set(content) - {"headline", "list", "paper"} != {"claim"}:
-        raise ReproError(f"{path}: [[claim]], [headline], [list], paper and nothing else, found {sorted(content)}")
     for entry in content["claim"]:
-        where = f"{path}, claim {entry.get('id')}"
-        head = {"room": room} | ({"paper": content["paper"]} if "paper" in content else {})
-        head |= {key: entry.pop(key) for key in ("id", "paper", "text", "evidence") if key in entry}
+        head = {key: entry.pop(key, content.get(key)) for key in ("id", "paper", "text", "evidence")}
         given = entry.pop("part", [{}])
-        parts = list(expanded(content, [entry | part for part in given]))
-        if len({part.get("name") for part in parts}) < len(parts):
-            raise ReproError(f"{where}: one comparison, or [[claim.part]] tables of different names, are accepted")
-        head["parts"] = tuple(_made(Comparison, part, f"{where} {part.get('name', '')}".rstrip()) for part in parts)
-        claim = _made(Claim, head, where)
-        if claim.id in found or not re.fullmatch(r"[A-Z][0-9]+", claim.id):
-            raise ReproError(f"{where}: an id is a letter and a number, as in R4, and no id stands twice")
-        found[claim.id] = claim
-    return tuple(found.values())
-
-
-def _made(kind: type, entry: Mapping[str, Any], where: str) -> Any:
-    """`kind(**entry)`; a field that is unknown, missing or refused is one sentence."""
-    try:
-        return kind(**entry)
-    except (ReproError, TypeError) as error:
-        known = ", ".join(f.name for f in fields(kind))
-        why = f"{error}; accepted are {known}" if isinstance(error, TypeError) else error
-        raise ReproError(f"{where}: {why}") from None
+        try:
+            parts = tuple(Comparison(**part) for part in expanded(content, [entry | part for part in given]))
+        except (ReproError, TypeError) as error:
+            known = ", ".join(field.name for field in fields(Comparison))
+            raise ReproError(f"{path}, claim {head['id']}: {error}; accepted are {known}") from None
+        found.append(Claim(room=room, parts=parts, **head))
+    return tuple(found)
 
 
 def verdicts(room: str, *, profile: str = "small", verified: Verified | None = None) -> list[Claim]:
@@ -174,47 +140,43 @@ def verdicts(room: str, *, profile: str = "small", verified: Verified | None = N
     judged = []
     for claim in load_ledger(room):
         try:
-            found = tuple(_judged(part, records, known) for part in claim.parts)
+            judged.append(replace(claim, findings=tuple(_judged(part, records, known) for part in claim.parts)))
         except ReproError as error:
             raise ReproError(f"claim {claim.id}: {error}") from None
-        judged.append(replace(claim, findings=found))
     return judged
 
 
 def _judged(part: Comparison, records: Sequence[Record], verified: Verified) -> Finding:
     if part.rule == "unmeasured":
         return Finding(part, notes=(part.reason,))
-    left, right = (_matching(side, records) for side in (part.left, part.right))
-    for side, group in ((part.left, left), (part.right, right)):
-        if group == []:
-            return Finding(part, notes=(f"no record of {side}",))
-    ids = tuple(sorted({record.id for record in [*left, *(right or ())]}))
-    found = (_exact if part.rule == "exact" else _statistical)(part, left, right)
+    sides = [_matching(side, records) for side in (part.left, part.right) if isinstance(side, Mapping)]
+    if [] in sides:
+        missing = (part.left, part.right)[sides.index([])]
+        return Finding(part, notes=(f"no record of {place(**missing)}",))
+    ids = tuple(sorted({record.id for side in sides for record in side}))
+    found = (_exact if part.rule == "exact" else _statistical)(part, *sides)
     return replace(found, records=ids, mark=mark_of(ids, part.metric, verified))
 
 
-def _matching(side: Selector | float, records: Sequence[Record]) -> list[Record] | None:
-    """The side's records, one per training seed and all of one cell; None for a constant."""
-    if not isinstance(side, Selector):
-        return None
-    group = sorted(select(records, experiment=side.experiment, cell=side.cell), key=lambda record: record.seed)
+def _matching(side: Mapping[str, Any], records: Sequence[Record]) -> list[Record]:
+    """The side's records, one per training seed and all of one cell."""
+    group = sorted(select(records, **side), key=lambda record: record.seed)
     if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
         labels = "; ".join(record.label for record in group[:3])
-        raise ReproError(f"{side} matches several cells, name more of the cell: {labels}")
+        raise ReproError(f"{place(**side)} matches several cells, name more of the cell: {labels}")
     return group
 
 
-def _exact(part: Comparison, left: list[Record], right: list[Record] | None) -> Finding:
-    a = [value for record in left for value in record.values(part.metric)]
-    b = [float(part.right)] * len(a) if right is None else [v for r in right for v in r.values(part.metric)]
-    worst = max((x - y for x, y in zip(a, b, strict=True)), key=abs)
+def _exact(part: Comparison, left: Sequence[Record], right: Sequence[Record] = ()) -> Finding:
+    a, b = ([value for record in side for value in record.values(part.metric)] for side in (left, right))
+    worst = max((x - y for x, y in zip(a, b if right else [part.right] * len(a), strict=True)), key=abs)
     verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
     return Finding(part, verdict, rounded(worst), n=len(a), notes=("exact, from an oracle",))
 
 
-def _statistical(part: Comparison, left: list[Record], right: list[Record] | None) -> Finding:
-    used = left + (right or [])
-    a, b = ([record.values(part.metric) for record in side or ()] for side in (left, right))
+def _statistical(part: Comparison, left: Sequence[Record], right: Sequence[Record] = ()) -> Finding:
+    used = [*left, *right]
+    a, b = ([record.values(part.metric) for record in side] for side in (left, right))
     # One value per image, or repetitions of a set metric such as FID.
     images = all(len(values) == record.n for record, values in zip(used, [*a, *b], strict=True))
     if (fewest := min(map(len, [*a, *b]))) < stats.MIN_UNITS:
@@ -222,14 +184,14 @@ def _statistical(part: Comparison, left: list[Record], right: list[Record] | Non
         return Finding(part, notes=(f"{fewest} {units} measured, an interval needs at least {stats.MIN_UNITS}",))
     if right and images and len({record.data for record in used}) > 1:
         raise ReproError("the two sides were measured on different data, a paired comparison needs the same")
-    if right is None:
-        d = stats.mean_interval(a)
-        d = replace(d, estimate=d.estimate - part.right, low=d.low - part.right, high=d.high - part.right)
-    else:  # the same networks on both sides: their seeds vary together
+    if right:  # the same networks on both sides: their seeds vary together
         same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
         d = stats.paired_difference(a, b, same_networks=same)
+    else:
+        d = stats.mean_interval(a)
+        d = replace(d, estimate=d.estimate - part.right, low=d.low - part.right, high=d.high - part.right)
     notes = []
-    trained = [len(group) for group in (left, right or []) if any(r.checkpoint for r in group)]
+    trained = [len(group) for group in (left, right) if any(r.checkpoint for r in group)]
     if (fewest := min(trained, default=part.min_seeds)) < part.min_seeds:
         notes.append("single seed" if fewest == 1 else f"{fewest} of {part.min_seeds} training seeds")
     if not images:

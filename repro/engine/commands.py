@@ -4,11 +4,11 @@ import csv
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -60,12 +60,7 @@ class Train:
         for e in [find(name) for name in self.names] or untrained:
             if precision_here(e.recipe, DEVICE) != e.recipe.precision:
                 print(f"{e.name}: this processor has no bf16 instructions, so the training runs in fp32", flush=True)
-            try:
-                seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
-            except KeyboardInterrupt:
-                kept = f"the same command goes on from {e.state}" if e.state.exists() else "nothing was to be kept yet"
-                print(f"repro train: {e.name} is stopped; {kept}", file=sys.stderr)
-                return 130
+            seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
             left = f"weights: {e.weights}" if seen >= e.recipe.images else f"state: {e.state}"
             print(f"{e.name}: {seen:,} of {e.recipe.images:,} images; {left}")
         return 0
@@ -87,6 +82,7 @@ class Evaluate:
 
     def run(self) -> int:
         from repro.engine import evaluation
+        from repro.engine.records import ROOMS
 
         if not self.names:
             raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
@@ -94,9 +90,8 @@ class Evaluate:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        known = evaluation.rooms_with_rows()
-        if other := [name for name in self.names if name not in known]:
-            there = f"a check is of a whole room, one of {', '.join(known)}"
+        if other := [name for name in self.names if name not in ROOMS]:
+            there = f"a check is of a whole room, one of {', '.join(ROOMS)}"
             raise ReproError(f"{there}: got {other[0]!r}; --full measures one experiment")
         reports = [evaluation.check_room(room, self.profile) for room in self.names]
         print("\n".join(report.text() for report in reports))
@@ -188,8 +183,9 @@ class Whence:
         return 0
 
 
-# Together these columns of a table name a row, as text; without them its position does.
+# Together these columns of a table name a row; without them its position does. They and `TEXT` are compared as text.
 KEYS = ("record", "id", "part", "row", "column", "metric")
+TEXT = ("records", "atol", "rtol")
 
 
 @dataclass
@@ -205,36 +201,35 @@ class TablesCompare:
     """Folder with the regenerated ones."""
 
     def run(self) -> int:
-        before, after = (self._cells(folder) for folder in (self.old, self.new))
-        if not before and not after:
-            raise ReproError(f"neither {self.old} nor {self.new} holds a .csv table: there is nothing to compare")
+        before, after = self._cells(self.old), self._cells(self.new)
         differences = []
         for place in {**before, **after}:
-            (a, allowed), (b, number) = (side.get(place, ("no such cell", None)) for side in (before, after))
-            near = None not in (allowed, number) and abs(float(a) - float(b)) <= allowed
-            if a != b and not near:
-                apart = "" if None in (allowed, number) else f" ({allowed:.2g} apart is allowed)"
+            (a, atol, rtol), (b, *_) = (side.get(place, ("no such cell", None, None)) for side in (before, after))
+            apart = ""
+            with suppress(TypeError, ValueError):  # text
+                allowed = atol + rtol * abs(float(a))
+                if abs(float(a) - float(b)) <= allowed:
+                    continue
+                apart = f" ({allowed:.2g} apart is allowed)"
+            if a != b:
                 differences.append(f"{place}: committed {a or 'nothing'}, regenerated {b or 'nothing'}{apart}")
         counts = f"{len({**before, **after})} cells compared, {len(differences)} differ"
         print("\n".join([*differences, counts]), file=sys.stderr if differences else sys.stdout)
-        return 1 if differences else 0
+        return int(bool(differences))
 
     @staticmethod
-    def _cells(folder: Path) -> dict[str, tuple[str, float | None]]:
-        """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, what it may be off."""
-        if not folder.is_dir():
-            raise ReproError(f"{folder}: no such folder, a folder of .csv tables is needed")
-        found: dict[str, tuple[str, float | None]] = {}
+    def _cells(folder: Path) -> dict[str, tuple[str, float | None, float | None]]:
+        """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, its tolerances."""
+        found: dict[str, tuple[str, float | None, float | None]] = {}
         for path in sorted(folder.rglob("*.csv")):
             for line, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
-                atol, rtol = (float(row.get(key) or usual) for key, usual in (("atol", 1e-6), ("rtol", 1e-4)))
+                tolerances = float(row.get("atol") or 1e-6), float(row.get("rtol") or 1e-4)
                 name = " / ".join(row[key] for key in KEYS if row.get(key)) or f"line {line}"
                 for column, text in row.items():
-                    allowed = None
-                    if column not in (*KEYS, "records", "atol", "rtol"):
-                        with suppress(TypeError, ValueError):  # text
-                            allowed = atol + rtol * abs(float(text))
-                    found[f"{path.relative_to(folder)}, {name}, {column}"] = text, allowed
+                    within = (None, None) if column in (*KEYS, *TEXT) else tolerances
+                    found[f"{path.relative_to(folder)}, {name}, {column}"] = text, *within
+        if not found:
+            raise ReproError(f"{folder}: no .csv table lies there, there is nothing to compare")
         return found
 
 
@@ -249,43 +244,35 @@ def _of(good: bool, text: str, otherwise: str) -> Finding:
     return Finding("ok", text) if good else Finding("warn", otherwise)
 
 
-def _packages() -> Iterator[Finding]:
-    """Python, and what pyproject.toml requires against what is installed."""
-    from packaging.requirements import Requirement
-
-    python = f"Python {platform.python_version()}"
-    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), python, f"{python}: 3.11, 3.12 or 3.13 is tested")
-    good = 0
-    for each in map(Requirement, requires("repro-diffusion") or ()):
-        if each.marker and not each.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            here = version(each.name)
-        except PackageNotFoundError:
-            here = "(none)"
-        if here != "(none)" and each.specifier.contains(here, prereleases=True):
-            good += 1
-        else:
-            yield Finding("fail", f"{each.name} {here} does not fit {each.specifier}: run `make install`")
-    yield Finding("ok", f"{good} required packages in their ranges")
-
-
-def _hardware() -> Iterator[Finding]:
+def _machine() -> Iterator[Finding]:
+    """Python, packages against what pyproject.toml requires, processors, disk, browser."""
     import torch
     import torchvision
 
     from repro.engine.records import hardware
     from repro.engine.train import has_bf16
 
+    python = f"Python {platform.python_version()}"
+    yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), python, f"{python}: 3.11, 3.12 or 3.13 is tested")
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    problems = [line for line in done.stdout.splitlines() if line.startswith("repro-diffusion ")]
+    good = Finding("ok", "the required packages are in their ranges")
+    yield from [Finding("fail", f"{line}: run `make install`") for line in problems] or [good]
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where they were built for different versions
     yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
     about, threads = hardware(), torch.get_num_threads()
-    yield Finding("ok", f"{about['cpu']}, {about['cores']} cores, {threads} threads")
-    if threads > about["cores"]:
-        yield Finding("warn", f"{threads} threads share {about['cores']} cores: set OMP_NUM_THREADS={about['cores']}")
+    here = f"{about['cpu']}, {about['cores']} cores, {threads} threads"
+    yield _of(threads <= about["cores"], here, f"{here}: set OMP_NUM_THREADS={about['cores']}")
     yield Finding("ok", f"GPU {about['gpu']}" if "gpu" in about else "no GPU: the profile small needs none")
     fast = has_bf16("cuda" if "gpu" in about else "cpu")
     yield _of(fast, "bf16 in hardware", "no bf16 in this processor: trainings run in fp32")
+    free = f"{(gigabytes := shutil.disk_usage(paths.root()).free / 1e9):.1f} GB of disk free"
+    yield _of(gigabytes >= 2, free, f"{free}: training may fill it")
+    if not os.access(paths.root(), os.W_OK):
+        yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
+    chromium = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
+    yield _of(bool(chromium), f"Chromium at {chromium}, for the browser tests", missing)
 
 
 def _checkpoints() -> Iterator[Finding]:
@@ -293,17 +280,14 @@ def _checkpoints() -> Iterator[Finding]:
     from repro.engine.checkpoint import load_checkpoint
     from repro.engine.registry import experiments
 
-    folders = sorted(p for p in paths.checkpoints().glob("*") if p.is_dir() and not p.name.startswith("."))
-    good = 0
-    for folder in folders:
+    folders = {p.name: p for p in sorted(paths.checkpoints().glob("[!.]*")) if p.is_dir()}
+    for name, folder in folders.items():
         try:
             load_checkpoint(folder)
-            good += 1
         except ReproError as error:
-            yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{folder.name}`")
-    yield Finding("ok" if good else "warn", f"{good} of {len(folders)} checkpoints load and match their cards")
-    here = {folder.name for folder in folders}
-    for missing in (e for e in experiments() if e.ships and e.name not in here):
+            yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{name}`")
+    yield _of(bool(folders), f"{len(folders)} checkpoints were loaded and compared with their cards", "no checkpoints")
+    for missing in (e for e in experiments() if e.ships and e.name not in folders):
         yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
 
 
@@ -314,17 +298,7 @@ def _pack() -> Iterator[Finding]:
     yield from problems or [Finding("ok", "the embedded images are as committed")]
 
 
-def _disk() -> Iterator[Finding]:
-    free = f"{(gigabytes := shutil.disk_usage(paths.root()).free / 1e9):.1f} GB of disk free"
-    yield _of(gigabytes >= 2, free, f"{free}: training may fill it")
-    if not os.access(paths.root(), os.W_OK):
-        yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
-    chromium = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
-    yield _of(bool(chromium), f"Chromium at {chromium}, for the browser tests", missing)
-
-
-CHECKS = (_packages, _hardware, _checkpoints, _pack, _disk)
+CHECKS = (_machine, _checkpoints, _pack)
 
 
 def findings() -> Iterator[Finding]:

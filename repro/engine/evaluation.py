@@ -1,18 +1,27 @@
-"""From rows to records: the full evaluation that ships, and the first-k check that `make reproduce` repeats.
+"""A method's study, from its data to its records: the full evaluation that ships, and the first-k check.
 
-A room lists what it measures as data (`repro.engine.study`); a row measures itself on all its samples or on the first
-k. Full records and checks come from the same function, so they cannot drift apart. `make reproduce` renders tables from
-the full records only after the check has passed, so that nothing is shown which the shipped weights contradict; its
-report goes to `figures/checks/<room>.csv`.
+A method's folder `repro/<room>/study` holds `experiments.py` (`EXPERIMENTS`), `grid.toml` (tables), `claims.toml`,
+`paper_numbers.csv`, and `measure.py` with
+
+    measure(experiment, cell, k, profile) -> {metric: value or one value per image}   # k None: everything; else first k
+    sample(experiment, cell, profile) -> Sample(n, k, data) or None: not measured in this profile
+    ALIASES = {"fid/inception": "fid/fashion-classifier"}         # metrics of other profiles -> what tables look for
+    TOLERANCE                                                                         # by metric, for the first-k check
+
+`experiment` is a name of the registry in that profile, or a baseline's name. Everything else (rows, records, checks,
+tables, claims, commands) follows from these. Full records and checks come from the same `measure`, so they cannot drift
+apart; `make reproduce` renders tables only after the check has passed, so that nothing is shown which the shipped
+weights contradict. Its report goes to `figures/checks/<room>.csv`.
 """
 
 import csv
-import math
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +30,7 @@ from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
 from repro.engine.checkpoint import trained, weights_hash
-from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded, since
+from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded
 from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
 from repro.errors import ReproError, one_of
@@ -44,8 +53,7 @@ class Sample:
     ships: bool = True
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One cell-filling measurement: of a trained network of the registry, or of a baseline that learns nothing."""
 
     room: str
@@ -66,20 +74,19 @@ class Row:
             return study_module(self.room, "measure").measure(self.experiment, self.cell, k, self.profile)
 
     def record(self) -> Record:
-        """Measure in full, and on the first k."""
-        if torch.cuda.is_available():
+        """Measure in full, with its cost (seconds; peak memory in MB of 10^6 bytes), and on the first k."""
+        gpu, unit = torch.cuda.is_available(), 1 if sys.platform == "darwin" else 1024
+        if gpu:
             torch.cuda.reset_peak_memory_stats()
-        start, over = time.perf_counter(), self.sample
-        metrics = self.measure(None)
-        cost = since(start)
+        start = time.perf_counter()
+        metrics, peak = self.measure(None), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        cost = {"wall_s": round(time.perf_counter() - start, 3), "peak_mb": round(peak / 1e6, 1), "peak_of": "process"}
+        cost |= {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)} if gpu else {}
+        over = self.sample
         return Record(
-            room=self.room,
-            experiment=self.experiment,
-            cell=self.cell,
+            **{name: getattr(self, name) for name in ("room", "experiment", "cell", "seed", "profile")},
             metrics=metrics,
             n=over.n,
-            seed=self.seed,
-            profile=self.profile,
             checkpoint=over.weights,
             data=over.data,
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
@@ -94,29 +101,23 @@ def of_profile(profile: str) -> str:
     return "" if profile == "small" else f" --profile {profile}"
 
 
-def rooms_with_rows() -> list[str]:
-    """Rooms that measure something yet."""
-    return [room for room in ROOMS if study_module(room, "measure")]
-
-
 def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
     one_of("profile", profile, PROFILES)
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
-    module, found = study_module(room, "measure"), {}
+    found: dict[str, Row] = {}
+    if (module := study_module(room, "measure")) is None:
+        return []
     for name, cell in grid.cells(grid.load(room)):
         for small in [each for each in known if means(name, each)] or [name] * (not name.endswith("*")):
             own = in_profile(small, profile)
             network = known.get(own)
             if network and (not trained(own) or (network.room == room and network.profile != profile)):
                 continue
-            sample = module.sample(own, cell, profile)
-            if sample is None:
+            if (sample := module.sample(own, cell, profile)) is None:
                 continue
             if network:
                 sample = replace(sample, weights=weights_hash(own), ships=sample.ships and network.ships)
-            elif sample.weights is None and small.startswith(f"{room}-"):
-                raise ReproError(f"the tables of room {room!r} name {small!r}, which is no experiment")
             row = Row(room, own, cell, sample, network.seed if network else 0, profile)
             found.setdefault(row.key, row)
     return list(found.values())
@@ -134,20 +135,19 @@ def looked_up(room: str, profile: str = "small") -> list[Record]:
 
 def full(names: Iterable[str], profile: str = "small", missing_only: bool = False) -> Iterator[Record]:
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
-    rooms, chosen = rooms_with_rows(), []
+    chosen: list[Row] = []
     for name in names:
-        every = [row for room in ([name] if name in rooms else rooms) for row in rows(room, profile)]
+        every = [row for room in ([name] if name in ROOMS else ROOMS) for row in rows(room, profile)]
         chosen += (found := [row for row in every if name in (row.room, row.experiment)])
-        if not found and name not in rooms:
+        if not found and name not in ROOMS:
             known = ", ".join(sorted({row.experiment for row in every}))
-            raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(rooms)}, rows {known}")
+            raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(ROOMS)}, rows {known}")
     for row in chosen:
         made = (row.key, row.sample.weights, row.sample.data)
-        if missing_only and made in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:
-            continue
-        record = row.record()
-        records.upsert(row.room, [record])
-        yield record
+        if not missing_only or made not in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:
+            record = row.record()
+            records.upsert(row.room, [record])
+            yield record
 
 
 @dataclass(frozen=True)
@@ -157,54 +157,31 @@ class Tolerance:
     absolute: float = 1e-3
     relative: float = 1e-3
 
-    def allowed(self, recorded: float) -> float:
-        return self.absolute + self.relative * abs(recorded)
 
+class CheckReport(NamedTuple):
+    """`lines`: what the file has (`COLUMNS`) and the record's label, a line per metric of a record, with the value
+    furthest beyond what is allowed. `skipped`: a sentence per record that cannot be re-evaluated."""
 
-@dataclass(frozen=True)
-class CheckRow:
-    """One metric of one record. Of a list the worst value stands here: the one furthest beyond what is allowed."""
-
-    record: Record
-    metric: str
-    tolerance: Tolerance
-    recorded: float | None = None
-    recomputed: float | None = None
-    reason: str = ""  # why it failed where no two numbers could be compared
+    lines: Sequence[Mapping[str, Any]] = ()
+    skipped: Sequence[str] = ()
 
     @property
-    def ok(self) -> bool:
-        return not self.reason and abs(self.recomputed - self.recorded) <= self.tolerance.allowed(self.recorded)
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Rows in the order of the records; `skipped` holds a line for each record that cannot be re-evaluated."""
-
-    rows: tuple[CheckRow, ...] = ()
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> tuple[CheckRow, ...]:
-        return tuple(row for row in self.rows if not row.ok)
+    def failed(self) -> list[Mapping[str, Any]]:
+        return [line for line in self.lines if line["ok"] != "yes"]
 
     @property
     def verified(self) -> frozenset[tuple[str, str]]:
-        """(record id, metric) re-evaluated now, of records all of whose rows agree: what tables leave unmarked."""
-        failed = {row.record.id for row in self.failed}
-        return frozenset((row.record.id, row.metric) for row in self.rows if row.record.id not in failed)
+        """(record id, metric) re-evaluated, of records all of whose lines agree: what tables leave unmarked."""
+        failed = {line["record"] for line in self.failed}
+        return frozenset((line["record"], line["metric"]) for line in self.lines if line["record"] not in failed)
 
     def text(self) -> str:
         """The report for a terminal: a line per failure, then the counts."""
-        lines = []
-        for row in self.failed:
-            within = "" if row.reason else f"{row.tolerance.allowed(row.recorded):.2g} apart is allowed"
-            why = row.reason or f"recorded {row.recorded:g}, recomputed {row.recomputed:g}, {within}"
-            lines.append(f"  failed    {row.record.label}, {row.metric}: {why}")
-        good, every = len({identity for identity, _ in self.verified}), len({row.record.id for row in self.rows})
-        agree = f"{len(self.rows) - len(self.failed)} of {len(self.rows)} values"
-        counts = f"{good} of {every} records re-evaluated agree ({agree})"
+        lines = [f"  failed    {line['label']}, {line['metric']}: {line['reason']}" for line in self.failed]
         lines += [f"  recorded  {line}" for line in self.skipped]
+        good, every = len({identity for identity, _ in self.verified}), len({line["record"] for line in self.lines})
+        agree = f"{len(self.lines) - len(self.failed)} of {len(self.lines)} values"
+        counts = f"{good} of {every} records re-evaluated agree ({agree})"
         return "\n".join([*lines, f"{counts}; {len(self.skipped)} taken from committed records"])
 
     def write(self, room: str) -> Path:
@@ -213,13 +190,7 @@ class CheckReport:
         A file that says the same of the same records is left as it is: on another processor the recomputed values
         differ by less than is allowed.
         """
-        lines = []
-        for row in self.rows:
-            inside = " ".join(f"{key}={value}" for key, value in row.record.cell.items())
-            head = [row.record.id, row.record.experiment, inside, row.metric, row.record.check["k"]]
-            values = [row.recorded, row.recomputed, "yes" if row.ok else "no", row.reason]
-            lines.append([*head, *values, row.tolerance.absolute, row.tolerance.relative])
-        path, text = paths.figures() / "checks" / f"{room}.csv", csv_text(COLUMNS, lines)
+        path, text = _report(room), csv_text(COLUMNS, [map(line.get, COLUMNS) for line in self.lines])
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         before, after = ([{**row, "recomputed": ""} for row in csv.DictReader(t.splitlines())] for t in (old, text))
         if not old or before != after:
@@ -227,7 +198,21 @@ class CheckReport:
         return path
 
 
-def check_room(room: str, profile: str = "small", progress: bool = True, write: bool = True) -> CheckReport:
+def _report(room: str) -> Path:
+    return paths.figures() / "checks" / f"{room}.csv"
+
+
+def verified(room: str, committed: Iterable[Record]) -> frozenset[tuple[str, str]]:
+    """(record id, metric) that the room's last written check found in agreement, of records that still are the same.
+
+    An absent report verifies nothing.
+    """
+    known, path = {record.id for record in committed}, _report(room)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return CheckReport([line for line in csv.DictReader(text.splitlines()) if line["record"] in known]).verified
+
+
+def check_room(room: str, profile: str = "small", write: bool = True) -> CheckReport:
     """Recompute the first k of every committed record of a room from the shipped weights.
 
     `write`: whether figures/checks of the small profile, whose records ship, is written.
@@ -235,29 +220,23 @@ def check_room(room: str, profile: str = "small", progress: bool = True, write: 
     known = {row.key: row for row in rows(room, profile)}
 
     def recompute(record: Record, k: int) -> Mapping[str, Values]:
-        row = known.get(record.key)
-        if row is None:
+        if (row := known.get(record.key)) is None:
             raise ReproError(f"no row measures {record.label} any more")
-        over = row.sample
-        for what, now, then in (("weights", over.weights, record.checkpoint), ("data", over.data, record.data)):
-            if now != then:
-                raise ReproError(f"{record.label} was measured with {what} {str(then)[:12]}…, other ones ship")
+        if (row.sample.weights, row.sample.data) != (record.checkpoint, record.data):
+            raise ReproError(f"{record.label} was measured with other weights or data than those that are here")
         return row.measure(k)
 
-    committed = records.select(records.load(room), profile=profile)
     tolerance = getattr(study_module(room, "measure"), "TOLERANCE", Tolerance())
-    report = check(committed, recompute, tolerance, progress=progress)
+    report = check(records.select(records.load(room), profile=profile), recompute, tolerance)
     if write and profile == "small":
         report.write(room)
     return report
 
 
 def check(
-    committed: Iterable[Record],
+    committed: Sequence[Record],
     recompute: Callable[[Record, int], Mapping[str, Values]],
     tolerance: Tolerance | Mapping[str, Tolerance] = Tolerance(),
-    *,
-    progress: bool = False,
 ) -> CheckReport:
     """Call `recompute(record, k)` for every record that can be re-evaluated and compare with its `check` values.
 
@@ -266,46 +245,34 @@ def check(
     """
     from tqdm.auto import tqdm
 
-    compared, skipped = [], []
-    for record in tqdm(list(committed), desc="re-evaluating", unit="record", disable=not progress):
+    lines, skipped = [], []
+    for record in tqdm(committed, desc="re-evaluating", unit="record"):
         if record.source == "recorded" or not record.check:
-            ships = record.source != "recorded"
-            why = "no first-k values were recorded" if ships else "its weights do not ship"
+            why = "its weights do not ship" if record.source == "recorded" else "no first-k values were recorded"
             skipped.append(f"{record.label}: {why}")
             continue
+        inside = " ".join(f"{key}={value}" for key, value in record.cell.items())
+        about = {"label": record.label, "record": record.id, "experiment": record.experiment, "cell": inside}
         try:
             found, why = recompute(record, record.check["k"]), "not recomputed"
         except ReproError as error:
             found, why = {}, str(error)
         for metric, values in sorted(record.check["metrics"].items()):
             within = tolerance if isinstance(tolerance, Tolerance) else tolerance.get(metric, Tolerance())
-            numbers = _furthest(values, found[metric], within) if metric in found else {"reason": why}
-            compared.append(CheckRow(record, metric, within, **numbers))
-    return CheckReport(tuple(compared), tuple(skipped))
+            line = {"metric": metric, "k": record.check["k"], "atol": within.absolute, "rtol": within.relative}
+            line |= _compared(values, found[metric], within) if metric in found else {"ok": "no", "reason": why}
+            lines.append(about | line)
+    return CheckReport(lines, skipped)
 
 
-def _furthest(recorded: Values, recomputed: Values, within: Tolerance) -> dict[str, Any]:
+def _compared(recorded: Values, recomputed: Values, within: Tolerance) -> dict[str, Any]:
     """The two values furthest apart for what is allowed, or the reason why there are none."""
-    old, new = (np.atleast_1d(values).astype(float).tolist() for values in (recorded, recomputed))
-    if len(old) != len(new):
-        return {"reason": f"{len(old)} values recorded, {len(new)} recomputed"}
-    if not all(map(math.isfinite, new)):
-        return {"reason": "recomputed as a number that is not finite"}
-    pairs = [(a, rounded(b)) for a, b in zip(old, new, strict=True)]
-    a, b = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) - within.allowed(pair[0]))
-    return {"recorded": a, "recomputed": b}
-
-
-def verified(room: str, committed: Iterable[Record]) -> frozenset[tuple[str, str]]:
-    """(record id, metric) that the room's last written check found in agreement, of records that still are the same.
-
-    An absent report verifies nothing. Raises `ReproError` for a report that is not one of ours.
-    """
-    path = paths.figures() / "checks" / f"{room}.csv"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else [",".join(COLUMNS)]
-    reader = csv.DictReader(lines)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise ReproError(f"{path}, line 1: the header must read {','.join(COLUMNS)}")
-    found = list(reader)
-    good = {record.id for record in committed} - {line["record"] for line in found if line["ok"] != "yes"}
-    return frozenset((line["record"], line["metric"]) for line in found if line["record"] in good)
+    old, new = (np.atleast_1d(values).astype(float) for values in (recorded, recomputed))
+    if len(old) != len(new) or not np.isfinite(new).all():
+        return {"ok": "no", "reason": f"{len(old)} values recorded, recomputed {new.tolist()}"}
+    allowed = within.absolute + within.relative * abs(old)
+    new = np.array([rounded(value) for value in new])
+    a, b, within = max(zip(old, new, allowed, strict=True), key=lambda three: abs(three[1] - three[0]) - three[2])
+    good = abs(b - a) <= within
+    why = "" if good else f"recorded {a:g}, recomputed {b:g}, {within:.2g} apart is allowed"
+    return {"recorded": float(a), "recomputed": float(b), "ok": "yes" if good else "no", "reason": why}

@@ -5,8 +5,8 @@
 
 All are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv, the ledgers and the weights
 that ship. `make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part
-in the image, every method at work on one row, with a module `overview`, or in `figures` (in `repro/<room>/study`):
-`TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one size.
+in the image, every method at work on one row, with `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption
+-> image, four of one size and at most 256 pixels wide, in `repro/<room>/study/figures.py`.
 """
 
 import csv
@@ -25,9 +25,8 @@ from repro.engine.checkpoint import trained
 from repro.engine.records import ROOMS
 from repro.engine.registry import study_module
 from repro.engine.tables import paper_numbers, table_line
-from repro.errors import ReproError
 
-COLUMNS, WIDTH, GAP = 4, 256, 6
+WIDTH, GAP = 256, 6
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -35,18 +34,15 @@ def picture() -> np.ndarray:
     """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
     from repro.ui.pictures import line, to_uint8
 
-    def padded(pixels: np.ndarray, width: int) -> np.ndarray:
-        return np.pad(pixels, ((0, 0), (0, max(0, width - pixels.shape[1])), (0, 0)), constant_values=255)
-
-    width = COLUMNS * (WIDTH + GAP) - GAP
     rows = []
-    modules = [study_module(room, name) for room in ROOMS for name in ("overview", "figures")]
-    for module in (m for m in modules if hasattr(m, "NEEDS") and all(map(trained, m.NEEDS))):
-        tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}
-        panels = [padded(np.concatenate([line(t, p.shape[1]), p]), WIDTH + GAP) for t, p in tiles.items()]
-        row = padded(np.concatenate(panels, axis=1)[:, :width], width)
-        rows += [line(module.TITLE, width, bold=True), row, np.full((GAP, width, 3), 255, np.uint8)]
-    return np.concatenate(rows[:-1])
+    for module in (study_module(room, "figures") for room in ROOMS):
+        if hasattr(module, "NEEDS") and all(map(trained, module.NEEDS)):
+            tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}
+            panels = [np.concatenate([line(caption, tile.shape[1]), tile]) for caption, tile in tiles.items()]
+            margins = [((0, GAP), (0, WIDTH + GAP - panel.shape[1]), (0, 0)) for panel in panels]
+            panels = [np.pad(panel, margin, constant_values=255) for panel, margin in zip(panels, margins, strict=True)]
+            rows += [line(module.TITLE, 4 * (WIDTH + GAP), bold=True), np.concatenate(panels, axis=1)]
+    return np.concatenate(rows)[:-GAP, :-GAP]
 
 
 def notebooks(root: Path) -> str:
@@ -55,11 +51,11 @@ def notebooks(root: Path) -> str:
     How long reading and running take is what the notebook says: its line at the top, and its own first output.
     """
     settings = read_toml(root / "pyproject.toml")["tool"]["repro"]
-    address = settings["repository"].removesuffix(".git").rstrip("/").removeprefix("https://github.com/")
+    address = settings["repository"].removeprefix("https://github.com/")
     lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         colab = f"https://colab.research.google.com/github/{address}/blob/{settings['tag']}/notebooks/{path.name}"
-        name, _, text = settings.get("notebooks", {}).get(path.stem, path.stem).partition(": ")
+        name, _, text = settings["notebooks"].get(path.stem, path.stem).partition(": ")
         link, badge = f"[{path.stem[:2]} {name}](notebooks/{path.name})", f"[![open in Colab]({BADGE})]({colab})"
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         printed = "".join("".join(o.get("text", "")) for cell in cells for o in cell.get("outputs", ()))
@@ -74,8 +70,6 @@ def results(figures: Path) -> str:
     all verdicts counted."""
     file = figures / "claims.csv"
     rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
-    if not rows:
-        return "No verdict has been generated yet: `make reproduce` writes them."
     lines = ["| paper | claim | paper's | ours ± 95 % | verdict | all its comparisons |", "|---|---|--:|--:|---|---|"]
     for room in ROOMS:
         here = [row for row in rows if row["room"] == room]
@@ -86,15 +80,12 @@ def results(figures: Path) -> str:
 
 def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
     """`[headline]` of the room's ledger: name, text, claim, part, unit, and paper = the paper's two cells."""
-    chosen, numbers = read_toml(paths.room_file(room, claims.LEDGER)).get("headline", {}), paper_numbers(room)
-    row = next((r for r in rows if (r["id"], r["part"]) == (chosen.get("claim"), chosen.get("part"))), None)
-    cells = [tuple(cell) for cell in chosen.get("paper", ())]
-    if row is None or not set(cells) <= set(numbers):
-        raise ReproError(f"the headline of {room} names a part that figures/claims.csv, or a cell that the paper's "
-                         "numbers do not have: `repro claims` writes the one anew")  # fmt: skip
+    chosen, numbers = read_toml(paths.room_file(room, claims.LEDGER))["headline"], paper_numbers(room)
+    row = {(r["id"], r["part"]): r for r in rows}[chosen["claim"], chosen["part"]]
     unit, theirs, ours, verdict = chosen.get("unit", ""), "—", "—", row["verdict"]
-    if cells:
-        theirs = _number(numbers[cells[0]].value - numbers[cells[1]].value, unit)
+    if "paper" in chosen:
+        left, right = (numbers[tuple(cell)].value for cell in chosen["paper"])
+        theirs = _number(left - right, unit)
     if row["estimate"]:
         half = (float(row["high"]) - float(row["low"])) / 2 if row["low"] else None
         ours = _number(float(row["estimate"]), unit, half)
@@ -136,24 +127,21 @@ def index(figures: Path) -> str:
 
 
 def rendered(text: str, root: Path) -> str:
-    """The README `text` with its two generated parts replaced. Each pair of markers must stand there once, in order."""
+    """The README `text` with its two generated parts replaced."""
     for name, new in (("notebooks", notebooks(root)), ("results", results(root / "figures"))):
-        found = re.findall(rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", text, flags=re.DOTALL)
-        if len(found) != 1 or text.count(f"<!-- {name}:") != 2:
-            raise ReproError(f"README.md: one <!-- {name}:begin --> and one <!-- {name}:end --> after it are needed")
-        text = text.replace(found[0], f"<!-- {name}:begin -->\n{new}\n<!-- {name}:end -->")
+        begin, end = (f"<!-- {name}:{mark} -->" for mark in ("begin", "end"))
+        text = re.sub(f"{begin}.*?{end}", lambda _, to=f"{begin}\n{new}\n{end}": to, text, flags=re.DOTALL)
     return text
 
 
 def update() -> None:
     """Bring README.md and figures/README.md up to date, and say whether that changed one."""
-    root, stale = paths.root(), False
+    root = paths.root()
     new = {root / "README.md": rendered((root / "README.md").read_text(encoding="utf-8"), root)}
     new[root / "figures/README.md"] = index(root / "figures")
-    for path, text in new.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
-            stale = True
+    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        write_text(path, new[path])
     print("README.md and figures/README.md:", "updated" if stale else "unchanged", flush=True)
 
 

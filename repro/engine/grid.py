@@ -42,6 +42,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from repro import paths
 from repro.engine import stats
 from repro.engine.atomic import read_toml
@@ -54,11 +56,9 @@ Place = tuple[str, dict[str, Any]]  # experiment and cell
 NOT_YET = "no record: its network is not trained yet"
 _NAME = re.compile(r"\{(\w+)(?:\[(\w+)\])?\}")
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
-_KNOWN = {
-    "table": {"name", "caption", "corner", "notes", "cell", "columns", "rows", "each"},
-    "row": {"name", "experiment", "cell", "without", "dash", "skip", "for", "each"},
-    "column": {*_COLUMN, "metric", "cell", "with", "only", "dash", "scale", "mean", "less", "by", "use", "for", "each"},
-    "also": {"experiment", "cell", "for", "each"},
+_KEYS = {
+    *(*_COLUMN, "metric", "use", "with", "only", "scale", "mean", "less", "by"),  # of columns
+    *("caption", "corner", "notes", "columns", "rows", "experiment", "cell", "without", "dash", "skip", "for", "each"),
 }
 
 
@@ -67,14 +67,12 @@ def load(room: str) -> Spec:
     path = paths.room_file(room, "grid.toml")
     spec = read_toml(path)
     tables = spec.get("table", ())
-    entries = [("also", entry) for entry in spec.get("also", ())] + [("table", table) for table in tables]
-    entries += [("row", row) for table in tables for row in table["rows"]]
-    entries += [("column", c) for c in spec.get("column", {}).values()]
-    entries += [("column", c) for table in tables for c in table["columns"] if not isinstance(c, str)]
-    for kind, entry in entries:
-        if extra := sorted(set(entry) - _KNOWN[kind]):
-            name, known = entry.get("name", entry.get("experiment")), ", ".join(sorted(_KNOWN[kind]))
-            raise ReproError(f"{path}, {kind} {name!r}: {', '.join(extra)} unknown, accepted are {known}")
+    entries = [*spec.get("also", ()), *spec.get("column", {}).values(), *tables]
+    entries += [each for table in tables for each in (*table["rows"], *table["columns"]) if not isinstance(each, str)]
+    for entry in entries:
+        if extra := sorted(set(entry) - _KEYS):
+            known, name = ", ".join(sorted(_KEYS)), entry.get("name", entry.get("experiment"))
+            raise ReproError(f"{path}, {name!r}: {', '.join(extra)} unknown, accepted are {known}")
     return spec | {"table": list(expanded(spec, tables))}
 
 
@@ -115,12 +113,9 @@ def expanded(spec: Spec, entries: Iterable[Spec]) -> Iterator[dict[str, Any]]:
 
 def _columns(spec: Spec, table: Spec) -> list[dict[str, Any]]:
     """The columns of a table: shared ones by their key, or with `use` and changes."""
-    shared, entries = spec.get("column", {}), []
-    for entry in ({"use": c} if isinstance(c, str) else dict(c) for c in table["columns"]):
-        if "use" in entry and entry["use"] not in shared:
-            known = ", ".join(shared)
-            raise ReproError(f"table {table['name']}: there is no column {entry['use']!r}, there are {known}")
-        entries.append({**shared.get(entry.get("use"), {}), **entry})
+    shared = spec.get("column", {})
+    entries = ({"use": c} if isinstance(c, str) else c for c in table["columns"])
+    entries = [{**shared[c["use"]], **c} if "use" in c else c for c in entries]
     made = ({"protocol": spec.get("protocol", {}).get(c["metric"], "")} | c for c in expanded(spec, entries))
     return [c | {key: _listed(spec, c[key]) for key in ("mean", "only") if key in c} for c in made]
 
@@ -138,31 +133,26 @@ def cells(spec: Spec) -> list[Place]:
 def tables(room: str, records: Sequence[Record], verified: Verified = (), spec: Spec | None = None) -> list[Table]:
     """Every table of the room, from its records (under the small profile's names)."""
     spec = load(room) if spec is None else spec
-    return [_table(room, spec, table, records, verified) for table in spec.get("table", ())]
+    theirs = paper_numbers(room)
 
-
-def _table(room: str, spec: Spec, table: Spec, records: Sequence[Record], verified: Verified) -> Table:
-    name, columns, theirs = table["name"], _columns(spec, table), paper_numbers(room)
-
-    def cell(row: Spec, column: Spec) -> Cell:
+    def cell(table: Spec, row: Spec, column: Spec) -> Cell:
         made = Cell(dash=_absent(table, column, row))
         if not made.dash:
             made = ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
         if "scale" in column and made.value is not None:
             bounds = made.interval and tuple(rounded(column["scale"] * bound) for bound in made.interval)
             made = replace(made, value=rounded(column["scale"] * made.value), interval=bounds)
-        return replace(made, paper=theirs.get((name, row["name"], column["name"])))
+        return replace(made, paper=theirs.get((table["name"], row["name"], column["name"])))
 
-    rows = {row["name"]: {c["name"]: cell(row, c) for c in columns} for row in expanded(spec, table["rows"])}
-    n = max((made.n for row in rows.values() for made in row.values()), default=0)
-    return Table(
-        name,
-        _filled(table["caption"], {"n": n}),
-        tuple(Column(**{key: column[key] for key in _COLUMN if key in column}) for column in columns),
-        rows,
-        tuple(table.get("notes", ())),
-        corner=table.get("corner", ""),
-    )
+    made = []
+    for table in spec.get("table", ()):
+        columns = _columns(spec, table)
+        rows = {r["name"]: {c["name"]: cell(table, r, c) for c in columns} for r in expanded(spec, table["rows"])}
+        n = max((made.n for row in rows.values() for made in row.values()), default=0)
+        heads = tuple(Column(**{key: column[key] for key in _COLUMN if key in column}) for column in columns)
+        caption, notes = _filled(table["caption"], {"n": n}), tuple(table.get("notes", ()))
+        made.append(Table(table["name"], caption, heads, rows, notes, table.get("corner", "")))
+    return made
 
 
 def _cell(table: Spec, column: Spec, row: Spec) -> dict[str, Any]:
@@ -211,13 +201,11 @@ def ours(
         return Cell(dash="this profile does not measure it" if used else reason)
     if len({record.n for record in used}) > 1 or any(len(group) != len(common) for group in groups):
         raise ReproError(f"{metric}: different images, or several cells of a place, in one cell: {used[0].label}")
-    means = [
-        [[sum(v) / len(v) for v in zip(*(g[s].values(metric) for g in side), strict=True)] for s in range(len(common))]
-        for side in (groups[: len(places)], groups[len(places) :])
-    ]
+    values = np.array([[record.values(metric) for record in group] for group in groups])  # (places, seeds, units)
+    means = [side.mean(axis=0) for side in (values[: len(places)], values[len(places) :]) if len(side)]
     n, ids = used[0].n, tuple(sorted({record.id for record in used}))
-    value, bounds, over = sum(sum(row) / len(row) for row in means[0]) / len(means[0]), None, ""
-    if len(means[0][0]) >= stats.MIN_UNITS:
+    value, bounds, over = float(means[0].mean(axis=1).mean()), None, ""
+    if values.shape[2] >= stats.MIN_UNITS:
         found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
         value, bounds = found.estimate, (rounded(found.low), rounded(found.high))
         over = IMAGES if found.n == n else REPLICATES

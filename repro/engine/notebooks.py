@@ -14,9 +14,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,29 +26,27 @@ from repro.engine.study import PARAMETERS, UPDATE
 from repro.errors import ReproError
 
 KERNEL = "repro-this-python"
-START_TIMEOUT = 180  # seconds; a cold disk reads torch slowly
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A declared parameter: its name, annotation (a key of `KINDS`), default value, and the comment beside it."""
 
     name: str
     annotation: str
     default: Any
-    comment: str = ""
+    comment: str
 
     def refusal(self, value: Any) -> str:
         """What is accepted instead of a value; "" where it is. An int passes for a float, a bool only for a bool."""
         kind = int | float if self.annotation == "float" else KINDS[self.annotation]
         if not isinstance(value, kind) or isinstance(value, bool) != (self.annotation == "bool"):
             return self.annotation
-        listed = re.split(r", | or ", self.comment.rpartition(": ")[2])
-        choices = PROFILES if self.name == "profile" else [self.parse(word.strip()) for word in listed]
+        words = re.split(r", | or ", self.comment.rpartition(": ")[2])
+        choices = PROFILES if self.name == "profile" else [self.parse(word.strip()) for word in words]
         complete = len(choices) > 1 and self.default in choices and "…" not in self.comment
-        if value not in choices and (complete or self.name == "profile"):
+        if complete and value not in choices:
             return ", ".join(map(str, choices))
         if self.name == "seed" and not 0 <= value < 2**64:
             return "0 to 2^64 - 1"
@@ -72,38 +69,24 @@ def read(path: Path) -> Any:
     """The notebook at `path` as an nbformat node of version 4."""
     import nbformat
 
-    try:
-        return nbformat.read(path, as_version=4)
-    except Exception as error:  # of nbformat, json, and AttributeErrors for damaged files
-        raise ReproError(f"{path} is not a readable notebook: {error}".splitlines()[0]) from None
+    return nbformat.read(path, as_version=4)
 
 
-def declared(nb: Any, name: str) -> dict[str, Parameter]:
-    """The parameters of the cell tagged `parameters`; empty without one. `name` is for messages."""
+def declared(nb: Any) -> dict[str, Parameter]:
+    """The parameters of the cell tagged `parameters`; empty without one."""
     from papermill.translators import PythonTranslator
 
     cells = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
-    try:
-        found = [
-            Parameter(p.name, p.inferred_type_name, ast.literal_eval(p.default), p.help)
-            for cell in cells
-            for p in PythonTranslator.inspect(cell)
-        ]
-        if any(parameter.refusal(parameter.default) == parameter.annotation for parameter in found):
-            raise ValueError
-    except (KeyError, ValueError, SyntaxError):
-        line = f"'steps: int = 50', a literal of its type, one of {', '.join(KINDS)}"
-        raise ReproError(f"notebook {name}: the cell tagged 'parameters' takes lines such as {line}") from None
-    return {parameter.name: parameter for parameter in found}
+    found = [each for cell in cells for each in PythonTranslator.inspect(cell)]
+    return {p.name: Parameter(p.name, p.inferred_type_name, ast.literal_eval(p.default), p.help) for p in found}
 
 
-def check(nb: Any, name: str, given: Mapping[str, Any], update: bool = False) -> dict[str, Any]:
+def check(nb: Any, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as given, text as typed, in the types that the notebook declares.
 
-    Raises `ReproError` for one that it does not declare, a value of another type, range or choice, and, with `update`,
-    for another value than the default, whose outputs are the committed ones.
+    Raises `ReproError` for one that it does not declare and for a value of another type, range or choice.
     """
-    known, values = declared(nb, name), {}
+    known, values = declared(nb), {}
     for key, value in given.items():
         if key not in known:
             raise ReproError(f"notebook {name} has no parameter {key!r}: it takes {', '.join(sorted(known)) or 'none'}")
@@ -111,22 +94,16 @@ def check(nb: Any, name: str, given: Mapping[str, Any], update: bool = False) ->
         if accepted := known[key].refusal(values[key]):
             found = f"{values[key]!r} ({type(values[key]).__name__})"
             raise ReproError(f"notebook {name}: parameter {key} is {found}, {accepted} is accepted")
-        if update and values[key] != known[key].default:
-            own = f"committed outputs are those of its own default, {known[key].default!r}"
-            raise ReproError(f"notebook {name} cannot be updated with {key}={values[key]!r}: {own}")
     return values
 
 
 def chosen(names: Sequence[str]) -> list[Path]:
     """The numbered notebooks that `names` mean, in order: full name, file name or number ("01"); all for no name."""
-    folder = paths.root() / "notebooks"
-    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    every = sorted((paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     stems = [Path(name).name.removesuffix(".ipynb") for name in names]
     for stem in stems:
         if not any(stem in (path.stem, path.stem[:2]) for path in every):
             raise ReproError(f"no notebook {stem!r}: there are {', '.join(path.stem for path in every) or 'none'}")
-    if not every:
-        raise ReproError(f"no notebook found in {folder}: files named NN_title.ipynb needed")
     return [path for path in every if not stems or path.stem in stems or path.stem[:2] in stems]
 
 
@@ -135,7 +112,8 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
     """The name of a kernel that runs this interpreter, whatever kernels, profiles and backends the user has set up.
 
     `update`: whether notebooks write into figures/; `parameters`: what provenance says beside notebook and profile
-    (both for `repro.engine.study.Lesson`). REPRO_HEADLESS=1 makes widgets draw plain images, matplotlib draws inline.
+    (both for `repro.engine.study.Lesson`). REPRO_HEADLESS=1 makes widgets draw plain images, matplotlib draws inline,
+    and there are no progress bars.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
@@ -147,6 +125,7 @@ def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
             "JUPYTER_PATH": os.pathsep.join(filter(None, (folder, before.get("JUPYTER_PATH")))),
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "REPRO_HEADLESS": "1",
+            "TQDM_DISABLE": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             PARAMETERS: parameters,
         } | ({UPDATE: "1"} if update else {})
@@ -180,9 +159,11 @@ def reproduce(
     """
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
     nodes = {path: read(path) for path in chosen(names)}
-    values = {path: check(node, path.stem, given, update) for path, node in nodes.items()}
+    values = {path: check(node, path.stem, given) for path, node in nodes.items()}
     # Other parameters draw other images than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(given.items()) if key != "profile"]
+    if update and (others or profile not in (None, "small")):
+        raise ReproError("committed outputs are those of the default parameters and the profile small: no --update")
     runs = []
     with this_kernel(update=not others, parameters=" ".join([" --parameters", *others] if others else [])) as kernel:
         for number, (path, node) in enumerate(nodes.items(), start=1):
@@ -193,7 +174,7 @@ def reproduce(
             runs.append(NotebookRun(path.stem, time.perf_counter() - start, out, error))
             print(f"{head}: {'done' if error is None else 'FAILED'} in {runs[-1].seconds:.1f} s", flush=True)
             if error is None:
-                _keep(path, out, node, update)
+                _keep(path, out, update)
             else:
                 print(f"{path.stem}{error}\n{path.stem} stays in {out} as far as it got", file=sys.stderr, flush=True)
     return runs
@@ -211,29 +192,22 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> s
     try:
         papermill.execute_notebook(
             path, out, values, kernel_name=kernel, language="python", cwd=path.parent, progress_bar=bar,
-            start_timeout=START_TIMEOUT,
+            start_timeout=180,  # seconds; a cold disk reads torch slowly
         )  # fmt: skip
     except PapermillExecutionError as failure:
         return f", code cell {failure.exec_count}:\n" + "\n".join(failure.traceback)
     except DeadKernelError as failure:
-        # papermill marks every cell completed then, but only those that began have a start time
-        cells = read(out).cells if out.exists() else []
-        begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
-        where = f"in the cell that begins {begun[-1].source.splitlines()[0]!r}" if begun else "before the first cell"
-        return f": the kernel died {where}: {failure}"
+        return f": the kernel died: {failure}"
     skipped = [c for c in read(out).cells if c.get("execution_count", 1) is None and c.source.strip()]
     return f": the cell that begins {skipped[0].source.strip().splitlines()[0]!r} never ran" if skipped else None
 
 
-def _keep(path: Path, out: Path, source: Any, update: bool) -> None:
-    """Normalise the executed notebook `out`; with `update`, take the place of `path`, too."""
+def _keep(path: Path, out: Path, update: bool) -> None:
+    """Normalise the executed notebook `out`; with `update`, it takes the place of `path`, too."""
     import nbformat
 
-    top = path.resolve().parent.parent  # what must not enter a committed notebook -> what stands for it
-    hide = {str(top): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
-    executed = read(out)
-    for file, injected in [(out, True)] + [(path, False)] * update:
-        node = normalise(executed, source, hide, keep_injected=injected)
+    for file in [out] + [path] * update:
+        node = normalise(read(out), path.resolve().parent.parent, injected=file == out)
         nbformat.validate(node)
         write_text(file, nbformat.writes(node).rstrip("\n") + "\n")
 
@@ -241,64 +215,45 @@ def _keep(path: Path, out: Path, source: Any, update: bool) -> None:
 # What changes from run to run, or from machine to machine, without saying anything.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 _CELL_FILE = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
-_BAR = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+it \[.*\]")
 
 
-def normalise(nb: Any, source: Any, hide: Mapping[str, str], keep_injected: bool = False) -> Any:
-    """What of an executed notebook is worth keeping: a new node, a function of the code and what it drew alone.
+def normalise(nb: Any, root: Path, injected: bool = False) -> Any:
+    """What of an executed notebook is worth keeping, a function of the code and what it drew alone; changes `nb`.
 
-    Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `keep_injected`), timestamps,
-    widget views and state, progress bars, memory addresses. Counts run 1, 2, …; cell ids are those of `source`, the
-    notebook before it ran. `hide` maps machine paths to what stands for them.
+    Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `injected`), timestamps, widget
+    views and state, memory addresses, and where the clone (`root`), the interpreter and the user's folder lie.
     """
     import nbformat
 
-    nb, ids, count = nbformat.from_dict(nb), iter([cell.id for cell in source.cells]), 0
-    nb.cells = [cell for cell in nb.cells if keep_injected or INJECTED not in cell.metadata.get("tags", [])]
+    hide = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
+
+    def clean(text: str) -> str:
+        for path in sorted(hide, key=len, reverse=True):  # the longest first: one may lie inside another
+            text = re.sub(rf"(?<![\w./:-]){re.escape(path)}(?![\w.-])", hide[path], text)
+        return _ADDRESS.sub("at 0x…", _CELL_FILE.sub("<cell>", text))
+
+    nb.cells = [cell for cell in nb.cells if injected or INJECTED not in cell.metadata.get("tags", [])]
     for cell in nb.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter") and v})
-        cell.id = INJECTED if INJECTED in cell.metadata.get("tags", []) else next(ids)
-        if cell.cell_type == "code":
-            cell.execution_count = count = count + 1
-            kept = [output for output in _joined(cell.outputs) if _cleaned(output, count, hide)]
-            cell.outputs = _joined(kept)  # what progress bars stood between
+        if INJECTED in cell.metadata.get("tags", []):
+            cell.id = INJECTED
+    for count, cell in enumerate((cell for cell in nb.cells if cell.cell_type == "code"), start=1):
+        cell.execution_count, outputs = count, []
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if any(kind.startswith("application/vnd.jupyter.widget") for kind in data):
+                continue  # shows nothing by itself
+            data |= {kind: clean(text) for kind, text in data.items() if kind.startswith("text/")}
+            if "execution_count" in output:
+                output.execution_count = count
+            # Neighbouring pieces of one stream are one output: where a stream is cut depends on timing.
+            if "name" in output and outputs and outputs[-1].get("name") == output.name:
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        for output in (output for output in outputs if "text" in output):
+            output.text = clean(output.text)
+        cell.outputs = outputs
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     return nb
-
-
-def _joined(outputs: Iterable[Any]) -> list:
-    """Neighbouring pieces of one stream as one output: where a stream is cut depends on timing."""
-    joined: list = []
-    for output in outputs:
-        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
-            joined[-1]["text"] += output.text
-        else:
-            joined.append(output)
-    return joined
-
-
-def _cleaned(output: Any, count: int, hide: Mapping[str, str]) -> bool:
-    """Clean one output in its place; False where nothing is left of it."""
-    if output.output_type == "stream":
-        lines = [line.rsplit("\r", 1)[-1] for line in output.text.replace("\r\n", "\n").split("\n")]
-        output.text = _clean("\n".join(line for line in lines if not _BAR.search(line)), hide)
-        return bool(output.text.strip())
-    if output.output_type == "error":
-        output.traceback = [_clean(line, hide) for line in output.traceback]
-        return True
-    view = any(kind.startswith("application/vnd.jupyter.widget") for kind in output.data)  # shows nothing by itself
-    output.data = {
-        kind: _clean(data, hide) if isinstance(data, str) and kind.startswith("text/") else data
-        for kind, data in output.data.items()
-        if not view or kind.startswith("image/")
-    }
-    if output.output_type == "execute_result":
-        output.execution_count = count
-    return bool(output.data)
-
-
-def _clean(text: str, hide: Mapping[str, str]) -> str:
-    for path in sorted(hide, key=len, reverse=True):  # the longest first: one may lie inside another
-        text = re.sub(rf"(?<![\w./:-]){re.escape(path)}(?![\w.-])", lambda _, to=hide[path]: to, text)
-    return _ADDRESS.sub("at 0x…", _CELL_FILE.sub("<cell>", text))

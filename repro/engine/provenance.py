@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from repro import paths
 from repro.engine.atomic import write_bytes
-from repro.engine.records import Record, by_id
+from repro.engine.records import Record
 from repro.errors import ReproError
 
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
@@ -52,11 +56,8 @@ def shell(words: Iterable[str]) -> str:
 
 
 def provenance(records: Iterable[Record | str], command: str) -> Provenance:
-    """Provenance of committed records. Raises `ReproError` for an id that no record has."""
-    ids = tuple(sorted({record if isinstance(record, str) else record.id for record in records}))
-    if missing := sorted({*ids} - {*(by_id() if ids else ())}):
-        raise ReproError(f"records that are not in {paths.figures() / 'records'}: {', '.join(missing)}")
-    return Provenance(ids, command)
+    """Provenance of committed records, or of their ids."""
+    return Provenance(tuple(sorted({r if isinstance(r, str) else r.id for r in records})), command)
 
 
 def save_figure(
@@ -85,22 +86,22 @@ def save_result(image: Any, path: Path, command: str) -> None:
     """
     from repro.data.images import write_image
 
+    def write_png(place: Path) -> None:
+        write_bytes(place, _encoded(image, Provenance((), command)))
+
     try:
         if path.suffix.lower() == ".png":
-            write_bytes(path, _encoded(image, Provenance((), command), photograph=False))
+            write_png(path)
         else:
             write_image(path, image)
     except ReproError as error:
         handle, other = tempfile.mkstemp(prefix="repro-", suffix=".png")
         os.close(handle)
-        write_bytes(Path(other), _encoded(image, Provenance((), command), photograph=False))
+        write_png(Path(other))
         raise ReproError(f"{error}; the result was written to {other} instead") from error
 
 
-def _encoded(figure: Any, made: Provenance, photograph: bool, few: bool = False) -> bytes:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
+def _encoded(figure: Any, made: Provenance, photograph: bool = False, few: bool = False) -> bytes:
     from repro.ui.pictures import few_colours, to_uint8
 
     info = PngInfo()
@@ -113,14 +114,11 @@ def _encoded(figure: Any, made: Provenance, photograph: bool, few: bool = False)
     return stream.getvalue()
 
 
-def _decoded(source: Any) -> tuple[Any, str]:
+def _decoded(source: Any) -> tuple[np.ndarray, str]:
     """Pixels of an image file, int16 (H, W, 3), and its comment; of a PNG's text chunks, the one that says the same.
 
     Raises `ReproError` where it is no readable image.
     """
-    import numpy as np
-    from PIL import Image
-
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image.convert("RGB"), np.int16)
@@ -141,14 +139,9 @@ def whence(path: Path | str) -> Provenance:
     source = path.with_suffix(".md") if suffix == ".csv" else path
     if missing := [file for file in (path, source) if not file.is_file()]:
         raise ReproError(f"{missing[0]}: no such file")
-    if suffix not in (".png", ".jpg", ".md", ".csv"):
-        raise ReproError(f"{path}: provenance is kept in .png, .jpg, .md and .csv files, this is {suffix or 'none'}")
     text = _decoded(path)[1] if suffix in (".png", ".jpg") else source.read_text("utf-8", "replace")
-    found = _COMMENT.search(text)
-    if found is None:
-        raise ReproError(f"{source}: carries no provenance, it was not made by this repository or was changed since")
     try:
-        fields = json.loads(found[1])
+        fields = json.loads(_COMMENT.search(text)[1])
         return Provenance(tuple(fields["records"]), fields["command"])
     except (ValueError, KeyError, TypeError):
-        raise ReproError(f"{source}: its provenance comment is damaged") from None
+        raise ReproError(f"{source}: carries no provenance: not made by this repository, or changed since") from None

@@ -10,10 +10,7 @@ import json
 import math
 import os
 import platform
-import resource
 import subprocess
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,18 +28,20 @@ PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchme
 SCHEMA = 1
 PROFILES = ("smoke", "small", "paper")
 ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
-DIGITS = 6  # significant digits kept of a measured value: below this lies the noise of summation order
 
 Scalar = str | int | float | bool | None
 Values = float | list[float]
 
 
-def rounded(value: float, digits: int = DIGITS) -> float:
-    """`value` to `digits` significant digits; -0.0 becomes 0.0. Raises `ReproError` on NaN and infinity."""
+def rounded(value: float) -> float:
+    """`value` to six significant digits: below these lies the noise of summation order; -0.0 becomes 0.0.
+
+    Raises `ReproError` on NaN and infinity.
+    """
     number = float(value)
     if not math.isfinite(number):
         raise ReproError(f"a measured value is {number}: a record holds finite numbers only")
-    return float(f"{number:.{digits}g}") + 0.0
+    return float(f"{number:.6g}") + 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Record:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:  # frozen: normalised once, here
-        self.__dict__["cell"] = {key: _plain(self.cell[key], key) for key in sorted(self.cell)}
+        self.__dict__["cell"] = {key: _plain(self.cell[key]) for key in sorted(self.cell)}
         self.__dict__["metrics"] = _rounded_metrics(self.metrics)
         if self.check:
             metrics = _rounded_metrics(self.check["metrics"])
@@ -112,13 +111,18 @@ class Record:
     @property
     def label(self) -> str:
         """For sentences: room/experiment (what varies), seed."""
-        inside = ", ".join(f"{key}={value}" for key, value in self.cell.items())
-        return f"{self.room}/{self.experiment}" + (f" ({inside})" if inside else "") + f" seed {self.seed}"
+        return f"{self.room}/{place(self.experiment, self.cell)} seed {self.seed}"
 
     def to_line(self) -> str:
         """The record as its line of JSON, keys in a fixed order."""
         fields = {"schema": SCHEMA, "id": self.id, **dataclasses.asdict(self)}
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def place(experiment: str, cell: Mapping[str, Scalar] | None = None) -> str:
+    """An experiment and its cell, or a part of it, for sentences."""
+    inside = ", ".join(f"{key}={value}" for key, value in (cell or {}).items())
+    return experiment + (f" ({inside})" if inside else "")
 
 
 def key_of(experiment: str, cell: Mapping[str, Scalar], seed: int, profile: str) -> str:
@@ -136,23 +140,17 @@ def load(room: str) -> list[Record]:
 
     Raises `ReproError` naming file and line for a line that is no record, was changed by hand, or stands twice.
     """
-    path = path_of(room)
-    if not path.exists():
-        return []
-    found: dict[str, Record] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    path, found = path_of(room), {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            fields = dict(json.loads(line))
-            schema, identity = fields.pop("schema", None), fields.pop("id", None)
-            if schema != SCHEMA:
-                raise ReproError(f"schema {schema!r}, this version reads schema {SCHEMA}")
+            fields = json.loads(line)
+            identity = [fields.pop(name) for name in ("schema", "id")]
             record = Record(**fields)
-            if record.id != identity:
-                raise ReproError(f"its content gives the id {record.id}, not {identity}: changed after writing")
+            if identity != [SCHEMA, record.id] or record.room != room or record.key in found:
+                raise ReproError("changed after writing, of another room or version, or a second time")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
-        if record.room != room or record.key in found:
-            raise ReproError(f"{path}, line {number}: of another room, or a second time: {record.label}")
         found[record.key] = record
     return sorted(found.values(), key=_order)
 
@@ -171,9 +169,7 @@ def upsert(room: str, records: Iterable[Record]) -> list[Record]:
             if old is None or (old.id, old.source) != (record.id, record.source):
                 kept[record.key] = record
         merged = sorted(kept.values(), key=_order)
-        text = "".join(record.to_line() + "\n" for record in merged)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
+        write_text(path, "".join(record.to_line() + "\n" for record in merged))
     return merged
 
 
@@ -188,7 +184,7 @@ def select(
 
     An experiment that ends in "-s*" stands for that network at every training seed (see `means`).
     """
-    parts = {(key, _canonical(_plain(value, key))) for key, value in (cell or {}).items()}
+    parts = {(key, _canonical(_plain(value))) for key, value in (cell or {}).items()}
     return [
         record
         for record in records
@@ -216,13 +212,9 @@ def _order(record: Record) -> tuple:
     return record.experiment, cell, record.seed, record.profile
 
 
-def _plain(value: Any, key: str) -> Scalar:
+def _plain(value: Scalar) -> Scalar:
     """A cell's value; 0.0 and 0 name the same cell, so whole floats are stored as whole numbers."""
-    if isinstance(value, float) and math.isfinite(value):
-        return int(value) if value.is_integer() else value
-    if value is None or isinstance(value, str | int):
-        return value
-    raise ReproError(f"cell value {key}={value!r}: text, finite numbers, true, false and none are accepted")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
@@ -232,8 +224,6 @@ def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
             made[name] = [rounded(item) for item in value] if isinstance(value, list | tuple) else rounded(value)
         except ReproError as error:
             raise ReproError(f"metric {name!r}: {error}") from None
-    if not made or [] in made.values():
-        raise ReproError(f"metrics {made}: one value or more of each are needed")
     return made
 
 
@@ -252,15 +242,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def since(start: float) -> dict[str, Any]:
-    """Seconds since `start` (of `time.perf_counter`), and the process's peak memory so far in MB (10^6 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-    found = {"wall_s": round(time.perf_counter() - start, 3), "peak_mb": peak, "peak_of": "process"}
-    gpu = torch.cuda.is_available()
-    return found | ({"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)} if gpu else {})
-
-
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, and the accelerator if torch has one."""
     info = Path("/proc/cpuinfo")
@@ -273,13 +254,9 @@ def hardware() -> dict[str, Any]:
 
 def commit() -> str | None:
     """The clone's commit, with "+" where tracked files differ from it; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        head, changed = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-            for words in commands
-        )
-        return head + "+" * bool(changed)
-    except (OSError, subprocess.SubprocessError):
+        done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()

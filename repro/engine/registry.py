@@ -5,7 +5,6 @@ lazily, so that the engine never depends on a method.
 """
 
 import copy
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -27,7 +26,7 @@ from repro.engine.atomic import locked
 from repro.engine.checkpoint import places, save_checkpoint
 from repro.engine.records import ROOMS, commit
 from repro.engine.train import Recipe, Task, TrainStep, make_accelerator, precision_here, train
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, nearest, one_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -71,8 +70,7 @@ class Experiment:
 
 def experiments(room: str | None = None) -> list[Experiment]:
     """All experiments, or those of one room, in the rooms' order."""
-    rooms = ROOMS if room is None else (one_of("room", room, ROOMS),)
-    modules = [study_module(each, "experiments") for each in rooms]
+    modules = [study_module(each, "experiments") for each in (ROOMS if room is None else [one_of("room", room, ROOMS)])]
     return [experiment for module in modules if module for experiment in module.EXPERIMENTS]
 
 
@@ -98,11 +96,9 @@ def in_profile(name: str, profile: str) -> str:
 def find(name: str) -> Experiment:
     """The experiment of that name. Raises `ReproError` with the nearest names."""
     known = {e.name: e for e in experiments()}
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise ReproError(f"unknown experiment {name!r}: {hint}`repro list` shows all")
+    if name not in known:
+        raise ReproError(f"unknown experiment {name!r}: {nearest(name, known)}`repro list` shows all")
+    return known[name]
 
 
 def build(experiment: Experiment) -> nn.Module:

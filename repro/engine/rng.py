@@ -8,8 +8,8 @@ over the whole batch in int64 arithmetic that wraps; normals come from Box and M
 
 import hashlib
 import math
-import operator
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -55,18 +55,12 @@ class KeyedNoise:
     def __init__(
         self, seed: int, ids: Sequence[int | str] | Tensor, purpose: str, device: torch.device | str = "cpu"
     ) -> None:
-        if len(ids) == 0:
-            raise ReproError("KeyedNoise needs at least one sample id: got none")
-        try:
-            number = operator.index(seed)
-        except TypeError:
-            raise ReproError(f"a seed is a whole number: got {seed!r}") from None
-        if not -(1 << 63) <= number < 1 << 64:  # beyond, two seeds would be one
-            raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {number}")
+        if not isinstance(seed, Integral) or not -(1 << 63) <= seed < 1 << 64:  # beyond, two seeds would be one
+            raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {seed}")
         self.device = torch.device(device)
         if not isinstance(ids, Tensor):  # text is hashed with SHA-256, whole numbers are mixed directly
             ids = torch.tensor([_hashed(f"id:{i}") if isinstance(i, str) else _signed(int(i)) for i in ids])
-        base = _mix(_mix(torch.tensor(_signed(number))) ^ _hashed(purpose))
+        base = _mix(_mix(torch.tensor(_signed(int(seed)))) ^ _hashed(purpose))
         self.keys = _mix(ids.to(self.device, torch.int64) ^ base.to(self.device))  # (B,)
 
     def __len__(self) -> int:
@@ -85,8 +79,6 @@ class KeyedNoise:
 
     def integers(self, low: int, high: int, shape: Sequence[int] = (), step: int = 0) -> Tensor:
         """(B, *shape) int64 in [low, high); the modulo bias is below (high - low) / 2^62."""
-        if high <= low:
-            raise ReproError(f"integers() needs low < high: got low {low}, high {high}")
         bits = self._bits(max(1, math.prod(shape)), step)
         return _shift(bits, 2).remainder_(high - low).add_(low).view(len(self), *shape)
 

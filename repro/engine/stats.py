@@ -41,59 +41,43 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(values: Matrix, *, n_boot: int = N_BOOT, seed: int = 0) -> Interval:
+def mean_interval(values: Matrix) -> Interval:
     """Bootstrap interval of the mean of (N,) or (S, N) values. Raises `ReproError` under `MIN_UNITS` units."""
-    return _interval([_matrix(values)], False, n_boot, seed)
+    return _interval([values])
 
 
-def paired_difference(
-    left: Matrix, right: Matrix, *, same_networks: bool = False, n_boot: int = N_BOOT, seed: int = 0
-) -> Interval:
+def paired_difference(left: Matrix, right: Matrix, *, same_networks: bool = False) -> Interval:
     """Bootstrap interval of mean(left) - mean(right), paired over units: column i is the same image on both sides.
 
     left (S, N) or (N,), right (S', N) or (N,). `same_networks`: row s is the same trained network on both sides (two
     samplers of one model, say), so seeds are resampled together; otherwise the sides' seeds are independent.
-    Raises `ReproError` where the units do not pair.
+    Raises `ReproError` under `MIN_UNITS` units.
     """
-    a, b = _matrix(left), _matrix(right)
-    if a.shape[1] != b.shape[1]:
-        raise ReproError(f"the same images are needed on both sides, found {a.shape[1]} and {b.shape[1]}")
-    if same_networks and a.shape[0] != b.shape[0]:
-        raise ReproError(f"the same networks on both sides, but {a.shape[0]} and {b.shape[0]} training seeds")
-    return _interval([a, b], same_networks, n_boot, seed)
+    return _interval([left, right], same_networks)
 
 
-def _matrix(values: Matrix) -> np.ndarray:
-    lengths = {np.size(row) for row in values} if np.ndim(values[0]) else {len(values)}
-    if len(lengths) != 1:
-        raise ReproError(f"training seeds measured on different numbers of images: {sorted(lengths)}")
-    matrix = np.atleast_2d(np.asarray(values, dtype=np.float64))  # (S, N)
-    if matrix.shape[1] < MIN_UNITS:
-        raise ReproError(f"{matrix.shape[1]} values, an interval needs at least {MIN_UNITS}")
-    return matrix
-
-
-def _interval(sides: list[np.ndarray], together: bool, n_boot: int, seed: int) -> Interval:
+def _interval(values: Sequence[Matrix], together: bool = False) -> Interval:
     """Of the mean of one side, or the difference of two, with expanded percentiles."""
     from scipy.special import ndtr, stdtrit
 
-    rng, n = np.random.default_rng(seed), sides[0].shape[1]
+    sides = [np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in values]  # (S, N) each
+    rng, n = np.random.default_rng(0), sides[0].shape[1]
+    if n < MIN_UNITS:
+        raise ReproError(f"{n} values, an interval needs at least {MIN_UNITS}")
     weights, spread = [], []
     for side in sides:
         count, level = len(side), side.mean(axis=1, keepdims=True)  # S, (S, 1)
-        if not (together and weights):  # (n_boot, S) weights of the resampled rows; one seed keeps the weight 1
+        if not (together and weights):  # (N_BOOT, S) weights of the resampled rows; one seed keeps the weight 1
             even = np.full(count, 1 / count)
-            drawn = rng.multinomial(count, even, size=n_boot) if count > 1 else np.ones((n_boot, 1))
+            drawn = rng.multinomial(count, even, size=N_BOOT) if count > 1 else np.ones((N_BOOT, 1))
         weights.append(drawn / count)
         spread.append(side + (math.sqrt(count / (count - 1)) - 1) * (level - level.mean()) if count > 1 else side)
-    draws = np.empty(n_boot)
-    step = max(1, _CHUNK // n)
-    for start in range(0, n_boot, step):
-        part = slice(start, min(start + step, n_boot))
-        columns = rng.integers(0, n, size=(part.stop - part.start, n))  # (b, N)
-        left, *right = (rows[part] @ side for rows, side in zip(weights, spread, strict=True))  # (b, N) each
-        draws[part] = np.take_along_axis(left - right[0] if right else left, columns, axis=1).mean(axis=1)
+    draws = []
+    for rows in np.array_split(np.arange(N_BOOT), math.ceil(N_BOOT * n / _CHUNK)):
+        columns = rng.integers(0, n, size=(len(rows), n))  # (b, N)
+        left, *right = (weight[rows] @ side for weight, side in zip(weights, spread, strict=True))  # (b, N) each
+        draws.append(np.take_along_axis(left - right[0] if right else left, columns, axis=1).mean(axis=1))
     tail = float(ndtr(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + LEVEL) / 2)))
-    low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
+    low, high = map(float, np.quantile(np.concatenate(draws), [tail, 1 - tail]))
     estimate = float(sides[0].mean() - (sides[1].mean() if sides[1:] else 0.0))
     return Interval(estimate, low, high, n, tuple(len(side) for side in sides))

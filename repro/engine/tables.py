@@ -6,16 +6,14 @@ is for reading. `repro.engine.grid` makes tables from records.
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from repro import paths
-from repro.engine.atomic import locked, write_text
+from repro.engine.atomic import write_text
 from repro.engine.provenance import provenance
-from repro.engine.records import rounded
-from repro.errors import ReproError
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
 IMAGES, REPLICATES = "images", "replicates"
@@ -80,7 +78,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: Mapping[str, Mapping[str, Cell]]
     notes: tuple[str, ...] = ()
-    corner: str = field(default="", kw_only=True)  # heading of the first column
+    corner: str = ""  # heading of the first column
 
     def __iter__(self) -> Iterator[tuple[str, Column, Cell]]:
         for row, cells in self.rows.items():
@@ -100,15 +98,7 @@ class Table:
     def to_markdown(self) -> str:
         """The table for readers: protocols, marks and reasons below it."""
         reasons = list(dict.fromkeys(cell.dash for _, _, cell in self if cell.value is None))
-
-        def ours(cell: Cell, column: Column) -> str:
-            if cell.value is None:
-                return f"— ({reasons.index(cell.dash) + 1})"
-            bounds = ", ".join(decimal(bound, column.decimals) for bound in cell.interval or ())
-            return _value(cell, column) + (f" [{bounds}]" if bounds else "")
-
-        lines = self._lines(self.columns, list(self.rows), ours)
-        return "\n".join([*lines, "", *self._legend(reasons)]) + "\n"
+        return "\n".join([*self._lines(self.columns, list(self.rows), reasons), "", *self._legend(reasons)]) + "\n"
 
     def brief(self, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> str:
         """The table as a notebook shows it: at most five columns and eight rows, ± half the interval, one line of
@@ -116,13 +106,6 @@ class Table:
         known = {column.name: column for column in self.columns}
         chosen = [known[name] for name in columns or list(known)[:5]]
         kept = list(rows or list(self.rows)[:8])
-
-        def ours(cell: Cell, column: Column) -> str:
-            text = "—" if cell.value is None else _value(cell, column)
-            if cell.interval:
-                text += f" ± {decimal((cell.interval[1] - cell.interval[0]) / 2, column.decimals)}"
-            return text
-
         cells = [self.rows[row][c.name] for row in kept for c in chosen]
         sharing = {c.protocol: ", ".join(d.name for d in chosen if d.protocol == c.protocol) for c in chosen}
         notes = ["; ".join(f"{names}: {protocol}" for protocol, names in sharing.items())]
@@ -130,17 +113,23 @@ class Table:
         notes += ["*the paper's*"] * any(cell.paper for cell in cells)
         notes += ["† recorded, not re-evaluated in this run"] * any(cell.mark == RECORDED for cell in cells)
         notes.append(f"everything: `figures/tables/{self.name}.md`")
-        return "\n".join([*self._lines(chosen, kept, ours), "", f"<small>{_escape(' · '.join(notes))}</small>"])
+        return "\n".join([*self._lines(chosen, kept), "", f"<small>{_escape(' · '.join(notes))}</small>"])
 
-    def _lines(self, columns: Sequence[Column], rows: Sequence[str], ours: Callable[[Cell, Column], str]) -> list[str]:
-        """Caption, head and rows; `ours` is our value as text."""
+    def _lines(self, columns: Sequence[Column], rows: Sequence[str], reasons: Sequence[str] | None = None) -> list[str]:
+        """Caption, head and rows; with `reasons`, whole intervals and numbered dashes in place of the brief ones."""
+
+        def text(cell: Cell, column: Column) -> str:
+            paper = f" · *{cell.paper.value:g}*" if cell.paper else ""
+            if cell.value is None:
+                return "—" + (f" ({reasons.index(cell.dash) + 1})" if reasons else "") + paper
+            low, high = cell.interval or (0.0, 0.0)
+            value, *bounds = (decimal(v, column.decimals) for v in (cell.value, low, high, (high - low) / 2))
+            interval = f" [{bounds[0]}, {bounds[1]}]" if reasons is not None else f" ± {bounds[2]}"
+            return value + "†" * (cell.mark == RECORDED) + interval * bool(cell.interval) + paper
+
         head = [self.corner, *(column.heading for column in columns)]
         lines = [f"**{_escape(self.caption)}**", "", table_line(head), table_line(["---", *["---:"] * len(columns)])]
-        for row in rows:
-            cells = [(self.rows[row][column.name], column) for column in columns]
-            texts = [ours(c, column) + (f" · *{c.paper.value:g}*" if c.paper else "") for c, column in cells]
-            lines.append(table_line([row, *texts]))
-        return lines
+        return lines + [table_line([row, *(text(self.rows[row][c.name], c) for c in columns)]) for row in rows]
 
     def points(self, column: str, groups: Sequence[str] = ()) -> dict[str, Any]:
         """One column for `plots.dots`: row -> (value, low, high); or edit -> {group: …} of rows "edit, group"."""
@@ -185,9 +174,8 @@ class Table:
 def write_pair(path: Path, table: str, page: str, ids: Iterable[str], command: str) -> tuple[Path, Path]:
     """Write `path`.csv and, with the provenance of both, `path`.md."""
     made, files = provenance(ids, command), (path.with_suffix(".csv"), path.with_suffix(".md"))
-    with locked(path.parent):
-        write_text(files[0], table)
-        write_text(files[1], f"{made.comment()}\n\n{page}")
+    write_text(files[0], table)
+    write_text(files[1], f"{made.comment()}\n\n{page}")
     return files
 
 
@@ -201,30 +189,20 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def paper_numbers(room: str) -> dict[tuple[str, str, str], PaperNumber]:
-    """The papers' own numbers of a room by (table, row, column); an absent file is none.
-
-    Raises `ReproError` naming file and line for anything else than table, row, column, value, protocol, source.
-    """
-    path, numbers = paths.room_file(room, "paper_numbers.csv"), {}
+    """The papers' own numbers of a room by (table, row, column), from the columns table, row, column, value, protocol
+    and source of its file; an absent file is none."""
+    path = paths.room_file(room, "paper_numbers.csv")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in (reader := csv.DictReader(lines)):
-        try:
-            number = PaperNumber(rounded(float(line["value"])), line["protocol"], line["source"])
-            numbers[line["table"], line["row"], line["column"]] = number
-        except (KeyError, TypeError, ValueError, ReproError):
-            found = ",".join(map(str, line.values()))
-            raise ReproError(f"{path}, line {reader.line_num}: no number of a paper: {found}") from None
-    return numbers
+    return {
+        (n["table"], n["row"], n["column"]): PaperNumber(float(n["value"]), n["protocol"], n["source"])
+        for n in csv.DictReader(lines)
+    }
 
 
 def decimal(value: float, decimals: int) -> str:
     """`value` with that many decimals; one that they would show as zero appears as 1.2e-05."""
     text = f"{value:.{decimals}f}"
     return f"{value:.1e}" if value and float(text) == 0 else text
-
-
-def _value(cell: Cell, column: Column) -> str:
-    return decimal(cell.value, column.decimals) + "†" * (cell.mark == RECORDED)
 
 
 def table_line(cells: Iterable[str]) -> str:

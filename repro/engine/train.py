@@ -67,9 +67,6 @@ class Recipe:
     save_every: int = 20_000
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "lr", "threads", "save_every"):
-            if not getattr(self, name) > 0:
-                raise ReproError(f"recipe: {name} must be positive: got {getattr(self, name)}")
         one_of("recipe: precision", self.precision, ("bf16", "fp32"))
         one_of("recipe: decay", self.decay, ("constant", "cosine"))
 
@@ -143,9 +140,9 @@ def make_accelerator():
     if started > 1 and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else Accelerate sees no devices, and one process each
     accelerator = Accelerator(mixed_precision="no")
-    if accelerator.num_processes != started:
-        joined = f"{started} processes were started, Accelerate joins {accelerator.num_processes}"
-        raise ReproError(f"{joined}: launch with `torchrun` or `accelerate launch`, one GPU a process or none")
+    if (joined := accelerator.num_processes) != started:
+        how = "launch with `torchrun` or `accelerate launch`, one GPU a process or none"
+        raise ReproError(f"{started} processes were started, Accelerate joins {joined}: {how}")
     if started > 1:
         atexit.register(accelerator.end_training)  # threads of a process group still open may abort the exit
     return accelerator
@@ -214,7 +211,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 accelerator.backward(loss)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
-                mean_loss = accelerator.reduce(loss.detach(), "mean").item() if ranks > 1 else loss.item()
+                mean_loss = accelerator.reduce(loss.detach(), "mean").item()
                 if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                     kept = f"the last good state, {saved} images in, is {state}" if state and saved else "none was kept"
                     what = f"training stopped after {images} images: loss {mean_loss}, gradient norm {norm.item()}"
@@ -256,16 +253,14 @@ def _whole_step() -> Iterator[list[int]]:
     Yields a list that is empty until then. Outside the main thread, where no signal arrives, it does nothing.
     """
     arrived: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield arrived
-        return
 
     def wait(number: int, frame: Any) -> None:
         if arrived:
             raise KeyboardInterrupt
         arrived.append(number)
 
-    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM) if here}
     try:
         yield arrived
     finally:
@@ -285,10 +280,8 @@ def precision_here(recipe: Recipe, device: torch.device | str) -> str:
 
 def has_bf16(device: str) -> bool:
     """Whether a device type computes in bf16: CUDA as it says, x86 by AVX512_BF16, other CPUs as oneDNN says."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
     if device != "cpu":
-        return False
+        return device == "cuda" and torch.cuda.is_bf16_supported()
     if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported()
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -298,16 +291,15 @@ def save_state(
     path: Path, identity: dict[str, Any], images: int, model: nn.Module, ema: nn.Module, optimizer: Any
 ) -> None:
     """Write weights, average, optimizer moments and position; a full disk or a kill leaves the previous file."""
-    groups = {"model": model.state_dict(), "ema": ema.state_dict()}
-    groups |= {f"optimizer.{index}": moments for index, moments in optimizer.state_dict()["state"].items()}
+    moments = {f"optimizer.{index}": values for index, values in optimizer.state_dict()["state"].items()}
     # Strides are kept out of the file: channels-last weights are written in the ordinary order, laid out again on load.
     tensors = {
         f"{group}.{k}": torch.as_tensor(v).detach().to("cpu", memory_format=torch.contiguous_format)
-        for group, values in groups.items()
+        for group, values in {"model": model.state_dict(), "ema": ema.state_dict(), **moments}.items()
         for k, v in values.items()
     }
-    meta = {"version": 1, "images": images, **identity}
-    write_bytes(path, save(tensors, metadata={"run": json.dumps(meta, sort_keys=True)}))
+    run = json.dumps({"version": 1, "images": images, **identity}, sort_keys=True)
+    write_bytes(path, save(tensors, metadata={"run": run}))
 
 
 def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.Module, optimizer: Any) -> int:
@@ -329,14 +321,12 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
             raise ReproError(f"the training state {path} {made}: remove it to start over")
     for prefix, module in (("model.", model), ("ema.", ema)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    state, parameters = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
-    state["state"] = {index: {} for index in range(len(parameters))}
-    for key, moment in tensors.items():
-        if key.startswith("optimizer."):
-            index, name = key.split(".", 2)[1:]
-            parameter = parameters[int(index)]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        prefix = f"optimizer.{index}."
+        moments[index] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for name, moment in moments[index].items():
             if moment.shape == parameter.shape:  # in its memory order: fused AdamW walks both in storage order
-                moment = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
-            state["state"][int(index)][name] = moment
-    optimizer.load_state_dict(state)
+                moments[index][name] = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return int(meta["images"])
