@@ -17,9 +17,8 @@ from repro import __version__, benchmarks
 from repro.benchmarks import BENCHES, Bench, interleave
 from repro.cli import COMMANDS, main
 from repro.engine import commands
-from repro.engine.checkpoint import WEIGHTS
+from repro.engine.checkpoint import WEIGHTS, experiments
 from repro.engine.commands import Doctor, findings
-from repro.engine.registry import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ from repro.ddpm.study import experiments as ddpm
 from repro.ddpm.study import figures, measure
 from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment
 from repro.engine import evaluation, grid, records
+from repro.engine.checkpoint import find, run
 from repro.engine.records import Record
-from repro.engine.registry import find, run
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import lesson
 from repro.errors import ReproError

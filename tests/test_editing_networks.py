@@ -22,8 +22,7 @@ from repro.editing.model import VectorMapping
 from repro.editing.study.experiments import SMALL, build_network
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixGenerator, Pix2PixTask, condition
 from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS, EditingVector, batch
-from repro.engine.checkpoint import load_checkpoint
-from repro.engine.registry import Experiment, run
+from repro.engine.checkpoint import Experiment, load_checkpoint, run
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError

@@ -18,8 +18,7 @@ from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.vector import LENGTH, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine import evaluation
-from repro.engine.checkpoint import load_checkpoint, save_checkpoint
-from repro.engine.registry import run
+from repro.engine.checkpoint import load_checkpoint, run, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics.features import FeatureNet

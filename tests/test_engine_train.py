@@ -19,9 +19,8 @@ from tiny import RECIPE, TinyTask, clone, same_weights, tiny_net
 
 from repro.cli import main
 from repro.engine.atomic import locked
-from repro.engine.checkpoint import load_checkpoint, read_card
+from repro.engine.checkpoint import experiments, find, load_checkpoint, read_card
 from repro.engine.records import ROOMS
-from repro.engine.registry import experiments, find
 from repro.engine.train import Recipe, has_bf16, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
 

@@ -16,8 +16,8 @@ from repro.data.datasets import LAYOUTS, read_split
 from repro.data.files import equalised
 from repro.data.images import read_image, resize
 from repro.engine import evaluation
+from repro.engine.checkpoint import experiments, run
 from repro.engine.records import upsert
-from repro.engine.registry import experiments, run
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics import features

@@ -18,10 +18,9 @@ from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
 from repro.ddpm.study.experiments import CLASSIFIER
 from repro.engine import evaluation, grid
-from repro.engine.checkpoint import load_checkpoint, save_checkpoint
+from repro.engine.checkpoint import experiments, find, load_checkpoint, save_checkpoint
 from repro.engine.evaluation import check_room
 from repro.engine.records import load, upsert
-from repro.engine.registry import experiments, find
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process

@@ -19,7 +19,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from repro.engine.train import Recipe
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment
 
 
 class Mean(ModelMixin, ConfigMixin):

@@ -7,10 +7,10 @@ import pytest
 
 from repro import paths
 from repro.engine import grid, records
+from repro.engine.checkpoint import experiments
 from repro.engine.claims import load_ledger
 from repro.engine.evaluation import verified
 from repro.engine.records import ROOMS
-from repro.engine.registry import experiments
 from repro.errors import ReproError
 
 STUDIES = [room for room in ROOMS if paths.room_file(room, "grid.toml").exists() and records.load(room)]

@@ -7,7 +7,7 @@ from tiny import shaken
 from torch.nn import functional as F
 
 from repro.data.images import write_image
-from repro.engine.registry import build
+from repro.engine.checkpoint import build
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError

@@ -26,8 +26,7 @@ class List:
     """Only this room (ddpm, editing, rddm, ucdir, adir)."""
 
     def run(self) -> int:
-        from repro.engine.checkpoint import trained
-        from repro.engine.registry import experiments
+        from repro.engine.checkpoint import experiments, trained
 
         for e in experiments(self.room):
             state = "trained" if trained(e.name) else "begun" if e.state.exists() else "untrained"
@@ -48,8 +47,7 @@ class Train:
     """Stop, with the state saved, once this many images are seen."""
 
     def run(self) -> int:
-        from repro.engine.checkpoint import trained
-        from repro.engine.registry import DEVICE, experiments, find, run
+        from repro.engine.checkpoint import DEVICE, experiments, find, run, trained
         from repro.engine.train import precision_here, with_progress
 
         if bool(self.names) == self.all:
@@ -277,8 +275,7 @@ def _machine() -> Iterator[Finding]:
 
 def _checkpoints() -> Iterator[Finding]:
     """Every shipped checkpoint is loaded: hash against its card, weights against its config."""
-    from repro.engine.checkpoint import load_checkpoint
-    from repro.engine.registry import experiments
+    from repro.engine.checkpoint import experiments, load_checkpoint
 
     folders = {p.name: p for p in sorted(paths.checkpoints().glob("[!.]*")) if p.is_dir()}
     for name, folder in folders.items():

@@ -29,9 +29,8 @@ import torch
 from repro import paths
 from repro.engine import grid, records
 from repro.engine.atomic import write_text
-from repro.engine.checkpoint import trained, weights_hash
+from repro.engine.checkpoint import experiments, in_profile, study_module, trained, weights_hash
 from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded
-from repro.engine.registry import experiments, in_profile, study_module
 from repro.engine.tables import csv_text
 from repro.errors import ReproError, one_of
 

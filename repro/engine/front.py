@@ -21,9 +21,8 @@ import numpy as np
 from repro import paths
 from repro.engine import claims
 from repro.engine.atomic import read_toml, write_text
-from repro.engine.checkpoint import trained
+from repro.engine.checkpoint import study_module, trained
 from repro.engine.records import ROOMS
-from repro.engine.registry import study_module
 from repro.engine.tables import paper_numbers, table_line
 
 WIDTH, GAP = 256, 6

@@ -8,9 +8,9 @@ from typing import Any
 
 from repro import paths
 from repro.engine import grid
+from repro.engine.checkpoint import study_module
 from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profile
 from repro.engine.records import Record
-from repro.engine.registry import study_module
 from repro.engine.tables import Table, Verified
 from repro.errors import ReproError, one_of
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from repro.adir import adapt
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
 from repro.nn.unet import UNet
 

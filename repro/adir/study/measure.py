@@ -25,10 +25,9 @@ from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import sample as last_of
-from repro.engine.checkpoint import load_checkpoint, weights_hash
+from repro.engine.checkpoint import DEVICE, load_checkpoint, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest
 from repro.metrics import protocols

@@ -16,7 +16,7 @@ from repro.data.datasets import load_cifar10
 from repro.ddpm import process
 from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.atomic import read_toml
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import one_of

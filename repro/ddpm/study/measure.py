@@ -22,10 +22,9 @@ from repro.ddpm.samplers import Guide, draw, start_noise
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.study import experiments
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, DDPMConfig, fashion_tensor, profile
-from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.checkpoint import DEVICE, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics

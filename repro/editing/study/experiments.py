@@ -22,8 +22,7 @@ from repro.editing.study.paper import LDM, Pretrained, Reds
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
 from repro.engine.atomic import read_toml
-from repro.engine.checkpoint import load_checkpoint, weights_hash
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment, load_checkpoint, weights_hash
 from repro.engine.train import Recipe, Task
 
 SPEC = read_toml(Path(__file__).with_name("experiments.toml"))

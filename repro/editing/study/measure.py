@@ -24,10 +24,9 @@ from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.probes import STRENGTHS, colour_distance, mean_lab, rank_correlation, sharpen_strength
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
-from repro.engine.checkpoint import load_checkpoint, trained, weights_hash
+from repro.engine.checkpoint import find, load_checkpoint, trained, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import find
 from repro.metrics import features, protocols
 from repro.metrics.features import FeatureNet, efficientnet_lite0, extract, inception
 

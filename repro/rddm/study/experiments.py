@@ -27,7 +27,7 @@ from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images,
 from repro.data.images import cut, resize, to_model
 from repro.ddpm.study.experiments import fashion_tensor
 from repro.engine.atomic import read_toml
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of

@@ -25,10 +25,9 @@ from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, MAIN
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, NOTHING, data_hash, replicated
-from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.checkpoint import DEVICE, find, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import DEVICE, find
 from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics

@@ -16,7 +16,7 @@ from repro.data.datasets import read_split
 from repro.data.degradations import TASKS
 from repro.data.files import Pictures, PictureSet, list_images, pair_folders
 from repro.data.images import center_crop, cut, resize
-from repro.engine.registry import Experiment
+from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
 from repro.ucdir.model import UCDIR, Learning, RestorationTask

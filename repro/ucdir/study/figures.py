@@ -13,10 +13,9 @@ from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.engine import exercises
-from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.checkpoint import in_profile, load_checkpoint, trained
 from repro.engine.exercises import like, near
 from repro.engine.records import Record, select
-from repro.engine.registry import in_profile
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Lesson
 from repro.metrics.pixel import psnr

@@ -18,10 +18,9 @@ from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.files import equalised
 from repro.data.images import to_model, to_unit
-from repro.engine.checkpoint import load_checkpoint
+from repro.engine.checkpoint import DEVICE, load_checkpoint
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
-from repro.engine.registry import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
 from repro.ucdir import pipeline
