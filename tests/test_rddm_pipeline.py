@@ -14,12 +14,11 @@ from repro.engine.checkpoint import save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
-from repro.rddm.model import RDDMNet
+from repro.rddm.model import PublishedNet, RDDMNet
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import by_config
 from repro.rddm.samplers import Sampler, times
 from repro.rddm.study.experiments import USE, learning_of, profile
-from repro.rddm.study.published import PublishedNet
 
 SMALL = dict(base_channels=8, channel_mults=(1, 2), norm_groups=4)
 NOISE = KeyedNoise(0, range(2), "noise")

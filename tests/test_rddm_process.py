@@ -10,9 +10,8 @@ from tiny import refused
 from repro.ddpm import schedules as ddpm
 from repro.engine.rng import KeyedNoise
 from repro.rddm import process
-from repro.rddm.model import RDDMNet
+from repro.rddm.model import PublishedNet, RDDMNet
 from repro.rddm.process import FAMILIES, RDDMSchedule, by_config, indi
-from repro.rddm.study.published import PublishedNet
 
 DEFAULT = by_config()
 SCHEDULES = [

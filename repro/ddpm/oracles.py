@@ -6,6 +6,7 @@ a network that memorises would do. Computed in float64, returned in the type of 
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,25 +92,21 @@ def sampler_moments(
     With a linear model (`GaussianData`, no clipping) the state is an affine function of x_T and of every noise drawn.
     One batch runs the sampler on zeros and on each unit vector of x_T and of the noises: the columns of the linear map.
 
-    Args:
-        run: (x_T (B, *shape), noise) -> the sampler's steps.
-        shape: of one sample, D numbers.
-        draws: how many steps may draw noise; the batch has 1 + D (1 + draws) members.
+    `run`: (x_T (B, *shape), noise) -> the sampler's steps; `shape` of one sample, D numbers; `draws`: how many steps
+    may draw noise. The batch has 1 + D (1 + draws) members.
     """
     D = torch.Size(shape).numel()
     size = 1 + D * (1 + draws)
-    x_T = torch.zeros(size, D, dtype=torch.float64)
-    x_T[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-    firsts = iter(range(1 + D, size, D))
+    firsts = iter(range(1, size, D))
 
-    def probe(step: int, like: Tensor) -> Tensor:
-        first = next(firsts)
-        z = torch.zeros(size, D, dtype=torch.float64)
+    def units(*_: Any) -> Tensor:
+        """The next D members are the unit vectors."""
+        z, first = torch.zeros(size, D, dtype=torch.float64), next(firsts)
         z[first : first + D] = torch.eye(D, dtype=torch.float64)
-        return z.reshape(like.shape)
+        return z.reshape(size, *shape)
 
     moments = []
-    for step in run(x_T.reshape(size, *shape), probe):
+    for step in run(units(), units):
         flat = step.x.flatten(1)
         columns = flat[1:] - flat[0]  # (size - 1, D)
         moments.append((step.t_prev, flat[0].clone(), columns.T @ columns))
@@ -124,7 +121,7 @@ def chain_vs_closed_form(schedule: Schedule) -> dict[str, float]:
     conditioning the joint Gaussian of that chain, against Eq. 6-7. "noise": the standardised noise that the chain reads
     off x_t = a x0 + s eps, against eps, which is what the network has to predict (Eq. 11-12, 14).
     """
-    worst = dict.fromkeys(("mean", "variance", "posterior_mean", "posterior_variance", "noise"), 0.0)
+    worst: dict[str, float] = {}
     closed = (schedule.betas, schedule.a, 1 - schedule.alpha_bar, schedule.posterior_x0, schedule.posterior_xt)
     closed = zip(*(table.tolist() for table in (*closed, schedule.posterior_variance)), strict=True)
     scale, variance = 1.0, 0.0  # x_{t-1} = scale x0 + noise of that variance
@@ -141,6 +138,6 @@ def chain_vs_closed_form(schedule: Schedule) -> dict[str, float]:
             # (x_t - scale_t x0) / sqrt(variance_t) = "0" x0 + "1" eps
             "noise": max(abs(a - scale_t), abs(s2**0.5 - variance_t**0.5)) / variance_t**0.5,
         }
-        worst = {key: max(worst[key], abs(value)) for key, value in differences.items()}
+        worst = {key: max(worst.get(key, 0.0), abs(value)) for key, value in differences.items()}
         scale, variance = scale_t, variance_t
     return worst

@@ -1,4 +1,4 @@
-"""The forward process, its posterior, what a network can predict (noise or velocity), and the losses of it.
+"""The forward process, its posterior, what a network can predict (noise or velocity), and its losses.
 
 With a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t): x_t = a x0 + s eps, v = a eps - s x0 (Salimans and Ho 2022,
 "Progressive Distillation for Fast Sampling of Diffusion Models", Appendix D). All of it is elementwise, so any shape
@@ -52,10 +52,7 @@ def from_x0(kind: Kind, x_t: Tensor, x0: Tensor, a: Tensor | float, s: Tensor | 
 
 
 def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
-    """The sample by a network's output for x_t (DDPM Eq. 15 for noise, undefined where a = 0, which samplers refuse).
-
-    `a`, `s` are plain numbers here and in `to_eps`, so that a step costs few operations.
-    """
+    """The sample by a network's output for x_t (DDPM Eq. 15 for noise, undefined at a = 0, which samplers refuse)."""
     if prediction == "epsilon":
         return torch.sub(x_t, output, alpha=s).div_(a)
     return torch.mul(x_t, a).sub_(output, alpha=s)
@@ -63,16 +60,13 @@ def to_x0(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> 
 
 def to_eps(output: Tensor, x_t: Tensor, a: float, s: float, prediction: Kind) -> Tensor:
     """The noise in x_t by a network's output."""
-    if prediction == "epsilon":
-        return output
-    return torch.mul(x_t, s).add_(output, alpha=a)
+    return output if prediction == "epsilon" else torch.mul(x_t, s).add_(output, alpha=a)
 
 
 def prediction_part(output: Tensor, x_t: Tensor) -> Tensor:
     """The network's output without its variance head, where it has one that this sampler does not use."""
-    channels = x_t.shape[1]
-    if output.shape[1] == 2 * channels:
-        output = output[:, :channels]
+    if output.shape[1] == 2 * x_t.shape[1]:
+        output = output[:, : x_t.shape[1]]
     if output.shape != x_t.shape:  # (B, 2, …) would broadcast against (B, 1, …) without a word
         raise ReproError(f"the network's output is {tuple(output.shape)} for a state of shape {tuple(x_t.shape)}")
     return output
@@ -108,10 +102,8 @@ def simple_loss(
 
 def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """A two-headed output (B, 2C, …) into the prediction (B, C, …) and the variance number in [-1, 1] (B, C, …)."""
-    if output.shape[1] != 2 * channels:
-        raise ReproError(
-            f"learned_range needs a network with {2 * channels} output channels, twice its input: got {output.shape[1]}"
-        )
+    if (found := output.shape[1]) != 2 * channels:
+        raise ReproError(f"learned_range needs a network with {2 * channels} output channels: got {found}")
     return output[:, :channels], output[:, channels:]
 
 
@@ -150,8 +142,6 @@ def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, 
 
 def reverse_mean(eps: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """mu_theta of the reverse step from the predicted noise (DDPM Eq. 11), not clipped."""
-    if schedule.alpha_bar[-1] == 0:
-        raise ReproError(f"'epsilon' has no reverse mean on schedule {schedule.name!r}: predict 'v_prediction'")
     beta, s = schedule.gather("betas", t, x_t), schedule.at(t, x_t)[1]
     return (x_t - beta / s * eps) / (1 - beta).sqrt()
 

@@ -13,6 +13,7 @@ float64, as plain numbers: a step costs a few elementwise operations and never w
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -25,8 +26,8 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
-SAMPLERS = ("ddpm", "ddpm-large", "ddpm-learned", "ddim")
 VARIANCE: dict[str, Variance] = {"ddpm": "fixed_small", "ddpm-large": "fixed_large", "ddpm-learned": "learned_range"}
+SAMPLERS = (*VARIANCE, "ddim")
 
 # The steps of a run: how many, "leading" as DDPM's code has them; or the timesteps, see `spaced`; None: all.
 Steps = int | Sequence[int] | None
@@ -95,8 +96,7 @@ def ancestral(
     A stride puts alpha_bar_t / alpha_bar_prev in the place of alpha_t; the network is given the original t.
 
     Args:
-        model: (x, t (B,)) -> output in x's shape, or (B, 2C, H, W) with a variance head, which "learned_range" needs
-            and every other setting leaves unread.
+        model: its output has x's shape, or a variance head (B, 2C, H, W), which "learned_range" alone reads.
         x_T: (B, C, H, W) the start, usually N(0, I).
         noise: see `Noise`; the last step adds none.
         variance: beta_tilde ("fixed_small"), beta ("fixed_large"), or the network's ("learned_range").
@@ -115,8 +115,7 @@ def ancestral(
     fixed = (beta if variance == "fixed_large" else tilde).tolist()
     # Improved DDPM replaces the log of the last, zero beta_tilde by its neighbour; only a guide ever sees that one.
     log_tilde = torch.cat([tilde[:-1], tilde[-2:-1] if len(ts) > 1 else beta]).log()
-    log_middle = ((beta.log() + log_tilde) / 2).tolist()
-    log_half = ((beta.log() - log_tilde) / 2).tolist()
+    middle, half = (((beta.log() + sign * log_tilde) / 4).tolist() for sign in (1, -1))  # of log sigma
 
     def one(i: int, t_prev: int, x: Tensor, t: Tensor) -> Step:
         output = model(x, t)
@@ -124,12 +123,11 @@ def ancestral(
         sigma, sigma2 = fixed[i] ** 0.5, fixed[i]
         if variance == "learned_range":
             output, number = split_variance(output, x.shape[1])
-            sigma = torch.mul(number, log_half[i] / 2).add_(log_middle[i] / 2).exp_()  # (B, C, H, W)
+            sigma = torch.mul(number, half[i]).add_(middle[i]).exp_()  # (B, C, H, W)
             sigma2 = sigma * sigma
         output = prediction_part(output, x)
         x0 = to_x0(output, x, a[i], s[i], prediction)
-        if clip:
-            x0 = x0.clamp(-1, 1)
+        x0 = x0.clamp(-1, 1) if clip else x0
         mean = torch.mul(x0, from_x0[i]).add_(x, alpha=from_x_t[i])
         step = Step(ts[i], t_prev, x, mean, x0, mean, sigma2, output, a[i], s[i])
         if guide is not None:
@@ -171,8 +169,6 @@ def ddim(
         raise ReproError(f"eta must lie in [0, 1]: got {eta}")
     if eta > 0 and noise is None:
         raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...)")
-    if guide is not None and schedule.alpha_bar[ts[0]] == 0:
-        raise ReproError(f"DDIM guidance moves the noise, which at t={ts[0]} (zero SNR) says nothing about the sample")
     ab, ab_prev = _levels(schedule, ts, 1.0 if final == "one" else float(schedule.alpha_bar[0]))
     sigma2 = eta**2 * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)).clamp(min=0)  # Eq. 16
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()
@@ -210,9 +206,9 @@ def ddim_invert(
     times from the x_t just found (a fixed-point iteration, one network call each); the way back becomes nearly exact.
 
     The output is read at the t that the network was given. (For v diffusers reads it at the lower level.) In each
-    `Step`, t is the level that x reaches and t_prev the level of x_t; the first x_t is the sample.
+    `Step`, t is the level that x reaches and t_prev the level of x_t.
     """
-    ts = _visited(schedule, steps, prediction, upwards=True)
+    ts = _visited(schedule, steps, prediction)
     ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()  # the level that the step reaches
     a_from, s_from = ab_prev.sqrt().tolist(), (1 - ab_prev).sqrt().tolist()
@@ -257,17 +253,13 @@ def falling(timesteps: Sequence[int], T: int) -> list[int]:
     return ts
 
 
-def _visited(schedule: Schedule, steps: Steps, prediction: Kind, upwards: bool = False) -> list[int]:
+def _visited(schedule: Schedule, steps: Steps, prediction: Kind) -> list[int]:
     """The descending timesteps of a run; refuses what cannot be sampled."""
-    one_of("prediction type", prediction, KINDS)
-    if steps is None or isinstance(steps, int):
-        ts = spaced(schedule.T, schedule.T if steps is None else steps)
-    else:
-        ts = falling(steps, schedule.T)
-    first = ts[-1 if upwards else 0]
-    if prediction == "epsilon" and schedule.alpha_bar[first] == 0:
+    steps = schedule.T if steps is None else steps
+    ts = spaced(schedule.T, steps) if isinstance(steps, int) else falling(steps, schedule.T)
+    if one_of("prediction type", prediction, KINDS) == "epsilon" and schedule.alpha_bar[ts[0]] == 0:
         raise ReproError(
-            f"a network that predicts 'epsilon' cannot start at t={first}, where {schedule.name!r} has zero SNR "
+            f"a network that predicts 'epsilon' cannot start at t={ts[0]}, where {schedule.name!r} has zero SNR "
             f"and the noise says nothing about the sample: use a 'v_prediction' network"
         )
     return ts
@@ -320,14 +312,10 @@ def draw(
 
     `guide(ids)` makes the guidance of a batch; `settings` go to the sampler.
     """
+    kind = partial(ddim, eta=eta) if sampler == "ddim" else partial(ancestral, variance=VARIANCE[sampler])
     parts = []
-    for first in range(ids.start, ids.stop, batch):
-        some = range(first, min(first + batch, ids.stop))
+    for some in (ids[first : first + batch] for first in range(0, len(ids), batch)):
         x_T, noise = start_noise(some, shape, seed).to(device), KeyedNoise(seed, list(some), "sample/noise", device)
         extra = {**settings, "guide": guide(some)} if guide else settings
-        if sampler == "ddim":
-            run = ddim(model_fn(model), x_T, schedule, steps, eta=eta, noise=noise, **extra)
-        else:
-            run = ancestral(model_fn(model), x_T, schedule, noise, steps, variance=VARIANCE[sampler], **extra)
-        parts.append(sample(run))
+        parts.append(sample(kind(model_fn(model), x_T, schedule, steps=steps, noise=noise, **extra)))
     return torch.cat(parts)

@@ -28,8 +28,7 @@ class Classifier(ModelMixin, ConfigMixin):
         feature_width: int = 64,
     ) -> None:
         super().__init__()
-        c_time = 2 * base_channels
-        widths = [base_channels * m for m in channel_mults]
+        c_time, widths = 2 * base_channels, [base_channels * m for m in channel_mults]
         self.time_mlp = nn.Sequential(nn.Linear(base_channels, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(

@@ -99,11 +99,9 @@ class UNet(ModelMixin, ConfigMixin):
         in_channels: channels of the noisy image.
         out_channels: channels predicted; twice `in_channels` for a learned-range variance or a two-headed output.
         cond_channels: channels of a condition concatenated to the input (0: none).
-        base_channels: width of the first level.
-        channel_mults: width of each level over the first; the image halves between levels.
+        base_channels, channel_mults: width of the first level, and of each over it; the image halves between levels.
         blocks: residual blocks a level on the way down (one more on the way up).
-        attention_levels: levels, counted from 0, with self-attention after each block.
-        heads: attention heads.
+        attention_levels, heads: levels, counted from 0, with self-attention of so many heads after each block.
         norm_groups: groups of each GroupNorm.
         dropout: inside the residual blocks.
         patch: side of the square of pixels that becomes one position (pixel-unshuffle in, pixel-shuffle out);
@@ -132,10 +130,10 @@ class UNet(ModelMixin, ConfigMixin):
         sample_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        widths = [base_channels * m for m in channel_mults]
-        c_time = 4 * base_channels
+        widths, c_time = [base_channels * m for m in channel_mults], 4 * base_channels
+        raw, out = (in_channels + cond_channels) * patch**2, out_channels * patch**2
         self.time_mlp = nn.Sequential(nn.Linear(base_channels, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
-        self.conv_in = nn.Conv2d((in_channels + cond_channels) * patch**2, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(raw, widths[0], 3, padding=1)
 
         def stage(c_in: int, c_out: int, level: int) -> nn.ModuleList:
             parts: list[nn.Module] = [ResBlock(c_in, c_out, c_time, norm_groups, dropout)]
@@ -166,10 +164,9 @@ class UNet(ModelMixin, ConfigMixin):
             if level > 0:
                 self.upsamplers.append(nn.Conv2d(c, c, 3, padding=1))
         self.norm_out = nn.GroupNorm(math.gcd(norm_groups, c), c)
-        self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(c, out, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
-        raw, out = (in_channels + cond_channels) * patch**2, out_channels * patch**2
         self.bypass = InputSkip(raw, out, c_time) if input_skip else None
 
     def forward(
@@ -186,8 +183,7 @@ class UNet(ModelMixin, ConfigMixin):
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None
     ) -> tuple[Tensor, list[Tensor], Tensor, Box]:
         """Up to the bottleneck: its features, the skips (the input, then outermost first), time embedding, size."""
-        expected = self.config.cond_channels
-        found = 0 if cond is None else cond.shape[1]
+        expected, found = self.config.cond_channels, 0 if cond is None else cond.shape[1]
         if found != expected:
             raise ReproError(f"{type(self).__name__} was built for a condition of {expected} channels: got {found}")
         x = sample if cond is None else torch.cat([sample, cond], dim=1)
@@ -253,23 +249,17 @@ def unpad(x: Tensor, box: Box) -> Tensor:
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
     """Where tiles begin along one axis: every `stride`, the last one flush with the end."""
-    if length <= tile:
-        return [0]
-    return [*range(0, length - tile, stride), length - tile]
+    return [0] if length <= tile else [*range(0, length - tile, stride), length - tile]
 
 
 def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, batch: int = 1) -> Tensor:
     """Apply `fn` (B, C, h, w) -> (B, C', h, w) to overlapping tiles of x (1, C, H, W) and blend with a linear ramp.
 
     Weights sum to one everywhere, so a pointwise `fn` is reproduced exactly and memory stays that of `batch` tiles.
-
-    Raises:
-        ReproError: overlap not in [0, tile), or more than one image.
+    Raises `ReproError` for an overlap not in [0, tile).
     """
     if not 0 <= overlap < tile:
         raise ReproError(f"tile overlap must lie in [0, tile): got overlap {overlap} for tile {tile}")
-    if len(x) != 1:
-        raise ReproError(f"tiled() takes one image at a time: got a batch of {len(x)}")
     h, w = x.shape[-2:]
     rows, cols = (tile_starts(n, tile, tile - overlap) for n in (h, w))
     places = [(r, c) for r in rows for c in cols]

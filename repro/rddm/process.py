@@ -24,8 +24,6 @@ from repro.ddpm.process import simple
 from repro.ddpm.schedules import Schedule, Tables, by_name
 from repro.errors import ReproError, one_of
 
-# -- coefficients -----------------------------------------------------------------------------------------------------
-
 
 class RDDMSchedule(Tables):
     """Coefficients of both diffusions; tables are float64 on the CPU, shape (T,), not to be changed.
@@ -44,8 +42,7 @@ class RDDMSchedule(Tables):
         # the variance of x_t given x0 (the report prints beta_t^2 there), and the standard deviation of its noise
         self.s2 = torch.cumsum(beta2, dim=0)
         self.s = self.s2.sqrt()
-        # s_T^2, the variance of the noise that training ends with and sampling has to start from
-        self.sum_scale = float(self.s2[-1])
+        self.sum_scale = float(self.s2[-1])  # s_T^2, of the noise that training ends with and sampling starts from
 
     def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(u_t, s_t), each (B, 1, …, 1)."""
@@ -93,7 +90,7 @@ def by_config(
         ddpm: instead of all others, settings of `repro.ddpm.schedules.by_name`, e.g. {"name": "linear", "T": 1000}: the
             coefficients are converted from that schedule, which brings its own variance.
     """
-    if not 0 < sum_scale < float("inf"):
+    if sum_scale <= 0:
         raise ReproError(f"sum_scale must be a variance above 0: got {sum_scale}")
     if ddpm:
         converted = RDDMSchedule.from_ddpm(by_name(**ddpm))
@@ -139,7 +136,7 @@ class Learning:
         """What a saved training must not be continued without."""
         schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
         found = {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
-        return {**found, "last": self.last} if self.last else found
+        return found | ({"last": self.last} if self.last else {})
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------
@@ -162,11 +159,8 @@ def start(y: Tensor, z: Tensor, schedule: RDDMSchedule, t: int | None = None, su
     At an earlier t the true state is (u_t - 1) r away, which is not known yet: the start is then wrong by 1 - u_t of
     the residual. SM-N needs such a start, since at u_T = 1 noise does not determine the image.
 
-    Args:
-        y: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.
-        z: standard normals of the same shape.
-        sum_scale: another variance than the schedule's s_t^2. Only to measure the mistake of a start whose noise was
-            not trained for.
+    `y` (B, C, H, W) are degraded images in [-1, 1], zeros for generation; `z` standard normals of that shape.
+    `sum_scale`: another variance than s_t^2, only to measure the mistake of a start whose noise was not trained for.
     """
     level = schedule.levels(schedule.T - 1 if t is None else t)[1] if sum_scale is None else sum_scale**0.5
     return torch.add(y, z, alpha=level)
@@ -188,11 +182,9 @@ def target(r: Tensor, eps: Tensor, objective: Objective) -> Tensor:
 def split(output: Tensor, like: Tensor, objective: Objective) -> tuple[Tensor | None, Tensor | None]:
     """The predicted (residual, noise) in a network's output for a state `like` (B, C, H, W); None for what it lacks."""
     channels = like.shape[1]
-    if output.shape != (like.shape[0], channels * heads(objective), *like.shape[2:]):
-        raise ReproError(
-            f"a network for objective {objective!r} has {channels * heads(objective)} output channels for a state of "
-            f"shape {tuple(like.shape)}: got {tuple(output.shape)}"
-        )
+    expected = (like.shape[0], channels * heads(objective), *like.shape[2:])
+    if output.shape != expected:
+        raise ReproError(f"the output of a network for {objective!r} has shape {expected}: got {tuple(output.shape)}")
     if objective == "res_noise":
         return output[:, :channels], output[:, channels:]
     return (output, None) if objective == "res" else (None, output)

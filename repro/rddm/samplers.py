@@ -4,8 +4,8 @@
     for step in Sampler(schedule, "res").run(model, x_T, y, 5): ...
     x = sample(Sampler(schedule, "res").run(model, x_T, y, 5))   # only the result
 
-Generation passes zeros as y. The model is a function (x_t, t (B,)) -> (B, C, H, W), or (B, 2C, H, W) for "res_noise"; a
-network that sees y gets it by `model_fn(network, cond=y)`.
+The model is a function (x_t, t (B,)) -> (B, C, H, W), or (B, 2C, H, W) for "res_noise"; a network that sees y gets it
+by `model_fn(network, cond=y)`.
 
 The coefficient transformation: with y = 0, RDDM and DDPM are one process in two notations (`RDDMSchedule.from_ddpm`).
 With one trained noise network, deterministic RDDM and DDIM then draw the same images, exactly, as long as nothing is
@@ -97,9 +97,7 @@ class Sampler:
         u, s = self.schedule.levels(t)
         r, eps = split(output, x_t, self.objective)
 
-        def cut(x: Tensor, most: float | None) -> Tensor:
-            return x if self.clip is None else x.clamp(-most, most)
-
+        cut = (lambda x, most: x) if self.clip is None else (lambda x, most: x.clamp(-most, most))
         if eps is None:  # SM-Res
             raw, r = r, cut(r, self.clip)
             eps = torch.sub(x_t, y).add_(raw if self.rule == "compose" else r, alpha=1 - u).div_(s)
@@ -134,7 +132,8 @@ class Sampler:
         x0, r, eps = self.estimate(output, x_t, y, t)
         if t_prev < 0:
             return Step(t, t_prev, x_t, x0, x0, r, eps)
-        (u, s), (u_prev, s_prev), variance = *map(self.schedule.levels, (t, t_prev)), self.variance(t, t_prev)
+        (u, s), (u_prev, s_prev) = self.schedule.levels(t), self.schedule.levels(t_prev)
+        variance = self.variance(t, t_prev)
         keep = max(s_prev**2 - variance, 0.0) ** 0.5
         if self.rule == "eq12":
             x = torch.sub(x_t, r, alpha=u - u_prev).sub_(eps, alpha=s - keep)
@@ -147,13 +146,10 @@ class Sampler:
     def run(
         self, model: Model, x_T: Tensor, y: Tensor, steps: Steps = None, noise: Noise | None = None
     ) -> Iterator[Step]:
-        """Every step of a run.
+        """Every step of a run from x_T (B, C, H, W), made by `process.start` at the first timestep visited.
 
-        Args:
-            x_T: (B, C, H, W) from `process.start`, at the first timestep visited.
-            y: (B, C, H, W) degraded images in [-1, 1]; zeros for generation.
-            steps: how many, see `times`, or the timesteps visited, falling; None: all.
-            noise: see `repro.ddpm.samplers.Noise`; needed where eta > 0.
+        `y` (B, C, H, W): degraded images in [-1, 1], zeros for generation. `steps`: how many, see `times`, or the
+        timesteps visited, falling; None: all. `noise`: see `repro.ddpm.samplers.Noise`; needed where eta > 0.
         """
         T = self.schedule.T
         ts = times(T, steps) if steps is None or isinstance(steps, int) else falling(steps, T)
@@ -233,7 +229,7 @@ def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
     angle, target = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
     right = torch.searchsorted(angle, target).clamp(1, trained.T - 1)  # angles grow with t
     nearest = torch.where(target - angle[right - 1] < angle[right] - target, right - 1, right)
-    size, size_there = (torch.hypot(each.s, 1 - each.u) for each in (other, trained))
+    size_there, size = (torch.hypot(each.s, 1 - each.u) for each in (trained, other))
     factor = size_there[nearest] / size
 
     def call(x: Tensor, t: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, pane
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")  # of schedules drawn into one plot
 
 
 def _demo(images: int) -> Recipe:
@@ -87,11 +88,8 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     drawing.arrow("b", "a", "", bend=-0.18, dashed=True)
     drawing.box("net", (4.0, 0.5), "U-Net $\\epsilon_\\theta(x_t, t)$", kind="network", size=(1.7, 0.55))
     drawing.box("loss", (1.2, 0.5), r"$\|\epsilon_\theta - \epsilon\|^2$", kind="loss", size=(1.3, 0.55))
-    drawing.arrow("b", "net")
-    drawing.arrow("net", "loss", "training")
     drawing.box("step", (7.1, 0.5), "sampler: DDPM, DDIM, …", size=(1.9, 0.55))
-    drawing.arrow("net", "step", "sampling")
-    return drawing
+    return drawing.arrow("b", "net").arrow("net", "loss", "training").arrow("net", "step", "sampling")
 
 
 def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
@@ -121,8 +119,7 @@ def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
 
 def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
     """One labelled row per group of images, all of one length."""
-    count = len(next(iter(groups.values())))
-    return sheet(unpack(*groups.values()), count, list(groups), titles, zoom)
+    return sheet(unpack(*groups.values()), len(next(iter(groups.values()))), list(groups), titles, zoom)
 
 
 def fid_curve(fid: Table, quality: Table) -> Plate:
@@ -147,32 +144,28 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
     """
     measured, lines = {record.id: record for record in records}, []
     for column in table.columns:
-        cells = {row: cells[column.name] for row, cells in table.rows.items()}
+        cells = {row.split(" (")[0]: cells[column.name] for row, cells in table.rows.items()}
         both = {row: cell for row, cell in cells.items() if cell.value is not None and cell.paper is not None}
         if len(both) < 3:
             continue
-        mine = sorted(both, key=lambda row: (both[row].value, row))
-        theirs = sorted(both, key=lambda row: (both[row].paper.value, row))
-        short = {row: row.split(" (")[0] for row in both}
-        text = short[mine[0]]
+        mine = sorted(both, key=lambda row: both[row].value)
+        theirs = sorted(both, key=lambda row: both[row].paper.value)
+        text = mine[0]
         for pair in pairwise(mine):
             a, b = (list(measured[both[row].records[0]].values(FID)) for row in pair)
             alike = len(a) == len(b) >= stats.MIN_UNITS
             apart = alike and stats.paired_difference(a, b, same_networks=True).excludes_zero
-            text += (" < " if apart else " ≈ ") + short[pair[1]]
-        paper = " < ".join(short[row] for row in theirs)
+            text += (" < " if apart else " ≈ ") + pair[1]
         agree = "the same order" if mine == theirs else "another order"
-        lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {paper}   ({agree})")
+        lines.append(f"{column.name:<11} ours:  {text}\n{'':<11} paper: {' < '.join(theirs)}   ({agree})")
     return lines
 
 
 def schedules(known: Mapping[str, Schedule]) -> Plate:
     """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
-    dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
     with panels((7.6, 2.9), 1, 2) as (plate, (left, right)):
-        for i, (name, schedule) in enumerate(known.items()):
-            u = torch.arange(schedule.T) / schedule.T
-            look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)], "label": name}
+        for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):
+            u, look = torch.arange(schedule.T) / schedule.T, {"color": colour, "linestyle": dashes, "label": name}
             left.plot(u, schedule.alpha_bar, **look)
             snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
             right.plot(u, torch.where(snr > 0, snr.clamp(min=1e-12).log10(), math.nan), **look)

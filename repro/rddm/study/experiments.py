@@ -11,7 +11,7 @@ The paper profile holds the published experiments. What is not taken over of the
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,8 @@ from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
-from repro.rddm.model import Layout, Noises, RDDMNet, restoration_loss
-from repro.rddm.process import Learning, Objective, Start, by_config
-from repro.rddm.study.published import PublishedNet
+from repro.rddm.model import Noises, PublishedNet, RDDMNet, restoration_loss
+from repro.rddm.process import Learning, by_config
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
@@ -69,20 +68,6 @@ class TaskConfig:
     unread: str = ""  # why it cannot be read
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to learn a task."""
-
-    label: str
-    objective: Objective
-    start: Start = "degraded"
-    layout: Layout = "one"
-    schedule: str = ""  # of `SCHEDULES`, in the place of the task's
-    halves: Mapping[str, int] = field(default_factory=dict)  # task -> base channels of each of two networks
-    times: int = 1  # as many images as the task's recipe says
-    last: float = 0.0  # share of samples trained at the last timestep, see `repro.rddm.process.Learning`
-
-
 def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False) -> Recipe:
     """A published training of so many steps of two batches, as this repository's loop runs it."""
     batch, half_life = 2 * batch, 10 * math.log(0.5) / math.log(0.995)
@@ -93,16 +78,17 @@ def _published(steps: int, batch: int = 1, lr: float = 8e-5, radam: bool = False
 def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
     spec = {**_SPEC["like"].get(spec.get("like", profile), {}), **spec}
     spec.pop("like", None)
-    network = {k: tuple(v) if isinstance(v, list) else v for k, v in _SPEC["network"][spec["network"]].items()}
     recipe = (_published if "steps" in spec["recipe"] else Recipe)(**spec["recipe"])
-    return TaskConfig(name, **{**spec, "network": network, "recipe": recipe})
+    return TaskConfig(name, **{**spec, "network": _SPEC["network"][spec["network"]], "recipe": recipe})
 
 
 _TASKS = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
 USE = _TASKS.pop("use")
 SMALL, SMOKE, PAPER = _TASKS["small"], _TASKS["smoke"], _TASKS["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
-VARIANTS = {name: Variant(**spec) for name, spec in _SPEC["variant"].items()}
+# One way to learn a task each: `learning`, arguments of `Learning`, perhaps under a `schedule` in the place of the
+# task's; `layout`; `halves`, task -> base channels of each of two networks; `times` as many images as the recipe says.
+VARIANTS: dict[str, dict[str, Any]] = _SPEC["variant"]
 # task -> (variant, whether it ships)
 TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
     task: tuple((v, kind == "ships") for kind in ("ships", "recorded") for v in found[kind])
@@ -122,20 +108,18 @@ def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> s
 
 def learning_of(task: TaskConfig, variant: str) -> Learning:
     """What a variant of a task learns, and by which coefficients it is trained and sampled."""
-    chosen = VARIANTS[variant]
-    schedule = by_config(**SCHEDULES[chosen.schedule or task.schedule])
-    return Learning(chosen.objective, schedule, task.norm, chosen.start, chosen.last)
+    schedule = by_config(**SCHEDULES[VARIANTS[variant].get("schedule", task.schedule)])
+    return Learning(schedule=schedule, norm=task.norm, **VARIANTS[variant]["learning"])
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
     """The untrained network."""
-    chosen = VARIANTS[variant]
+    chosen, objective = VARIANTS[variant], VARIANTS[variant]["learning"]["objective"]
     if task.published:  # two networks of the size of one where two images are predicted
-        return PublishedNet(chosen.objective, "two" if chosen.objective == "res_noise" else "one", **task.network)
-    width = chosen.halves.get(task.name)
-    layout = "two" if width and chosen.layout == "one" else chosen.layout
-    network = {**task.network, "base_channels": width or task.network["base_channels"]}
-    return RDDMNet(objective=chosen.objective, layout=layout, **network)
+        return PublishedNet(objective, "two" if objective == "res_noise" else "one", **task.network)
+    width = chosen.get("halves", {}).get(task.name)
+    layout = chosen.get("layout", "two" if width else "one")
+    return RDDMNet(objective, layout, **task.network | ({"base_channels": width} if width else {}))
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -256,10 +240,10 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
 def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False) -> Experiment:
     """One entry of the list."""
     name = (task.cells or task.name).replace("generation", "fashion")
-    recipe = replace(task.recipe, images=task.recipe.images * VARIANTS[variant].times)
+    recipe = replace(task.recipe, images=task.recipe.images * VARIANTS[variant].get("times", 1))
     return Experiment(
         name_of(task.name, variant, 0, profile), "rddm", name, variant, task.data, profile, seed=0, recipe=recipe,
-        summary=f"{task.title}: {VARIANTS[variant].label}", ships=ships, build=partial(build_network, task, variant),
+        summary=f"{task.title}: {VARIANTS[variant]['label']}", ships=ships, build=partial(build_network, task, variant),
         task=partial(training_task, task, variant),
     )  # fmt: skip
 

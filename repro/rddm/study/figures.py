@@ -12,6 +12,7 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_unit
 from repro.ddpm.samplers import start_noise
+from repro.ddpm.study.figures import DASHES
 from repro.engine.tables import Table
 from repro.rddm import process
 from repro.rddm.pipeline import RDDMPipeline
@@ -97,8 +98,7 @@ def forward(x0: Tensor, y: Tensor, schedule: RDDMSchedule, times: Sequence[int],
     """The two diffusions apart and together, under one and the same noise."""
     eps, r = start_noise(["forward"], tuple(x0.shape[1:]), seed), y - x0
     levels = [schedule.levels(t) for t in times]
-    rows = [[x0 + u * r for u, _ in levels], [x0 + s * eps for _, s in levels]]
-    rows.append([x0 + u * r + s * eps for u, s in levels])
+    rows = [[x0 + on * u * r + noisy * s * eps for u, s in levels] for on, noisy in ((1, 0), (0, 1), (1, 1))]
     heads = [f"t = {t}\nu = {u:.2f}\ns = {s:.2f}" for t, (u, s) in zip(times, levels, strict=True)]
     return photographs(rows, ["residual alone", "noise alone", "both: $x_t$"], heads)
 
@@ -108,16 +108,15 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
     At (0, 0) is the clean image, at (1, 0) the degraded one.
     """
-    dashes = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")
     with panels((9.2, 3.1), 1, 3) as (plate, (first, second, third)):
-        for i, (name, schedule) in enumerate(known.items()):
-            look = {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes[i % len(dashes)]}
+        for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):
+            look = {"color": colour, "linestyle": dashes}
             time = (torch.arange(schedule.T) + 1) / schedule.T
             first.plot(time, schedule.u, **look, label=name)
             second.plot(time, schedule.s, **look)
             third.plot(schedule.u, schedule.s, **look)
             fifths = [schedule.T * k // 5 - 1 for k in (1, 2, 3, 4, 5)]
-            third.plot(schedule.u[fifths], schedule.s[fifths], ".", color=look["color"])
+            third.plot(schedule.u[fifths], schedule.s[fifths], ".", color=colour)
         first.set(xlabel="t / T", ylabel=r"$u_t$, share of the residual")
         second.set(xlabel="t / T", ylabel=r"$s_t$, noise")
         third.set(xlabel="u: residual in the image", ylabel="s: noise in the image")
@@ -130,7 +129,7 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
 
 
 def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
-    """Where sampled states lie in that plane, measured against the truth (`probes.path`), and their rest."""
+    """Where sampled states lie in that plane, measured against the truth (`measure.path`), and their rest."""
     with panels((8.6, 3.4), 1, 2, width_ratios=(1.25, 1)) as (plate, (left, right)):
         left.plot(schedule.u, schedule.s, color="#999999", linewidth=1, label="forward process")
         for i, (name, steps) in enumerate(found.items()):
@@ -160,10 +159,9 @@ def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
 
 def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> Photos:
     """For each run, one row per part of its steps ("x_t", "x0", …): `parts` maps the field to its label."""
-    steps = next(iter(runs.values()))
     rows = [[getattr(step, part) for step in run] for run in runs.values() for part in parts]
     labels = [f"{name}: {label}" for name in runs for label in parts.values()]
-    return photographs(rows, labels, [f"t = {step.t}" for step in steps])
+    return photographs(rows, labels, [f"t = {step.t}" for step in next(iter(runs.values()))])
 
 
 def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
