@@ -118,5 +118,3 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence():
         "an image of str": "cat.png",
     }
     refused(cases, to_uint8)
-    refused({"one size": lambda: tile([RED, colour(0, 0, 0, 4)], 2)})
-    refused({"the same size needed": lambda: split_view(RED, colour(0, 0, 0, 4))})

@@ -192,8 +192,6 @@ def motion_blur(image: Tensor, noises: Noises, length: float | None) -> tuple[Te
     the middle: blur does not shift an image. A little Gaussian noise and 8 bits come after it. `length` fixes the
     path's length in [0, 21] pixels, 0 returns the images as they are; None draws it uniformly in LENGTH.
     """
-    if min(image.shape[-2:]) <= _HALF:
-        raise ReproError(f"motion blur: both sides must be above {_HALF} pixels: got {tuple(image.shape)}")
     noise, sensor = noises("degrade/path"), noises("degrade/sensor")
     u = noise.uniform((2,), step=1).to(image)
     lengths = LENGTH[0] + (LENGTH[1] - LENGTH[0]) * u[:, 0] if length is None else torch.full_like(u[:, 0], length)

@@ -2,13 +2,11 @@
 
 A file list (flist) is UTF-8 text, one path a line, relative paths counted from the list's own folder. Lines that start
 with "#" are comments and do not count in the alignment; blank lines may only end the file. Pairs must agree in their
-stems ("0012" of "low/0012.png") unless `any_names` lets the order decide; numbers must agree even then.
+stems ("0012" of "low/0012.png") unless `any_names` lets the order decide.
 """
 
 import hashlib
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,22 +70,12 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
     """
     first, second = read_flist(inputs), read_flist(targets)
     for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
-        if (not any_names and a.stem != b.stem) or _other_number(a.stem, b.stem):
-            raise ReproError(
-                f"{targets}, line {j}: {b.name} stands where the partner of {a.name} ({inputs}, line {i}) was expected"
-                "; pairs need equal stems, or with any_names equal numbers (`repro data flist` orders lists alike)"
-            )
+        if not any_names and a.stem != b.stem:
+            expected = f"the partner of {a.name} ({inputs}, line {i}), or any_names"
+            raise ReproError(f"{targets}, line {j}: {b.name} stands where {expected}, was expected")
     if len(first) != len(second):
-        longer, files = (inputs, first) if len(first) > len(second) else (targets, second)
-        line, alone = list(files.items())[min(len(first), len(second))]
-        raise ReproError(f"{longer}, line {line}: {alone.name} has no partner, the other list ends before it")
+        raise ReproError(f"{inputs} lists {len(first)} images and {targets} {len(second)}; accepted: equally many")
     return checked([Pair(a, b) for a, b in zip(first.values(), second.values(), strict=True)])
-
-
-def _other_number(first: str, second: str) -> bool:
-    """Whether two names carry numbers, and neither has all that the other has."""
-    one, two = (Counter(map(int, re.findall(r"[0-9]+", name))) for name in (first, second))
-    return not (one <= two or two <= one)
 
 
 def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
@@ -128,44 +116,30 @@ def checked(pairs: list[Pair]) -> list[Pair]:
 
 
 def list_images(folder: FILE) -> list[Path]:
-    """Image files under a folder, all levels, linked folders too, hidden ones left out, in the natural order of their
-    paths without suffix: 2.png before 10.png."""
+    """Image files under a folder, all levels, linked folders too, hidden ones left out, in the order of their paths
+    without suffix: two folders of equal names come in equal order whatever their file formats."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
-    files, visited = [], set()
+    files: list[Path] = []
     for where, below, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in visited:  # a link that leads back to where it lies
-            below.clear()
-            continue
-        visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
         paths = (Path(where, name) for name in names if not name.startswith("."))
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise ReproError(f"{folder}: holds no image; accepted: {', '.join(SUFFIXES)}")
-    # By parts, without the suffix: two folders of equal stems come in equal order whatever their file formats.
-    return sorted(files, key=lambda p: ([_natural(n) for n in p.relative_to(folder).with_suffix("").parts], p.suffix))
-
-
-def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """A key that sorts numbers in names as numbers: 2 before 10."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
+    return sorted(files, key=lambda path: (path.with_suffix("").parts, path.suffix))
 
 
 def write_flist(folder: FILE, out: FILE) -> int:
     """Write the list of a folder's images, relative to the list's own folder where that needs no "..".
 
-    Returns the number of entries. Raises `ReproError` where the folder holds no image or a name cannot stand on a line.
+    Returns the number of entries. Raises `ReproError` where the folder holds no image.
     """
     base, lines = Path(out).absolute().parent, []
     for path in list_images(Path(folder).absolute()):
         line = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-        if "\n" in line or line.endswith("\r") or re.search("[\ud800-\udfff]", line):
-            raise ReproError(f"{str(path)!r}: the name holds a line break or is not valid Unicode; rename it")
         lines.append(f"./{line}" if line.startswith(("#", "\ufeff")) or not line.strip() else line)
     write_bytes(out, "".join(f"{line}\n" for line in lines).encode("utf-8"))
     return len(lines)

@@ -7,8 +7,6 @@ Fashion-MNIST: `validation` is the last 100 training images of each class, `trai
 
 import csv
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,31 +56,20 @@ class Fashion:
     ids: Tensor
 
 
-@contextmanager
-def _reading(name: str) -> Iterator[Path]:
-    """One sentence for whatever a missing or damaged file of the pack raises."""
-    try:
-        yield PACK / name
-    except Exception as error:  # of the file system, csv, numpy, zipfile, lzma
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ReproError(f"{PACK / name}: damaged ({reason}); `git checkout -- repro/data/pack` restores it") from error
-
-
 def _rows(name: str) -> list[dict[str, str]]:
-    with _reading(name) as path, path.open(newline="", encoding="utf-8") as file:
+    with (PACK / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @lru_cache(maxsize=1)
 def _pictures() -> list[Picture]:
     lists = {"photos": "ATTRIBUTION.csv", "thumbs": "THUMBS_ATTRIBUTION.csv"}
-    with _reading("split.csv, or the credits beside it"):
-        credits = {f"{folder}/{row['file']}": row for folder, name in lists.items() for row in _rows(name)}
-        found = []
-        for row in _rows("split.csv"):
-            file = row.pop("file")
-            credit = {key: credits[file][key] for key in ("author", "licence", "source")}
-            found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
+    credits = {f"{folder}/{row['file']}": row for folder, name in lists.items() for row in _rows(name)}
+    found = []
+    for row in _rows("split.csv"):
+        file = row.pop("file")
+        credit = {key: credits[file][key] for key in ("author", "licence", "source")}
+        found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
     return found
 
 
@@ -110,7 +97,7 @@ def load(picture: Picture) -> Tensor:
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
     one_of("fashion: split", split, SPLITS[:3])
-    with _reading("fashion_mnist_subset.npz") as path, np.load(path, allow_pickle=False) as file:  # training first
+    with np.load(PACK / "fashion_mnist_subset.npz", allow_pickle=False) as file:  # training first
         images = np.concatenate([file["train_images"], file["test_images"]])
         labels = np.concatenate([file["train_labels"], file["test_labels"]]).astype(np.int64)
         train = len(file["train_labels"])

@@ -6,17 +6,13 @@ fp16, low and high bytes apart (the high ones can be compressed), and used in fp
 1e-3 (see the card in weights/lpips-alexnet).
 """
 
-import zlib
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from repro.errors import ReproError
 
 FOLDER = Path(__file__).parent / "weights" / "lpips-alexnet"
 SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool
@@ -57,16 +53,12 @@ class LpipsAlex(nn.Module):
         return total
 
 
-def load(folder: Path | None = None) -> LpipsAlex:
-    """The network with the shipped weights, fp32, frozen. Raises `ReproError` where the file is missing or alien."""
-    file, model = (folder or FOLDER) / "model.npz", LpipsAlex()
-    try:
-        with np.load(file, allow_pickle=False) as stored:  # (2, ...) bytes: the low ones, then the high ones
-            halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
-        model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
-    except (OSError, EOFError, ValueError, RuntimeError, BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ReproError(f"{file} does not hold the LPIPS weights ({reason}): check the clone out again") from error
+def load() -> LpipsAlex:
+    """The network with the shipped weights, fp32, frozen."""
+    model = LpipsAlex()
+    with np.load(FOLDER / "model.npz", allow_pickle=False) as stored:  # (2, ...) bytes: low, high
+        halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
+    model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
     return model.requires_grad_(False).eval()
 
 

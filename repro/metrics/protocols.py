@@ -7,6 +7,7 @@ than most methods do (`pixel_traps` shows by how much). `score(name, image, refe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,15 +121,13 @@ def checked(name: str, image: Tensor, channels: int, smallest: int = 1) -> Tenso
 # other, most of these are large.
 
 
-@dataclass(frozen=True)
-class Trap:
-    """One mistake: its name, the protocol it breaks, the value as it should be, the value it gives, and why."""
+class Trap(NamedTuple):
+    """One mistake: the protocol it breaks, its name, the value as it should be, the value it gives."""
 
-    name: str
     protocol: str
+    name: str
     right: float
     wrong: float
-    why: str
 
     @property
     def cost(self) -> float:
@@ -165,32 +164,20 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
     halved = mean("lpips/alex-v0.1", *(half.clamp(0, 1) for half in halves))
     psnr, ssim, distance = "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1"
     rows = [
-        (psnr, "luma instead of RGB", mean("psnr/y"),
-         "colour noise vanishes in Y, and Y spans 219 of 255"),
-        (psnr, "8-bit rounding", mean("psnr/rgb-uint8"),
-         "small here; it decides near 50 dB and above"),
-        (psnr, "one MSE for the whole set", pooled,
-         "the mean of logarithms is not the log of the mean"),
-        (psnr, "outputs stretched to their own minimum and maximum", mean(psnr, stretched),
-         "brightness and contrast of the output are replaced before it is judged"),
-        (psnr, "both stretched to their own minimum and maximum", mean(psnr, stretched, stretched_reference),
-         "a different offset and gain for output and reference, and the scale of the error moves"),
-        (psnr, "both through JPEG quality 100", mean(psnr, saved, saved_reference),
-         "chroma is stored at half resolution, which smooths the error away"),
-        (psnr, "only the output through JPEG quality 100", mean(psnr, saved),
-         "the file format removes colour noise for the method"),
-        (ssim, "both through JPEG quality 100", mean(ssim, saved, saved_reference),
-         "as above"),
-        (ssim, "luma instead of RGB", mean("ssim/y-wang"),
-         "Y averages independent channel noise"),
-        (ssim, "scikit-image's default window", mean("ssim/rgb-uniform7"),
-         "uniform 7x7 with sample covariance instead of the Gaussian"),
-        (ssim, "MATLAB's ssim on an HxWx3 array", mean("ssim/rgb-matlab3d"),
-         "colour becomes a third spatial axis"),
-        (distance, "fed [0, 1] instead of [-1, 1]", unmapped,
-         "half the contrast, shifted brightness"),
-        (distance, "at half resolution", halved,
-         "the artefacts are averaged away before the network sees them"),
-    ]  # fmt: skip
+        (psnr, "luma instead of RGB", mean("psnr/y")),  # colour noise vanishes in Y, and Y spans 219 of 255
+        (psnr, "8-bit rounding", mean("psnr/rgb-uint8")),  # small here; it decides near 50 dB and above
+        (psnr, "one MSE for the whole set", pooled),  # the mean of logarithms is not the log of the mean
+        (psnr, "outputs stretched to their own minimum and maximum", mean(psnr, stretched)),  # new contrast
+        # another offset and gain for each, and the scale of the error moves:
+        (psnr, "both stretched to their own minimum and maximum", mean(psnr, stretched, stretched_reference)),
+        (psnr, "both through JPEG quality 100", mean(psnr, saved, saved_reference)),  # chroma at half resolution
+        (psnr, "only the output through JPEG quality 100", mean(psnr, saved)),  # the file removes the colour noise
+        (ssim, "both through JPEG quality 100", mean(ssim, saved, saved_reference)),  # as above
+        (ssim, "luma instead of RGB", mean("ssim/y-wang")),  # Y averages independent channel noise
+        (ssim, "scikit-image's default window", mean("ssim/rgb-uniform7")),  # uniform 7x7, sample covariance
+        (ssim, "MATLAB's ssim on an HxWx3 array", mean("ssim/rgb-matlab3d")),  # colour becomes a third spatial axis
+        (distance, "fed [0, 1] instead of [-1, 1]", unmapped),  # half the contrast, shifted brightness
+        (distance, "at half resolution", halved),  # the artefacts are averaged away before the network sees them
+    ]
     right = {protocol: mean(protocol) for protocol in (psnr, ssim, distance)}
-    return [Trap(name, protocol, right[protocol], wrong, why) for protocol, name, wrong, why in rows]
+    return [Trap(protocol, name, right[protocol], wrong) for protocol, name, wrong in rows]

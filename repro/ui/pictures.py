@@ -136,8 +136,6 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
     """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps: fast, for sliders."""
     pixels = [enlarge(to_uint8(image), scale) for image in images]
-    if len({p.shape for p in pixels}) != 1:
-        raise ReproError(f"tile: one size is needed, found {[p.shape for p in pixels]}")
     height, width, _ = pixels[0].shape
     rows = -(-len(pixels) // cols)
     canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
@@ -153,8 +151,6 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
     At 0 all is `after`, at 1 all is `before`, without a line.
     """
     left, right = to_uint8(before), to_uint8(after)
-    if left.shape != right.shape:
-        raise ReproError(f"split_view: images of {left.shape} and {right.shape} found, the same size needed")
     width = left.shape[1]
     column = round(at * width)
     out = np.concatenate([left[:, :column], right[:, column:]], axis=1)
