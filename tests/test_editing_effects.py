@@ -217,7 +217,7 @@ def test_colour_needs_a_reference():
 
 
 def flat(level: float, *shape: int) -> torch.Tensor:
-    return torch.full(shape, level)
+    return torch.full((1, *shape), level)
 
 
 def covariance(x: torch.Tensor, mean: float, lag: tuple[int, int]) -> tuple[float, float]:
@@ -247,12 +247,14 @@ def rendered_covariance(u: float, radius: float, sigma: float, samples: int, lag
 @pytest.mark.parametrize("level", [0.05, 0.93])
 def test_mean_variance_and_covariance_are_those_of_theory(radius, sigma, samples, level):
     u = level / (1 + HEADROOM)
-    found = film_grain(flat(level, 1, 128, 160), radius, seed=3, sigma_filter=sigma, n_samples=samples) / (1 + HEADROOM)
+    found = film_grain(flat(level, 1, 128, 160), radius, seed=3, ids=[0], sigma_filter=sigma, n_samples=samples) / (
+        1 + HEADROOM
+    )
     variance = rendered_covariance(u, radius, sigma, samples)
     spread = math.pi * 4 * sigma**2 * grain_variance(u, radius, sigma).item() + variance  # int of the covariance
     assert abs(found.mean().item() - u) < 4 * math.sqrt(spread / found.numel())
     for lag in ((0, 0), (0, 1), (1, 0), (1, 2), (4, 0)):
-        measured, error = covariance(found, u, lag)
+        measured, error = covariance(found[0], u, lag)
         assert abs(measured - rendered_covariance(u, radius, sigma, samples, lag)) < 4.5 * error, lag
 
 
@@ -270,23 +272,23 @@ def test_variance_formula_matches_quadrature_and_the_known_table():
 
 
 def test_black_is_empty_white_is_full_and_a_picture_is_its_own():
-    black, white = (film_grain(flat(x, 3, 32, 32), 0.05, seed=0, n_samples=20) for x in (0.0, 1.0))
+    black, white = (film_grain(flat(x, 3, 32, 32), 0.05, seed=0, ids=[0], n_samples=20) for x in (0.0, 1.0))
     assert black.max() == 0 and white.max() == 1 and white.mean() > 0.999
     # The same lattice for good.
-    assert film_grain(flat(0.5, 1, 16, 16), 0.5, seed=0, n_samples=4).sum().item() == pytest.approx(117.54256)
-    assert film_grain(picture(1, 8, 8)[0].half(), 0.1, seed=0, n_samples=5).dtype == torch.float16
+    assert film_grain(flat(0.5, 1, 16, 16), 0.5, seed=0, ids=[0], n_samples=4).sum().item() == pytest.approx(117.54256)
+    assert film_grain(picture(1, 8, 8).half(), 0.1, seed=0, ids=[0], n_samples=5).dtype == torch.float16
     images, radii, ids = picture(3, 17, 21), torch.tensor([0.05, 0.3, 1.2]), [10, "b", 12]
     for grain in (lambda *a, **k: film_grain(*a, n_samples=3, **k), gaussian_grain):
         together = grain(images, radii, seed=7, ids=ids)
-        alone = [grain(images[i], radii[i].item(), seed=7, ids=[n]) for i, n in enumerate(ids)]
-        assert torch.allclose(together, torch.stack(alone), atol=1e-6)
-        for other in (grain(images, radii, seed=8, ids=ids), grain(images, radii, seed=7)):
+        alone = [grain(images[[i]], radii[i].item(), seed=7, ids=[n]) for i, n in enumerate(ids)]
+        assert torch.allclose(together, torch.cat(alone), atol=1e-6)
+        for other in (grain(images, radii, seed=8, ids=ids), grain(images, radii, seed=7, ids=[0, 1, 2])):
             assert not torch.equal(other, together)
 
 
 def test_gaussian_field_has_the_mean_variance_and_covariance():
     radius, levels = 0.05, torch.tensor([0.1, 0.5, 0.93])
-    found = gaussian_grain(levels.view(-1, 1, 1, 1).expand(-1, 3, 160, 160).contiguous(), radius, seed=0)
+    found = gaussian_grain(levels.view(-1, 1, 1, 1).expand(-1, 3, 160, 160), radius, seed=0, ids=[0, 1, 2])
     for field, level in zip(found, levels.tolist(), strict=True):
         variance = grain_variance(level / (1 + HEADROOM), radius).item() * (1 + HEADROOM) ** 2
         assert abs(field.mean().item() - level) < 4 * math.sqrt(variance * 8 / field.numel())
@@ -298,8 +300,9 @@ def test_gaussian_field_has_the_mean_variance_and_covariance():
 
 
 @pytest.mark.parametrize(
-    ("image", "radius"), [(flat(-0.5, 3, 4, 4), 0.1), (flat(math.nan, 3, 4, 4), 0.1), (flat(0.5, 3, 4, 4), 0.0)]
+    ("image", "radius"),
+    [(flat(-0.5, 3, 4, 4), 0.1), (flat(math.nan, 3, 4, 4), 0.1), (flat(0.5, 3, 4, 4), 0.0)],
 )
 def test_what_cannot_be_rendered_is_refused(image, radius):
     with pytest.raises(ReproError, match=r"film grain: got values from .*; accepted: values in \[0, 1\]"):
-        film_grain(image, radius, seed=0)
+        film_grain(image, radius, seed=0, ids=[0])

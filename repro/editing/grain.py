@@ -8,10 +8,9 @@ Two points at distance h are both covered with covariance C(h) = (1 - u)^2 (exp(
 that two discs share, so a pixel has the covariance int C(h) G(h - lag) dh, G of deviation sqrt(2) s (their section 3).
 Where grains are small, a Gaussian field of that covariance is the same image for a hundredth of the work.
 
-Random numbers: `KeyedNoise` hashes one axis of ids; a film has 10^8 cells an image. So each axis is hashed once (64
-bits a row, 64 a column) and the two are combined per cell by the two-round multiply-xorshift hash "lowbias32" (Wellons,
-"Prospecting for hash functions", 2018); the second pair of axis keys enters between its rounds, so that two rows or
-columns whose first keys collide still differ.
+Random numbers: `KeyedNoise` hashes ids one by one; a film has 10^8 cells an image. So it hashes rows and columns (64
+bits each), and the two are combined per cell by the two-round multiply-xorshift hash "lowbias32" (Wellons, "Prospecting
+for hash functions", 2018); their second keys enter between its rounds: lines whose first keys collide still differ.
 """
 
 import itertools
@@ -29,6 +28,7 @@ RADII = (0.010, 0.025, 0.050, 0.075, 0.100)  # the five sizes of the paper's dat
 SIGMA_FILTER = 0.8  # pixels, the published default
 N_SAMPLES = 800  # the published default
 HEADROOM = 0.1 / 255  # grey levels are divided by 1 + HEADROOM, so that white has a finite density
+_RIM = math.ceil(6 * SIGMA_FILTER)  # pixels that the filters reach
 _NODES = 24  # of Gauss-Legendre quadrature: 1e-6 of the variance
 _M1, _M2 = 0x7FEB352D, 0x846CA68B - (1 << 32)
 _STEP = 0x9E3779B9 - (1 << 32)
@@ -41,11 +41,11 @@ def film_grain(
     radius: float | Tensor,
     *,
     seed: int,
-    ids: Ids | None = None,
+    ids: Ids,
     sigma_filter: float = SIGMA_FILTER,
     n_samples: int = N_SAMPLES,
 ) -> Tensor:
-    """The Boolean model by Monte Carlo: the image (B, C, H, W) or (C, H, W) in [0, 1] as grains on film.
+    """The Boolean model by Monte Carlo: images (B, C, H, W) in [0, 1] as grains on film.
 
     Beside the published algorithm: all grains have one radius, the sample points are a fixed spiral with a Gaussian
     profile, colour channels are independent, and the border pixel is repeated. Grains live in the cells of a lattice
@@ -53,30 +53,27 @@ def film_grain(
 
     Args:
         radius: grain radius in pixels, from 0.0001; one number, or (B,).
-        seed, ids: grain depends on (seed, id, channel, place); ids are 0 .. B-1 by default.
+        seed, ids: grain depends on (seed, id, channel, place).
         sigma_filter: deviation of the observation filter, in pixels.
         n_samples: points a pixel. They add a noise of about sqrt(u (1 - u) / n_samples), which exceeds the grain itself
             below a radius of about 2 sigma_filter / sqrt(n_samples).
 
     Raises `ReproError` for values outside [0, 1] and for a radius too small to render.
     """
-    pictures = image.reshape(-1, *image.shape[-3:])
-    batch, channels, height, width = pictures.shape
+    batch, channels, height, width = image.shape
     radii = torch.as_tensor(radius, dtype=torch.float64).cpu().expand(batch)
     if not (image.min() >= 0 and image.max() <= 1 and radii.min() >= 1e-4):
         got = f"values from {image.min():g} to {image.max():g}, a radius of {radii.min():g}"
         raise ReproError(f"film grain: got {got}; accepted: values in [0, 1], a radius from 0.0001 pixels")
-    keys = plane_keys(seed, range(batch) if ids is None else ids, channels, "film grain")
+    keys = plane_keys(seed, ids, channels, "film grain")
     radii = radii.repeat_interleave(channels)
     cells = (1 / radii + 1e-6).floor().clamp(min=1).long()  # (P,) a pixel
     area = math.pi * (radii * cells).square()[:, None, None]  # of a grain, in cells
-    mean = -torch.log1p(-pictures.cpu().double().flatten(0, 1) / (1 + HEADROOM)) / area  # (P, H, W) grains a cell
-    points = sample_offsets(n_samples) * sigma_filter
+    mean = -torch.log1p(-image.cpu().double().flatten(0, 1) / (1 + HEADROOM)) / area  # (P, H, W) grains a cell
     count = torch.zeros(batch * channels, height, width)
-    for dy, dx in points.tolist():
+    for dy, dx in (sample_offsets(n_samples) * sigma_filter).tolist():
         count += _covered(mean, radii * cells, cells, keys, dy, dx)
-    level = (count / len(points) * (1 + HEADROOM)).clamp_(max=1.0)
-    return level.view_as(image).to(image)
+    return (count / n_samples * (1 + HEADROOM)).clamp_(max=1.0).view_as(image).to(image)
 
 
 def _covered(mean: Tensor, reach: Tensor, cells: Tensor, keys: Tensor, dy: float, dx: float) -> Tensor:
@@ -139,25 +136,19 @@ def grain_variance(u: Tensor | float, radius: float | Tensor, sigma_filter: floa
     return (1 - u).square() * 2 * ratio.square() * total
 
 
-def gaussian_grain(
-    image: Tensor, radius: float | Tensor, *, seed: int, ids: Ids | None = None, sigma_filter: float = SIGMA_FILTER
-) -> Tensor:
+def gaussian_grain(image: Tensor, radius: float | Tensor, *, seed: int, ids: Ids) -> Tensor:
     """`film_grain` with infinitely many samples, for small grains: a Gaussian field of the same mean and covariance.
 
     The mean is the image through the observation filter; the field is white noise whose strength follows the local
-    grey level, through a kernel whose autocorrelation is the Gaussian of sqrt(2) sigma_filter on whole pixels. It is
+    grey level, through a kernel whose autocorrelation is the Gaussian of sqrt(2) SIGMA_FILTER on whole pixels. It is
     another realisation than `film_grain` of the same seed. Three deviations out in the shadows, where it is worst, a
-    quantile is off by 4/9 (radius / sigma_filter)^2 (Cornish and Fisher): 1.8 grey levels at a radius of 0.1.
-
-    Arguments as of `film_grain`. Same shape, type and range as `image`.
+    quantile is off by 4/9 (radius / SIGMA_FILTER)^2 (Cornish and Fisher): 1.8 grey levels at a radius of 0.1.
     """
-    pictures = image.reshape(-1, *image.shape[-3:])
-    batch, channels, height, width = pictures.shape
-    radii = torch.as_tensor(radius, dtype=torch.float64, device=image.device).expand(batch)
-    rim = max(1, math.ceil(6 * sigma_filter))
-    grey = F.pad(pictures.double() / (1 + HEADROOM), (rim,) * 4, mode="replicate")  # (B, C, H + 2 rim, W + 2 rim)
-    strength = grain_variance(grey, radii.view(-1, 1, 1, 1), sigma_filter).sqrt()
-    keys = plane_keys(seed, range(batch) if ids is None else ids, channels, "gaussian grain")
+    batch, channels, height, width = image.shape
+    radii, rim = torch.as_tensor(radius, dtype=torch.float64, device=image.device).expand(batch), _RIM
+    grey = F.pad(image.double() / (1 + HEADROOM), (rim,) * 4, mode="replicate")  # (B, C, H + 2 rim, W + 2 rim)
+    strength = grain_variance(grey, radii.view(-1, 1, 1, 1)).sqrt()
+    keys = plane_keys(seed, ids, channels, "gaussian grain")
     down, across = (
         [key.to(image.device) for key in axis_keys(keys, torch.arange(-rim, n + rim).expand(len(keys), -1), axis)]
         for n, axis in ((height, "rows"), (width, "columns"))
@@ -166,23 +157,22 @@ def gaussian_grain(
     first, second = (uniform(further_bits(bits, i)) for i in (1, 2))
     white = ((-2 * first.log()).sqrt() * (2 * math.pi * second).cos()).view_as(grey)  # by Box and Muller
     level = sum(
-        F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-        for x, kernel in zip((grey, strength * white), _kernels(sigma_filter, rim, image.device), strict=True)
+        F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.to(x).view(1, 1, -1, 1)), kernel.to(x).view(1, 1, 1, -1))
+        for x, kernel in zip((grey, strength * white), _kernels(), strict=True)
     )
     return (level * (1 + HEADROOM)).clamp_(0, 1).view_as(image).to(image.dtype)
 
 
-def _kernels(sigma: float, rim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _kernels() -> tuple[Tensor, Tensor]:
     """Separable filters of the mean, a pixel's square through the Gaussian, and of the noise: 2 rim + 1, float64."""
-    d = torch.arange(-rim, rim + 1, dtype=torch.float64)
-    mean = torch.special.ndtr((d + 0.5) / sigma) - torch.special.ndtr((d - 0.5) / sigma)
+    d = torch.arange(-_RIM, _RIM + 1, dtype=torch.float64)
+    mean = torch.special.ndtr((d + 0.5) / SIGMA_FILTER) - torch.special.ndtr((d - 0.5) / SIGMA_FILTER)
     # The square root, in the frequency domain, of the autocorrelation: exact on whole pixels, no aliasing.
-    length = 8 * rim + 1
-    lag = torch.arange(length, dtype=torch.float64)
-    lag = torch.minimum(lag, length - lag)
-    spectrum = torch.fft.fft(torch.exp(-lag.square() / (4 * sigma**2))).real.clamp(min=0)
-    noise = torch.fft.ifft(spectrum.sqrt()).real.roll(rim)[: 2 * rim + 1]
-    return (mean / mean.sum()).to(device), (noise / noise.square().sum().sqrt()).to(device)
+    lag = torch.arange(8 * _RIM + 1, dtype=torch.float64)
+    lag = torch.minimum(lag, len(lag) - lag)
+    spectrum = torch.fft.fft(torch.exp(-lag.square() / (4 * SIGMA_FILTER**2))).real.clamp(min=0)
+    noise = torch.fft.ifft(spectrum.sqrt()).real.roll(_RIM)[: 2 * _RIM + 1]
+    return mean / mean.sum(), noise / noise.square().sum().sqrt()
 
 
 # -- random numbers on an unbounded lattice: the draw at (row, column) depends on the key and the place alone ----------
