@@ -46,7 +46,6 @@ def test_names_and_order_are_the_papers():
     assert FULL.tensor().tolist() == pytest.approx([0.3, 0.05, 2.5, 0.04, 1, 1, 1, 1, 1]) and FULL.active == TASKS
     for i, task in enumerate(TASKS):
         assert FULL.only(task).tensor()[4:].tolist() == [float(i == j) for j in range(5)]
-    assert EditingVector(blur=1, sharpen=[2, 0]) == EditingVector(blur=1.0, sharpen=(2.0, 0.0))
 
 
 @drawn(vector=VECTORS, kept=st.sets(st.sampled_from(TASKS)))

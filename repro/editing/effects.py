@@ -12,8 +12,8 @@
   supplement used works in 8-bit CIE Lab and by default scales by the *inverse* ratio.
 - Holes: "Free-Form Image Inpainting with Gated Convolution" (Yu et al., ICCV 2019) draws strokes whose vertices turn by
   about 2 pi / 5, back and forth; the constants are those of its common implementation (DeepFillv2). Lengths scale with
-  the diagonal, so that the share that is hole keeps its distribution (strokes: mean 0.15, 5% 0.036, 95% 0.29; boxes:
-  mean 0.19). 1 is hole, 0 is kept, everywhere in this repository.
+  the diagonal, so that the share that is hole keeps its distribution (mean 0.15, 5% 0.036, 95% 0.29). 1 is hole, 0 is
+  kept, everywhere in this repository.
 - Composites (Table 3): the order matters, since sharpening amplifies grain that is already there, colour transfer takes
   grain for contrast, and blur wipes it out. Here it is the order in which the paper names the tasks. Inpainting is no
   effect on the target: the hole is cut into the source, and a sequence of models fills it first.
@@ -50,11 +50,9 @@ _RGB_TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.12
 _A, _B, _C = 1 / math.sqrt(3), 1 / math.sqrt(6), 1 / math.sqrt(2)
 _LMS_TO_LAB = ((_A, _A, _A), (_B, _B, -2 / math.sqrt(6)), (_C, -_C, 0.0))  # Eq. 6
 
-STROKES = (1, 3)  # a mask has 1 to 3
-SEGMENTS = (4, 11)  # a stroke has 4 to 11
+STROKES, SEGMENTS = (1, 3), (4, 11)  # least and most of a mask, and of a stroke
 WIDTH = (12, 39)  # of the brush, pixels at 256 x 256
 MEAN_ANGLE, ANGLE_RANGE = 2 * math.pi / 5, 2 * math.pi / 15
-BOX, SHRINK = 128, 16  # the box's side and the most that is taken off each of its sides, pixels at 256 x 256
 
 
 # -- blur and sharpening ----------------------------------------------------------------------------------------------
@@ -110,10 +108,8 @@ def motion_blur(
 ) -> Tensor:
     """Blur of a shaken camera: (B, 3, H, W) in [0, 1] -> the same shape, reflected at the borders.
 
-    Args:
-        beta: degree in [0, 1]: the path is beta * longest pixels long, of one shape for all degrees.
-        seed, ids: the path depends on (seed, id) alone, not on the batch.
-        longest: pixels of the path at beta = 1, at most half the shorter side; by default an eighth of it.
+    The path of an image depends on (seed, id) alone and is beta * longest pixels long, beta being the degree in [0, 1]
+    and `longest` at most half the shorter side, by default an eighth of it.
     """
     beta = torch.as_tensor(beta, dtype=torch.float64).cpu().reshape(-1).expand(len(image))
     longest = LONGEST * min(image.shape[-2:]) if longest is None else longest
@@ -140,9 +136,7 @@ def gaussian_3x3(image: Tensor) -> Tensor:
 def unsharp_mask(image: Tensor, amount: Numbers, threshold: Numbers = 0.0) -> Tensor:
     """x + lambda (x - blurred), clamped, where |x - blurred| >= mu; x elsewhere. (B, 3, H, W) in [0, 1] -> the same.
 
-    Args:
-        amount: lambda >= 0; 0 is the identity, the paper's are 1 to 3.
-        threshold: mu >= 0 in units of the [0, 1] range; each channel decides for itself.
+    `amount`: lambda, in the paper 1 to 3. `threshold`: mu in units of [0, 1]; each channel decides for itself.
     """
     amount, threshold = (
         torch.as_tensor(value, dtype=torch.float64).reshape(-1).to(image)[:, None, None, None]
@@ -206,10 +200,8 @@ def free_form_mask(
 ) -> Tensor:
     """Random brush strokes, (B, 1, H, W) float32: 1 in the hole, 0 elsewhere; a mask depends on (seed, its id, size).
 
-    Args:
-        seed, ids, size: the experiment's seed, one id per mask, (H, W) in pixels.
-        fraction: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole:
-            the same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
+    `fraction`: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole: the
+    same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
     """
     growth = _growth(seed, ids, *size)  # (B, H, W)
     if fraction is None:
@@ -220,23 +212,8 @@ def free_form_mask(
     return (rank < count.expand(len(growth))[:, None]).view_as(growth)[:, None].float()
 
 
-def box_mask(seed: int, ids: Ids, size: tuple[int, int] = (256, 256)) -> Tensor:
-    """A random box of about half the image's sides, (B, 1, H, W) float32: 1 in the hole."""
-    noise, inside = KeyedNoise(seed, ids, "box mask"), []
-    for axis, length in enumerate(size):
-        side, most = round(length * BOX / 256), round(length * SHRINK / 256)
-        start = noise.integers(0, max(1, length - side), step=2 * axis)
-        shrink = noise.integers(0, most + 1, step=2 * axis + 1)
-        place = torch.arange(length)
-        inside.append((place >= (start + shrink)[:, None]) & (place < (start + side - shrink)[:, None]))
-    return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
-
-
 def cut_hole(image: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
-    """The image (B, C, H, W) or (C, H, W) with `fill` where the mask (B or 1, 1, H, W) or (1, H, W) is 1.
-
-    `fill` 0 is black for an image in [0, 1] and mid-grey for one in [-1, 1].
-    """
+    """The image (B, C, H, W) with `fill` where the mask (B or 1, 1, H, W) is 1."""
     return torch.where(mask.bool(), fill, image)
 
 

@@ -28,17 +28,8 @@ class Entry(NamedTuple):
     high: float
     meaning: str
 
-    def checked(self, value: float) -> float:
-        """The value as a float. Raises `ReproError` where it is out of range."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and self.low <= value <= self.high):
-            got = f"{value:g}" if number else repr(value)
-            accepted = f"accepted: {self.low:g} to {self.high:g}"
-            raise ReproError(f"editing vector: {self.name} ({self.meaning}) is {got}; {accepted}")
-        return float(value)
 
-
-BETA, SIGMA, LAMBDA, MU = SCALARS = (
+SCALARS = (
     Entry("beta", "blur", 0.0, 1.0, "degree of motion blur"),
     Entry("sigma", "grain", 0.0, 0.1, "radius of the film grain, in pixels"),
     Entry("lambda", "sharpen", 1.0, 3.0, "amount of sharpening"),
@@ -67,13 +58,14 @@ class EditingVector:
         for name in ("colour", "inpaint"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ReproError(f"editing vector: {name} is a switch; got {value!r}, accepted: on or off")
-        for entry in (BETA, SIGMA):
-            if (value := getattr(self, entry.task)) is not None:
-                object.__setattr__(self, entry.task, entry.checked(value))
-        if (pair := self.sharpen) is not None:
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
-            object.__setattr__(self, "sharpen", (LAMBDA.checked(pair[0]), MU.checked(pair[1])))
+        pair = (None, None) if self.sharpen is None else self.sharpen
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
+        for entry, value in zip(SCALARS, (self.blur, self.grain, *pair), strict=True):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and entry.low <= value <= entry.high):
+                got, accepted = f"{value:g}" if number else repr(value), f"{entry.low:g} to {entry.high:g}"
+                raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {got}; accepted: {accepted}")
 
     @property
     def active(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
 from repro.ddpm.process import to_x0
 from repro.ddpm.schedules import scaled_linear
-from repro.editing.effects import box_mask, cut_hole, free_form_mask, gaussian_3x3, unsharp_mask
+from repro.editing.effects import cut_hole, free_form_mask, gaussian_3x3, unsharp_mask
 from repro.editing.grain import RADII, grain_variance
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor
@@ -174,7 +174,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
         "amount": Slider(1.0, 3.0, 0.1, given["amount"], "λ"),
         "mu": Slider(0.0, 0.1, 0.005, given["mu"], "threshold μ"),
         "reference": Choice(REFERENCES, given["reference"], "colours of"),
-        "mask": Choice(("none", "box", *SHARES), given["mask"], "hole"),
+        "mask": Choice(("none", *SHARES), given["mask"], "hole"),
         "steps": Slider(1, 50, 1, given["steps"]),
         "seed": Seed(given["seed"]),
         "split": Slider(0.0, 1.0, 0.05, given["split"], "before | after"),
@@ -201,8 +201,7 @@ def edit(
     sharp = example(now, picture)[None]
     colours, hole = example(now, reference)[None] if vector.colour else None, torch.zeros_like(sharp[:, :1])
     if vector.inpaint:
-        draw = box_mask if mask == "box" else partial(free_form_mask, fraction=SHARES[mask])
-        hole = draw(1, ["mask"], tuple(sharp.shape[2:]))
+        hole = free_form_mask(1, ["mask"], tuple(sharp.shape[2:]), fraction=SHARES[mask])
     data = Split((0,), sharp, colours, hole, (vector,), now.live.bench)  # 0: the first image of a pipeline's batch
     output = now.edit(method, data, vector.active, steps=steps, seed=seed)
     if isinstance(output, str):
