@@ -141,9 +141,9 @@ def test_what_ships_is_what_the_experiments_say(shipping):
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not
     assert next(network.parameters()).any()
     assert not EditingPipeline.shipped("smoke", "mult").network.config.mask and pipe.network.config.mask
-    with pytest.raises(ReproError, match="editing-smoke-palette-s0: no weights here; `repro list"):
+    with pytest.raises(ReproError, match="no checkpoint editing-smoke-palette-s0"):
         EditingPipeline.shipped("smoke", "palette")
-    with pytest.raises(ReproError, match="unknown profile 'large'"):
+    with pytest.raises(ReproError, match="profile of networks for use 'large' is unknown: choose one of small, smoke"):
         EditingPipeline.shipped("large")
 
 
@@ -218,7 +218,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
-        (["photo.png", "--blur", "1", "--profile", "large"], "unknown profile 'large'"),
+        (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
         (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
         (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
     ],

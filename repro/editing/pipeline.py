@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from repro.data import inputs
 from repro.data.images import ImageSource, resize
 from repro.ddpm.process import Kind, q_sample
-from repro.ddpm.samplers import ddim, sample
+from repro.ddpm.samplers import sample
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
@@ -25,7 +25,7 @@ from repro.editing.large import carried, enlarged, matched, membrane, thickness
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
-from repro.engine.checkpoint import load_checkpoint, trained
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.nn.unet import pad_to_multiple
@@ -97,15 +97,11 @@ class EditingPipeline(DiffusionPipeline):
 
         Raises `ReproError` where they are not here.
         """
-        if profile not in ("small", "smoke"):
-            raise ReproError(f"unknown profile {profile!r} of networks for use; accepted: small, smoke")
+        one_of("profile of networks for use", profile, ("small", "smoke"))
         room, edits = ("editing", "editing-edits") if profile == "small" else ("editing-smoke",) * 2
-        parts = []
-        for name in (f"{edits}-{variant}-s0", f"{room}-autoencoder-vq-s0"):
-            if not trained(name):
-                raise ReproError(f"{name}: no weights here; `repro list editing` has the names for `repro train`")
-            # A copy: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
-            parts.append(copy.deepcopy(load_checkpoint(name)))
+        names = f"{edits}-{variant}-s0", f"{room}-autoencoder-vq-s0"
+        # Copies: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
+        parts = [copy.deepcopy(load_checkpoint(name)) for name in names]
         return cls(*parts, scheduler_of(by_name(**SCHEDULE), "v_prediction"))
 
     def editor(self, tile: int = 0) -> Editor:
@@ -133,8 +129,7 @@ class EditingPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Edited images, `.images`, of the sizes they came in.
 
-        Amounts are shares of the image, as in the formulas: a number is the same effect at every resolution. Grain
-        alone has a size in pixels. Up to 192 pixels a side an image goes through in one piece.
+        An amount is the same share of the image at every resolution; grain alone has a size in pixels.
 
         Args:
             image: one image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
@@ -166,8 +161,7 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
         check_request(x, [vector], target, hole)
         if not 1 <= num_inference_steps <= most:
-            got = f"num_inference_steps {num_inference_steps!r}"
-            raise ReproError(f"EditingPipeline: got {got}; accepted: 1 to {most}")
+            raise ReproError(f"EditingPipeline: got num_inference_steps {num_inference_steps}; accepted: 1 to {most}")
         if isinstance(generator, list) and len(generator) != count:
             raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
         if generator is not None and seed is not None:
@@ -271,5 +265,4 @@ class EditingPipeline(DiffusionPipeline):
         smooth = editor.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
         start = q_sample(smooth, DETAIL, noise.draw("sample/x_T", 0, smooth), editor.schedule)
         model, times = editor.model(conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
-        steps = ddim(model, start, editor.schedule, times, prediction=editor.prediction, clip=False)
-        return editor.picture(sample(steps), box)
+        return editor.picture(sample(editor.ddim(model, start, times)), box)

@@ -1,7 +1,6 @@
-"""Images edited: one joint pass of a multi-task network, or single-task networks one after another.
+"""Images of any size edited: one joint pass of a multi-task network, or single-task networks one after another.
 
-The result depends on (image, request, seed, id), not on the batch. Images of any size: their edge is repeated up to
-whole latents on the way in, and cut off on the way out.
+The result depends on (image, request, seed, id), not on the batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,12 +61,12 @@ class Editor:
         """Pixels that an image is padded to multiples of."""
         return self.network.multiple * self.autoencoder.factor
 
+    @property
+    def _tiles(self) -> dict[str, int]:
+        return {"tile": self.tile, "overlap": self.overlap, "batch": AT_ONCE}
+
     def conditions(
-        self,
-        image: Tensor,
-        vectors: Sequence[EditingVector],
-        reference: Tensor | None = None,
-        hole: Tensor | None = None,
+        self, image: Tensor, vectors: Sequence[EditingVector], reference: Tensor | None, hole: Tensor | None
     ) -> tuple[dict[str, Tensor], Box]:
         """The network's inputs beside the noisy latent, for images (B, 3, H, W) in [0, 1] whose holes are still whole.
 
@@ -121,9 +120,8 @@ class Editor:
         """The steps of an edit on latents, and the padding that `picture` undoes.
 
         Args:
-            image: (B, 3, H, W) in [0, 1]; what is under the hole is never used.
-            vectors, ids: one per image; ids key the noise.
-            reference, hole: as of `conditions`.
+            image, vectors, reference, hole: as of `conditions`; what is under the hole is never used.
+            ids: one per image; they key the noise.
             steps: of DDIM, with noise of `eta` added; images with grain take those of `late` besides.
             inversion: start from the source's own noise, found by DDIM upwards with the empty request (supplement,
                 section E), instead of fresh noise.
@@ -142,22 +140,19 @@ class Editor:
         model, noise = self.model(inputs), KeyedNoise(seed, list(ids), "sample/noise", source.device)
 
         def down() -> Iterator[Step]:
-            for step in ddim(model, start, self.schedule, times, eta=eta, noise=noise, **self._ddim):
+            for step in self.ddim(model, start, times, eta=eta, noise=noise):
                 yield step
             yield from self.refine(model, step.x_t, step.x0, step.t, inputs["vector"])
 
         return down(), box
 
-    @property
-    def _ddim(self) -> dict[str, Any]:
-        return {"prediction": self.prediction, "clip": False}  # latents have no range to clip to
+    def ddim(self, model: Model, start: Tensor, times: Sequence[int], **more: Any) -> Iterator[Step]:
+        """DDIM of this schedule and prediction; latents have no range to clip to."""
+        return ddim(model, start, self.schedule, times, prediction=self.prediction, clip=False, **more)
 
     def refine(self, model: Model, x_t: Tensor, x0: Tensor, t: int, vectors: Tensor) -> Iterator[Step]:
-        """Further denoising steps at low noise: from a run's last state x_t at timestep t and its sample x0, both
-        (B, C, h, w), at the timesteps of `late` below t, by deterministic DDIM. All steps together are DDIM at uneven
-        timesteps.
-
-        Images whose `vectors` (B, 9) have no grain keep x0; where none has, there are no steps.
+        """Further denoising steps, by deterministic DDIM, from a run's last state x_t at timestep t and its sample x0,
+        both (B, C, h, w), at the timesteps of `late` below t. Images whose `vectors` (B, 9) have no grain keep x0.
         """
         times, grain = [n for n in self.late if n < t], vectors[:, NAMES.index("grain"), None, None, None] > 0
         if not times or not grain.any():
@@ -165,7 +160,7 @@ class Editor:
         ab, ab_late = (self.schedule.alpha_bar[n].item() for n in (t, times[0]))
         eps = torch.sub(x_t, x0, alpha=ab**0.5).div_((1 - ab) ** 0.5)
         start = torch.mul(x0, ab_late**0.5).add_(eps, alpha=(1 - ab_late) ** 0.5)
-        for step in ddim(model, start, self.schedule, times, **self._ddim):
+        for step in self.ddim(model, start, times):
             yield replace(step, x=torch.where(grain, step.x, x0))
 
     def model(self, inputs: Mapping[str, Tensor]) -> Model:
@@ -182,7 +177,7 @@ class Editor:
                 parts = dict(zip(maps, parts, strict=True))
                 return self.network(x, t.expand(len(x)), vector=inputs["vector"].expand(len(x), -1), **parts).sample
 
-            return tiled(of_tiles, torch.cat(together, dim=1), self.tile, self.overlap, AT_ONCE)
+            return tiled(of_tiles, torch.cat(together, dim=1), **self._tiles)
 
         return predict
 
@@ -192,17 +187,15 @@ class Editor:
         if not self.tile:
             return encode(image)
         blocks = F.pixel_unshuffle(image, factor)  # tiles are cut in latents
-        return tiled(lambda x: encode(F.pixel_shuffle(x, factor)), blocks, self.tile, self.overlap, AT_ONCE)
+        return tiled(lambda x: encode(F.pixel_shuffle(x, factor)), blocks, **self._tiles)
 
     @torch.no_grad()
     def picture(self, latent: Tensor, box: Box) -> Tensor:
         """A latent as an image in [0, 1], its padding removed."""
         decode, factor = partial(self.autoencoder.decode, quantize=self.quantize), self.autoencoder.factor
         if self.tile:
-            blocks = lambda z: F.pixel_unshuffle(decode(z), factor)  # noqa: E731
-            image = F.pixel_shuffle(tiled(blocks, latent, self.tile, self.overlap, AT_ONCE), factor)
-        else:
-            image = decode(latent)
+            latent = tiled(lambda z: F.pixel_unshuffle(decode(z), factor), latent, **self._tiles)
+        image = F.pixel_shuffle(latent, factor) if self.tile else decode(latent)
         return (unpad(image, box).float() + 1).mul_(0.5).clamp_(0, 1)  # pixels of a half-precision network, too
 
     def floor(self, image: Tensor) -> Tensor:
@@ -220,10 +213,8 @@ def in_sequence(
     recipe: Recipe,
     **settings: Any,
 ) -> Tensor:
-    """Ours-single: the tasks, the same for all images, one after another, each by its own network.
-
-    `settings`: reference, hole and more, as of `Editor.trajectory`.
-    """
+    """Ours-single: the tasks, the same for all images, one after another, each by its own network; `settings` as of
+    `Editor.trajectory`."""
     for number, step in enumerate(recipe.sequence(vectors[0])):
         (task,) = step.active
         own = [f"{i} {task}" for i in ids] if number else ids
