@@ -135,7 +135,7 @@ def test_what_ships_is_what_the_experiments_say(shipping):
     pipe = EditingPipeline.shipped("smoke")
     network = load_checkpoint(experiments.name_of("taught-long", 0, "smoke"))
     prediction = experiments.learning_of("taught-long", SMOKE).prediction
-    editor = Editor(network, experiments.load_autoencoder("smoke"), SCHEDULE, prediction)
+    editor = Editor(network, experiments.load_autoencoder(SMOKE), SCHEDULE, prediction)
     found = pipe(IMAGE, seed=0, exact=False, output_type="pt").images
     close(found, editor.edit(IMAGE, [EditingVector()] * 2, [0, 1]))
     next(pipe.network.parameters()).data.zero_()  # a pipeline may be changed; what others share is not

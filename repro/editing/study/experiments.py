@@ -25,7 +25,7 @@ from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment, load_checkpoint, weights_hash
 from repro.engine.train import Recipe, Task
 
-SPEC = read_toml(Path(__file__).with_name("experiments.toml"))
+_SPEC = read_toml(Path(__file__).with_name("experiments.toml"))
 _BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256, 256), recipe=Effects())}
 
 
@@ -69,7 +69,7 @@ class EditingConfig:
 
 def _read(name: str) -> EditingConfig:
     """A profile of `experiments.toml`; pix2pix's recipe is the network's but for what it names."""
-    spec = SPEC["profile"][name]
+    spec = _SPEC["profile"][name]
     recipes = {key: value for key, value in spec.items() if key.endswith("recipe")}
     recipes["pix2pix_recipe"] = spec["recipe"] | spec["pix2pix_recipe"]
     made = {key: Recipe(**r | {"betas": tuple(r.get("betas", Recipe.betas))}) for key, r in recipes.items()}
@@ -101,7 +101,7 @@ class Variant:
     seeds: Sequence[int] = (0,)
 
 
-VARIANTS = {name: Variant(**about) for name, about in SPEC["variant"].items()}
+VARIANTS = {name: Variant(**about) for name, about in _SPEC["variant"].items()}
 ABLATIONS = tuple(name for name, variant in VARIANTS.items() if variant.share == 0.16)
 MASKED, LOW, TAUGHT, LONGER = "mask-all", "low-times", "taught", "taught-long"
 
@@ -140,23 +140,20 @@ def schedule_of(variant: str) -> Schedule:
     return by_name(**{**SCHEDULE, **VARIANTS[variant].schedule})
 
 
-def load_autoencoder(profile: str = "small") -> Autoencoder:
+def load_autoencoder(config: EditingConfig) -> Autoencoder:
     """The autoencoder of a profile; read-only."""
-    published = PROFILES[profile].pretrained
-    return published.frozen if published else load_checkpoint(autoencoder_name(profile))
+    return config.pretrained.frozen if config.pretrained else load_checkpoint(autoencoder_name(config.name))
 
 
 def autoencoder_hash(config: EditingConfig) -> str:
-    """SHA-256 of the weights of a profile's autoencoder."""
-    published = config.pretrained
-    return published.autoencoder_hash() if published else weights_hash(autoencoder_name(config.name))
+    """SHA-256 of its weights."""
+    return config.pretrained.autoencoder_hash() if config.pretrained else weights_hash(autoencoder_name(config.name))
 
 
 def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
-    autoencoder = load_autoencoder(config.name)
+    autoencoder, prediction = load_autoencoder(config), learning_of(variant, config).prediction
     network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
-    prediction = learning_of(variant, config).prediction
     return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.recipe.fill)
 
 
@@ -171,7 +168,7 @@ def autoencoder_task(config: EditingConfig) -> Task:
 def training_task(config: EditingConfig, variant: str) -> Task:
     """Training set and loss of a variant."""
     network, learning = network_of(config, variant), learning_of(variant, config)
-    autoencoder, key = load_autoencoder(config.name), autoencoder_hash(config)
+    autoencoder, key = load_autoencoder(config), autoencoder_hash(config)
     held = benchmark.latents(autoencoder, key, config.source)
     if learning.composites:  # no variant of the paper's profile, whose data are not the pack
         held |= benchmark.composites(autoencoder, key, config.bench)

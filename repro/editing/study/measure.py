@@ -1,7 +1,7 @@
 """What notebook 02 measures: crops of held-out photographs, ways of editing them, scores per photograph.
 
-The unit is the photograph: several crops of one are averaged, so that intervals count images that are independent of
-each other; at paper scale it is a sequence of REDS. What is measured stands in `grid.toml`. Everything runs in fp32.
+Several crops of a photograph (at paper scale, frames of a sequence) are averaged, so that intervals count images that
+are independent of each other. What is measured stands in `grid.toml`.
 """
 
 import hashlib
@@ -55,7 +55,6 @@ TOLERANCE = {  # of the check that measures the first k again
 }
 ALIASES = {"paired-kid/inception": KID}  # metrics of the paper's profile -> what tables look for
 LEAST = 8  # photographs for a KID
-LONG = 50  # steps with which the sliders of single-task networks are measured once more
 SEQUENCE = "editing-edits-singles-s0"  # each task's own network, one after another
 SLIDERS: dict[str, tuple[dict[str, Any], ...]] = {
     "blur": tuple({"blur": b} for b in (0.0, 0.25, 0.5, 0.75, 1.0)),
@@ -75,13 +74,13 @@ _BATCH = 18  # crops edited at once
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
     """How many photographs a cell is measured on; None where it is not measured in this profile."""
     config, task, weights = experiments.PROFILES[profile], cell["task"], None
-    if config.pretrained:
+    if config.pretrained:  # without a codebook; `EditingPipeline` is for our own networks
+        if "quantised" in experiment or task == "corrected" or "slider, " in task:
+            return None
         here = any(trained(name_of(v, 0, profile)) for v in config.variants)
-        here &= "quantised" not in experiment  # its autoencoder has no codebook
     else:
         here = trained(experiments.autoencoder_name(profile))
-    slow = config.steps >= LONG and "slider, " in task
-    if not here or slow or (config.pretrained and task == "corrected"):  # `EditingPipeline` is for our own networks
+    if not here:
         return None
     if experiment.startswith("baseline-floor"):
         weights = experiments.autoencoder_hash(config)
@@ -103,16 +102,14 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     config, task = experiments.PROFILES[profile], cell["task"]
     tasks = tuple(cell.get("edit", "").split("+"))
     network = experiment.startswith("editing-") and experiment != SEQUENCE
-    variant, each = find(experiment).variant if network else "", 1
-    if task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW):
-        each = min(2, config.bench.each[2])
+    variant = find(experiment).variant if network else ""
+    two = task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW)
+    each = min(2, config.bench.each[2]) if two else 1
     data = unseen(config.bench) if task == "unseen" else crops(config.source, each)
     data = data if k is None else data.first(k * each)
     if task in ("clusters", "attention", "spread"):
-        editor = editor_of(config, variant, find(experiment).seed)
-        if task == "clusters":
-            return _clusters(editor, data)
-        return _attention(editor, data, tasks) if task == "attention" else _spread(editor, data, config.steps)
+        inner = {"clusters": _clusters, "attention": _attention, "spread": partial(_spread, steps=config.steps)}[task]
+        return inner(editor_of(config, variant, find(experiment).seed), data, tasks)
     method = _method(experiment, cell, config)
     if task == "kept":
         return kept(data, tasks, method)
@@ -130,7 +127,7 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
     if experiment == "baseline-target":  # the targets themselves, of parameters that no main table shares
         return Split.target
     if experiment.startswith("baseline-floor"):
-        return partial(floored, experiments.load_autoencoder(config.name), experiment.endswith("quantised"))
+        return partial(floored, experiments.load_autoencoder(config), experiment.endswith("quantised"))
     if experiment == SEQUENCE:
         return partial(sequenced, {each: editor_of(config, f"single-{each}") for each in TASKS}, steps=steps)
     network = find(experiment)
@@ -156,12 +153,8 @@ def crops(source: Any, each: int) -> Split:
 
 def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
     """Arguments of `Editor.edit` for a split's own parameters."""
-    return {
-        "vectors": [vector.only(*tasks) for vector in data.vectors],
-        "ids": data.ids,
-        "reference": data.reference,
-        "hole": data.hole,
-    }
+    vectors = [vector.only(*tasks) for vector in data.vectors]
+    return {"vectors": vectors, "ids": data.ids, "reference": data.reference, "hole": data.hole}
 
 
 def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
@@ -291,18 +284,16 @@ def _slider(data: Split, task: str, inside: bool, method: Method) -> Metrics:
     return metrics | {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
 
 
-def _clusters(editor: Editor, data: Split) -> Metrics:
+def _clusters(editor: Editor, data: Split, tasks: Sequence[str]) -> Metrics:
     """How far features lie apart by task (claim E7): per photograph, its five edits' silhouettes averaged."""
     *points, task = probes.task_features(editor, data)
-    return {
-        name: probes.silhouette(own, task).view(len(TASKS), -1).mean(dim=0).tolist()
-        for name, own in zip(SILHOUETTE.values(), points, strict=True)
-    }
+    found = [probes.silhouette(own, task).view(len(TASKS), -1).mean(dim=0).tolist() for own in points]
+    return dict(zip(SILHOUETTE.values(), found, strict=True))
 
 
-def _spread(editor: Editor, data: Split, steps: int) -> Metrics:
+def _spread(editor: Editor, data: Split, tasks: Sequence[str], steps: int) -> Metrics:
     """How far edits of one image under different noise lie apart (claim E8)."""
-    inputs = request(data, ("inpaint",))
+    inputs = request(data, tasks)
     runs = torch.stack([editor.edit(data.sharp, **inputs, seed=seed, steps=steps) for seed in range(4)])
     return {SPREAD: by_photo(runs.std(dim=0).mean(dim=(1, 2, 3)), 1)}
 
@@ -310,7 +301,5 @@ def _spread(editor: Editor, data: Split, steps: int) -> Metrics:
 def _attention(editor: Editor, data: Split, tasks: Sequence[str]) -> Metrics:
     """Mean weight of each token in each cross-attention, "attention/down_blocks.0.0/beta", at the largest amounts."""
     vector = EditingVector(**ATTENDED["+".join(tasks)], colour="colour" in tasks)
-    metrics: dict[str, Values] = {}
-    for layer, row in probes.attention(editor, data, vector).items():
-        metrics |= {f"attention/{layer}/{name}": w for name, w in zip(NAMES, row.tolist(), strict=True)}
-    return metrics
+    rows = probes.attention(editor, data, vector).items()
+    return {f"attention/{layer}/{name}": w for layer, row in rows for name, w in zip(NAMES, row.tolist(), strict=True)}

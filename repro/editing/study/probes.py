@@ -1,5 +1,5 @@
-"""Small measurements of notebook 02: how strong an effect is in an image (claims E13, E14), where attention looks, what
-one token does to it, how features cluster by task, and what the paper leaves open about its targets, done both ways."""
+"""Small measurements of notebook 02: strengths of effects (claims E13, E14), attention, gradients, clusters of tasks,
+and what the paper leaves open about its targets, done both ways."""
 
 import math
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ def attention(editor: Editor, data: Split, vector: EditingVector) -> dict[str, T
 
 
 def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[str, float]:
-    """Largest absolute gradient that a loss leaves in the queries, keys and values of all cross-attention layers of a
-    small untrained network, whose context has one token per entry, or a single one."""
+    """Largest absolute gradient that a loss leaves in the weights of queries, keys and values of cross-attention, in a
+    small untrained network whose context has one token per entry, or a single one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = EditingNet(channels=4, widths=(16, 16), attention_levels=(1,), context=16, tokens=tokens)
@@ -64,9 +64,8 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
     vector = torch.stack([EditingVector(blur=0.3).tensor(), EditingVector(sharpen=(2.0, 0.05)).tensor()])
     output = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
     (output - goal).abs().mean().backward()
-    attentions = [module for name, module in network.unet.named_modules() if name.endswith("attn2")]
-    layers = {part: [getattr(attention, part) for attention in attentions] for part in ("to_q", "to_k", "to_v")}
-    return {part: max(x.weight.grad.abs().max().item() for x in each) for part, each in layers.items()}
+    largest = {name: p.grad.abs().max().item() for name, p in network.unet.named_parameters() if ".attn2.to_" in name}
+    return {q: max(v for name, v in largest.items() if f".{q}." in name) for q in ("to_q", "to_k", "to_v")}
 
 
 def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
@@ -148,9 +147,8 @@ def task_features(editor: Editor, data: Split) -> tuple[Tensor, Tensor, Tensor]:
 def silhouette(points: Tensor, group: Tensor) -> Tensor:
     """(N,) silhouettes in [-1, 1] of points (N, D) in groups (N,) (Rousseeuw, 1987): 1 far inside its own group.
 
-    How much nearer a point lies to its own group than to the nearest other one: (b - a) / max(a, b), a the mean
-    distance to the own group's other points, b that to the nearest other group; 0 for a group of one, and where all
-    points coincide.
+    (b - a) / max(a, b), a the mean distance to the own group's other points, b that to the nearest other group; 0 for a
+    group of one, and where all points coincide.
     """
     own = group[:, None] == group.unique()[None, :]  # (N, G)
     sums = torch.cdist(points.double(), points.double()) @ own.double()
@@ -235,14 +233,10 @@ def rank_correlation(strengths: Tensor) -> Tensor:
     Two strengths that differ by no more than LEAST are tied, and share the rank between theirs: a slider that moves
     nothing scores 0, whatever rounding errors do.
     """
-    x = strengths.double()
-    apart = x[:, None] - x[None]  # (P, P, N)
+    apart = strengths.double()[:, None] - strengths.double()[None]  # (P, P, N)
     ranks = (apart > LEAST).double().sum(dim=1) + 0.5 * (apart.abs() <= LEAST).double().sum(dim=1)  # (P, N)
-    ranks = ranks - ranks.mean(dim=0)
-    places = torch.arange(len(x), dtype=torch.float64, device=x.device)[:, None]
-    places = places - places.mean()
-    scale = (ranks.square().sum(dim=0) * places.square().sum()).sqrt()
-    return torch.where(scale > 0, (ranks * places).sum(dim=0) / scale.clamp(min=1e-12), 0.0)
+    places = torch.arange(len(strengths), dtype=torch.float64)[:, None].expand_as(ranks)
+    return F.cosine_similarity(ranks - ranks.mean(dim=0), places - places.mean(dim=0), dim=0)
 
 
 STRENGTHS = {"blur": blur_strength, "grain": grain_strength, "sharpen": sharpen_strength}
