@@ -128,7 +128,7 @@ def test_every_input_reaches_the_output(condition):
 
 def test_unknown_choices_are_refused():
     for name in ("condition", "reference", "tokens"):
-        with pytest.raises(ReproError, match=f"got {name} 'sum'; accepted: "):
+        with pytest.raises(ReproError, match=f"{name} 'sum' is unknown: choose one of "):
             tiny_network(**{name: "sum"})
 
 

@@ -77,14 +77,15 @@ def test_labels_are_uniform_and_one_task_is_left():
 def test_whatever_belongs_to_another_task_is_zero(latent, mask):
     at, label = torch.tensor([3, 7, 3, 4, 5, 6]), torch.arange(6)
     source, target = single_edit(HELD, at, label)
-    inputs = task(latent_reference=latent, mask=mask).inputs(at, only(HELD["vector"][at], label))
+    kind = "reference" if latent else "rgb"
+    inputs = task(colours=kind, mask=mask).inputs(at, only(HELD["vector"][at], label))
     assert set(inputs) == {"source", "reference", "vector", *(["mask"] if mask else [])}
     for i, name in enumerate(("", *TASKS)):
         crop, goal = at[i], name if name in ("blur", "grain", "colour", "sharpen") else "sharp"
         own = HELD["masked" if name == "inpaint" else "sharp"][crop]
         assert torch.equal(target[i], HELD[goal][crop]) and torch.equal(source[i], own)
         assert torch.equal(inputs["source"][i], own.float())
-        reference = HELD["reference" if latent else "rgb"][crop].float()
+        reference = HELD[kind][crop].float()
         assert torch.equal(inputs["reference"][i], reference * (name == "colour"))
         if mask:
             assert torch.equal(inputs["mask"][i], HELD["mask"][crop].float() * (name == "inpaint"))

@@ -5,10 +5,8 @@ autoencoder trained on sharp images alone cannot carry grain. A latent is the su
 4 x 4 pixels and of `VQModel`, which uses the neighbours. Without the convolution the same budget blurs.
 
 Diffusion runs on the latents before quantisation, brought to zero mean and unit deviation per channel by running
-statistics of the training (latent diffusion models' "scale factor"). No diffusion model hits a latent exactly, so
-training adds up to a quarter of a deviation of noise to them: without it a tenth of a deviation of error already shows
-as noise all over. The decoder is trained on quantised and unquantised latents, so it can decode both. The codebook
-follows the latents; no gradient reaches the encoder through it.
+statistics of the training. No diffusion model hits a latent exactly, so training adds up to a quarter of a deviation of
+noise to them. The decoder learns both kinds of latents; the codebook follows them, without a gradient to the encoder.
 """
 
 from collections.abc import Callable, Sequence

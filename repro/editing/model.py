@@ -3,8 +3,7 @@
 "Multi-task image-to-image diffusion models with fine-grained control", Fig. 1 and Table 1. Concatenated to the noisy
 latent of the target are the latent of the source and the colour reference, reduced to the latents' size. The editing
 vector C goes through f_theta into the cross-attention ("cross", the paper's model), or is spread over the positions and
-concatenated too ("concat", its baseline Palette++). Both are one diffusers `UNet2DConditionModel` of one size; without
-a context, cross-attention attends to a zero token and adds its bias.
+concatenated too ("concat", its baseline Palette++); cross-attention then attends to a zero token and adds its bias.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.editing.vector import HIGHS, LENGTH, SCALARS
-from repro.errors import ReproError
+from repro.errors import one_of
 from repro.nn.unet import InputSkip, sinusoid
 
 _TIMES = 32  # width of the sinusoid that scales the bypass
@@ -92,10 +91,9 @@ class EditingNet(ModelMixin, ConfigMixin):
         layers, tokens, labels, scaled: of `VectorMapping`; with "concat", `scaled` scales C there too.
         input_skip: whether the inputs also reach the output by a 1x1 convolution, scaled by time: most of an edit is
             the source itself, which a narrow network otherwise has to carry through.
-        published: configuration of a published `UNet2DConditionModel` instead of widths, attention_levels and heads;
-            its input is widened here.
-        checkpointing: whether activations are computed again in the backward pass instead of kept: a batch of 12 of a
-            published size then fits the paper's 24 GB.
+        published: configuration of a published `UNet2DConditionModel` instead of widths, attention_levels and heads.
+        checkpointing: whether activations are computed again in the backward pass: a batch of 12 of a published size
+            then fits the paper's 24 GB.
 
     Raises `ReproError` for an unknown condition, reference or tokens.
     """
@@ -122,8 +120,7 @@ class EditingNet(ModelMixin, ConfigMixin):
         super().__init__()
         choices = {"condition": ("cross", "concat"), "reference": ("rgb", "latent"), "tokens": ("entry", "single")}
         for name, accepted in choices.items():
-            if self.config[name] not in accepted:
-                raise ReproError(f"editing network: got {name} {self.config[name]!r}; accepted: {', '.join(accepted)}")
+            one_of(f"editing network: {name}", self.config[name], accepted)
         self.mapping = VectorMapping(context, layers, tokens, labels, scaled) if condition == "cross" else None
         self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
         down = tuple("CrossAttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(widths)))

@@ -31,10 +31,9 @@ def only(vectors: Tensor, label: Tensor) -> Tensor:
 
 
 def single_edit(held: Mapping[str, Tensor], indices: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """(source, target) of the crops `indices` (B,) under their labels (B,), each (B, ...) as `held` stores them.
+    """(source, target) of the crops `indices` (B,) under their labels (B,), each (B, ...), pixels or latents as `held`.
 
-    `held` has "sharp", "masked" and one entry per effect, pixels or latents. The source is "masked" for inpainting,
-    else "sharp"; the target is the effect's image, "sharp" for none and inpainting.
+    The source is "masked" for inpainting, else "sharp"; the target is the effect's, "sharp" for none and inpainting.
     """
     source = held["sharp"][indices]
     goal = source.clone()
@@ -82,20 +81,15 @@ class EditTask:
     """Latents of the training split, one label a visit.
 
     `held`: as `repro.editing.study.benchmark.latents`; with `learning.composites` those of composites too.
-    `latent_reference`, `mask`: inputs that the network was built for.
+    `colours`: "rgb", or "reference" for its latent. `mask`: whether the network takes one.
     """
 
     def __init__(
-        self,
-        held: dict[str, Tensor],
-        schedule: Schedule,
-        learning: Learning,
-        latent_reference: bool = False,
-        mask: bool = False,
+        self, held: dict[str, Tensor], schedule: Schedule, learning: Learning, colours: str = "rgb", mask: bool = False
     ) -> None:
         self.held = {name: value.float() for name, value in held.items()}
         self.schedule, self.learning, self.size = schedule, learning, len(held["sharp"])
-        self.reference, self.mask = "reference" if latent_reference else "rgb", mask
+        self.colours, self.mask = colours, mask
         # Runs that began before there were the last two choices go on.
         chosen = {k: v for k, v in asdict(learning).items() if v or k not in ("low", "composites")}
         self.settings: dict[str, Any] = {**chosen, "schedule": schedule.name}
@@ -128,10 +122,10 @@ class EditTask:
 
     def inputs(self, indices: Tensor, vector: Tensor) -> dict[str, Tensor]:
         """What the network gets beside the noisy latent, for the effects that `vector` (B, 9) has on."""
-        held = {name: self.held[name][indices] for name in ("sharp", "masked", "mask", self.reference)}
+        held = {name: self.held[name][indices] for name in ("sharp", "masked", "mask", self.colours)}
         colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
         inputs = {"source": torch.where(inpaint, held["masked"], held["sharp"]), "vector": vector}
-        inputs |= {"reference": held[self.reference] * colour}
+        inputs |= {"reference": held[self.colours] * colour}
         return inputs | ({"mask": held["mask"] * inpaint} if self.mask else {})
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:

@@ -172,8 +172,8 @@ def training_task(config: EditingConfig, variant: str) -> Task:
     held = benchmark.latents(autoencoder, key, config.source)
     if learning.composites:  # no variant of the paper's profile, whose data are not the pack
         held |= benchmark.composites(autoencoder, key, config.bench)
-    kinds = {"latent_reference": network.get("reference") == "latent", "mask": network.get("mask", False)}
-    return EditTask(held, schedule_of(variant), learning, **kinds)
+    colours = "reference" if network.get("reference") == "latent" else "rgb"
+    return EditTask(held, schedule_of(variant), learning, colours, network.get("mask", False))
 
 
 def _all(config: EditingConfig) -> Iterator[Experiment]:

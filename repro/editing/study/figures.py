@@ -6,6 +6,7 @@ there are none.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise, product
 from statistics import median
 from typing import Any
@@ -133,19 +134,12 @@ def effects(data: Split) -> Photos:
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def only(methods: Mapping[str, Method], *names: str) -> dict[str, Method]:
-    """Those methods, Ours-mult always last."""
-    return {name: methods[name] for name in (*names, MULT)}
-
-
 def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method]) -> Photos:
     """Figs 2, 3 and 5 of the paper: a row per edit, columns input, target and the methods; the images of `data` take
     turns. A method whose weights are not here leaves a gap."""
-    rows = []
-    for i, tasks in enumerate(edits):
-        one = data.at([i % len(data)])
-        rows.append([one.source(tasks), one.target(tasks), *(method(one, tasks) for method in methods.values())])
-    return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], ["input", "target", *methods])
+    columns = {"input": Split.source, "target": Split.target, **methods}
+    rows = [[draw(data.at([i % len(data)]), tasks) for draw in columns.values()] for i, tasks in enumerate(edits)]
+    return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], [*columns])
 
 
 def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
@@ -188,11 +182,11 @@ def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) ->
 
 def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:
     """The supplement's Fig. 5, a column a single edit, and (target, from noise, from the inverted source) of each."""
-    found = {}
-    for task in TASKS:
-        inputs = {**request(data, (task,)), "steps": steps}
-        ways = (editor.edit(data.sharp, **inputs, inversion=way) for way in (False, True))
-        found[task] = (data.target([task]), *ways)
+    run = partial(editor.edit, data.sharp, steps=steps)
+    found = {
+        task: (data.target([task]), *(run(**request(data, [task]), inversion=way) for way in (False, True)))
+        for task in TASKS
+    }
     rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
     return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 
@@ -238,7 +232,7 @@ def _layers(names: Iterable[str]) -> list[str]:
     levels = sum(part[0] == "down_blocks" for part in parts)
     for kind, block, *place in parts:
         way, level = kind.split("_")[0], levels - int(block) if kind == "up_blocks" else int(block) + 1
-        words.append("middle" if way == "mid" else f"{way}, level {level} {'ab'[int(place[0])]}")
+        words.append(f"{way}, level {level} {'ab'[int(place[0])]}" if place else "middle")
     return words
 
 
@@ -248,15 +242,15 @@ def _layers(names: Iterable[str]) -> list[str]:
 def behind(figure: str, records: Sequence[Record]) -> list[Record]:
     """The records that a figure is drawn of: "edits" (tables of edits, ablations), "sliders", "steps", "attention" or
     "combinations" (Ours-mult, one crop a photograph)."""
+    of_task = lambda *tasks: [r for r in records if r.cell.get("task") in tasks]  # noqa: E731
     if figure == "edits":
-        return [r for r in records if r.cell.get("task") in ("edit", "one crop")]
+        return of_task("edit", "one crop")
     if figure == "sliders":
-        return [r for r in select(records, cell={"task": "slider"}) if r.experiment in WAYS.values()]
-    if figure in ("attention", "steps"):
-        return select(records, cell={"task": figure})
-    ours = select(records, experiment=name_of("mult"))
-    ones = [r for r in select(ours, cell={"task": "one crop"}) if r.cell["edit"] in TASKS]
-    return [*ones, *select(ours, cell={"task": "combination"})]
+        return [r for r in of_task("slider") if r.experiment in WAYS.values()]
+    if figure == "combinations":
+        every = [r for r in of_task("one crop") if r.cell["edit"] in TASKS] + of_task("combination")
+        return select(every, experiment=name_of("mult"))
+    return of_task(figure)
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
@@ -264,8 +258,7 @@ def slider_curves(records: Sequence[Record]) -> Plate:
 
     Medians over photographs: strength is a ratio of energies, which one flat crop can blow up.
     """
-    chosen = behind("sliders", records)
-    if not chosen:
+    if not (chosen := behind("sliders", records)):
         return nothing(NO_RECORDS)
     with style():
         plate = Plate(figsize=(9.6, 2.9), layout="constrained")
@@ -301,8 +294,7 @@ def _mean(record: Record, metric: str) -> tuple[float, float, float]:
 
 def step_curves(records: Sequence[Record]) -> Plate:
     """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
-    chosen = sorted(behind("steps", records), key=lambda r: r.cell["steps"])
-    if not chosen:
+    if not (chosen := sorted(behind("steps", records), key=lambda r: r.cell["steps"])):
         return nothing(NO_RECORDS)
     with style():
         plate = Plate(figsize=(8.4, 2.8), layout="constrained")
@@ -340,7 +332,7 @@ def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | N
 
 def combinations(records: Sequence[Record]) -> Plate:
     """Error of Ours-mult for every request, from one effect to all five (claims E11, E15)."""
-    chosen = sorted(behind("combinations", records), key=lambda r: len(r.cell["edit"].split("+")))
+    chosen = sorted(behind("combinations", records), key=lambda r: r.cell["edit"].count("+"))
     rows = {r.cell["edit"].replace("+", " + "): _mean(r, L1) for r in chosen}
     groups = ["with inpainting" if "inpaint" in words else "without inpainting" for words in rows]
     return compared(rows, "l1", (7.6, 6.6), groups=groups)

@@ -21,9 +21,9 @@ from repro.editing.study import experiments
 from repro.editing.study.benchmark import COMBINATIONS, UNSEEN, Split, as_split, levels, load_unseen
 from repro.editing.study.experiments import LONGER, EditingConfig, editor_of, name_of
 from repro.editing.study.measure import Method, by_pix2pix, crops, edited, sequenced
-from repro.editing.vector import TASKS, EditingVector
+from repro.editing.vector import EditingVector
 from repro.engine import exercises, study
-from repro.engine.checkpoint import load_checkpoint, read_card, trained
+from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.exercises import Judge, like, near
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
@@ -108,18 +108,6 @@ class Lesson(study.Lesson):
     def methods(self, *names: str) -> dict[str, Method]:
         """Name of a method -> `edit` by it; all `METHODS` where none is named."""
         return {name: partial(self.edit, name) for name in names or METHODS}
-
-    def cards(self) -> str:
-        """A line for every network of the main tables: what it learned from, or the command that makes it."""
-        lines = []
-        for name in map(self.name, ("mult", LONGER, "palette", "pix2pix", *(f"single-{task}" for task in TASKS))):
-            if trained(name):
-                card = read_card(name)
-                words = [f"{card.get(key, '—')} {key}" for key in ("parameters", "images", "duration")]
-                lines.append(" · ".join([f"{name:<32}", *words]))
-            else:
-                lines.append(f"— {name}: no weights here; `repro train {name}` makes them")
-        return "\n".join(lines)
 
     def needs(self, *variants: str) -> str:
         """ "" where these variants are all here, or one sentence that names what is missing and how to make it."""

@@ -6,13 +6,11 @@ expanded to the image's size: 3 + 3 + 9 channels. Kept from the original: encode
 stride 2 with skips, tanh, a conditional discriminator of patches of about 70 pixels, the logistic loss with the
 discriminator's halved, and lambda = 100 for l1. What differs:
 
-- Images enter and leave as 2 x 2 patches of pixels: full size would cost four times as much. The vector enters once a
-  patch: the same function.
+- Images enter and leave as 2 x 2 patches of pixels: full size would cost four times as much.
 - The outermost skip is not rectified, so that what should stay as it is has a linear way through.
 - GroupNorm for BatchNorm, whose running statistics do not belong to the averaged weights that are evaluated. Not
   InstanceNorm, which wipes out what is constant over an image: the vector, the reference's mean colour.
-- No dropout: it draws from torch's global generator, and a resumed run would not end like one never stopped.
-- One optimizer and one backward pass: both losses are summed, and each reaches its own network only.
+- No dropout: it draws from torch's global generator. One backward pass: each loss reaches its own network only.
 """
 
 import itertools
