@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import tyro
@@ -30,20 +30,13 @@ Noises = Callable[[str], KeyedNoise]
 Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
 
 
-@dataclass(frozen=True)
-class Learner:
-    """How a method learns to restore from pairs.
+class Learner(NamedTuple):
+    """How a method learns to restore from pairs."""
 
-    `build`     width -> the untrained network.
-    `loss`      (network, target, input, noises) -> (B,) loss of pairs (B, 3, H, W) in [-1, 1].
-    `pipeline`  trained network -> the diffusers pipeline that is saved and used.
-    `lr`, `steps` learning rate, and sampling steps, where the file names none.
-    """
-
-    build: Callable[[int], nn.Module]
-    loss: Callable[[nn.Module, Tensor, Tensor, Noises], Tensor]
-    pipeline: Callable[[nn.Module], Any]
-    lr: float
+    build: Callable[[int], nn.Module]  # width -> the untrained network
+    loss: Callable[[nn.Module, Tensor, Tensor, Noises], Tensor]  # target, input (B, 3, H, W) in [-1, 1] -> (B,)
+    pipeline: Callable[[nn.Module], Any]  # trained network -> the diffusers pipeline that is saved and used
+    lr: float  # learning rate, and below it sampling steps, where the file names none
     steps: int
 
 
@@ -54,20 +47,16 @@ def _rddm() -> Learner:
     from repro.rddm.process import Learning, by_config
 
     learning = Learning("res", by_config(sum_scale=0.01), "l2")
-
-    def build(width: int) -> nn.Module:
-        return RDDMNet(
+    return Learner(
+        build=lambda width: RDDMNet(
             objective="res", base_channels=width, channel_mults=(1, 1, 2, 2), attention_levels=(3,), patch=2,
             input_skip=True,
-        )  # fmt: skip
-
-    return Learner(
-        build=build,
+        ),
         loss=lambda model, target, degraded, noise: restoration_loss(model, target, degraded, noise, learning),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
         lr=1e-3,
         steps=2,
-    )
+    )  # fmt: skip
 
 
 def _ucdir() -> Learner:
@@ -76,40 +65,31 @@ def _ucdir() -> Learner:
     from repro.ucdir.pipeline import UCDIRPipeline
 
     learning = Learning(detach=True, pixel=1.0)
-
-    def build(width: int) -> nn.Module:
-        return UCDIR(
+    return Learner(
+        build=lambda width: UCDIR(
             residual_scale=4.0, residual_std=1.0, fine_std=0.1, predictor_channels=max(8, width // 2),
             predictor_levels=4, predictor_widest=2 * width, base_channels=width, channel_mults=(1, 1, 2), blocks=1,
             light=True, attention_levels=(), norm="one-group", patch=2, dropout=0.0,
-        )  # fmt: skip
-
-    return Learner(
-        build=build,
+        ),
         loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, learning),
         pipeline=UCDIRPipeline,
         lr=1.5e-3,
         steps=20,
-    )
+    )  # fmt: skip
 
 
 LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm, "ucdir": _ucdir}
+ADIR_TASKS = ("sr4", "sr8", "box", "gauss", "colour")
 # class -> where it is
 PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdir.pipeline"}
 
 
-@dataclass(frozen=True)
-class Restorer:
-    """A method's networks for use.
+class Restorer(NamedTuple):
+    """A method's networks for use."""
 
-    `tasks`    what `--task` accepts -> sampling steps.
-    `shipped`  a task (and options) -> what restores with it, and the name of its checkpoint.
-    `options`  of `repro restore` that this method has beside the others'.
-    """
-
-    tasks: Mapping[str, int]
-    shipped: Callable[..., tuple[Run, str]]
-    options: tuple[str, ...] = ()
+    tasks: Mapping[str, int]  # what `--task` accepts -> sampling steps
+    shipped: Callable[..., tuple[Run, str]]  # a task (and options) -> what restores with it, its checkpoint's name
+    options: tuple[str, ...] = ()  # of `repro restore` that this method has beside the others'
 
 
 def _shipped_rddm(task: str) -> tuple[Run, str]:
@@ -141,9 +121,7 @@ RESTORERS: dict[str, Restorer] = {
     # The first that has a task is used where no method is named: in low light the better one on validation photographs.
     "ucdir": Restorer(dict.fromkeys(("lowlight", "deblur", "jpeg"), 5), _shipped_ucdir),
     "rddm": Restorer({"lowlight": 2, "raindrops": 1}, _shipped_rddm),
-    "adir": Restorer(
-        dict.fromkeys(("sr4", "sr8", "box", "gauss", "colour"), 100), _shipped_adir, ("adapt", "neighbours")
-    ),
+    "adir": Restorer(dict.fromkeys(ADIR_TASKS, 100), _shipped_adir, ("adapt", "neighbours")),
 }
 
 
