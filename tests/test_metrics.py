@@ -24,7 +24,7 @@ from repro.metrics.features import (
     kid,
     paired_kid,
 )
-from repro.metrics.lpips import load, lpips
+from repro.metrics.lpips import lpips, shared
 from repro.metrics.pixel import niqe
 from repro.metrics.protocols import PROTOCOLS, degraded, pixel_traps, protocol, score
 
@@ -166,7 +166,7 @@ def test_lpips_equals_the_package():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    ours = load()
+    ours = shared.__wrapped__()  # not remembered
     own = {name.split(".", 1)[1]: name for name in theirs.net.state_dict()}
     trunk = {n.split(".", 1)[1]: p for n, p in ours.state_dict().items() if n.startswith("features.")}
     theirs.net.load_state_dict({own[name]: value for name, value in trunk.items()})

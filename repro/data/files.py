@@ -224,11 +224,6 @@ class Pictures:
                 self._kept[index] = levels
         return levels.float() / 255.0
 
-    def several(self, indices: Tensor) -> list[Tensor]:
-        """float32 (3, H, W) in [0, 1] each, any sizes."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return list(pool.map(self.__getitem__, indices.tolist()))
-
 
 @dataclass
 class PictureSet:
@@ -266,11 +261,10 @@ class PictureSet:
 
         `draw` is (B, 3) in [0, 1) as `repro.data.images.cut` takes it.
         """
-        names = self.names(indices)
-        return [
-            None if part is None else cut(part.several(indices), side, draw, names=names).to(draw.device)
-            for part in (self.targets, self.inputs, self.masks)
-        ]
+        names, parts = self.names(indices), (self.targets, self.inputs, self.masks)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            read = [part and list(pool.map(part.__getitem__, indices.tolist())) for part in parts]
+        return [images and cut(images, side, draw, names=names).to(draw.device) for images in read]
 
     def digest(self) -> str:
         """SHA-256 over the bytes of all files: of the hashes of inputs, targets and masks, each in order."""

@@ -53,18 +53,14 @@ class LpipsAlex(nn.Module):
         return total
 
 
-def load() -> LpipsAlex:
+@lru_cache(maxsize=2)
+def shared(device: str = "cpu") -> LpipsAlex:
     """The network with the shipped weights, fp32, frozen."""
     model = LpipsAlex()
     with np.load(FOLDER / "model.npz", allow_pickle=False) as stored:  # (2, ...) bytes: low, high
         halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
     model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
-    return model.requires_grad_(False).eval()
-
-
-@lru_cache(maxsize=2)
-def shared(device: str) -> LpipsAlex:
-    return load().to(device)
+    return model.requires_grad_(False).eval().to(device)
 
 
 @torch.no_grad()

@@ -278,7 +278,7 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> 
         net = Net(network, learning_of(task, find(experiment).variant), task.steps)
         run = lambda x, name: to_unit(net.restore(to_model(x)[None].to(DEVICE), [name], clip=1.0))[0].cpu()  # noqa: E731
     if task.n:
-        reference = to_model(torch.stack(given.targets.several(torch.arange(given.size))))
+        reference = to_model(torch.stack([given.targets[i] for i in range(given.size)]))
         score = SetMetrics(lambda: features.inception(device=DEVICE), reference, BATCH)
         settings = {"shape": (3, task.side, task.side), "batch": BATCH, "device": DEVICE, "clip": 1.0}
         return score(net.generate(range(k or task.n), **settings))
