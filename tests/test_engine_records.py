@@ -143,7 +143,7 @@ def plot():
 @pytest.mark.parametrize("photograph", [False, True])
 @pytest.mark.parametrize("make_image", [plot, lambda: torch.linspace(0, 1, 48 * 64).view(1, 48, 64).expand(3, -1, -1)])
 def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(record, home, make_image, photograph):
-    path = save_figure(make_image(), "demo", [record, record.id], COMMAND, photograph=photograph)
+    path = save_figure(make_image(), "demo", [record, record], COMMAND, photograph=photograph)
     assert path == home / "figures" / "pictures" / ("demo.jpg" if photograph else "demo.png")
     before = path.read_bytes()
     assert save_figure(make_image(), "again", [record], COMMAND, photograph=photograph).read_bytes() == before

@@ -33,7 +33,7 @@ from repro import paths
 from repro.engine import evaluation, stats
 from repro.engine.atomic import read_toml
 from repro.engine.grid import expanded
-from repro.engine.records import ROOMS, Record, place, rounded, select
+from repro.engine.records import Record, place, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
 from repro.errors import ReproError, one_of
 
@@ -106,11 +106,6 @@ class Claim:
     def verdict(self) -> str:
         """The worst of its findings."""
         return min((finding.verdict for finding in self.findings), key=WORST_FIRST.index)
-
-
-def rooms() -> tuple[str, ...]:
-    """Rooms that have a ledger, in the notebooks' order."""
-    return tuple(room for room in ROOMS if paths.room_file(room, LEDGER).is_file())
 
 
 def load_ledger(room: str) -> tuple[Claim, ...]:

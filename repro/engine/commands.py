@@ -114,6 +114,7 @@ class Reproduce:
         from repro.engine import claims, front
         from repro.engine.notebooks import reproduce
         from repro.engine.provenance import save_figure
+        from repro.engine.records import ROOMS
 
         values: dict[str, str] = {}
         for text in self.parameters:
@@ -130,7 +131,7 @@ class Reproduce:
             return 1
         if self.profile == "small" and not self.notebooks and not self.parameters:
             # What stands on all notebooks together: verdicts, the README's figure and tables, the index of figures/.
-            claims.write([verdict for room in claims.rooms() for verdict in claims.verdicts(room)], "repro claims")
+            claims.write([verdict for room in ROOMS for verdict in claims.verdicts(room)], "repro claims")
             save_figure(front.picture(), "overview", (), "repro reproduce", photograph=True)
             front.update()
         return 0
@@ -149,8 +150,9 @@ class Claims:
 
     def run(self) -> int:
         from repro.engine import claims
+        from repro.engine.records import ROOMS
 
-        rooms = [one_of("room", self.room, claims.rooms())] if self.room else claims.rooms()
+        rooms = [one_of("room", self.room, ROOMS)] if self.room else ROOMS
         found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
         if self.write and not self.room and self.profile == "small":
@@ -167,11 +169,11 @@ class Whence:
 
     def run(self) -> int:
         from repro.engine.provenance import whence
-        from repro.engine.records import by_id
+        from repro.engine.records import ROOMS, load
 
         made = whence(self.file)
         print(made.command)
-        known = by_id() if made.records else {}
+        known = {record.id: record for room in ROOMS * bool(made.records) for record in load(room)}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):

@@ -55,13 +55,8 @@ def shell(words: Iterable[str]) -> str:
     return " ".join(map(quoted, words))
 
 
-def provenance(records: Iterable[Record | str], command: str) -> Provenance:
-    """Provenance of committed records, or of their ids."""
-    return Provenance(tuple(sorted({r if isinstance(r, str) else r.id for r in records})), command)
-
-
 def save_figure(
-    figure: Any, name: str, records: Iterable[Record | str], command: str, *, photograph: bool = False,
+    figure: Any, name: str, records: Iterable[Record], command: str, *, photograph: bool = False,
     folder: Path | None = None,
 ) -> Path:  # fmt: skip
     """Write `figures/pictures/<name>.png` with its provenance; equal input gives equal bytes.
@@ -70,7 +65,8 @@ def save_figure(
     `<name>.jpg`. `folder` replaces `figures/pictures`. A file that agrees already is left as it is.
     """
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
-    data = _encoded(figure, provenance(records, command), photograph, few=not photograph)
+    made = Provenance(tuple(sorted({record.id for record in records})), command)
+    data = _encoded(figure, made, photograph, few=not photograph)
     with suppress(ReproError):  # nothing lies there, or something damaged
         (old, before), (new, now) = _decoded(path), _decoded(io.BytesIO(data))
         if before == now and old.shape == new.shape and abs(old - new).max() <= ROUNDING:

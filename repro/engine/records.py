@@ -200,12 +200,6 @@ def means(pattern: str, experiment: str) -> bool:
     return experiment == pattern or (stem != pattern and experiment.removeprefix(stem).isdigit())
 
 
-def by_id() -> dict[str, Record]:
-    """Every record in `figures/records`, of all rooms, by its id."""
-    files = (paths.figures() / "records").glob("*.jsonl")
-    return {record.id: record for file in files for record in load(file.stem)}
-
-
 def _order(record: Record) -> tuple:
     """By experiment, then by cell with numbers in the order of numbers (10 steps before 100), then seed, profile."""
     cell = [(k, (0, v, "") if type(v) in (int, float) else (1, 0, str(v))) for k, v in record.cell.items()]

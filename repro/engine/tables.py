@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from repro import paths
 from repro.engine.atomic import write_text
-from repro.engine.provenance import provenance
+from repro.engine.provenance import Provenance
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
 IMAGES, REPLICATES = "images", "replicates"
@@ -173,7 +173,7 @@ class Table:
 
 def write_pair(path: Path, table: str, page: str, ids: Iterable[str], command: str) -> tuple[Path, Path]:
     """Write `path`.csv and, with the provenance of both, `path`.md."""
-    made, files = provenance(ids, command), (path.with_suffix(".csv"), path.with_suffix(".md"))
+    made, files = Provenance(tuple(sorted(set(ids))), command), (path.with_suffix(".csv"), path.with_suffix(".md"))
     write_text(files[0], table)
     write_text(files[1], f"{made.comment()}\n\n{page}")
     return files
