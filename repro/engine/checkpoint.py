@@ -199,7 +199,17 @@ def load_checkpoint(name: str | Path) -> nn.Module:
 
 @functools.lru_cache(maxsize=16)
 def _loaded(folder: Path) -> nn.Module:
-    model = _network(folder / CONFIG)
+    config, arguments = folder / CONFIG, _read_json(folder / CONFIG)
+    module, name = (arguments.pop(key, "") for key in ("_module", "_class_name"))
+    if not module.startswith(("repro.", "diffusers.")):  # a file must not choose what we call
+        raise ReproError(f"{config} names module {module!r}: networks come from repro or diffusers only")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise AttributeError("it is not a network")
+        model = kind(**{k: v for k, v in arguments.items() if not k.startswith("_")})
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ReproError(f"{config} names {module}.{name}, which this version cannot build: {error}") from error
     weights, expected = folder / WEIGHTS, _read_json(folder / CARD).get("sha256")
     if not weights.exists():
         raise ReproError(f"checkpoint {folder.name} has no {WEIGHTS}: the weights are missing")
@@ -211,24 +221,8 @@ def _loaded(folder: Path) -> nn.Module:
     except SafetensorError as error:
         raise ReproError(f"{weights} is damaged: {error}") from error
     except RuntimeError as error:  # torch names every weight that is missing, unexpected or of another shape
-        raise ReproError(f"{weights} does not fit {folder / CONFIG}: {' '.join(str(error).split())}") from error
+        raise ReproError(f"{weights} does not fit {config}: {' '.join(str(error).split())}") from error
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def _network(path: Path) -> nn.Module:
-    """The untrained network that a config names; of ours or of diffusers, since a file must not choose what we call."""
-    config = _read_json(path)
-    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
-    module, name = config.get("_module", ""), config.get("_class_name", "")
-    if not module.startswith(("repro.", "diffusers.")):
-        raise ReproError(f"{path} names module {module!r}: networks come from repro or diffusers only")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise AttributeError("it is not a network")
-        return kind(**arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ReproError(f"{path} names {module}.{name}, which this version cannot build: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from repro import paths
 from repro.engine import evaluation, stats
 from repro.engine.atomic import read_toml
@@ -183,8 +185,7 @@ def _statistical(part: Comparison, left: Sequence[Record], right: Sequence[Recor
         same = [(r.seed, r.checkpoint) for r in left] == [(r.seed, r.checkpoint) for r in right]
         d = stats.paired_difference(a, b, same_networks=same)
     else:
-        d = stats.mean_interval(a)
-        d = replace(d, estimate=d.estimate - part.right, low=d.low - part.right, high=d.high - part.right)
+        d = stats.mean_interval(np.array(a) - part.right)
     notes = []
     trained = [len(group) for group in (left, right) if any(r.checkpoint for r in group)]
     if (fewest := min(trained, default=part.min_seeds)) < part.min_seeds:

@@ -124,7 +124,8 @@ def rows(room: str, profile: str = "small") -> list[Row]:
 
 def looked_up(room: str, profile: str = "small") -> list[Record]:
     """The room's committed records of a profile, under the small profile's names: tables and claims look for those."""
-    found = records.select(records.load(room), profile=one_of("profile", profile, PROFILES))
+    one_of("profile", profile, PROFILES)
+    found = [record for record in records.load(room) if record.profile == profile]
     if profile == "small":
         return found
     names = {in_profile(e.name, profile): e.name for e in experiments(room) if e.profile == "small"}
@@ -226,7 +227,7 @@ def check_room(room: str, profile: str = "small", write: bool = True) -> CheckRe
         return row.measure(k)
 
     tolerance = getattr(study_module(room, "measure"), "TOLERANCE", Tolerance())
-    report = check(records.select(records.load(room), profile=profile), recompute, tolerance)
+    report = check([record for record in records.load(room) if record.profile == profile], recompute, tolerance)
     if write and profile == "small":
         report.write(room)
     return report

@@ -7,7 +7,6 @@ colon ("sampler: ddim, ddpm or ancestral"). A failing cell is reported with its 
 """
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -25,7 +24,6 @@ from repro.engine.records import PROFILES
 from repro.engine.study import PARAMETERS, UPDATE
 from repro.errors import ReproError
 
-KERNEL = "repro-this-python"
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -108,29 +106,25 @@ def chosen(names: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def this_kernel(update: bool = False, parameters: str = "") -> Iterator[str]:
-    """The name of a kernel that runs this interpreter, whatever kernels, profiles and backends the user has set up.
+def own_environment(update: bool = False, parameters: str = "") -> Iterator[None]:
+    """Notebooks run in this interpreter, whatever kernels, profiles and backends the user has set up.
 
-    `update`: whether notebooks write into figures/; `parameters`: what provenance says beside notebook and profile
-    (both for `repro.engine.study.Lesson`). REPRO_HEADLESS=1 makes widgets draw plain images, matplotlib draws inline,
-    and there are no progress bars.
+    `update`: whether they write into figures/; `parameters`: what provenance says beside notebook and profile (both
+    for `repro.engine.study.Lesson`). Widgets draw plain images, matplotlib draws inline, there are no progress bars.
     """
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="repro-kernel-", ignore_cleanup_errors=True) as folder:
-        spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
-        spec.parent.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
-        spec.write_text(json.dumps({"argv": argv, "display_name": KERNEL, "language": "python"}))
+    with tempfile.TemporaryDirectory(prefix="repro-ipython-", ignore_cleanup_errors=True) as folder:
+        os.environ.pop("JUPYTER_PATH", None)
         os.environ |= {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, (folder, before.get("JUPYTER_PATH")))),
-            "IPYTHONDIR": str(Path(folder) / "ipython"),
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "IPYTHONDIR": folder,
             "REPRO_HEADLESS": "1",
             "TQDM_DISABLE": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             PARAMETERS: parameters,
         } | ({UPDATE: "1"} if update else {})
         try:
-            yield KERNEL
+            yield
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -157,6 +151,8 @@ def reproduce(
     notebook's default. `update` copies each that succeeded back to notebooks/, without papermill's cell. Raises
     `ReproError` for a bad name or value; the result holds the error of a failing cell.
     """
+    import nbformat
+
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
     nodes = {path: read(path) for path in chosen(names)}
     values = {path: check(node, path.stem, given) for path, node in nodes.items()}
@@ -165,22 +161,24 @@ def reproduce(
     if update and (others or profile not in (None, "small")):
         raise ReproError("committed outputs are those of the default parameters and the profile small: no --update")
     runs = []
-    with this_kernel(update=not others, parameters=" ".join([" --parameters", *others] if others else [])) as kernel:
+    with own_environment(not others, " ".join([" --parameters", *others] if others else [])):
         for number, (path, node) in enumerate(nodes.items(), start=1):
             head = f"[{number}/{len(nodes)}] {path.stem}"
             print(f"{head}: {sum(cell.cell_type == 'code' for cell in node.cells)} code cells", flush=True)
             out, start = paths.build() / path.name, time.perf_counter()
-            error = _execute(path, out, values[path], kernel)
+            error = _execute(path, out, values[path])
             runs.append(NotebookRun(path.stem, time.perf_counter() - start, out, error))
             print(f"{head}: {'done' if error is None else 'FAILED'} in {runs[-1].seconds:.1f} s", flush=True)
-            if error is None:
-                _keep(path, out, update)
-            else:
+            if error is not None:
                 print(f"{path.stem}{error}\n{path.stem} stays in {out} as far as it got", file=sys.stderr, flush=True)
+                continue
+            for file in [out] + [path] * update:
+                kept = normalise(read(out), path.resolve().parent.parent, injected=file == out)
+                write_text(file, nbformat.writes(kept).rstrip("\n") + "\n")
     return runs
 
 
-def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> str | None:
+def _execute(path: Path, out: Path, values: Mapping[str, Any]) -> str | None:
     """Run the notebook at `path` into `out`; what stopped it, None where nothing did."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -191,7 +189,7 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> s
     bar = {"desc": path.stem, "disable": not sys.stderr.isatty(), "leave": False}
     try:
         papermill.execute_notebook(
-            path, out, values, kernel_name=kernel, language="python", cwd=path.parent, progress_bar=bar,
+            path, out, values, kernel_name="python3", cwd=path.parent, progress_bar=bar,
             start_timeout=180,  # seconds; a cold disk reads torch slowly
         )  # fmt: skip
     except PapermillExecutionError as failure:
@@ -200,16 +198,6 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any], kernel: str) -> s
         return f": the kernel died: {failure}"
     skipped = [c for c in read(out).cells if c.get("execution_count", 1) is None and c.source.strip()]
     return f": the cell that begins {skipped[0].source.strip().splitlines()[0]!r} never ran" if skipped else None
-
-
-def _keep(path: Path, out: Path, update: bool) -> None:
-    """Normalise the executed notebook `out`; with `update`, it takes the place of `path`, too."""
-    import nbformat
-
-    for file in [out] + [path] * update:
-        node = normalise(read(out), path.resolve().parent.parent, injected=file == out)
-        nbformat.validate(node)
-        write_text(file, nbformat.writes(node).rstrip("\n") + "\n")
 
 
 # What changes from run to run, or from machine to machine, without saying anything.
@@ -223,8 +211,6 @@ def normalise(nb: Any, root: Path, injected: bool = False) -> Any:
     Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `injected`), timestamps, widget
     views and state, memory addresses, and where the clone (`root`), the interpreter and the user's folder lie.
     """
-    import nbformat
-
     hide = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
 
     def clean(text: str) -> str:
@@ -234,7 +220,7 @@ def normalise(nb: Any, root: Path, injected: bool = False) -> Any:
 
     nb.cells = [cell for cell in nb.cells if injected or INJECTED not in cell.metadata.get("tags", [])]
     for cell in nb.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter") and v})
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter") and v}
         if INJECTED in cell.metadata.get("tags", []):
             cell.id = INJECTED
     for count, cell in enumerate((cell for cell in nb.cells if cell.cell_type == "code"), start=1):
@@ -255,5 +241,5 @@ def normalise(nb: Any, root: Path, injected: bool = False) -> Any:
             output.text = clean(output.text)
         cell.outputs = outputs
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    nb.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return nb

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -174,11 +175,7 @@ def upsert(room: str, records: Iterable[Record]) -> list[Record]:
 
 
 def select(
-    records: Sequence[Record],
-    *,
-    experiment: str | None = None,
-    cell: Mapping[str, Scalar] | None = None,
-    profile: str | None = None,
+    records: Sequence[Record], *, experiment: str | None = None, cell: Mapping[str, Scalar] | None = None
 ) -> list[Record]:
     """Those records that match every filter given; `cell` names a part of the cell or all of it.
 
@@ -189,7 +186,6 @@ def select(
         record
         for record in records
         if (experiment is None or means(experiment, record.experiment))
-        and profile in (None, record.profile)
         and parts <= {(key, _canonical(value)) for key, value in record.cell.items()}
     ]
 
@@ -239,10 +235,9 @@ def environment() -> dict[str, Any]:
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, and the accelerator if torch has one."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    model = re.search(r"model name\s*: (.*)", info.read_text(errors="replace") if info.exists() else "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found: dict[str, Any] = {"cpu": models[0] if models else platform.processor() or platform.machine(), "cores": cores}
+    found = {"cpu": model[1].strip() if model else platform.processor() or platform.machine(), "cores": cores}
     return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 

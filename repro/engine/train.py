@@ -235,10 +235,7 @@ def with_progress(steps: Iterator[TrainStep], images: int, name: str) -> TrainSt
     """Run a training of `images` under a progress bar; its last step. Ctrl-C closes the training before it goes on."""
     from tqdm import tqdm
 
-    with (
-        contextlib.closing(steps),
-        tqdm(total=images, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar,
-    ):
+    with contextlib.closing(steps), tqdm(total=images, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar:
         for step in steps:
             bar.update(step.images - bar.n)
             if math.isfinite(step.loss):  # of a finished run there is none
