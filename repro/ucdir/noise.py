@@ -53,7 +53,7 @@ class NoiseSchedule:
         `start`: begin at the level whose gamma is nearest to it instead.
         """
         first = int((self.gamma - start).abs().argmin()) if start else self.T
-        if not 1 <= steps <= first:
+        if steps not in range(1, first + 1):
             raise ReproError(f"inference takes 1 to {first} steps of this schedule: got {steps}")
         t = torch.linspace(first, 0, steps + 1, dtype=torch.float64).round().long()
         return tuple(self.gamma[t].tolist())

@@ -93,16 +93,17 @@ def _page(cells: Sequence[tuple[str, Any]], columns: int) -> Photos:
 
 
 def lines(
-    records: Sequence[Record], metric: str, x: str, values: Sequence[int], series: Mapping[str, Cell], **axes: Any
+    records: Sequence[Record], metric: str, parts: Mapping[int, Cell], series: Mapping[str, Cell], **axes: Any
 ) -> Plate:
-    """A metric's mean with its interval over `x`, for named selections {"experiment": …, "cell": {…}}."""
+    """A metric's mean with its interval over positions, each with its part of the cell, for named selections
+    {"experiment": …, "cell": {…}}."""
     drawn = {}
     for name, where in series.items():
-        places = [(where["experiment"], {**where.get("cell", {}), x: v}) for v in values]
+        places = [(where["experiment"], {**where.get("cell", {}), **part}) for part in parts.values()]
         means = [grid.ours(records, metric, [place]) for place in places]
         if all(c.records for c in means):
             drawn[name] = tuple(zip(*((c.value, *(c.interval or (c.value, c.value))) for c in means), strict=True))
-    return plots.curve(values, drawn, **axes) if drawn else nothing("no records of this profile")
+    return plots.curve([*parts], drawn, **axes) if drawn else nothing("no records of this profile")
 
 
 def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> Plate:
