@@ -9,13 +9,13 @@ import shutil
 import nbformat
 import pytest
 from clones import MISSING, fill
+from tiny import first_cell
 
 from repro import paths
 from repro.editing.study import experiments as editing
 from repro.editing.study.lesson import LESSONS
 from repro.engine import claims, notebooks
 from repro.engine.provenance import whence
-from repro.ui.setup import first_cell
 
 ROOT = paths.root()
 NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
@@ -27,7 +27,7 @@ def test_shape(path):
     """The bootstrap first, documented parameters, cells that fit a glance, at most 1 MB, no widgets kept."""
     notebook = notebooks.read(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code[0].source.strip() == first_cell(ROOT).strip()
+    assert code[0].source.strip() == first_cell().strip()
     assert "parameters" in code[1].metadata.tags
     assert all("#" in line for line in code[1].source.strip().splitlines())
     assert len(code) <= 40

@@ -19,13 +19,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from PIL import Image
+from tiny import first_cell
 
 import repro
 from repro.cli import main
 from repro.data import pack
 from repro.engine import front
 from repro.errors import ReproError
-from repro.ui.setup import PROTECTED, first_cell, install_missing, start
+from repro.ui.setup import PROTECTED, install_missing, start
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -239,7 +240,7 @@ AFTER = "\nimport os, repro; print(repro.__file__, os.environ.get('REPRO_HOME'))
 
 
 def test_in_colab_the_tagged_release_and_only_what_is_missing(colab):
-    done, commands = colab("import google.colab\n" + first_cell(ROOT) + AFTER)
+    done, commands = colab("import google.colab\n" + first_cell() + AFTER)
     assert done.returncode == 0, done.stderr
     home = colab.content / "repro-diffusion"
     git, missing, editable = commands
@@ -255,7 +256,7 @@ def test_in_colab_the_tagged_release_and_only_what_is_missing(colab):
 
 
 def test_run_again_it_does_not_clone_again_and_finishes_what_was_stopped(colab):
-    cell = "import google.colab\n" + first_cell(ROOT)
+    cell = "import google.colab\n" + first_cell()
     done, commands = colab(cell, PIP_FAILS="1")
     assert done.returncode != 0
     assert "pip install stopped with status 1: ERROR: no matching distribution" in done.stderr
@@ -265,11 +266,11 @@ def test_run_again_it_does_not_clone_again_and_finishes_what_was_stopped(colab):
 
 
 def test_outside_colab_nothing_is_installed_and_a_missing_package_is_named(colab):
-    done, commands = colab(f"sys.path.insert(0, {str(ROOT)!r})\n" + first_cell(ROOT))
+    done, commands = colab(f"sys.path.insert(0, {str(ROOT)!r})\n" + first_cell())
     assert (done.returncode, commands, done.stdout) == (0, [], ""), done.stderr
     # -S would take the site-packages away; hiding the package by name is enough
     hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'repro' else f(n)\n"
-    done, commands = colab(hide + first_cell(ROOT))
+    done, commands = colab(hide + first_cell())
     assert done.returncode != 0 and commands == []
     assert "this kernel lacks repro: see the README of https://github.com/OWNER/repro-diffusion" in done.stderr
 

@@ -1,14 +1,17 @@
 """Empty clones, networks that say something, and a real but tiny training: noise on eight-by-eight images."""
 
 import shutil
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 from torch import Tensor, nn
 
+from repro import paths
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError
@@ -77,3 +80,12 @@ def refused(cases: dict[str, Any], call: Callable = lambda case: case()) -> None
             call(*case) if isinstance(case, tuple) else call(case)
             pytest.fail(f"not refused: {pattern}")
         assert "\n" not in str(caught.value)
+
+
+def first_cell() -> str:
+    """The code that every notebook begins with: it fetches the repository and tag of pyproject.toml in Colab."""
+    settings = tomllib.loads((paths.root() / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["repro"]
+    notebook = nbformat.read(paths.root() / "notebooks/00_start_here.ipynb", as_version=4)
+    cell = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert f'REPOSITORY, TAG, HOME = "{settings["repository"]}", "{settings["tag"]}", ' in cell
+    return cell.strip() + "\n"

@@ -21,7 +21,7 @@ from tyro.conf import Positional
 
 from repro import paths
 from repro.data import pack
-from repro.data.files import FILE, Pair, Prepare, checked, some, unpaired
+from repro.data.files import FILE, Pair, checked, some, unpaired
 from repro.data.images import SUFFIXES, resize
 from repro.errors import ReproError, one_of
 
@@ -159,26 +159,16 @@ def read_split(name: str, split: str, root: FILE | None = None) -> Split:
 
 # --- CelebA -----------------------------------------------------------------------------------------------------------
 
-SHAPE, ROW, COLUMN = (218, 178), 121, 89  # of every aligned image, and the middle of its face
-CROPS = {64: 128, 256: 178}  # side of the result -> side of the square it comes from
 CELEBA = {"train": 162_770, "validation": 19_867, "test": 19_962}  # in the order of the list's numbers 0, 1, 2
 
 
-def face(side: int) -> Prepare:
-    """Aligned CelebA (3, 218, 178) -> (3, side, side), side 64 or 256, cropped at the face's middle.
-
-    The crop of the RDDM line's FID: 128 px around column 89, row 121, resized to 64. Its 256 px version cuts a square
-    of 256 out of images 178 px wide and so adds black borders; here 256 px come from the largest square that fits.
-    """
-    half = CROPS[side] // 2
-
-    def crop(image: Tensor) -> Tensor:
-        if tuple(image.shape[-2:]) != SHAPE:
-            found = f"{image.shape[-1]}x{image.shape[-2]} (img_align_celeba is expected, not a cropped version)"
-            raise ReproError(f"an aligned CelebA image is {SHAPE[1]}x{SHAPE[0]} px: got {found}")
-        return resize(image[..., ROW - half : ROW + half, COLUMN - half : COLUMN + half], (side, side))
-
-    return crop
+def face(image: Tensor) -> Tensor:
+    """Aligned CelebA (3, 218, 178) -> (3, 64, 64), by the crop of the RDDM line's FID: 128 px around row 121, column
+    89, the middle of a face."""
+    if tuple(image.shape[-2:]) != (218, 178):
+        found = f"{image.shape[-1]}x{image.shape[-2]} (img_align_celeba is expected, not a cropped version)"
+        raise ReproError(f"an aligned CelebA image is 178x218 px: got {found}")
+    return resize(image[..., 121 - 64 : 121 + 64, 89 - 64 : 89 + 64], (64, 64))
 
 
 def read_celeba(split: str, root: FILE | None = None) -> list[Path]:

@@ -21,36 +21,6 @@ PROTECTED = ("torch", "torchvision", "numpy", "ipywidgets")
 FRONT_ENDS = ("jupyterlab", "ipykernel")
 VERSIONS = ("torch", "diffusers", "numpy", "ipywidgets")
 
-# Word for word the first code cell of every notebook (a test compares), filled from pyproject.toml by `first_cell`.
-FIRST_CELL = """\
-# In Colab a notebook stands alone: fetch the tagged release (code, weights, images). Elsewhere nothing is installed.
-import subprocess
-import sys
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-
-REPOSITORY, TAG, HOME = "{repository}", "{tag}", Path.cwd() / "{folder}"
-if "google.colab" in sys.modules:
-    if not HOME.exists():
-        subprocess.run(["git", "clone", "--depth=1", f"--branch={{TAG}}", REPOSITORY, str(HOME)], check=True)
-    sys.path.insert(0, str(HOME))
-    import_module("repro.ui.setup").install_missing(HOME)
-elif not find_spec("repro"):
-    raise ModuleNotFoundError(f"this kernel lacks repro: see the README of {{REPOSITORY}} for how to install the clone")
-"""
-
-
-def first_cell(home: Path) -> str:
-    """The text of every notebook's first code cell, from `[tool.repro] repository, tag` in `home`/pyproject.toml."""
-    settings = _pyproject(home)["tool"]["repro"]
-    repository = settings["repository"].removesuffix(".git").rstrip("/")
-    return FIRST_CELL.format(repository=repository, tag=settings["tag"], folder=repository.rsplit("/", 1)[-1])
-
-
-def _pyproject(home: Path) -> dict:
-    return tomllib.loads((Path(home) / "pyproject.toml").read_text(encoding="utf-8"))
-
 
 def installed(name: str) -> str | None:
     """The installed version of a distribution, or None."""
@@ -69,7 +39,7 @@ def install_missing(home: Path) -> None:
     """
     from packaging.requirements import Requirement  # Jupyter's own needs it: it is there
 
-    project = _pyproject(home)["project"]
+    project = tomllib.loads((Path(home) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {Requirement(line).name: line for line in project["dependencies"]}
     missing = {name: line for name, line in needed.items() if not installed(name)}
     if lacking := [name for name in missing if name in PROTECTED]:

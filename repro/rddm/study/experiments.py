@@ -160,7 +160,7 @@ def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
     if task.unread:
         raise ReproError(f"task {task.name!r} cannot be read: {task.unread}")
     if task.data == "celeba":
-        return PictureSet(Pictures(read_celeba(split), face(task.side)))
+        return PictureSet(Pictures(read_celeba(split), face))
     if task.hole:
         files = list_images(paths.data() / task.data)
         trained = len(files) * 9 // 10
