@@ -241,7 +241,7 @@ def scored(
         a, b = extract(_net(real), output), _target_features(data, tasks, real)
         metrics["paired-kid/inception" if real else KID] = by_photo(features.paired_kid(a, b), each)
         if real:
-            metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)[0]
+            metrics["kid/inception"] = features.kid(a, b, subset_size=min(len(a), 1000), subsets=50, seed=0)
     return metrics
 
 

@@ -173,7 +173,7 @@ def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
         return features.extract(net, torch.cat(tiles))
 
     thirds = [(embedded(outputs[part::SETS]), embedded(clean[part::SETS])) for part in range(SETS)]
-    return [features.kid(a, b, min(len(a), len(b)), 1, seed=0)[0] for a, b in thirds]
+    return [features.kid(a, b, min(len(a), len(b)), 1, seed=0) for a, b in thirds]
 
 
 def cost(variant: str) -> dict[str, float]:
