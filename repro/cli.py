@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
+from repro import __version__
+from repro.errors import ReproError, nearest
+
 # command: (module, dataclass, help, examples). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "doctor": ("repro.engine.commands", "Doctor", "check this installation: versions, hardware, weights, images",
@@ -55,25 +58,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"usage: repro COMMAND [options]\n\n{rows}\n\n`repro COMMAND --help` lists a command's options.")
         return 0 if argv else 2
     if argv[0] == "--version":
-        from repro import __version__
-
         print(__version__)
         return 0
     for words in (2, 1):
         if (name := " ".join(argv[:words])) in COMMANDS:
             return _run(name, argv[words:])
-    import difflib
-
-    near = [n for words in (2, 1) for n in difflib.get_close_matches(" ".join(argv[:words]), COMMANDS, n=1)]
-    hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(COMMANDS)}"
-    print(f"repro: unknown command {argv[0]!r}{hint}", file=sys.stderr)
+    hint = nearest(" ".join(argv[:2]), COMMANDS) or nearest(argv[0], COMMANDS) or f"there are {', '.join(COMMANDS)}"
+    print(f"repro: unknown command {argv[0]!r}: {hint}", file=sys.stderr)
     return 2
 
 
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
-
-    from repro.errors import ReproError
 
     of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
     module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]

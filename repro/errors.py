@@ -20,6 +20,6 @@ def one_of(what: str, found: Any, choices: Collection[Any]) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ "did you mean …? " with the names that are like this one; "" where none is."""
+    """A hint for messages: the names that are like this one ("did you mean …? "), "" where none is."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"did you mean {', '.join(near)}? " if near else ""

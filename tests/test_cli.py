@@ -73,7 +73,7 @@ def test_usage_version_and_list(capsys):
 
 
 MISTAKES = {
-    "unknown command": (["trian"], "did you mean 'train'?"),
+    "unknown command": (["trian"], "did you mean train"),
     "command like none": (["zzzzzz"], "there are doctor, list"),
     "half a command": (["data"], "data"),
     "unknown experiment": (["train", "ddpm-fashion-linaer-s0"], "did you mean ddpm-fashion-linear-s0"),

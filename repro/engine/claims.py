@@ -86,11 +86,6 @@ class Finding:
     records: tuple[str, ...] = ()
     mark: str = ""
 
-    @property
-    def bound(self) -> float | None:
-        """The ledger's margin or tolerance."""
-        return self.part.margin if self.part.rule == "equal" else self.part.tolerance
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -208,7 +203,8 @@ def to_csv(found: Iterable[Claim]) -> str:
     for c, f in ((claim, finding) for claim in found for finding in claim.findings):
         head = [c.id, f.part.name, c.room, c.paper, c.text, c.evidence, f.part.rule, f.part.metric, f.verdict]
         tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
-        rows.append([*head, f.estimate, f.low, f.high, f.bound, *tail])
+        bound = f.part.margin if f.part.rule == "equal" else f.part.tolerance
+        rows.append([*head, f.estimate, f.low, f.high, bound, *tail])
     return csv_text(COLUMNS, rows)
 
 
@@ -236,7 +232,8 @@ def _summary(f: Finding) -> tuple[str, str]:
     if f.estimate is not None:
         text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
         text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
-        text += {"equal": f", margin ±{f.bound or 0:g}", "exact": f", tolerance {f.bound or 0:g}"}.get(f.part.rule, "")
+        text += f", margin ±{f.part.margin:g}" if f.part.rule == "equal" else ""
+        text += f", tolerance {f.part.tolerance:g}" if f.part.rule == "exact" else ""
     units = "replicates" if any("replicates" in note for note in f.notes) else "values"
     measured = [f"{f.part.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
     return text, "; ".join([*measured, *f.notes])

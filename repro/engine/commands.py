@@ -201,8 +201,7 @@ class TablesCompare:
     """Folder with the regenerated ones."""
 
     def run(self) -> int:
-        before, after = self._cells(self.old), self._cells(self.new)
-        differences = []
+        before, after, differences = self._cells(self.old), self._cells(self.new), []
         for place in {**before, **after}:
             (a, atol, rtol), (b, *_) = (side.get(place, ("no such cell", None, None)) for side in (before, after))
             apart = ""
@@ -220,7 +219,7 @@ class TablesCompare:
     @staticmethod
     def _cells(folder: Path) -> dict[str, tuple[str, float | None, float | None]]:
         """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, its tolerances."""
-        found: dict[str, tuple[str, float | None, float | None]] = {}
+        found = {}
         for path in sorted(folder.rglob("*.csv")):
             for line, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
                 tolerances = float(row.get("atol") or 1e-6), float(row.get("rtol") or 1e-4)

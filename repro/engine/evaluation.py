@@ -32,7 +32,7 @@ from repro.engine.atomic import write_text
 from repro.engine.checkpoint import experiments, in_profile, study_module, trained, weights_hash
 from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded
 from repro.engine.tables import csv_text
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, nearest, one_of
 
 COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recomputed", "ok", "reason", "atol", "rtol")
 
@@ -140,8 +140,8 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
         every = [row for room in ([name] if name in ROOMS else ROOMS) for row in rows(room, profile)]
         chosen += (found := [row for row in every if name in (row.room, row.experiment)])
         if not found and name not in ROOMS:
-            known = ", ".join(sorted({row.experiment for row in every}))
-            raise ReproError(f"nothing measures {name!r}: rooms are {', '.join(ROOMS)}, rows {known}")
+            known = nearest(name, {row.experiment for row in every})
+            raise ReproError(f"nothing measures {name!r}: {known}rooms are {', '.join(ROOMS)}")
     for row in chosen:
         made = (row.key, row.sample.weights, row.sample.data)
         if not missing_only or made not in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:

@@ -18,9 +18,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from repro import paths
+from repro.data.images import write_image
 from repro.engine.atomic import write_bytes
 from repro.engine.records import Record
 from repro.errors import ReproError
+from repro.ui.pictures import few_colours, to_uint8
 
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
 _COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
@@ -66,7 +68,8 @@ def save_figure(
     """
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
     made = Provenance(tuple(sorted({record.id for record in records})), command)
-    data = _encoded(figure, made, photograph, few=not photograph)
+    pixels = to_uint8(figure)
+    data = _encoded(Image.fromarray(pixels) if photograph else few_colours(pixels), made, photograph)
     with suppress(ReproError):  # nothing lies there, or something damaged
         (old, before), (new, now) = _decoded(path), _decoded(io.BytesIO(data))
         if before == now and old.shape == new.shape and abs(old - new).max() <= ROUNDING:
@@ -80,10 +83,9 @@ def save_result(image: Any, path: Path, command: str) -> None:
 
     Raises `ReproError` where that fails, with the name of the temporary PNG in which the result is kept instead.
     """
-    from repro.data.images import write_image
 
     def write_png(place: Path) -> None:
-        write_bytes(place, _encoded(image, Provenance((), command)))
+        write_bytes(place, _encoded(Image.fromarray(to_uint8(image)), Provenance((), command)))
 
     try:
         if path.suffix.lower() == ".png":
@@ -97,15 +99,12 @@ def save_result(image: Any, path: Path, command: str) -> None:
         raise ReproError(f"{error}; the result was written to {other} instead") from error
 
 
-def _encoded(figure: Any, made: Provenance, photograph: bool = False, few: bool = False) -> bytes:
-    from repro.ui.pictures import few_colours, to_uint8
-
+def _encoded(image: Image.Image, made: Provenance, photograph: bool = False) -> bytes:
     info = PngInfo()
     for key, text in (("Records", " ".join(made.records)), ("Command", made.command), ("Version", VERSION)):
         info.add_itxt(f"Repro-{key}", text)
     jpeg = {"format": "JPEG", "quality": QUALITY, "progressive": True, "comment": made.comment().encode("utf-8")}
     settings: dict[str, Any] = jpeg if photograph else {"format": "PNG", "pnginfo": info}
-    image = few_colours(to_uint8(figure)) if few else Image.fromarray(to_uint8(figure))
     image.save(stream := io.BytesIO(), optimize=True, **settings)
     return stream.getvalue()
 
