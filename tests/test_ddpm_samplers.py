@@ -264,7 +264,6 @@ def test_guided_ancestral_tends_to_the_posterior(where):
 def test_samplers_refuse_what_cannot_work():
     x, noise, model = draw(0, 2, 3), KeyedNoise(0, range(2), "n"), gaussian(ZERO).model("v_prediction")
     ddim = functools.partial(samplers.ddim, model, x, LINEAR)
-    guide = samplers.classifier_guide(lambda x, t: x, torch.zeros(4, dtype=torch.int64))
     cases = {
         r"'epsilon' cannot start at t=999.*zero SNR": lambda: samplers.ddim(model, x, ZERO, [999, 3]),
         r"'epsilon' cannot start": lambda: samplers.ancestral(model, x, ZERO, noise),
@@ -276,7 +275,6 @@ def test_samplers_refuse_what_cannot_work():
         "'uniform' is unknown": lambda: spaced(1000, 10, "uniform"),
         "t=0 alone": lambda: spaced(1000, 1, "linspace"),
         "'learned' is unknown": lambda: samplers.ancestral(model, x, LINEAR, noise, variance="learned"),
-        "got 4 labels for 2 samples": lambda: guide(x, 5, None),
         "'noise' is unknown": lambda: samplers.ddim_invert(model, x, LINEAR, 10, prediction="noise"),
     }
     refused(cases)  # at the call, not at the first step

@@ -54,8 +54,7 @@ class Step:
     eps: Tensor | None = None  # (B, C, H, W) the noise in x_t as DDIM used it
 
 
-# The gradient of a log likelihood: (x, t (B,), the step so far) -> gradient in x's shape. Where x lies is the sampler's
-# business (the mean, or x_t); the step offers x_t, x0, output and variance of the moment.
+# The gradient of a log likelihood: (x, t (B,), the step so far) -> gradient in x's shape; x is the mean, or x_t.
 Guide = Callable[[Tensor, Tensor, Step], Tensor]
 
 
@@ -229,8 +228,7 @@ def ddim_invert(
 def spaced(T: int, steps: int, spacing: Literal["leading", "trailing", "linspace"] = "leading") -> list[int]:
     """`steps` of the timesteps 0..T-1, descending, under diffusers' names (Lin et al. 2024, Table 2).
 
-    "leading" starts below T - 1 and ends at 0; "trailing" starts at T - 1, as zero terminal SNR needs;
-    "linspace" holds both ends.
+    "leading" starts below T - 1 and ends at 0; "trailing" starts at T - 1 and ends above 0; "linspace" holds both ends.
     """
     one_of("timestep spacing", spacing, ("leading", "trailing", "linspace"))
     if not 1 <= steps <= T:
@@ -278,8 +276,6 @@ def classifier_guide(classifier: Model, labels: Tensor, scale: float = 1.0) -> G
     """
 
     def guide(x: Tensor, t: Tensor, step: Step) -> Tensor:
-        if len(labels) != len(x):
-            raise ReproError(f"guidance needs one label per sample: got {len(labels)} labels for {len(x)} samples")
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             log_p = torch.log_softmax(classifier(x, t).float(), dim=1)

@@ -7,15 +7,15 @@ retraining.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -31,17 +31,6 @@ from repro.rddm.process import Objective, by_config
 from repro.rddm.samplers import Rule, Sampler, times
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
-
-
-@dataclass
-class RDDMSchedulerOutput(BaseOutput):
-    """`prev_sample` is the next state; the others are the clean image, residual and noise as the step used them
-    (B, C, H, W)."""
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor
-    pred_residual: Tensor
-    pred_noise: Tensor
 
 
 class RDDMScheduler(SchedulerMixin, ConfigMixin):
@@ -79,9 +68,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     def from_ddpm(cls, scheduler: Any, **changes: Any) -> Self:
         """The scheduler for a noise network trained with a diffusers DDPM or DDIM scheduler, without retraining.
 
-        Defaults make RDDM's rule draw what diffusers' `DDIMPipeline` draws from the network and the same start with
-        eta = 0 (rule "compose"); `changes` go over them. diffusers' tables are float32, these float64. Raises
-        `ReproError` for a setting that has no counterpart here.
+        It draws what diffusers' `DDIMPipeline` draws from the network and the same start with eta = 0 (rule "compose");
+        `changes` go over these settings. Raises `ReproError` for a setting that has no counterpart here.
         """
         c = scheduler.config
         known = {
@@ -107,10 +95,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         return sample
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, start: int | None = None) -> None:
-        """Choose the timesteps of a run; `start` begins below the last (see `times`).
-
-        Raises `ReproError` for SM-N where u_t = 1: the noise says nothing about the image there.
-        """
+        """Choose the timesteps of a run; `start` begins below the last (see `times`), as SM-N has to."""
         T, leading = self.schedule.T, self.config.timestep_spacing == "leading"
         ts = spaced(T, num_inference_steps) if leading else times(T, num_inference_steps, start)
         if self.config.objective == "noise" and self.schedule.u[ts[0]] == 1:
@@ -118,7 +103,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps, self.timesteps = len(ts), torch.tensor(ts, device=device)
 
     def start(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """The state at the first timestep: y + init_noise_sigma * noise."""
+        """The state at the first timestep, y + init_noise_sigma * noise."""
         return process.start(condition, noise, self.schedule, sum_scale=self.init_noise_sigma**2)
 
     def step(
@@ -131,14 +116,11 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> RDDMSchedulerOutput | tuple[Tensor, ...]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         """The next state from x_t = `sample` and the network's output for it (report Eq. 12).
 
-        Args:
-            model_output: (B, C, H, W), or (B, 2C, H, W) with the residual first for "res_noise".
-            condition: y (B, C, H, W) in [-1, 1]; None for generation, which is y = 0.
-            eta: 0 deterministic, 1 the posterior's variance.
-            variance_noise: standard normals of sample's shape in place of the generator's.
+        `condition`: y (B, C, H, W) in [-1, 1]; None for generation, which is y = 0. `eta`: 0 deterministic, 1 the
+        posterior's variance. `variance_noise`: standard normals of sample's shape in place of the generator's.
         """
         t, ts = int(timestep), self.timesteps.tolist()
         if t not in ts:
@@ -151,7 +133,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
         y, t_prev = torch.zeros_like(sample) if condition is None else condition, [*ts, -1][ts.index(t) + 1]
         step = replace(self.sampler, eta=eta).step(model_output, sample, y, t, t_prev, noise)
-        output = RDDMSchedulerOutput(step.x, step.x0, step.r, step.eps)
+        output = DDIMSchedulerOutput(prev_sample=step.x, pred_original_sample=step.x0)
         return output if return_dict else output.to_tuple()
 
     def __len__(self) -> int:

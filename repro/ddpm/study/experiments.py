@@ -158,14 +158,6 @@ def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | Classifie
 # -- the list ----------------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def accuracy(model: nn.Module, k: int | None = None) -> float:
-    """Share of the first `k` test images (None: all) that the classifier names rightly."""
-    images, labels, _ = fashion_tensor("test")
-    found = torch.cat([model(part).argmax(dim=1) for part in images[:k].split(250)])
-    return (found == labels[:k]).float().mean().item()
-
-
 def experiment(spec: Mapping[str, Any], config: DDPMConfig | None = None) -> Experiment:
     """One entry of the list; `config` in the place of its profile's."""
     config, variant = config or PROFILES[spec["profile"]], spec["variant"]

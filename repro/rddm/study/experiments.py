@@ -182,13 +182,10 @@ def holed(image: Tensor) -> Tensor:
 
 
 class PairTask:
-    """Learn from pairs of clean and degraded images, as the engine's training reads them.
+    """Learn from pairs of clean and degraded images, as the engine's training reads them; `ids` name them.
 
-    Args:
-        ids: names of the training images.
-        pair: (indices (B,), noises) -> x0 and y, (B, C, H, W) in [-1, 1], and where there is one a mask of that size.
-        condition: whether the network is given y.
-        settings: what `pair` depends on.
+    `pair`: (indices (B,), noises) -> x0 and y, (B, C, H, W) in [-1, 1], and where there is one a mask of that size;
+    `settings` are what it depends on. `condition`: whether the network is given y.
     """
 
     def __init__(

@@ -85,10 +85,9 @@ class Lesson(study.Lesson):
         return {**images, "truth": x0}
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
-        """(y, x0) of a held-out photograph, each (1, 3, H, W) in [-1, 1].
+        """(y, x0) of a held-out photograph, degraded as in the test set, each (1, 3, H, W) in [-1, 1].
 
-        Degraded as in the test set, with the settings keyed by its name. `crop` cuts the middle square out of the
-        pair, 0 leaves the whole photograph; `side` of the whole one, the task's own by default.
+        `crop` cuts the middle square out of the pair; `side` of the whole one, the task's own by default.
         """
         config = self.task(task)
         pair = _pair(config.degradation, photo, side or config.side)
@@ -128,8 +127,7 @@ TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fas
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
 FOR_USE = "the network for use"
 RESTORERS = {FOR_USE: "use", **STRATEGIES}  # for a photograph of one's own
-LAST = 999
-STARTING = (LAST, *STARTS)  # timesteps that sampling may begin with
+LAST = 999  # timestep that sampling begins with, or one of `STARTS`
 # Schedules at test time: the network is still given the t of its own.
 SCHEDULES: dict[str, dict[str, str]] = {
     "as trained": {},
@@ -162,7 +160,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
         "strategy": Choice(tuple(STRATEGIES), given["strategy"]),
         "steps": Slider(1, 20, 1, given["steps"]),
         "eta": Slider(0.0, 1.0, 0.1, given["eta"], "η"),
-        "start": Choice(STARTING, given["start"], "start at t"),
+        "start": Choice((LAST, *STARTS), given["start"], "start at t"),
         "schedule": Choice(tuple(SCHEDULES), given["schedule"]),
         "seed": Seed(given["seed"]),
         "split": Slider(0.0, 1.0, 0.05, given["split"], "input | result"),
@@ -170,8 +168,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 
 
 class Walked(NamedTuple):
-    """What `walk` made, images (1, C, H, W) in [-1, 1]: result, input, and by name what lies between; or images that
-    were generated, `result` alone (N, 1, 28, 28)."""
+    """Result, input and what lies between by name, (1, C, H, W) in [-1, 1]; or what was generated, (N, 1, 28, 28)."""
 
     result: Tensor
     given: Tensor | None = None
@@ -204,8 +201,7 @@ def walk(
 
 
 def view(made: Walked, split: float) -> np.ndarray:
-    """Input and result in one large image, `split` in [0, 1] being how much is input; beside it what lies between.
-    uint8 (H, W, 3)."""
+    """Input and result in one large image, `split` of it input; beside it what lies between. uint8 (H, W, 3)."""
     if made.given is None:
         return tile(list(to_unit(made.result)), cols=3, scale=4)
     before, after = (resized(to_unit(x)[0], 376) for x in (made.given, made.result))
@@ -256,8 +252,7 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
 def own_photo(
     now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int
 ) -> tuple[Tensor, Tensor, str]:
-    """(input, result, words) of a reader's photograph, or of ours, (3, H, W) in [0, 1]: degraded unless it is already,
-    and restored."""
+    """(input, result, words) of a reader's photograph or ours, (3, H, W) in [0, 1]; degraded unless it is already."""
     task, degrade = WEATHER[weather]
     net, config = _net(now, task, strategy), now.task(task, RESTORERS[strategy])
     image, about = photograph(photo, config.side, pack.load(pack.picture(PHOTOS[picture])), picture)
@@ -271,10 +266,8 @@ def own_photo(
 def own_full(
     now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
 ) -> Tensor:
-    """The result at the photograph's own size, a large one in tiles: what the save button keeps, (3, H, W) in [0, 1].
-
-    What is degraded here is so at the display size, and saved at that size.
-    """
+    """What the save button keeps, (3, H, W) in [0, 1]: the result at the photograph's own size, or, where it is
+    degraded here, at the display size."""
     task, degrade = WEATHER[weather]
     net = _net(now, task, strategy)
     if net.learning.start != "degraded" or net.learning.objective == "noise":
@@ -305,30 +298,23 @@ def _step() -> Judge:
     return lambda answer: same(answer(x_t, r, eps, *schedule.levels(700), *schedule.levels(300)), right)
 
 
+def _indi() -> Judge:
+    return lambda answer: near(0.75)()(answer(0.8, 0.6))
+
+
 def _translate() -> Judge:
     converted, some = RDDMSchedule.from_ddpm(LINEAR), [0, 400, 999]
     right = torch.stack([converted.u[some], converted.s[some]])
     return lambda answer: same(torch.stack(answer(LINEAR.alpha_bar[some])), right)
 
 
+_HALF, _END = int((by_config().u > 0.5).nonzero()[0]), float(LINEAR.alpha_bar[-1] ** 0.5)
 EXERCISES: dict[str, Exercise] = {
-    "half": (
-        "the first t with more than half of the residual",
-        near(int((by_config().u > 0.5).nonzero()[0])),
-        "alpha is decreased: most of the residual comes early; look at schedule.u",
-    ),
+    "half": ("the first t with more than half of the residual", near(_HALF), "most comes early: look at schedule.u"),
     "noise": ("the noise from the residual", _noise, "solve x_t = y + (u - 1) r + s eps for eps"),
     "step": ("one deterministic step", _step, "Eq. 13: take away the share of each that s holds less than t"),
-    "indi": (
-        "how much of the state InDI keeps",
-        lambda: lambda answer: near(0.75)()(answer(0.8, 0.6)),
-        "of the way t to 0, the step goes t - s",
-    ),
+    "indi": ("how much of the state InDI keeps", _indi, "of the way t to 0, the step goes t - s"),
     "translate": ("RDDM's coefficients of a DDPM", _translate, "with y = 0, r = -x0: compare the factors of x0"),
-    "ends": (
-        "what a converted schedule leaves",
-        near(float(LINEAR.alpha_bar[-1] ** 0.5), 5e-4),
-        "1 - u at T is the square root of alpha_bar there",
-    ),
+    "ends": ("what a converted schedule leaves", near(_END, 5e-4), "1 - u at T is the square root of alpha_bar there"),
 }
 check = partial(exercises.check, among=EXERCISES)

@@ -24,6 +24,7 @@ from repro.ddpm import samplers
 from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, MAIN
+from repro.ddpm.study.measure import ALIASES as OF_SETS
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, NOTHING, data_hash, replicated
 from repro.engine.checkpoint import DEVICE, find, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
@@ -47,12 +48,7 @@ FULL_SIZE = DIVERSE = COMPARED = 8
 QUICK = 10  # most steps of what the smoke profile measures
 STARTS = (990, 950, 900, 800, 700)  # where SM-N may start: at T - 1 = 999 it divides by 1 - u_T = 0
 BATCH = 250  # generated at once at paper scale
-# Metrics of the paper profile under the names that tables look for.
-ALIASES = {
-    "psnr/y-uint8": "psnr/y",
-    "ssim/y-uint8-wang": "ssim/y-wang",
-    **{f"{m}/inception": f"{m}/fashion-classifier" for m in ("fid", "kid", "is")},
-}
+ALIASES = {"psnr/y-uint8": "psnr/y", "ssim/y-uint8-wang": "ssim/y-wang", **OF_SETS}  # of the paper profile
 # Where two samplers are said to agree, or the number is small, the usual tolerance would let it be anything.
 TOLERANCE = {
     **dict.fromkeys((*PROTOCOLS, FID, KID, IS, NEAREST), Tolerance(absolute=2e-3, relative=5e-3)),
@@ -97,11 +93,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return {DIFFERENCE: apart.amax(dim=1).tolist(), MEAN_DIFFERENCE: apart.mean(dim=1).tolist()}
     task = _task(name, chosen)
     if name == "transfer":
-
-        def drawn(ids: range) -> Tensor:
-            settings, parts = (cell["steps"], cell["rule"], cell["clip"]), start_noise(ids, (1, 28, 28)).split(100)
-            return torch.cat([samplers.sample(transferred(load_checkpoint(MAIN), x_T, *settings)) for x_T in parts])
-
+        steps = partial(transferred, load_checkpoint(MAIN), steps=cell["steps"], rule=cell["rule"], clip=cell["clip"])
+        drawn = lambda ids: samplers.sample(steps(start_noise(ids, (1, 28, 28))))  # noqa: E731
         return replicated(drawn, task.n, task.replicates, k)
     pairs = partial(test_pairs, task.degradation, task.side)
     if experiment.startswith("baseline-"):
@@ -146,10 +139,7 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
         return Net(model, converted, net.steps), {}
     if (head := cell.get("sample_as")) is not None:
         both, at = net.network, int(head == "noise")  # SM-Res or SM-N without retraining
-
-        def one(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-            return both(x, t, cond).sample.chunk(2, dim=1)[at]
-
+        one = lambda x, t, cond: both(x, t, cond).sample.chunk(2, dim=1)[at]  # noqa: E731
         net = Net(one, replace(learning, objective=head), net.steps)
     settings = {"clip ±1": {"clip": 1.0}, "start noise 0.1": {"sum_scale": 0.01}}.get(switch, {})
     return net, settings | ({"start": cell["start"]} if "start" in cell else {})
@@ -241,8 +231,7 @@ def indi_gap(steps: int = 10) -> float:
 def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tuple[float, float, float]]:
     """(a, b, rest) of every state of a run, the start first: least squares, x = x0 + a r + b eps + remainder.
 
-    `rest` is the root mean square of the remainder: what is neither image, residual, nor the start's noise. Tensors
-    of one shape, any range.
+    `rest` is the root mean square of the remainder: what is neither image, residual, nor the start's noise.
     """
     basis = torch.stack([(y - x0).flatten(), eps.flatten()], dim=1).double()  # (N, 2)
     run, places = list(steps), []
