@@ -21,7 +21,7 @@ from repro.editing.study import experiments, probes
 from repro.editing.study.benchmark import UNSEEN, Split, unseen
 from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator
-from repro.editing.study.probes import STRENGTHS, colour_distance, mean_lab, rank_correlation, sharpen_strength
+from repro.editing.study.probes import STRENGTHS, mean_lab, rank_correlation, sharpen_strength
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.checkpoint import find, load_checkpoint, trained, weights_hash
@@ -229,7 +229,7 @@ def scored(
         raw[GAP[task]] = (raw[STRENGTH[task]] - own).abs()
     raw[CRISP] = sharpen_strength(output, target)
     if "colour" in tasks:
-        raw[HUE] = colour_distance(output, target)
+        raw[HUE] = (mean_lab(output) - mean_lab(target)).norm(dim=1)
     if "inpaint" in tasks:
         share = data.hole.mean(dim=(1, 2, 3)).clamp(min=1e-6)
         error = (output - target).abs()

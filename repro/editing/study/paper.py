@@ -2,7 +2,7 @@
 
 "Multi-task image-to-image diffusion models with fine-grained control" splits REDS' 300 sequences into 240, 30 and 30,
 but the ground truth of the last 30 is withheld. Decided here: the 30 published validation sequences are the test split,
-and the last 30 of the 240 training sequences the validation split. No number on this test split is one on the paper's.
+and the last 30 of the 240 training sequences are held out. No number on this test split is one on the paper's.
 
 Section 3.2: "The VQ autoencoder and the denoising U-Net are initialized from a pretrained text-to-image model", citing
 "High-Resolution Image Synthesis with Latent Diffusion Models": most likely the one of 1.45 billion parameters, trained
@@ -33,10 +33,10 @@ from repro.data.images import read_image
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import Recipe, free_form_mask
 from repro.editing.model import EditingNet
-from repro.editing.study.benchmark import SPLITS, VERSION, Split, parameters, reference_rows
+from repro.editing.study.benchmark import VERSION, Split, parameters, reference_rows
 from repro.errors import ReproError
 
-_HELD = 8  # one in eight of the training sequences is held out for validation: 30 of 240
+_HELD = 8  # one in eight of the training sequences is held out, for choices: 30 of 240
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,27 @@ class Reds:
 
     def digest(self) -> str:
         """Short hash of the definition, and of names and sizes of the files."""
-        files = [path for name in SPLITS for pair in self.pairs(name) for path in (pair.target, pair.input)]
+        pairs = (*self.pairs("train"), *self.pairs("test"))
+        files = [path for pair in pairs for path in (pair.target, pair.input)]
         sizes = [[file.relative_to(self.root).as_posix(), file.stat().st_size] for file in files]
         settings = {"crop": self.crop, "recipe": self.recipe.hashed(), "version": self.version}
         return hashlib.sha256(json.dumps({**settings, "files": sizes}, sort_keys=True).encode()).hexdigest()[:16]
 
     def pairs(self, name: str) -> tuple[Pair, ...]:
-        """Blurred (input) and sharp (target) frames of one of the benchmark's splits."""
+        """Blurred (input) and sharp (target) frames of "train" or "test"."""
         every = _pairs(self.root, "val" if name == "test" else "train")
         sequences = sorted({_sequence(pair) for pair in every})
         held = set(sequences[len(sequences) - len(sequences) // _HELD :])
-        return tuple(p for p in every if name == "test" or (_sequence(p) in held) == (name == "validation"))
+        return tuple(pair for pair in every if name == "test" or _sequence(pair) not in held)
 
     def blocks(self, name: str, most: int, pairs: Sequence[Pair] | None = None) -> Iterator[Split]:
         """The crops of a split (or of some of its pairs), at most so many at once."""
-        chosen, train = self.pairs(name) if pairs is None else pairs, self.pairs("train")
-        every = [self._id(pair) for pair in self.pairs(name)]
-        others = dict(zip(every, reference_rows(name, every, len(train), self.version).tolist(), strict=True))
-        for start in range(0, len(chosen), most):
-            part = chosen[start : start + most]
-            ids = tuple(self._id(pair) for pair in part)
-            sharp, blurred = self._cut(part, "target"), self._cut(part, "input")
-            reference = self._cut([train[others[id]] for id in ids], "target")
+        pairs, train = pairs or self.pairs(name), self.pairs("train")
+        every = [self._id(pair) for pair in pairs]
+        others = reference_rows(name, every, len(train), self.version).tolist()
+        for rows in (slice(start, start + most) for start in range(0, len(pairs), most)):
+            ids, sharp, blurred = tuple(every[rows]), self._cut(pairs[rows], "target"), self._cut(pairs[rows], "input")
+            reference = self._cut([train[i] for i in others[rows]], "target")
             degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
             vectors = tuple(replace(vector, blur=beta) for vector, beta in degrees)
             hole = free_form_mask(self.version, ids, (self.crop, self.crop))

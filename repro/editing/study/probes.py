@@ -215,11 +215,6 @@ def sharpen_strength(edited: Tensor, source: Tensor) -> Tensor:
     return (_gradient(edited) / _gradient(source).clamp(min=1e-12)).clamp(min=1e-12).log()
 
 
-def colour_distance(edited: Tensor, target: Tensor) -> Tensor:
-    """(B,) distance of mean colours in CIE Lab between an image and its target; 0 is the same cast."""
-    return (mean_lab(edited) - mean_lab(target)).square().sum(dim=1).sqrt()
-
-
 def mean_lab(image: Tensor) -> Tensor:
     """(B, 3) mean colour of images (B, 3, H, W) in [0, 1], in CIE Lab."""
     from skimage.color import rgb2lab
