@@ -42,22 +42,15 @@ class Edit:
     """what to write: .png (which holds its command, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
-        from repro.data.images import check_writable, read_image, read_srgb
-        from repro.data.inputs import masks
+        from repro.data.images import check_writable, read_srgb
         from repro.engine.provenance import save_result
 
-        if all(getattr(self, name) is None for name in EFFECTS):
+        effects = {name: getattr(self, name) for name in EFFECTS}
+        if all(value is None for value in effects.values()):
             raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
         photo, note = read_srgb(self.photo)
         if note:
             print(note)
-        effects = {
-            "blur": self.blur,
-            "grain": self.grain,
-            "reference": None if self.reference is None else read_image(self.reference),
-            "mask": None if self.mask is None else masks(self.mask),
-            "sharpen": self.sharpen,
-        }
         # What can be known of the result's place is known before the work.
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
         check_writable(out)
