@@ -169,7 +169,7 @@ def test_published_sizes_are_pinned(variant, mapping):
 
 def test_the_autoencoder_and_the_gan_have_published_sizes():
     with torch.device("meta"):
-        autoencoder = paper.PretrainedAutoencoder(paper.LDM.autoencoder)
+        autoencoder = paper.PretrainedAutoencoder(**paper.LDM.autoencoder)
         generator = Pix2PixGenerator(widths=PAPER.pix2pix["widths"])
     assert sum(p.numel() for p in autoencoder.parameters()) == 83_653_863 and autoencoder.factor == 8
     assert sum(p.numel() for p in generator.parameters()) == 54_444_108 and generator.factor == 256  # Isola's: 54.4 M

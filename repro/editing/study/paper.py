@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
 from safetensors.torch import save
 from torch import Tensor
 
@@ -30,7 +29,6 @@ from repro import paths
 from repro.data.datasets import read_split
 from repro.data.files import Pair, crops
 from repro.data.images import read_image
-from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import Recipe, free_form_mask
 from repro.editing.model import EditingNet
 from repro.editing.study.benchmark import VERSION, Split, parameters, reference_rows
@@ -140,6 +138,28 @@ KL: dict[str, Any] = {
 }
 
 
+class PretrainedAutoencoder(AutoencoderKL):
+    """A published KL autoencoder, used like ours: latents are the mode, times the scale of unit deviation."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent."""
+        return 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.config.latent_channels
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        return super().encode(image).latent_dist.mode() * self.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor, quantize: bool = False) -> Tensor:
+        return super().decode(latent / self.config.scaling_factor).sample.clamp(-1, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A published text-to-image model, in diffusers' layout: latents of 4 channels and factor 8.
@@ -188,50 +208,14 @@ class Pretrained:
         net.unet.load_state_dict(state)
 
     @cached_property
-    def frozen(self) -> "PretrainedAutoencoder":
+    def frozen(self) -> PretrainedAutoencoder:
         """The autoencoder, in eval mode, on the accelerator where there is one; read-only."""
-        made = PretrainedAutoencoder(dict(self.autoencoder))
-        made.vq = self.load(AutoencoderKL, self.part, self.autoencoder)
+        made = self.load(PretrainedAutoencoder, self.part, self.autoencoder)
         return made.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def autoencoder_hash(self) -> str:
         """SHA-256 of the autoencoder's weights."""
-        state = self.frozen.state_dict()
-        return hashlib.sha256(save({key: value.contiguous() for key, value in state.items()})).hexdigest()
-
-
-class PretrainedAutoencoder(Autoencoder):
-    """A published KL autoencoder, frozen, used like ours: latents are the mode, times the model's scale.
-
-    Args:
-        settings: configuration of diffusers' `AutoencoderKL`; `scaling_factor` brings latents to unit deviation.
-    """
-
-    @register_to_config
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super(Autoencoder, self).__init__()  # its layers are others
-        self.vq = AutoencoderKL(**settings)
-        self.register_buffer("mean", torch.zeros(self.channels), persistent=False)
-        scale = torch.full((self.channels,), 1.0 / self.vq.config.scaling_factor)
-        self.register_buffer("deviation", scale, persistent=False)
-
-    @property
-    def factor(self) -> int:
-        """Pixels a side of one latent."""
-        return 2 ** (len(self.vq.config.block_out_channels) - 1)
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent."""
-        return self.vq.config.latent_channels
-
-    def raw(self, image: Tensor) -> Tensor:
-        """The mode of the latents' distribution, not scaled."""
-        return self.vq.encode(image).latent_dist.mode()
-
-    def render(self, raw: Tensor) -> Tensor:
-        """The decoder alone, of latents that are not scaled."""
-        return self.vq.decode(raw).sample
+        return hashlib.sha256(save({k: v.contiguous() for k, v in self.frozen.state_dict().items()})).hexdigest()
 
 
 LDM = Pretrained("CompVis/ldm-text2im-large-256", "vqvae", UNET, KL)
