@@ -17,7 +17,6 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, resize
 from repro.ddpm.process import q_sample
-from repro.editing.effects import cut_hole, free_form_mask
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
@@ -36,7 +35,6 @@ TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of n
 NEEDS = (name_of(LONGER),)
 PHOTO, REFERENCE = "photos/monuments_brandenburgGate", "photos/monuments_petra"  # held out from every training
 QUALITY, FINE = 24, 36  # of JPEG: many small images; a few, with words
-MASKS = (0.05, 0.15, 0.3, 0.5)  # shares of hole, from small to large
 NO_RECORDS = "— no records of this profile yet: `repro evaluate editing --full` makes them"
 WAYS = {
     "by the formulas": "baseline-target",
@@ -114,23 +112,6 @@ def schematic(data: Split, editor: Editor) -> Photos:
     return Photos(drawing, FINE)
 
 
-def effects(data: Split) -> Photos:
-    """One crop, its five effects with their parameters, and the grain magnified, since it is faint."""
-    target, (v,) = {task: data.target([task]) for task in TASKS}, data.vectors
-    return named(
-        {
-            "sharp": data.sharp,
-            f"blur: β = {v.blur:.2f}": target["blur"],
-            f"grain: σ = {v.grain:.3f}": target["grain"],
-            "grain − sharp, × 8": (0.5 + 8 * (target["grain"] - data.sharp)).clamp(0, 1),
-            "colour transfer …": target["colour"],
-            "… from this image": data.reference,
-            "inpainting: the input": data.source(["inpaint"]),
-            f"λ = {v.sharpen[0]:.1f}, μ = {v.sharpen[1]:.3f}": target["sharpen"],
-        }
-    )
-
-
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
@@ -156,28 +137,6 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
         labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
     return photographs(rows, labels, ["image", *heads])
-
-
-def references(editor: Editor, data: Split, others: Tensor, steps: int) -> Photos:
-    """The images of `data` in the colours of `others` (N, 3, h, w): this slider has no end, it has images."""
-    rows, vectors = [[None, *others.split(1)]], [EditingVector(colour=True)] * len(others)
-    for i in range(len(data)):
-        batch = data.at([i] * len(others))
-        out = editor.edit(batch.sharp, vectors, batch.ids, reference=others, steps=steps)
-        rows.append([batch.sharp[:1], *out.split(1)])
-    return photographs(rows, ["reference", *["colour"] * len(data)], ["image", *[""] * len(others)])
-
-
-def holes(editor: Editor, data: Split, steps: int, beside: Mapping[str, Any]) -> Photos:
-    """Masks from small to large: input and output, alone and inside a composite."""
-    batch = data.at([0] * len(MASKS))
-    hole = free_form_mask(1, ["mask"] * len(MASKS), tuple(batch.sharp.shape[2:]), fraction=torch.tensor(MASKS))
-    rows = [cut_hole(batch.sharp, hole, editor.fill).split(1)]
-    for more in ({}, beside):
-        vectors = [EditingVector(inpaint=True, **more)] * len(MASKS)
-        rows.append(editor.edit(batch.sharp, vectors, batch.ids, hole=hole, steps=steps).split(1))
-    words = ["input", "filled", "filled,\n" + "\n".join(f"+ {task}" for task in beside)]
-    return photographs(rows, words, [f"{share:.0%} hole" for share in MASKS])
 
 
 def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:

@@ -1,10 +1,7 @@
-"""Small measurements of notebook 02: strengths of effects (claims E13, E14), attention, gradients, clusters of tasks,
-and what the paper leaves open about its targets, done both ways."""
+"""Small measurements of notebook 02: strengths of effects (claims E13, E14), attention, gradients, features."""
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -13,8 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.ddpm.process import q_sample
-from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects import colour_transfer, gaussian_3x3, unsharp_mask
 from repro.editing.grain import N_SAMPLES, RADII, SIGMA_FILTER, grain_variance
 from repro.editing.model import EditingNet
 from repro.editing.sampling import Editor
@@ -68,14 +63,6 @@ def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[s
     return {q: max(v for name, v in largest.items() if f".{q}." in name) for q in ("to_q", "to_k", "to_v")}
 
 
-def latents_off(autoencoder: Autoencoder, image: Tensor, levels: Sequence[float], seed: int = 0) -> dict[float, float]:
-    """level -> l1 of images (B, 3, H, W) in [0, 1] decoded from latents with noise of that many deviations added."""
-    z = autoencoder.encode(image * 2 - 1)
-    noise = KeyedNoise(seed, range(len(z)), "probes/off").normal(tuple(z.shape[1:]))
-    decoded = {level: (autoencoder.decode(z + level * noise) + 1) / 2 for level in levels}
-    return {level: (x - image).abs().mean().item() for level, x in decoded.items()}
-
-
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
     """Crops and their edits as training keeps them, latents and vectors: see `study.benchmark.encoded`."""
     return {name: value.float() for name, value in encoded(editor.autoencoder, edits(data)).items()}
@@ -90,37 +77,6 @@ def grain_lines(u: float = 0.5) -> list[str]:
         verdict = "drowned" if own < noise else f"{own / noise:.1f} times the noise"
         lines.append(f"σ = {radius:.3f}: the grain itself {own:.2f} grey levels, {verdict}")
     return lines
-
-
-def ratios(data: Split) -> tuple[dict[str, Tensor], float]:
-    """Colour transfer of the first crop by Reinhard's ratio and by its inverse, and the mean l1 between the two."""
-    reinhard, inverse = (colour_transfer(data.sharp, data.reference, ratio=way) for way in ("reinhard", "inverse"))
-    images = {"picture": data.sharp, "reference": data.reference, "Reinhard's ratio": reinhard, "its inverse": inverse}
-    return {words: x[:1] for words, x in images.items()}, (reinhard - inverse).abs().mean().item()
-
-
-def thresholds(data: Split, amount: float = 3.0, threshold: float = 0.03) -> dict[str, Tensor]:
-    """The first crop sharpened as meant and as the supplement's Algorithm 1 prints it, where the difference to the
-    blurred image is *small*; and what changed, four times as large."""
-    detail = (image := data.sharp[:1]) - gaussian_3x3(image)
-    meant = unsharp_mask(image, amount, threshold)
-    printed = torch.where(detail.abs() <= threshold, (image + amount * detail).clamp(0, 1), image)
-    return {
-        "as meant": meant,
-        "what it changed, × 4": (0.5 + 4 * (meant - image)).clamp(0, 1),
-        "as printed": printed,
-        "what it changed, × 4 ": (0.5 + 4 * (printed - image)).clamp(0, 1),
-    }
-
-
-def orders(data: Split) -> tuple[dict[str, Tensor], float]:
-    """The target of one composite by the order of the benchmark and by its reverse, and the mean l1 between the two."""
-    recipe = data.bench.recipe
-    turned = replace(data, bench=replace(data.bench, recipe=replace(recipe, order=recipe.order[::-1])))
-    one, other = (x.target(["grain", "colour", "sharpen"]) for x in (data, turned))
-    gap = (one - other).abs()
-    images = {"picture": data.sharp, "grain first": one, "sharpening first": other, "difference × 4": 4 * gap}
-    return {words: x[:1].clamp(0, 1) for words, x in images.items()}, gap.mean().item()
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
