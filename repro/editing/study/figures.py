@@ -6,7 +6,6 @@ there are none.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import pairwise, product
 from statistics import median
 from typing import Any
@@ -22,7 +21,7 @@ from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER, name_of
 from repro.editing.study.lesson import MULT, PALETTE
-from repro.editing.study.measure import BESIDE, L1, LPIPS, SLIDERS, STRENGTH, Method, request
+from repro.editing.study.measure import BESIDE, L1, LPIPS, SLIDERS, STRENGTH, Method
 from repro.editing.vector import NAMES, TASKS, EditingVector
 from repro.engine import stats
 from repro.engine.records import Record, select
@@ -137,17 +136,6 @@ def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
         labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
     heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
     return photographs(rows, labels, ["image", *heads])
-
-
-def inversion(editor: Editor, data: Split, steps: int) -> tuple[Photos, dict[str, tuple[Tensor, Tensor, Tensor]]]:
-    """The supplement's Fig. 5, a column a single edit, and (target, from noise, from the inverted source) of each."""
-    run = partial(editor.edit, data.sharp, steps=steps)
-    found = {
-        task: (data.target([task]), *(run(**request(data, [task]), inversion=way) for way in (False, True)))
-        for task in TASKS
-    }
-    rows = [[x[i % len(data)][None] for i, x in enumerate(row)] for row in zip(*found.values(), strict=True)]
-    return photographs(rows, ["target", "from\nnew noise", "from DDIM\ninversion"], TASKS), found
 
 
 # -- features ---------------------------------------------------------------------------------------------------------

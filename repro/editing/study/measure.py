@@ -135,7 +135,9 @@ def _method(experiment: str, cell: Mapping[str, Any], config: EditingConfig) -> 
         return partial(by_pix2pix, load_checkpoint(experiment))
     editor = editor_of(config, network.variant, network.seed)
     if task == "corrected":
-        return partial(corrected, EditingPipeline.shipped(config.name, network.variant))
+        pipe = EditingPipeline.shipped(config.name, network.variant)
+        pipe.set_progress_bar_config(disable=True)
+        return lambda data, _: pipe(data.sharp, reference=data.reference, seed=0, output_type="pt").images.cpu()
     if task in ("steps", "slider, even steps"):
         switch = "even steps"
     editor = replace(editor, **SWITCHES.get(switch, {}))
@@ -185,12 +187,6 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
         colours = to_model(part.reference) if "colour" in tasks else torch.zeros_like(part.sharp)
         made.append(to_unit(generator(to_model(part.source(tasks)), colours, vectors)))
     return torch.cat(made)
-
-
-def corrected(pipe: EditingPipeline, data: Split, tasks: Sequence[str]) -> Tensor:
-    """A colour transfer as a user gets it, with the last corrections of `repro.editing.large`."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(data.sharp, reference=data.reference, seed=0, output_type="pt").images.cpu()
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
