@@ -21,8 +21,8 @@ from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split
 from repro.editing.study.experiments import LONGER, name_of
 from repro.editing.study.lesson import MULT, PALETTE
-from repro.editing.study.measure import BESIDE, L1, LPIPS, SLIDERS, STRENGTH, Method
-from repro.editing.vector import NAMES, TASKS, EditingVector
+from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, Method
+from repro.editing.vector import NAMES, TASKS
 from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
@@ -120,22 +120,6 @@ def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str
     columns = {"input": Split.source, "target": Split.target, **methods}
     rows = [[draw(data.at([i % len(data)]), tasks) for draw in columns.values()] for i, tasks in enumerate(edits)]
     return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], [*columns])
-
-
-def sliders(editors: Mapping[str, Editor], data: Split, steps: int) -> Photos:
-    """Fig. 4 and the supplement's Figs 1 and 2: each slider at its two ends, alone on the first image, inside a
-    composite on the second, by each editor."""
-    rows, labels = [], []
-    for (task, places), inside in product(SLIDERS.items(), (False, True)):
-        vectors = [EditingVector(**at, **(BESIDE[task] if inside else {})) for at in (places[0], places[-1])]
-        batch = data.at([inside % len(data)] * 2)
-        reference = batch.reference if inside else None
-        out = [x.edit(batch.sharp, vectors, batch.ids, reference=reference, steps=steps) for x in editors.values()]
-        rows.append([batch.sharp[:1], *(image for pair in out for image in pair.split(1))])
-        beside = ", ".join(t for t in vectors[0].active if t != task)
-        labels.append(f"{task}\nbeside\n{beside}" if inside else f"{task}\nalone")
-    heads = [f"{name}:\n{end}" for name in editors for end in ("least", "most")]
-    return photographs(rows, labels, ["image", *heads])
 
 
 # -- features ---------------------------------------------------------------------------------------------------------

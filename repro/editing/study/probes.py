@@ -3,15 +3,13 @@
 import math
 from contextlib import ExitStack
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from repro.ddpm.process import q_sample
-from repro.editing.grain import N_SAMPLES, RADII, SIGMA_FILTER, grain_variance
-from repro.editing.model import EditingNet
+from repro.editing.grain import SIGMA_FILTER
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split, edits, encoded
 from repro.editing.vector import TASKS, EditingVector
@@ -48,35 +46,9 @@ def attention(editor: Editor, data: Split, vector: EditingVector) -> dict[str, T
     return means
 
 
-def token_gradients(tokens: Literal["entry", "single"], seed: int = 0) -> dict[str, float]:
-    """Largest absolute gradient that a loss leaves in the weights of queries, keys and values of cross-attention, in a
-    small untrained network whose context has one token per entry, or a single one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = EditingNet(channels=4, widths=(16, 16), attention_levels=(1,), context=16, tokens=tokens)
-    noise = KeyedNoise(seed, [0, 1], "probes/tokens")
-    z_t, source, goal = (noise.normal((4, 8, 8), step=i) for i in range(3))
-    vector = torch.stack([EditingVector(blur=0.3).tensor(), EditingVector(sharpen=(2.0, 0.05)).tensor()])
-    output = network(z_t, 500, source, torch.zeros(2, 3, 8, 8), vector).sample
-    (output - goal).abs().mean().backward()
-    largest = {name: p.grad.abs().max().item() for name, p in network.unet.named_parameters() if ".attn2.to_" in name}
-    return {q: max(v for name, v in largest.items() if f".{q}." in name) for q in ("to_q", "to_k", "to_v")}
-
-
 def held(editor: Editor, data: Split) -> dict[str, Tensor]:
     """Crops and their edits as training keeps them, latents and vectors: see `study.benchmark.encoded`."""
     return {name: value.float() for name, value in encoded(editor.autoencoder, edits(data)).items()}
-
-
-def grain_lines(u: float = 0.5) -> list[str]:
-    """A line per radius: deviation of the grain, and of Monte-Carlo noise, in grey levels of 255."""
-    noise = 255 * (u * (1 - u) / N_SAMPLES) ** 0.5
-    lines = [f"Monte-Carlo noise of {N_SAMPLES} samples a pixel: {noise:.2f} grey levels at u = {u:g}"]
-    for radius in RADII:
-        own = 255 * float(grain_variance(u, radius)) ** 0.5
-        verdict = "drowned" if own < noise else f"{own / noise:.1f} times the noise"
-        lines.append(f"σ = {radius:.3f}: the grain itself {own:.2f} grey levels, {verdict}")
-    return lines
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
