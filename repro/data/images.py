@@ -6,7 +6,7 @@ What a reader does with what it finds:
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied, but by `read_srgb`: values are taken as sRGB;
-- damaged metadata (EXIF of any format, all that a PNG holds beside its pixels) is passed over.
+- EXIF that cannot be read is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
 
     def turned(image: Image.Image) -> tuple[int, int]:
-        with suppress(_Unreadable), _refusing("", ""):
+        with suppress(ReproError), _refusing("", ""):
             # Pillow turns TIFF by itself, and `size` is the turned one.
             sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return image.size[::-1] if sideways else image.size
@@ -111,27 +111,13 @@ def _open(source: Any, name: str) -> Image.Image:
     return _opened(source, name, lambda image: _decoded(image, name))
 
 
-class _Unreadable(ReproError):
-    """A file whose header or pixels Pillow cannot read."""
-
-
 def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file; where that fails, of a PNG without its perhaps damaged metadata."""
-
-    def attempt(file: BinaryIO) -> Any:
-        with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-            image = Image.open(file)
-        return use(image)
-
+    """What `use` makes of the image in a file."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
-            try:
-                return attempt(file)
-            except _Unreadable:
-                file.seek(0)
-                with suppress(_Unreadable):
-                    return attempt(io.BytesIO(_pixels_alone(file.read())))
-                raise
+            with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+                image = Image.open(file)
+            return use(image)
     except OSError as error:
         reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
         raise ReproError(f"{name}: {reason}; an image file was expected") from error
@@ -149,7 +135,7 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
+            raise ReproError(f"{name}: {problem.format(error=error)}") from error
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
@@ -196,17 +182,6 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
     """Values of a TIFF's tag; none where it is not there, or in another format."""
     found = image.tag_v2.get(number, ()) if image.format == "TIFF" else ()
     return found if isinstance(found, tuple) else (found,)
-
-
-def _pixels_alone(data: bytes) -> bytes:
-    """A PNG file without the chunks that its pixels do not need, but the orientation; of other files no image."""
-    out, at = data[:8], 8
-    while out.startswith(b"\x89PNG") and at < len(data):
-        kind, start = data[at + 4 : at + 8], at
-        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length of four bytes, kind, what it counts, check sum
-        if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
-            out += data[start:at]
-    return out
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
