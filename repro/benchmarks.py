@@ -179,22 +179,19 @@ def _kernels(name: str) -> dict[str, Arm]:
     """Adaptive kernels, forward and backward as in training, over one 3 x 3 convolution of equal MACs."""
     from repro.ucdir.network import AdaptiveKernels
 
-    def arm(layer: nn.Module, channels: int, side: int, adaptive: bool) -> Arm:
-        noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
-        x = noise.normal((channels, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
-        inputs = (x, torch.ones(len(x), 32), noise.normal((3, side, side))) if adaptive else (x,)
-
-        def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
-                total = layer(*inputs).sum()
-            total.backward()
-
-        return run
+    def both_ways(layer: nn.Module, *inputs: Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+            total = layer(*inputs).sum()
+        total.backward()
 
     arms: dict[str, Arm] = {}
     for c, side in LAYERS.items():
-        arms[f"kernels {c}"] = arm(_seeded(partial(AdaptiveKernels, c, 32, 3), False), c, side, True)
-        arms[f"convolution {c}"] = arm(_seeded(partial(nn.Conv2d, c, c, 3, padding=1), False), c, side, False)
+        noise = KeyedNoise(0, range(1 if name == "smoke" else 8), "bench")
+        x = noise.normal((c, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
+        adaptive, plain = partial(AdaptiveKernels, c, 32, 3), partial(nn.Conv2d, c, c, 3, padding=1)
+        guide = torch.ones(len(x), 32), noise.normal((3, side, side))
+        arms[f"kernels {c}"] = partial(both_ways, _seeded(adaptive, sampled=False), x, *guide)
+        arms[f"convolution {c}"] = partial(both_ways, _seeded(plain, sampled=False), x)
     return arms
 
 
@@ -254,27 +251,6 @@ def peak(run: Callable[[], object]) -> float | None:
     return round((int(status.read_text().split("VmHWM:")[1].split()[0]) - before) / 1024, 1)
 
 
-def measure(name: str, profile: str = "small", rounds: int = 15) -> dict[str, Any]:
-    """Median seconds of each arm's block, and each ratio's median speed with quartiles and verdict."""
-    make, pairs = BENCHES[name]
-    seconds, ratios = interleave(make(profile), rounds), {}
-    for of, over, least in pairs:
-        values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
-        low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
-        verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
-        ratios[f"{of} over {over}"] = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
-    return {
-        "bench": name,
-        "summary": make.__doc__,
-        "profile": profile,
-        "rounds": rounds,
-        "seconds a block": {arm: statistics.median(times) for arm, times in seconds.items()},
-        "MB a block": {arm: peak(run) for arm, run in make(profile).items()},
-        "ratios": ratios,
-        "environment": environment(),
-    }
-
-
 @dataclass(frozen=True)
 class Bench:
     """Measure speed against a peer in the same run; exit status 1 where a target is missed."""
@@ -297,12 +273,22 @@ class Bench:
         one_of("profile of these benches", self.profile, ("smoke", "small") + ("paper",) * of_paper)
         missed = 0
         for name in [one_of("bench", name, BENCHES) for name in self.names]:
-            result = measure(name, self.profile, self.rounds)
+            make, pairs = BENCHES[name]
+            print(f"{name}: {make.__doc__}")
+            seconds, ratios = interleave(make(self.profile), self.rounds), {}
+            for of, over, least in pairs:
+                values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
+                low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
+                verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
+                found = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
+                ratios[f"{of} over {over}"] = found
+                print(f"  {of} over {over}: {middle:.3f} [{low:.3f}, {high:.3f}], {verdict}")
+                missed += verdict == "MISSED"
+            memory = {arm: peak(run) for arm, run in make(self.profile).items()}
+            print("  peak memory in MB: " + ", ".join(f"{arm} {mb}" for arm, mb in memory.items()))
+            medians = {arm: statistics.median(times) for arm, times in seconds.items()}
+            result = {"bench": name, "summary": make.__doc__, "profile": self.profile, "rounds": self.rounds}
+            result |= {"seconds a block": medians, "MB a block": memory, "ratios": ratios, "environment": environment()}
             for folder in [paths.runs() / "bench"] + [paths.figures() / "bench"] * self.keep:
                 write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
-            print(f"{name}: {result['summary']}")
-            print("  peak memory in MB: " + ", ".join(f"{arm} {mb}" for arm, mb in result["MB a block"].items()))
-            for words, r in result["ratios"].items():
-                print(f"  {words}: {r['median']:.3f} [{r['q1']:.3f}, {r['q3']:.3f}], {r['verdict']}")
-                missed += r["verdict"] == "MISSED"
         return 1 if missed else 0

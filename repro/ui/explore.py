@@ -27,10 +27,7 @@ def _accepted(value: Any, good: bool, accepted: str) -> Any:
 
 @dataclass(frozen=True)
 class Slider:
-    """A number on the grid min, min + step, ..., max; an integer when all four numbers are integers.
-
-    `label` is written beside the slider (the parameter's name when empty).
-    """
+    """A number on the grid min, min + step, ..., max; an integer when all four are. `label`: by default the parameter."""
 
     min: Number
     max: Number
@@ -97,11 +94,8 @@ class Upload:
     default = None
 
     def parse(self, value: Any) -> UploadedFile | None:
-        """The file, or the newest one of `ipywidgets.FileUpload.value`, whose shape differs between its versions:
-
-        7: dict, name -> {"metadata": {...}, "content": bytes}; 8: tuple of {"name", "type", "size", "last_modified",
-        "content": memoryview}. Empty: None.
-        """
+        """The file, or the newest one of `ipywidgets.FileUpload.value`: in version 7 a dict, name -> {"metadata",
+        "content"}, in 8 a tuple of {"name", ..., "content"}; None where that is empty."""
         if not value or isinstance(value, UploadedFile):
             return value or None
         _accepted(value, isinstance(value, Mapping | tuple), "an UploadedFile or None")
@@ -131,15 +125,11 @@ def parse_all(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dic
 
 @dataclass(frozen=True)
 class Command:
-    """How papermill would draw this image: the notebook and which of its parameters each control sets.
-
-    `parameters` maps control name -> notebook parameter name; controls left out are not in the command.
-    `profile`: the notebook's, part of the command where it is not the default.
-    """
+    """How papermill would draw this image: the notebook and which of its parameters each control sets."""
 
     notebook: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    profile: str = "small"
+    parameters: Mapping[str, str] = field(default_factory=dict)  # control -> parameter; others are not in the command
+    profile: str = "small"  # the notebook's, in the command where it is another one
 
     def text(self, params: Mapping[str, Any]) -> str:
         """The command line at `params`, quoted for a POSIX shell; it makes the folder that it writes to."""
