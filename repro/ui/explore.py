@@ -27,7 +27,7 @@ def _accepted(value: Any, good: bool, accepted: str) -> Any:
 
 @dataclass(frozen=True)
 class Slider:
-    """A number on the grid min, min + step, ..., max; an integer when all four are. `label`: by default the parameter."""
+    """A number on the grid min, min + step, ..., max; an integer when all four are. `label`: else its name."""
 
     min: Number
     max: Number
