@@ -66,9 +66,7 @@ class FiniteData(Oracle):
 class GaussianData(Oracle):
     """Data N(mean, covariance): x_t is Gaussian at every t, N(a mean, a^2 covariance + s^2 I), and the denoiser linear.
 
-    Args:
-        mean: of one sample's shape, e.g. (C, H, W), D numbers in all.
-        covariance: (D, D) symmetric, positive semidefinite; zero means one data point.
+    `mean` has one sample's shape, D numbers; `covariance` (D, D), positive semidefinite: zero means one data point.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule) -> None:

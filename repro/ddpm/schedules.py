@@ -46,10 +46,8 @@ class Tables:
 class Schedule(Tables):
     """A discrete noise schedule: float64 tables of shape (T,), not to be changed.
 
-    Args:
-        name: what images and records call it.
-        betas: (T,) variances of the forward steps, each in (0, 1]; only the last may be 1.
-        config: keyword arguments that make it again: `by_name(**schedule.config)`; empty for hand-made betas.
+    `betas` (T,): variances of the forward steps, each in (0, 1]; only the last may be 1. `config`: what makes it again,
+    `by_name(**schedule.config)`; empty for hand-made betas.
     """
 
     def __init__(self, name: str, betas: Tensor, config: Mapping[str, Any] | None = None) -> None:

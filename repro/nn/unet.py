@@ -230,10 +230,7 @@ class UNet(ModelMixin, ConfigMixin):
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
-    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size.
-
-    An image that fits already is returned as it is, without a copy.
-    """
+    """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size."""
     h, w = x.shape[-2:]
     bottom, right = -h % multiple, -w % multiple
     if bottom or right:

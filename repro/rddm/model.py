@@ -81,8 +81,7 @@ class RDDMNet(Predictor):
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
         layout: "one" network; "two" networks or a "shared" encoder, for "res_noise" alone.
         channels: of the image.
-        condition: whether the network sees the degraded image beside x_t (restoration; the released generation,
-            inpainting and translation networks do not).
+        condition: whether the network sees the degraded image beside x_t (all restoration, nothing else published).
         base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale,
             input_skip: as in `repro.nn.unet.UNet`, for each network.
     """

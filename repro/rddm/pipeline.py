@@ -192,11 +192,10 @@ class RDDMPipeline(DiffusionPipeline):
             image: a degraded image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
             num_inference_steps, start: see `RDDMScheduler.set_timesteps`.
             eta: 0 deterministic, 1 the posterior's variance.
-            generator: one, or one an image, so that an image does not depend on its batch. seed: instead of it, a
-                number that makes one.
-            tile: side of the overlapping tiles that the network sees in every step, the noise being of the whole
-                image; None: one piece, "auto": tiles of 512 pixels where a side has more than 640.
-            output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the last two float in [0, 1].
+            generator: one, or one an image, so that an image does not depend on its batch; or a seed that makes one.
+            tile: side of the overlapping tiles that the network sees in every step; None: one piece, "auto": tiles of
+                512 pixels where a side has more than 640.
+            output_type: "pil", or float in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
         if seed is not None:

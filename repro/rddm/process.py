@@ -26,7 +26,7 @@ from repro.errors import ReproError, one_of
 
 
 class RDDMSchedule(Tables):
-    """Coefficients of both diffusions; tables are float64 on the CPU, shape (T,), not to be changed.
+    """Coefficients of both diffusions: float64 tables (T,), not to be changed.
 
     `alpha`: shares of the residual, at least 0. They sum to one (report, below Eq. 7), or to less: schedules converted
     from DDPM never quite reach the degraded image. `beta2`: variances of the noise, above 0 at t = 0.
@@ -84,11 +84,10 @@ def by_config(
     """The schedule of these settings; the default is RDDM's for restoration and for its own trained generation.
 
     Args:
-        T: steps.
         alpha, beta2: a family each, see `FAMILIES`.
         sum_scale: s_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal.
-        ddpm: instead of all others, settings of `repro.ddpm.schedules.by_name`, e.g. {"name": "linear", "T": 1000}: the
-            coefficients are converted from that schedule, which brings its own variance.
+        ddpm: instead of all others, settings of `repro.ddpm.schedules.by_name`: the coefficients are converted from
+            that schedule, which brings its own variance.
     """
     if sum_scale <= 0:
         raise ReproError(f"sum_scale must be a variance above 0: got {sum_scale}")
@@ -156,8 +155,8 @@ def q_step(x_prev: Tensor, r: Tensor, t: Tensor | int, eps: Tensor, schedule: RD
 def start(y: Tensor, z: Tensor, schedule: RDDMSchedule, t: int | None = None, sum_scale: float | None = None) -> Tensor:
     """Where sampling begins: y + s_t z, by default at T - 1 (the report explains I_T as "I_T + eps").
 
-    At an earlier t the true state is (u_t - 1) r away, which is not known yet: the start is then wrong by 1 - u_t of
-    the residual. SM-N needs such a start, since at u_T = 1 noise does not determine the image.
+    An earlier start, which SM-N needs (at u_T = 1 noise does not determine the image), is wrong by 1 - u_t of the
+    residual, which is not known yet.
 
     `y` (B, C, H, W) are degraded images in [-1, 1], zeros for generation; `z` standard normals of that shape.
     `sum_scale`: another variance than s_t^2, only to measure the mistake of a start whose noise was not trained for.

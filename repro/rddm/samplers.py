@@ -33,8 +33,8 @@ PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
 
 @dataclass(slots=True)
 class Step:
-    """One step of a sampler, from x_t at timestep t to `x` at timestep t_prev (-1: the finished image), with the clean
-    image, residual and noise as the step used them: clipped. All tensors (B, C, H, W)."""
+    """A step from x_t at timestep t to `x` at t_prev (-1: the finished image), with clean image, residual and noise as
+    it used them: clipped. All tensors (B, C, H, W)."""
 
     t: int
     t_prev: int
@@ -48,7 +48,7 @@ class Step:
 def times(T: int, steps: int | None = None, start: int | None = None) -> list[int]:
     """Descending timesteps: int(linspace(-1, T - 1, steps + 1)) without the -1; None takes them all.
 
-    `start` puts another timestep in the place of T - 1: SM-N has to start before u reaches 1.
+    `start` takes the place of T - 1: SM-N has to start before u reaches 1.
     """
     end = T if start is None else start + 1
     steps = end if steps is None else steps
@@ -222,9 +222,8 @@ class Net:
 def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
     """A generation network of schedule `trained` as one of `other`, without retraining.
 
-    With y = 0 a state is (1 - u_t) x0 + s_t eps, and two states in which the shares have the same ratio are one state
-    but for a factor. So the network is given the timestep of `trained` whose ratio is nearest, and the state at the
-    size that it has there; its output, residual and noise, has no factor.
+    With y = 0 a state is (1 - u_t) x0 + s_t eps; two of the same ratio of shares are one but for a factor. So the
+    network is given the timestep of `trained` whose ratio is nearest, and the state at the size that it has there.
     """
     angle, target = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
     right = torch.searchsorted(angle, target).clamp(1, trained.T - 1)  # angles grow with t

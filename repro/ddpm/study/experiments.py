@@ -30,25 +30,18 @@ MAIN, CLASSIFIER, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-fashion-classifi
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    """One profile.
-
-    `data`      what is learned: "fashion" (embedded) or "cifar10" (downloaded).
-    `network`   arguments of the network class `network_class` ("repro.nn.unet.UNet" or diffusers' "UNet2DModel").
-    `n`         images in one replicate of a row; `replicates` disjoint sets of sampling noise, five at least for an
-                interval.
-    `k`         images that `make reproduce` samples again for each row.
-    """
+    """One profile."""
 
     name: str
-    data: str
+    data: str  # what is learned: "fashion" (embedded) or "cifar10" (downloaded)
     channels: int
     size: int
-    network_class: str
-    network: Mapping[str, Any]
+    network_class: str  # "repro.nn.unet.UNet" or "diffusers.UNet2DModel"
+    network: Mapping[str, Any]  # its arguments
     recipe: Recipe
-    n: int
-    replicates: int
-    k: int
+    n: int  # images in one replicate of a row
+    replicates: int  # disjoint sets of sampling noise, five at least for an interval
+    k: int  # images that `make reproduce` samples again for each row
     batch: int
 
 

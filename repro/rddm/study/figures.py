@@ -104,10 +104,7 @@ def forward(x0: Tensor, y: Tensor, schedule: RDDMSchedule, times: Sequence[int],
 
 
 def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
-    """The two coefficients over time, and the way that they describe together, a dot at every fifth of it.
-
-    At (0, 0) is the clean image, at (1, 0) the degraded one.
-    """
+    """The two coefficients over time, and the way that they describe together, a dot at every fifth of it."""
     with panels((9.2, 3.1), 1, 3) as (plate, (first, second, third)):
         for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):
             look = {"color": colour, "linestyle": dashes}
@@ -184,10 +181,7 @@ def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None 
 
 
 def _calls(axis: Any, ylabel: str, columns: Mapping[int, Mapping[str, Any]], ways: Mapping[str, Any]) -> None:
-    """Lines over the number of network calls, with intervals.
-
-    `columns`: calls -> row -> (value, low, high); `ways`: row -> (its name here, number of its colour, look).
-    """
+    """`columns`: calls -> row -> (value, low, high), as lines; `ways`: row -> (name here, number of colour, look)."""
     for row, (name, i, look) in ways.items():
         points = {n: points[row] for n, points in columns.items() if row in points}
         if points:
