@@ -21,7 +21,6 @@ from repro.errors import ReproError
 N_BOOT = 2000
 LEVEL = 0.95
 MIN_UNITS = 5  # with fewer, no resampling says anything about the spread
-_CHUNK = 2_000_000  # resampled indices in memory at once
 
 Matrix = Sequence[Sequence[float]] | Sequence[float] | np.ndarray
 
@@ -72,12 +71,10 @@ def _interval(values: Sequence[Matrix], together: bool = False) -> Interval:
             drawn = rng.multinomial(count, even, size=N_BOOT) if count > 1 else np.ones((N_BOOT, 1))
         weights.append(drawn / count)
         spread.append(side + (math.sqrt(count / (count - 1)) - 1) * (level - level.mean()) if count > 1 else side)
-    draws = []
-    for rows in np.array_split(np.arange(N_BOOT), math.ceil(N_BOOT * n / _CHUNK)):
-        columns = rng.integers(0, n, size=(len(rows), n))  # (b, N)
-        left, *right = (weight[rows] @ side for weight, side in zip(weights, spread, strict=True))  # (b, N) each
-        draws.append(np.take_along_axis(left - right[0] if right else left, columns, axis=1).mean(axis=1))
+    columns = rng.integers(0, n, size=(N_BOOT, n))
+    left, *right = (weight @ side for weight, side in zip(weights, spread, strict=True))  # (N_BOOT, N) each
+    draws = np.take_along_axis(left - right[0] if right else left, columns, axis=1).mean(axis=1)
     tail = float(ndtr(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + LEVEL) / 2)))
-    low, high = map(float, np.quantile(np.concatenate(draws), [tail, 1 - tail]))
+    low, high = map(float, np.quantile(draws, [tail, 1 - tail]))
     estimate = float(sides[0].mean() - (sides[1].mean() if sides[1:] else 0.0))
     return Interval(estimate, low, high, n, tuple(len(side) for side in sides))
