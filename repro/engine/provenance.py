@@ -45,16 +45,8 @@ class Provenance:
 
 
 def shell(words: Iterable[str]) -> str:
-    """A command line of these words, in UTF-8 whatever bytes a file name has: `$'...'` spells them."""
-
-    def quoted(word: str) -> str:
-        raw = os.fsencode(word)
-        if raw.decode("utf-8", "ignore") == word:
-            return shlex.quote(word)
-        signs = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
-        return f"$'{''.join(signs)}'"
-
-    return " ".join(map(quoted, words))
+    """A command line of these words; bytes of a file name that are not UTF-8 stand as \\xe9."""
+    return shlex.join(os.fsencode(word).decode("utf-8", "backslashreplace") for word in words)
 
 
 def save_figure(
