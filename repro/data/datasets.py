@@ -143,9 +143,8 @@ def read_split(name: str, split: str, root: FILE | None = None) -> Split:
     """
     one_of("paired data set", name, [known for known, layout in LAYOUTS.items() if layout.splits])
     layout, root = LAYOUTS[name], Path(root or home(name))
-    one_of(f"{name}: split", split, layout.splits)
     labelled = {part.label: part for part in layout.parts}
-    inputs = labelled[layout.splits[split]]
+    inputs = labelled[layout.splits[one_of(f"{name}: split", split, layout.splits)]]
     parts = [inputs, labelled[inputs.partner], *(p for p in layout.parts if p.partner == inputs.label)]
     files = {part.label: part.files(root) for part in parts}
     for part in parts:
@@ -171,19 +170,16 @@ def face(image: Tensor) -> Tensor:
     return resize(image[..., 121 - 64 : 121 + 64, 89 - 64 : 89 + 64], (64, 64))
 
 
-def read_celeba(split: str, root: FILE | None = None) -> list[Path]:
+def read_celeba(split: str) -> list[Path]:
     """The files of a split (train, validation, test), in the order of the data set's own list.
 
     Raises `ReproError` for an unknown split, what is absent (with what to get from where), and another number of images
     than the split has.
     """
-    one_of("CelebA: split", split, CELEBA)
-    root = Path(root or home("celeba"))
-    listed, folder = root / "list_eval_partition.txt", root / "img_align_celeba"
-    for needed in (listed, folder):
-        if not needed.exists():
-            raise ReproError(f"{needed}: not found; {advice('celeba', root)}")
-    there, number = {file.name for file in folder.iterdir()}, str(list(CELEBA).index(split))
+    listed, folder = home("celeba") / "list_eval_partition.txt", home("celeba") / "img_align_celeba"
+    if absent := [needed for needed in (listed, folder) if not needed.exists()]:
+        raise ReproError(f"{absent[0]}: not found; {advice('celeba', home('celeba'))}")
+    there, number = {file.name for file in folder.iterdir()}, str(list(CELEBA).index(one_of("split", split, CELEBA)))
     lines = [line.split() for line in listed.read_text(encoding="utf-8").splitlines()]
     entries = [folder / name for name, *part in filter(None, lines) if part == [number] and name in there]
     if len(entries) != CELEBA[split]:

@@ -208,8 +208,6 @@ class Pictures:
     """
 
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None) -> None:
-        if not files:
-            raise ReproError("a set of images needs at least one file: got none")
         self.files, self.prepare, self.room = list(files), prepare, KEEP
         self._kept: dict[int, Tensor] = {}
 

@@ -14,7 +14,6 @@ from typing import Any
 from repro.errors import ReproError
 from repro.ui.pictures import Photos, UploadedFile, png, show_png, to_uint8
 
-HEADLESS = "REPRO_HEADLESS"  # set to 1 by our papermill runner
 Number = int | float
 SEED_MAX = 2**31 - 1
 
@@ -242,7 +241,7 @@ def explore(
     from IPython import get_ipython
 
     kind = Explorer
-    if os.environ.get(HEADLESS) != "1" and getattr(get_ipython(), "kernel", None) is not None:
+    if os.environ.get("REPRO_HEADLESS") != "1" and getattr(get_ipython(), "kernel", None) is not None:
         from repro.ui.live import LiveExplorer as kind
     explorer = kind(fn, controls, presets or {}, command, **more)
     explorer.show()
