@@ -104,14 +104,13 @@ class Autoencoder(ModelMixin, ConfigMixin):
         return self.render(torch.where(drop[:, None, None, None], latent, codes)), distance, plain
 
     @torch.no_grad()
-    def revive(self, z: Tensor, noise: Tensor) -> int:
+    def revive(self, z: Tensor, noise: Tensor) -> None:
         """Move codes that no latent of `z` is nearest to onto latents of it, chosen by `noise` (codes,) in [0, 1)."""
         flat = z.permute(0, 2, 3, 1).reshape(-1, self.channels).float()
         table = self.vq.quantize.embedding.weight
         used = torch.bincount(torch.cdist(flat, table).argmin(dim=1), minlength=len(table)) > 0
         dead = (~used).nonzero()[:, 0]
         table[dead] = flat[(noise[: len(dead)] * len(flat)).long()].to(table.dtype)
-        return len(dead)
 
 
 class AutoencoderTask:

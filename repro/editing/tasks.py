@@ -20,7 +20,7 @@ from repro.editing.vector import NAMES, SCALARS, TASKS
 
 NPAIR_WEIGHT = 0.1  # the paper states none
 COUNT = 1 + len(TASKS)  # labels
-COLOUR, INPAINT = (1 + TASKS.index(task) for task in ("colour", "inpaint"))
+COLOUR = 1 + TASKS.index("colour")
 _OWNER = tuple(entry.task for entry in SCALARS) + TASKS  # the task that each of the nine entries belongs to
 _KEEP = torch.tensor([[owner == task for owner in _OWNER] for task in ("none", *TASKS)])  # (6, 9)
 

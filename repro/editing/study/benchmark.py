@@ -209,8 +209,7 @@ def load_unseen(name: str) -> Tensor:
     from skimage import data
 
     special = {"tissue": data.immunohistochemistry, "motorcycle": lambda: data.stereo_motorcycle()[0]}
-    pixels = special.get(name, getattr(data, name, None))()
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(special.get(name, getattr(data, name, None))()).permute(2, 0, 1).float() / 255
 
 
 @lru_cache(maxsize=2)

@@ -72,8 +72,11 @@ class Reds:
         for rows in (slice(start, start + most) for start in range(0, len(pairs), most)):
             ids, sharp, blurred = tuple(every[rows]), self._cut(pairs[rows], "target"), self._cut(pairs[rows], "input")
             reference = self._cut([train[i] for i in others[rows]], "target")
-            degrees = zip(parameters(ids, self.version), blur_degree(sharp, blurred), strict=True)
-            vectors = tuple(replace(vector, blur=beta) for vector, beta in degrees)
+            # The paper does not say how a frame gets its "blur degree": here, the share of its deviation that is gone.
+            lost, whole = sharp.double() - blurred, sharp.double() - sharp.double().mean(dim=(2, 3), keepdim=True)
+            beta = (lost.flatten(1).norm(dim=1) / whole.flatten(1).norm(dim=1).clamp(min=1e-6)).clamp(max=1)
+            drawn = zip(parameters(ids, self.version), beta.tolist(), strict=True)
+            vectors = tuple(replace(vector, blur=round(share, 4)) for vector, share in drawn)
             hole = free_form_mask(self.version, ids, (self.crop, self.crop))
             yield Split(ids, sharp, reference, hole, vectors, self, blurred)
 
@@ -92,16 +95,6 @@ class Reds:
         return torch.cat(
             [crops([read_image(getattr(p, kind))], self.crop, [self._id(p)], self.version, flip=False) for p in pairs]
         )
-
-
-def blur_degree(sharp: Tensor, blurred: Tensor) -> list[float]:
-    """beta in [0, 1] of pairs (B, 3, H, W): ||sharp - blurred|| over ||sharp - mean||, at most 1, to 4 decimals.
-
-    The paper does not say how a frame of REDS gets its "blur degree": here, the share of its deviation that is gone.
-    """
-    sharp = sharp.double()
-    whole = (sharp - sharp.mean(dim=(2, 3), keepdim=True)).flatten(1).norm(dim=1).clamp(min=1e-6)
-    return [round(beta, 4) for beta in ((sharp - blurred).flatten(1).norm(dim=1) / whole).clamp(max=1).tolist()]
 
 
 def _sequence(pair: Pair) -> str:
