@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tiny import same_weights, shaken, tiny_net
 
 from repro.ddpm.schedules import linear, to_diffusers
+from repro.engine.train import EMA
 from repro.errors import ReproError
 from repro.nn import unet
 from repro.nn.classifier import Classifier
-from repro.nn.ema import EMA
 from repro.nn.unet import UNet, pad_to_multiple, tiled, unpad
 
 
@@ -109,11 +109,11 @@ def test_it_drops_into_a_diffusers_pipeline_and_back(kind, tmp_path):
 
 def test_ema_is_the_formula():
     net = tiny_net()
-    ema, wanted = EMA(net, half_life=100.0, ramp=0.5), copy.deepcopy(net)
+    ema, wanted = EMA(net, half_life=3.0), copy.deepcopy(net)
     for step in range(1, 6):
         shaken(net)
         ema.update(net, images=16 * step, batch=16)
-        decay = 0.5 ** (16 / min(100.0, 8.0 * step))
+        decay = 0.5 ** (16 / min(3.0, 0.8 * step))
         with torch.no_grad():
             for p, q in zip(wanted.parameters(), net.parameters(), strict=True):
                 p.mul_(decay).add_(q, alpha=1 - decay)

@@ -258,7 +258,7 @@ def test_restoration_from_files_to_numbers(home, data, monkeypatch):
 
 
 def test_generation_from_files_to_numbers(home, faces, monkeypatch):
-    chosen = tiny("celeba64", images=4, batch=4, side=64, n=3)
+    chosen = tiny("celeba64", images=4, batch=4, side=64, n=3, steps=2)
     monkeypatch.setitem(rddm.PAPER, "celeba64", chosen)
     assert list(run(rddm.experiment("paper", chosen, "smresn")))[-1].images == 4
 
@@ -266,7 +266,7 @@ def test_generation_from_files_to_numbers(home, faces, monkeypatch):
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
     monkeypatch.setattr(features, "inception", lambda device: features.FeatureNet("quarters", 3, pooled, pooled))
-    name, cell = rddm.name_of("celeba64", "smresn", 0, "paper"), {"task": "generation", "steps": 10, "eta": 0.0}
+    name, cell = rddm.name_of("celeba64", "smresn", 0, "paper"), {"task": "generation", "steps": 2, "eta": 0.0}
     assert measure.sample(name, cell, "paper").n == 3
     found = measure.measure(name, cell, None, "paper")
     assert set(found) == {"fid/quarters", "kid/quarters", "is/quarters"}

@@ -11,6 +11,7 @@ one safetensors file of ours: Accelerate's own pickles optimizer and random stat
 
 import atexit
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -35,7 +36,6 @@ from torch import Tensor, nn
 from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
-from repro.nn.ema import EMA
 
 SAVE_SECONDS = 300  # at most this much work is lost to a kill
 
@@ -101,6 +101,24 @@ class Task(Protocol):
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         """(B,) loss of each image in `indices` (B,); `noise(purpose)` gives the batch's random numbers."""
         ...
+
+
+class EMA:
+    """Averaged copy of `model`; after n images its half-life is min(half_life, n / 20) (Karras et al., EDM, 2022).
+
+    The ramp keeps the first averages from remembering the untrained weights, which a fixed decay such as 0.9999 does.
+    """
+
+    def __init__(self, model: nn.Module, half_life: float) -> None:
+        self.model, self.half_life = copy.deepcopy(model).eval().requires_grad_(False), half_life
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, images: int, batch: int) -> None:
+        """Take in the weights of `model` after a step of `batch` images, `images` in all."""
+        decay = 0.5 ** (batch / max(min(self.half_life, images * 0.05), 1e-8))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
+        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
 
 
 @dataclass(frozen=True)
