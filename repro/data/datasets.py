@@ -89,7 +89,7 @@ def check(name: str, root: FILE | None = None) -> tuple[list[str], list[str]]:
 
     A line for each part that is as it should be, and a sentence for each problem. `root`: its folder (default: `home`).
     """
-    layout, root = LAYOUTS[one_of("data set", name, sorted(LAYOUTS))], Path(root or home(name))
+    layout, root = LAYOUTS[name], Path(root or home(name))
     if not root.is_dir():
         return [], [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
     files = {part.label: part.files(root) for part in layout.parts}
@@ -247,8 +247,7 @@ class DataCheck:
             again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"
         else:
             root, title = self.root or home(self.name), LAYOUTS[self.name].title
-            found, problems = check(self.name, root)
-            again = advice(self.name, root)
+            (found, problems), again = check(self.name, root), advice(self.name, root)
         print(f"{self.name} ({title}) at {root}: {'incomplete or absent' if problems else 'complete'}")
         lines = [f"  ok       {line}" for line in found] + [f"  problem  {line}" for line in problems]
         print(*lines, *([f"  to do    {again}"] if problems else []), sep="\n")

@@ -201,11 +201,8 @@ def equalised(image: Tensor) -> Tensor:
 
 
 class Pictures:
-    """Files of a list, addressed by index.
-
-    After `prepare` (default: nothing) an image is rounded to 8 bits, as resizing an 8-bit file gives it. Up to `KEEP`
-    bytes of them stay in memory.
-    """
+    """Files of a list, addressed by index; after `prepare` (default: nothing) rounded to 8 bits, as resizing an 8-bit
+    file gives it. Up to `KEEP` bytes of them stay in memory."""
 
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None) -> None:
         self.files, self.prepare, self.room = list(files), prepare, KEEP

@@ -49,12 +49,11 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
 
     - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0 and
       255.
-    - Images (a file, a Pillow image, an array with colours): white is the hole on black, whatever the number of
-      channels; any bright paint counts as white. Where parts are transparent and the paint is of one brightness, all
-      that is painted is the hole, black paint too. Soft edges are cut at one half.
+    - Images (a file, a Pillow image, an array with colours): white, or any bright paint, is the hole on black. Where
+      parts are transparent and the paint is of one brightness, all that is painted is the hole, black paint too. Soft
+      edges are cut at one half.
 
-    Raises:
-        ReproError: a mask that is not black and white, or in which nothing, or all, is a hole.
+    Raises `ReproError` for a mask that is not black and white, or in which nothing, or all, is a hole.
     """
     if (batch := _batch(masks, source, name)) is not None:
         return batch

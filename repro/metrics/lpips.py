@@ -47,8 +47,7 @@ class LpipsAlex(nn.Module):
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         total = 0.0
-        pairs = zip(self.heads, self.activations(image), self.activations(reference), strict=True)
-        for head, a, b in pairs:
+        for head, a, b in zip(self.heads, self.activations(image), self.activations(reference), strict=True):
             total = total + ((a - b).square() * head.view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
         return total
 

@@ -32,7 +32,7 @@ def luma_uint8(rgb: Tensor) -> Tensor:
 
 
 def l1(image: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute difference over pixels and channels, in units of the [0, 1] range."""
+    """Mean absolute difference over pixels and channels."""
     return (image - reference).abs().flatten(1).mean(dim=1)
 
 
@@ -56,10 +56,8 @@ def _blur_matrix(n: int, like: Tensor, replicate: bool) -> Tensor:
 
 
 def _ssim(image: Tensor, reference: Tensor, blur: Callable[[Tensor], Tensor], sample: float = 1.0) -> Tensor:
-    """Eq. 13 of "Image Quality Assessment: From Error Visibility to Structural Similarity", mean over positions.
-
-    Moments are the population's, times `sample`.
-    """
+    """Eq. 13 of "Image Quality Assessment: From Error Visibility to Structural Similarity", mean over positions;
+    second moments times `sample`."""
     maps = torch.cat([image, reference, image * image, reference * reference, image * reference])
     mu_x, mu_y, xx, yy, xy = blur(maps).chunk(5)
     variances, covariance = sample * (xx - mu_x.square() + yy - mu_y.square()), sample * (xy - mu_x * mu_y)
@@ -69,18 +67,15 @@ def _ssim(image: Tensor, reference: Tensor, blur: Callable[[Tensor], Tensor], sa
 
 
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """Wang's SSIM: Gaussian 11x11, sigma 1.5, only where the window fits (5 border pixels a side give no value),
-    mean over positions and then over channels. Equals scikit-image with `gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=1`.
-    """
+    """Wang's SSIM: Gaussian 11x11, sigma 1.5, only where the window fits, mean over positions and channels. Equals
+    scikit-image with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`."""
     rows, columns = (_blur_matrix(n, image, replicate=False) for n in image.shape[2:])
     return _ssim(image, reference, lambda maps: rows @ maps @ columns.T)
 
 
 def ssim_3d(image: Tensor, reference: Tensor) -> Tensor:
     """What MATLAB's `ssim` does with an HxWx3 array, and BasicSR's "3-D" SSIM after it: colour is taken for a third
-    spatial axis. Gaussian 11x11x11, replicated borders, mean over every position.
-    """
+    spatial axis. Gaussian 11x11x11, replicated borders."""
     depth, rows, columns = (_blur_matrix(n, image, replicate=True) for n in image.shape[1:])
     return _ssim(image, reference, lambda maps: torch.einsum("dc,bchw->bdhw", depth, rows @ maps @ columns.T))
 

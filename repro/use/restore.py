@@ -259,7 +259,7 @@ class Restore:
     def command(self, photo: Path, out: Path) -> str:
         """What makes this image again."""
         words = ["repro", "restore", str(photo)]
-        for name in ("task", "method", "checkpoint", "steps", "adapt", "neighbours"):
+        for name in ("task", "method", "checkpoint", "steps", "adapt", "neighbours", "seed"):
             value = getattr(self, name)
             words += [] if value is None else [f"--{name}", str(value)]
-        return shell([*words, "--seed", str(self.seed), "-o", str(out)])
+        return shell([*words, "-o", str(out)])
