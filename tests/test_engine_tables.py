@@ -55,7 +55,7 @@ def table(columns=("psnr", "fid"), rows=({"name": "ours", "experiment": "net-s0"
 def test_cells_are_means_over_images_and_seeds_or_dashes_with_their_reason():
     (made,) = grid.tables("ddpm", RECORDS, spec=SPEC)
     assert (made.caption, made.corner, made.notes) == ("Dark: 10 photographs", "method", ("a note",))
-    assert [column.heading for column in made.columns] == ["PSNR, 5 ↑", "PSNR, 50 ↑"]
+    assert "| method | PSNR, 5 ↑ | PSNR, 50 ↑ |" in made.to_markdown()
     cell = made.rows["ours"]["PSNR, 5"]
     assert cell.value == pytest.approx(20.0 + 5 + 0.5 + 0.45) and (cell.n, cell.seeds, cell.over) == (10, 2, "images")
     assert cell.interval[0] < cell.value < cell.interval[1]

@@ -165,12 +165,12 @@ def trained(name: str) -> bool:
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder of a checkpoint: an absolute one as given, or that of a name (`places`).
+    """The folder of a checkpoint: that of a name (`places`), or one as given.
 
     Raises `ReproError` with the nearest names where there is none.
     """
     folder = Path(name)
-    for place in [folder] if folder.is_absolute() else places(str(name)):
+    for place in (*places(str(name)), folder):  # of an absolute folder these are itself
         if place.is_dir():
             return place
     parent = folder.parent if folder.is_absolute() else paths.checkpoints()
@@ -180,7 +180,7 @@ def folder_of(name: str | Path) -> Path:
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
-    """The machine-readable card of a checkpoint (a name or an absolute folder)."""
+    """The machine-readable card of a checkpoint (a name or a folder)."""
     return _read_json(folder_of(name) / CARD)
 
 

@@ -63,9 +63,6 @@ class KeyedNoise:
         base = _mix(_mix(torch.tensor(_signed(int(seed)))) ^ _hashed(purpose))
         self.keys = _mix(ids.to(self.device, torch.int64) ^ base.to(self.device))  # (B,)
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def _bits(self, count: int, step: int) -> Tensor:
         """(B, count) int64 of 64 random bits each."""
         start = _mix(self.keys ^ _mix(torch.tensor(_signed(step), device=self.device)))  # (B,) one stream per step
@@ -75,12 +72,12 @@ class KeyedNoise:
     def uniform(self, shape: Sequence[int] = (), step: int = 0) -> Tensor:
         """(B, *shape) float32 in [0, 1), 24 bits each."""
         bits = self._bits(max(1, math.prod(shape)), step)
-        return _shift(bits, 40).to(torch.float32).mul_(2.0**-24).view(len(self), *shape)
+        return _shift(bits, 40).to(torch.float32).mul_(2.0**-24).view(len(self.keys), *shape)
 
     def integers(self, low: int, high: int, shape: Sequence[int] = (), step: int = 0) -> Tensor:
         """(B, *shape) int64 in [low, high); the modulo bias is below (high - low) / 2^62."""
         bits = self._bits(max(1, math.prod(shape)), step)
-        return _shift(bits, 2).remainder_(high - low).add_(low).view(len(self), *shape)
+        return _shift(bits, 2).remainder_(high - low).add_(low).view(len(self.keys), *shape)
 
     def normal(self, shape: Sequence[int], step: int = 0) -> Tensor:
         """(B, *shape) float32 standard normals."""
@@ -90,7 +87,7 @@ class KeyedNoise:
         radius = _shift(bits, 32).to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
         angle = bits.bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0 * math.pi * 2.0**-24)
         pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # (B, 2 * ceil(count / 2))
-        return pair[:, :count].reshape(len(self), *shape)
+        return pair[:, :count].reshape(len(self.keys), *shape)
 
     def __call__(self, step: int, like: Tensor) -> Tensor:
         """The samplers' noise interface: standard normals of `like`'s shape and type for one step."""

@@ -64,10 +64,6 @@ class Column:
     atol: float = 1e-6
     rtol: float = 1e-4
 
-    @property
-    def heading(self) -> str:
-        return self.name + {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
-
 
 @dataclass(frozen=True)
 class Table:
@@ -127,7 +123,8 @@ class Table:
             interval = f" [{bounds[0]}, {bounds[1]}]" if reasons is not None else f" ± {bounds[2]}"
             return value + "†" * (cell.mark == RECORDED) + interval * bool(cell.interval) + paper
 
-        head = [self.corner, *(column.heading for column in columns)]
+        arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+        head = [self.corner, *(column.name + arrows[column.better] for column in columns)]
         lines = [f"**{_escape(self.caption)}**", "", table_line(head), table_line(["---", *["---:"] * len(columns)])]
         return lines + [table_line([row, *(text(self.rows[row][c.name], c) for c in columns)]) for row in rows]
 
