@@ -65,7 +65,6 @@ def test_out_of_range_is_refused():
         r"lambda .* is 0.5; accepted: 1 to 3": dict(sharpen=(0.5, 0.0)),
         r"mu .* is 0.3; accepted: 0 to 0.1": dict(sharpen=(2.0, 0.3)),
         "sharpen is a pair": dict(sharpen=2.0),
-        "colour is a switch; got 0.5": dict(colour=0.5),
     }
     refused(cases, lambda arguments: EditingVector(**arguments))
 

@@ -55,9 +55,6 @@ class EditingVector:
     sharpen: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("colour", "inpaint"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ReproError(f"editing vector: {name} is a switch; got {value!r}, accepted: on or off")
         pair = (None, None) if self.sharpen is None else self.sharpen
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
