@@ -183,8 +183,7 @@ def ddim(
         step = Step(ts[i], t_prev, x, x0, x0, x0, sigma2[i], output, a[i], s[i])
         if guide is not None:  # eps - s g, in terms of the sample: x0 = (x_t - s eps) / a moves by s^2 g / a
             x0 = torch.add(x0, guide(x, t, step), alpha=s[i] ** 2 / a[i])
-        if clip_first:
-            x0 = x0.clamp(-1, 1)
+        x0 = x0.clamp(-1, 1) if clip_first else x0
         step.eps = output if as_predicted else torch.sub(x, x0, alpha=a[i]).div_(s[i])
         step.x0 = x0.clamp(-1, 1) if clip and not clip_first else x0
         step.x = step.mean = torch.mul(step.x0, from_x0[i]).add_(step.eps, alpha=from_eps[i])  # Eq. 12

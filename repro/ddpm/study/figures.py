@@ -131,10 +131,9 @@ def fid_curve(fid: Table, quality: Table) -> Plate:
     if not series:
         return nothing("no records of this profile: `repro evaluate ddpm --full`")
     levels = {row: value(quality.rows[row]["FID"]) for row in list(quality.rows)[:2]}
-    return curve(
-        steps, series, xlabel="network calls", ylabel=f"FID ({NET})", log_x=True, log_y=True,
-        reference={row: level for row, level in levels.items() if math.isfinite(level)}, size=(6.4, 3.8),
-    )  # fmt: skip
+    levels = {row: level for row, level in levels.items() if math.isfinite(level)}
+    axes = {"xlabel": "network calls", "ylabel": f"FID ({NET})", "log_x": True, "log_y": True}
+    return curve(steps, series, **axes, reference=levels, size=(6.4, 3.8))
 
 
 def orders(table: Table, records: Sequence[Record]) -> list[str]:

@@ -36,7 +36,7 @@ from repro.rddm.process import Learning, by_config
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
-STRATEGIES, BASELINES, LONG = ("smres", "smn", "smresn"), ("regression", "sr3"), ("long", "regression-long")
+BASELINES = ("regression", "sr3")
 TEST_SEED = 7  # of the test photographs' degradations
 
 
@@ -97,7 +97,7 @@ TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
 
 
 def profile(name: str) -> dict[str, TaskConfig]:
-    """The tasks of the profile of that name."""
+    """The tasks of that profile."""
     return _TASKS[one_of("profile", name, _TASKS)]
 
 

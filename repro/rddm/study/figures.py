@@ -42,7 +42,7 @@ def tiles() -> dict[str, Tensor]:
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)
         result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
-        steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+        steps = f"{config.steps} step{'s' * (config.steps > 1)}"
         images |= {f"input: {words}": given, f"restored, {steps}" + " " * len(images): result}
     return {name: center_crop(resize(image, 192), (192, 256)) for name, image in images.items()}
 
@@ -55,9 +55,7 @@ def gallery(images: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int
     return Photos(captioned(dict(zip(names, small, strict=True)), cols), QUALITY)
 
 
-def photographs(
-    rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str] = (), col_labels: Sequence[str] = ()
-) -> Photos:
+def photographs(rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str], col_labels: Sequence[str]) -> Photos:
     """Rows of images (1, C, H, W) of one size, pixel for pixel, with labels."""
     images = [to_unit(x)[0] for row in rows for x in row]
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
@@ -203,11 +201,8 @@ def steps_curves(steps: Table, main: Table) -> Plate:
             columns = {n: steps.points(f"{metric}, {n}") for n in counts}
             words = "PSNR in dB (higher is better)" if metric == "PSNR" else "LPIPS (lower is better)"
             _calls(axis, words, columns, {row: (name, i, {}) for i, (row, name) in enumerate(rows.items())})
-            levels = {
-                "regression, one pass": columns[1].get("regression, same network"),
-                "degraded input": main.points(metric).get("degraded input"),
-            }
-            for i, (label, point) in enumerate(levels.items(), len(rows)):
+            one_pass, given = columns[1].get("regression, same network"), main.points(metric).get("degraded input")
+            for i, label, point in ((4, "regression, one pass", one_pass), (5, "degraded input", given)):
                 if point:
                     axis.axhline(point[0], color=PALETTE[i], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
         plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")

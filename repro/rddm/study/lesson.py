@@ -141,14 +141,13 @@ PRESETS = {
     "SM-N from 900": {"strategy": "SM-N", "start": 900},
     "SM-Res, 20 steps, η = 1": {"steps": 20, "eta": 1.0},
 }
-# Held-out photographs to choose from.
-PHOTOS = {
-    "kitten": "photos/erase_kitten",
+PHOTOS = {  # held out, to choose from
+    "kitten": PHOTO,
     "red panda": "photos/erase_red_panda",
     "kingfisher": "photos/erase_kingfisher",
-    "Brandenburg gate": "photos/monuments_brandenburgGate",
+    "Brandenburg gate": SECOND,
     "Colosseum": "photos/monuments_colosseum",
-    "Mount Rushmore": "photos/monuments_mountRushmore",
+    "Mount Rushmore": OWN,
 }
 
 
