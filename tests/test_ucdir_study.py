@@ -104,10 +104,9 @@ def test_crops_of_a_pair_are_cut_alike(data):
 
 
 def test_what_is_not_there_is_said(data):
-    with pytest.raises(ReproError, match="SID as RGB images lies in"):
-        read("lowlight", "train")
-    with pytest.raises(ReproError, match="repro data check imagenet"):
-        read("jpeg", "test")
+    for task, place in (("lowlight", "sid-rgb/test/input"), ("jpeg", "imagenet/val")):
+        with pytest.raises(ReproError, match=f"{place}: does not exist"):
+            read(task, "test")
 
 
 def published_names(mults=(1, 2, 4, 8, 8), blocks=2, attended=3):

@@ -1,10 +1,9 @@
 """Predictor and diffusion network together: what is trained jointly and kept in one checkpoint."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -12,15 +11,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.data.degradations import Noises
 from repro.data.images import to_model
-from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import one_of
 from repro.metrics import lpips
 from repro.ucdir.network import ACTIVATIONS, CONDITIONING, GUIDANCE, NORMS, DiffusionUNet, Predictor
 from repro.ucdir.noise import TRAINING
 
-INPUTS = ("sqrt_gamma", "gamma")
-CHOICES = dict(norm=NORMS, activation=ACTIVATIONS, guidance=GUIDANCE, conditioning=CONDITIONING, level_input=INPUTS)
+CHOICES = dict(norm=NORMS, activation=ACTIVATIONS, guidance=GUIDANCE, conditioning=CONDITIONING)
+CHOICES["level_input"] = ("sqrt_gamma", "gamma")
 
 
 class UCDIR(ModelMixin, ConfigMixin):
@@ -75,10 +74,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         super().__init__()
         for what, known in CHOICES.items():
             one_of(what, self.config[what], known)
-        if not residual_scale > 0:
-            raise ReproError(f"residual_scale must be positive: got {residual_scale}")
-        self.predictor = Predictor(self.config)
-        self.unet = DiffusionUNet(self.config)
+        self.predictor, self.unet = Predictor(self.config), DiffusionUNet(self.config)
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
         """What guides the blocks: the initial estimate as published, or what the ablation puts in its place."""
@@ -93,8 +89,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         out = self.unet(degraded, noisy, level, guide, **scalars)
         if not self.config.residual_std:
             return out
-        a = sqrt_gamma[:, None, None, None]
-        s = (1 - a**2).clamp(min=0).sqrt()
+        a, s = _weights(sqrt_gamma)
         total = s**2 + (a * self.config.fine_std) ** 2  # variance of a noisy residual of that deviation
         return noisy * (s / total) + out * (a * self.config.residual_std / total.sqrt())
 
@@ -114,13 +109,17 @@ class UCDIR(ModelMixin, ConfigMixin):
         if clean is None or sqrt_gamma is None or eps is None:  # regression: no noise anywhere
             zero, level = torch.zeros_like(degraded), degraded.new_zeros(len(degraded))
             return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), **scalars), initial
-        used = initial.detach() if detach else initial
-        s = sqrt_gamma[:, None, None, None]
-        noisy = s * self.config.residual_scale * (clean - used) + (1 - s**2).clamp(min=0).sqrt() * eps
+        used, (a, s) = initial.detach() if detach else initial, _weights(sqrt_gamma)
+        noisy = a * self.config.residual_scale * (clean - used) + s * eps
         return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), **scalars), initial
 
 
-Noises = Callable[[str], KeyedNoise]
+def _weights(sqrt_gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(gamma) and sqrt(1 - gamma), each (B, 1, 1, 1)."""
+    a = sqrt_gamma[:, None, None, None]
+    return a, (1 - a**2).clamp(min=0).sqrt()
+
+
 # (indices (B,), crop, draw (B, 3) in [0, 1)) -> clean crops (B, 3, crop, crop) in [0, 1], their degraded ones or None
 Cut = Callable[[Tensor, int, Tensor], Sequence[Tensor | None]]
 # (B, 3, H, W) in [0, 1] -> (degraded, of the same shape; strength (B,) in [0, 1])
@@ -133,7 +132,7 @@ class Learning:
 
     `objective`  "noise" (Eq. 1) or "regression" (the baseline: the clean image itself, no diffusion).
     `squared`    squared error of what the objective names, instead of L1.
-    `detach`     whether the predictor is cut off from the diffusion loss; it needs a `pixel` loss then.
+    `detach`     whether the predictor is cut off from the diffusion loss: a `pixel` loss must train it then.
     `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
     `perceptual` weight of LPIPS (AlexNet) between initial estimate and clean image, of a quarter of each batch, at
                  a quarter of the cost (published: 0).
@@ -149,18 +148,13 @@ class Learning:
     hidden: float = 0.0
     shared: bool = False
 
-    def __post_init__(self) -> None:
-        if self.detach and not self.pixel:
-            raise ReproError("a detached predictor learns nothing without a pixel loss: got pixel 0")
-
 
 def training_loss(
     model: nn.Module, degraded: Tensor, clean: Tensor, noise: Noises, learning: Learning, **scalars: Tensor
 ) -> Tensor:
     """(B,) loss of pairs in [-1, 1]; `scalars`: task and strength for a network that takes them."""
     if learning.objective == "regression":
-        output, initial = model(degraded, **scalars)
-        target = clean
+        target, (output, initial) = clean, model(degraded, **scalars)
     else:
         target = noise("noise").normal(tuple(clean.shape[1:])).to(clean)
         level = TRAINING.draw(noise("level"), learning.shared).to(clean)
@@ -179,30 +173,21 @@ def training_loss(
     return loss
 
 
+@dataclass
 class RestorationTask:
-    """The engine's training task: crops of pairs, or of photographs that are degraded afresh at every visit.
+    """The engine's training task: crops of pairs, or of photographs that are degraded afresh at every visit."""
 
-    Args:
-        ids: names of the images.
-        cut: gives a batch's crops of `crop` x `crop` pixels, as `repro.data.files.PictureSet.crops` does.
-        degrade: make the degraded crops where `cut` gives none: one a task, of which each sample gets one.
-        scalars: whether the network was built for tasks: it is given the task's number and the strength.
-    """
+    ids: Sequence[str]  # names of the images
+    cut: Cut
+    crop: int  # side of the crops in pixels
+    learning: Learning
+    degrade: Sequence[Degrade] = ()  # where `cut` gives no degraded crops: one a task, of which each sample gets one
+    scalars: bool = False  # whether the network was built for tasks: it is given the task's number and the strength
 
-    def __init__(
-        self,
-        ids: Sequence[str],
-        cut: Cut,
-        crop: int,
-        learning: Learning,
-        degrade: Sequence[Degrade] = (),
-        scalars: bool = False,
-    ) -> None:
-        self.ids, self.size, self.cut, self.crop = list(ids), len(ids), cut, crop
-        self.learning, self.degrade, self.scalars = learning, tuple(degrade), scalars
+    def __post_init__(self) -> None:
         # Runs that began before there were these two go on.
-        chosen = {k: v for k, v in dataclasses.asdict(learning).items() if v or k not in ("perceptual", "squared")}
-        self.settings: dict[str, Any] = chosen | {"crop": crop}
+        chosen = {k: v for k, v in asdict(self.learning).items() if v or k not in ("perceptual", "squared")}
+        self.size, self.settings = len(self.ids), chosen | {"crop": self.crop}
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -228,8 +213,7 @@ class RestorationTask:
         given = {}
         if self.scalars:
             hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
-            given["task"] = self.tasks(clean, noise)
-            given["strength"] = strength.masked_fill(hide, torch.nan)
+            given = {"task": self.tasks(clean, noise), "strength": strength.masked_fill(hide, torch.nan)}
         return training_loss(model, degraded, clean, noise, self.learning, **given)
 
 

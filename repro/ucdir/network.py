@@ -87,19 +87,15 @@ class OrdinaryKernels(nn.Module):
     def forward(self, h: Tensor, emb: Tensor, guide: Tensor | None) -> Tensor:
         M = self.condition(emb, guide)
         if self.way == "addition":
-            h = h + M
-        elif self.way == "concatenation":
-            h = torch.cat([h, M.expand_as(h)], dim=1)
-        else:
-            scale, shift = M.chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        return self.conv(h)
+            return self.conv(h + M)
+        if self.way == "concatenation":
+            return self.conv(torch.cat([h, M.expand_as(h)], dim=1))
+        scale, shift = M.chunk(2, dim=1)
+        return self.conv(h * (1 + scale) + shift)
 
 
-CONDITIONING = {
-    "kernels": AdaptiveKernels,
-    **{way: partial(OrdinaryKernels, way=way) for way in ("addition", "concatenation", "adain")},
-}
+CONDITIONING = {"kernels": AdaptiveKernels}
+CONDITIONING |= {way: partial(OrdinaryKernels, way=way) for way in ("addition", "concatenation", "adain")}
 
 
 def statistics(x: Tensor) -> Tensor:
@@ -129,6 +125,11 @@ class Pair(nn.Module):
         return F.leaky_relu(self.norm2(self.conv2(F.leaky_relu(h, 0.2))), 0.2)
 
 
+def _zero(last: nn.Module) -> None:
+    for p in last.parameters():
+        nn.init.zeros_(p)
+
+
 class Predictor(nn.Module):
     """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size. `config`: see `UCDIR`."""
 
@@ -147,25 +148,20 @@ class Predictor(nn.Module):
         self.merge = nn.ModuleList(Pair(2 * a, a, c_emb) for a, _ in steps)
         self.out = nn.Conv2d(base, 3 * self.patch**2, 1)
         if self.light:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            _zero(self.out)
 
     def forward(self, x: Tensor, view: Tensor | None = None, task: Tensor | None = None) -> Tensor:
-        """The estimate of x; `view` (B, 6) are the statistics of the whole image where x is a part of one, `task` (B,)
-        the numbers of the tasks, where the network was built for some."""
-        emb = None
-        if self.view is not None:
-            emb = self.view(statistics(x) if view is None else view)
-            emb = emb if self.task is None else emb + self.task(task)
+        """`view` (B, 6): statistics of the whole image where x is a part of one; `task` (B,): numbers of the tasks."""
+        emb = self.view(statistics(x) if view is None else view) if self.light else None
+        emb = emb if self.task is None else emb + self.task(task)
         padded, box = pad_to_multiple(x, self.stride)
         h = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for i, pair in enumerate(self.down):
-            h = pair(F.max_pool2d(h, 2) if i else h, emb)
-            skips.append(h)
-        skips.pop()
-        for up, merge in zip(self.up, self.merge, strict=True):
-            h = merge(torch.cat([up(h), skips.pop()], dim=1), emb)
+            skips.append(pair(F.max_pool2d(h, 2) if i else h, emb))
+            h = skips[-1]
+        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
+            h = merge(torch.cat([up(h), skip], dim=1), emb)
         out = unpad(F.pixel_shuffle(self.out(h), self.patch), box)
         return x + out if self.light else out
 
@@ -207,7 +203,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One head over all positions, added to its input: in the public code, though the paper speaks of convolutions."""
+    """One head over all positions; in the public code, though the paper speaks of convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -262,17 +258,16 @@ class DiffusionUNet(nn.Module):
                 downs.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
                 skips += [] if light else [c]
         self.downs = nn.ModuleList(downs)
-        mid = [Stage(c, c, config, attention=bool(config.attention_levels))]
-        self.mid = nn.ModuleList(mid if light else [*mid, Stage(c, c, config, attention=False)])
+        attends = [bool(config.attention_levels)] if light else [bool(config.attention_levels), False]
+        self.mid = nn.ModuleList(Stage(c, c, config, attention) for attention in attends)
         ups: list[nn.Module] = []
         for i, mult in reversed(list(enumerate(mults))):
             for _ in range(config.blocks if light else config.blocks + 1):
                 ups.append(Stage(c + skips.pop(), base * mult, config, i in config.attention_levels))
                 c = base * mult
             if i > 0:
-                ups.append(
-                    nn.Sequential(OrderedDict(wide=nn.Upsample(scale_factor=2), conv=nn.Conv2d(c, c, 3, padding=1)))
-                )
+                parts = OrderedDict(wide=nn.Upsample(scale_factor=2), conv=nn.Conv2d(c, c, 3, padding=1))
+                ups.append(nn.Sequential(parts))
         self.ups = nn.ModuleList(ups)
         self.head = nn.Sequential(
             NORMS["one-group" if config.norm == "group" else config.norm](c),
@@ -280,8 +275,7 @@ class DiffusionUNet(nn.Module):
             nn.Dropout(config.dropout),
             nn.Conv2d(c, 3 * patch**2, 3, padding=1),
         )
-        nn.init.zeros_(self.head[3].weight)
-        nn.init.zeros_(self.head[3].bias)
+        _zero(self.head[3])
 
     def embed(
         self, level: Tensor, view: Tensor | None, task: Tensor | None = None, strength: Tensor | None = None

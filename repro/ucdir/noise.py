@@ -14,11 +14,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise
 Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
 
 
@@ -33,17 +34,15 @@ class NoiseSchedule:
     def gamma(self) -> Tensor:
         """(T + 1,) float64: gamma[t] = prod of (1 - beta_i) over i <= t, gamma[0] = 1."""
         betas = torch.linspace(1e-6, self.end, self.T, dtype=torch.float64)
-        return torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        return F.pad((1 - betas).cumprod(0), (1, 0), value=1)
 
     def draw(self, noise: KeyedNoise, shared: bool = False) -> Tensor:
         """(B,) sqrt(gamma) of a training batch: t uniform in 1 .. T, then uniform between its root and that of t - 1.
 
         `shared`: one t for the whole batch, as published (that of its first sample), instead of one a sample.
         """
-        t = noise.integers(1, self.T + 1).cpu()
-        root = self.gamma.sqrt()
+        t, u, root = noise.integers(1, self.T + 1).cpu(), noise.uniform((), step=1), self.gamma.sqrt()
         t = t[:1].expand_as(t) if shared else t
-        u = noise.uniform((), step=1)
         high, low = root[t - 1].to(u), root[t].to(u)
         return low + (high - low) * u
 
@@ -98,14 +97,10 @@ def dpm_solver(now: Step, g_next: float, before: Step | None, noise: Noise) -> T
     """DPM-Solver++(2M) of Lu et al.: second order from the last two predictions, first order at both ends."""
     if g_next == 1:
         return now.clean
-
-    def between(low: float, high: float) -> float:
-        """Difference of log(a / s) between two levels."""
-        return 0.5 * (math.log(high / (1 - high)) - math.log(low / (1 - low)))
-
-    g, h, D = now.gamma, between(now.gamma, g_next), now.clean
+    level = lambda gamma: 0.5 * math.log(gamma / (1 - gamma))  # log(a / s)  # noqa: E731
+    g, h, D = now.gamma, level(g_next) - level(now.gamma), now.clean
     if before is not None:
-        D = D + (h / (2 * between(before.gamma, g))) * (D - before.clean)
+        D = D + (h / (2 * (level(g) - level(before.gamma)))) * (D - before.clean)
     return math.sqrt((1 - g_next) / (1 - g)) * now.noisy - math.sqrt(g_next) * math.expm1(-h) * D
 
 
@@ -116,21 +111,15 @@ SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpm": dpm_solver}
 def sample(
     name: str, denoise: Denoise, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
 ) -> Iterator[Step]:
-    """The steps of a sampler; the last one's `residual` is the result.
+    """The steps of a sampler, the last one with the result as its `residual`.
 
     Args:
-        name: one of SAMPLERS.
-        denoise: (noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise.
         r: where it starts, N(0, I) at the first level.
         levels: gamma, from the noisiest up to 1.
-        noise: (step, like) -> standard normals; the deterministic samplers do not use it.
+        noise: the deterministic samplers do not use it.
         clip: largest absolute residual predicted, in the units of `r`; eps is made to agree with it. None: unlimited.
     """
-    advance = SAMPLERS[one_of("sampler", name, SAMPLERS)]
-    rising = all(0 < a < b for a, b in itertools.pairwise(levels))
-    if len(levels) < 2 or levels[-1] != 1 or not rising:
-        raise ReproError(f"levels must rise from above 0 to 1, at least two: got {list(levels)[:4]}… {levels[-1:]}")
-    before = None
+    advance, before = SAMPLERS[one_of("sampler", name, SAMPLERS)], None
     for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         a, s = math.sqrt(g), math.sqrt(1 - g)
         eps = denoise(r, torch.full((len(r),), a, device=r.device))

@@ -53,22 +53,21 @@ def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles |
     The image is first padded to the network's stride, of which size and margin must be multiples. With a margin as
     wide as the network's receptive field (and no statistics over the tile) the result is that of one piece.
     """
-    size = images[0].shape[-2:]
-    if tiles is None or max(size) <= tiles.size:
+    if tiles is None or max(images[0].shape[-2:]) <= tiles.size:
         return fn(*images)
     if tiles.size % stride or tiles.margin % stride:
         raise ReproError(f"tiles: size and margin must be multiples of the network's stride of {stride}: got {tiles}")
-    padded = [pad_to_multiple(x, stride)[0] for x in images]
+    padded, boxes = zip(*(pad_to_multiple(x, stride) for x in images), strict=True)
     out = torch.empty_like(padded[0])
     places = itertools.product(tiles.along(out.shape[-2]), tiles.along(out.shape[-1]))
     for (top, row, row_end), (left, col, col_end) in places:
         rows, cols = slice(top, top + tiles.size), slice(left, left + tiles.size)
         part = fn(*(x[..., rows, cols] for x in padded))
         out[..., row:row_end, col:col_end] = part[..., row - top : row_end - top, col - left : col_end - left]
-    return unpad(out, (size[0], size[1]))
+    return unpad(out, boxes[0])
 
 
-WIDE = Tiles(1024, 128)  # the predictor's tiles
+WIDE = Tiles(1024, 128)  # of the predictor, which is light: few places depend on where a tile ends
 
 
 def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> dict[str, Tensor]:
@@ -78,14 +77,10 @@ def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> di
     """
     if strength is not None and not 0 <= strength <= 1:
         raise ReproError(f"strength must lie in [0, 1]: got {strength}")
-    tasks = model.unet.tasks
-    if not tasks:
+    if not (tasks := model.unet.tasks):
         return {}
-    found = {
-        "task": tasks.index(one_of("this network's task", task, tasks)),
-        "strength": torch.nan if strength is None else strength,
-    }
-    return {name: torch.tensor([value], device=model.device) for name, value in found.items()}
+    number, known = tasks.index(one_of("this network's task", task, tasks)), torch.nan if strength is None else strength
+    return {k: torch.tensor([v], device=model.device) for k, v in (("task", number), ("strength", known))}
 
 
 def trajectory(
@@ -106,26 +101,22 @@ def trajectory(
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         noise: (step, like) -> standard normals; step 0 is the start.
-        sampler: a name of `repro.ucdir.noise.SAMPLERS`.
         levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
-        clip: largest absolute residual predicted; None: unlimited.
+        sampler, clip: see `repro.ucdir.noise.sample`; here `clip` is in units of the image.
         tiles: split inside every step; None: in one piece.
         given: task and strength, see `scalars`.
     """
     scale, stride = model.config.residual_scale, model.unet.stride
     view = statistics(degraded)
-    # The predictor is light: its tiles are large, so that few places depend on where a tile ends.
     predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
     initial = by_tiles(predict, [degraded], tiles and WIDE, model.predictor.stride)
     guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
-        def call(x: Tensor, r: Tensor, g: Tensor | None = None) -> Tensor:
-            return model.denoise(x, r, level, g, view=view, **given)
-
-        return by_tiles(call, [degraded, noisy] if guide is None else [degraded, noisy, guide], tiles, stride)
+        call = lambda x, r, g=None: model.denoise(x, r, level, g, view=view, **given)  # noqa: E731
+        return by_tiles(call, [degraded, noisy, *([] if guide is None else [guide])], tiles, stride)
 
     if levels is None:
         levels = linear_levels() if steps == 50 and not start else TRAINING.levels(steps, start)
@@ -211,9 +202,6 @@ class UCDIRPipeline(DiffusionPipeline):
         if not (tiles is None or tiles == "auto" or isinstance(tiles, Tiles)):
             raise ReproError(f"UCDIRPipeline: got tiles {tiles!r}; accepted: 'auto', None or Tiles(size, margin)")
 
-        def drawn(source: torch.Generator, step: int, like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=source, device=source.device).to(like)
-
         images: list[Any] = []
         half = torch.autocast(device.type, self.model.dtype, enabled=self.model.dtype != torch.float32)
         for i, (picture, source) in enumerate(zip(listed, generators, strict=True)):
@@ -221,16 +209,19 @@ class UCDIRPipeline(DiffusionPipeline):
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
             if chosen is None:
                 _check_memory(self.model, x)
-            noise = KeyedNoise(seed, [i], "sample", device) if source is None else partial(drawn, source)
+            noise = KeyedNoise(seed, [i], "sample", device) if source is None else partial(_drawn, source)
             settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
             with half:
                 steps = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
                 x = deque(steps, maxlen=1)[0][1]  # the last alone is kept: at 12 megapixels a step takes 0.6 GB
             made = to_unit(x)[0].cpu()
-            if output_type != "pt":
-                made = made.permute(1, 2, 0).numpy()
+            made = made if output_type == "pt" else made.permute(1, 2, 0).numpy()
             images.append(self.numpy_to_pil(made)[0] if output_type == "pil" else made)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _drawn(source: torch.Generator, step: int, like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=source, device=source.device).to(like)
 
 
 def _check_memory(model: UCDIR, x: Tensor) -> None:

@@ -18,34 +18,31 @@ from repro.data.files import Pictures, PictureSet, list_images, pair_folders
 from repro.data.images import center_crop, cut, resize
 from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
-from repro.errors import ReproError, one_of
+from repro.errors import one_of
 from repro.ucdir.model import UCDIR, Learning, RestorationTask
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "all three tasks"}
 
 
-def settings_of(chosen: str, task: str = "") -> dict[str, Any]:
-    """The settings of a profile, with what it has of its own for a task. Raises `ReproError` naming the profiles."""
-    profile = SPEC["profile"][one_of("profile", chosen, SPEC["profile"])]
-    own = profile.get("own", {}).get(task, {})
-    return {**profile, **own, "network": {**profile["network"], **own.get("network", {})}}
+def settings_of(chosen: str, task: str = "", variant: str = "main") -> dict[str, Any]:
+    """The settings of a profile and over them a variant's, each with what it has of its own for a task."""
+    over: dict[str, Any] = {"network": {}, "learning": {}}
+    for spec in (SPEC["profile"][one_of("profile", chosen, SPEC["profile"])], SPEC["variant"][variant]):
+        for part in (spec, spec.get("own", {}).get(task, {})):
+            over |= part | {kind: over[kind] | part.get(kind, {}) for kind in ("network", "learning")}
+    return over
 
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
     tasks = {} if chosen == "paper" else {"tasks": tasks_of(task)}
-    return settings_of(chosen, task)["network"] | _of_variant(variant, task, "network") | tasks
+    return settings_of(chosen, task, variant)["network"] | tasks
 
 
 def tasks_of(task: str) -> list[str]:
     """The tasks of a network: its own, or all of them."""
     return [task] if task != "all" else [name for name in LABELS if name != "all"]
-
-
-def _of_variant(variant: str, task: str, kind: str) -> dict[str, Any]:
-    spec = SPEC["variant"][variant]
-    return spec.get(kind, {}) | spec.get("own", {}).get(task, {}).get(kind, {})
 
 
 @lru_cache(maxsize=8)
@@ -58,31 +55,24 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
 def read(task: str, split: str) -> PictureSet:
     """Inputs and targets of a task ("train" or "test") at the paper's scale, as their authors publish them.
 
-    Low light: SID as RGB pairs, what the paper's authors hand out. Motion blur: GoPro. JPEG: ImageNet, targets alone,
-    of the test the middle of the first 1000 (the paper has a list of 1000); they are encoded here (the public reader
-    hands RGB to an encoder that expects BGR; here colours are as they are). Raises `ReproError` for what is not there.
+    Low light: SID as RGB pairs, as the paper's authors hand it out, in sid-rgb/<split>/{input,target}. Motion blur:
+    GoPro. JPEG: ImageNet, targets alone, of the test the middle of the first 1000 (the paper has a list of 1000); they
+    are encoded here (the public reader hands RGB to an encoder that expects BGR; here colours are as they are).
     """
     if task == "deblur":
         return PictureSet.of_pairs(read_split("gopro", split).pairs)
     if task == "lowlight":
-        places = [paths.data() / "sid-rgb" / split / part for part in ("input", "target")]
-        needs = "SID as RGB images lies in {train,test}/{input,target}"
-    else:
-        places = [paths.data() / "imagenet" / {"train": "train", "test": "val"}[split]]
-        needs = "`repro data check imagenet` says what is needed"
-    if not places[0].is_dir():
-        raise ReproError(f"{places[0]}: no such folder; {needs}")
-    if task == "lowlight":
-        return PictureSet.of_pairs(pair_folders(*places))
+        return PictureSet.of_pairs(pair_folders(*(paths.data() / "sid-rgb" / split / p for p in ("input", "target"))))
+    files = list_images(paths.data() / "imagenet" / {"train": "train", "test": "val"}[split])
     if split == "train":
-        return PictureSet(Pictures(list_images(places[0])))
-    return PictureSet(Pictures(list_images(places[0])[:1000], lambda x: center_crop(x, min(256, *x.shape[-2:]))))
+        return PictureSet(Pictures(files))
+    return PictureSet(Pictures(files[:1000], lambda x: center_crop(x, min(256, *x.shape[-2:]))))
 
 
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:
     """Training set and loss; at the paper's scale crops of pairs cut alike, or JPEG of quality 10 made of each crop."""
-    settings = settings_of(chosen, task)
-    learning = Learning(**settings["learning"] | _of_variant(variant, task, "learning"))
+    settings = settings_of(chosen, task, variant)
+    learning = Learning(**settings["learning"])
     if chosen == "paper":
         files, encode = read(task, "train"), [partial(TASKS["jpeg"].degrade, quality=10)]
         return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)

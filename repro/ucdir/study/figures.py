@@ -1,6 +1,6 @@
 """What notebook 04 shows: live images, figures, widgets as pure functions, exercises; and the README's row of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data import pack
-from repro.data.degradations import TASKS
+from repro.data.degradations import TASKS, Noises
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.engine import exercises
 from repro.engine.checkpoint import in_profile, load_checkpoint, trained
@@ -29,7 +29,7 @@ from repro.ui.plots import PALETTE, Plate, Schematic, curve, nothing, style, til
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
-LESSONS: Mapping[str, Lesson] = {
+LESSONS = {
     "smoke": Lesson("ucdir", "04_ucdir", "smoke", 0.3, {"side": 64, "crop": 48, "steps": 3, "live": "smoke"}),
     "small": Lesson("ucdir", "04_ucdir", "small", 1.5, SIZES),
     "paper": Lesson("ucdir", "04_ucdir", "paper", 1.5, SIZES),
@@ -46,12 +46,12 @@ def net(now: Lesson, name: str) -> UCDIR | None:
     return load_checkpoint(own) if trained(own) else None
 
 
-def stream(seed: int, name: str = "open") -> Callable[[str], KeyedNoise]:
+def stream(seed: int, name: str = "open") -> Noises:
     """purpose -> the random numbers of one sample."""
     return partial(KeyedNoise, seed, [name])
 
 
-def spoiled(clean: Tensor, task: str, strength: float, noises: Callable[[str], KeyedNoise]) -> Tensor:
+def spoiled(clean: Tensor, task: str, strength: float, noises: Noises) -> Tensor:
     """(1, 3, H, W) in [0, 1], degraded with a strength in [0, 1] as `repro.data.degradations` counts it."""
     low, high = TASKS[task].accepts
     value = max(low, min(high, round(100 - 100 * strength))) if task == "jpeg" else strength * high
@@ -91,7 +91,7 @@ def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tu
 
 def credits() -> str:
     """Who took the photographs shown."""
-    chosen = [pack.picture(name) for name in (PHOTO, SECOND)]
+    chosen = map(pack.picture, (PHOTO, SECOND))
     return "photographs: " + "; ".join(f"{p.id.split('/')[-1]} by {p.author} ({p.licence})" for p in chosen)
 
 
@@ -129,8 +129,7 @@ def kernel_maps(model: UCDIR, degraded: Tensor, level: float, given: Mapping[str
     shown = {"guide": to_unit(initial)[0]}
     for b, m in enumerate(M):
         grey = (0.5 + 0.25 * (m - m.mean()) / m.std().clamp(min=1e-6)).clamp(0, 1)
-        wide = F.interpolate(grey[None, None], size=size, mode="nearest")[0].expand(3, -1, -1)
-        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = wide
+        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = F.interpolate(grey[None, None], size=size)[0]
     return Photos(captioned(shown, 3))
 
 
@@ -158,21 +157,17 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
     size = next(iter(images.values())).shape[-2:]
     meets = [ends[1][1] if len(ends := tiles.along(n)) > 1 else n // 2 for n in size]
     top, left = (max(0, at - around // 2) for at in meets)
-    parts = {words: x[0, :, top : top + around, left : left + around] for words, x in images.items()}
-    return Photos(captioned({words: enlarge(to_uint8(to_unit(x)), 3) for words, x in parts.items()}, len(parts)))
+    parts = {words: to_unit(x[0, :, top : top + around, left : left + around]) for words, x in images.items()}
+    return Photos(captioned({words: enlarge(to_uint8(x), 3) for words, x in parts.items()}, len(parts)))
 
 
 def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:
     """Where diffusion changes the predictor's estimate, and where that estimate was wrong; brighter = more."""
     images = {"input": degraded, "first estimate": initial, "restored": restored}
-    shown = {words: to_unit(image)[0] for words, image in images.items()}
-    for words, error in (
-        ("what diffusion changed", restored - initial),
-        ("what was wrong before", clean - initial),
-        ("what is wrong after", clean - restored),
-    ):
-        shown[f"{words}, × {gain:g}"] = (error[0].abs().mean(dim=0) / 2 * gain).clamp(0, 1).expand(3, -1, -1)
-    return Photos(captioned(shown, 3))
+    errors = {"what diffusion changed": restored - initial, "what was wrong before": clean - initial}
+    errors["what is wrong after"] = clean - restored
+    grey = {f"{k}, × {gain:g}": (v[0].abs().mean(dim=0) / 2 * gain).clamp(0, 1)[None] for k, v in errors.items()}
+    return Photos(captioned({k: to_unit(v)[0] for k, v in images.items()} | grey, 3))
 
 
 def plane(
@@ -205,9 +200,8 @@ def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
         found = [select(records, experiment=experiment.format(task=task), cell=cell) for cell in cells]
         if all(found):
             series[words] = [np.mean(each[0].values("lpips/alex-v0.1")) for each in found]
-    if not series:
-        return nothing("— no records of the samplers yet")
-    return curve(at, series, xlabel="steps", ylabel="LPIPS", log_x=True)
+    axes = {"xlabel": "steps", "ylabel": "LPIPS", "log_x": True}
+    return curve(at, series, **axes) if series else nothing("— no records of the samplers yet")
 
 
 # --- widgets: each uint8 (H, W, 3) ------------------------------------------------------------------------------------
@@ -261,19 +255,16 @@ def missing(task: str) -> np.ndarray:
 
 _GIVEN = (*exercises.tensors(2), 0.64)
 _BASES = exercises.tensors(1, ())[0], exercises.tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
-_JUDGES: Mapping[str, Callable[[], exercises.Judge]] = {
-    "noisy": partial(like, lambda r, eps, gamma: gamma**0.5 * r + (1 - gamma) ** 0.5 * eps, _GIVEN),
-    "clean": partial(like, lambda noisy, eps, gamma: (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5, _GIVEN),
-    "fused": partial(like, lambda M, W: (M[:, None, None] * W).sum(dim=0), _BASES),
-}
-_TILES = len(Tiles(128, 16).along(384)) * len(Tiles(128, 16).along(256))
+_noisy = partial(like, lambda r, eps, gamma: gamma**0.5 * r + (1 - gamma) ** 0.5 * eps, _GIVEN)
+_clean = partial(like, lambda noisy, eps, gamma: (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5, _GIVEN)
+_fused = partial(like, lambda M, W: (M[:, None, None] * W).sum(dim=0), _BASES)
 EXERCISES: dict[str, exercises.Exercise] = {
-    "noisy": ("the noisy residual at level gamma", _JUDGES["noisy"], "two roots, squares add up to one"),
-    "clean": ("the residual from the predicted noise", _JUDGES["clean"], "solve the first exercise for r"),
-    "fused": ("the kernel of one position", _JUDGES["fused"], "Eq. 2: a sum over the bases, weighted"),
+    "noisy": ("the noisy residual at level gamma", _noisy, "two roots, squares add up to one"),
+    "clean": ("the residual from the predicted noise", _clean, "solve the first exercise for r"),
+    "fused": ("the kernel of one position", _fused, "Eq. 2: a sum over the bases, weighted"),
     "cost": ("how much N bases cost against one full convolution", near(1.0), "N groups: each costs 1/N"),
     "budget": ("the sum of the betas of both published schedules", near(10.0, 0.3), "T times the mean beta"),
-    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", near(_TILES), "a new tile every 96 pixels"),
+    "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", near(12), "a new tile every 96 pixels"),
 }
 check = partial(exercises.check, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
 

@@ -46,8 +46,7 @@ def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Ten
     """The first `n` held-out photographs: degraded (3, H, W) in [0, 1], name, strength (1,), clean."""
     settings, inputs, found = settings_of(chosen), None, []
     if chosen == "paper":
-        files = read(task, "test")
-        ids, images, inputs = files.ids, files.targets, files.inputs
+        ids, images, inputs = (getattr(read(task, "test"), part) for part in ("ids", "targets", "inputs"))
     else:
         ids, images = photographs("test", settings["side"], settings.get("limit", 0))
     for i, name in enumerate(ids[:n]):
@@ -70,11 +69,9 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
     settings = settings_of(chosen)
     n = min(FEW if varied else MANY, settings.get("limit", MANY))
     text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
-    found = hashlib.sha256(text.encode())
-    for photo in pack.photos("test")[:n]:
-        found.update(f"{photo.id} {pack.file_hash(photo.path)}".encode())
+    text += "".join(f"{photo.id} {pack.file_hash(photo.path)}" for photo in pack.photos("test")[:n])
     repeated = not varied or cell.get("steps", 0) <= 10  # every main row; of the variations, the short ones
-    return Sample(n, int(repeated), found.hexdigest())
+    return Sample(n, int(repeated), hashlib.sha256(text.encode()).hexdigest())
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> dict[str, Values]:
@@ -88,11 +85,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     both = list(zip(outputs, truths, strict=True))
     if varied == "seams":
         tiles, whole = Tiles(cell["size"], cell["margin"]), method(experiment, task, {**cell, "split": "none"})
-        one_piece = [whole(*one) for *one, _ in given]
-        return {
-            SEAM: [seam_energy(made[None], truth[None], tiles) for made, truth in both],
-            MOVED: [(made - one).abs().mean().item() for made, one in zip(outputs, one_piece, strict=True)],
-        }
+        moved = [(made - whole(*one)).abs().mean().item() for made, (*one, _) in zip(outputs, given, strict=True)]
+        return {SEAM: [seam_energy(made[None], truth[None], tiles) for made, truth in both], MOVED: moved}
     found: dict[str, Values] = {protocol: [scored(protocol, *pair) for pair in both] for protocol in IMAGE}
     found[COLOUR] = [(made - truth).mean(dim=(1, 2)).abs().mean().item() for made, truth in both]
     if k is None and not varied and n >= SETS:
@@ -102,12 +96,9 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
 
 def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Tensor, str, Tensor], Tensor]:
     """What a row of a table does to an image: (degraded, name, strength) -> restored (3, H, W) in [0, 1]."""
-    if experiment == "baseline-input":
-        return lambda image, name, strength: image
-    if experiment == "baseline-formula":
-        return lambda image, name, strength: formula(image, task)
-    if experiment == "baseline-equalised":
-        return lambda image, name, strength: equalised(image)
+    plain = {"input": lambda image: image, "formula": partial(formula, task=task), "equalised": equalised}
+    if (baseline := plain.get(experiment.removeprefix("baseline-"))) is not None:
+        return lambda image, name, strength: baseline(image)
     model, steps = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE), int(cell.get("steps", 20))
     settings: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
     settings |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
@@ -134,23 +125,19 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
 
 
 def formula(image: Tensor, task: str) -> Tensor:
-    """What no learning reaches, (3, H, W) in [0, 1], its few numbers fitted on training photographs.
-
-    Low light: a gain that brings each channel's mean to that of the training photographs, exposure and colour cast at
-    once. Blur: an unsharp mask. JPEG: a bilateral filter over 7 x 7 pixels.
-    """
-    if task == "lowlight":
+    """A restoration without learning, (3, H, W) in [0, 1], its few numbers fitted on training photographs."""
+    if task == "lowlight":  # a gain that brings each channel's mean to theirs: exposure and colour cast at once
         aim = torch.stack([x.mean(dim=(1, 2)) for x in photographs("train", 256)[1]]).mean(dim=0)
         return (image * (aim / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
-    if task == "deblur":
+    if task == "deblur":  # an unsharp mask
         from torchvision.transforms.functional import gaussian_blur
 
         return (image + 0.8 * (image - gaussian_blur(image, 13, 2.0))).clamp(0, 1)
+    # JPEG: a bilateral filter over 7 x 7 pixels
     patches = F.unfold(F.pad(image[None], (3, 3, 3, 3), mode="reflect"), 7).unflatten(1, (3, 49))[0]  # (3, 49, H W)
     y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
     far = ((y**2 + x**2) / (2 * 1.5**2)).flatten()[:, None]
-    other = (patches - image.flatten(1)[:, None]).square().sum(dim=0) / (2 * 0.06**2)
-    weight = torch.exp(-far - other)
+    weight = torch.exp(-far - (patches - image.flatten(1)[:, None]).square().sum(dim=0) / (2 * 0.06**2))
     return ((patches * weight).sum(dim=1) / weight.sum(dim=0)).unflatten(1, image.shape[1:])
 
 
@@ -189,13 +176,11 @@ def cost(variant: str) -> dict[str, float]:
 
 
 def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
-    """How much rougher the error is across the lines where kept tiles meet than elsewhere; 1: no seam.
+    """How much rougher the error (B, 3, H, W) is across the lines where kept tiles meet than elsewhere; 1: no seam.
 
-    Mean absolute difference of the error (B, 3, H, W) between neighbours on both sides of a line, over the same mean on
-    the lines 5 pixels beside it, which lie in the same content.
+    Mean absolute difference between neighbours on both sides of a line, over that 5 pixels beside it, in like content.
     """
-    error = image - truth
-    lines, beside = [], []
+    error, lines, beside = image - truth, [], []
     for axis in (-2, -1):
         jump = error.diff(dim=axis).abs()
         for _, first, _ in tiles.along(error.shape[axis])[1:]:
