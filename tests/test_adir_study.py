@@ -234,16 +234,16 @@ def latent(inpaint):
 @torch.no_grad()
 def first_loss(pipe, images, prompt, inpaint):
     """By hand, before any factor differs from zero: the noise, or for the upscaler the velocity, is predicted."""
-    noise = drawn(("image", "crop", "eps", "t", "low", "mask"), "adir/latent", 2, 0, 0)
-    x = cut([images[k] for k in noise["image"].integers(0, 2).tolist()], 16, noise["crop"].uniform((3,))) * 2 - 1
+    noise = drawn("adir/latent", 2, 0, 0)
+    x = cut([images[k] for k in noise("image").integers(0, 2).tolist()], 16, noise("crop").uniform((3,))) * 2 - 1
     encode = lambda x: pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor  # noqa: E731
-    t, z, eps = noise["t"].integers(0, 1000)[:1].expand(2), encode(x), noise["eps"].normal((4, 8, 8))
+    t, z, eps = noise("t").integers(0, 1000)[:1].expand(2), encode(x), noise("eps").normal((4, 8, 8))
     a, s = (v[:, None, None, None] ** 0.5 for ab in [pipe.scheduler.alphas_cumprod[t]] for v in (ab, 1 - ab))
-    mask = F.interpolate((noise["mask"].uniform((1, 4, 4)) < 0.5).float(), size=16)
+    mask = F.interpolate((noise("mask").uniform((1, 4, 4)) < 0.5).float(), size=16)
     level, target, given = torch.full((2,), 20), eps, [F.interpolate(mask, size=8), encode(x * (1 - mask))]
     if not inpaint:
         low, target = operators.operator("sr2", 16).A(x), a * eps - s * z
-        given = [pipe.low_res_scheduler.add_noise(low, noise["low"].normal((3, 8, 8)), level)]
+        given = [pipe.low_res_scheduler.add_noise(low, noise("low").normal((3, 8, 8)), level)]
     given, more = torch.cat([a * z + s * eps, *given], dim=1), {} if inpaint else {"class_labels": level}
     out = pipe.unet(given, t, encoder_hidden_states=prompt.expand(2, -1, -1), **more).sample
     return float((out - target).square().mean())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -28,13 +28,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from repro.data import pack
+from repro.data.degradations import Noises
 from repro.data.images import cut, resize, to_model
 from repro.ddpm import process
 from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError
 from repro.metrics import lpips
 
 PRIOR = "adir-prior-main-s0"  # what the tables measure
@@ -56,7 +57,7 @@ def sizes(image: Tensor) -> list[Tensor]:
     return [*(resize(image, s) for s in SCALES if s < side), *([image] if side <= max(SCALES) else [])]
 
 
-def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Callable[[str], KeyedNoise]) -> Tensor:
+def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Noises) -> Tensor:
     """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each image, (3, H, W) in [0, 1]."""
     chosen = [some[int(u * len(some))] for some, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
     return to_model(cut(chosen, side, noise("crop").uniform((3,)).cpu()))
@@ -82,16 +83,15 @@ class PriorTask:
     share `recolour` of them `recoloured`."""
 
     def __init__(self, recolour: float = 0.0) -> None:
-        chosen = pack.photos("train", kind=None)
-        self.ids, self.size, self.recolour = [p.id for p in chosen], len(chosen), recolour
-        self.pictures = [sizes(pack.load(p)) for p in chosen]
+        self.photos, self.recolour = pack.photos("train", kind=None), recolour
+        self.size, self.pictures = len(self.photos), [sizes(pack.load(p)) for p in self.photos]
         self.settings = {"schedule": SCHEDULE.name, "crop": SIZE, "scales": list(SCALES), "learned variance": True}
         self.settings |= {"recolour": recolour} if recolour else {}
 
     def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
+        return [self.photos[i].id for i in indices.tolist()]
 
-    def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
+    def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         drawn = noise("noise")
         x0 = cut_at_a_size([self.pictures[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
         x0 = recoloured(x0, noise("colour"), self.recolour) if self.recolour else x0
@@ -133,10 +133,7 @@ def adapted_weights(network: nn.Module, factors: Mapping[str, Tensor], alpha: fl
 
 @contextmanager
 def factors_on(network: nn.Module, factors: Mapping[str, Tensor], alpha: float = 8) -> Iterator[nn.Module]:
-    """The network with the factors on, inside the block; afterwards its weights are what they were, bit for bit.
-
-    The sums are made once, so the network runs at its own speed.
-    """
+    """The network with the factors on, inside the block; afterwards its weights are what they were, bit for bit."""
     with torch.no_grad():
         changed = adapted_weights(network, factors, alpha)
     kept = {name: network.get_parameter(name).data for name in changed}
@@ -178,8 +175,7 @@ class Adapted(ModelMixin, ConfigMixin):
 
 
 def save_factors(path: Path, factors: Mapping[str, Tensor], alpha: float, base: str) -> Path:
-    """Write factors as safetensors, `base` naming their network: eight bits a number (half of fp16, an error of 1/254
-    of a row's largest) and a scale a row."""
+    """Write factors as safetensors, `base` naming their network: eight bits a number and a scale a row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scales = {k: v.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127 for k, v in factors.items()}
     rounded = {k: (v / scales[k].view(-1, *[1] * (v.ndim - 1))).round().to(torch.int8) for k, v in factors.items()}
@@ -223,14 +219,8 @@ class Adaptation:
     weighting: Literal["uniform", "signal"] = "uniform"
     variance: bool = False
 
-    def __post_init__(self) -> None:
-        one_of("adaptation weighting", self.weighting, ("uniform", "signal"))
-        if min(self.iterations, self.batch, self.rank) < 1:
-            raise ReproError(f"adaptation: iterations, batch and rank are 1 or more: got {asdict(self)}")
 
-
-@dataclass(frozen=True)
-class AdaptStep:
+class AdaptStep(NamedTuple):
     """After an iteration: its number from 1, the loss's two parts, and the factors, which the next one changes."""
 
     iteration: int
@@ -254,26 +244,25 @@ def adapt(
     With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar. Raises
     `ReproError` for a damaged state and a loss that is not finite.
     """
-    pictures, schedule, device = [sizes(x) for x in images], SCHEDULE, next(network.parameters()).device
+    pictures, device = [sizes(x) for x in images], next(network.parameters()).device
     side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
-        noise = drawn(("image", "scale", "crop", "noise", "time"), "adir/adapt", settings.batch, i, seed)
-        chosen = [pictures[k] for k in noise["image"].integers(0, len(pictures)).tolist()]
-        x0 = cut_at_a_size(chosen, side, noise.__getitem__).to(device)  # (B, 3, side, side)
-        t = noise["time"].integers(0, schedule.T)[:1].expand(settings.batch)  # one for the whole batch
-        eps = noise["noise"].normal(tuple(x0.shape[1:])).to(device)
-        return loss(process.model_fn(model), x0, t.to(device), eps, schedule, settings)
+        noise = drawn("adir/adapt", settings.batch, i, seed)
+        chosen = [pictures[k] for k in noise("image").integers(0, len(pictures)).tolist()]
+        x0 = cut_at_a_size(chosen, side, noise).to(device)  # (B, 3, side, side)
+        t = noise("time").integers(0, SCHEDULE.T)[:1].expand(settings.batch)  # one for the whole batch
+        eps = noise("noise").normal(tuple(x0.shape[1:])).to(device)
+        return loss(process.model_fn(model), x0, t.to(device), eps, SCHEDULE, settings)
 
     summed = {"sums": images, "weights": [p.detach() for p in network.parameters()]}
     about = {name: [float(x.sum()) for x in tensors] for name, tensors in summed.items()}
     return train(network, loss_of, settings, seed, about, state, progress)
 
 
-def drawn(purposes: Sequence[str], room: str, batch: int, i: int, seed: int) -> dict[str, KeyedNoise]:
+def drawn(room: str, batch: int, i: int, seed: int) -> Noises:
     """The random numbers of iteration `i`, by purpose."""
-    places = range(i * batch, (i + 1) * batch)
-    return {p: KeyedNoise(seed, places, f"{room}/{p}") for p in purposes}
+    return lambda purpose: KeyedNoise(seed, range(i * batch, (i + 1) * batch), f"{room}/{purpose}")
 
 
 @torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
@@ -327,9 +316,9 @@ def loss(
     if settings.perceptual == 0:
         return simple, simple.new_zeros(())
     a, s = schedule.at(t, x0)
-    estimate = ((x_t - s * output[:, :3]) / a).clamp(-1, 1)  # eq. 14
-    small = min(x0.shape[-2:]) < lpips.SMALLEST
-    pair = [F.interpolate(x, scale_factor=4, mode="bicubic") if small else x for x in (estimate, x0)]
+    pair = [((x_t - s * output[:, :3]) / a).clamp(-1, 1), x0]  # eq. 14
+    if min(x0.shape[-2:]) < lpips.SMALLEST:
+        pair = [F.interpolate(x, scale_factor=4, mode="bicubic") for x in pair]
     similar = lpips.shared(str(x0.device))(*pair)  # (B,)
     weight = schedule.gather("alpha_bar", t, similar).flatten() if settings.weighting == "signal" else 1.0
     return simple, (weight * similar).mean()

@@ -56,9 +56,7 @@ class Guidance:
     limit: float = 0.5
 
     def __post_init__(self) -> None:
-        one_of("guidance transpose", self.transpose, get_args(Transpose))
         one_of("guidance gradient", self.gradient, get_args(Gradient))
-        one_of("guidance level", self.level, ("t", "previous"))
         if not self.scale >= 0:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
         if not (0 < self.limit < 1 or self.limit == math.inf):
@@ -78,11 +76,9 @@ def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, sett
         if settings.level == "previous":
             ab = float(schedule.alpha_bar[step.t_prev]) if step.t_prev >= 0 else 1.0
             a, s = ab**0.5, (1 - ab) ** 0.5
-        if settings.gradient == "surrogate":
-            y_t = a * y + s * operator.A(step.output)  # eq. 16; step.output is eps
-            g = -2 * operator.transpose(operator.A(x) - y_t, settings.transpose)  # eq. 17
-        elif settings.gradient == "naive":
-            g = -2 * operator.transpose(operator.A(x) - y, settings.transpose)
+        if settings.gradient in ("surrogate", "naive"):  # eq. 16, step.output being eps; eq. 17
+            y_t = y if settings.gradient == "naive" else a * y + s * operator.A(step.output)
+            g = -2 * operator.transpose(operator.A(x) - y_t, settings.transpose)
         else:
             g = through_network(model, x, t, y, operator, a, s, squared=settings.gradient == "exact")
         weight, variance = settings.scale, step.variance
@@ -116,14 +112,8 @@ def reconstruct(
     settings: Guidance,
     steps: int = 250,
 ) -> Iterator[Step]:
-    """Algorithm 1: the steps of a reconstruction of x from y, the last one holding it in `.x` (B, 3, H, W).
-
-    Args:
-        model: (x, t) -> noise and variance, (B, 6, H, W).
-        y: measurements, one of each image.
-        noise: one key an image: the start and every step are drawn from it.
-        steps: of the schedule's T.
-    """
+    """Algorithm 1: the steps of a reconstruction of x from y, one measurement an image, the last one holding it in `.x`
+    (B, 3, H, W); `model`: (x, t) -> noise and variance, (B, 6, H, W)."""
     x_T = noise.normal(operator.image, step=schedule.T).to(y)
     times, move = spaced(schedule.T, steps, "linspace"), guide(model, y, operator, schedule, settings)
     options = {"variance": "learned_range", "clip": settings.clip, "guide_at": settings.at}
@@ -165,8 +155,7 @@ def ddrm(
         unseen = clean + drift * (x_bar - clean) / before
         noisy = clean + drift * (y_bar - clean) / floor.clamp(min=1e-12)
         mean = torch.where(seen, torch.where(floor > now, noisy, y_bar), unseen)
-        near = (now**2 - floor**2).clamp(min=0).sqrt()
-        sigma = torch.where(seen & (floor <= now), near, ETA * now)
+        sigma = torch.where(seen & (floor <= now), (now**2 - floor**2).clamp(min=0).sqrt(), ETA * now)
         x_bar = mean + sigma * noise.normal(operator.image, step=t).to(y) if now > 0 else mean
         yield operator.V(x_bar), x0
 
@@ -174,8 +163,7 @@ def ddrm(
 # -- where the answer is known: a Gaussian prior and a linear measurement, whose posterior is a Gaussian too. Gaussian
 # data's denoiser is linear, so guided sampling produces a Gaussian as well: its moments are computed without a sample.
 
-SHAPE = (3, 4, 4)
-D = math.prod(SHAPE)
+SHAPE, D = (3, 4, 4), 48
 
 
 def gaussian() -> GaussianData:

@@ -27,8 +27,7 @@ class Separable:
     """A = a matrix on channels, one on rows, one on columns; what a mask covers of the result is not seen.
 
     Args:
-        channels: (c', 3).   rows: (h', H).   columns: (w', W).
-        noise: sigma of e, on the scale of [-1, 1].
+        channels: (c', 3).   rows: (h', H).   columns: (w', W).   noise: sigma of e, on the scale of [-1, 1].
         back: three matrices (3, c'), (H, h'), (W, w') used as "upsampling" in the place of A's transpose: for
             downsampling the interpolation, for the mean of colours replication. None: the transpose itself.
         mask: (h', w') of 0 and 1, None: all 1.
@@ -55,17 +54,13 @@ class Separable:
         """(B, *image) -> (B, *measurement)."""
         return self._seen(_apply(x, (self.channels, self.rows, self.columns)))
 
-    def measure(self, x: Tensor, noise: KeyedNoise | None = None) -> Tensor:
-        """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`, which a noisy operator needs."""
+    def measure(self, x: Tensor, noise: KeyedNoise) -> Tensor:
+        """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`."""
         y = self.A(x)
-        if self.noise == 0:
-            return y
-        if noise is None:
-            raise ReproError(f"this measurement has noise of sigma {self.noise:.3g}: pass a KeyedNoise for it")
-        return y + self.noise * noise.normal(tuple(y.shape[1:])).to(y)
+        return y + self.noise * noise.normal(tuple(y.shape[1:])).to(y) if self.noise else y
 
     def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor:
-        """(B, *measurement) -> (B, *image): A's adjoint, or the upsampling that the paper describes."""
+        """(B, *measurement) -> (B, *image)."""
         return _apply(self._seen(y), self._back(kind))
 
     def pseudo_inverse(self, y: Tensor, smallest: float = SMALLEST) -> Tensor:
@@ -85,10 +80,8 @@ class Separable:
         upsampled = self.back if kind == "upsampling" else None
         return upsampled or (self.channels.T, self.rows.T, self.columns.T)
 
-    # -- singular value decomposition A = U S V^T, for DDRM and the exact posterior
-
     @cached_property
-    def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:  # of each matrix: A = U S V^T
         if self.mask is not None:
             raise ReproError("a masked measurement has no singular value decomposition here: it is guided by A alone")
         return tuple(torch.linalg.svd(m.double(), full_matrices=True) for m in (self.channels, self.rows, self.columns))
@@ -96,22 +89,22 @@ class Separable:
     @cached_property
     def singular_values(self) -> Tensor:
         """(*image) of A; 0 where A sees nothing."""
-        c, h, w = (F.pad(s, (0, n - len(s))) for (_, s, _), n in zip(self._svd, self.image, strict=True))
-        return (c[:, None, None] * h[:, None] * w).float()
+        padded = (F.pad(s, (0, n - len(s))) for (_, s, _), n in zip(self._svd, self.image, strict=True))
+        return torch.einsum("c,h,w->chw", *padded).float()
 
     def Vt(self, x: Tensor) -> Tensor:
         """(B, *image) -> its coordinates in A's right singular vectors."""
-        return _apply(x, tuple(vt.to(x) for _, _, vt in self._svd))
+        return _apply(x, tuple(vt for _, _, vt in self._svd))
 
     def V(self, x: Tensor) -> Tensor:
         """The inverse of `Vt`."""
-        return _apply(x, tuple(vt.T.to(x) for _, _, vt in self._svd))
+        return _apply(x, tuple(vt.T for _, _, vt in self._svd))
 
     def Ut(self, y: Tensor) -> Tensor:
         """(B, *measurement) -> its coordinates in A's left singular vectors, padded with zeros to (B, *image)."""
-        z = _apply(y, tuple(u.T.to(y) for u, _, _ in self._svd))
-        missing = [n - n_y for n, n_y in zip(self.image, self.measurement, strict=True)]
-        return F.pad(z, (0, missing[2], 0, missing[1], 0, missing[0]))
+        z = _apply(y, tuple(u.T for u, _, _ in self._svd))
+        c, h, w = (n - n_y for n, n_y in zip(self.image, self.measurement, strict=True))
+        return F.pad(z, (0, w, 0, h, 0, c))
 
 
 def compose(outer: Separable, inner: Separable) -> Separable:
@@ -122,7 +115,7 @@ def compose(outer: Separable, inner: Separable) -> Separable:
     return Separable(*(a @ b for a, b in pairs), noise=outer.noise, mask=outer.mask)
 
 
-# -- the paper's measurements ------------------------------------------------------------------------------------------
+# -- the paper's measurements
 
 
 def bicubic_matrix(n: int, size: int) -> Tensor:
@@ -134,8 +127,6 @@ def bicubic_matrix(n: int, size: int) -> Tensor:
 def blur_matrix(n: int, taps: Tensor) -> Tensor:
     """(n, n) convolution with an odd number of `taps`, the image mirrored at its border (its edge not repeated)."""
     reach = len(taps) // 2
-    if len(taps) % 2 == 0 or reach >= n:
-        raise ReproError(f"a blur needs an odd number of taps, less than twice the side: got {len(taps)} for {n}")
     mirrored = F.pad(torch.eye(n)[None], (reach, reach), mode="reflect")[0]  # row j: where pixel j appears
     return mirrored.unfold(1, len(taps), 1).mul(taps.float()).sum(dim=2).T
 

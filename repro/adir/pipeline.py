@@ -36,7 +36,6 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
 Adapt = Literal["neighbours", "itself", "none"]
-ADAPT = get_args(Adapt)
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
 # Half a minute on one core; the paper has 400 iterations and an LPIPS term. Chosen on validation photographs at x4,
 # where adaptation raised LPIPS least with these settings. Notebook 05 adapts further, which helps on textures.
@@ -77,8 +76,6 @@ class Index:
 
     def nearest(self, query: Tensor, k: int) -> Neighbours:
         """The K images nearest to an image (3, H, W) in [0, 1], or to a vector (d,); fewer where the set is smaller."""
-        if k < 1:
-            raise ReproError(f"K must be 1 or more: got {k}")
         vector = F.normalize(query[None] if query.ndim == 1 else self.embedding(query[None]), dim=1)
         if self.searcher is None:
             cosine, order = (vector @ self.vectors.T).sort(descending=True, stable=True)
@@ -110,18 +107,18 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     """
     cache = cache or paths.runs() / "embeddings.safetensors"
     known = load_file(cache) if cache.exists() else {}
-    vectors, skipped, fresh = {}, [], False
+    before, vectors, skipped = len(known), {}, []
     for file in files:
         key = f"{embedding.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
         try:
             if key not in known:
-                known[key], fresh = F.normalize(embedding(read_image(file)[None]), dim=1)[0], True
+                known[key] = F.normalize(embedding(read_image(file)[None]), dim=1)[0]
             vectors[str(file)] = known[key]
         except ReproError:
             skipped.append(str(file))
     if not vectors:
         raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")
-    if fresh:
+    if len(known) > before:
         write_bytes(cache, save(known))
     return Index(tuple(vectors), torch.stack([*vectors.values()]), read_image, embedding, tuple(skipped))
 
@@ -137,11 +134,7 @@ def as_image(y: Tensor, operator: Separable) -> Tensor:
 
 
 class ADIR:
-    """A prior with what it takes to reconstruct images from measurements.
-
-    Args:
-        network: predicts noise and variance, 6 channels from 3; a private copy is kept, since adaptation writes on it.
-    """
+    """Reconstruction by a network that predicts noise and variance, 6 channels from 3; a private copy is kept."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -174,17 +167,13 @@ class ADIR:
             adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
             state: a folder; an adaptation that was interrupted goes on by the same call.
         """
-        op, settings = task_operator(task, measurement), adaptation or QUICK
-        one_of("adapt", adapt, ADAPT)
-        y = to_model(measurement[None])
+        op, settings, y = task_operator(task, measurement), adaptation or QUICK, to_model(measurement[None])
         y = y.mean(dim=1, keepdim=True) if task == "colour" else y
         factors: dict[str, Tensor] = {}
-        if adapt != "none":
+        if one_of("adapt", adapt, get_args(Adapt)) != "none":
             images = (as_image(y, op)[0],)
-            if adapt == "neighbours":
-                images = (neighbours or gallery()).nearest(images[0], k).images
-                if len(images) < k:
-                    print(f"{len(images)} neighbours are used, {k} were asked for: the set holds no more")
+            if adapt == "neighbours" and len(images := (neighbours or gallery()).nearest(images[0], k).images) < k:
+                print(f"{len(images)} neighbours are used, {k} were asked for: the set holds no more")
             begun = time.perf_counter()
             *_, last = adapt_to(self.network, images, settings, seed, state=state, progress=progress)
             factors = last.factors
@@ -200,10 +189,9 @@ class ADIR:
 
 def task_operator(task: str, measurement: Tensor) -> Separable:
     """The operator whose measurement has that size. Refuses what cannot be worked on."""
-    one_of("task", task, TASKS)
+    factor = {"sr4": 4, "sr8": 8}.get(one_of("task", task, TASKS), 1)
     if measurement.ndim != 3 or measurement.shape[0] != 3:
         raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
-    factor = int(task.removeprefix("sr")) if task.startswith("sr") else 1
     height, width = (n * factor for n in measurement.shape[1:])
     if height * width > LARGEST or min(height, width) < 32:
         found = f"{TASKS[task]} would make an image of {width} x {height} pixels"

@@ -88,7 +88,7 @@ def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, si
 
 
 def _page(cells: Sequence[tuple[str, Any]], columns: int) -> Photos:
-    """Images under their words; trailing blanks keep equal words apart."""
+    """Trailing blanks keep equal words apart."""
     return Photos(captioned({words + " " * i: picture for i, (words, picture) in enumerate(cells)}, columns), 74)
 
 
@@ -119,8 +119,7 @@ def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **ax
 
 def losses(steps: Sequence[tuple[int, float]], window: int = 10) -> Plate:
     """The simple loss of an adaptation, (iteration, loss), averaged over a window of iterations."""
-    values = torch.tensor([loss for _, loss in steps])
-    smooth = values.unfold(0, min(window, len(values)), 1).mean(dim=1).tolist()
+    smooth = torch.tensor([loss for _, loss in steps]).unfold(0, min(window, len(steps)), 1).mean(dim=1).tolist()
     axes = {"xlabel": "iteration", "ylabel": f"simple loss, mean of {window}", "markers": False, "size": (5.2, 2.4)}
     return plots.curve([i for i, _ in steps][-len(smooth) :], {"loss": smooth}, **axes)
 
@@ -151,10 +150,12 @@ def shipped_factors(now: Lesson, which: str, task: str) -> dict[str, Tensor]:
     return m.factors_of(network(now), now["network"], cell, 0, now["live"])
 
 
-def guided(now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, method: str = "gd") -> Tensor:
-    """(1, 3, H, W) of Algorithm 1, or of DDRM, with the live network as it is."""
+def guided(
+    now: Lesson, y: Tensor, task: str, name: str, seed: int = 0, method: str = "gd", by: nn.Module | None = None
+) -> Tensor:
+    """(1, 3, H, W) of Algorithm 1, or of DDRM, with the live network as it is, or another one."""
     cell = {"set": "photos", "task": task, "method": method, "setting": "default"}
-    return m.reconstruction(network(now), cell, [name], y, now["live"], seed=seed, steps=now["steps"])
+    return m.reconstruction(by or network(now), cell, [name], y, now["live"], seed=seed, steps=now["steps"])
 
 
 def gallery(now: Lesson, name: str, seed: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -173,10 +174,9 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     for which, task in m.SHIPPED:
         name = names(now, which)[0]
         x, y = scene(now["live"], which, name, task)
-        free = guided(now, y, task, name, seed)
+        row = {"clean": x, "measurement": y, "GD": guided(now, y, task, name, seed)}
         with factors_on(network(now), shipped_factors(now, which, task)):
-            better = guided(now, y, task, name, seed)
-        row = {"clean": x, "measurement": y, "GD": free, "ADIR": better}
+            row["ADIR"] = guided(now, y, task, name, seed)
         rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = {k: v[0] for k, v in row.items()}
     return rows
 
@@ -185,13 +185,11 @@ def in_other_colours(now: Lesson, seed: int = 0, count: int = 2) -> dict[str, di
     """Recoloured photographs, those with the strongest colours: clean, measurement, GD by the prior and by that for
     use."""
     names, x, y = m.measured("recoloured", "sr4", now["live"])
-    rows, drawn = {}, {"steps": now["steps"], "seed": seed}
+    used, rows = m.private(USE if now["network"] == PRIOR else now["network"]), {}
     for i in (x.amax(dim=1) - x.amin(dim=1)).mean(dim=(1, 2)).argsort(descending=True)[:count].tolist():
-        cell = {"set": "recoloured", "task": "sr4", "method": "gd", "setting": "default"}
-        run = partial(m.reconstruction, cell=cell, names=[names[i]], y=y[i : i + 1], profile=now["live"])
-        row = {"clean": x[i : i + 1], "measurement": y[i : i + 1], "GD": run(network(now), **drawn)}
-        row["GD, for use"] = run(m.private(USE if now["network"] == PRIOR else now["network"]), **drawn)
-        rows[names[i].rsplit("_", 1)[-1]] = {k: v[0] for k, v in row.items()}
+        run = partial(guided, now, y[i : i + 1], "sr4", names[i], seed)
+        found = {"GD": run()[0], "GD, for use": run(by=used)[0]}
+        rows[names[i].rsplit("_", 1)[-1]] = {"clean": x[i], "measurement": y[i], **found}
     return rows
 
 

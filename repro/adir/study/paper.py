@@ -125,30 +125,29 @@ def adapt_latent(
     `noise_level` (ADIR, 4.1); without, `StableDiffusionInpaintPipeline`, conditioned on masks of random squares and on
     the masked crops (4.4). The prompt's `embeddings` (1, n, d) give way to the `empty` prompt's one time in ten.
     """
-    scheduler, factor = pipe.scheduler, pipe.vae.config.scaling_factor
+    scheduler = pipe.scheduler
+    encode = lambda x: pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor  # noqa: E731
 
     def loss_of(unet: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
-        noise = drawn(("image", "crop", "eps", "t", "low", "mask", "drop"), "adir/latent", settings.batch, i, seed)
-        chosen = [images[k] for k in noise["image"].integers(0, len(images)).tolist()]
-        x = to_model(cut(chosen, crop, noise["crop"].uniform((3,))))  # (B, 3, crop, crop)
-        t = noise["t"].integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
-        labels = {}
+        noise, labels = drawn("adir/latent", settings.batch, i, seed), {}
+        chosen = [images[k] for k in noise("image").integers(0, len(images)).tolist()]
+        x = to_model(cut(chosen, crop, noise("crop").uniform((3,))))  # (B, 3, crop, crop)
+        t = noise("t").integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
         with torch.no_grad():
-            latent = pipe.vae.encode(x).latent_dist.mean * factor
-            eps = noise["eps"].normal(tuple(latent.shape[1:]))
+            latent = encode(x)
+            eps = noise("eps").normal(tuple(latent.shape[1:]))
             if operator is not None:
                 low, level = operator.A(x), torch.full((len(x),), noise_level)
-                given = [pipe.low_res_scheduler.add_noise(low, noise["low"].normal(tuple(low.shape[1:])), level)]
+                given = [pipe.low_res_scheduler.add_noise(low, noise("low").normal(tuple(low.shape[1:])), level)]
                 labels = {"class_labels": level}
             else:
-                missing = (noise["mask"].uniform((1, 4, 4)) < 0.5).float()
+                missing = (noise("mask").uniform((1, 4, 4)) < 0.5).float()
                 mask = F.interpolate(missing, size=(crop, crop))  # (B, 1, crop, crop), 1 where the image is missing
-                kept = pipe.vae.encode(x * (1 - mask)).latent_dist.mean * factor
-                given = [F.interpolate(mask, size=latent.shape[2:]), kept]
-        dropped = empty is not None and float(noise["drop"].uniform()[0]) < 0.1
+                given = [F.interpolate(mask, size=latent.shape[2:]), encode(x * (1 - mask))]
+        dropped = empty is not None and float(noise("drop").uniform()[0]) < 0.1
         prompt = (empty if dropped else embeddings).expand(len(x), -1, -1)
-        noisy = scheduler.add_noise(latent, eps, t)
-        output = unet(torch.cat([noisy, *given], dim=1), t, encoder_hidden_states=prompt, **labels).sample
+        noisy = torch.cat([scheduler.add_noise(latent, eps, t), *given], dim=1)
+        output = unet(noisy, t, encoder_hidden_states=prompt, **labels).sample
         velocity = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(latent, eps, t) if velocity else eps
         return (output - target).square().mean(), output.new_zeros(())
