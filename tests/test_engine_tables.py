@@ -305,7 +305,7 @@ def test_ambiguous_selectors_and_wrong_metrics_are_errors(judge):
 def test_the_ledger_is_read_strictly(judge, tmp_path):
     cases = {
         "claim R3: rule 'equal' needs margin": f'rule = "equal"\n{SIDES}',
-        r"'marign'; accepted are rule, name": f"{GREATER}marign = 1\n",
+        "unexpected keyword argument 'marign'": f"{GREATER}marign = 1\n",
         "rule 'bigger' is unknown: choose one of greater": f'rule = "bigger"\n{SIDES}',
         "needs reason": 'rule = "unmeasured"\nreason = ""\n',
     }

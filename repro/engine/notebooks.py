@@ -191,6 +191,7 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any]) -> str | None:
         papermill.execute_notebook(
             path, out, values, kernel_name="python3", cwd=path.parent, progress_bar=bar,
             start_timeout=180,  # seconds; a cold disk reads torch slowly
+            extra_arguments=["--log-level=40"],  # of the kernel: errors only
         )  # fmt: skip
     except PapermillExecutionError as failure:
         return f", code cell {failure.exec_count}:\n" + "\n".join(failure.traceback)
