@@ -15,7 +15,7 @@ from repro.adir.guidance import Guidance, distance
 from repro.adir.study import measure as m
 from repro.adir.study import paper
 from repro.adir.study.experiments import SMOKE, TINY
-from repro.data.images import cut
+from repro.data.files import cut
 from repro.engine import grid
 from repro.engine.checkpoint import save_checkpoint
 from repro.errors import ReproError

@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from tiny import refused
 
-from repro.data.images import check_writable, image_size, read_image, read_srgb, resize, write_image
-from repro.data.inputs import masks, pictures
+from repro.data.images import check_writable, image_size, masks, pictures, read_image, read_srgb, resize, write_image
 from repro.errors import ReproError
 
 

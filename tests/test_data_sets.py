@@ -13,8 +13,7 @@ from PIL import Image
 
 from repro.cli import main
 from repro.data.datasets import LAYOUTS, DataCheck, check
-from repro.data.files import crops, list_images, pair_folders, read_flist, read_pairs, write_flist
-from repro.data.images import cut
+from repro.data.files import crops, cut, list_images, pair_folders, read_flist, read_pairs, write_flist
 from repro.errors import ReproError
 
 

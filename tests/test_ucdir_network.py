@@ -7,7 +7,7 @@ import torch
 from tiny import noises
 from torch.nn import functional as F
 
-from repro.data import images
+from repro.data import files
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
@@ -206,7 +206,7 @@ def noisier(images, noise):
 
 
 def cut(indices, crop, draw):
-    return images.cut([PICTURES[i] for i in indices.tolist()], crop, draw), None
+    return files.cut([PICTURES[i] for i in indices.tolist()], crop, draw), None
 
 
 def task(**learning):

@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 
 from repro.data import pack
 from repro.data.degradations import Noises
-from repro.data.images import cut, resize, to_model
+from repro.data.files import cut
+from repro.data.images import resize, to_model
 from repro.ddpm import process
 from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.checkpoint import load_checkpoint

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tyro.conf import Positional
 
-from repro.data.images import SUFFIXES, cut, image_size, read_image, resize
+from repro.data.images import SUFFIXES, image_size, read_image, resize
 from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -167,6 +167,22 @@ class DataFlist:
 # --- sets of images, prepared alike and kept in memory as 8-bit images while there is room ----------------------------
 
 
+def cut(
+    images: Tensor | Sequence[Tensor], size: int, draw: Tensor, *, flip: bool = True, names: Sequence | None = None
+) -> Tensor:
+    """Crops at given relative positions: `draw` (B, 3) in [0, 1) is top, left, and mirrored below 1/2."""
+    out = []
+    for image, name, (top, left, mirrored) in zip(images, names or range(len(images)), draw.tolist(), strict=True):
+        height, width = image.shape[-2:]
+        if not 1 <= size <= min(height, width):
+            raise ReproError(f"crops: a {size}x{size} crop does not fit into sample {name!r} of {height}x{width}")
+        # In double precision, in which u * n stays below n.
+        y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
+        part = image[..., y : y + size, x : x + size]
+        out.append(part.flip(-1) if flip and mirrored < 0.5 else part)
+    return torch.stack(out)
+
+
 def crops(
     images: Tensor | Sequence[Tensor], size: int, ids: Tensor | Sequence[int | str], seed: int, *, flip: bool = True
 ) -> Tensor:
@@ -254,7 +270,7 @@ class PictureSet:
     def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:
         """The same crop (B, 3, side, side) in [0, 1] of target, input and mask, None of what there is not.
 
-        `draw` is (B, 3) in [0, 1) as `repro.data.images.cut` takes it.
+        `draw` is (B, 3) in [0, 1) as `cut` takes it.
         """
         names, parts = self.names(indices), (self.targets, self.inputs, self.masks)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

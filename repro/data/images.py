@@ -48,7 +48,7 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
         ReproError: missing, empty, not an image, truncated, corrupt, too small, too large, or of an unknown kind.
     """
     name = name or (str(source) if isinstance(source, str | os.PathLike) else "the given image")
-    image = _on_white(read_channels(source, name))
+    image = _on_white(_read(source, name))
     height, width = image.shape[1:]
     if min(height, width) < min_side:
         raise ReproError(f"{name}: {width}x{height} is too small; both sides must be at least {min_side} pixels")
@@ -87,7 +87,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     return _opened(path, str(path), turned)
 
 
-def read_channels(source: ImageSource, name: str) -> Tensor:
+def _read(source: ImageSource, name: str) -> Tensor:
     """float32 (C, H, W) with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
     if isinstance(source, Tensor | np.ndarray):
         return _of_numbers(source, name)
@@ -203,6 +203,87 @@ def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     return image.contiguous()
 
 
+# --- batches and masks for pipelines ----------------------------------------------------------------------------------
+
+BLACK, WHITE = 0.1, 0.9  # what counts as black and white in a drawn mask
+GREY_SHARE = 0.1  # of the pixels may be neither, as soft edges and JPEG make them; they are cut at one half
+LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
+
+
+def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -> Tensor | None:
+    """What `read` makes of each of several, as one batch; None where `source` is one."""
+    if not (isinstance(source, list | tuple) or (isinstance(source, Tensor | np.ndarray) and source.ndim == 4)):
+        return None
+    parts = [read(one, f"{name} {i}" if len(source) > 1 else name, *options) for i, one in enumerate(source)]
+    sizes = sorted({tuple(part.shape[2:]) for part in parts})
+    if len(sizes) != 1:
+        found = ", ".join(f"{w}x{h}" for h, w in sizes) or "none"
+        raise ReproError(f"{name}: got {found} in one batch; accepted: at least one, all of one size")
+    return torch.cat(parts)
+
+
+def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
+    """float32 (B, channels, H, W) in [0, 1] of one image, a batch (B, C, H, W) or (B, H, W, C), or a list.
+
+    Each is whatever `read_image` accepts: one way for every pipeline. `channels` are 3 or, for a network of grey
+    images, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
+    """
+    if (batch := _batch(pictures, source, name, channels)) is not None:
+        return batch
+    image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
+    if channels == 3:
+        return image
+    if torch.equal(image[:, :1].expand_as(image), image):
+        return image[:, :1].contiguous()
+    return (image * torch.tensor(LUMINANCE).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:
+    """float32 (B, 1, H, W): 1 in the hole, 0 elsewhere.
+
+    - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0 and
+      255.
+    - Images (a file, a Pillow image, an array with colours): white, or any bright paint, is the hole on black. Where
+      parts are transparent and the paint is of one brightness, all that is painted is the hole, black paint too. Soft
+      edges are cut at one half.
+
+    Raises `ReproError` for a mask that is not black and white, or in which nothing, or all, is a hole.
+    """
+    if (batch := _batch(masks, source, name)) is not None:
+        return batch
+    if isinstance(source, np.ndarray) and (source.ndim == 2 or source.shape[-1] == 1):
+        source = torch.from_numpy(source.reshape(source.shape[:2]).copy())
+    if isinstance(source, Tensor):
+        hole = source[0] if source.ndim == 3 and len(source) == 1 else source
+        if hole.ndim != 2 or 0 in hole.shape:
+            raise ReproError(f"{name}: got shape {tuple(source.shape)}; accepted: (H, W), (1, H, W), (B, 1, H, W)")
+        hole = hole.float() / 255 if hole.dtype == torch.uint8 and hole.max() > 1 else hole.float()
+        if not ((hole == 0) | (hole == 1)).all():
+            found = f"values between {hole.min():g} and {hole.max():g}"
+            raise ReproError(f"{name}: holds {found}; accepted: 0 (kept) and 1 (hole) only")
+    else:
+        name = str(source) if isinstance(source, str | os.PathLike) else name
+        hole = _drawn(_read(source, name), name)
+    if hole.min() == hole.max():
+        found = "all of it" if hole.any() else "nothing in it"
+        raise ReproError(f"{name}: {found} is a hole; accepted: in a part 1, white, or paint on transparent, the hole")
+    return hole[None, None]
+
+
+def _drawn(image: Tensor, name: str) -> Tensor:
+    """The hole (H, W) of a mask (C, H, W) that somebody painted."""
+    value = image[:3].amax(dim=0)  # brightest channel, (H, W)
+    if len(image) == 4:
+        alpha = image[3]
+        opaque = value[alpha >= 0.5]
+        one_paint = len(opaque) == 0 or bool(opaque.max() - opaque.min() < 1 - WHITE)
+        value = alpha if one_paint and (alpha < 0.5).any() else value * alpha
+    grey = ((value > BLACK) & (value < WHITE)).float().mean().item()
+    if grey > GREY_SHARE:
+        raise ReproError(f"{name}: {grey:.0%} of its pixels are grey; accepted: black (kept) and white (hole)")
+    return (value >= 0.5).float()
+
+
 # --- ranges, sizes and writing ----------------------------------------------------------------------------------------
 
 
@@ -237,22 +318,6 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     batch = image if image.dim() == 4 else image[None]
     out = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
     return out if image.dim() == 4 else out[0]
-
-
-def cut(
-    images: Tensor | Sequence[Tensor], size: int, draw: Tensor, *, flip: bool = True, names: Sequence | None = None
-) -> Tensor:
-    """Crops at given relative positions: `draw` (B, 3) in [0, 1) is top, left, and mirrored below 1/2."""
-    out = []
-    for image, name, (top, left, mirrored) in zip(images, names or range(len(images)), draw.tolist(), strict=True):
-        height, width = image.shape[-2:]
-        if not 1 <= size <= min(height, width):
-            raise ReproError(f"crops: a {size}x{size} crop does not fit into sample {name!r} of {height}x{width}")
-        # In double precision, in which u * n stays below n.
-        y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
-        part = image[..., y : y + size, x : x + size]
-        out.append(part.flip(-1) if flip and mirrored < 0.5 else part)
-    return torch.stack(out)
 
 
 _JPEG = {"quality": 95, "subsampling": 0}

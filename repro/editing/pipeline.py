@@ -14,8 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data import inputs
-from repro.data.images import ImageSource, resize
+from repro.data.images import ImageSource, masks, pictures, resize
 from repro.ddpm.process import Kind, q_sample
 from repro.ddpm.samplers import sample
 from repro.ddpm.schedules import Schedule, by_name, to_diffusers
@@ -132,11 +131,11 @@ class EditingPipeline(DiffusionPipeline):
         An amount is the same share of the image at every resolution; grain alone has a size in pixels.
 
         Args:
-            image: one image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
+            image: one image, a batch or a list of one size, as `repro.data.images.pictures` accepts.
             blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
                 [0, 0.1]). None is off.
             reference: an image, or one each, of any size, that gives the colours.
-            mask: of the images' size, or one each, as `repro.data.inputs.masks` accepts; 1 or white is filled anew.
+            mask: of the images' size, or one each, as `repro.data.images.masks` accepts; 1 or white is filled anew.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
                 more may follow (`Editor.refine`).
             generator: one, or one an image. seed: instead of it deterministic per-sample noise, keyed by seed and place
@@ -152,9 +151,9 @@ class EditingPipeline(DiffusionPipeline):
         one_of("output_type", output_type, ("pil", "np", "pt"))
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
         device = self._execution_device
-        x = inputs.pictures(image, "image").to(device)
-        target = None if reference is None else inputs.pictures(reference, "reference").to(device)
-        hole = None if mask is None else inputs.masks(mask, "mask").to(device)
+        x = pictures(image, "image").to(device)
+        target = None if reference is None else pictures(reference, "reference").to(device)
+        hole = None if mask is None else masks(mask, "mask").to(device)
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
         if min(x.shape[2:]) < least:
             size = f"{x.shape[3]}x{x.shape[2]}"

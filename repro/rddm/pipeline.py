@@ -19,8 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from repro.data.images import ImageSource, to_model
-from repro.data.inputs import pictures
+from repro.data.images import ImageSource, pictures, to_model
 from repro.ddpm.samplers import spaced
 from repro.engine.checkpoint import load_checkpoint
 from repro.errors import ReproError, one_of
@@ -189,7 +188,7 @@ class RDDMPipeline(DiffusionPipeline):
         """Restored images, `.images`.
 
         Args:
-            image: a degraded image, a batch or a list of one size, as `repro.data.inputs.pictures` accepts.
+            image: a degraded image, a batch or a list of one size, as `repro.data.images.pictures` accepts.
             num_inference_steps, start: see `RDDMScheduler.set_timesteps`.
             eta: 0 deterministic, 1 the posterior's variance.
             generator: one, or one an image, so that an image does not depend on its batch; or a seed that makes one.

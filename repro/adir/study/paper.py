@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
 from repro.adir.operators import Separable
 from repro.adir.pipeline import Embedding
-from repro.data.images import cut, to_model
+from repro.data.files import cut
+from repro.data.images import to_model
 from repro.errors import ReproError
 
 ADM: dict[str, Any] = {

@@ -23,8 +23,8 @@ from repro import paths
 from repro.data import pack, wetglass
 from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
-from repro.data.files import Pair, Pictures, PictureSet, equalised, list_images, squared
-from repro.data.images import cut, resize, to_model
+from repro.data.files import Pair, Pictures, PictureSet, cut, equalised, list_images, squared
+from repro.data.images import resize, to_model
 from repro.ddpm.study.experiments import fashion_tensor
 from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment

@@ -14,8 +14,8 @@ from repro import paths
 from repro.data import pack
 from repro.data.datasets import read_split
 from repro.data.degradations import TASKS
-from repro.data.files import Pictures, PictureSet, list_images, pair_folders
-from repro.data.images import center_crop, cut, resize
+from repro.data.files import Pictures, PictureSet, cut, list_images, pair_folders
+from repro.data.images import center_crop, resize
 from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
 from repro.errors import one_of
