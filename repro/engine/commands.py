@@ -58,7 +58,12 @@ class Train:
         for e in [find(name) for name in self.names] or untrained:
             if precision_here(e.recipe, DEVICE) != e.recipe.precision:
                 print(f"{e.name}: this processor has no bf16 instructions, so the training runs in fp32", flush=True)
-            seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
+            try:
+                seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
+            except KeyboardInterrupt:
+                kept = f"the same command goes on from {e.state}" if e.state.exists() else "nothing was to be kept yet"
+                print(f"repro train: {e.name} is stopped; {kept}", file=sys.stderr)
+                return 130
             left = f"weights: {e.weights}" if seen >= e.recipe.images else f"state: {e.state}"
             print(f"{e.name}: {seen:,} of {e.recipe.images:,} images; {left}")
         return 0
