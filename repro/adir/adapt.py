@@ -1,8 +1,7 @@
 """The prior, and its adaptation: some low-rank training, on the measurement itself or its neighbours.
 
-The prior is a pixel-space DDPM with a learned variance, trained on crops of photographs at several scales: Ho et al.,
-"Denoising Diffusion Probabilistic Models", algorithm 1, with the hybrid loss of Nichol and Dhariwal, "Improved
-Denoising Diffusion Probabilistic Models", eq. 16; the small sister of guided-diffusion's unconditional model.
+The prior is a pixel-space DDPM trained on crops of photographs at several scales, by the hybrid loss of Nichol and
+Dhariwal, "Improved Denoising Diffusion Probabilistic Models", eq. 16, like guided-diffusion's unconditional model.
 
 ADIR, eq. 18 (on y) and eq. 20 (on K retrieved images): the simple loss of DDPM plus 0.1 times LPIPS of the clean
 estimate, Adam at 1e-4, batches of 6 random crops that share one timestep (Table 1 and section 4). The paper does not
@@ -100,10 +99,9 @@ class PriorTask:
         return process.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE)
 
 
-# -- low-rank factors: W + (alpha / r) B A, without a trace on the network. Hu et al., "LoRA: Low-Rank Adaptation of
-# Large Language Models"; for a k x k convolution A is a k x k convolution to r channels and B a 1 x 1 convolution, as
-# the package peft has it. Factors are a plain dictionary, "<convolution>.down" (r, in, k, k) and "<convolution>.up"
-# (out, r).
+# -- low-rank factors: W + (alpha / r) B A. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models"; for a
+# k x k convolution A is one to r channels and B a 1 x 1 convolution, as the package peft has it. Factors are a plain
+# dictionary, "<convolution>.down" (r, in, k, k) and "<convolution>.up" (out, r).
 
 
 def fresh_factors(network: nn.Module, rank: int = 16, pointwise: bool = True, seed: int = 0) -> dict[str, nn.Parameter]:
@@ -148,10 +146,8 @@ def factors_on(network: nn.Module, factors: Mapping[str, Tensor], alpha: float =
 
 
 class Adapted(ModelMixin, ConfigMixin):
-    """A network that ships with low-rank factors on: these alone are trained, and kept in a checkpoint of their own.
-
-    `base` names the network's checkpoint, `rank` and `alpha` are of its factors.
-    """
+    """A network that ships with low-rank factors on: these alone are trained, and kept in a checkpoint of their own;
+    `base` names the network's."""
 
     @register_to_config
     def __init__(self, base: str = PRIOR, rank: int = 8, alpha: float = 4) -> None:
@@ -242,8 +238,7 @@ def adapt(
 ) -> Iterator[AdaptStep]:
     """Adapt a prior to `images` (3, H, W) in [0, 1], one iteration at a time; its own weights stay what they are.
 
-    With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar. Raises
-    `ReproError` for a damaged state and a loss that is not finite.
+    With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar.
     """
     pictures, device = [sizes(x) for x in images], next(network.parameters()).device
     side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
@@ -256,8 +251,7 @@ def adapt(
         eps = noise("noise").normal(tuple(x0.shape[1:])).to(device)
         return loss(process.model_fn(model), x0, t.to(device), eps, SCHEDULE, settings)
 
-    summed = {"sums": images, "weights": [p.detach() for p in network.parameters()]}
-    about = {name: [float(x.sum()) for x in tensors] for name, tensors in summed.items()}
+    about = {"sums": [float(x.sum()) for x in images], "weights": [p.sum().item() for p in network.parameters()]}
     return train(network, loss_of, settings, seed, about, state, progress)
 
 
@@ -276,12 +270,8 @@ def train(
     state: Path | None = None,
     progress: bool = False,
 ) -> Iterator[AdaptStep]:
-    """Train fresh factors of a network by Adam.
-
-    Args:
-        loss_of: (the network with its factors on, number of the iteration from 0) -> the loss's two parts.
-        about: what the loss follows from; with `settings` and `seed` it names the file in the folder `state`.
-    """
+    """Train fresh factors of a network by Adam; `loss_of`: (the network with its factors on, number of the iteration
+    from 0) -> the loss's two parts. `about`, what that follows from, names the file in the folder `state`."""
     network.requires_grad_(False)
     factors = fresh_factors(network, settings.rank, settings.pointwise, seed)
     carried, optimizer = nn.ParameterList(factors.values()), torch.optim.Adam(factors.values(), lr=settings.lr)

@@ -2,10 +2,8 @@
 
 Each reverse step of a plain diffusion network is moved towards images that explain y: x_{t-1} is drawn from
 N(mu + s Sigma g, Sigma) with g = -2 A^T (A mu - y_t), y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (eqs. 10,
-16, 17). The network is never differentiated. The step itself is `repro.ddpm.samplers.ancestral`; this is its guide.
-
-Two other ways to let a measurement guide a network stand below in the same notation: Kawar et al., "Denoising Diffusion
-Restoration Models", and Chung et al., "Diffusion Posterior Sampling for General Noisy Inverse Problems".
+16, 17). The network is never differentiated. In the same notation: Kawar et al., "Denoising Diffusion Restoration
+Models", and Chung et al., "Diffusion Posterior Sampling for General Noisy Inverse Problems".
 """
 
 import math
@@ -129,11 +127,10 @@ def ddrm(
     steps: int = STEPS,
     smallest: float = SMALLEST,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(state, clean estimate) of each step, both (B, 3, H, W); the last state is the result.
+    """(state, clean estimate) of each step, both (B, 3, H, W); the last state is the result (DDRM, eqs. 4 to 8).
 
-    Works in the coordinates of A's right singular vectors, where every coordinate is seen alone, with noise of sigma /
-    singular value, or not at all (DDRM, eqs. 4 to 8). States are scaled as x_t / sqrt(alpha_bar_t), noise level
-    sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t).
+    In the coordinates of A's right singular vectors each is seen alone, with noise of sigma / singular value, or not at
+    all. States are scaled as x_t / sqrt(alpha_bar_t), noise level sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t).
     """
     ts = spaced(schedule.T, steps, "linspace")
     ab = [float(schedule.alpha_bar[t]) for t in ts]
@@ -180,9 +177,8 @@ def halved() -> Separable:
 
 def measurement(seed: int = 0) -> Tensor:
     """(1, 3, 2, 2) of an image drawn from the prior."""
-    data = gaussian()
     z = KeyedNoise(seed, [0], "adir/oracle").normal((D,)).double()[0]
-    x = torch.linalg.cholesky(data.covariance) @ z  # unique, as eigenvectors are not
+    x = torch.linalg.cholesky(gaussian().covariance) @ z  # unique, as eigenvectors are not
     return halved().A(x.float().reshape(1, *SHAPE))
 
 
@@ -206,8 +202,8 @@ def guided(data: GaussianData, operator: Separable, y: Tensor, settings: Guidanc
 def distance(settings: Guidance, steps: int, seed: int = 0) -> tuple[float, float]:
     """How far guided sampling is from the posterior: error of the mean over the mean's norm, and relative difference of
     the total standard deviations; beyond 1e6 both count as 1e6."""
-    data, op, y = gaussian(), halved(), measurement(seed)
-    (mean, covariance), (found, spread) = posterior(data, op, y), guided(data, op, y, settings, steps)
+    given = gaussian(), halved(), measurement(seed)
+    (mean, covariance), (found, spread) = posterior(*given), guided(*given, settings, steps)
     wide = [c.diagonal().clamp(min=0).sum().sqrt() for c in (covariance, spread)]
     errors = float((found - mean).norm() / mean.norm()), float((wide[1] - wide[0]).abs() / wide[0])
     return tuple(min(e, 1e6) if math.isfinite(e) else 1e6 for e in errors)  # type: ignore[return-value]

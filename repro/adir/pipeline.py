@@ -1,9 +1,8 @@
 """From a measurement to an image: retrieve, adapt, guide. What `repro restore --method adir` runs.
 
 Neighbours are the K images of an external set whose embeddings lie nearest to the measurement's (eq. 19). The paper
-embeds with CLIP and prints the distance 2 arcsin(||a - b||^2 / 2). On unit vectors ||a - b||^2 / 2 is 1 - cos, so it
-grows with falling cosine, and is not defined beyond 90 degrees, where 1 - cos exceeds 1. Cosine gives the same order
-and always exists: that is what is used here, on EfficientNet-Lite0, which comes with the dependencies.
+embeds with CLIP and prints the distance 2 arcsin(||a - b||^2 / 2), on unit vectors 2 arcsin(1 - cos): it grows with
+falling cosine and is not defined beyond 90 degrees. Here it is cosine, of EfficientNet-Lite0's features.
 """
 
 import copy
@@ -47,8 +46,7 @@ GUIDANCE = dict.fromkeys(TASKS, Guidance()) | {"colour": Guidance(scale=1000.0, 
 Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d)
 
 
-def efficientnet(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> (B, 1280)."""
+def efficientnet(images: Tensor) -> Tensor:  # an Embedding
     from repro.metrics.features import efficientnet_lite0, extract
 
     return extract(efficientnet_lite0(), images)
@@ -202,6 +200,5 @@ def task_operator(task: str, measurement: Tensor) -> Separable:
 @torch.no_grad()
 def degrade(image: Tensor, task: str, seed: int = 0) -> Tensor:
     """The measurement of a clean image (3, H, W) in [0, 1] as `ADIR` takes it: (3, h, w) in [0, 1], noise clipped."""
-    op = operator(task, *image.shape[1:])
-    y = op.measure(to_model(image[None]), KeyedNoise(seed, ["image"], "adir/measure"))
-    return to_unit(y)[0].expand(3, -1, -1)
+    noise = KeyedNoise(seed, ["image"], "adir/measure")
+    return to_unit(operator(task, *image.shape[1:]).measure(to_model(image[None]), noise))[0].expand(3, -1, -1)

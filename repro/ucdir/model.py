@@ -33,10 +33,10 @@ class UCDIR(ModelMixin, ConfigMixin):
             is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
         level_input: what f takes as the noise level, "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
-        predictor_channels, predictor_levels: width of u's first level, doubled at each of the following.
-        predictor_widest: most channels of a level of u; 0: no limit.
-        base_channels, channel_mults, blocks: width of f's first level, of each level over it, blocks a level down (one
-            more up).
+        predictor_channels, predictor_levels, predictor_widest: width of u's first level, doubled at each of the
+            following, up to a limit (0: none).
+        base_channels, channel_mults, blocks: width of f's first level, of each over it, blocks a level down (one more
+            up).
         light: our small form instead of the published one. u adds its output, zero at the start, to the degraded image
             and has a GroupNorm of one group behind each convolution; f has as many blocks up as down, one in the
             middle, and only its blocks' outputs skip to the other side; both take the whole image's `statistics`.
@@ -134,8 +134,7 @@ class Learning:
     `squared`    squared error of what the objective names, instead of L1.
     `detach`     whether the predictor is cut off from the diffusion loss: a `pixel` loss must train it then.
     `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
-    `perceptual` weight of LPIPS (AlexNet) between initial estimate and clean image, of a quarter of each batch, at
-                 a quarter of the cost (published: 0).
+    `perceptual` weight of LPIPS (AlexNet) between the two, of a quarter of each batch (published: 0).
     `hidden`     share of the samples whose strength the network is not given (nan).
     `shared`     one t a batch (published) instead of one a sample.
     """
@@ -204,9 +203,7 @@ class RestorationTask:
 
     def tasks(self, clean: Tensor, noise: Noises) -> Tensor:
         """(B,) the number of each sample's task."""
-        if len(self.degrade) < 2:
-            return torch.zeros(len(clean), dtype=torch.long, device=clean.device)
-        return noise("task").integers(0, len(self.degrade)).to(clean.device)
+        return noise("task").integers(0, max(1, len(self.degrade))).to(clean.device)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         clean, degraded, strength = self.pair(indices, noise)

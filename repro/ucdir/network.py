@@ -22,11 +22,9 @@ BASES = 8  # N, as published (the paper's figure draws 3)
 
 
 class Integration(nn.Module):
-    """Conditional integration module: G (B, c_out, H, W) from the guide and S (B, c_out, 1, 1) from the scalars, as
-    their `product`, which starts near 1, or their sum; without a guide (`c_guide` = 0) S alone.
-
-    G: 1x1 convolution, SimpleGate (one half times the other), 3x3 convolution. S: linear, Swish, linear.
-    """
+    """Conditional integration module: G (B, c_out, H, W) from the guide, through a SimpleGate (one half times the
+    other), and S (B, c_out, 1, 1) from the scalars, as their `product`, which starts near 1, or their sum; without a
+    guide (`c_guide` = 0) S alone."""
 
     def __init__(self, c_guide: int, c_emb: int, c_out: int, product: bool) -> None:
         super().__init__()
@@ -51,8 +49,8 @@ class AdaptiveKernels(nn.Module):
     """A convolution with a kernel of its own at every position: F = sum_b M[b] W_b, M = G S (Eq. 2).
 
     The bases W_b are grouped kernels with N groups, so all N of them cost as much as one full convolution: one grouped
-    convolution C -> C N, basis fastest, then the sum over the bases weighted by M. In channels-last memory that sum is
-    a product of matrices, which makes it fast. M starts near 1 in every basis: an ordinary grouped convolution.
+    convolution C -> C N, basis fastest, then the sum over the bases weighted by M, in channels-last memory a product of
+    matrices. M starts near 1 in every basis: an ordinary grouped convolution.
     """
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
@@ -99,18 +97,15 @@ CONDITIONING |= {way: partial(OrdinaryKernels, way=way) for way in ("addition", 
 
 
 def statistics(x: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B, 6) in [-2, 0]: log2 of each channel's mean and deviation, divided by 4.
-
-    A network of convolutions sees a neighbourhood; how dark or coloured the photograph is as a whole it must be given.
-    """
+    """(B, 3, H, W) in [-1, 1] -> (B, 6) in [-2, 0]: log2 of each channel's mean and deviation, divided by 4, for a
+    network of convolutions, whose outputs depend on neighbourhoods only."""
     x = (x.float() + 1) / 2
     both = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3), correction=0)], dim=1)
     return (both.clamp(min=0) + 1 / 255).log2() / 4
 
 
 class Pair(nn.Module):
-    """Two 3x3 convolutions, each with LeakyReLU 0.2; with scalars of width `c_emb`, which are added after the first,
-    each also has a GroupNorm of one group."""
+    """Two 3x3 convolutions; with scalars of width `c_emb`, added after the first, each has a GroupNorm of one group."""
 
     def __init__(self, c_in: int, c_out: int, c_emb: int) -> None:
         super().__init__()
@@ -120,8 +115,7 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         h = self.norm1(self.conv1(x))
-        if self.scalars is not None:
-            h = h + self.scalars(emb)[:, :, None, None]
+        h = h if self.scalars is None else h + self.scalars(emb)[:, :, None, None]
         return F.leaky_relu(self.norm2(self.conv2(F.leaky_relu(h, 0.2))), 0.2)
 
 
@@ -297,8 +291,7 @@ class DiffusionUNet(nn.Module):
     def forward(
         self, degraded: Tensor, noisy: Tensor, level: Tensor, guide: Tensor | None, **scalars: Tensor | None
     ) -> Tensor:
-        """(B, 3, H, W) of images of any size; `scalars`: see `embed`, `view` being the statistics of the whole image
-        where `degraded` is a part of one."""
+        """(B, 3, H, W) of images of any size; `scalars`: see `embed`; `view` as `Predictor` takes it."""
         view = scalars.pop("view", None)
         emb = self.embed(level, statistics(degraded) if view is None else view, **scalars)
         x, box = pad_to_multiple(torch.cat([degraded, noisy], dim=1), self.stride)

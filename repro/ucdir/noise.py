@@ -1,9 +1,8 @@
 """Noise levels, continuous in training (WaveGrad's way) and a short list at inference, and the samplers that walk them.
 
-A noisy residual is r_g = sqrt(gamma) r + sqrt(1 - gamma) eps; gamma runs from 1 (no noise) towards 0. Training draws
-sqrt(gamma) from a continuum, so inference may use any decreasing list of levels. Two families are in use: a part of the
-training levels at equal distances of t ("uniform interpolation", the paper's words), and a new linear schedule of betas
-from 1e-6 to 0.4 over 50 steps (the public code). They agree as long as the sum of the betas does (about 10).
+A noisy residual is r_g = sqrt(gamma) r + sqrt(1 - gamma) eps; gamma runs from 1 (no noise) towards 0. Inference uses a
+part of the training levels at equal distances of t ("uniform interpolation", the paper's words), or a new linear
+schedule of betas from 1e-6 to 0.4 over 50 steps (the public code): they agree as long as the sum of the betas does.
 """
 
 import itertools
@@ -68,8 +67,7 @@ def linear_levels(steps: int = 50, end: float = 0.4) -> tuple[float, ...]:
 
 @dataclass
 class Step:
-    """One step from level `gamma`: `noisy` is the state before it, `eps` and `clean` are what was predicted from that,
-    `residual` is the new state."""
+    """One step from level `gamma`: the state before it, what was predicted from that, and the new state, `residual`."""
 
     i: int
     gamma: float

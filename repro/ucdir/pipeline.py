@@ -50,8 +50,7 @@ class Tiles:
 def by_tiles(fn: Callable[..., Tensor], images: Sequence[Tensor], tiles: Tiles | None, stride: int) -> Tensor:
     """`fn(*images)` (B, 3, H, W), computed tile by tile; None computes it in one piece.
 
-    The image is first padded to the network's stride, of which size and margin must be multiples. With a margin as
-    wide as the network's receptive field (and no statistics over the tile) the result is that of one piece.
+    With a margin as wide as the network's receptive field (and no statistics over the tile) the result is the same.
     """
     if tiles is None or max(images[0].shape[-2:]) <= tiles.size:
         return fn(*images)
@@ -132,13 +131,12 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
     `outside`: tiles restored one by one from beginning to end and then joined, the common practice that leaves a grid;
     each draws noise, and has statistics and a first estimate, of its own.
     """
-    if outside is None:
-        return deque(trajectory(model, degraded, noise, **settings), maxlen=1)[0][1].clamp(-1, 1)
     starts = itertools.count(0, 1000)
 
     def whole(part: Tensor) -> Tensor:
         first = next(starts)
-        return restore(model, part, lambda step, like: noise(first + step, like), **settings)
+        steps = trajectory(model, part, lambda step, like: noise(first + step, like), **settings)
+        return deque(steps, maxlen=1)[0][1].clamp(-1, 1)
 
     return by_tiles(whole, [degraded], outside, model.unet.stride)
 

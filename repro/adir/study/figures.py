@@ -134,9 +134,8 @@ def network(now: Lesson) -> nn.Module:
 
 def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:
     """(x, y), (1, …) each, of a held-out photograph or an unseen texture, as measured."""
-    names, x, y = m.measured(which, task, live)
-    i = names.index(name)
-    return x[i : i + 1], y[i : i + 1]
+    names, *both = m.measured(which, task, live)
+    return tuple(part[[names.index(name)]] for part in both)
 
 
 def names(now: Lesson, which: str) -> tuple[str, ...]:
@@ -163,8 +162,8 @@ def gallery(now: Lesson, name: str, seed: int = 0) -> dict[str, dict[str, Tensor
     rows = {}
     for task, text in SHORT.items():
         x, y = scene(now["live"], "photos", name, task)
-        found = {words: guided(now, y, task, name, seed, words.lower()) for words in ("DDRM", "GD")}
-        rows[text] = {k: v[0] for k, v in {"clean": x, "measurement": y, **found}.items()}
+        found = {words: guided(now, y, task, name, seed, words.lower())[0] for words in ("DDRM", "GD")}
+        rows[text] = {"clean": x[0], "measurement": y[0], **found}
     return rows
 
 
@@ -174,10 +173,10 @@ def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     for which, task in m.SHIPPED:
         name = names(now, which)[0]
         x, y = scene(now["live"], which, name, task)
-        row = {"clean": x, "measurement": y, "GD": guided(now, y, task, name, seed)}
+        row = {"clean": x[0], "measurement": y[0], "GD": guided(now, y, task, name, seed)[0]}
         with factors_on(network(now), shipped_factors(now, which, task)):
-            row["ADIR"] = guided(now, y, task, name, seed)
-        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = {k: v[0] for k, v in row.items()}
+            row["ADIR"] = guided(now, y, task, name, seed)[0]
+        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = row
     return rows
 
 
@@ -204,11 +203,10 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
     """Clean, measurement, the clean estimate halfway, and the reconstruction of one image."""
     which, name = "unseen" if image in names(now, "unseen") else "adapted", TASKS[task]
     x, y = scene(now["live"], "photos" if which == "adapted" else which, image, name)
-    first, factors = names(now, which)[0], {}
-    if adapted == "neighbours":
-        if image != first or (which, name) not in m.SHIPPED:
-            raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
-        factors = shipped_factors(now, which, name)
+    first = names(now, which)[0]
+    if adapted == "neighbours" and (image != first or (which, name) not in m.SHIPPED):
+        raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
+    factors = shipped_factors(now, which, name) if adapted == "neighbours" else {}
     given = (model_fn(network(now)), y, operator(name, x.shape[-1]), SCHEDULE)
     settings = replace(GUIDANCE[name], scale=scale)
     with factors_on(network(now), factors):
@@ -273,5 +271,4 @@ def tiles() -> dict[str, Tensor]:
         noise = KeyedNoise(0, [photo], "overview/measurement")
         measured = to_unit(operator(task, *TILE).measure(clean, noise))[0]
         shown |= {f"input: {given}": measured, made: pipe(measured, task)}
-    size = tuple(2 * n for n in TILE)
-    return {words: F.interpolate(image[None], size=size, mode="nearest")[0] for words, image in shown.items()}
+    return {words: F.interpolate(image[None], size=(192, 256))[0] for words, image in shown.items()}

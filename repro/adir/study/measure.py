@@ -115,27 +115,18 @@ def setting_of(cell: Mapping[str, Any], profile: str = "small") -> dict[str, Any
         for kind in (Guidance, Adaptation)
     )
     task, k = cell.get("task", "sr4"), now["texture_k" if cell.get("set") in SQUARES else "k"]
-    return {
-        "guidance": dataclasses.replace(GUIDANCE[task], **guiding),
-        "adaptation": Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting}),
-        **{"steps": now["steps"], "seed": 0, "k": k, "assumed": task, **changes},
-    }
+    adaptation = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting})
+    made = {"guidance": dataclasses.replace(GUIDANCE[task], **guiding), "adaptation": adaptation}
+    return made | {"steps": now["steps"], "seed": 0, "k": k, "assumed": task, **changes}
 
 
 def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
-    """The LoRA factors of one image of a cell: shipped, kept from before in runs/, or adapted now (and kept).
-
-    Their file is named by a hash of all that they follow from.
-    """
+    """The LoRA factors of one image of a cell: shipped, kept in runs/, or adapted now and kept; their file
+    is named by a hash of all that they follow from."""
     chosen, (names, x, y) = setting_of(cell, profile), measured(cell["set"], cell["task"], profile)
-    about = {
-        "adaptation": dataclasses.asdict(chosen["adaptation"]),
-        "to": cell["adapt"],
-        "k": chosen["k"],
-        "task": [cell["task"], chosen["assumed"]],
-        "image": [cell["set"], names[i], x.shape[-1]],
-        "weights": weights_hash(experiment),
-    }
+    about = {"adaptation": dataclasses.asdict(chosen["adaptation"]), "to": cell["adapt"], "k": chosen["k"]}
+    about |= {"task": [cell["task"], chosen["assumed"]], "image": [cell["set"], names[i], x.shape[-1]]}
+    about |= {"weights": weights_hash(experiment)}
     kept, file = paths.runs() / "adir" / "lora", f"{digest(about)}.safetensors"
     for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
         if (folder / file).exists():
@@ -200,9 +191,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     x, y, estimate = outputs(experiment, cell, k, profile)
     op = operator(cell["task"], x.shape[-1])
     unit, truth = to_unit(estimate), to_unit(x)
-    error = (op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
-    found[RESIDUAL] = error.tolist()
+    found[RESIDUAL] = ((op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2).tolist()
     if k is None and len(x) > 2:
         from repro.metrics.features import paired_kid
 
@@ -224,12 +214,12 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
         return None
     if experiment == "oracle-posterior":
         return Sample(5, 1, hashlib.sha256(b"gaussian").hexdigest())
-    which = cell.get("set", "photos")
-    names, data = images(which, profile)[0], hashlib.sha256(f"adir {which} {profile} {MEASURE_SEED}".encode())
-    for name in names:
-        data.update(name.encode() + (b"" if which in SQUARES else pack.file_hash(pack.picture(name).path).encode()))
+    names = images(which := cell.get("set", "photos"), profile)[0]
+    files = {name: "" if which in SQUARES else pack.file_hash(pack.picture(name).path) for name in names}
+    text = f"adir {which} {profile} {MEASURE_SEED}" + "".join(name + file for name, file in files.items())
+    data = hashlib.sha256(text.encode()).hexdigest()
     if "adapt" not in cell:  # a baseline, or retrieval
-        return Sample(len(names), 2 if "set" in cell else 1, data.hexdigest())
+        return Sample(len(names), 2 if "set" in cell else 1, data)
     here = cell["adapt"] == "none" or (cell["adapt"] == "neighbours" and (which, cell["task"]) in SHIPPED)
     k = int(here and cell["setting"] == "default" and cell["set"] != "large" and cell["method"] != "dps")
-    return Sample(len(names), k, data.hexdigest(), ships=k > 0)
+    return Sample(len(names), k, data, ships=k > 0)

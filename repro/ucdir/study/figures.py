@@ -40,8 +40,7 @@ SAMPLERS = {"ancestral": "ancestral", "DDIM": "ddim", "DPM-Solver++": "dpm"}
 
 
 def net(now: Lesson, name: str) -> UCDIR | None:
-    """The network for use of a task, or the one of a small-profile name, in the profile whose networks run live; None
-    where it is not here."""
+    """The network for use of a task, or that of a name, in the profile that runs live; None without weights."""
     own = in_profile(SHIPPED.format(task=name) if name in WORDS.values() else name, now["live"])
     return load_checkpoint(own) if trained(own) else None
 
@@ -93,9 +92,6 @@ def credits() -> str:
     """Who took the photographs shown."""
     chosen = map(pack.picture, (PHOTO, SECOND))
     return "photographs: " + "; ".join(f"{p.id.split('/')[-1]} by {p.author} ({p.licence})" for p in chosen)
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
@@ -211,8 +207,7 @@ def restore_view(
     now: Lesson, task: str, strength: float, start: str, steps: int, sampler: str, seed: int
 ) -> np.ndarray:
     """Input, first estimate, result and truth of a held-out photograph at these settings."""
-    name = WORDS[task]
-    if (model := net(now, name)) is None:
+    if (model := net(now, name := WORDS[task])) is None:
         return missing(task)
     clean, degraded = pair(PHOTO, now["side"], name, strength)
     shown = {"input": degraded, "first estimate": estimate(model, degraded, name)}
@@ -237,8 +232,7 @@ def own_photo(
     now: Lesson, photo: UploadedFile | None, task: str, strength: float, spoil: bool, start: str, steps: int, seed: int
 ) -> np.ndarray:
     """A reader's photograph (or one of ours), degraded first where asked for, and restored."""
-    name = WORDS[task]
-    if (model := net(now, name)) is None:
+    if (model := net(now, name := WORDS[task])) is None:
         return missing(task)
     image, words = photograph(photo, now["side"], pack.load(pack.picture(SECOND)), "a held-out photograph")
     given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
@@ -281,12 +275,11 @@ NEEDS = tuple(SHIPPED.format(task=task) for task, *_ in SHOWN)
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
-    shown = {}
+    made: dict[str, Tensor] = {}
     for task, photo, fixed, words in SHOWN:
         clean = resize(pack.load(pack.picture(photo)), 256)[None]
         given = TASKS[task].degrade(clean, stream(7, photo), **fixed)[0][0]
         pipe = pipeline.UCDIRPipeline.shipped(task)
         pipe.set_progress_bar_config(disable=True)
-        made = {f"input: {words}": given, "restored" + " " * len(shown): pipe(given, output_type="pt").images[0]}
-        shown |= {name: center_crop(resize(image, 192), (192, 256)) for name, image in made.items()}
-    return shown
+        made |= {f"input: {words}": given, "restored" + " " * len(made): pipe(given, output_type="pt").images[0]}
+    return {name: center_crop(resize(image, 192), (192, 256)) for name, image in made.items()}

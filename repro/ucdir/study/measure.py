@@ -145,19 +145,16 @@ def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
     """One score of an image; 0 for smoke's images, which are too small for some."""
     if min(image.shape[-2:]) < protocols.protocol(protocol).smallest:
         return 0.0
-    reference = () if protocol.startswith("niqe") else (truth[None],)
-    return protocols.score(protocol, image[None], *reference).item()
+    return protocols.score(protocol, image[None], None if protocol.startswith("niqe") else truth[None]).item()
 
 
 def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
     """KID of 128-pixel patches against those of the clean photographs, one value for each third of them."""
     from repro.metrics import features
 
-    net = features.efficientnet_lite0()
-
     def embedded(images: list[Tensor]) -> Tensor:
         tiles = [x.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1) for x in images]
-        return features.extract(net, torch.cat(tiles))
+        return features.extract(features.efficientnet_lite0(), torch.cat(tiles))
 
     thirds = [(embedded(outputs[part::SETS]), embedded(clean[part::SETS])) for part in range(SETS)]
     return [features.kid(a, b, min(len(a), len(b)), 1, seed=0) for a, b in thirds]
@@ -180,11 +177,10 @@ def seam_energy(image: Tensor, truth: Tensor, tiles: Tiles) -> float:
 
     Mean absolute difference between neighbours on both sides of a line, over that 5 pixels beside it, in like content.
     """
-    error, lines, beside = image - truth, [], []
+    lines, beside = [], []
     for axis in (-2, -1):
-        jump = error.diff(dim=axis).abs()
-        for _, first, _ in tiles.along(error.shape[axis])[1:]:
-            at = first - 1
+        jump = (image - truth).diff(dim=axis).abs()
+        for at in [first - 1 for _, first, _ in tiles.along(image.shape[axis])[1:]]:
             lines.append(jump.narrow(axis, at, 1).mean())
             beside += [jump.narrow(axis, at + d, 1).mean() for d in (-5, 5) if 0 <= at + d < jump.shape[axis]]
     return (torch.stack(lines).mean() / torch.stack(beside).mean()).item()
