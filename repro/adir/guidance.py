@@ -39,9 +39,8 @@ class Guidance:
         at: where the gradient is taken: "mean", mu of the step; or "x_t", as guided-diffusion does.
         level: alpha_bar of y_t: of the step's own "t", or of the "previous" step that mu belongs to.
         clip: whether mu is made of the clean estimate cut to [-1, 1] (guided-diffusion does, eq. 5 does not).
-        limit: largest s Sigma lambda, with lambda the largest eigenvalue of transpose times A. A step multiplies the
-            residual A mu - y_t by 1 - 2 s Sigma lambda: below 0 from 1/2 on, divergent from 1 on. With fewer steps
-            Sigma grows, so s is scaled down where it would exceed the limit. Infinity: never.
+        limit: largest s Sigma lambda, lambda being the largest eigenvalue of transpose times A; s is scaled down where
+            it would exceed it. A step multiplies A mu - y_t by 1 - 2 s Sigma lambda: divergent from 1 on.
     """
 
     scale: float = 10.0

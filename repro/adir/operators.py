@@ -1,8 +1,7 @@
 """Measurements y = A x + e of images x (B, 3, H, W) in [-1, 1], with A's adjoint, its singular values, and the noise.
 
-Every operator of the paper acts separately on channels, rows and columns, so each is three small matrices: A, its
-transpose and its singular value decomposition are products of theirs, and nothing is approximated. ADIR, sections 4.1
-to 4.3; eq. 1.
+Every operator of the paper (eq. 1, sections 4.1 to 4.3) acts separately on channels, rows and columns, so each is three
+small matrices: A, its transpose and its singular value decomposition are products of theirs.
 """
 
 import math

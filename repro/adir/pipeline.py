@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from safetensors.torch import load_file, save
@@ -52,8 +52,7 @@ def efficientnet(images: Tensor) -> Tensor:  # an Embedding
     return extract(efficientnet_lite0(), images)
 
 
-@dataclass(frozen=True)
-class Neighbours:
+class Neighbours(NamedTuple):
     """The answer to one query: names and cosine similarities, nearest first."""
 
     names: tuple[str, ...]

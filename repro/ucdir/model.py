@@ -40,12 +40,10 @@ class UCDIR(ModelMixin, ConfigMixin):
         light: our small form instead of the published one. u adds its output, zero at the start, to the degraded image
             and has a GroupNorm of one group behind each convolution; f has as many blocks up as down, one in the
             middle, and only its blocks' outputs skip to the other side; both take the whole image's `statistics`.
-        attention_levels: where f has self-attention, and then in the middle too; empty: nowhere.
+        attention_levels: where f has self-attention, and then in the middle.   dropout: before f's last convolution.
         norm, activation, guidance, conditioning: see CHOICES.
         patch: side of the square of pixels that becomes one position.
-        tasks: names of the tasks that the network tells apart: it takes the task's number and the strength, which may
-            be unknown. Empty: it takes neither.
-        dropout: before f's last convolution.
+        tasks: names of those whose number the network takes, with the strength, which may be unknown; empty: neither.
     """
 
     @register_to_config
@@ -106,7 +104,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean
         image it is the pass of the regression baseline: (estimate, initial estimate)."""
         initial = self.predictor(degraded, task=scalars.get("task"))
-        if clean is None or sqrt_gamma is None or eps is None:  # regression: no noise anywhere
+        if clean is None or sqrt_gamma is None or eps is None:
             zero, level = torch.zeros_like(degraded), degraded.new_zeros(len(degraded))
             return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), **scalars), initial
         used, (a, s) = initial.detach() if detach else initial, _weights(sqrt_gamma)
@@ -197,8 +195,7 @@ class RestorationTask:
         strength = None
         if degraded is None:
             made, own = [degrade(clean, noise) for degrade in self.degrade], self.tasks(clean, noise)
-            at = torch.arange(len(clean), device=clean.device)
-            degraded, strength = (torch.stack(parts)[own, at] for parts in zip(*made, strict=True))
+            degraded, strength = (torch.stack(parts)[own, range(len(clean))] for parts in zip(*made, strict=True))
         return to_model(clean), to_model(degraded), strength
 
     def tasks(self, clean: Tensor, noise: Noises) -> Tensor:

@@ -99,7 +99,6 @@ def trajectory(
 
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
-        noise: (step, like) -> standard normals; step 0 is the start.
         levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
         start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
             estimate's. 0, as published, starts from pure noise.
@@ -107,15 +106,14 @@ def trajectory(
         tiles: split inside every step; None: in one piece.
         given: task and strength, see `scalars`.
     """
-    scale, stride = model.config.residual_scale, model.unet.stride
-    view = statistics(degraded)
+    scale, view = model.config.residual_scale, statistics(degraded)
     predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
     initial = by_tiles(predict, [degraded], tiles and WIDE, model.predictor.stride)
     guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
         call = lambda x, r, g=None: model.denoise(x, r, level, g, view=view, **given)  # noqa: E731
-        return by_tiles(call, [degraded, noisy, *([] if guide is None else [guide])], tiles, stride)
+        return by_tiles(call, [degraded, noisy, *([] if guide is None else [guide])], tiles, model.unet.stride)
 
     if levels is None:
         levels = linear_levels() if steps == 50 and not start else TRAINING.levels(steps, start)
@@ -142,12 +140,8 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
 
 
 class UCDIRPipeline(DiffusionPipeline):
-    """Restores images: `UCDIRPipeline.shipped("lowlight")(image).images[0]`.
-
-    Args:
-        model: predictor and diffusion network.
-        task: what the images suffer from where the call does not say; a network built without tasks needs none.
-    """
+    """Restores images: `UCDIRPipeline.shipped("lowlight")(image).images[0]`; `task`: what they suffer from where the
+    call does not say, for a network built with tasks."""
 
     def __init__(self, model: UCDIR, task: str | None = None) -> None:
         super().__init__()
@@ -224,9 +218,8 @@ def _drawn(source: torch.Generator, step: int, like: Tensor) -> Tensor:
 
 def _check_memory(model: UCDIR, x: Tensor) -> None:
     """Refuse an image whose widest layer alone would not fit: C N channels at the first level, twice."""
-    height, width = x.shape[-2:]
-    need = 2 * 4 * BASES * model.config.base_channels * height * width / model.config.patch**2 / 1e9
+    need = 2 * 4 * BASES * model.config.base_channels * x[0, 0].numel() / model.config.patch**2 / 1e9
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if x.device.type == "cpu" and need > have / 2:
-        needs = f"an image of {width}x{height} in one piece needs about {need:.0f} GB"
+        needs = f"an image of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need:.0f} GB"
         raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")

@@ -143,8 +143,8 @@ def reconstruction(
 ) -> Tensor:
     """(N, 3, H, W) of a cell's method and setting for measurements y (N, …); `other`: steps or seed instead."""
     chosen = setting_of(cell, profile) | other
-    size = images(cell["set"], profile)[1].shape[-1]
-    op, noise = operator(chosen["assumed"], size), KeyedNoise(chosen["seed"], names, "adir/sample", DEVICE)
+    op = operator(chosen["assumed"], images(cell["set"], profile)[1].shape[-1])
+    noise = KeyedNoise(chosen["seed"], names, "adir/sample", DEVICE)
     given = (model_fn(network), y.to(DEVICE), op, SCHEDULE, noise)
     if cell["method"] == "ddrm":
         *_, (x, _) = guidance.ddrm(*given, min(guidance.STEPS, chosen["steps"]))
@@ -189,8 +189,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     if experiment == "retrieval-efficientnet":
         return {OVERLAP: overlaps(f"box{cell['blur']}" if cell["blur"] > 0 else f"sr{-cell['blur']}", k, profile)}
     x, y, estimate = outputs(experiment, cell, k, profile)
-    op = operator(cell["task"], x.shape[-1])
-    unit, truth = to_unit(estimate), to_unit(x)
+    op, unit, truth = operator(cell["task"], x.shape[-1]), to_unit(estimate), to_unit(x)
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
     found[RESIDUAL] = ((op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2).tolist()
     if k is None and len(x) > 2:

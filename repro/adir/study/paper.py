@@ -53,10 +53,8 @@ def blocks(config: Mapping[str, Any] = ADM) -> list[str]:
 
 
 def converted(state: Mapping[str, Tensor], config: Mapping[str, Any] = ADM) -> dict[str, Tensor]:
-    """guided-diffusion's weights under the names of `build(config)`, block by block in the order of both networks.
-
-    Its attention keeps query, key and value of each head together (the "legacy" order), diffusers' each in one matrix.
-    """
+    """guided-diffusion's weights under the names of `build(config)`, block by block in the order of both networks. Its
+    attention keeps query, key and value of each head together (the "legacy" order), diffusers' each in one matrix."""
     plain = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
     plain |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
     ends = (".in_layers.0.bias", ".qkv.bias")
@@ -86,10 +84,8 @@ def from_file(path: Path, config: Mapping[str, Any] = ADM) -> nn.Module:
 
 
 def clip(name: str = "ViT-B-32", pretrained: str | None = "openai", model: Any = None) -> tuple[Embedding, Embedding]:
-    """CLIP's encoders of images (B, 3, H, W) in [0, 1], as `repro.adir.pipeline` takes it, and of prompts, to (B, d).
-
-    By the optional package open_clip_torch, which downloads the weights unless a `model` is given.
-    """
+    """CLIP's encoders of images (B, 3, H, W) in [0, 1], an `Embedding`, and of prompts, to (B, d), by the optional
+    package open_clip_torch, which downloads the weights unless a `model` is given."""
     import open_clip
 
     model = (model or open_clip.create_model(name, pretrained=pretrained)).eval()
