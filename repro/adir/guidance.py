@@ -76,8 +76,13 @@ def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, sett
         if settings.gradient in ("surrogate", "naive"):  # eq. 16, step.output being eps; eq. 17
             y_t = y if settings.gradient == "naive" else a * y + s * operator.A(step.output)
             g = -2 * operator.transpose(operator.A(x) - y_t, settings.transpose)
-        else:
-            g = through_network(model, x, t, y, operator, a, s, squared=settings.gradient == "exact")
+        else:  # eq. 15, by automatic differentiation
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                x0_hat = (x - s * model(x, t)[:, : x.shape[1]]) / a
+                error = (operator.A(x0_hat) - y).square().flatten(1).sum(dim=1)  # (B,)
+                error = error if settings.gradient == "exact" else error.sqrt()
+                g = -torch.autograd.grad(error.sum(), x)[0]
         weight, variance = settings.scale, step.variance
         if settings.limit < math.inf and torch.is_tensor(variance):
             largest = variance.amax(dim=(1, 2, 3), keepdim=True)
@@ -87,17 +92,6 @@ def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, sett
         return weight * g if settings.weighted else weight * g / variance  # the sampler multiplies by it
 
     return move
-
-
-def through_network(
-    model: Model, x: Tensor, t: Tensor, y: Tensor, operator: Separable, a: float, s: float, squared: bool
-) -> Tensor:
-    """-grad of ||A x0_hat(x) - y||^2, or of the norm itself, by automatic differentiation (eq. 15)."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        eps = model(x, t)[:, : x.shape[1]]
-        error = (operator.A((x - s * eps) / a) - y).square().flatten(1).sum(dim=1)  # (B,)
-        return -torch.autograd.grad((error if squared else error.sqrt()).sum(), x)[0]
 
 
 def reconstruct(

@@ -36,12 +36,11 @@ from repro.errors import ReproError, one_of
 
 Adapt = Literal["neighbours", "itself", "none"]
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
-# Half a minute on one core; the paper has 400 iterations and an LPIPS term. Chosen on validation photographs at x4,
-# where adaptation raised LPIPS least with these settings. Notebook 05 adapts further, which helps on textures.
+# Half a minute on one core; chosen on validation photographs at x4, where adaptation raised LPIPS least with these.
 QUICK = Adaptation(iterations=60, perceptual=0.0)
 
-# Colorization has no noise, so s, which weighs the measurement as 1 / (2 sigma^2), is as large as its limit lets it be;
-# and all pixels of grey are seen, so the limit is what s = 10 reaches with the paper's 1000 steps: 10 x 0.02.
+# Colorization has no noise, so s, which weighs the measurement as 1 / (2 sigma^2), is as large as its limit lets it be:
+# what s = 10 reaches with the paper's 1000 steps, 10 x 0.02.
 GUIDANCE = dict.fromkeys(TASKS, Guidance()) | {"colour": Guidance(scale=1000.0, limit=0.2)}
 Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d)
 

@@ -219,9 +219,8 @@ def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: in
     """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
     size = m.PROFILES[now["live"]]["size"]
     image = read_image(photo.content, name=photo.name) if photo else pack.load(pack.picture(PHOTO))
-    task, small = "sr4", center_crop(resize(image, size // 2), size // 2)
+    task, small = TASKS.get(what.removeprefix("clean: "), "sr4"), center_crop(resize(image, size // 2), size // 2)
     if what != OWN[0]:
-        task = TASKS[what.removeprefix("clean: ")]
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
     pipe = ADIR.shipped() if now["network"] == PRIOR else ADIR(network(now))
     found = pipe(small, task, "none", steps=steps, seed=seed)

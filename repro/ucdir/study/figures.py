@@ -200,9 +200,6 @@ def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
     return curve(at, series, **axes) if series else nothing("— no records of the samplers yet")
 
 
-# --- widgets: each uint8 (H, W, 3) ------------------------------------------------------------------------------------
-
-
 def restore_view(
     now: Lesson, task: str, strength: float, start: str, steps: int, sampler: str, seed: int
 ) -> np.ndarray:
@@ -244,8 +241,6 @@ def missing(task: str) -> np.ndarray:
     """In place of a result, a sentence that says which network is not here."""
     return plaque(f"no weights for {task} here: repro train {SHIPPED.format(task=WORDS[task])} makes them")
 
-
-# --- exercises --------------------------------------------------------------------------------------------------------
 
 _GIVEN = (*exercises.tensors(2), 0.64)
 _BASES = exercises.tensors(1, ())[0], exercises.tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
