@@ -67,10 +67,16 @@ DAMAGED = {
         _segment(0xE1, b"Exif\0\0" + bytes(16)),
         _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(99))),
         _segment(0xE2, b"MPF\0" + bytes(30)),
+        _segment(0xE2, b"ICC_PROFILE\0"),
         _segment(0xED, b"Photoshop 3.0\x008BIM" + bytes(3)),
+        _segment(0xEE, b"Adobe\0"),
     ],
     "PNG": [
         _chunk(b"eXIf", bytes(16)),
+        _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20))),
+        _chunk(b"pHYs", b"12"),
+        _chunk(b"iCCP", b""),
+        _chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),  # a wrong check sum
     ],
 }
 
@@ -252,16 +258,19 @@ def test_what_cannot_be_written_is_refused_before_the_work_where_it_can_be_known
         ("bad.png", torch.full((3, 2, 2), 1.1), "range"),
         ("bad.png", torch.full((3, 2, 2), float("nan")), "range"),
         ("bad.xyz", torch.zeros(3, 2, 2), "cannot write"),
-        ("file/bad.png", torch.zeros(3, 2, 2), "could not be written"),
-        ("bad.webp", torch.zeros(3, 1, 16384), "bad.webp: cannot be written .*16383"),
+        ("file/bad.png", torch.zeros(3, 2, 2), "cannot be written"),
+        ("bad.webp", torch.zeros(3, 1, 16384), r"16384x1 is more than the 16,383 pixels a side of \.webp"),
     ):
         (tmp_path / "file").write_text("")
         with pytest.raises(ReproError, match=words):
             write_image(tmp_path / name, image)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # nothing is left behind
-    for place in (tmp_path, "x.tga"):
+    name = "n" * 251 + ".png"  # as long as may be
+    check_writable(tmp_path / "new" / name, (5, 5))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # neither leaves anything behind
+    write_image(tmp_path / "new" / name, torch.zeros(3, 5, 5))
+    for place in ("a" + name, "new", "x.tga", "x.webp"):
         with pytest.raises(ReproError):
-            check_writable(place)
+            check_writable(tmp_path / place, (5, 20_000))
 
 
 def test_resize_is_pillows_antialiased_one():

@@ -1,5 +1,6 @@
 """File lists and pairs; data sets, complete and not, as `repro data check` finds them; crops of (seed, id) alone."""
 
+import os
 import re
 import tempfile
 from dataclasses import replace
@@ -109,10 +110,16 @@ def test_lists_align_line_by_line(tmp_path, first, second, words):
         assert [p.id for p in pairs] == ["1", "2"] and [x.shape for x in pairs[1].load()] == [(3, 8, 8)] * 2
 
 
-def test_with_any_names_the_order_decides(tmp_path):
-    _images(tmp_path, "0_rain.png", "0_clean.png")
-    lists = [_list(tmp_path / f"{name}.flist", f"0_{name}.png") for name in ("rain", "clean")]
-    assert [p.target.stem for p in read_pairs(*lists, any_names=True)] == ["0_clean"]
+def test_with_any_names_the_numbers_of_a_pair_agree(tmp_path):
+    def lists(*names: str) -> list[Path]:
+        _images(tmp_path, *(f"{name}.png" for name in names))
+        return [_list(tmp_path / f"{name}.flist", f"{name}.png") for name in names]
+
+    for names in (("0_rain", "0_clean"), ("12", "12x2"), ("a", "7"), ("3", "03")):
+        assert len(read_pairs(*lists(*names), any_names=True)) == 1
+    for names in (("1", "10_clean"), ("1_rain", "100_clean")):
+        with pytest.raises(ReproError, match=r"line 1: .* stands where .*equal numbers"):
+            read_pairs(*lists(*names), any_names=True)
 
 
 def test_folders_pair_by_stem(tmp_path):
@@ -131,17 +138,19 @@ def test_folders_pair_by_stem(tmp_path):
 
 def test_folders_without_a_list(tmp_path):
     (tmp_path / "empty").mkdir()
-    for bad, words in (("empty", "holds no image"), ("no", "does not exist")):
+    _images(tmp_path / "odd", os.fsdecode(b"caf\xe9.png"))
+    for bad, words in (("empty", "holds no image"), ("no", "does not exist"), ("odd", "is not UTF-8")):
         with pytest.raises(ReproError, match=words):
             write_flist(tmp_path / bad, tmp_path / "x.flist")
     assert not (tmp_path / "x.flist").exists()
 
 
-def test_linked_folders_count(tmp_path):
-    _images(tmp_path / "wet", "2.png", "1.png")
+def test_order_is_natural_and_linked_folders_count(tmp_path):
+    names = [f"{n}_rain.png" for n in (1, 2, 10, 100)]
+    _images(tmp_path / "wet", *names)
     (tmp_path / "all").mkdir()
     (tmp_path / "all/linked").symlink_to(tmp_path / "wet")
-    assert [p.name for p in list_images(tmp_path / "all")] == ["1.png", "2.png"]
+    assert [p.name for p in list_images(tmp_path / "all")] == names
 
 
 # As the real data sets name their files.

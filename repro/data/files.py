@@ -2,11 +2,12 @@
 
 A file list (flist) is UTF-8 text, one path a line, relative paths counted from the list's own folder. Lines that start
 with "#" are comments and do not count in the alignment; blank lines may only end the file. Pairs must agree in their
-stems ("0012" of "low/0012.png") unless `any_names` lets the order decide.
+stems ("0012" of "low/0012.png") unless `any_names` lets the order decide; numbers must agree even then.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,14 +66,17 @@ def read_flist(flist: FILE) -> dict[int, Path]:
 def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[Pair]:
     """Pairs of two lists aligned by line; the header of every file is read.
 
-    `any_names` accepts pairs whose stems differ (RainDrop's "0_rain" and "0_clean"). Raises `ReproError` for unequal
-    numbers of entries, different stems, missing or unreadable files, different sizes.
+    `any_names` accepts pairs whose stems differ (RainDrop's "0_rain" and "0_clean"): the order decides then, and the
+    numbers in two names must agree where both have some. Raises `ReproError` for unequal numbers of entries, different
+    stems, missing or unreadable files, different sizes.
     """
     first, second = read_flist(inputs), read_flist(targets)
     for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
-        if not any_names and a.stem != b.stem:
-            expected = f"the partner of {a.name} ({inputs}, line {i}), or any_names"
-            raise ReproError(f"{targets}, line {j}: {b.name} stands where {expected}, was expected")
+        one, two = ({int(part) for part in re.findall(r"[0-9]+", file.stem)} for file in (a, b))
+        if (not any_names and a.stem != b.stem) or (one and two and not (one <= two or two <= one)):
+            expected = f"the partner of {a.name} ({inputs}, line {i}) was expected"
+            accepted = "accepted: equal stems, or with any_names equal numbers"
+            raise ReproError(f"{targets}, line {j}: {b.name} stands where {expected}; {accepted}")
     if len(first) != len(second):
         raise ReproError(f"{inputs} lists {len(first)} images and {targets} {len(second)}; accepted: equally many")
     return checked([Pair(a, b) for a, b in zip(first.values(), second.values(), strict=True)])
@@ -116,8 +120,8 @@ def checked(pairs: list[Pair]) -> list[Pair]:
 
 
 def list_images(folder: FILE) -> list[Path]:
-    """Image files under a folder, all levels, linked folders too, hidden ones left out, in the order of their paths
-    without suffix: two folders of equal names come in equal order whatever their file formats."""
+    """Image files under a folder, all levels, linked folders too, hidden ones left out, in the natural order of their
+    paths without suffix: 2.png before 10.png, and two folders of equal names in equal order whatever the formats."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
@@ -129,17 +133,23 @@ def list_images(folder: FILE) -> list[Path]:
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise ReproError(f"{folder}: holds no image; accepted: {', '.join(SUFFIXES)}")
-    return sorted(files, key=lambda path: (path.with_suffix("").parts, path.suffix))
+
+    def natural(path: Path) -> tuple[list[str], str]:
+        return [re.sub("[0-9]+", lambda n: n[0].zfill(40), part) for part in path.with_suffix("").parts], str(path)
+
+    return sorted(files, key=natural)
 
 
 def write_flist(folder: FILE, out: FILE) -> int:
     """Write the list of a folder's images, relative to the list's own folder where that needs no "..".
 
-    Returns the number of entries. Raises `ReproError` where the folder holds no image.
+    Returns the number of entries. Raises `ReproError` where the folder holds no image or a name cannot stand on a line.
     """
     base, lines = Path(out).absolute().parent, []
     for path in list_images(Path(folder).absolute()):
         line = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
+        if re.search("[\n\ud800-\udfff]", line):
+            raise ReproError(f"{str(path)!r}: the name holds a line break or is not UTF-8; rename it")
         lines.append(f"./{line}" if line.startswith(("#", "\ufeff")) or not line.strip() else line)
     write_bytes(out, "".join(f"{line}\n" for line in lines).encode("utf-8"))
     return len(lines)

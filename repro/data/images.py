@@ -6,17 +6,20 @@ What a reader does with what it finds:
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied, but by `read_srgb`: values are taken as sRGB;
-- EXIF that cannot be read is passed over.
+- damaged metadata (EXIF, profiles, comments) is passed over.
 Everything else is refused in one sentence that names the file.
 """
 
 import io
 import os
+import struct
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -78,6 +81,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
 
     def turned(image: Image.Image) -> tuple[int, int]:
+        _check_size(image, str(path))
         with suppress(ReproError), _refusing("", ""):
             # Pillow turns TIFF by itself, and `size` is the turned one.
             sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -111,13 +115,27 @@ def _open(source: Any, name: str) -> Image.Image:
     return _opened(source, name, lambda image: _decoded(image, name))
 
 
+class _Unreadable(ReproError):
+    """A file whose header or pixels Pillow cannot read."""
+
+
 def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file."""
+    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+
+    def read(file: BinaryIO) -> Any:
+        with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
+            image = Image.open(file)
+        return use(image)
+
     try:
         with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
-            with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-                image = Image.open(file)
-            return use(image)
+            try:
+                return read(file)
+            except _Unreadable:
+                file.seek(0)
+                with suppress(_Unreadable):
+                    return read(io.BytesIO(_pixels_alone(file.read())))
+                raise
     except OSError as error:
         reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
         raise ReproError(f"{name}: {reason}; an image file was expected") from error
@@ -135,13 +153,42 @@ def _refusing(name: str, problem: str) -> Iterator[None]:
         except Image.DecompressionBombError as error:
             raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise ReproError(f"{name}: {problem.format(error=error)}") from error
+            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
+def _pixels_alone(data: bytes) -> bytes:
+    """A JPEG or PNG file without all that its pixels do not need but the orientation; nothing of other files."""
+    jpeg, png = data[:2] == b"\xff\xd8", data[:8] == b"\x89PNG\r\n\x1a\n"
+    at = 2 if jpeg else 8
+    out = data[:at]
+    try:
+        while jpeg and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
+            end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+            marker, body = data[at + 1], data[at + 4 : end]
+            adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
+            if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or adobe or body[:4] == b"Exif":
+                out += data[at:end]
+            at = end
+        while png and at < len(data):
+            end = at + 12 + struct.unpack_from(">I", data, at)[0]
+            kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+            sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
+            if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
+                out += data[at:end]
+            at = end
+    except (struct.error, IndexError):
+        return b""
+    return out + data[at:] if jpeg or png else b""
+
+
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image, name)
     with _refusing(name, _CORRUPT):
         image.load()  # before its orientation: to find that, Pillow may hide what is damaged
         if image.format != "TIFF":  # that Pillow turns by itself
@@ -320,8 +367,10 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return out if image.dim() == 4 else out[0]
 
 
-_JPEG = {"quality": 95, "subsampling": 0}
-_WRITTEN = {".png": {"compress_level": 6}, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": {"lossless": True}}
+_JPEG = {"quality": 95, "subsampling": 0}, 65_535
+_WRITTEN = {  # suffix -> Pillow's options, how many pixels a side it holds
+    ".png": ({"compress_level": 6}, 2**31 - 1), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ({"lossless": True}, 16_383),
+}  # fmt: skip
 
 
 def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
@@ -331,19 +380,30 @@ def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
     where the file cannot be written.
     """
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
-    options = check_writable(path)
+    options = check_writable(path, (image.shape[2], image.shape[1]))
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    with _refusing(str(path), "cannot be written ({error})"):  # WebP holds 16,383 pixels a side, JPEG 65,535
-        Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
+    Image.fromarray(pixels).save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
     write_bytes(path, stream.getvalue())
     return path
 
 
-def check_writable(path: str | os.PathLike) -> dict[str, Any]:
-    """Pillow's options for an image at `path`. Raises `ReproError`, before any work, where none can be written."""
+def check_writable(path: str | os.PathLike, size: tuple[int, int]) -> dict[str, Any]:
+    """Pillow's options for an image of (width, height) at `path`. Raises `ReproError`, before any work, where none can
+    be written."""
     path = Path(path)
-    if path.is_dir():
-        raise ReproError(f"{path}: is a folder; the name of an image was expected")
-    if path.suffix.lower() not in _WRITTEN:
-        raise ReproError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(_WRITTEN)}")
-    return _WRITTEN[path.suffix.lower()]
+    suffix, folder = path.suffix.lower(), path.parent
+    if suffix not in _WRITTEN:
+        raise ReproError(f"{path}: cannot write {suffix or 'a file without suffix'}; use {', '.join(_WRITTEN)}")
+    options, most = _WRITTEN[suffix]
+    if max(size) > most:
+        raise ReproError(f"{path}: {size[0]}x{size[1]} is more than the {most:,} pixels a side of {suffix}; use .png")
+    try:
+        if path.is_dir():  # fails where the name is too long
+            raise ReproError(f"{path}: is a folder; the name of an image was expected")
+        while not folder.exists():  # it will be made
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ReproError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    return options

@@ -53,8 +53,9 @@ class Edit:
             print(note)
         # What can be known of the result's place is known before the work.
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
-        check_writable(out)
-        if out.exists() and any(given and out.samefile(given) for given in (self.photo, self.reference, self.mask)):
+        check_writable(out, (photo.shape[2], photo.shape[1]))
+        given = [file for file in (self.photo, self.reference, self.mask) if file and file.exists()]
+        if out.exists() and any(out.samefile(file) for file in given):
             raise ReproError(f"{out}: is one of the inputs; accepted: another place")
 
         from repro.editing.pipeline import EditingPipeline

@@ -219,6 +219,7 @@ class Restore:
         for photo, out in bar:
             try:
                 image, note = read_srgb(photo)
+                check_writable(out, (image.shape[2], image.shape[1]))
                 if note:
                     tqdm.write(note, file=sys.stdout)
                 save_result(restore(image, self.steps or steps, self.seed), out, self.command(photo, out))
@@ -239,8 +240,7 @@ class Restore:
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
             raise ReproError(f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place")
         if not folder:
-            check_writable(target)
-            image_size(self.photo)  # refused before a network is read
+            check_writable(target, image_size(self.photo))
             return target, [(self.photo, target)]
         if target.suffix.lower() in SUFFIXES or target.is_file():
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
