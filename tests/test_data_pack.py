@@ -1,5 +1,6 @@
 """The embedded pack: counts, credits, loading, hashes, and no test subject that leaks."""
 
+import io
 import re
 import shutil
 from collections import Counter
@@ -106,6 +107,20 @@ def test_pack_hash_follows_the_data_and_only_the_data(copy):
 
 THRESHOLD = 0.735
 HELD = ("test", "validation")
+
+
+def test_a_damaged_file_is_one_sentence(copy):
+    arrays = copy / "fashion_mnist_subset.npz"
+    whole, pickled = arrays.read_bytes(), io.BytesIO()
+    np.savez(pickled, train_images=np.array([object()]))  # a pickle inside is never opened
+    for data in (pickled.getvalue(), whole[:9000], whole[:5000] + b"damaged" + whole[5007:], b""):
+        arrays.write_bytes(data)
+        with pytest.raises(ReproError, match=r"fashion_mnist_subset\.npz: damaged .*git checkout"):
+            pack.fashion("train")
+    for name, data in (("split.csv", b"file\nphotos/x.jpg\n"), ("ATTRIBUTION.csv", b"\xff"), ("split.csv", b"a\nb")):
+        (copy / name).write_bytes(data)
+        with pytest.raises(ReproError, match=r"damaged .*git checkout"):
+            pack.photos()
 
 
 def test_subjects_are_in_one_split_and_spelled_in_one_way():

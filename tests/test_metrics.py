@@ -12,6 +12,7 @@ from tiny import refused
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import repro.metrics.lpips as lpips_module
 from repro.errors import ReproError
 from repro.metrics import pixel
 from repro.metrics.features import (
@@ -181,6 +182,16 @@ def test_lpips_equals_the_package():
     with torch.no_grad():
         torch.testing.assert_close(ours(2 * y - 1, 2 * x - 1), wanted, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(lpips(y, x, batch=1), lpips(y, x, batch=3), rtol=1e-5, atol=1e-7)
+
+
+def test_damaged_lpips_weights_are_one_sentence(tmp_path, monkeypatch):
+    whole = (lpips_module.FOLDER / "model.npz").read_bytes()
+    monkeypatch.setattr(lpips_module, "FOLDER", tmp_path)
+    for damage in (None, b"", whole[:9000]):
+        if damage is not None:
+            (tmp_path / "model.npz").write_bytes(damage)
+        with pytest.raises(ReproError, match=r"model\.npz: damaged .*git checkout"):
+            shared.__wrapped__()
 
 
 # --- NIQE -------------------------------------------------------------------------------------------------------------

@@ -134,6 +134,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "--task", "jpeg", "--checkpoint", "x"], "it alone, without --method and --task"),
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
+        (["photo.jpg", "--task", "jpeg", "--seed", str(2**64)], f"--seed is {2**64}; accepted: 0 to {2**64 - 1}"),
         (["photo.jpg", "--task", "jpeg", "--steps", "0"], "--steps is 0; accepted: 1 to 1000"),
         (["photo.jpg", "-o", "photo.jpg"], "is the image that was given"),
         (["photos", "-o", "photos"], "is the folder that was given"),

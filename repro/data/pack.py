@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from repro.data.images import read_image
+from repro.engine.atomic import reading
 from repro.errors import ReproError, one_of
 
 PACK = Path(__file__).parent / "pack"
@@ -57,7 +58,7 @@ class Fashion:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with (PACK / name).open(newline="", encoding="utf-8") as file:
+    with reading(PACK / name) as path, path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -66,10 +67,11 @@ def _pictures() -> list[Picture]:
     lists = {"photos": "ATTRIBUTION.csv", "thumbs": "THUMBS_ATTRIBUTION.csv"}
     credits = {f"{folder}/{row['file']}": row for folder, name in lists.items() for row in _rows(name)}
     found = []
-    for row in _rows("split.csv"):
-        file = row.pop("file")
-        credit = {key: credits[file][key] for key in ("author", "licence", "source")}
-        found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
+    with reading(PACK / "split.csv"):
+        for row in _rows("split.csv"):
+            file = row.pop("file")
+            credit = {key: credits[file][key] for key in ("author", "licence", "source")}
+            found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
     return found
 
 
@@ -97,8 +99,8 @@ def load(picture: Picture) -> Tensor:
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
     one_of("fashion: split", split, SPLITS[:3])
-    with np.load(PACK / "fashion_mnist_subset.npz", allow_pickle=False) as file:  # training first
-        images = np.concatenate([file["train_images"], file["test_images"]])
+    with reading(PACK / "fashion_mnist_subset.npz") as path, np.load(path, allow_pickle=False) as file:
+        images = np.concatenate([file["train_images"], file["test_images"]])  # training first
         labels = np.concatenate([file["train_labels"], file["test_labels"]]).astype(np.int64)
         train = len(file["train_labels"])
     held_out = np.sort([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))], axis=None)

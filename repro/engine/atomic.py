@@ -43,6 +43,16 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """One sentence for whatever a missing or damaged file of this repository raises."""
+    try:
+        yield path
+    except Exception as error:  # of the file system, csv, numpy, torch, zipfile, lzma
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ReproError(f"{path}: damaged ({reason}); `git checkout` restores it") from error
+
+
+@contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold the folder for this process: read-change-write cycles inside do not lose each other's lines.
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.engine.atomic import reading
+
 FOLDER = Path(__file__).parent / "weights" / "lpips-alexnet"
 SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool
 # Each convolution by its index in torchvision's `features`: channels in and out, kernel, stride, padding.
@@ -54,11 +56,14 @@ class LpipsAlex(nn.Module):
 
 @lru_cache(maxsize=2)
 def shared(device: str = "cpu") -> LpipsAlex:
-    """The network with the shipped weights, fp32, frozen."""
+    """The network with the shipped weights, fp32, frozen. Raises `ReproError` where their file is damaged."""
     model = LpipsAlex()
-    with np.load(FOLDER / "model.npz", allow_pickle=False) as stored:  # (2, ...) bytes: low, high
+    with (
+        reading(FOLDER / "model.npz") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):  # (2, ...): low, high bytes
         halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
-    model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
+        model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
     return model.requires_grad_(False).eval().to(device)
 
 

@@ -210,6 +210,8 @@ class Restore:
     def run(self) -> int:
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
+        if not 0 <= self.seed < 2**64:
+            raise ReproError(f"--seed is {self.seed}; accepted: 0 to {2**64 - 1}")
         target, places = self._places()  # everything that can be known before the work
         options = {"adapt": self.adapt, "neighbours": self.neighbours}
         restore, steps, about = chosen(self.method, self.task, self.checkpoint, **options)
