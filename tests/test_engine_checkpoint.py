@@ -89,6 +89,7 @@ def test_missing_extra_and_misshapen_weights_are_named(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"_format": 2}, ("format 2", "reads format 1")),
         ({"unheard_of": 3}, ("unheard_of",)),
         ({"_module": "antigravity", "_class_name": "system"}, ("repro or diffusers only",)),
         ({"_module": "reprobate.nn"}, ("repro or diffusers only",)),
@@ -127,9 +128,12 @@ def test_saving_again_replaces_all(folder):
     assert sorted(p.name for p in folder.iterdir()) == sorted([WEIGHTS, CONFIG, CARD, "README.md"])
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(folder):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_full_disk_leaves_the_previous_checkpoint(folder, killed):
     """The kernel refuses to write past 8 kB: what a full disk does, in the middle of the weights."""
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    if killed:  # an earlier save, between its two renames
+        folder.rename(folder.with_name(".net.old"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:

@@ -136,19 +136,21 @@ def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Pat
     page = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|", *rows, ""]
     page += ["Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
-    for left in (partial, old):  # by a kill
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     try:
         write_bytes(partial / WEIGHTS, blob)
         for name, values in ((CONFIG, config), (CARD, card)):
             write_text(partial / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_text(partial / "README.md", "\n".join(page))
-    except ReproError as error:
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        partial.rename(folder)
+    except (OSError, ReproError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():  # also of a save that was killed between the two renames
+            old.rename(folder)
         raise ReproError(f"checkpoint {folder.name} stays what it was, unchanged: {error}") from error
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     _loaded.cache_clear()
     return folder
@@ -201,6 +203,8 @@ def load_checkpoint(name: str | Path) -> nn.Module:
 def _loaded(folder: Path) -> nn.Module:
     config, arguments = folder / CONFIG, _read_json(folder / CONFIG)
     module, name = (arguments.pop(key, "") for key in ("_module", "_class_name"))
+    if (version := arguments.pop("_format", 1)) != 1:
+        raise ReproError(f"{config} has format {version}: this version reads format 1")
     if not module.startswith(("repro.", "diffusers.")):  # a file must not choose what we call
         raise ReproError(f"{config} names module {module!r}: networks come from repro or diffusers only")
     try:

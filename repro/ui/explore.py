@@ -195,6 +195,10 @@ class Explorer:
         """PNG bytes of `picture(**params)`, in full colour."""
         return png(self.picture(**params))
 
+    def saved(self, **params: Any) -> Any:
+        """What the save button keeps: `save(**params)` where there is one, else the image."""
+        return to_uint8(self.save(**parse_all(self.controls, params))) if self.save else self.picture(**params)
+
     def command_text(self, **params: Any) -> str:
         """The papermill command at `params`; empty without a command."""
         return self.command.text(parse_all(self.controls, params)) if self.command else ""

@@ -107,7 +107,7 @@ class LiveExplorer(Explorer):
             folder, stem = paths.build() / "saved", Path(self.command.notebook).stem if self.command else "picture"
             folder.mkdir(parents=True, exist_ok=True)
             path = next(path for n in range(1, 10**6) if not (path := folder / f"{stem}-{n}.png").exists())
-            path.write_bytes(png((self.save or self.picture)(**self.params)))
+            path.write_bytes(png(self.saved(**self.params)))
             self.message.value = _text(f"saved: {path}")
 
     def show(self) -> None:
