@@ -95,7 +95,10 @@ PLAY = {name: value for name, value in GIVEN.items() if name != "split"}
 
 @pytest.fixture(scope="module")
 def player(now):
-    return Explorer(partial(play.edit, now), play.controls(GIVEN), play.PRESETS, view=play.view, display=["split"])
+    python = partial(play.python, now)
+    return Explorer(
+        partial(play.edit, now), play.controls(GIVEN), play.PRESETS, view=play.view, display=["split"], python=python
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,14 @@ def player(now):
 def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, player, changes):
     found, plain = player.picture(**changes), player.picture()
     assert np.array_equal(found, player.picture(**changes)) and not np.array_equal(found, plain)
+
+
+@pytest.mark.parametrize("changes", [{"reference": "red panda", "mask": "20 %"}, {"method": PALETTE, "sharpen": True}])
+def test_the_python_to_copy_draws_the_same_picture(now, player, changes):
+    scope: dict = {}
+    exec(player.python_text(**changes).replace("\npipe(", "\nout = pipe("), scope)
+    wanted = play.edit(now, **{**PLAY, **changes})[2][0].mul(255).round().permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(scope["out"]).astype(float) - wanted).max() <= 1  # the pipeline rounds once more
 
 
 def test_what_a_method_cannot_do_is_said_in_words(now, player):

@@ -192,7 +192,7 @@ def test_the_save_button_writes_what_is_shown_or_the_full_picture(home):
     assert pixels((home / "build/saved/picture-1.png").read_bytes()).shape == (40, 50, 3)
 
 
-def test_the_command_follows_the_controls(live):
+def test_command_and_python_follow_the_controls(live):
     start = "mkdir -p build && papermill notebooks/01_ddpm_basics.ipynb build/01_ddpm_basics.ipynb"
     assert live.command_box.value == f"{start} -p t 3 -p eta 0.0 -p sampler_name ddim -p clip True -p seed 7"
     live.widgets["eta"].set_state({"value": 0.7000000000000001})
@@ -200,6 +200,10 @@ def test_the_command_follows_the_controls(live):
     assert live.params["sampler"] == "ddpm" and "-p eta 0.7 -p sampler_name ddpm " in live.command_box.value
     assert Command("a.ipynb", {}, "smoke").text({}).endswith("a.ipynb build/a.ipynb -p profile smoke")
     assert len(LiveExplorer(draw, CONTROLS).box.children) == 2  # nothing to copy
+    both = LiveExplorer(draw, CONTROLS, PRESETS, COMMAND, python=lambda **params: f"draw({params!r})")
+    both.widgets["eta"].set_state({"value": 0.7000000000000001})
+    assert both.box.children[1].children == (both.command_box, both.python_box)
+    assert both.python_box.value.startswith("draw({") and "'eta': 0.7," in both.python_box.value
 
 
 def test_the_command_is_what_papermill_reads_back():

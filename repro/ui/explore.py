@@ -160,7 +160,7 @@ class Explorer:
     fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
     presets: title -> some parameters: a button each when live, a strip of images when headless.
-    command: the text of "copy as papermill command".
+    command: the text of "copy as papermill command". python: the controls' values -> the text of "copy as Python".
     view, display: `view(fn(**others), **display)` draws the image; the controls named in `display` go to it alone,
     so that moving one computes nothing anew. save: the controls' values -> what the save button keeps, where that is
     not the image shown.
@@ -175,6 +175,7 @@ class Explorer:
     view: Callable[..., Any] | None = None
     display: Sequence[str] = ()
     save: Callable[..., Any] | None = None
+    python: Callable[..., str] | None = None
 
     def __post_init__(self) -> None:
         self.defaults = parse_all(self.controls, {})
@@ -203,8 +204,12 @@ class Explorer:
         """The papermill command at `params`; empty without a command."""
         return self.command.text(parse_all(self.controls, params)) if self.command else ""
 
+    def python_text(self, **params: Any) -> str:
+        """The Python that draws the image at `params`; empty without `python`."""
+        return self.python(**parse_all(self.controls, params)) if self.python else ""
+
     def show(self) -> None:
-        """Display the default image, the presets beside each other and the command, as a notebook keeps them."""
+        """Display the default image, the presets beside each other and the texts, as a notebook keeps them."""
         show_small(self.picture())
         if self.presets:
             from repro.ui.plots import strip
@@ -212,8 +217,8 @@ class Explorer:
             images = [self.picture(**preset) for preset in self.presets.values()]
             wide = sum(image.shape[1] / image.shape[0] for image in images)
             show_small(to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide))))  # 10 inches wide at most
-        if command := self.command_text():
-            print(command)
+        for text in filter(None, (self.command_text(), self.python_text())):
+            print(text)
 
     def _ipython_display_(self) -> None:
         """`explore` has shown everything; as a cell's last line it must not be shown again."""

@@ -21,7 +21,7 @@ COLUMN = 350  # pixels: the controls' column, so that a 1280 px screen has room 
 class LiveExplorer(Explorer):
     """Controls at the left, one image at the right that is replaced in place.
 
-    `widgets[name]`, `preset_buttons`, `save_button`, `image`, `message` and `command_box` are public.
+    `widgets[name]`, `preset_buttons`, `save_button`, `image`, `message`, `command_box` and `python_box` are public.
     `error` keeps the last exception with its traceback, of which the reader sees one sentence.
     """
 
@@ -38,14 +38,18 @@ class LiveExplorer(Explorer):
             widget.observe(lambda change: self._quiet or self._draw(), names="value")
         self.preset_buttons = [_button(title, partial(self.set, **preset)) for title, preset in self.presets.items()]
         self.save_button = _button("save image", self._save)
-        self.command_box = Textarea(value=self.command_text(), rows=2, layout=Layout(width="98%"))
+        texts, width = (self.command_text(), self.python_text()), Layout(width="98%")
+        self.command_box, self.python_box = (Textarea(value=t, rows=t.count("\n") + 2, layout=width) for t in texts)
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
         beside = HBox([left, right], layout=Layout(align_items="flex-start"))
-        copied = ipywidgets.Accordion(children=[self.command_box], selected_index=None)
-        copied.set_title(0, "copy as papermill command")
+        boxes = {"copy as papermill command": self.command_box, "copy as Python": self.python_box}
+        boxes = {title: box for title, box in boxes.items() if box.value}
+        copied = ipywidgets.Accordion(children=list(boxes.values()), selected_index=None)
+        for place, title in enumerate(boxes):
+            copied.set_title(place, title)
         note = HTML(_text("Below: the default image, which a saved notebook keeps."))
-        self.box = VBox([beside, copied, note] if self.command else [beside, note])
+        self.box = VBox([beside, copied, note] if boxes else [beside, note])
 
     def _rows(self) -> list[ipywidgets.Widget]:
         """One line a control; a switch stands in the line of the slider that follows it."""
@@ -95,7 +99,7 @@ class LiveExplorer(Explorer):
         """One new image, or in its place a sentence that says why there is none."""
         with self._reporting("drawing …"):
             params = self.params
-            self.command_box.value = self.command_text(**params)
+            self.command_box.value, self.python_box.value = self.command_text(**params), self.python_text(**params)
             if (data := self.png(**params)) != bytes(self.image.value):
                 self.image.value = data
             self.message.value = ""

@@ -175,6 +175,12 @@ def example(now: Lesson, name: str, side: int = 0) -> Tensor:
     return center_crop(resize(pack.load(pack.picture(PHOTOS[name])), side).clamp(0, 1), side)
 
 
+def _amounts(c: Mapping[str, Any]) -> dict[str, Any]:
+    """The amounts of the effects that are on, as `EditingVector` and the pipeline take them."""
+    amounts = {"blur": c["beta"], "grain": c["sigma"], "sharpen": (c["amount"], c["mu"])}
+    return {task: amount for task, amount in amounts.items() if c[task]}
+
+
 def edit(
     now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str:
@@ -183,9 +189,7 @@ def edit(
 
     `c`: the switches, each its label e, and the sliders, each its amount.
     """
-    amounts = {"blur": c["beta"], "grain": c["sigma"], "sharpen": (c["amount"], c["mu"])}
-    amounts = {task: amount for task, amount in amounts.items() if c[task]}
-    vector = EditingVector(**amounts, colour=reference != "none", inpaint=mask != "none")
+    vector = EditingVector(**_amounts(c), colour=reference != "none", inpaint=mask != "none")
     sharp = example(now, picture)[None]
     colours, hole = example(now, reference)[None] if vector.colour else None, torch.zeros_like(sharp[:, :1])
     if vector.inpaint:
@@ -197,6 +201,28 @@ def edit(
     numbers = [f"{v:.3f}".rstrip("0").rstrip(".") for v in vector.tensor().tolist()]
     words = f"C = [{', '.join(numbers[:4])} | {', '.join(numbers[4:])}]"
     return data.source(vector.active), replace(data, ids=(picture,)).target(vector.active), output, colours, words
+
+
+def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
+    """Python that makes the output of `edit` with `EditingPipeline`, for "copy as Python"."""
+    if method in (PIX2PIX, SINGLE):
+        return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
+    side = now.live.bench.crop[2] * 3 // 2
+    options = [f"{task}={amount!r}" for task, amount in _amounts(c).items()]
+    options += [f'reference=photo("{PHOTOS.get(reference)}")'] * (reference != "none")
+    options += [f'mask=free_form_mask(1, ["mask"], ({side}, {side}), fraction={SHARES.get(mask)})'] * (mask != "none")
+    return f"""\
+from repro.data import pack
+from repro.data.images import center_crop, resize
+from repro.editing.effects import free_form_mask
+from repro.editing.pipeline import EditingPipeline
+
+def photo(name):
+    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})
+
+pipe = EditingPipeline.shipped("{now.live.name}", variant="{VARIANTS[method]}")
+edits = dict({", ".join(options)})
+pipe(photo("{PHOTOS[picture]}"), **edits, num_inference_steps={steps}, seed={seed}, exact=False).images[0]"""
 
 
 def view(made: tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str, split: float) -> np.ndarray:
