@@ -21,8 +21,9 @@ from tyro.conf import Positional
 
 from repro import paths
 from repro.data import pack
+from repro.data.decoding import SUFFIXES
 from repro.data.files import FILE, Pair, checked, some, unpaired
-from repro.data.images import SUFFIXES, resize
+from repro.data.images import resize
 from repro.errors import ReproError, one_of
 
 

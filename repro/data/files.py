@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from tyro.conf import Positional
 
-from repro.data.images import SUFFIXES, image_size, read_image, resize
+from repro.data.decoding import SUFFIXES
+from repro.data.images import image_size, read_image, resize
 from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

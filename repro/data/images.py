@@ -12,30 +12,23 @@ Everything else is refused in one sentence that names the file.
 
 import io
 import os
-import struct
 import tempfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
+from repro.data.decoding import check_size, decoded, opened, refusing, to_channels
 from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
-
-MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_CORRUPT = "the image is truncated or corrupt ({error})"
 
 
 def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Tensor:
@@ -74,28 +67,28 @@ def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
                 note = f"{Path(path).name}: converted from {name} to sRGB"
         except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
             note = f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
-    return _on_white(_channels(image, str(path))), note
+    return _on_white(to_channels(image, str(path))), note
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header alone: nothing is decoded."""
 
     def turned(image: Image.Image) -> tuple[int, int]:
-        _check_size(image, str(path))
-        with suppress(ReproError), _refusing("", ""):
+        check_size(image, str(path))
+        with suppress(ReproError), refusing("", ""):
             # Pillow turns TIFF by itself, and `size` is the turned one.
             sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return image.size[::-1] if sideways else image.size
         return image.size
 
-    return _opened(path, str(path), turned)
+    return opened(path, str(path), turned)
 
 
 def _read(source: ImageSource, name: str) -> Tensor:
     """float32 (C, H, W) with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
     if isinstance(source, Tensor | np.ndarray):
         return _of_numbers(source, name)
-    return _channels(_open(source, name), name)
+    return to_channels(_open(source, name), name)
 
 
 def _on_white(image: Tensor) -> Tensor:
@@ -108,127 +101,11 @@ def _on_white(image: Tensor) -> Tensor:
 def _open(source: Any, name: str) -> Image.Image:
     """The decoded image, turned as its camera was held."""
     if isinstance(source, Image.Image):
-        return _decoded(source, name)
+        return decoded(source, name)
     if not isinstance(source, str | os.PathLike | bytes | bytearray):
         accepted = "a path, bytes, a Pillow image, a numpy array or a torch tensor"
         raise ReproError(f"{name}: got {type(source).__name__}; accepted: {accepted}")
-    return _opened(source, name, lambda image: _decoded(image, name))
-
-
-class _Unreadable(ReproError):
-    """A file whose header or pixels Pillow cannot read."""
-
-
-def _opened(source: str | os.PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
-
-    def read(file: BinaryIO) -> Any:
-        with _refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):
-            image = Image.open(file)
-        return use(image)
-
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes | bytearray) else Path(source).open("rb") as file:
-            try:
-                return read(file)
-            except _Unreadable:
-                file.seek(0)
-                with suppress(_Unreadable):
-                    return read(io.BytesIO(_pixels_alone(file.read())))
-                raise
-    except OSError as error:
-        reason = "is a folder" if isinstance(error, IsADirectoryError) else (error.strerror or str(error)).lower()
-        raise ReproError(f"{name}: {reason}; an image file was expected") from error
-
-
-@contextmanager
-def _refusing(name: str, problem: str) -> Iterator[None]:
-    """One sentence for whatever Pillow raises; no warnings of large images and damaged metadata."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except (ReproError, MemoryError):
-            raise
-        except Image.DecompressionBombError as error:
-            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-        except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
-
-
-def _pixels_alone(data: bytes) -> bytes:
-    """A JPEG or PNG file without all that its pixels do not need but the orientation; nothing of other files."""
-    jpeg, png = data[:2] == b"\xff\xd8", data[:8] == b"\x89PNG\r\n\x1a\n"
-    at = 2 if jpeg else 8
-    out = data[:at]
-    try:
-        while jpeg and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
-            end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-            marker, body = data[at + 1], data[at + 4 : end]
-            adobe = marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12  # says how colours are coded
-            if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or adobe or body[:4] == b"Exif":
-                out += data[at:end]
-            at = end
-        while png and at < len(data):
-            end = at + 12 + struct.unpack_from(">I", data, at)[0]
-            kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-            sound = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
-            if not kind[0] & 0x20 or (kind in (b"tRNS", b"eXIf") and sound):  # a small first letter: not needed
-                out += data[at:end]
-            at = end
-    except (struct.error, IndexError):
-        return b""
-    return out + data[at:] if jpeg or png else b""
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ReproError(f"{name}: {width}x{height} is more than the accepted {MAX_PIXELS:,} pixels")
-
-
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image, name)
-    with _refusing(name, _CORRUPT):
-        image.load()  # before its orientation: to find that, Pillow may hide what is damaged
-        if image.format != "TIFF":  # that Pillow turns by itself
-            with suppress(Exception):  # EXIF that cannot be read turns nothing
-                kind, image = image.format, ImageOps.exif_transpose(image)
-                image.format = kind
-        return image
-
-
-def _channels(image: Image.Image, name: str) -> Tensor:
-    """float32 (C, H, W) in [0, 1] of a decoded image: grey of more than 8 bits has 1 channel, others 3 or 4."""
-    # What Pillow opens grey of more than 8 bits as.
-    deep = image.mode.startswith("I;16") and image.format in (None, "TIFF")
-    if deep or (image.mode[0] == "I" and image.format in ("PNG", "PPM")):
-        return _deep_grey(image)
-    if image.mode[0] in "IF" or image.mode in ("LAB", "HSV") or 2 in _tag(image, _SAMPLE_FORMAT):
-        kind = image.mode + (" with signed values" if image.mode == "L" else "")
-        raise ReproError(f"{name}: pixel mode {kind} is not accepted; save it as 8- or 16-bit grey or RGB")
-    opaque = "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
-    with _refusing(name, _CORRUPT):
-        if image.mode == "La":  # the one kind that Pillow does not convert in one step
-            image = image.convert("LA")
-        array = np.array(image.convert("RGB" if opaque else "RGBA"), dtype=np.float32)  # (H, W, C)
-    return torch.from_numpy(array / 255.0).permute(2, 0, 1).contiguous()
-
-
-def _deep_grey(image: Image.Image) -> Tensor:
-    """(1, H, W) of grey with more than 8 bits, or (4, H, W) where one of its values is transparent."""
-    most = 2 ** (*_tag(image, _BITS), 16)[0] - 1
-    values = np.asarray(image).astype(np.float32)
-    grey = torch.from_numpy((most - values if _tag(image, _PHOTOMETRIC) == (0,) else values) / most)[None]
-    if (clear := image.info.get("transparency")) is None:
-        return grey
-    return torch.cat([grey.expand(3, -1, -1), torch.from_numpy(values != clear).float()[None]])
-
-
-def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
-    """Values of a TIFF's tag; none where it is not there, or in another format."""
-    found = image.tag_v2.get(number, ()) if image.format == "TIFF" else ()
-    return found if isinstance(found, tuple) else (found,)
+    return opened(source, name, lambda image: decoded(image, name))
 
 
 def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:

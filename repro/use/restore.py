@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repro import paths
+from repro.data.decoding import SUFFIXES
 from repro.data.files import list_images
-from repro.data.images import SUFFIXES, check_writable, image_size, read_srgb
+from repro.data.images import check_writable, image_size, read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
 from repro.engine.rng import KeyedNoise
