@@ -112,6 +112,8 @@ def test_what_does_not_fit_is_refused():
     cases = {
         "multiples of it": lambda: ops.operator("sr4", 62, 64),
         "unknown task": lambda: ops.operator("blur", 64),
+        "odd number of taps": lambda: ops.operator("box4", 64),
+        "twice the side: got 13 for 4": lambda: ops.operator("gauss", 4),
         r"takes \(B, 3, 64, 64\)": lambda: op.A(torch.zeros(1, 3, 32, 64)),
         r"takes \(B, 3, 16, 16\)": lambda: op.transpose(torch.zeros(1, 3, 64, 64)),
     }

@@ -126,6 +126,8 @@ def bicubic_matrix(n: int, size: int) -> Tensor:
 def blur_matrix(n: int, taps: Tensor) -> Tensor:
     """(n, n) convolution with an odd number of `taps`, the image mirrored at its border (its edge not repeated)."""
     reach = len(taps) // 2
+    if len(taps) % 2 == 0 or reach >= n:
+        raise ReproError(f"a blur needs an odd number of taps, less than twice the side: got {len(taps)} for {n}")
     mirrored = F.pad(torch.eye(n)[None], (reach, reach), mode="reflect")[0]  # row j: where pixel j appears
     return mirrored.unfold(1, len(taps), 1).mul(taps.float()).sum(dim=2).T
 
