@@ -205,8 +205,13 @@ class TrainPairs:
             torch.manual_seed(file.seed)
             network = task.learner.build(file.width)
         with locked(file.out, wait=False):  # of two trainings, each would replace the other's state
-            steps = train(network, task, recipe, file.seed, file.out / "state.safetensors", self.until)
-            last = with_progress(steps, recipe.images, file.method)
+            steps = train(network, task, recipe, file.seed, state := file.out / "state.safetensors", self.until)
+            try:
+                last = with_progress(steps, recipe.images, file.method)
+            except KeyboardInterrupt:
+                kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
+                print(f"repro train: stopped; {kept}", file=sys.stderr)
+                return 130
         if last.images < recipe.images:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
