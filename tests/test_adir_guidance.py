@@ -265,6 +265,7 @@ def test_settings_that_cannot_work_are_refused():
     cases = {
         "diverges": {"limit": 1.0},
         "gradient 'dps'": {"gradient": "dps"},
+        "level 's'": {"level": "s"},
         "0 or more": {"scale": float("nan")},
     }
     refused(cases, lambda setting: Guidance(**setting))

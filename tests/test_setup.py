@@ -42,6 +42,8 @@ def test_results_are_those_of_figures():
     assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.front` brings it up to date"
     links = re.compile(r"\]\((\S+)\)")
     assert links.findall(block(TEXT, "notebooks")) == links.findall(block(wanted, "notebooks"))
+    with pytest.raises(ReproError, match="one <!-- results:begin --> and one <!-- results:end --> after it"):
+        front.rendered(TEXT.replace("<!-- results:end -->", ""), ROOT)
 
 
 @pytest.mark.parametrize("page", ["README.md", "figures/README.md", "repro/README.md"])

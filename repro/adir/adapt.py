@@ -35,7 +35,7 @@ from repro.ddpm.schedules import Schedule, by_name
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 
 PRIOR = "adir-prior-main-s0"  # what the tables measure
@@ -215,6 +215,9 @@ class Adaptation:
     perceptual: float = 0.1
     weighting: Literal["uniform", "signal"] = "uniform"
     variance: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("adaptation weighting", self.weighting, ("uniform", "signal"))
 
 
 class AdaptStep(NamedTuple):

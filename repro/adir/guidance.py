@@ -23,6 +23,8 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
 Gradient = Literal["surrogate", "exact", "unsquared", "naive"]
+At = Literal["mean", "x_t"]
+Level = Literal["t", "previous"]
 ETA, STEPS = 0.85, 20  # the published settings of DDRM, whose eta_b is 1
 
 
@@ -47,13 +49,14 @@ class Guidance:
     transpose: Transpose = "upsampling"
     gradient: Gradient = "surrogate"
     weighted: bool = True
-    at: Literal["mean", "x_t"] = "mean"
-    level: Literal["t", "previous"] = "t"
+    at: At = "mean"
+    level: Level = "t"
     clip: bool = True
     limit: float = 0.5
 
     def __post_init__(self) -> None:
-        one_of("guidance gradient", self.gradient, get_args(Gradient))
+        for name, known in (("gradient", Gradient), ("transpose", Transpose), ("at", At), ("level", Level)):
+            one_of(f"guidance {name}", getattr(self, name), get_args(known))
         if not self.scale >= 0:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
         if not (0 < self.limit < 1 or self.limit == math.inf):

@@ -24,6 +24,7 @@ from repro.engine.atomic import read_toml, write_text
 from repro.engine.checkpoint import study_module, trained
 from repro.engine.records import ROOMS
 from repro.engine.tables import paper_numbers, table_line
+from repro.errors import ReproError
 
 WIDTH, GAP = 256, 6
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -129,6 +130,8 @@ def rendered(text: str, root: Path) -> str:
     """The README `text` with its two generated parts replaced."""
     for name, new in (("notebooks", notebooks(root)), ("results", results(root / "figures"))):
         begin, end = (f"<!-- {name}:{mark} -->" for mark in ("begin", "end"))
+        if text.count(begin) != 1 or end not in text.partition(begin)[2]:
+            raise ReproError(f"README.md: one {begin} and one {end} after it are needed")
         text = re.sub(f"{begin}.*?{end}", lambda _, to=f"{begin}\n{new}\n{end}": to, text, flags=re.DOTALL)
     return text
 
