@@ -118,18 +118,18 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1670,
-    "data": 1830,
-    "ddpm": 1540,
-    "editing": 4300,
-    "engine": 3450,
-    "metrics": 820,
-    "nn": 380,
-    "rddm": 2310,
-    "ucdir": 1630,
-    "ui": 1170,
-    "use": 600,
-    "repro": 540,
+    "adir": 1590,
+    "data": 1700,
+    "ddpm": 1410,
+    "editing": 3740,
+    "engine": 3110,
+    "metrics": 690,
+    "nn": 350,
+    "rddm": 2120,
+    "ucdir": 1520,
+    "ui": 1080,
+    "use": 560,
+    "repro": 520,
     "tests": 10500,
 }
 
