@@ -213,14 +213,15 @@ def task(**learning):
     return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), [noisier], scalars=True)
 
 
-def test_the_loss_is_the_mean_absolute_error_of_the_noise():
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_loss_is_the_mean_absolute_or_squared_error_of_the_noise(power):
     model, places = tiny(), list(range(4))
     clean = KeyedNoise(0, places, "clean").uniform((3, 16, 16)) * 2 - 1
-    found = training_loss(model, clean * 0.5, clean, noises(places), Learning(pixel=0.5))
+    found = training_loss(model, clean * 0.5, clean, noises(places), Learning(squared=power == 2, pixel=0.5))
     eps = noises(places)("noise").normal((3, 16, 16))
     level = TRAINING.draw(noises(places)("level"))
     made, initial = model(clean * 0.5, clean, level, eps)
-    by_hand = (made - eps).abs().mean(dim=(1, 2, 3)) + 0.5 * (initial - clean).abs().mean(dim=(1, 2, 3))
+    by_hand = (made - eps).abs().pow(power).mean(dim=(1, 2, 3)) + 0.5 * (initial - clean).abs().mean(dim=(1, 2, 3))
     assert torch.allclose(found, by_hand, atol=1e-6)
 
 
@@ -236,10 +237,10 @@ def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
     assert torch.equal(found[2:], plain[2:])
 
 
-def test_a_run_that_began_before_there_was_the_perceptual_term_goes_on():
+def test_a_run_that_began_before_there_were_these_terms_goes_on():
     known = {"objective", "detach", "pixel", "hidden", "shared", "crop"}
     assert set(task().settings) == known
-    assert set(task(perceptual=0.1).settings) == known | {"perceptual"}
+    assert set(task(perceptual=0.1, squared=True).settings) == known | {"perceptual", "squared"}
 
 
 def test_regression_learns_the_clean_image():

@@ -232,6 +232,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"num_inference_steps": 0}, "inference takes 1 to .* steps of this schedule: got 0"),
+        ((40, 56), {"num_inference_steps": 2.5}, "inference takes 1 to .* steps of this schedule: got 2.5"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
         ((40, 56), {"tiles": 256}, "got tiles 256; accepted: 'auto', None or Tiles"),
         ((40, 56), {"generator": [None, None]}, "got 1 images, 2 generators; accepted: at least one image, one"),
