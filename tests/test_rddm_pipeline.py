@@ -153,6 +153,7 @@ def test_settings_without_counterpart_are_refused():
         "thresholding=True": DDPMScheduler(thresholding=True),
         "EulerDiscreteScheduler with": EulerDiscreteScheduler(),
         "'v_prediction'; accepted": DDPMScheduler(prediction_type="v_prediction"),
+        "variance_type='learned_range'": DDPMScheduler(variance_type="learned_range"),
     }
     refused(cases, RDDMScheduler.from_ddpm)
 

@@ -75,6 +75,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             "beta_schedule": ("linear", "scaled_linear"), "trained_betas": (None,), "thresholding": (False,),
             "prediction_type": ("epsilon",), "clip_sample_range": (1.0,), "timestep_spacing": ("leading",),
             "set_alpha_to_one": (True, None), "steps_offset": (0,), "rescale_betas_zero_snr": (False,),
+            # Every fixed variance is left out with eta = 0; a network that predicts one has twice the outputs.
+            "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
         }  # fmt: skip
         for name, accepted in known.items():
             if c.get(name) not in accepted:

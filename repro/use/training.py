@@ -23,9 +23,10 @@ from tyro.conf import Positional
 from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
 from repro.engine.atomic import locked, write_text
+from repro.engine.checkpoint import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
-from repro.engine.train import Recipe, places_to_indices, train, with_progress
+from repro.engine.train import Recipe, places_to_indices, precision_here, train, with_progress
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
 from repro.ui.plots import tile
@@ -201,6 +202,8 @@ class TrainPairs:
         if self.check_only:
             return 0
         recipe, start = file.recipe, time.perf_counter()
+        if (precision := precision_here(recipe, DEVICE)) != recipe.precision:
+            print("this processor has no bf16 instructions, so the training runs in fp32", flush=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(file.seed)
             network = task.learner.build(file.width)
@@ -216,7 +219,7 @@ class TrainPairs:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
         task.learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
-        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads}
+        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads, "precision": precision}
         card["seconds of this run"] = round(time.perf_counter() - start)
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
