@@ -168,6 +168,15 @@ def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
     assert save(pixels).read_bytes() == before
 
 
+@pytest.mark.parametrize(("count", "apart", "left"), [(1, 20, True), (1, 60, False), (8, 20, False)])
+def test_a_few_pixels_may_differ_by_more(record, home, count, apart, left):
+    """One in a thousand, by 32 grey levels at most: rounding that sampling and JPEG made larger."""
+    pixels = np.full((40, 40, 3), 100, np.uint8)
+    before = save_figure(pixels, "specks", [record], "repro").read_bytes()
+    pixels[0, :count] += np.uint8(apart)
+    assert (save_figure(pixels, "specks", [record], "repro").read_bytes() == before) == left
+
+
 def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path):
     (tmp_path / "file").write_text("")
     image = torch.full((3, 4, 4), 0.2)
