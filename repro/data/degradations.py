@@ -123,6 +123,26 @@ def wide_low_light(image: Tensor, noises: Noises, stops: float | None) -> tuple[
     return (dark * 255).round() / 255, under.flatten() / WIDE_STOPS[1]
 
 
+LIT, LIT_SHARE = (1.5, 5.0), 0.3  # stops between red and blue of such light; share of the images that get it
+
+
+def lamp_light(image: Tensor, noises: Noises) -> Tensor:
+    """(B, 3, H, W) sRGB in [0, 1] -> the same scenes, a share of them in the light of bulbs or candles, all over or on
+    one side: clean images whose colour a network keeps. `wide_low_light` has weaker casts, which it takes away.
+    """
+    height, width = image.shape[-2:]
+    u = noises("lamp").uniform((6,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)
+    rows = (torch.arange(height, device=image.device)[:, None] + 0.5) / height - 0.5
+    cols = (torch.arange(width, device=image.device) + 0.5) / width - 0.5
+    angle = 2 * math.pi * u[1]
+    side = torch.sigmoid(8 * (angle.cos() * cols + angle.sin() * rows) + 4 * (2 * u[2] - 1))
+    warm = (LIT[0] + (LIT[1] - LIT[0]) * u[3]) * torch.where(u[4] < 0.5, 1.0, side)
+    # Red gains about a third of the stops, so that brightness stays; green is between red and blue.
+    gains = torch.stack([0.35 * warm, (0.05 - 0.25 * u[5]) * warm, -0.65 * warm], dim=1)  # (B, 3, H, W)
+    lit = linear_to_srgb((srgb_to_linear(image) * gains.exp2()).clamp(0, 1))
+    return torch.where((u[0] < LIT_SHARE)[:, None], lit, image)
+
+
 def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
     """(B, 1, H, W) by how many stops each place is darkened, for (B, 1, 1, 1) stops in all."""
     height, width = light.shape[-2:]

@@ -180,11 +180,14 @@ class RestorationTask:
     learning: Learning
     degrade: Sequence[Degrade] = ()  # where `cut` gives no degraded crops: one a task, of which each sample gets one
     scalars: bool = False  # whether the network was built for tasks: it is given the task's number and the strength
+    relight: Callable[[Tensor, Noises], Tensor] | None = None  # of clean crops, before they are degraded
 
     def __post_init__(self) -> None:
         # Runs that began before there were these two go on.
         chosen = {k: v for k, v in asdict(self.learning).items() if v or k not in ("perceptual", "squared")}
         self.size, self.settings = len(self.ids), chosen | {"crop": self.crop}
+        if self.relight:
+            self.settings["relight"] = self.relight.__name__
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -194,6 +197,7 @@ class RestorationTask:
         clean, degraded, *_ = self.cut(indices, self.crop, noise("crop").uniform((3,)))
         strength = None
         if degraded is None:
+            clean = self.relight(clean, noise) if self.relight else clean
             made, own = [degrade(clean, noise) for degrade in self.degrade], self.tasks(clean, noise)
             degraded, strength = (torch.stack(parts)[own, range(len(clean))] for parts in zip(*made, strict=True))
         return to_model(clean), to_model(degraded), strength

@@ -13,7 +13,7 @@ from torch import Tensor
 from repro import paths
 from repro.data import pack
 from repro.data.datasets import read_split
-from repro.data.degradations import TASKS
+from repro.data.degradations import TASKS, lamp_light
 from repro.data.files import Pictures, PictureSet, cut, list_images, pair_folders
 from repro.data.images import center_crop, resize
 from repro.engine.checkpoint import Experiment
@@ -82,7 +82,8 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
         return cut([images[i] for i in indices.tolist()], side, draw.cpu()).to(draw.device), None
 
     degrade = [TASKS[each].degrade for each in tasks_of(task)]
-    return RestorationTask(ids, crops, settings["crop"], learning, degrade, scalars=True)
+    relight = lamp_light if settings.get("lamp_light") else None
+    return RestorationTask(ids, crops, settings["crop"], learning, degrade, scalars=True, relight=relight)
 
 
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
