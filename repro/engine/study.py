@@ -1,21 +1,28 @@
-"""What a notebook does in one profile (`Lesson`): its room's records, checked again, as tables, verdicts and images."""
+"""What a notebook works with: its room's records in one profile, checked again, as tables, verdicts and images
+(`Lesson`); and its exercises, whose answer is a number or a function."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from repro import paths
 from repro.engine import grid
 from repro.engine.checkpoint import study_module
 from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profile
 from repro.engine.records import Record
+from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table, Verified
 from repro.errors import ReproError, one_of
 
 PARAMETERS = "REPRO_PARAMETERS"  # set by `repro reproduce`: how it was called beside the profile
 UPDATE = "REPRO_UPDATE"  # set by `repro reproduce`: only then does a notebook write into figures/
+Judge = Callable[[Any], bool]  # whether an answer is right
+Exercise = tuple[str, Callable[[], Judge], str]  # what it is about, maker of its judge, a hint
 
 
 @dataclass(frozen=True)
@@ -98,3 +105,39 @@ class Lesson:
 def lesson(lessons: Mapping[str, Lesson], profile: str) -> Lesson:
     """The lesson of that profile. Raises `ReproError` naming those there are."""
     return lessons[one_of("profile", profile, lessons)]
+
+
+def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise", batch: int = 3) -> list[Tensor]:
+    """Numbers to try a reader's function on, (batch, *shape) float64 each."""
+    noise = KeyedNoise(0, range(batch), key)
+    return [noise.normal(shape, step=i).double() for i in range(count)]
+
+
+def same(answer: Any, target: Tensor) -> bool:
+    """Whether an answer is this tensor, to rounding."""
+    alike = torch.is_tensor(answer) and answer.shape == target.shape
+    return alike and torch.allclose(answer.double(), target, atol=1e-6)
+
+
+def like(right: Callable[..., Tensor], *cases: tuple) -> Judge:
+    """Whether a reader's function gives what `right` gives in every case."""
+    return lambda answer: all(same(answer(*case), right(*case)) for case in cases)
+
+
+def near(number: float, allowed: float = 1e-4) -> Callable[[], Judge]:
+    """Whether an answer is this number, give or take `allowed`."""
+    return lambda: lambda answer: abs(float(answer) - number) < allowed
+
+
+def check_answer(name: str, answer: Any, among: Mapping[str, Exercise]) -> None:
+    """Print whether `answer` to the exercise of that name is right; None means that the reader has not answered yet."""
+    about, make, hint = among[one_of("exercise", name, among)]
+    if answer is None:
+        print(f"{name}: {about} — waiting for your answer")
+        return
+    try:
+        right = bool(make()(answer))
+    except Exception as error:  # whatever a reader's function raises is part of the answer
+        print(f"{name}: not yet, your answer raised {type(error).__name__}: {error}")
+        return
+    print(f"{name}: right" if right else f"{name}: not yet. Hint: {hint}")

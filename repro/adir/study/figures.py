@@ -20,11 +20,10 @@ from repro.adir.study.experiments import SMOKE
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.engine import exercises, grid, stats
-from repro.engine.exercises import near
+from repro.engine import grid, stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Lesson
+from repro.engine.study import Exercise, Judge, Lesson, check_answer, like, near, tensors
 from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
@@ -228,19 +227,19 @@ def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: in
     return captioned({k: enlarged(to_model(v), 320) for k, v in panels.items()}, 2)
 
 
-def _gradient() -> exercises.Judge:
-    op, (x, eps) = operator("sr4", 8, 8), exercises.tensors(2, (3, 8, 8))
+def _gradient() -> Judge:
+    op, (x, eps) = operator("sr4", 8, 8), tensors(2, (3, 8, 8))
     right = lambda op, mu, y, eps, a, s: -2 * op.transpose(op.A(mu) - (a * y + s * op.A(eps)))  # noqa: E731
-    return exercises.like(right, (op, x, op.A(x), eps, 0.6, 0.8))
+    return like(right, (op, x, op.A(x), eps, 0.6, 0.8))
 
 
-def _formula(right: Callable[..., float], *cases: tuple) -> Callable[[], exercises.Judge]:
+def _formula(right: Callable[..., float], *cases: tuple) -> Callable[[], Judge]:
     return lambda: lambda answer: all(abs(answer(*case) - right(*case)) < 1e-9 for case in cases)
 
 
 _factor = _formula(lambda s, v, e: 1 - 2 * s * v * e, (10, 0.02, 1.0), (3, 0.1, 0.5))
 _low_rank = _formula(lambda c, o, k, r: r * (c * k * k + o), (32, 64, 3, 16), (64, 192, 1, 4))
-EXERCISES: dict[str, exercises.Exercise] = {
+EXERCISES: dict[str, Exercise] = {
     "gradient": ("g of eq. 17", _gradient, "y_t needs A of the noise: op.A and op.transpose are all it takes"),
     "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),
     "limit": ("the largest s", near(2.5), "the factor of the exercise before must not be negative"),
@@ -248,7 +247,7 @@ EXERCISES: dict[str, exercises.Exercise] = {
     "low rank": ("numbers of a factor", _low_rank, "A is a k x k convolution to r channels, B is 1 x 1"),
     "spherical": ("the paper's distance", near(90.0), "the arcsine needs an argument of at most 1: 1 - cos"),
 }
-check = partial(exercises.check, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
+check = partial(check_answer, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
 
 
 # -- the README's figure: a small image enlarged four times, and a blurred, noisy one

@@ -19,12 +19,11 @@ from repro.ddpm.samplers import Step, ddim, start_noise
 from repro.ddpm.schedules import Schedule
 from repro.ddpm.study.experiments import LINEAR, MAIN
 from repro.ddpm.study.measure import FID, NET, unit
-from repro.engine import exercises, stats
+from repro.engine import stats
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.exercises import Exercise, Judge, like, near, same, tensors
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Lesson
+from repro.engine.study import Exercise, Judge, Lesson, check_answer, like, near, same, tensors
 from repro.engine.tables import Table
 from repro.engine.train import Recipe
 from repro.nn.unet import UNet
@@ -222,4 +221,4 @@ EXERCISES: dict[str, Exercise] = {
     "gaussian": ("the best noise predictor for N(0, sigma²)", _gaussian, "eps and x_t are jointly Gaussian: Cov / Var"),
     "calls": ("network calls of a refined inversion", near(50 * (1 + 3) + 50), "count those of one step each way"),
 }
-check = partial(exercises.check, among=EXERCISES)
+check = partial(check_answer, among=EXERCISES)

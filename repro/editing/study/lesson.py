@@ -22,9 +22,9 @@ from repro.editing.study.benchmark import COMBINATIONS, UNSEEN, Split, as_split,
 from repro.editing.study.experiments import LONGER, EditingConfig, editor_of, name_of
 from repro.editing.study.measure import Method, by_pix2pix, crops, edited, sequenced
 from repro.editing.vector import EditingVector
-from repro.engine import exercises, study
+from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.exercises import Judge, like, near
+from repro.engine.study import Exercise, Judge, like, near
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
 from repro.ui.pictures import photograph, plaque, resized, split_view, stage
@@ -286,7 +286,7 @@ def _by_pipeline(
 
 # -- exercises: an answer is a number, a list or a function, and `check` says whether it holds ------------------------
 
-_tensors = partial(exercises.tensors, shape=(3, 6, 6), key="exercise/editing", batch=2)
+_tensors = partial(study.tensors, shape=(3, 6, 6), key="exercise/editing", batch=2)
 # Monte-Carlo samples at which their noise at u = 1/2 is as strong as grain of the smallest radius itself
 SAMPLES = 0.25 / float(grain_variance(0.5, RADII[0]))
 
@@ -322,7 +322,7 @@ _CLASSIC = "below the threshold the original pixel stays; the result is clamped 
 _EQUAL = "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2"
 _LEFT = near(float(scaled_linear().alpha_bar[-1].sqrt()), 5e-4)
 # name -> (what it is about, maker of the judgement, what to think of when it fails)
-EXERCISES: dict[str, exercises.Exercise] = {
+EXERCISES: dict[str, Exercise] = {
     "vector": ("C of blur 0.25 with sharpening (2, 0.05)", _vector, _ORDER),
     "hole": ("a black hole, 1 being hole", _hole, "the paper multiplies by M: M is 1 where the image is kept"),
     "sharpen": ("unsharp masking with a threshold", _sharpen, _CLASSIC),
@@ -332,4 +332,4 @@ EXERCISES: dict[str, exercises.Exercise] = {
     "combinations": ("edits of two effects and more", near(len(COMBINATIONS), 0.5), "2 to the 5, less those with one"),
     "left": ("how much of z_0 is left at the last timestep", _LEFT, "alpha_bar is a square"),
 }
-check = partial(exercises.check, among=EXERCISES)  # says whether an answer holds; None: not answered yet
+check = partial(study.check_answer, among=EXERCISES)  # says whether an answer holds; None: not answered yet

@@ -16,9 +16,9 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.ddpm.study.experiments import LINEAR
-from repro.engine import exercises, study
+from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.exercises import Exercise, Judge, like, near, same
+from repro.engine.study import Exercise, Judge, like, near, same
 from repro.errors import ReproError
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMSchedule, by_config
@@ -283,7 +283,7 @@ def own_full(
 
 # -- exercises --------------------------------------------------------------------------------------------------------
 
-_tensors = partial(exercises.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
+_tensors = partial(study.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
 
 
 def _noise() -> Judge:
@@ -316,4 +316,4 @@ EXERCISES: dict[str, Exercise] = {
     "translate": ("RDDM's coefficients of a DDPM", _translate, "with y = 0, r = -x0: compare the factors of x0"),
     "ends": ("what a converted schedule leaves", near(_END, 5e-4), "1 - u at T is the square root of alpha_bar there"),
 }
-check = partial(exercises.check, among=EXERCISES)
+check = partial(study.check_answer, among=EXERCISES)

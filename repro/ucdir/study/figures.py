@@ -12,12 +12,10 @@ from torch.nn import functional as F
 from repro.data import pack
 from repro.data.degradations import TASKS, Noises
 from repro.data.images import center_crop, resize, to_model, to_unit
-from repro.engine import exercises
 from repro.engine.checkpoint import in_profile, load_checkpoint, trained
-from repro.engine.exercises import like, near
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Lesson
+from repro.engine.study import Exercise, Lesson, check_answer, like, near, tensors
 from repro.metrics.pixel import psnr
 from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
@@ -242,12 +240,12 @@ def missing(task: str) -> np.ndarray:
     return plaque(f"no weights for {task} here: repro train {SHIPPED.format(task=WORDS[task])} makes them")
 
 
-_GIVEN = (*exercises.tensors(2), 0.64)
-_BASES = exercises.tensors(1, ())[0], exercises.tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
+_GIVEN = (*tensors(2), 0.64)
+_BASES = tensors(1, ())[0], tensors(1, (3, 3))[0]  # M (N,), W (N, k, k)
 _noisy = partial(like, lambda r, eps, gamma: gamma**0.5 * r + (1 - gamma) ** 0.5 * eps, _GIVEN)
 _clean = partial(like, lambda noisy, eps, gamma: (noisy - (1 - gamma) ** 0.5 * eps) / gamma**0.5, _GIVEN)
 _fused = partial(like, lambda M, W: (M[:, None, None] * W).sum(dim=0), _BASES)
-EXERCISES: dict[str, exercises.Exercise] = {
+EXERCISES: dict[str, Exercise] = {
     "noisy": ("the noisy residual at level gamma", _noisy, "two roots, squares add up to one"),
     "clean": ("the residual from the predicted noise", _clean, "solve the first exercise for r"),
     "fused": ("the kernel of one position", _fused, "Eq. 2: a sum over the bases, weighted"),
@@ -255,7 +253,7 @@ EXERCISES: dict[str, exercises.Exercise] = {
     "budget": ("the sum of the betas of both published schedules", near(10.0, 0.3), "T times the mean beta"),
     "tiles": ("how many tiles of 128 with margin 16 cover 384 × 256", near(12), "a new tile every 96 pixels"),
 }
-check = partial(exercises.check, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
+check = partial(check_answer, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
 
 
 # --- the README's figure: a dark and a shaken photograph, restored by a network each ----------------------------------
