@@ -62,7 +62,7 @@ def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
 
 def _training(name: str) -> dict[str, Arm]:
     """Training steps, ours against diffusers' example loop: one network, random images, batches of one size."""
-    from repro.ddpm.schedules import to_diffusers
+    from repro.ddpm.process import to_diffusers
     from repro.ddpm.study.experiments import LINEAR, DenoisingTask, build_network
 
     config = _ddpm(name)
@@ -107,9 +107,8 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     """50 steps of DDIM on one network and one start, batch 16, ours and diffusers', over 50 bare passes."""
     from diffusers import DDIMPipeline
 
-    from repro.ddpm.process import model_fn
+    from repro.ddpm.process import model_fn, to_diffusers
     from repro.ddpm.samplers import ddim, sample
-    from repro.ddpm.schedules import to_diffusers
     from repro.ddpm.study.experiments import LINEAR, build_network
 
     config = _ddpm(name)
@@ -141,8 +140,8 @@ def _restoration(name: str) -> dict[str, Arm]:
 
 def _edit(name: str) -> dict[str, Arm]:
     """Four effects in one joint edit, over its bare passes and over four edits in sequence."""
+    from repro.ddpm.process import by_name
     from repro.ddpm.samplers import spaced
-    from repro.ddpm.schedules import by_name
     from repro.editing.autoencoder import Autoencoder
     from repro.editing.model import EditingNet
     from repro.editing.sampling import SCHEDULE, Editor, in_sequence

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from repro.adir import guidance
 from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
+from repro.ddpm.process import linear
 from repro.ddpm.samplers import ancestral, sample, spaced
-from repro.ddpm.schedules import linear
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 

@@ -12,20 +12,20 @@ from tiny import refused
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from repro.ddpm import oracles, process, schedules
+from repro.ddpm import oracles, process
 from repro.errors import ReproError
 
-LINEAR = schedules.linear()
-ZERO = schedules.zero_terminal_snr(LINEAR)
+LINEAR = process.linear()
+ZERO = process.zero_terminal_snr(LINEAR)
 ALL = {
     "linear": LINEAR,
-    "cosine": schedules.cosine(),
-    "scaled_linear": schedules.scaled_linear(),
+    "cosine": process.cosine(),
+    "scaled_linear": process.scaled_linear(),
     "linear zero": ZERO,
-    "cosine zero": schedules.zero_terminal_snr(schedules.cosine()),
-    "scaled zero": schedules.zero_terminal_snr(schedules.scaled_linear()),
-    "sr3": schedules.linear(2000, 1e-6, 1e-2),
-    "one step": schedules.linear(1, 0.5, 0.5),
+    "cosine zero": process.zero_terminal_snr(process.cosine()),
+    "scaled zero": process.zero_terminal_snr(process.scaled_linear()),
+    "sr3": process.linear(2000, 1e-6, 1e-2),
+    "one step": process.linear(1, 0.5, 0.5),
 }
 
 
@@ -51,7 +51,7 @@ def test_published_constants():
 def test_betas_equal_diffusers(name):
     schedule = ALL[name]
     for kind in ("ddpm", "ddim", "ddim_inverse"):
-        theirs = schedules.to_diffusers(schedule, kind)
+        theirs = process.to_diffusers(schedule, kind)
         # diffusers rounds to float32 on the way (rescaling amplifies it near the end); samplers use alpha_bar
         assert (theirs.betas.double() - schedule.betas).abs().max() < (3e-4 if "zero" in name else 1e-7)
         assert (theirs.alphas_cumprod.double() - schedule.alpha_bar).abs().max() < 2e-6
@@ -66,8 +66,8 @@ def test_betas_equal_diffusers(name):
 
 
 def test_hand_made_betas_go_to_diffusers():
-    schedule = schedules.Schedule("mine", torch.tensor([0.1, 0.3, 0.2]))
-    scheduler = schedules.to_diffusers(schedule, "ddim", prediction_type="v_prediction")
+    schedule = process.Schedule("mine", torch.tensor([0.1, 0.3, 0.2]))
+    scheduler = process.to_diffusers(schedule, "ddim", prediction_type="v_prediction")
     assert (scheduler.alphas_cumprod.double() - schedule.alpha_bar).abs().max() < 1e-7
     assert scheduler.config.prediction_type == "v_prediction"
 
@@ -83,19 +83,19 @@ def test_tables_are_consistent_and_equal_the_chain(name):
     assert s.T == 1 or s.posterior_log_variance[0] == s.posterior_log_variance[1]
     a, sigma = s.at(torch.tensor([0, s.T - 1]), torch.zeros(2, 3, 4, 4))  # both ends
     assert a.shape == sigma.shape == (2, 1, 1, 1) and a.dtype == torch.float32 and (sigma > 0).all()
-    assert torch.equal(schedules.by_name(**s.config).betas, s.betas)
+    assert torch.equal(process.by_name(**s.config).betas, s.betas)
     worst = oracles.chain_vs_closed_form(s)
     assert len(worst) == 5 and max(worst.values()) < 1e-10, worst
 
 
 def test_wrong_settings_are_refused():
     cases = {
-        r"betas must lie in \(0, 1\].*got 1.0": lambda: schedules.linear(beta_T=1.2),
-        "got nan at t=1": lambda: schedules.Schedule("x", torch.tensor([0.1, float("nan")])),
-        "only the last may be 1: got 1 at t=0": lambda: schedules.Schedule("x", torch.tensor([1.0, 0.1])),
-        "'sigmoid' is unknown: choose one of linear, cosine, scaled_linear": lambda: schedules.by_name("sigmoid"),
-        r"0..999: got 0..1000": lambda: schedules.linear().at(torch.tensor([0, 1000]), torch.zeros(2, 1)),
-        "got nan at t=0": lambda: schedules.zero_terminal_snr(ALL["one step"]),
+        r"betas must lie in \(0, 1\].*got 1.0": lambda: process.linear(beta_T=1.2),
+        "got nan at t=1": lambda: process.Schedule("x", torch.tensor([0.1, float("nan")])),
+        "only the last may be 1: got 1 at t=0": lambda: process.Schedule("x", torch.tensor([1.0, 0.1])),
+        "'sigmoid' is unknown: choose one of linear, cosine, scaled_linear": lambda: process.by_name("sigmoid"),
+        r"0..999: got 0..1000": lambda: process.linear().at(torch.tensor([0, 1000]), torch.zeros(2, 1)),
+        "got nan at t=0": lambda: process.zero_terminal_snr(ALL["one step"]),
         "'noise' is unknown: choose one of epsilon": lambda: process.target("noise", one(0), one(0), 0, LINEAR),
         r"\(3, 4\) and \(3, 1\)": lambda: process.simple(torch.zeros(3, 4), torch.zeros(3, 1)),  # would broadcast
     }
@@ -129,7 +129,7 @@ def test_v_at_zero_snr_still_knows_the_sample():
 
 def test_posterior_is_bayes_rule():
     """q(x_{t-1} | x_t, x0) as a product of two densities, on a grid."""
-    schedule, t, x0, x_t = schedules.linear(20, 0.05, 0.4), 7, 0.4, -0.9
+    schedule, t, x0, x_t = process.linear(20, 0.05, 0.4), 7, 0.4, -0.9
     grid = torch.linspace(-8, 8, 40001, dtype=torch.float64)
     ab, beta = schedule.alpha_bar[t - 1], schedule.betas[t]
     log_p = -((grid - ab.sqrt() * x0) ** 2) / (2 * (1 - ab)) - (x_t - (1 - beta).sqrt() * grid) ** 2 / (2 * beta)
@@ -179,7 +179,7 @@ def test_the_ideal_denoiser_has_the_smallest_loss(kind):
 
 
 def test_learned_range_equals_diffusers():
-    theirs = schedules.to_diffusers(LINEAR, "ddpm", variance_type="learned_range")
+    theirs = process.to_diffusers(LINEAR, "ddpm", variance_type="learned_range")
     theirs.alphas_cumprod = LINEAR.alpha_bar
     number = draw(0, 2, 3, 4, 4).clamp(-1, 1)
     for t in (1, 2, 500, 999):
@@ -190,7 +190,7 @@ def test_learned_range_equals_diffusers():
 
 def test_the_terms_of_the_bound_are_torchs_divergences_and_the_decoder():
     """Per sample in bits per dimension; t = 0 and t > 0 in one batch."""
-    schedule = schedules.linear(10, 0.01, 0.3)
+    schedule = process.linear(10, 0.01, 0.3)
     x0, t = (draw(0, 3, 1, 2, 2).clamp(-1, 1) * 127.5).round() / 127.5, torch.tensor([0, 4, 9])
     eps, mean, log_var = draw(1, 3, 1, 2, 2), draw(2, 3, 1, 2, 2) * 0.1, draw(3, 3, 1, 2, 2) - 2
     x_t = process.q_sample(x0, t, eps, schedule)

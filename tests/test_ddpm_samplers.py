@@ -11,11 +11,11 @@ from test_ddpm_process import LINEAR, ZERO, draw
 from tiny import refused
 from torch import nn
 
-from repro.ddpm import oracles, process, samplers, schedules
+from repro.ddpm import oracles, process, samplers
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
-COSINE, LATENT = schedules.cosine(), schedules.scaled_linear()
+COSINE, LATENT = process.cosine(), process.scaled_linear()
 NOISE = KeyedNoise(0, range(3), "noise")
 sample, spaced = samplers.sample, samplers.spaced
 
@@ -58,7 +58,7 @@ def worst(moments, oracle) -> float:
 @torch.no_grad()
 def theirs(net, schedule, kind, steps, x=START, step=None, **config):
     """The states of diffusers' loop and its timesteps; DDIM's noise is ours, by timestep, DDPM's a generator's."""
-    scheduler = schedules.to_diffusers(schedule, kind, **config)
+    scheduler = process.to_diffusers(schedule, kind, **config)
     scheduler.alphas_cumprod = schedule.alpha_bar
     if config.get("set_alpha_to_one") is False:
         scheduler.final_alpha_cumprod = schedule.alpha_bar[0]
@@ -134,14 +134,14 @@ def test_inversion_is_diffusers(spacing, steps):
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_timesteps_equal_diffusers(spacing):
     for T in (1000, 50, 7):
-        scheduler = schedules.to_diffusers(schedules.linear(T), "ddpm", timestep_spacing=spacing)
+        scheduler = process.to_diffusers(process.linear(T), "ddpm", timestep_spacing=spacing)
         for steps in range(2 if spacing == "linspace" else 1, T + 1, 1 if T < 100 else 7):
             scheduler.set_timesteps(steps)
             got, wanted = spaced(T, steps, spacing), scheduler.timesteps.tolist()
             assert len(set(got)) == steps and got[0] < T and got[-1] >= 0
             if len(wanted) == steps:  # its float arange sometimes gives one step too many
                 assert got == wanted, (T, steps)
-    assert [step.t for step in samplers.ddim(NET, START, schedules.linear(7))] == list(range(6, -1, -1))  # all
+    assert [step.t for step in samplers.ddim(NET, START, process.linear(7))] == list(range(6, -1, -1))  # all
 
 
 def test_gaussian_oracle_is_conditioning_of_the_joint():
@@ -166,7 +166,7 @@ def test_finite_oracle_is_the_weighted_mean():
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100])
-@pytest.mark.parametrize("schedule", [ZERO, schedules.zero_terminal_snr(COSINE)], ids=lambda s: s.name)
+@pytest.mark.parametrize("schedule", [ZERO, process.zero_terminal_snr(COSINE)], ids=lambda s: s.name)
 def test_one_data_point_is_exact(schedule, steps):
     """x_{t-1} given x_t and the only x0 is Eq. 7's posterior: exact marginals at every step and stride."""
     oracle, times = oracles.GaussianData(draw(6, 3), torch.zeros(3, 3), schedule), spaced(1000, steps, "trailing")

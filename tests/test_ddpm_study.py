@@ -9,8 +9,7 @@ import torch
 
 from repro.data.datasets import CIFAR, load_cifar10
 from repro.ddpm import oracles
-from repro.ddpm.process import q_sample
-from repro.ddpm.schedules import linear
+from repro.ddpm.process import linear, q_sample
 from repro.ddpm.study import experiments as ddpm
 from repro.ddpm.study import figures, measure
 from repro.ddpm.study.experiments import LINEAR, MAIN, PAPER, PAPER_MODEL, PROFILES, build_network, experiment

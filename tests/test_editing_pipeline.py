@@ -21,7 +21,7 @@ from tiny_editing import FULL, PREDICTION, close, pictures, tiny_autoencoder, ti
 from repro import cli, paths
 from repro.data import pack
 from repro.data.images import resize
-from repro.ddpm.schedules import by_name
+from repro.ddpm.process import by_name
 from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer

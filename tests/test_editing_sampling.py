@@ -12,9 +12,8 @@ from tiny_editing import FULL, close, pictures, tiny_editor, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.ddpm.process import model_fn, q_sample
+from repro.ddpm.process import by_name, model_fn, q_sample
 from repro.ddpm.samplers import ddim, sample
-from repro.ddpm.schedules import by_name
 from repro.editing import sampling
 from repro.editing.effects import Recipe
 from repro.editing.sampling import in_sequence

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import same_weights, shaken, tiny_net
 
-from repro.ddpm.schedules import linear, to_diffusers
+from repro.ddpm.process import linear, to_diffusers
 from repro.engine.train import EMA
 from repro.errors import ReproError
 from repro.nn import unet

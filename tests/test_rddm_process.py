@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_rddm_samplers import wave
 from tiny import refused
 
-from repro.ddpm import schedules as ddpm
+from repro.ddpm import process as ddpm
 from repro.engine.rng import KeyedNoise
 from repro.rddm import process
 from repro.rddm.model import PublishedNet, RDDMNet

@@ -13,8 +13,8 @@ from test_ddpm_samplers import START as X_T
 from tiny import shaken
 from torch import nn
 
+from repro.ddpm import process as ddpm
 from repro.ddpm import samplers as ddpm_samplers
-from repro.ddpm import schedules as ddpm
 from repro.ddpm.oracles import sampler_moments
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import sample, spaced, start_noise

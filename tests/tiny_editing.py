@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from repro.ddpm.schedules import by_name
+from repro.ddpm.process import by_name
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, Editor

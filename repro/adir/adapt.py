@@ -31,7 +31,7 @@ from repro.data.degradations import Noises
 from repro.data.files import cut
 from repro.data.images import resize, to_model
 from repro.ddpm import process
-from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.process import Schedule, by_name
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state

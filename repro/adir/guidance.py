@@ -16,9 +16,8 @@ from torch import Tensor
 
 from repro.adir.operators import SMALLEST, Separable, Transpose
 from repro.ddpm.oracles import GaussianData, sampler_moments
-from repro.ddpm.process import Model
+from repro.ddpm.process import Model, Schedule, linear
 from repro.ddpm.samplers import Guide, Step, ancestral, spaced
-from repro.ddpm.schedules import Schedule, linear
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 

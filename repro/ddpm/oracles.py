@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import KINDS, Kind, Model, from_x0
+from repro.ddpm.process import KINDS, Kind, Model, Schedule, from_x0
 from repro.ddpm.samplers import Noise, Step
-from repro.ddpm.schedules import Schedule
 from repro.errors import one_of
 
 

@@ -20,8 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from repro.ddpm.process import KINDS, Kind, Model, model_fn, prediction_part, split_variance, to_eps, to_x0
-from repro.ddpm.schedules import Schedule
+from repro.ddpm.process import KINDS, Kind, Model, Schedule, model_fn, prediction_part, split_variance, to_eps, to_x0
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 

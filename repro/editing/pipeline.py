@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data.images import ImageSource, masks, pictures, resize
-from repro.ddpm.process import Kind, q_sample
+from repro.ddpm.process import Kind, Schedule, by_name, q_sample, to_diffusers
 from repro.ddpm.samplers import sample
-from repro.ddpm.schedules import Schedule, by_name, to_diffusers
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
 from repro.editing.large import carried, enlarged, matched, membrane, thickness

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.ddpm.process import Kind, Model, model_fn
+from repro.ddpm.process import Kind, Model, Schedule, model_fn
 from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
-from repro.ddpm.schedules import Schedule
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import Recipe, cut_hole
 from repro.editing.model import EditingNet

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.ddpm.process import Kind, q_sample, target
-from repro.ddpm.schedules import Schedule
+from repro.ddpm.process import Kind, Schedule, q_sample, target
 from repro.editing.autoencoder import Noises
 from repro.editing.vector import NAMES, SCALARS, TASKS
 

@@ -20,8 +20,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import simple
-from repro.ddpm.schedules import Schedule, Tables, by_name
+from repro.ddpm.process import Schedule, Tables, by_name, simple
 from repro.errors import ReproError, one_of
 
 
@@ -86,7 +85,7 @@ def by_config(
     Args:
         alpha, beta2: a family each, see `FAMILIES`.
         sum_scale: s_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal.
-        ddpm: instead of all others, settings of `repro.ddpm.schedules.by_name`: the coefficients are converted from
+        ddpm: instead of all others, settings of `repro.ddpm.process.by_name`: the coefficients are converted from
             that schedule, which brings its own variance.
     """
     if sum_scale <= 0:

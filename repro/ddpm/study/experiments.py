@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from repro.data import pack
 from repro.data.datasets import load_cifar10
 from repro.ddpm import process
-from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.process import Schedule, by_name
 from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise

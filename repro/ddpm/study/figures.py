@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from repro.data.images import center_crop, read_image
 from repro.ddpm import process
+from repro.ddpm.process import Schedule
 from repro.ddpm.samplers import Step, ddim, start_noise
-from repro.ddpm.schedules import Schedule
 from repro.ddpm.study.experiments import LINEAR, MAIN
 from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats

@@ -17,9 +17,8 @@ from torch import Tensor
 from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
 from repro.ddpm import oracles, process, samplers
-from repro.ddpm.process import Model, model_fn
+from repro.ddpm.process import Model, Schedule, model_fn
 from repro.ddpm.samplers import Guide, draw, start_noise
-from repro.ddpm.schedules import Schedule
 from repro.ddpm.study import experiments
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, DDPMConfig, fashion_tensor, profile
 from repro.engine.checkpoint import DEVICE, load_checkpoint, trained

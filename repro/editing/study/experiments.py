@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from repro.data.datasets import home
-from repro.ddpm.process import Kind
-from repro.ddpm.schedules import Schedule, by_name
+from repro.ddpm.process import Kind, Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.effects import Recipe as Effects
 from repro.editing.model import EditingNet

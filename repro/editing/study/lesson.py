@@ -11,8 +11,7 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize
-from repro.ddpm.process import to_x0
-from repro.ddpm.schedules import scaled_linear
+from repro.ddpm.process import scaled_linear, to_x0
 from repro.editing.effects import cut_hole, free_form_mask, gaussian_3x3, unsharp_mask
 from repro.editing.grain import RADII, grain_variance
 from repro.editing.pipeline import EditingPipeline
