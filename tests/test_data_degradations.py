@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import noises
 
 from repro.data import wetglass
-from repro.data.degradations import TASKS, low_light
+from repro.data.degradations import LIT, LIT_SHARE, TASKS, lamp_light, low_light, srgb_to_linear
 from repro.data.wetglass import rain
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -36,23 +36,37 @@ def test_each_keeps_shape_and_range_also_under_autocast(name):
     assert torch.equal(degraded, cast[0]) and torch.equal(strength, cast[1])
 
 
-OLD_LAWS = {
+OTHERS = {
     "lowlight, narrow": low_light,
+    "lamp light": lamp_light,
     "raindrops, sharp": lambda x, n: rain(x, n("degrade/drops")),
 }
 
 
-@pytest.mark.parametrize("name", [*NAMES, *OLD_LAWS])
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 @pytest.mark.parametrize("size", [(64, 64), (130, 100)])
 def test_a_sample_does_not_depend_on_its_batch(name, size):
     pictures = torch.nn.functional.interpolate(PICTURES, size=size, mode="bilinear")
     ids = ["a", "b", "c", "d", "e"]
-    degrade = OLD_LAWS.get(name) or (lambda x, n: TASKS[name].degrade(x, n)[0])
+    degrade = OTHERS.get(name) or (lambda x, n: TASKS[name].degrade(x, n)[0])
     together = degrade(pictures, noises(ids))
     for i, one in enumerate(ids):
         assert torch.equal(degrade(pictures[i : i + 1], noises([one]))[0], together[i])
     assert torch.equal(degrade(pictures.flip(0), noises(ids[::-1])), together.flip(0))
     assert not torch.equal(degrade(pictures, noises(ids, seed=1)), together)
+
+
+def test_lamp_light_is_warm_and_as_bright_and_leaves_the_other_images():
+    grey = torch.full((2000, 3, 8, 8), 0.4)
+    lit = lamp_light(grey, noises(range(2000)))
+    changed = (lit != grey).flatten(1).any(dim=1)
+    assert abs(changed.float().mean().item() - LIT_SHARE) < 0.04  # four standard deviations
+    red, green, blue = srgb_to_linear(lit[changed]).unbind(1)
+    assert ((red >= green) & (green >= blue)).all()
+    warm = (red / blue).log2().amax(dim=(1, 2))
+    assert warm.min() > 0.3 * LIT[0] and 0.9 * LIT[1] < warm.max() < 1.05 * LIT[1]
+    luminance = (0.2126 * red + 0.7152 * green + 0.0722 * blue) / srgb_to_linear(grey[0, 0, 0, 0])
+    assert luminance.min() > 0.9 and luminance.max() < 1.6
 
 
 AMOUNTS = {"lowlight": (0, 0.5, 1, 3, 6), "raindrops": (0, 0.05, 0.2, 0.6), "deblur": (0, 3, 8, 21)}
@@ -103,12 +117,13 @@ def test_jpeg_is_the_encoders_own():
 def test_every_law_is_bit_for_bit_what_it_was():
     """In 8 bits, since another processor's exponentials differ in the last."""
     pictures = KeyedNoise(0, range(3), "test/pictures").uniform((3, 24, 20))
-    laws = OLD_LAWS | {name: lambda x, n, task=task: task.degrade(x, n)[0] for name, task in TASKS.items()}
+    laws = OTHERS | {name: lambda x, n, task=task: task.degrade(x, n)[0] for name, task in TASKS.items()}
     digests = {}
     for name, degrade in laws.items():
         levels = (degrade(pictures, noises(list("abc"), seed=7)) * 255).round().byte()
         digests[name] = hashlib.sha256(levels.numpy().tobytes()).hexdigest()[:16]
     assert digests == {
+        "lamp light": "cd13d06538dd223f",
         "lowlight, narrow": "c803fda870663605",
         "raindrops, sharp": "991744f5eff537ca",
         "lowlight": "8ceb0d9ae8f64d60",

@@ -128,7 +128,8 @@ LIT, LIT_SHARE = (1.5, 5.0), 0.3  # stops between red and blue of such light; sh
 
 def lamp_light(image: Tensor, noises: Noises) -> Tensor:
     """(B, 3, H, W) sRGB in [0, 1] -> the same scenes, a share of them in the light of bulbs or candles, all over or on
-    one side: clean images whose colour a network keeps. `wide_low_light` has weaker casts, which it takes away.
+    one side, in multiples of 1/255: clean images whose colour a network keeps (it takes away the weaker casts of
+    `wide_low_light`).
     """
     height, width = image.shape[-2:]
     u = noises("lamp").uniform((6,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)
@@ -140,7 +141,7 @@ def lamp_light(image: Tensor, noises: Noises) -> Tensor:
     # Red gains about a third of the stops, so that brightness stays; green is between red and blue.
     gains = torch.stack([0.35 * warm, (0.05 - 0.25 * u[5]) * warm, -0.65 * warm], dim=1)  # (B, 3, H, W)
     lit = linear_to_srgb((srgb_to_linear(image) * gains.exp2()).clamp(0, 1))
-    return torch.where((u[0] < LIT_SHARE)[:, None], lit, image)
+    return torch.where((u[0] < LIT_SHARE)[:, None], (lit * 255).round() / 255, image)
 
 
 def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
