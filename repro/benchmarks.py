@@ -1,8 +1,7 @@
-"""`repro bench`: our speed against a peer's, or against the bare network passes, in one run and in alternating blocks.
+"""`repro bench`: our speed against a peer's, or against the bare network passes.
 
 The arms of a bench take turns, a block each, in an order that changes every round, so that whatever else the machine
-does falls on all of them; the median of the rounds' own ratios is compared. Peak memory is that of one block.
-Times enter no record and no table.
+does falls on all of them; the median of the rounds' ratios is compared. Times enter no record and no table.
 """
 
 import json
@@ -17,29 +16,43 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from accelerate import Accelerator
+from diffusers import DDIMPipeline
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from repro import paths
-from repro.engine.atomic import write_text
+from repro.ddpm.process import by_name, model_fn, to_diffusers
+from repro.ddpm.samplers import ddim, sample, spaced
+from repro.ddpm.study import experiments as ddpm
+from repro.editing.autoencoder import Autoencoder
+from repro.editing.model import EditingNet
+from repro.editing.sampling import SCHEDULE, Editor, in_sequence
+from repro.editing.study.benchmark import BENCH
+from repro.editing.study.experiments import PROFILES
+from repro.editing.vector import EditingVector
 from repro.engine.records import environment
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import has_bf16, train
+from repro.engine.train import DEVICE, has_bf16, seeded, train
 from repro.errors import ReproError, one_of
+from repro.rddm.samplers import Net
+from repro.rddm.study import experiments as rddm
+from repro.ucdir.model import UCDIR
+from repro.ucdir.network import AdaptiveKernels
+from repro.ucdir.pipeline import Tiles, restore
+from repro.ucdir.study.experiments import network_of
 
 Arm = Callable[[], object]  # one block of work
 DDIM_STEPS, IMAGES = 50, 2048
 OVERHEAD = 1 / 1.05
 LAYERS = {32: 64, 64: 32, 128: 16}  # channels -> side
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _seeded(build: Callable[[], nn.Module], sampled: bool = True) -> nn.Module:
-    """An untrained network, frozen where it is sampled: the values of its weights do not affect its speed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = build()
-    return net.eval().requires_grad_(False).to(DEVICE, memory_format=torch.channels_last) if sampled else net
+def _frozen(build: Callable[[], nn.Module]) -> nn.Module:
+    """An untrained network for sampling: the values of its weights do not affect its speed."""
+    return seeded(build).eval().requires_grad_(False).to(DEVICE, memory_format=torch.channels_last)
 
 
 def _image(side: int) -> Tensor:
@@ -48,9 +61,7 @@ def _image(side: int) -> Tensor:
 
 def _ddpm(name: str) -> Any:
     """The configuration of that profile, without a learned variance."""
-    from repro.ddpm.study.experiments import profile
-
-    config = profile(name)
+    config = ddpm.profile(name)
     return replace(config, network={**config.network, "out_channels": config.channels})
 
 
@@ -62,27 +73,20 @@ def _passes(network: nn.Module, count: int, *inputs: Any) -> None:
 
 def _training(name: str) -> dict[str, Arm]:
     """Training steps, ours against diffusers' example loop: one network, random images, batches of one size."""
-    from repro.ddpm.process import to_diffusers
-    from repro.ddpm.study.experiments import LINEAR, DenoisingTask, build_network
-
     config = _ddpm(name)
     images = 2 * KeyedNoise(0, range(IMAGES), "bench").uniform((config.channels, config.size, config.size)) - 1
 
     def ours(precision: str) -> Iterator[Any]:
-        task = DenoisingTask(images, [str(i) for i in range(IMAGES)], LINEAR, learned_variance=False)
+        task = ddpm.DenoisingTask(images, [str(i) for i in range(IMAGES)], ddpm.LINEAR, learned_variance=False)
         recipe = replace(config.recipe, images=10**9, precision=precision, threads=torch.get_num_threads())
-        return iter(train(_seeded(lambda: build_network(config), sampled=False), task, recipe, seed=0))
+        return train(seeded(partial(ddpm.build_network, config)), task, recipe, seed=0)
 
     def diffusers() -> Iterator[float]:
         """The unconditional example in fp32: loader, scheduler's noise, AdamW, clipping, EMAModel."""
-        from accelerate import Accelerator
-        from diffusers.training_utils import EMAModel
-        from torch.utils.data import DataLoader, TensorDataset
-
         accelerator = Accelerator(mixed_precision="no")
-        model = _seeded(lambda: build_network(config), sampled=False).train()
+        model = seeded(partial(ddpm.build_network, config)).train()
         average = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(model))
-        noiser = to_diffusers(LINEAR)
+        noiser = to_diffusers(ddpm.LINEAR)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         loader = DataLoader(TensorDataset(images), batch_size=config.recipe.batch, shuffle=True, drop_last=True)
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -105,32 +109,23 @@ def _training(name: str) -> dict[str, Arm]:
 
 def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
     """50 steps of DDIM on one network and one start, batch 16, ours and diffusers', over 50 bare passes."""
-    from diffusers import DDIMPipeline
-
-    from repro.ddpm.process import model_fn, to_diffusers
-    from repro.ddpm.samplers import ddim, sample
-    from repro.ddpm.study.experiments import LINEAR, build_network
-
     config = _ddpm(name)
-    network = _seeded(lambda: build_network(config))
+    network = _frozen(partial(ddpm.build_network, config))
     x = KeyedNoise(0, range(batch), "bench/x_T").normal((config.channels, config.size, config.size)).to(DEVICE)
-    pipe = DDIMPipeline(network, to_diffusers(LINEAR, "ddim", set_alpha_to_one=True))
+    pipe = DDIMPipeline(network, to_diffusers(ddpm.LINEAR, "ddim", set_alpha_to_one=True))
     pipe.set_progress_bar_config(disable=True)
     settings = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": DDIM_STEPS, "output_type": "pt"}
     return {
         "bare passes": partial(_passes, network, DDIM_STEPS, x, torch.full((batch,), 500, device=DEVICE)),
-        "ours": lambda: sample(ddim(model_fn(network), x, LINEAR, DDIM_STEPS)),
+        "ours": lambda: sample(ddim(model_fn(network), x, ddpm.LINEAR, DDIM_STEPS)),
         "diffusers": partial(pipe, batch, **settings),
     }
 
 
 def _restoration(name: str) -> dict[str, Arm]:
     """An image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes."""
-    from repro.rddm.samplers import Net
-    from repro.rddm.study.experiments import build_network, learning_of, profile
-
-    task = profile(name if name == "smoke" else "small")["raindrop"]
-    network, learning = _seeded(lambda: build_network(task, "smres")), learning_of(task, "smres")
+    task = rddm.profile(name if name == "smoke" else "small")["raindrop"]
+    network, learning = _frozen(partial(rddm.build_network, task, "smres")), rddm.learning_of(task, "smres")
     y, net = 2 * _image(task.side).to(DEVICE) - 1, Net(network, learning, task.steps)
     return {
         "bare passes": partial(_passes, network, task.steps, y, torch.full((1,), 500, device=DEVICE), y),
@@ -140,18 +135,9 @@ def _restoration(name: str) -> dict[str, Arm]:
 
 def _edit(name: str) -> dict[str, Arm]:
     """Four effects in one joint edit, over its bare passes and over four edits in sequence."""
-    from repro.ddpm.process import by_name
-    from repro.ddpm.samplers import spaced
-    from repro.editing.autoencoder import Autoencoder
-    from repro.editing.model import EditingNet
-    from repro.editing.sampling import SCHEDULE, Editor, in_sequence
-    from repro.editing.study.benchmark import BENCH
-    from repro.editing.study.experiments import PROFILES
-    from repro.editing.vector import EditingVector
-
     config = PROFILES[name if name == "smoke" else "small"]
     networks = partial(EditingNet, **config.network), partial(Autoencoder, **config.autoencoder)
-    network, autoencoder = (_seeded(each, sampled=False).eval().requires_grad_(False) for each in networks)
+    network, autoencoder = (seeded(each).eval().requires_grad_(False) for each in networks)
     editor = Editor(network, autoencoder, by_name(**SCHEDULE), "v_prediction")
     vector = EditingVector(blur=0.5, grain=0.05, colour=True, sharpen=(2.0, 0.02))
     image, editors = _image(config.bench.crop[2]), dict.fromkeys(vector.active, editor)
@@ -176,7 +162,6 @@ def _edit(name: str) -> dict[str, Arm]:
 
 def _kernels(name: str) -> dict[str, Arm]:
     """Adaptive kernels, forward and backward as in training, over one 3 x 3 convolution of equal MACs."""
-    from repro.ucdir.network import AdaptiveKernels
 
     def both_ways(layer: nn.Module, *inputs: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
@@ -189,34 +174,29 @@ def _kernels(name: str) -> dict[str, Arm]:
         x = noise.normal((c, side, side)).contiguous(memory_format=torch.channels_last).requires_grad_()
         adaptive, plain = partial(AdaptiveKernels, c, 32, 3), partial(nn.Conv2d, c, c, 3, padding=1)
         guide = torch.ones(len(x), 32), noise.normal((3, side, side))
-        arms[f"kernels {c}"] = partial(both_ways, _seeded(adaptive, sampled=False), x, *guide)
-        arms[f"convolution {c}"] = partial(both_ways, _seeded(plain, sampled=False), x)
+        arms |= {f"kernels {c}": partial(both_ways, seeded(adaptive), x, *guide)}
+        arms |= {f"convolution {c}": partial(both_ways, seeded(plain), x)}
     return arms
 
 
 def _splitting(name: str) -> dict[str, Arm]:
     """A step with its first estimate in tiles of 256 pixels: one large image, over as many pixels in twelve."""
-    from repro.ucdir.model import UCDIR
-    from repro.ucdir.pipeline import Tiles, restore
-    from repro.ucdir.study.experiments import network_of
-
-    network = _seeded(lambda: UCDIR(**network_of("jpeg", "long", name)))
+    network = _frozen(lambda: UCDIR(**network_of("jpeg", "long", name)))
     unknown = torch.full((1,), torch.nan, device=DEVICE)
     scalars = {"task": torch.zeros(1, dtype=torch.long, device=DEVICE), "strength": unknown}
 
     def arm(height: int, width: int, times: int) -> Arm:
-        if name == "smoke":
-            height, width = height // 8, width // 8
-        x = KeyedNoise(0, [0], "bench").uniform((3, height, width)).to(DEVICE)
+        part = 8 if name == "smoke" else 1
+        x = KeyedNoise(0, [0], "bench").uniform((3, height // part, width // part)).to(DEVICE)
         run = partial(restore, network, x, KeyedNoise(0, [0], "sample", DEVICE), steps=1, **scalars)
         return lambda: [run(tiles=Tiles(256, 32)) for _ in range(times)]
 
     return {"512 × 512, 12 times": arm(512, 512, 12), "2048 × 1536": arm(2048, 1536, 1)}  # as many pixels
 
 
-Ratio = tuple[str, str, float | None]  # speed of the first arm over the second, its target, or None: for comparison
-_OURS: Ratio = ("ours", "bare passes", OVERHEAD)
-BENCHES: dict[str, tuple[Callable[[str], dict[str, Arm]], list[Ratio]]] = {  # a profile's arms, and what is compared
+# A profile's arms, and what is compared: the speed of one over another, its target, or None where there is none.
+_OURS = ("ours", "bare passes", OVERHEAD)
+BENCHES: dict[str, tuple[Callable[[str], dict[str, Arm]], list[tuple[str, str, float | None]]]] = {
     "training": (_training, [("ours, fp32", "diffusers", 1.0), ("ours, defaults", "diffusers", 1.5)]),
     "sampler": (_sampler, [_OURS, ("diffusers", "bare passes", None)]),
     "restoration": (_restoration, [_OURS]),
@@ -270,7 +250,7 @@ class Bench:
             print("\n".join(f"{name:<16} {make.__doc__}" for name, (make, _) in BENCHES.items()))
         of_paper = {"training", "sampler"}.issuperset(self.names)
         one_of("profile of these benches", self.profile, ("smoke", "small") + ("paper",) * of_paper)
-        missed = 0
+        verdicts = []
         for name in [one_of("bench", name, BENCHES) for name in self.names]:
             make, pairs = BENCHES[name]
             print(f"{name}: {make.__doc__}")
@@ -278,16 +258,15 @@ class Bench:
             for of, over, least in pairs:
                 values = [b / a for a, b in zip(seconds[of], seconds[over], strict=True)]
                 low, middle, high = statistics.quantiles(values * 2, n=4, method="inclusive")
-                verdict = "for comparison" if least is None else "met" if middle >= least else "MISSED"
-                found = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdict}
+                verdicts.append("for comparison" if least is None else "met" if middle >= least else "MISSED")
+                found = {"median": middle, "q1": low, "q3": high, "at least": least, "verdict": verdicts[-1]}
                 ratios[f"{of} over {over}"] = found
-                print(f"  {of} over {over}: {middle:.3f} [{low:.3f}, {high:.3f}], {verdict}")
-                missed += verdict == "MISSED"
+                print(f"  {of} over {over}: {middle:.3f} [{low:.3f}, {high:.3f}], {verdicts[-1]}")
             memory = {arm: peak(run) for arm, run in make(self.profile).items()}
             print("  peak memory in MB: " + ", ".join(f"{arm} {mb}" for arm, mb in memory.items()))
-            medians = {arm: statistics.median(times) for arm, times in seconds.items()}
             result = {"bench": name, "summary": make.__doc__, "profile": self.profile, "rounds": self.rounds}
-            result |= {"seconds a block": medians, "MB a block": memory, "ratios": ratios, "environment": environment()}
+            result |= {"seconds a block": {arm: statistics.median(times) for arm, times in seconds.items()}}
+            result |= {"MB a block": memory, "ratios": ratios, "environment": environment()}
             for folder in [paths.runs() / "bench"] + [paths.figures() / "bench"] * self.keep:
-                write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
-        return 1 if missed else 0
+                paths.write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        return int("MISSED" in verdicts)

@@ -10,22 +10,20 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 from repro import __version__
 from repro.errors import ReproError, nearest
 
+_ENGINE, _PAIRS = "repro.engine.commands", "repro.use.training"
 # command: (module, dataclass, help, examples). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
-    "doctor": ("repro.engine.commands", "Doctor", "check this installation: versions, hardware, weights, images",
-               ("",)),
-    "list": ("repro.engine.commands", "List", "list experiments, with their state", ("", "editing")),
-    "train": ("repro.engine.commands", "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
+    "doctor": (_ENGINE, "Doctor", "check this installation: versions, hardware, weights, images", ("",)),
+    "list": (_ENGINE, "List", "list experiments, with their state", ("", "editing")),
+    "train": (_ENGINE, "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
               ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000")),
-    "evaluate": ("repro.engine.commands", "Evaluate", "make an experiment's records, or measure own pairs (my.toml)",
+    "evaluate": (_ENGINE, "Evaluate", "make an experiment's records, or measure own pairs (my.toml)",
                  ("editing", "rddm-raindrop-smres-s0 --full")),
-    "reproduce": ("repro.engine.commands", "Reproduce", "execute the notebooks: regenerate every table and figure",
+    "reproduce": (_ENGINE, "Reproduce", "execute the notebooks: regenerate every table and figure",
                   ("", "01 --update", "03 --parameters seed=5")),
-    "claims": ("repro.engine.commands", "Claims", "print the claim ledger with its verdicts", ("",)),
-    "whence": ("repro.engine.commands", "Whence", "print the records and the command behind a generated file",
-               ("figures/tables/editing_single.md",)),
-    "compare": ("repro.engine.commands", "TablesCompare", "compare two folders of tables, cell by cell",
-                ("old/figures figures",)),
+    "claims": (_ENGINE, "Claims", "print the claim ledger with its verdicts", ("",)),
+    "whence": (_ENGINE, "Whence", "print the records and the command behind a file", ("figures/tables/ddpm_fid.md",)),
+    "compare": (_ENGINE, "TablesCompare", "compare two folders of tables, cell by cell", ("old/figures figures",)),
     "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run", ("training",)),
     "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
              ("photo.jpg --blur 0.6 --seed 1", "photo.jpg --reference sunset.jpg -o warm.png",
@@ -39,12 +37,11 @@ COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
                    ("photos --out photos.flist",)),
 }  # fmt: skip
 
-# The same commands given a TOML file of own pairs (see `repro/use/rddm.toml`) in place of names.
+# The same commands with a TOML file of own pairs (see `repro/use/rddm.toml`) in place of names.
 PAIRS = {
-    "train": ("repro.use.training", "TrainPairs", "train on own pairs, as one TOML file says", ("my.toml",)),
-    "evaluate": ("repro.use.training", "EvaluatePairs", "measure a network on the held-out pairs of its TOML file",
-                 ("my.toml",)),
-}  # fmt: skip
+    "train": (_PAIRS, "TrainPairs", "train on own pairs, as one TOML file defines it", ("my.toml",)),
+    "evaluate": (_PAIRS, "EvaluatePairs", "measure a network on the held-out pairs of its TOML file", ("my.toml",)),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,19 +80,20 @@ def _run(name: str, arguments: list[str]) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         return int(command.run() or 0)
-    except ReproError as error:
-        print(f"repro {name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"repro {name}: stopped; what was saved stays", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        status, why = 130, "stopped; what was saved stays"
+    except ReproError as error:
+        status, why = 2, f"{error}"
+    except ImportError as error:
+        status, why = 2, f"the installation is broken ({error}); `make install` makes it again"
     except OSError as error:  # a clone or a disk that cannot be written, a name that is too long
         if error.filename is None:
             raise
-        print(f"repro {name}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        status, why = 2, f"{error.filename}: {error.strerror}"
+    print(f"repro {name}: {why}", file=sys.stderr)
+    return status
 
 
 @cache
@@ -105,8 +103,7 @@ def _plain(command: type) -> type:
 
     for name, kind in get_type_hints(command, include_extras=True).items():
         bare, *own = get_args(kind) if get_origin(kind) is Annotated else (kind,)
-        optional = type(None) in get_args(bare)
-        inner = next(part for part in get_args(bare) if part is not type(None)) if optional else bare
+        inner = next((part for part in get_args(bare) if type(None) in get_args(bare)), bare)  # of an optional one
         parts = get_args(inner) if get_origin(inner) is tuple else (inner,)
         words = " ".join(_KINDS.get(part, "...") for part in parts)
         if tyro.conf.Positional[int].__metadata__[0] in own:

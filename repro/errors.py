@@ -6,10 +6,8 @@ from typing import Any
 
 
 class ReproError(Exception):
-    """Input that cannot work, as one sentence: the thing, what was found, what is accepted.
-
-    The command line prints the sentence without a traceback and exits with status 2.
-    """
+    """Input that cannot work, as one sentence: the thing, what was found, what is accepted. The command line prints it
+    without a traceback and exits with status 2."""
 
 
 def one_of(what: str, found: Any, choices: Collection[Any]) -> Any:

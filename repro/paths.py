@@ -1,7 +1,14 @@
-"""Where the clone keeps things: found upward from the package, or named by `REPRO_HOME`."""
+"""Where the clone keeps things, and how they are written: a file is either the old one or the new one, whatever breaks
+off the writing, and a folder can be locked. The clone is found upward from the package, or named by `REPRO_HOME`."""
 
+import fcntl
 import os
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from repro.errors import ReproError
 
@@ -47,3 +54,56 @@ def data() -> Path:
 def build() -> Path:
     """Executed notebooks (git-ignored)."""
     return root() / "build"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step, creating its folder; where that fails (`ReproError`) the old file stays."""
+    partial = path.with_name(f".repro-{os.getpid()}-{threading.get_ident()}.tmp")  # short, whatever the name's length
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        why = f"({error.strerror}): what was there before is unchanged"
+        raise ReproError(f"{path} could not be written {why}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8 with `\\n` line ends on every platform."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file of this repository."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """One sentence for whatever a missing or damaged file of this repository raises."""
+    try:
+        yield path
+    except Exception as error:  # of the file system, csv, numpy, torch, zipfile, lzma
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ReproError(f"{path}: damaged ({reason}); `git checkout` restores it") from error
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the folder for this process; without `wait` one that another process holds is refused by `ReproError`. The
+    lock is on the folder itself, leaves no file behind and ends with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -53,7 +53,7 @@ def test_examples_are_understood(command, example, monkeypatch):
     assert main([*command.split(), *example.split()]) == 0 and len(ran) == 1
 
 
-@pytest.mark.parametrize("argv", [["edit", "--help"], ["claims", "--no-write"], ["whence", "caf\udce9.png"]])
+@pytest.mark.parametrize("argv", [["edit", "--help"], ["claims", "ddpm"], ["whence", "caf\udce9.png"]])
 def test_a_terminal_without_the_signs_gets_the_nearest_ones(argv):
     """Not even Latin-1's, and names that are no text at all: nothing ends in UnicodeEncodeError."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -77,8 +77,7 @@ MISTAKES = {
     "command like none": (["zzzzzz"], "there are doctor, list"),
     "half a command": (["data"], "data"),
     "unknown experiment": (["train", "ddpm-fashion-linaer-s0"], "did you mean ddpm-fashion-linear-s0"),
-    "nothing to train": (["train"], "names or --all"),
-    "both": (["train", "ddpm-fashion-smoke-s0", "--all"], "one of the two"),
+    "nothing to train": (["train"], "train takes experiment names"),
     "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "must be positive: got 0"),
     "unknown room": (["list", "dpdm"], "room 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
@@ -149,7 +148,7 @@ def test_every_arm_does_its_work(name, monkeypatch):
 def test_doctor_finds_nothing_wrong_here(capsys):
     assert Doctor().run() == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert len(lines) >= 8 and {line.split()[0] for line in lines} <= {"ok", "warn"}
+    assert len(lines) >= 7 and {line.split()[0] for line in lines} <= {"ok", "warn"}
 
 
 def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, capsys):
@@ -163,8 +162,7 @@ def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, caps
         yield
 
     monkeypatch.setattr(commands, "CHECKS", (_broken, commands._checkpoints))
-    found = [f for f in findings() if f.state == "fail"]
-    assert len(found) == 2
-    assert "the check of broken broke (OSError: no such luck)" in found[0].text
-    assert WEIGHTS in found[1].text and "git checkout" in found[1].text
+    broken, damaged = [text for state, text in findings() if state == "fail"]
+    assert "the check of broken broke (OSError: no such luck)" in broken
+    assert WEIGHTS in damaged and "git checkout" in damaged
     assert Doctor().run() == 1 and "Traceback" not in capsys.readouterr().out

@@ -87,7 +87,7 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
     ],
 )
 def test_ranges_and_choices_are_what_the_comment_says(home, name, bad, accepted, good):
-    nb = notebooks.read(write(home, "00_first", parameters=RANGES))
+    nb = nbformat.read(write(home, "00_first", parameters=RANGES), as_version=4)
     assert notebooks.check(nb, "00_first", {name: good}) == {name: good}
     with pytest.raises(ReproError) as caught:
         notebooks.check(nb, "00_first", {name: bad})

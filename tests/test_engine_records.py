@@ -77,7 +77,7 @@ DAMAGE = {
     "schema": (lambda line: line.replace('"schema":1', '"schema":9'), "of another room or version"),
     "value": (lambda line: line.replace("12.3457", "11.0"), "changed after writing"),
     "field": (lambda line: line.replace('"seed"', '"seeds"'), "'seeds'"),
-    "not finite": (lambda line: line.replace("12.3457", "NaN"), "metric 'fid': a measured value is nan"),
+    "not finite": (lambda line: line.replace("12.3457", "NaN"), "metric 'fid' is nan"),
     "twice": (lambda line: make(cell={"steps": 10}).to_line(), "a second time"),
     "other room": (lambda line: make(room="rddm").to_line(), "of another room"),
 }

@@ -94,23 +94,6 @@ def test_what_must_be_measured_is_enumerated_once():
     ]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ("colums = 3", "'t': colums unknown"),
-        ("rows = [{ name = 'a', experimnt = 'x' }]", "'a': experimnt unknown"),
-    ],
-)
-def test_a_grid_with_a_mistake_is_refused_by_name(tmp_path, monkeypatch, change, sentence):
-    lines = {"columns": "columns = ['psnr']", "rows": "rows = []"}
-    lines[change.split()[0]] = change
-    shared = "[column.psnr]\nname = 'PSNR'\nmetric = 'psnr'\nprotocol = 'p'\n"
-    (tmp_path / "grid.toml").write_text(shared + "[[table]]\nname = 't'\ncaption = 'T'\n" + "\n".join(lines.values()))
-    monkeypatch.setattr("repro.paths.room_file", lambda room, name: tmp_path / name)
-    with pytest.raises(ReproError, match=sentence):
-        grid.cells(grid.load("ddpm"))
-
-
 @pytest.fixture
 def papers(tmp_path, monkeypatch):
     numbers = "demo,ours,PSNR,15.56,unspecified,Table 1\ndemo,theirs,FID,36.05,FID 50k,Table 1\n"

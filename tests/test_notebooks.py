@@ -25,7 +25,7 @@ METHODS = {"01": "ddpm", "02": "editing", "03": "rddm", "04": "ucdir", "05": "ad
 @pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
 def test_shape(path):
     """The bootstrap first, documented parameters, cells that fit a glance, at most 1 MB, no widgets kept."""
-    notebook = notebooks.read(path)
+    notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source.strip() == first_cell().strip()
     assert "parameters" in code[1].metadata.tags
@@ -42,7 +42,7 @@ def test_shape(path):
 
 @pytest.mark.parametrize("number", METHODS)
 def test_its_parameters_are_typed_it_plays_at_once_and_names_every_claim(number):
-    node = notebooks.read(NOTEBOOKS[number])
+    node = nbformat.read(NOTEBOOKS[number], as_version=4)
     known = notebooks.declared(node)
     assert known["profile"].default == "small" and known["seed"].default == 0
     code = [cell.source for cell in node.cells if cell.cell_type == "code"]
@@ -127,5 +127,7 @@ def test_notebook_00_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("repro.paths.build", lambda: tmp_path)
     (run,) = notebooks.reproduce(["00_start_here"], profile="smoke")
     assert run.error is None, run.error
-    kinds = [k for c in notebooks.read(run.path).cells for o in c.get("outputs", []) for k in o.get("data", {})]
+    kinds = [
+        k for c in nbformat.read(run.path, as_version=4).cells for o in c.get("outputs", []) for k in o.get("data", {})
+    ]
     assert kinds.count("image/jpeg") == 4

@@ -7,9 +7,8 @@ from tiny import shaken
 from torch.nn import functional as F
 
 from repro.data.images import write_image
-from repro.engine.checkpoint import build
 from repro.engine.rng import KeyedNoise
-from repro.engine.train import Recipe, train
+from repro.engine.train import Recipe, seeded, train
 from repro.errors import ReproError
 from repro.ucdir.model import UCDIR, from_published
 from repro.ucdir.network import Stage
@@ -23,7 +22,7 @@ SMOKE = [e for e in EXPERIMENTS if e.profile == "smoke" and (e.task_name == "jpe
 @pytest.mark.parametrize("experiment", SMOKE, ids=lambda e: f"{e.task_name}-{e.variant}")
 def test_every_kind_of_experiment_trains(experiment):
     recipe = Recipe(images=8, batch=4, precision="bf16")
-    steps = list(train(build(experiment), experiment.task(), recipe, experiment.seed))
+    steps = list(train(seeded(experiment.build, experiment.seed), experiment.task(), recipe, experiment.seed))
     assert len(steps) == 2 and all(torch.isfinite(torch.tensor([s.loss, s.grad_norm])).all() for s in steps)
 
 

@@ -29,10 +29,10 @@ from repro.data import pack
 from repro.data.images import read_image, to_model, to_unit
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import sample
-from repro.engine.atomic import write_bytes
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
+from repro.paths import write_bytes
 
 Adapt = Literal["neighbours", "itself", "none"]
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step

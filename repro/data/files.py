@@ -20,9 +20,9 @@ from tyro.conf import Positional
 
 from repro.data.decoding import SUFFIXES
 from repro.data.images import image_size, read_image, resize
-from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.paths import write_bytes
 
 FILE = str | os.PathLike
 Prepare = Callable[[Tensor], Tensor]  # (3, H, W) in [0, 1] -> the same kind, another size or tone

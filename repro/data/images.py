@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data.decoding import check_size, decoded, opened, refusing, to_channels
-from repro.engine.atomic import write_bytes
 from repro.errors import ReproError
+from repro.paths import write_bytes
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from repro.data.images import read_image
-from repro.engine.atomic import reading
 from repro.errors import ReproError, one_of
+from repro.paths import reading
 
 PACK = Path(__file__).parent / "pack"
 SPLITS = ("train", "validation", "test", "gallery")

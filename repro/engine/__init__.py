@@ -4,5 +4,5 @@ In reading order: `rng` (a sample's own random numbers), `train` (recipe, task, 
 `checkpoint` (experiments by name, their training, the networks that ship), `records` (what was measured), `evaluation`
 (measuring, in full and again on the first k), `stats`, `tables` and `grid` (tables from records), `claims` (the papers'
 claims, judged), `study` (what a notebook works with), `provenance` (what made a file), `notebooks`, `front` (generated
-pages), `commands` (the command line), `atomic` (files).
+pages), `commands` (the command line).
 """

@@ -1,15 +1,14 @@
-"""Every experiment by its name, from training to the checkpoint that ships: a diffusers-style folder and a card.
+"""Experiments by name, from training to the checkpoint that ships: a diffusers-style folder and a card.
 
 checkpoints/<room>-<task>-<variant>-s<seed>/
     config.json                            class and arguments of the network
     diffusion_pytorch_model.safetensors    the averaged weights, fp16
     card.json, README.md                   data, images, loss, duration, hardware, seed, commit, command, hash
 
-A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIMENTS`; this module finds them there
-lazily, so that the engine never depends on a method.
+A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIMENTS`; the engine imports no method, it
+finds them there by name.
 """
 
-import copy
 import functools
 import hashlib
 import importlib
@@ -31,12 +30,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from repro import paths
-from repro.engine.atomic import locked, write_bytes, write_text
 from repro.engine.records import ROOMS, commit
-from repro.engine.train import Recipe, Task, TrainStep, make_accelerator, precision_here, train
+from repro.engine.train import DEVICE, Recipe, Task, TrainStep, make_accelerator, precision_here, seeded, train
 from repro.errors import ReproError, nearest, one_of
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
 CARD = "card.json"
@@ -44,12 +41,8 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class Experiment:
-    """One trained network and what is measured with it.
-
-    `name`     `<room>-<task>-<variant>-s<seed>`, also the checkpoint's folder.
-    `ships`    its weights are in the repository; else only its records are, marked `recorded`.
-    `build`    makes the untrained network.   `task` makes training set and loss.
-    """
+    """One trained network: `build` makes it untrained, `task` makes training set and loss; its name is
+    `<room>-<task>-<variant>-s<seed>`, as is its folder's. Unless it `ships`, only its records are in the repository."""
 
     name: str
     room: str
@@ -93,15 +86,12 @@ def study_module(room: str, name: str) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def in_profile(name: str, profile: str) -> str:
-    """The name of a small-profile experiment in another profile: same room, task, variant and training seed there.
-
-    What is no experiment (a baseline) keeps its name, as does what the profile does not have.
-    """
+    """The name of a small-profile experiment in another profile: same room, task, variant and training seed there. A
+    baseline keeps its name, as does what the profile does not have."""
     room = name.split("-")[0]
     known = experiments(room) if room in ROOMS and profile != "small" else []
     about = [(e.task_name, e.variant, e.seed) for e in known if e.name == name]
-    same = [e.name for e in known if e.profile == profile and (e.task_name, e.variant, e.seed) in about]
-    return same[0] if same else name
+    return next((e.name for e in known if e.profile == profile and (e.task_name, e.variant, e.seed) in about), name)
 
 
 def find(name: str) -> Experiment:
@@ -112,36 +102,26 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
-def build(experiment: Experiment) -> nn.Module:
-    """The experiment's untrained network, initialised from its seed alone; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)  # torch's initialisers know no other generator
-        return experiment.build()
-
-
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> Path:
-    """Write `model` (a diffusers `ModelMixin`) and its card; the folder is complete and new, or unchanged.
-
-    Raises `ReproError` where the disk refuses (the previous checkpoint stays).
-    """
+    """Write `model` (a diffusers `ModelMixin`) and its card; where that fails (`ReproError`) the old folder stays."""
     tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
     if bad := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
         raise ReproError(f"{folder.name}: weight {bad[0]} is not finite in fp16, so the checkpoint is not written")
     blob = save(tensors, metadata={"format": "pt"})
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}
     config |= {"_class_name": type(model).__name__, "_module": type(model).__module__, "_format": 1}
-    sha256, parameters = hashlib.sha256(blob).hexdigest(), sum(p.numel() for p in model.parameters())
-    card = {"name": folder.name, "parameters": parameters, "sha256": sha256, **card}
+    parameters = sum(p.numel() for p in model.parameters())
+    card = {"name": folder.name, "parameters": parameters, "sha256": hashlib.sha256(blob).hexdigest(), **card}
     rows = [f"| {k} | {v} |" for k, v in sorted(card.items()) if k not in ("name", "summary", "command")]
     page = [f"# {card['name']}", "", card.get("summary", ""), "", "| | |", "|---|---|", *rows, ""]
     page += ["Train it again from a clean clone:", "", f"    {card.get('command', '')}", ""]
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     try:
-        write_bytes(partial / WEIGHTS, blob)
+        paths.write_bytes(partial / WEIGHTS, blob)
         for name, values in ((CONFIG, config), (CARD, card)):
-            write_text(partial / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
-        write_text(partial / "README.md", "\n".join(page))
+            paths.write_text(partial / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        paths.write_text(partial / "README.md", "\n".join(page))
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -167,10 +147,7 @@ def trained(name: str) -> bool:
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder of a checkpoint: that of a name (`places`), or one as given.
-
-    Raises `ReproError` with the nearest names where there is none.
-    """
+    """The folder of a checkpoint: by its name (`places`), or as given. Raises `ReproError` with the nearest names."""
     folder = Path(name)
     for place in (*places(str(name)), folder):  # of an absolute folder these are itself
         if place.is_dir():
@@ -192,10 +169,8 @@ def weights_hash(name: str | Path) -> str:
 
 
 def load_checkpoint(name: str | Path) -> nn.Module:
-    """The network of a checkpoint, fp32, in eval mode, gradients off; treat it as read-only (it is shared).
-
-    Raises `ReproError` naming what is missing, damaged, or of another version. Never unpickles.
-    """
+    """The network of a checkpoint, fp32, in eval mode, gradients off; treat it as read-only (it is shared). Raises
+    `ReproError` naming what is missing, damaged, or of another version."""
     return _loaded(folder_of(name))
 
 
@@ -240,15 +215,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]:
     """Train an experiment to its end and write its checkpoint; the same call goes on after a kill.
-
-    `runs/<name>/log.jsonl` gains a line of mean loss every 10,000 images. What ships goes into checkpoints/, the rest
-    stays in runs/<name>/.
-    """
+    `runs/<name>/log.jsonl` gains a line of mean loss every 10,000 images."""
     main, recipe = make_accelerator().is_main_process, experiment.recipe
     log = experiment.state.with_name("log.jsonl")
-    with locked(log.parent, wait=False) if main else nullcontext():
+    with paths.locked(log.parent, wait=False) if main else nullcontext():
         before, start, losses = _logged(log).get("seconds", 0.0), time.perf_counter(), []
-        steps = train(build(experiment), experiment.task(), recipe, experiment.seed, experiment.state, until)
+        network = seeded(experiment.build, experiment.seed)
+        steps = train(network, experiment.task(), recipe, experiment.seed, experiment.state, until)
         with closing(steps):  # where the caller stops, the state is kept now
             for step in steps:
                 losses.append(step.loss)
@@ -289,5 +262,4 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
         "commit": commit() or "unknown",
     }
     # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
-    network = copy.deepcopy(last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema).cpu()
-    save_checkpoint(experiment.weights, network, card)
+    save_checkpoint(experiment.weights, last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema, card)

@@ -1,20 +1,18 @@
 """The claim ledger: what the papers claim, as inequalities over measured records, and verdicts that follow by rule.
 
 `repro/<room>/study/claims.toml` holds one `[[claim]]` per row, with `id`, `paper` (or one for all, on top), `text`,
-`evidence`, and either one comparison in the claim itself or several under `[[claim.part]]` (each with a `name`), of
-which the claim holds what they share. A comparison is
+`evidence`, and one comparison, or several under `[[claim.part]]` with a `name` each (the claim then holds what they
+share). A comparison is
 
     rule = "greater" | "less" | "equal" | "exact" | "unmeasured"
-    metric = "psnr-rgb"                                  # the protocol's name in the records
-    left = { experiment = "...", cell = { steps = 50 } }  # which records; the cell may be given in part, and an
-                                                          # experiment "…-s*" is the network at all its training seeds
+    metric = "psnr-rgb"                                   # its name in the records
+    left = { experiment = "...", cell = { steps = 50 } }  # records: part of the cell is enough, "…-s*" is all seeds
     right = { ... } or a number
     margin = 0.01       # equal: fixed before the measurement
     tolerance = 1e-10   # exact
     min_seeds = 2       # training seeds that a trained network should have (default 2); the verdict names fewer
     reason = "..."      # unmeasured: why
-
-A comparison's `each` repeats it for every value, with names of a `[list]`, as in `repro.engine.grid`.
+    each = { ... }      # repeats the comparison, as in `repro.engine.grid`
 
 greater / less   d = left - right, paired over images (or repetitions of a set metric such as FID): reproduced = its
                  95% interval excludes zero in the claimed direction, weaker = right sign, interval includes zero, not
@@ -33,7 +31,6 @@ import numpy as np
 
 from repro import paths
 from repro.engine import evaluation, stats
-from repro.engine.atomic import read_toml
 from repro.engine.grid import expanded
 from repro.engine.records import Record, place, rounded, select
 from repro.engine.tables import RE_EVALUATED, RECORDED, Verified, csv_text, mark_of, table_line, write_pair
@@ -54,7 +51,7 @@ Side = Mapping[str, Any] | float  # what `select` takes, experiment and cell; or
 
 @dataclass(frozen=True)
 class Comparison:
-    """One inequality of a claim; the fields its rule does not use stay at their defaults."""
+    """One inequality of a claim; fields that its rule does not use keep their defaults."""
 
     rule: str
     name: str = ""
@@ -89,7 +86,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the ledger; `findings`, one a part, where it is judged."""
+    """One row of the ledger; once judged it has one finding a part."""
 
     id: str
     room: str
@@ -108,7 +105,7 @@ class Claim:
 def load_ledger(room: str) -> tuple[Claim, ...]:
     """The room's claims. Raises `ReproError`, naming file and claim, for anything a ledger may not contain."""
     path, found = paths.room_file(room, LEDGER), []
-    content = read_toml(path)
+    content = paths.read_toml(path)
     for entry in content["claim"]:
         head = {key: entry.pop(key, content.get(key)) for key in ("id", "paper", "text", "evidence")}
         given = entry.pop("part", [{}])
@@ -121,11 +118,9 @@ def load_ledger(room: str) -> tuple[Claim, ...]:
 
 
 def verdicts(room: str, *, profile: str = "small", verified: Verified | None = None) -> list[Claim]:
-    """The room's claims judged on its records of one profile, in the ledger's order.
-
-    `verified`: (id, metric) re-evaluated in this run, by default those of the last written check. Raises `ReproError`
-    for a missing or damaged ledger, a selector that matches several cells, or a metric its records do not have.
-    """
+    """The room's claims judged on its records of one profile. `verified`: (id, metric) re-evaluated in this run, by
+    default those of the last written check. Raises `ReproError` for a bad ledger, a side that matches several cells, or
+    a metric that its records do not have."""
     records = evaluation.looked_up(room, profile)
     known = evaluation.verified(room, records) if verified is None else verified
     judged = []
@@ -140,34 +135,27 @@ def verdicts(room: str, *, profile: str = "small", verified: Verified | None = N
 def _judged(part: Comparison, records: Sequence[Record], verified: Verified) -> Finding:
     if part.rule == "unmeasured":
         return Finding(part, notes=(part.reason,))
-    sides = [_matching(side, records) for side in (part.left, part.right) if isinstance(side, Mapping)]
-    if [] in sides:
-        missing = (part.left, part.right)[sides.index([])]
-        return Finding(part, notes=(f"no record of {place(**missing)}",))
+    sides: list[list[Record]] = []
+    for side in (side for side in (part.left, part.right) if isinstance(side, Mapping)):
+        sides.append(group := sorted(select(records, **side), key=lambda record: record.seed))
+        if not group:
+            return Finding(part, notes=(f"no record of {place(**side)}",))
+        if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
+            labels = "; ".join(record.label for record in group[:3])
+            raise ReproError(f"{place(**side)} matches several cells, name more of the cell: {labels}")
     ids = tuple(sorted({record.id for side in sides for record in side}))
-    found = (_exact if part.rule == "exact" else _statistical)(part, *sides)
+    found = _measured(part, *sides)
     return replace(found, records=ids, mark=mark_of(ids, part.metric, verified))
 
 
-def _matching(side: Mapping[str, Any], records: Sequence[Record]) -> list[Record]:
-    """The side's records, one per training seed and all of one cell."""
-    group = sorted(select(records, **side), key=lambda record: record.seed)
-    if len({record.seed for record in group}) != len(group) or len({str(record.cell) for record in group}) > 1:
-        labels = "; ".join(record.label for record in group[:3])
-        raise ReproError(f"{place(**side)} matches several cells, name more of the cell: {labels}")
-    return group
-
-
-def _exact(part: Comparison, left: Sequence[Record], right: Sequence[Record] = ()) -> Finding:
-    a, b = ([value for record in side for value in record.values(part.metric)] for side in (left, right))
-    worst = max((x - y for x, y in zip(a, b if right else [part.right] * len(a), strict=True)), key=abs)
-    verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
-    return Finding(part, verdict, rounded(worst), n=len(a), notes=("exact, from an oracle",))
-
-
-def _statistical(part: Comparison, left: Sequence[Record], right: Sequence[Record] = ()) -> Finding:
+def _measured(part: Comparison, left: Sequence[Record], right: Sequence[Record] = ()) -> Finding:
+    """The verdict on records of one cell a side, one record per training seed; a constant stands for no `right`."""
     used = [*left, *right]
     a, b = ([record.values(part.metric) for record in side] for side in (left, right))
+    if part.rule == "exact":
+        worst = float(max(np.ravel(np.array(a) - (np.array(b) if right else part.right)), key=abs))
+        verdict = REPRODUCED if abs(worst) <= part.tolerance else NOT_REPRODUCED
+        return Finding(part, verdict, rounded(worst), n=sum(map(len, a)), notes=("exact, from an oracle",))
     # One value per image, or repetitions of a set metric such as FID.
     images = all(len(values) == record.n for record, values in zip(used, [*a, *b], strict=True))
     if (fewest := min(map(len, [*a, *b]))) < stats.MIN_UNITS:
@@ -200,10 +188,10 @@ def to_csv(found: Iterable[Claim]) -> str:
     """One line per comparison."""
     rows = []
     for c, f in ((claim, finding) for claim in found for finding in claim.findings):
-        head = [c.id, f.part.name, c.room, c.paper, c.text, c.evidence, f.part.rule, f.part.metric, f.verdict]
-        tail = [f.n or None, " / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records)]
+        head = (c.id, f.part.name, c.room, c.paper, c.text, c.evidence, f.part.rule, f.part.metric, f.verdict)
         bound = f.part.margin if f.part.rule == "equal" else f.part.tolerance
-        rows.append([*head, f.estimate, f.low, f.high, bound, *tail])
+        tail = (" / ".join(map(str, f.seeds)), f.mark, "; ".join(f.notes), " ".join(f.records))
+        rows.append((*head, f.estimate, f.low, f.high, bound, f.n or None, *tail))
     return csv_text(COLUMNS, rows)
 
 
@@ -216,23 +204,18 @@ def to_markdown(found: Sequence[Claim]) -> str:
         lines.append(table_line([c.id, c.text, f"{c.paper}; {c.evidence}", f"**{c.verdict}**", *summary]))
         lines += [table_line(["", f"– {f.part.name}", "", f.verdict, *_summary(f)]) for f in c.findings * several]
     marks = {f.mark for c in found for f in c.findings}
-    how = "Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand."
-    lines += ["", f"- {how}"]
-    if RE_EVALUATED in marks:
-        lines.append("- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed.")
-    if RECORDED in marks:
-        lines.append("- † recorded: taken from committed records, not re-evaluated in this run.")
-    return "\n".join(lines) + "\n"
+    again = "- re-evaluated: a first-k subset was recomputed from the shipped weights and agreed."
+    once = "- † recorded: taken from committed records, not re-evaluated in this run."
+    how = "- Verdicts follow from the records by the rules of `repro/engine/claims.py`; nobody writes them by hand."
+    return "\n".join([*lines, "", how, *[again] * (RE_EVALUATED in marks), *[once] * (RECORDED in marks)]) + "\n"
 
 
 def _summary(f: Finding) -> tuple[str, str]:
     """The difference with its interval, and the notes."""
-    text = "—"
-    if f.estimate is not None:
-        text = f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
-        text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
-        text += f", margin ±{f.part.margin:g}" if f.part.rule == "equal" else ""
-        text += f", tolerance {f.part.tolerance:g}" if f.part.rule == "exact" else ""
+    text = "—" if f.estimate is None else f"{f.estimate:.3g}" + "†" * (f.mark == RECORDED)
+    text += "" if f.low is None else f" [{f.low:.3g}, {f.high:.3g}]"
+    if f.estimate is not None and f.part.rule in ("equal", "exact"):
+        text += f", margin ±{f.part.margin:g}" if f.part.rule == "equal" else f", tolerance {f.part.tolerance:g}"
     units = "replicates" if any("replicates" in note for note in f.notes) else "values"
     measured = [f"{f.part.metric}, {f.n} {units}", *([f.mark] if f.mark else [])] if f.n else []
     return text, "; ".join([*measured, *f.notes])

@@ -3,18 +3,25 @@
 import csv
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
+import torch
 from tyro.conf import Positional, arg
 
 from repro import paths
+from repro.data import pack
+from repro.engine import claims, evaluation, front, records
+from repro.engine.checkpoint import experiments, find, load_checkpoint, run, trained
+from repro.engine.notebooks import reproduce
+from repro.engine.provenance import save_figure, whence
+from repro.engine.records import ROOMS
+from repro.engine.train import DEVICE, has_bf16, with_progress
 from repro.errors import ReproError, one_of
 
 
@@ -26,8 +33,6 @@ class List:
     """Only this room (ddpm, editing, rddm, ucdir, adir)."""
 
     def run(self) -> int:
-        from repro.engine.checkpoint import experiments, trained
-
         for e in experiments(self.room):
             state = "trained" if trained(e.name) else "begun" if e.state.exists() else "untrained"
             ships = "weights ship" if e.ships else "records only"
@@ -40,30 +45,17 @@ class Train:
     """Train an experiment; the same command goes on after a kill."""
 
     names: Positional[tuple[str, ...]] = ()
-    """Experiments to train one after another; `repro list` shows them."""
-    all: bool = False
-    """Every experiment that is not trained yet."""
+    """Experiments to train one after another; `repro list` lists them."""
     until: int | None = None
-    """Stop, with the state saved, once this many images are seen."""
+    """Stop, with the state saved, after this many images."""
 
     def run(self) -> int:
-        from repro.engine.checkpoint import DEVICE, experiments, find, run, trained
-        from repro.engine.train import precision_here, with_progress
-
-        if bool(self.names) == self.all:
-            raise ReproError("train takes experiment names or --all, one of the two: `repro list` shows the names")
+        if not self.names:
+            raise ReproError("train takes experiment names: `repro list` lists them")
         if self.until is not None and self.until < 1:
             raise ReproError(f"--until counts images and must be positive: got {self.until}")
-        untrained = [e for e in experiments() if self.all and e.profile == "small" and not trained(e.name)]
-        for e in [find(name) for name in self.names] or untrained:
-            if precision_here(e.recipe, DEVICE) != e.recipe.precision:
-                print(f"{e.name}: this processor has no bf16 instructions, so the training runs in fp32", flush=True)
-            try:
-                seen = with_progress(run(e, self.until), e.recipe.images, e.name).images
-            except KeyboardInterrupt:
-                kept = f"the same command goes on from {e.state}" if e.state.exists() else "nothing was to be kept yet"
-                print(f"repro train: {e.name} is stopped; {kept}", file=sys.stderr)
-                return 130
+        for e in [find(name) for name in self.names]:
+            seen = with_progress(run(e, self.until), e.recipe, e.name, e.state).images
             left = f"weights: {e.weights}" if seen >= e.recipe.images else f"state: {e.state}"
             print(f"{e.name}: {seen:,} of {e.recipe.images:,} images; {left}")
         return 0
@@ -84,11 +76,8 @@ class Evaluate:
     """smoke, small or paper."""
 
     def run(self) -> int:
-        from repro.engine import evaluation
-        from repro.engine.records import ROOMS
-
         if not self.names:
-            raise ReproError("evaluate takes experiment or room names: `repro list` shows them")
+            raise ReproError("evaluate takes experiment or room names: `repro list` lists them")
         if self.full:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
@@ -110,17 +99,12 @@ class Reproduce:
     profile: str = "small"
     """The notebooks' `profile` parameter: smoke, small or paper."""
     parameters: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
-    """Other parameters, handed to every notebook chosen, checked by name, type, range and choice before any runs. What
-    they draw goes to build/, with them in its provenance."""
+    """Other parameters, for every notebook chosen, checked by name, type, range and choice before any runs. Their
+    figures go to build/, with the parameters in the provenance."""
     update: bool = False
     """Copy the executed notebooks back into notebooks/, without papermill's cell."""
 
     def run(self) -> int:
-        from repro.engine import claims, front
-        from repro.engine.notebooks import reproduce
-        from repro.engine.provenance import save_figure
-        from repro.engine.records import ROOMS
-
         values: dict[str, str] = {}
         for text in self.parameters:
             name, equals, value = text.partition("=")
@@ -149,36 +133,28 @@ class Claims:
     room: Positional[str] = ""
     """One room (ddpm, editing, rddm, ucdir, adir); all rooms, and the files written, when it is left out."""
     profile: str = "small"
-    """Judge the records of this profile; what is written is of the small one alone."""
-    write: bool = True
-    """Write the overview of all rooms; --no-write only prints."""
+    """Judge the records of this profile; only the verdicts of the small one are written."""
 
     def run(self) -> int:
-        from repro.engine import claims
-        from repro.engine.records import ROOMS
-
         rooms = [one_of("room", self.room, ROOMS)] if self.room else ROOMS
         found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
-        if self.write and not self.room and self.profile == "small":
+        if not self.room and self.profile == "small":
             print(*(f"written: {p}" for p in claims.write(found, "repro claims")), sep="\n")
         return 0
 
 
 @dataclass
 class Whence:
-    """Say which records and which command made a figure or a table."""
+    """Print which records and which command made a figure or a table."""
 
     file: Positional[Path]
     """A .png, .jpg, .md or .csv file of figures/."""
 
     def run(self) -> int:
-        from repro.engine.provenance import whence
-        from repro.engine.records import ROOMS, load
-
         made = whence(self.file)
         print(made.command)
-        known = {record.id: record for room in ROOMS * bool(made.records) for record in load(room)}
+        known = {record.id: record for room in ROOMS * bool(made.records) for record in records.load(room)}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):
@@ -195,10 +171,8 @@ TEXT = ("records", "atol", "rtol")
 
 @dataclass
 class TablesCompare:
-    """Compare regenerated tables with the committed ones, cell by cell; exit status 1 where they differ.
-
-    Text must be equal, numbers within what the table's own columns atol and rtol state (else 1e-6 and 1e-4).
-    """
+    """Compare regenerated tables with the committed ones, cell by cell; exit status 1 where they differ: text at all,
+    numbers by more than the table's own columns atol and rtol state (else 1e-6 and 1e-4)."""
 
     old: Positional[Path]
     """Folder with the committed .csv tables."""
@@ -237,69 +211,50 @@ class TablesCompare:
         return found
 
 
-class Finding(NamedTuple):
-    """`state` is ok, warn or fail; `text` says what `repro doctor` found and, where it is not ok, what to do."""
-
-    state: str
-    text: str
+Finding = tuple[str, str]  # ok, warn or fail; what was found and, where it is not ok, what to do
 
 
 def _of(good: bool, text: str, otherwise: str) -> Finding:
-    return Finding("ok", text) if good else Finding("warn", otherwise)
+    return ("ok", text) if good else ("warn", otherwise)
 
 
 def _machine() -> Iterator[Finding]:
-    """Python, packages against what pyproject.toml requires, processors, disk, browser."""
-    import torch
+    """Python, packages against what pyproject.toml requires, processors, the clone."""
     import torchvision
-
-    from repro.engine.records import hardware
-    from repro.engine.train import has_bf16
 
     python = f"Python {platform.python_version()}"
     yield _of((3, 11) <= sys.version_info[:2] <= (3, 13), python, f"{python}: 3.11, 3.12 or 3.13 is tested")
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     problems = [line for line in done.stdout.splitlines() if line.startswith("repro-diffusion ")]
-    good, unknown = "the required packages are in their ranges", "there is no pip here that compares packages"
-    yield from [Finding("fail", f"{line}: run `make install`") for line in problems] or [
-        _of("No module named pip" not in done.stderr, good, unknown)
-    ]
+    yield from (("fail", f"{line}: run `make install`") for line in problems)
+    unknown = "there is no pip here that compares packages"
+    yield _of(bool(done.stdout), "the required packages were compared with their ranges", unknown)
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where they were built for different versions
-    yield Finding("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
-    about, threads = hardware(), torch.get_num_threads()
+    yield ("ok", f"torch {torch.__version__} and torchvision {torchvision.__version__} belong together")
+    about, threads = records.hardware(), torch.get_num_threads()
     here = f"{about['cpu']}, {about['cores']} cores, {threads} threads, {about.get('gpu', 'no GPU')}"
     yield _of(threads <= about["cores"], here, f"{here}: set OMP_NUM_THREADS={about['cores']}")
-    fast = has_bf16("cuda" if "gpu" in about else "cpu")
-    yield _of(fast, "bf16 in hardware", "no bf16 in this processor: trainings run in fp32")
-    free = f"{(gigabytes := shutil.disk_usage(paths.root()).free / 1e9):.1f} GB of disk free"
-    yield _of(gigabytes >= 2, free, f"{free}: training may fill it")
+    yield _of(has_bf16(DEVICE), "bf16 in hardware", "no bf16 in this processor: trainings run in fp32")
     if not os.access(paths.root(), os.W_OK):
-        yield Finding("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
-    chromium = os.environ.get("REPRO_BROWSER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    missing = "no Chromium: the browser tests will be skipped (on Debian: apt-get install chromium)"
-    yield _of(bool(chromium), f"Chromium at {chromium}, for the browser tests", missing)
+        yield ("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
 
 
 def _checkpoints() -> Iterator[Finding]:
     """Every shipped checkpoint is loaded: hash against its card, weights against its config."""
-    from repro.engine.checkpoint import experiments, load_checkpoint
-
     folders = {p.name: p for p in sorted(paths.checkpoints().glob("[!.]*")) if p.is_dir()}
     for name, folder in folders.items():
         try:
             load_checkpoint(folder)
         except ReproError as error:
-            yield Finding("fail", f"{error}; restore it with `git checkout -- checkpoints/{name}`")
+            yield ("fail", f"{error}; restore it with `git checkout -- checkpoints/{name}`")
     yield _of(bool(folders), f"{len(folders)} checkpoints were loaded and compared with their cards", "no checkpoints")
-    for missing in (e for e in experiments() if e.ships and e.name not in folders):
-        yield Finding("warn", f"no weights of {missing.name} are here: `{missing.command}` makes them")
+    absent = [e for e in experiments() if e.ships and e.name not in folders]
+    yield from (("warn", f"no weights of {e.name} are here: `{e.command}` makes them") for e in absent)
 
 
 def _pack() -> Iterator[Finding]:
-    from repro.data import pack
-
-    problems = [Finding("fail", f"{p}: restore it with `git checkout -- repro/data/pack`") for p in pack.verify()]
-    yield from problems or [Finding("ok", "the embedded images are as committed")]
+    problems = [("fail", f"{p}: restore it with `git checkout -- repro/data/pack`") for p in pack.verify()]
+    yield from problems or [("ok", "the embedded images are as committed")]
 
 
 CHECKS = (_machine, _checkpoints, _pack)
@@ -312,7 +267,7 @@ def findings() -> Iterator[Finding]:
             yield from check()
         except Exception as error:  # whatever is broken here is what this command is for
             name = check.__name__.strip("_")
-            yield Finding("fail", f"the check of {name} broke ({type(error).__name__}: {error}): run `make install`")
+            yield ("fail", f"the check of {name} broke ({type(error).__name__}: {error}): run `make install`")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ A method's folder `repro/<room>/study` holds `experiments.py` (`EXPERIMENTS`), `
     ALIASES = {"fid/inception": "fid/fashion-classifier"}         # metrics of other profiles -> what tables look for
     TOLERANCE                                                                         # by metric, for the first-k check
 
-`experiment` is a name of the registry in that profile, or a baseline's name. Everything else (rows, records, checks,
-tables, claims, commands) follows from these. Full records and checks come from the same `measure`, so they cannot drift
-apart; `make reproduce` renders tables only after the check has passed, so that nothing is shown which the shipped
-weights contradict. Its report goes to `figures/checks/<room>.csv`.
+`experiment` is a name of the registry in that profile, or a baseline's name. Full records and checks come from the same
+`measure`; `make reproduce` renders tables only after the check, whose report goes to `figures/checks/<room>.csv`.
 """
 
 import csv
@@ -25,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.atomic import write_text
 from repro.engine.checkpoint import experiments, in_profile, study_module, trained, weights_hash
 from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded
 from repro.engine.tables import csv_text
@@ -39,21 +37,17 @@ COLUMNS = ("record", "experiment", "cell", "metric", "k", "recorded", "recompute
 
 @dataclass(frozen=True)
 class Sample:
-    """What a measurement runs over: `n` images, the first `k` of which the check repeats (0: none), their hash.
+    """What is measured on."""
 
-    `weights`, `ships`: hash of the checkpoint used and whether it ships, where they are not those of the experiment of
-    the cell's name (a sequence of several networks; a cell that takes too long to be repeated).
-    """
-
-    n: int
-    k: int
-    data: str
-    weights: str | None = None
-    ships: bool = True
+    n: int  # images
+    k: int  # the first of them, which the check measures again; 0: none
+    data: str  # hash of the images
+    weights: str | None = None  # hash of the checkpoint, where it is not that of the cell's experiment
+    ships: bool = True  # whether its weights ship, and the check does not take too long
 
 
 class Row(NamedTuple):
-    """One cell-filling measurement: of a trained network of the registry, or of a baseline that learns nothing."""
+    """What fills a cell: a measurement of a trained network, or of a baseline that learns nothing."""
 
     room: str
     experiment: str
@@ -64,7 +58,6 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """That of its record."""
         return key_of(self.experiment, self.cell, self.seed, self.profile)
 
     def measure(self, k: int | None) -> Mapping[str, Values]:
@@ -74,20 +67,16 @@ class Row(NamedTuple):
 
     def record(self) -> Record:
         """Measure in full, with its cost (seconds; peak memory in MB of 10^6 bytes), and on the first k."""
-        gpu, unit = torch.cuda.is_available(), 1 if sys.platform == "darwin" else 1024
+        over, start, gpu = self.sample, time.perf_counter(), torch.cuda.is_available()
         if gpu:
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        metrics, peak = self.measure(None), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        cost = {"wall_s": round(time.perf_counter() - start, 3), "peak_mb": round(peak / 1e6, 1), "peak_of": "process"}
+        metrics, seconds = self.measure(None), round(time.perf_counter() - start, 3)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        cost = {"wall_s": seconds, "peak_mb": round(peak / 1e6, 1), "peak_of": "process"}
         cost |= {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)} if gpu else {}
-        over = self.sample
         return Record(
             **{name: getattr(self, name) for name in ("room", "experiment", "cell", "seed", "profile")},
-            metrics=metrics,
-            n=over.n,
-            checkpoint=over.weights,
-            data=over.data,
+            **{"metrics": metrics, "n": over.n, "checkpoint": over.weights, "data": over.data},
             command=f"repro evaluate {self.experiment} --full{of_profile(self.profile)}",
             check={"k": over.k, "metrics": dict(self.measure(over.k))} if over.k else {},
             source="evaluated" if over.ships else "recorded",
@@ -96,7 +85,7 @@ class Row(NamedTuple):
 
 
 def of_profile(profile: str) -> str:
-    """What a command has to say of that profile."""
+    """The option that names the profile in a command."""
     return "" if profile == "small" else f" --profile {profile}"
 
 
@@ -104,9 +93,7 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     """Everything a room measures: one row per cell of its grid and training seed whose network is here."""
     one_of("profile", profile, PROFILES)
     known = {e.name: e for e in experiments()}  # another room's network may be measured here
-    found: dict[str, Row] = {}
-    if (module := study_module(room, "measure")) is None:
-        return []
+    module, found = study_module(room, "measure"), {}
     for name, cell in grid.cells(grid.load(room)):
         for small in [each for each in known if means(name, each)] or [name] * (not name.endswith("*")):
             own = in_profile(small, profile)
@@ -185,38 +172,30 @@ class CheckReport(NamedTuple):
         return "\n".join([*lines, f"{counts}; {len(self.skipped)} taken from committed records"])
 
     def write(self, room: str) -> Path:
-        """Write `figures/checks/<room>.csv`, sorted as the records are; no times, six digits: two runs are equal.
-
-        A file that says the same of the same records is left as it is: on another processor the recomputed values
-        differ by less than is allowed.
-        """
-        path, text = _report(room), csv_text(COLUMNS, [map(line.get, COLUMNS) for line in self.lines])
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        before, after = ([{**row, "recomputed": ""} for row in csv.DictReader(t.splitlines())] for t in (old, text))
-        if not old or before != after:
-            write_text(path, text)
+        """Write `figures/checks/<room>.csv`. A file with the same verdicts on the same records is left as it is: on
+        another processor the recomputed values differ by less than is allowed."""
+        path, text = _report(room)
+        new = csv_text(COLUMNS, [map(line.get, COLUMNS) for line in self.lines])
+        before, after = ([{**row, "recomputed": ""} for row in csv.DictReader(t.splitlines())] for t in (text, new))
+        if not text or before != after:
+            paths.write_text(path, new)
         return path
 
 
-def _report(room: str) -> Path:
-    return paths.figures() / "checks" / f"{room}.csv"
+def _report(room: str) -> tuple[Path, str]:
+    """The room's last written check, empty where there is none."""
+    path = paths.figures() / "checks" / f"{room}.csv"
+    return path, path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def verified(room: str, committed: Iterable[Record]) -> frozenset[tuple[str, str]]:
-    """(record id, metric) that the room's last written check found in agreement, of records that still are the same.
-
-    An absent report verifies nothing.
-    """
-    known, path = {record.id for record in committed}, _report(room)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return CheckReport([line for line in csv.DictReader(text.splitlines()) if line["record"] in known]).verified
+    """(record id, metric) that the room's last written check found in agreement, of records that still are the same."""
+    known, lines = {record.id for record in committed}, csv.DictReader(_report(room)[1].splitlines())
+    return CheckReport([line for line in lines if line["record"] in known]).verified
 
 
 def check_room(room: str, profile: str = "small", write: bool = True) -> CheckReport:
-    """Recompute the first k of every committed record of a room from the shipped weights.
-
-    `write`: whether figures/checks of the small profile, whose records ship, is written.
-    """
+    """Recompute the first k of every committed record of a room from the shipped weights; `write` figures/checks."""
     known = {row.key: row for row in rows(room, profile)}
 
     def recompute(record: Record, k: int) -> Mapping[str, Values]:
@@ -238,13 +217,8 @@ def check(
     recompute: Callable[[Record, int], Mapping[str, Values]],
     tolerance: Tolerance | Mapping[str, Tolerance] = Tolerance(),
 ) -> CheckReport:
-    """Call `recompute(record, k)` for every record that can be re-evaluated and compare with its `check` values.
-
-    `tolerance`: one, or one per protocol name (`Tolerance()` for those not named). A `ReproError` of `recompute` (a
-    missing checkpoint, say) fails that record and the others are still checked. Raises nothing itself.
-    """
-    from tqdm.auto import tqdm
-
+    """Call `recompute(record, k)` for every record that can be re-evaluated and compare with its `check` values, within
+    one tolerance or one per metric (else `Tolerance()`). A `ReproError` of `recompute` fails that record alone."""
     lines, skipped = [], []
     for record in tqdm(committed, desc="re-evaluating", unit="record"):
         if record.source == "recorded" or not record.check:

@@ -3,10 +3,9 @@
     <!-- notebooks:begin --> … <!-- notebooks:end -->   a row for every notebook: what it teaches, minutes, Colab
     <!-- results:begin --> … <!-- results:end -->       a row for every method: its ledger's headline, and counts
 
-All are functions of files: notebooks/, pyproject.toml `[tool.repro]`, figures/claims.csv, the ledgers and the weights
-that ship. `make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part
-in the image, every method at work on one row, with `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption
--> image, four of one size and at most 256 pixels wide, in `repro/<room>/study/figures.py`.
+`make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part in the
+figure, a row for each, with `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one
+size and at most 256 pixels wide, in `repro/<room>/study/figures.py`.
 """
 
 import csv
@@ -20,11 +19,11 @@ import numpy as np
 
 from repro import paths
 from repro.engine import claims
-from repro.engine.atomic import read_toml, write_text
 from repro.engine.checkpoint import study_module, trained
 from repro.engine.records import ROOMS
 from repro.engine.tables import paper_numbers, table_line
 from repro.errors import ReproError
+from repro.ui.pictures import line, to_uint8
 
 WIDTH, GAP = 256, 6
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -32,25 +31,22 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 def picture() -> np.ndarray:
     """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
-    from repro.ui.pictures import line, to_uint8
-
     rows = []
     for module in (study_module(room, "figures") for room in ROOMS):
         if hasattr(module, "NEEDS") and all(map(trained, module.NEEDS)):
-            tiles = {caption: to_uint8(tile) for caption, tile in module.tiles().items()}
-            panels = [np.concatenate([line(caption, tile.shape[1]), tile]) for caption, tile in tiles.items()]
-            margins = [((0, GAP), (0, WIDTH + GAP - panel.shape[1]), (0, 0)) for panel in panels]
-            panels = [np.pad(panel, margin, constant_values=255) for panel, margin in zip(panels, margins, strict=True)]
+            panels = []
+            for caption, tile in ((caption, to_uint8(tile)) for caption, tile in module.tiles().items()):
+                margin = (0, GAP), (0, WIDTH + GAP - tile.shape[1]), (0, 0)
+                panel = np.concatenate([line(caption, tile.shape[1]), tile])
+                panels.append(np.pad(panel, margin, constant_values=255))
             rows += [line(module.TITLE, 4 * (WIDTH + GAP), bold=True), np.concatenate(panels, axis=1)]
     return np.concatenate(rows)[:-GAP, :-GAP]
 
 
 def notebooks(root: Path) -> str:
-    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml.
-
-    How long reading and running take is what the notebook says: its line at the top, and its own first output.
-    """
-    settings = read_toml(root / "pyproject.toml")["tool"]["repro"]
+    """The table of notebooks, from their files and `[tool.repro]` of `root`/pyproject.toml; how long reading and a run
+    take, from the notebook's first lines and its own first output."""
+    settings = paths.read_toml(root / "pyproject.toml")["tool"]["repro"]
     address = settings["repository"].removeprefix("https://github.com/")
     lines = ["| notebook | what you learn | read | run | |", "|---|---|---|---|---|"]
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -66,21 +62,18 @@ def notebooks(root: Path) -> str:
 
 
 def results(figures: Path) -> str:
-    """A line a method: the headline comparison, the paper's difference and ours, its verdict and that of its claim,
-    all verdicts counted."""
+    """A line a method with records: the headline comparison, the paper's difference and ours, its verdict and that of
+    its claim, all verdicts counted."""
     file = figures / "claims.csv"
     rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
     lines = ["| paper | claim | paper's | ours ± 95 % | verdict | all its comparisons |", "|---|---|--:|--:|---|---|"]
-    for room in ROOMS:
-        here = [row for row in rows if row["room"] == room]
-        if any(row["estimate"] for row in here):  # a method whose records are not made yet has no line
-            lines.append(_headline(room, here))
-    return "\n".join(lines)
+    measured = [room for room in ROOMS if any(row["estimate"] for row in rows if row["room"] == room)]
+    return "\n".join(lines + [_headline(room, [row for row in rows if row["room"] == room]) for room in measured])
 
 
 def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
     """`[headline]` of the room's ledger: name, text, claim, part, unit, and paper = the paper's two cells."""
-    chosen, numbers = read_toml(paths.room_file(room, claims.LEDGER))["headline"], paper_numbers(room)
+    chosen, numbers = paths.read_toml(paths.room_file(room, claims.LEDGER))["headline"], paper_numbers(room)
     row = {(r["id"], r["part"]): r for r in rows}[chosen["claim"], chosen["part"]]
     unit, theirs, ours, verdict = chosen.get("unit", ""), "—", "—", row["verdict"]
     if "paper" in chosen:
@@ -94,12 +87,12 @@ def _headline(room: str, rows: Sequence[Mapping[str, str]]) -> str:
         verdict += f"; {row['id']}: {parts.count(claims.REPRODUCED)} of {len(parts)}"
     counts = Counter(r["verdict"] for r in rows)
     order = (claims.REPRODUCED, claims.WEAKER, claims.NOT_REPRODUCED, claims.NOT_MEASURED)
-    every = ", ".join(f"{counts[v]} {v}" for v in order if counts[v])
+    every = ", ".join(f"{counts[v]} {v}" for v in order if v in counts)
     return table_line([chosen["name"], f"{chosen['text']} ({row['id']})", theirs, ours, verdict, every])
 
 
 def _number(value: float, unit: str, half: float | None = None) -> str:
-    """Two significant digits of the interval decide how many are shown."""
+    """As many decimals as two significant digits of the interval need."""
     size = abs(value) if half is None else half
     decimals = 3 if size < 0.1 else 2 if size < 1 else 1
     text = f"{value:+.{decimals}f}" + ("" if half is None else f" ± {half:.{decimals}f}")
@@ -143,7 +136,7 @@ def update() -> None:
     new[root / "figures/README.md"] = index(root / "figures")
     stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
-        write_text(path, new[path])
+        paths.write_text(path, new[path])
     print("README.md and figures/README.md:", "updated" if stale else "unchanged", flush=True)
 
 

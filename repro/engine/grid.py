@@ -23,11 +23,10 @@
     for = { steps = [5, 10, 20] }
 
 `for` repeats a row, column or `also` for every combination of the values listed: they become part of its `cell`, and
-`{steps}` in its texts is replaced; `each` (of a table too) does the same and leaves the cell alone. In place of values
-may stand a name of a `[list]`; where values are tables themselves, "{way[name]}" is a field of one. `[protocol]` has
-by metric what columns do not say themselves. A row's `skip` lists columns that it does not have, with `dash` as the
-reason, or is a table column -> reason; `without` names what its cells do not have of the table's and the column's. Of a
-column:
+replace `{steps}` in its texts; `each` (of a table too) leaves the cell alone. The values may be the name of a `[list]`;
+where they are tables themselves, "{way[name]}" is a field of one. `[protocol]` has by metric what columns do not say.
+A row's `skip` lists columns that it does not have, with `dash` as the reason, or is a table column -> reason; `without`
+names what its cells do not have of the table's and the column's. Of a column:
 
     with = { task = "lowlight", steps = 2 }  # replaces {task} and {steps} in the rows' experiments and cells
     only = { edit = ["blur", "colour"] }     # rows with another cell have `dash` there
@@ -46,7 +45,6 @@ import numpy as np
 
 from repro import paths
 from repro.engine import stats
-from repro.engine.atomic import read_toml
 from repro.engine.records import Record, rounded, select
 from repro.engine.tables import IMAGES, REPLICATES, Cell, Column, Table, Verified, mark_of, paper_numbers
 from repro.errors import ReproError
@@ -56,24 +54,12 @@ Place = tuple[str, dict[str, Any]]  # experiment and cell
 NOT_YET = "no record: its network is not trained yet"
 _NAME = re.compile(r"\{(\w+)(?:\[(\w+)\])?\}")
 _COLUMN = ("name", "protocol", "better", "decimals", "atol", "rtol")
-_KEYS = {
-    *(*_COLUMN, "metric", "use", "with", "only", "scale", "mean", "less", "by"),  # of columns
-    *("caption", "corner", "notes", "columns", "rows", "experiment", "cell", "without", "dash", "skip", "for", "each"),
-}
 
 
 def load(room: str) -> Spec:
-    """The room's `grid.toml`. Raises `ReproError` for a key that means nothing."""
-    path = paths.room_file(room, "grid.toml")
-    spec = read_toml(path)
-    tables = spec.get("table", ())
-    entries = [*spec.get("also", ()), *spec.get("column", {}).values(), *tables]
-    entries += [each for table in tables for each in (*table["rows"], *table["columns"]) if not isinstance(each, str)]
-    for entry in entries:
-        if extra := sorted(set(entry) - _KEYS):
-            known, name = ", ".join(sorted(_KEYS)), entry.get("name", entry.get("experiment"))
-            raise ReproError(f"{path}, {name!r}: {', '.join(extra)} unknown, accepted are {known}")
-    return spec | {"table": list(expanded(spec, tables))}
+    """The room's `grid.toml`, its tables repeated for their `each`."""
+    spec = paths.read_toml(paths.room_file(room, "grid.toml"))
+    return spec | {"table": list(expanded(spec, spec.get("table", ())))}
 
 
 def _filled(value: Any, names: Spec) -> Any:
@@ -189,10 +175,8 @@ def ours(
     verified: Verified = (),
     reason: str = NOT_YET,
 ) -> Cell:
-    """The mean over `places`, image by image, less that over `less`, at the training seeds that all of them have.
-
-    A metric with fewer values than an interval needs (one FID, say) stands without one.
-    """
+    """The mean over `places`, image by image, less that over `less`, at the training seeds that all of them have. Fewer
+    values than an interval needs (one FID, say) have none."""
     groups = [select(records, experiment=experiment, cell=cell) for experiment, cell in (*places, *less)]
     common = set.intersection(*({record.seed for record in group} for group in groups))
     groups = [sorted((r for r in group if r.seed in common), key=lambda r: r.seed) for group in groups]

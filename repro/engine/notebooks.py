@@ -1,9 +1,8 @@
 """`repro reproduce`: the notebooks in order, executed by papermill in this very environment.
 
-Every notebook's parameters are checked before the first one starts. A parameter is a line in the cell tagged
-`parameters`, `steps: int = 50  # sampler steps, 2 to 100`, as papermill reads it. Papermill itself takes a misspelt
-name with a log line and any value; here what the comment says holds: a range of numbers ("2 to 100"), choices after a
-colon ("sampler: ddim, ddpm or ancestral"). A failing cell is reported with its traceback, and the others still run.
+A parameter is a line in the cell tagged `parameters`, `steps: int = 50  # sampler steps, 2 to 100`. Papermill takes a
+misspelt name with a log line and any value; here all are checked before the first notebook starts, by what the comment
+says: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim, ddpm or ancestral").
 """
 
 import ast
@@ -17,9 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import nbformat
 
 from repro import paths
-from repro.engine.atomic import write_text
 from repro.engine.records import PROFILES
 from repro.engine.study import PARAMETERS, UPDATE
 from repro.errors import ReproError
@@ -63,13 +64,6 @@ class Parameter(NamedTuple):
             return text
 
 
-def read(path: Path) -> Any:
-    """The notebook at `path` as an nbformat node of version 4."""
-    import nbformat
-
-    return nbformat.read(path, as_version=4)
-
-
 def declared(nb: Any) -> dict[str, Parameter]:
     """The parameters of the cell tagged `parameters`; empty without one."""
     from papermill.translators import PythonTranslator
@@ -80,10 +74,8 @@ def declared(nb: Any) -> dict[str, Parameter]:
 
 
 def check(nb: Any, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as given, text as typed, in the types that the notebook declares.
-
-    Raises `ReproError` for one that it does not declare and for a value of another type, range or choice.
-    """
+    """Parameters as given, or as text, in the types that the notebook declares. Raises `ReproError` for one that it
+    does not declare and for a value of another type, range or choice."""
     known, values = declared(nb), {}
     for key, value in given.items():
         if key not in known:
@@ -107,27 +99,16 @@ def chosen(names: Sequence[str]) -> list[Path]:
 
 @contextmanager
 def own_environment(update: bool = False, parameters: str = "") -> Iterator[None]:
-    """Notebooks run in this interpreter, whatever kernels, profiles and backends the user has set up.
-
-    `update`: whether they write into figures/; `parameters`: what provenance says beside notebook and profile (both
-    for `repro.engine.study.Lesson`). Widgets draw plain images, matplotlib draws inline, there are no progress bars.
-    """
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="repro-ipython-", ignore_cleanup_errors=True) as folder:
+    """Notebooks run in this interpreter, whatever kernels and backends the user has set up, without progress bars,
+    widgets as plain images. `update`: whether they write into figures/; `parameters`: for the provenance."""
+    values = {"JUPYTER_PREFER_ENV_PATH": "1", "REPRO_HEADLESS": "1", "TQDM_DISABLE": "1", PARAMETERS: parameters}
+    values |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | ({UPDATE: "1"} if update else {})
+    with (
+        tempfile.TemporaryDirectory(prefix="repro-ipython-", ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, {**values, "IPYTHONDIR": folder}),  # and all as it was afterwards
+    ):
         os.environ.pop("JUPYTER_PATH", None)
-        os.environ |= {
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "IPYTHONDIR": folder,
-            "REPRO_HEADLESS": "1",
-            "TQDM_DISABLE": "1",
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            PARAMETERS: parameters,
-        } | ({UPDATE: "1"} if update else {})
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        yield
 
 
 class NotebookRun(NamedTuple):
@@ -145,16 +126,11 @@ def reproduce(
     parameters: Mapping[str, Any] | None = None,
     update: bool = False,
 ) -> list[NotebookRun]:
-    """Execute notebooks in order and keep them, normalised, in build/.
-
-    `names`: see `chosen`. `profile` and `parameters` go to every notebook chosen; what is None is left at the
-    notebook's default. `update` copies each that succeeded back to notebooks/, without papermill's cell. Raises
-    `ReproError` for a bad name or value; the result holds the error of a failing cell.
-    """
-    import nbformat
-
+    """Execute notebooks (see `chosen`) in order and keep them, normalised, in build/; after a failure the others still
+    run. `profile` and `parameters` go to all of them (None: their default). `update` copies each that succeeded back to
+    notebooks/, without papermill's cell. Raises `ReproError` for a bad name or value."""
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
-    nodes = {path: read(path) for path in chosen(names)}
+    nodes = {path: nbformat.read(path, as_version=4) for path in chosen(names)}
     values = {path: check(node, path.stem, given) for path, node in nodes.items()}
     # Other parameters draw other images than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(given.items()) if key != "profile"]
@@ -173,13 +149,13 @@ def reproduce(
                 print(f"{path.stem}{error}\n{path.stem} stays in {out} as far as it got", file=sys.stderr, flush=True)
                 continue
             for file in [out] + [path] * update:
-                kept = normalise(read(out), path.resolve().parent.parent, injected=file == out)
-                write_text(file, nbformat.writes(kept).rstrip("\n") + "\n")
+                kept = normalise(nbformat.read(out, as_version=4), path.resolve().parent.parent, injected=file == out)
+                paths.write_text(file, nbformat.writes(kept).rstrip("\n") + "\n")
     return runs
 
 
 def _execute(path: Path, out: Path, values: Mapping[str, Any]) -> str | None:
-    """Run the notebook at `path` into `out`; what stopped it, None where nothing did."""
+    """Run the notebook at `path` into `out`; its error with the traceback, or None."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -197,7 +173,8 @@ def _execute(path: Path, out: Path, values: Mapping[str, Any]) -> str | None:
         return f", code cell {failure.exec_count}:\n" + "\n".join(failure.traceback)
     except DeadKernelError as failure:
         return f": the kernel died: {failure}"
-    skipped = [c for c in read(out).cells if c.get("execution_count", 1) is None and c.source.strip()]
+    cells = nbformat.read(out, as_version=4).cells
+    skipped = [c for c in cells if c.get("execution_count", 1) is None and c.source.strip()]
     return f": the cell that begins {skipped[0].source.strip().splitlines()[0]!r} never ran" if skipped else None
 
 
@@ -207,11 +184,9 @@ _CELL_FILE = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
 
 
 def normalise(nb: Any, root: Path, injected: bool = False) -> Any:
-    """What of an executed notebook is worth keeping, a function of the code and what it drew alone; changes `nb`.
-
-    Gone: metadata that papermill and editors leave in cells, papermill's cell (unless `injected`), timestamps, widget
-    views and state, memory addresses, and where the clone (`root`), the interpreter and the user's folder lie.
-    """
+    """Take out of an executed notebook, in place, what does not follow from its code: metadata that papermill and
+    editors leave, papermill's cell (unless `injected`), timestamps, widget views and state, memory addresses, and the
+    paths of the clone (`root`), the interpreter and the user's folder."""
     hide = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
 
     def clean(text: str) -> str:

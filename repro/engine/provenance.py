@@ -1,5 +1,5 @@
-"""Every generated file says what made it: record ids and the command, in the text chunks of a PNG, the comment of a
-JPEG (sheets of photographs: a quarter of the bytes), or a comment in Markdown."""
+"""Every generated file holds what made it: record ids and the command, in the text chunks of a PNG, the comment of a
+JPEG (for photographs: a quarter of the bytes), or a comment in Markdown."""
 
 import io
 import json
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from repro import paths
 from repro.data.images import write_image
-from repro.engine.atomic import write_bytes
 from repro.engine.records import Record
 from repro.errors import ReproError
 from repro.ui.pictures import few_colours, to_uint8
@@ -27,7 +27,7 @@ from repro.ui.pictures import few_colours, to_uint8
 VERSION = "1"  # of these fields; no time, host or package version, so that a second run writes the same bytes
 _COMMENT = re.compile(r"<!-- repro (\{.*\}) -->")
 QUALITY = 75  # of a JPEG of photographs
-# Grey levels that pixels may differ by where the same was drawn on another processor, or by other threads: all of them,
+# Grey levels by which pixels may differ where the same was drawn on another processor or by other threads: all of them,
 # and one in a thousand, where sampling and JPEG make rounding larger.
 ROUNDING, SPECKS = 8, 32
 
@@ -55,11 +55,8 @@ def save_figure(
     figure: Any, name: str, records: Iterable[Record], command: str, *, photograph: bool = False,
     folder: Path | None = None,
 ) -> Path:  # fmt: skip
-    """Write `figures/pictures/<name>.png` with its provenance; equal input gives equal bytes.
-
-    `figure`: anything that `repro.ui.to_uint8` accepts, in 255 colours. `photograph` makes it a JPEG of QUALITY,
-    `<name>.jpg`. `folder` replaces `figures/pictures`. A file that agrees already is left as it is.
-    """
+    """Write `figures/pictures/<name>.png` (or to `folder`) with its provenance, in 255 colours; `photograph`: a JPEG of
+    QUALITY. `figure`: anything that `repro.ui.to_uint8` accepts. A file that agrees already is left as it is."""
     path = (folder or paths.figures() / "pictures") / f"{name}.{'jpg' if photograph else 'png'}"
     made = Provenance(tuple(sorted({record.id for record in records})), command)
     pixels = to_uint8(figure)
@@ -70,29 +67,23 @@ def save_figure(
             apart = abs(old - new)
             if apart.max() <= SPECKS and (apart > ROUNDING).mean() <= 1e-3:
                 return path
-    write_bytes(path, data)
+    paths.write_bytes(path, data)
     return path
 
 
 def save_result(image: Any, path: Path, command: str) -> None:
-    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`.
-
-    Raises `ReproError` where that fails, with the name of the temporary PNG in which the result is kept instead.
-    """
-
-    def write_png(place: Path) -> None:
-        write_bytes(place, _encoded(Image.fromarray(to_uint8(image)), Provenance((), command)))
-
+    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`. Raises
+    `ReproError` where that fails, with the name of the temporary PNG in which the result is kept instead."""
+    png = partial(_encoded, Image.fromarray(to_uint8(image)), Provenance((), command))
     try:
         if path.suffix.lower() == ".png":
-            write_png(path)
+            paths.write_bytes(path, png())
         else:
             write_image(path, image)
     except ReproError as error:
-        handle, other = tempfile.mkstemp(prefix="repro-", suffix=".png")
-        os.close(handle)
-        write_png(Path(other))
-        raise ReproError(f"{error}; the result was written to {other} instead") from error
+        with tempfile.NamedTemporaryFile(prefix="repro-", suffix=".png", delete=False) as other:
+            other.write(png())
+        raise ReproError(f"{error}; the result was written to {other.name} instead") from error
 
 
 def _encoded(image: Image.Image, made: Provenance, photograph: bool = False) -> bytes:
@@ -106,10 +97,7 @@ def _encoded(image: Image.Image, made: Provenance, photograph: bool = False) -> 
 
 
 def _decoded(source: Any) -> tuple[np.ndarray, str]:
-    """Pixels of an image file, int16 (H, W, 3), and its comment; of a PNG's text chunks, the one that says the same.
-
-    Raises `ReproError` where it is no readable image.
-    """
+    """Pixels of an image file, int16 (H, W, 3), and its comment, also where a PNG's text chunks hold the fields."""
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image.convert("RGB"), np.int16)
@@ -122,10 +110,8 @@ def _decoded(source: Any) -> tuple[np.ndarray, str]:
 
 
 def whence(path: Path | str) -> Provenance:
-    """What made `path`: an image, a Markdown table, or a CSV whose Markdown twin lies beside it.
-
-    Raises `ReproError` where the file does not say, or is absent.
-    """
+    """What made `path`: an image, a Markdown table, or a CSV with a Markdown twin. Raises `ReproError` for one that is
+    absent or has no provenance."""
     suffix = (path := Path(path)).suffix.lower()
     source = path.with_suffix(".md") if suffix == ".csv" else path
     if missing := [file for file in (path, source) if not file.is_file()]:

@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -22,7 +23,6 @@ from typing import Any, Literal, Self
 import torch
 
 from repro import paths
-from repro.engine.atomic import locked, write_text
 from repro.errors import ReproError
 
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
@@ -34,45 +34,32 @@ Scalar = str | int | float | bool | None
 Values = float | list[float]
 
 
-def rounded(value: float) -> float:
-    """`value` to six significant digits: below these lies the noise of summation order; -0.0 becomes 0.0.
-
-    Raises `ReproError` on NaN and infinity.
-    """
-    number = float(value)
-    if not math.isfinite(number):
-        raise ReproError(f"a measured value is {number}: a record holds finite numbers only")
-    return float(f"{number:.6g}") + 0.0
+def rounded(value: float, what: str = "a measured value") -> float:
+    """`value` to six significant digits: below these lies the noise of summation order; -0.0 becomes 0.0. Raises
+    `ReproError` on NaN and infinity."""
+    if not math.isfinite(value):
+        raise ReproError(f"{what} is {float(value)}: a record holds finite numbers only")
+    return float(f"{float(value):.6g}") + 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One evaluation of one experiment.
-
-    `cell`     what varies inside the experiment, e.g. {"sampler": "ddim", "steps": 50, "eta": 0.0}; scalars only.
-    `metrics`  by protocol name: one number, or a list with one number per image (in the order of the data), or, for a
-               set metric such as FID, a list with one number per replicate (disjoint sampling seeds).
-    `n`        how many images were measured; a per-image list has this length.
-    `seed`     the experiment's seed: the training seed where a network was trained, else the sampling seed.
-    `checkpoint`  SHA-256 of the safetensors file; None where nothing was learned.
-    `data`     SHA-256 of the data measured on.
-    `check`    {"k": int, "metrics": {...}}: the same protocols on the first k samples, which `make
-               reproduce` recomputes; empty where nothing is recomputed.
-    `source`   "evaluated": from weights that ship; "recorded": its weights do not ship, the line is all there is.
-    """
+    """One evaluation of one experiment. A metric is one number, one per image (in the order of the data), or, of a set
+    metric such as FID, one per replicate (disjoint sampling seeds)."""
 
     room: str
     experiment: str
-    cell: Mapping[str, Scalar]
-    metrics: Mapping[str, Values]
-    n: int
-    seed: int
+    cell: Mapping[str, Scalar]  # what varies inside the experiment, e.g. {"sampler": "ddim", "steps": 50, "eta": 0.0}
+    metrics: Mapping[str, Values]  # by name
+    n: int  # images measured
+    seed: int  # of the training where a network was trained, else of the sampling
     profile: str
-    checkpoint: str | None
-    data: str
+    checkpoint: str | None  # SHA-256 of the weights; None where nothing was learned
+    data: str  # SHA-256 of the data measured on
     command: str
+    # {"k": int, "metrics": {...}}: the same on the first k samples, which `make reproduce` recomputes; or {}
     check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source: Literal["evaluated", "recorded"] = "evaluated"
+    source: Literal["evaluated", "recorded"] = "evaluated"  # recorded: its weights do not ship
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:  # frozen: normalised once, here
@@ -96,7 +83,7 @@ class Record:
         return hash(self.id)
 
     def under(self, experiment: str, names: Mapping[str, str]) -> Self:
-        """The same record under other names of experiment and metrics, to be looked up, not stored: it keeps its id."""
+        """The same record, id included, under other names of experiment and metrics: to be looked up, not stored."""
         metrics = {names.get(name, name): values for name, values in self.metrics.items()}
         alias = dataclasses.replace(self, experiment=experiment, metrics=metrics, check={})
         alias.__dict__["id"] = self.id
@@ -137,10 +124,8 @@ def path_of(room: str) -> Path:
 
 
 def load(room: str) -> list[Record]:
-    """All records of a room, sorted; an absent file is an empty room.
-
-    Raises `ReproError` naming file and line for a line that is no record, was changed by hand, or stands twice.
-    """
+    """All records of a room, sorted. Raises `ReproError` naming file and line for a line that is no record, was changed
+    by hand, or is there twice."""
     path, found = path_of(room), {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -157,37 +142,27 @@ def load(room: str) -> list[Record]:
 
 
 def upsert(room: str, records: Iterable[Record]) -> list[Record]:
-    """Add records to the room's file, replacing those that measure the same key; returns the room's records.
-
-    A result equal to the one on file keeps the old line, environment included, so that a repeated evaluation leaves
-    no trace in git. One writer at a time; a failed write leaves the old file.
-    """
+    """Add records to the room's file, replacing those of the same key; returns the room's records. A result equal to
+    the one on file keeps the old line, environment included, so that a repeated evaluation leaves no trace in git."""
     path = path_of(room)
-    with locked(path.parent):
+    with paths.locked(path.parent):
         kept = {record.key: record for record in load(room)}
         for record in records:
             old = kept.get(record.key)
             if old is None or (old.id, old.source) != (record.id, record.source):
                 kept[record.key] = record
         merged = sorted(kept.values(), key=_order)
-        write_text(path, "".join(record.to_line() + "\n" for record in merged))
+        paths.write_text(path, "".join(record.to_line() + "\n" for record in merged))
     return merged
 
 
 def select(
     records: Sequence[Record], *, experiment: str | None = None, cell: Mapping[str, Scalar] | None = None
 ) -> list[Record]:
-    """Those records that match every filter given; `cell` names a part of the cell or all of it.
-
-    An experiment that ends in "-s*" stands for that network at every training seed (see `means`).
-    """
+    """Those of an experiment ("…-s*": that network at every training seed) whose cell has all that `cell` has."""
     parts = {(key, _canonical(_plain(value))) for key, value in (cell or {}).items()}
-    return [
-        record
-        for record in records
-        if (experiment is None or means(experiment, record.experiment))
-        and parts <= {(key, _canonical(value)) for key, value in record.cell.items()}
-    ]
+    named = [record for record in records if experiment is None or means(experiment, record.experiment)]
+    return [r for r in named if parts <= {(key, _canonical(value)) for key, value in r.cell.items()}]
 
 
 def means(pattern: str, experiment: str) -> bool:
@@ -210,10 +185,8 @@ def _plain(value: Scalar) -> Scalar:
 def _rounded_metrics(metrics: Mapping[str, Any]) -> dict[str, Values]:
     made: dict[str, Values] = {}
     for name, value in sorted(metrics.items()):
-        try:
-            made[name] = [rounded(item) for item in value] if isinstance(value, list | tuple) else rounded(value)
-        except ReproError as error:
-            raise ReproError(f"metric {name!r}: {error}") from None
+        what, several = f"metric {name!r}", isinstance(value, list | tuple)
+        made[name] = [rounded(item, what) for item in value] if several else rounded(value, what)
     return made
 
 
@@ -244,8 +217,7 @@ def hardware() -> dict[str, Any]:
 def commit() -> str | None:
     """The clone's commit, with "+" where tracked files differ from it; None outside git."""
     describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):
         done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        return done.stdout.strip()
+    return None

@@ -46,12 +46,9 @@ def mean_interval(values: Matrix) -> Interval:
 
 
 def paired_difference(left: Matrix, right: Matrix, *, same_networks: bool = False) -> Interval:
-    """Bootstrap interval of mean(left) - mean(right), paired over units: column i is the same image on both sides.
-
-    left (S, N) or (N,), right (S', N) or (N,). `same_networks`: row s is the same trained network on both sides (two
-    samplers of one model, say), so seeds are resampled together; otherwise the sides' seeds are independent.
-    Raises `ReproError` under `MIN_UNITS` units.
-    """
+    """Bootstrap interval of mean(left) - mean(right), (S, N) or (N,) each, paired over units: column i is the same
+    image on both sides. `same_networks`: row s is the same trained network on both sides (two samplers of one model,
+    say), so that seeds are resampled together. Raises `ReproError` under `MIN_UNITS` units."""
     return _interval([left, right], same_networks)
 
 

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from repro import paths
-from repro.engine import grid
+from repro.engine import claims, grid
 from repro.engine.checkpoint import study_module
 from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profile
+from repro.engine.provenance import save_figure
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.tables import Table, Verified
 from repro.errors import ReproError, one_of
+from repro.ui.pictures import Drawn, Photos
 
 PARAMETERS = "REPRO_PARAMETERS"  # set by `repro reproduce`: how it was called beside the profile
 UPDATE = "REPRO_UPDATE"  # set by `repro reproduce`: only then does a notebook write into figures/
@@ -27,19 +29,14 @@ Exercise = tuple[str, Callable[[], Judge], str]  # what it is about, maker of it
 
 @dataclass(frozen=True)
 class Lesson:
-    """One profile of a notebook.
+    """One profile of a notebook."""
 
-    `room`      whose records it shows, "" for none.   `notebook`  its name, "04_ucdir".
-    `minutes`   measured duration on two cores.         `settings`  the profile's own numbers, read as `now["crop"]`.
-    `check`     whether the first k of every record are measured again (a parameter of the notebook may switch it off).
-    """
-
-    room: str
-    notebook: str
+    room: str  # whose records it shows, "" for none
+    notebook: str  # its name, "04_ucdir"
     profile: str
-    minutes: float
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    check: bool = True
+    minutes: float  # measured on two cores
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the profile's own numbers, read as `now["crop"]`
+    check: bool = True  # whether the first k of every record are measured again
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name]
@@ -59,10 +56,8 @@ class Lesson:
         return looked_up(self.room, self.profile)
 
     def recheck(self) -> CheckReport:
-        """Measure the first k of every record again and compare; verifies nothing where `check` is off.
-
-        Raises `ReproError` where a record and the shipped weights disagree: no table may be rendered from it.
-        """
+        """Measure the first k of every record again and compare; verifies nothing where `check` is off. Raises
+        `ReproError` where a record and the shipped weights disagree: no table may be rendered from it."""
         if not self.check or self.profile != "small":
             return CheckReport()
         report = check_room(self.room, self.profile, write=self.figures == paths.figures())
@@ -77,15 +72,14 @@ class Lesson:
             aliases = getattr(study_module(self.room, "measure"), "ALIASES", {}) if self.profile == "paper" else {}
             instead = "".join(f"; {own} in the place of {small}" for own, small in aliases.items())
             sizes = "data and sizes are those of its configuration, not those named here"
-            notes, here = (f"Profile {self.profile}: {sizes}{instead}.",), f"; here profile {self.profile}"
-            made = [replace(table, caption=table.caption + here, notes=table.notes + notes) for table in made]
+            note, here = f"Profile {self.profile}: {sizes}{instead}.", f"; here profile {self.profile}"
+            made = [replace(table, caption=table.caption + here, notes=(*table.notes, note)) for table in made]
         for table in made:
             table.write(self.command, self.figures / "tables")
         return {table.name: table for table in made}
 
     def verdicts(self, words: Mapping[str, str], verified: Verified | None = None) -> Any:
         """The paper's claims as one coloured figure; `words`: claim -> a few words beside its bar, in order."""
-        from repro.engine import claims
         from repro.ui.plots import verdict_bars
 
         found = {claim.id: claim for claim in claims.verdicts(self.room, profile=self.profile, verified=verified)}
@@ -93,12 +87,8 @@ class Lesson:
 
     def keep(self, drawing: Any, name: str, records: Sequence[Record] = ()) -> Any:
         """Save a drawing as <name>.png, photographs as .jpg, with its provenance; returns what displays it."""
-        from repro.engine.provenance import save_figure
-        from repro.ui.pictures import Drawn, Photos
-
-        drawn = drawing if isinstance(drawing, Drawn) else Drawn(drawing)
-        kind = {"photograph": isinstance(drawn, Photos), "folder": self.figures / "pictures"}
-        save_figure(drawn.pixels, name, records, self.command, **kind)
+        drawn, folder = drawing if isinstance(drawing, Drawn) else Drawn(drawing), self.figures / "pictures"
+        save_figure(drawn.pixels, name, records, self.command, photograph=isinstance(drawn, Photos), folder=folder)
         return drawn
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from repro import paths
-from repro.engine.atomic import write_text
 from repro.engine.provenance import Provenance
 
 RE_EVALUATED, RECORDED = "re-evaluated", "recorded"
@@ -25,7 +24,7 @@ Verified = Collection[tuple[str, str]]  # (record id, metric) re-evaluated in th
 
 
 class PaperNumber(NamedTuple):
-    """A number printed in a paper: its protocol as far as the paper gives it, and where it stands."""
+    """A number printed in a paper: its protocol as far as the paper gives it, and its place."""
 
     value: float | None = None
     protocol: str = ""
@@ -34,7 +33,7 @@ class PaperNumber(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: our value (or a dash with its reason), what the paper prints, and which records stand behind it."""
+    """One cell: our value (or a dash with its reason), what the paper prints, and the records behind it."""
 
     value: float | None = None
     interval: tuple[float, float] | None = None
@@ -67,7 +66,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` maps a row's name to one cell per column, by the column's name; rows stand in the order given."""
+    """`rows` maps a row's name to one cell per column, by the column's name."""
 
     name: str
     caption: str
@@ -147,7 +146,7 @@ class Table:
         for column in self.columns:
             theirs = {row[column.name].paper.protocol for row in self.rows.values() if row[column.name].paper}
             out.append(f"{column.name}: ours {column.protocol}" + "".join(f"; paper {t}" for t in sorted(theirs)))
-        for line, needed in {
+        lines = {
             f"Paper numbers: {'; '.join(sorted({paper.source for paper in papers}))}": papers,
             "Unmarked: the first k samples were re-evaluated from the shipped weights in this run, and agreed.":
                 RE_EVALUATED in marks,
@@ -156,8 +155,8 @@ class Table:
             f"{', '.join(sets)}: interval over replicates with disjoint sampling seeds{seeds}.": sets,
             "Without brackets: one number for the whole set, no interval.":
                 any(cell.value is not None and cell.interval is None for cell in cells),
-        }.items():  # fmt: skip
-            out += [line] if needed else []
+        }  # fmt: skip
+        out += [line for line, needed in lines.items() if needed]
         out += [f"— ({i}): {reason}" for i, reason in enumerate(reasons, start=1)]
         first = f"Ours [95% interval]{' · *paper*' if papers else ''}. Protocols:"
         return [first, *(f"- {_escape(line)}" for line in (*out, *self.notes))]
@@ -171,8 +170,8 @@ class Table:
 def write_pair(path: Path, table: str, page: str, ids: Iterable[str], command: str) -> tuple[Path, Path]:
     """Write `path`.csv and, with the provenance of both, `path`.md."""
     made, files = Provenance(tuple(sorted(set(ids))), command), (path.with_suffix(".csv"), path.with_suffix(".md"))
-    write_text(files[0], table)
-    write_text(files[1], f"{made.comment()}\n\n{page}")
+    paths.write_text(files[0], table)
+    paths.write_text(files[1], f"{made.comment()}\n\n{page}")
     return files
 
 

@@ -1,12 +1,12 @@
-"""What a training is (`Recipe`, `Task`), and the one loop, a generator: the caller plots, stops, samples, shows a bar.
+"""What a training is (`Recipe`, `Task`), and the loop, a generator: the caller plots, stops, samples.
 
     for step in train(build_model(), task, recipe, seed=0):
         print(step.images, step.loss)
 
 Exactly resumable: the state holds weights, average, optimizer and the number of images seen, and everything random is
 keyed by (seed, place in the training), so a killed run continued by the same command ends bit for bit like one that was
-never killed (CPU, same thread count). Runs on one process or, under `torchrun`, on several (Accelerate). The state is
-one safetensors file of ours: Accelerate's own pickles optimizer and random state.
+never killed (CPU, same thread count). Runs on one process or, under `torchrun`, on several. The state is a safetensors
+file, since Accelerate's own pickles optimizer and random state.
 """
 
 import atexit
@@ -26,49 +26,38 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError
+from repro.paths import write_bytes
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SAVE_SECONDS = 300  # at most this much work is lost to a kill
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Progress is counted in images.
+    """How a network is trained. Progress is counted in images."""
 
-    `images`      images shown in all; `batch` of them a step, over all processes together.
-    `lr`          peak learning rate of AdamW: linear warm-up over `warmup` images, then "constant" or "cosine" to zero.
-    `ema`         half-life of the weight average, in images.
-    `clip`        largest norm of the gradient (0: not clipped).
-    `precision`   "bf16": forward pass under autocast where the hardware has it, in fp32 elsewhere; "fp32".
-    `threads`     CPU threads; part of the recipe, since another number rounds differently.
-    `save_every`  images between two states from which a killed run goes on.
-    """
-
-    images: int
-    batch: int = 128
-    lr: float = 1e-3
+    images: int  # in all
+    batch: int = 128  # images a step, over all processes together
+    lr: float = 1e-3  # AdamW's largest: linear warm-up over `warmup` images, then constant, or a cosine to zero
     warmup: int = 0
-    decay: str = "cosine"
+    decay: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 10_000
-    clip: float = 1.0
-    precision: str = "bf16"
-    threads: int = 1
-    save_every: int = 20_000
-
-    def __post_init__(self) -> None:
-        one_of("recipe: precision", self.precision, ("bf16", "fp32"))
-        one_of("recipe: decay", self.decay, ("constant", "cosine"))
+    ema: float = 10_000  # half-life of the weight average, in images
+    clip: float = 1.0  # largest norm of the gradient (0: not clipped)
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the forward pass; bf16 by autocast, where the hardware has it
+    threads: int = 1  # of the CPU; another number rounds differently
+    save_every: int = 20_000  # images between two states from which a killed run goes on
 
     def lr_at(self, images: int) -> float:
         """Learning rate of the step that begins after `images` images."""
@@ -80,18 +69,24 @@ class Recipe:
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
+def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """An untrained network, initialised from its seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # torch's initialisers know no other generator
+        return build()
+
+
 def digest(value: Any) -> str:
     """First 16 hex digits of the SHA-256 of canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Task(Protocol):
-    """What is learned, from what: a training set and a loss per sample.
+    """A training set and a loss per sample.
 
     A sample is known by its *place*, its number in the whole training: noise, times and crops are keyed by it, so they
-    do not depend on the batch or on the process that happens to hold it. A task may have `settings`, a dict of plain
-    values that say what the loss depends on beside the recipe (objective, schedule, crop, …): a saved run is never
-    continued with other ones.
+    depend neither on the batch nor on the process. A task may have `settings`, a dict of plain values on which the loss
+    depends beside the recipe (objective, schedule, crop, …): a saved run is never continued with others.
     """
 
     size: int  # training images
@@ -104,17 +99,15 @@ class Task(Protocol):
 
 
 class EMA:
-    """Averaged copy of `model`; after n images its half-life is min(half_life, n / 20) (Karras et al., EDM, 2022).
-
-    The ramp keeps the first averages from remembering the untrained weights, which a fixed decay such as 0.9999 does.
-    """
+    """Averaged copy of `model`; after n images its half-life is min(half_life, n / 20) (Karras et al., EDM, 2022): a
+    fixed decay such as 0.9999 would keep the untrained weights in the first averages."""
 
     def __init__(self, model: nn.Module, half_life: float) -> None:
         self.model, self.half_life = copy.deepcopy(model).eval().requires_grad_(False), half_life
 
     @torch.no_grad()
     def update(self, model: nn.Module, images: int, batch: int) -> None:
-        """Take in the weights of `model` after a step of `batch` images, `images` in all."""
+        """Average in the weights of `model` after a step of `batch` images, `images` in all."""
         decay = 0.5 ** (batch / max(min(self.half_life, images * 0.05), 1e-8))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
         for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -123,7 +116,7 @@ class EMA:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What a step leaves: numbers to log, networks to look at."""
+    """The outcome of a step."""
 
     images: int  # seen so far, this step included
     loss: float  # mean over the batch
@@ -134,24 +127,23 @@ class TrainStep:
 
 
 def places_to_indices(places: Tensor, size: int, seed: int) -> Tensor:
-    """Which training image stands at each place: a fresh keyed permutation of all images for every epoch."""
-    epochs = places // size
-    indices = torch.empty_like(places)
+    """The training image at each place: a fresh keyed permutation of all images for every epoch."""
+    epochs, indices = places // size, places % size
     for epoch in epochs.unique().tolist():
         here = epochs == epoch
-        indices[here] = _permutation(epoch, size, seed)[places[here] % size]
+        indices[here] = _permutation(epoch, size, seed)[indices[here]]
     return indices
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(epoch: int, size: int, seed: int) -> Tensor:
-    """(size,) order of the images in one epoch; kept, since sorting a large set at every step costs milliseconds."""
+    """(size,) order of the images in one epoch; cached: sorting a large set at every step costs milliseconds."""
     return KeyedNoise(seed, [epoch], "epoch").integers(0, 2**62, (size,))[0].argsort(stable=True)
 
 
 def make_accelerator():
-    """Accelerate's handle on processes and devices. Raises `ReproError` where a launcher started several processes and
-    they do not find each other: each would train the whole run and write over the others."""
+    """Accelerate's handle on processes and devices. Raises `ReproError` where a launcher started several processes that
+    do not find each other: each would train the whole run and write over the others."""
     from accelerate import Accelerator
 
     started = int(os.environ.get("WORLD_SIZE", 1))
@@ -169,17 +161,10 @@ def make_accelerator():
 def train(
     model: nn.Module, task: Task, recipe: Recipe, seed: int, state: Path | None = None, until: int | None = None
 ) -> Iterator[TrainStep]:
-    """Train `model` on `task`.
-
-    Args:
-        state: file that the run's state is kept in and taken up from; None keeps nothing. It is written every
-            `recipe.save_every` images, every SAVE_SECONDS, at the end, and where the caller or Ctrl-C stops the run.
-        until: stop (with the state saved) once this many images are seen.
-
-    Raises:
-        ReproError: loss or gradient not finite (names the images and the last good state); a state made by another
-            recipe, seed, network or task; a batch the processes cannot share equally.
-    """
+    """Train `model` on `task`, until `until` images at most. `state`: file from which the run goes on, written every
+    `recipe.save_every` images, every SAVE_SECONDS, at the end, and where the caller or Ctrl-C stops the run. Raises
+    `ReproError` for a loss or gradient that is not finite (naming the images), a state of another recipe, seed, network
+    or task, and a batch that the processes cannot share equally."""
     accelerator = make_accelerator()
     ranks, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     if recipe.batch % ranks:
@@ -249,24 +234,28 @@ def train(
             yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model)
 
 
-def with_progress(steps: Iterator[TrainStep], images: int, name: str) -> TrainStep:
-    """Run a training of `images` under a progress bar; its last step. Ctrl-C closes the training before it goes on."""
-    from tqdm import tqdm
-
-    with contextlib.closing(steps), tqdm(total=images, unit="img", desc=name, mininterval=5, file=sys.stdout) as bar:
-        for step in steps:
-            bar.update(step.images - bar.n)
-            if math.isfinite(step.loss):  # of a finished run there is none
-                bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+def with_progress(steps: Iterator[TrainStep], recipe: Recipe, name: str, state: Path) -> TrainStep:
+    """Run a training under a progress bar; its last step. After Ctrl-C a line says what the training goes on from."""
+    if precision_here(recipe, DEVICE) != recipe.precision:
+        print(f"{name}: this processor has no bf16 instructions, so the training runs in fp32", flush=True)
+    bar = tqdm(total=recipe.images, unit="img", desc=name, mininterval=5, file=sys.stdout)
+    try:
+        with contextlib.closing(steps), bar:
+            for step in steps:
+                bar.update(step.images - bar.n)
+                if math.isfinite(step.loss):  # of a finished run there is none
+                    bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+    except KeyboardInterrupt:
+        kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
+        print(f"{name} is stopped; {kept}", file=sys.stderr)
+        raise
     return step
 
 
 @contextlib.contextmanager
 def _whole_step() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM wait for the end of the block, so that no step is kept half done; a second Ctrl-C does not.
-
-    Yields a list that is empty until then. Outside the main thread, where no signal arrives, it does nothing.
-    """
+    Yields a list, empty until a signal arrives (in the main thread; elsewhere none does)."""
     arrived: list[int] = []
 
     def wait(number: int, frame: Any) -> None:
@@ -274,8 +263,8 @@ def _whole_step() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         arrived.append(number)
 
-    here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, wait) for number in numbers}
     try:
         yield arrived
     finally:
@@ -286,15 +275,13 @@ def _whole_step() -> Iterator[list[int]]:
 
 
 def precision_here(recipe: Recipe, device: torch.device | str) -> str:
-    """The forward pass's precision: "bf16" where the recipe says so and the hardware has it, else "fp32".
-
-    On processors without bf16 instructions autocast is emulated and 7 to 14 times slower than fp32.
-    """
+    """Precision of the forward pass: "bf16" where recipe and hardware have it, else "fp32" (7 to 14 times faster than
+    emulated bf16)."""
     return "bf16" if recipe.precision == "bf16" and has_bf16(torch.device(device).type) else "fp32"
 
 
 def has_bf16(device: str) -> bool:
-    """Whether a device type computes in bf16: CUDA as it says, x86 by AVX512_BF16, other CPUs as oneDNN says."""
+    """Whether a device type computes in bf16: of CUDA torch knows, of x86 AVX512_BF16, of other CPUs oneDNN."""
     if device != "cpu":
         return device == "cuda" and torch.cuda.is_bf16_supported()
     if platform.machine().lower() in ("x86_64", "amd64"):
@@ -318,10 +305,8 @@ def save_state(
 
 
 def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.Module, optimizer: Any) -> int:
-    """Take up the state in `path`; returns the images seen, 0 where there is no file yet.
-
-    Raises `ReproError` where the file is damaged or belongs to another recipe, seed, network or task.
-    """
+    """Load the state in `path`; returns the images seen, 0 where there is no file yet. Raises `ReproError` where it is
+    damaged or belongs to another recipe, seed, network or task."""
     if not path.exists():
         return 0
     try:
@@ -334,12 +319,15 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
         if meta.get(key) != value:
             made = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
             raise ReproError(f"the training state {path} {made}: remove it to start over")
-    for prefix, module in (("model.", model), ("ema.", ema)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    moments: dict[int, dict[str, Tensor]] = {}
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    model.load_state_dict(under("model."))
+    ema.load_state_dict(under("ema."))
+    moments = {}
     for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        prefix = f"optimizer.{index}."
-        moments[index] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        moments[index] = under(f"optimizer.{index}.")
         for name, moment in moments[index].items():
             if moment.shape == parameter.shape:  # in its memory order: fused AdamW walks both in storage order
                 moments[index][name] = torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.engine.atomic import reading
+from repro.paths import reading
 
 FOLDER = Path(__file__).parent / "weights" / "lpips-alexnet"
 SMALLEST = 31  # pixels a side: below it AlexNet's second pooling has nothing to pool

@@ -1,9 +1,5 @@
-"""`repro restore`, and what each method offers to a user's own images: a line a method in `RESTORERS` and `LEARNERS`.
+"""`repro restore`, and what each method offers to a user's own images: a line each in `RESTORERS` and `LEARNERS`."""
 
-Methods are imported when one is chosen.
-"""
-
-import importlib
 import json
 import os
 import sys
@@ -15,17 +11,28 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import tyro
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from repro import paths
+from repro.adir.adapt import USE
+from repro.adir.pipeline import ADIR, index_files
 from repro.data.decoding import SUFFIXES
 from repro.data.files import list_images
 from repro.data.images import check_writable, image_size, read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import DEVICE
 from repro.errors import ReproError, one_of
+from repro.rddm.model import RDDMNet, restoration_loss
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
+from repro.rddm.process import Learning as RDDMLearning
+from repro.rddm.process import by_config
+from repro.ucdir.model import UCDIR, training_loss
+from repro.ucdir.model import Learning as UCDIRLearning
+from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
 Noises = Callable[[str], KeyedNoise]
 Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
@@ -41,48 +48,34 @@ class Learner(NamedTuple):
     steps: int
 
 
-def _rddm() -> Learner:
-    """SM-Res: the residual is predicted, little noise is added (sum_scale 0.01), two sampling steps."""
-    from repro.rddm.model import RDDMNet, restoration_loss
-    from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
-    from repro.rddm.process import Learning, by_config
-
-    learning = Learning("res", by_config(sum_scale=0.01), "l2")
-    return Learner(
+_UCDIR = UCDIRLearning(detach=True, pixel=1.0)
+LEARNERS = {
+    # SM-Res: the residual is predicted, little noise is added (sum_scale 0.01), two sampling steps.
+    "rddm": Learner(
         build=lambda width: RDDMNet(
             objective="res", base_channels=width, channel_mults=(1, 1, 2, 2), attention_levels=(3,), patch=2,
             input_skip=True,
         ),
-        loss=lambda model, target, degraded, noise: restoration_loss(model, target, degraded, noise, learning),
+        loss=partial(restoration_loss, learning=RDDMLearning("res", by_config(sum_scale=0.01), "l2")),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
         lr=1e-3,
         steps=2,
-    )  # fmt: skip
-
-
-def _ucdir() -> Learner:
-    """The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength."""
-    from repro.ucdir.model import UCDIR, Learning, training_loss
-    from repro.ucdir.pipeline import UCDIRPipeline
-
-    learning = Learning(detach=True, pixel=1.0)
-    return Learner(
+    ),
+    # The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength.
+    "ucdir": Learner(
         build=lambda width: UCDIR(
             residual_scale=4.0, residual_std=1.0, fine_std=0.1, predictor_channels=max(8, width // 2),
             predictor_levels=4, predictor_widest=2 * width, base_channels=width, channel_mults=(1, 1, 2), blocks=1,
             light=True, attention_levels=(), norm="one-group", patch=2, dropout=0.0,
         ),
-        loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, learning),
+        loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, _UCDIR),
         pipeline=UCDIRPipeline,
         lr=1.5e-3,
         steps=20,
-    )  # fmt: skip
-
-
-LEARNERS: dict[str, Callable[[], Learner]] = {"rddm": _rddm, "ucdir": _ucdir}
+    ),
+}  # fmt: skip
 ADIR_TASKS = ("sr4", "sr8", "box", "gauss", "colour")
-# class -> where it is
-PIPELINES = {"RDDMPipeline": "repro.rddm.pipeline", "UCDIRPipeline": "repro.ucdir.pipeline"}
+PIPELINES = {"RDDMPipeline": RDDMPipeline, "UCDIRPipeline": UCDIRPipeline}
 
 
 class Restorer(NamedTuple):
@@ -94,23 +87,16 @@ class Restorer(NamedTuple):
 
 
 def _shipped_rddm(task: str) -> tuple[Run, str]:
-    from repro.rddm.pipeline import RDDMPipeline
-
     task = "raindrop" if task == "raindrops" else task
     variant = "use" if task == "raindrop" else "smres"  # for low light there is only the network of the comparisons
     return partial(restore_image, RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 
 def _shipped_ucdir(task: str) -> tuple[Run, str]:
-    from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
-
     return partial(restore_image, UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
-    from repro.adir.adapt import USE
-    from repro.adir.pipeline import ADIR, index_files
-
     pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")
@@ -127,10 +113,7 @@ RESTORERS: dict[str, Restorer] = {
 
 
 def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> tuple[Run, int, str]:
-    """What restores an image, on this machine's device, its sampling steps, and a line that names its network.
-
-    Raises `ReproError` naming what there is.
-    """
+    """What restores an image, its sampling steps, and a line that names its network. `ReproError` names the choices."""
     if checkpoint is not None:
         if method or task:
             raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
@@ -156,21 +139,16 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
 
 
 def load(folder: Path) -> Any:
-    """The pipeline that a folder holds, as `repro train my.toml` or `save_pretrained` wrote it.
-
-    Raises `ReproError` where there is none, or one of no method here.
-    """
-    from diffusers.utils import logging as diffusers_logging
-
+    """The pipeline that a folder holds, as `repro train my.toml` or `save_pretrained` wrote it, or a `ReproError`."""
     try:
-        name = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ReproError(f"{folder}: holds no pipeline; accepted: a folder that `repro train my.toml` wrote") from None
     if name not in PIPELINES:
         raise ReproError(f"{folder}: holds a {name}; accepted: {', '.join(PIPELINES)}")
     diffusers_logging.disable_progress_bar()
     try:
-        return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder)
+        return PIPELINES[name].from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ReproError(f"{folder}: the pipeline cannot be read ({error})") from error
 
@@ -178,7 +156,7 @@ def load(folder: Path) -> Any:
 def restore_image(pipe: Any, image: Tensor, steps: int, seed: int = 0) -> Tensor:
     """(3, H, W) in [0, 1] -> the same restored, on this machine's device; the result is on the CPU."""
     pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(DEVICE)
     generator = torch.Generator("cpu").manual_seed(seed)
     out = pipe(image, num_inference_steps=steps, generator=generator, output_type="pt").images[0]
     return out.float().clamp(0, 1).cpu()
@@ -230,11 +208,11 @@ class Restore:
                 failed.append(f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}")
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
-        if not self.photo.is_dir() and failed:
+        if failed and not self.photo.is_dir():
             return 2
         counts = f", {len(places) - len(failed)} of {len(places)} images" if self.photo.is_dir() else ""
         print(f"written: {target}{counts}")
-        return 1 if failed else 0
+        return int(bool(failed))
 
     def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""

@@ -1,9 +1,5 @@
-"""`repro train my.toml` and `repro evaluate my.toml`: own pairs, from the first check to numbers on held-out ones.
+"""`repro train my.toml` and `repro evaluate my.toml`: own pairs, from the first check to numbers on held-out ones."""
 
-One TOML file defines a training; it is read strictly, and checked before anything is trained.
-"""
-
-import csv
 import dataclasses
 import json
 import math
@@ -22,19 +18,19 @@ from tyro.conf import Positional
 
 from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
-from repro.engine.atomic import locked, write_text
-from repro.engine.checkpoint import DEVICE
 from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
-from repro.engine.train import Recipe, places_to_indices, precision_here, train, with_progress
+from repro.engine.tables import csv_text
+from repro.engine.train import DEVICE, Recipe, places_to_indices, precision_here, seeded, train, with_progress
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
+from repro.paths import locked, write_text
 from repro.ui.plots import tile
 from repro.use.restore import LEARNERS, Noises, load, restore_image
 
 EXAMPLES = Path(__file__).parent
 METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
-DRAWN = 6  # pairs of the first batch
+SIDES = ("input", "result")
 LIMITS = {  # smallest and largest value of the file's numbers
     "images": (1, math.inf), "batch": (1, 4096), "crop": (16, 4096), "width": (8, 1024), "lr": (1e-7, 1.0),
     "seed": (0, 2**63 - 1), "threads": (1, 4096), "held_out": (0, 0.9), "steps": (1, 1000),
@@ -65,10 +61,9 @@ class PairsFile:
     @property
     def recipe(self) -> Recipe:
         """How the training goes; a state is saved twenty times on the way."""
-        return Recipe(
-            images=self.images, batch=self.batch, lr=self.lr, warmup=self.images // 20, ema=max(self.images / 12, 1),
-            threads=self.threads or os.cpu_count() or 1, save_every=max(self.batch, self.images // 20),
-        )  # fmt: skip
+        twentieth, threads = self.images // 20, self.threads or os.cpu_count() or 1
+        given = {"images": self.images, "batch": self.batch, "lr": self.lr, "threads": threads}
+        return Recipe(**given, warmup=twentieth, ema=max(self.images / 12, 1), save_every=max(self.batch, twentieth))
 
     @property
     def network_folder(self) -> Path:
@@ -76,7 +71,7 @@ class PairsFile:
         return self.out / "network"
 
 
-_KEYS = {each.name: each.type for each in dataclasses.fields(PairsFile)}
+KINDS = {each.name: each.type for each in dataclasses.fields(PairsFile)}
 
 
 def read(path: Path) -> PairsFile:
@@ -91,12 +86,12 @@ def read(path: Path) -> PairsFile:
     values: dict[str, Any] = {}
     for key, value in content.items():
         values |= value if key in ("train", "evaluate") and isinstance(value, dict) else {key: value}
-    values = {one_of(f"{path}: key", key, _KEYS): _value(path, key, value) for key, value in values.items()}
+    values = {one_of(f"{path}: key", key, KINDS): _value(path, key, value) for key, value in values.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
     if ("test_inputs" in values) != ("test_targets" in values):
         raise ReproError(f"{path}: test_inputs and test_targets are needed together")
-    learner = LEARNERS[one_of(f"{path}: method", values["method"], LEARNERS)]()
+    learner = LEARNERS[one_of(f"{path}: method", values["method"], LEARNERS)]
     chosen = PairsFile(**{"lr": learner.lr, "steps": learner.steps, **values})
     if chosen.crop % 16 or chosen.width % 8:
         raise ReproError(f"{path}: crop {chosen.crop} and width {chosen.width}; accepted: multiples of 16 and of 8")
@@ -107,7 +102,7 @@ def read(path: Path) -> PairsFile:
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    kind = _KEYS[key]
+    kind = KINDS[key]
     if key in LIMITS:
         low, high = LIMITS[key]
         accepted = f"a {'whole ' * (kind is int)}number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
@@ -121,10 +116,8 @@ def _value(path: Path, key: str, value: Any) -> Any:
 
 
 def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
-    """Read every header: counts, names, sizes. The pairs of training, those held out, which share none, and a summary.
-
-    Raises `ReproError` for the first pair that cannot be trained on.
-    """
+    """The pairs of training, those held out, which share none, and a summary, after reading every header. Raises
+    `ReproError` for the first pair that cannot be trained on."""
     pairs = _pairs(file.inputs, file.targets, file.any_names)
     if file.test_inputs is not None and file.test_targets is not None:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
@@ -159,7 +152,7 @@ class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
     def __init__(self, pictures: PictureSet, file: PairsFile) -> None:
-        self.pictures, self.crop, self.size, self.learner = pictures, file.crop, pictures.size, LEARNERS[file.method]()
+        self.pictures, self.crop, self.size, self.learner = pictures, file.crop, pictures.size, LEARNERS[file.method]
         self.settings = {"method": file.method, "crop": file.crop, "data": pictures.names(torch.arange(pictures.size))}
 
     def names(self, indices: Tensor) -> list[str]:
@@ -176,51 +169,38 @@ class PairTask:
 
 @dataclass
 class TrainPairs:
-    """Train on own pairs, as one TOML file defines it; the same command continues an interrupted training.
-
-    Args:
-        file: the TOML file; `repro/use/rddm.toml` is a commented example.
-        until: stop, with the state saved, once this many images are seen.
-        check_only: check the pairs and draw the first batch, without training.
-    """
+    """Train on own pairs, as one TOML file defines it; the same command continues an interrupted training."""
 
     file: Positional[Path]
+    """the TOML file; `repro/use/rddm.toml` is a commented example"""
     until: int | None = None
+    """stop, with the state saved, after this many images"""
     check_only: bool = False
+    """check the pairs and draw the first batch, without training"""
 
     def run(self) -> int:
         file = read(self.file)
         pictures, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
         task = PairTask(pictures, file)
-        places = torch.arange(min(DRAWN, file.batch))
+        places = torch.arange(min(6, file.batch))  # what is drawn of the first batch
         indices = places_to_indices(places, task.size, file.seed)
         target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
         drawn = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
-        written = write_image(file.out / "first_batch.png", drawn)
-        print(f"first batch, inputs above targets: {written}", flush=True)
+        print(f"first batch, inputs above targets: {write_image(file.out / 'first_batch.png', drawn)}", flush=True)
         if self.check_only:
             return 0
-        recipe, start = file.recipe, time.perf_counter()
-        if (precision := precision_here(recipe, DEVICE)) != recipe.precision:
-            print("this processor has no bf16 instructions, so the training runs in fp32", flush=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(file.seed)
-            network = task.learner.build(file.width)
+        recipe, start, state = file.recipe, time.perf_counter(), file.out / "state.safetensors"
+        network = seeded(lambda: task.learner.build(file.width), file.seed)
         with locked(file.out, wait=False):  # of two trainings, each would replace the other's state
-            steps = train(network, task, recipe, file.seed, state := file.out / "state.safetensors", self.until)
-            try:
-                last = with_progress(steps, recipe.images, file.method)
-            except KeyboardInterrupt:
-                kept = f"the same command goes on from {state}" if state.exists() else "nothing was to be kept yet"
-                print(f"repro train: stopped; {kept}", file=sys.stderr)
-                return 130
+            steps = train(network, task, recipe, file.seed, state, self.until)
+            last = with_progress(steps, recipe, file.method, state)
         if last.images < recipe.images:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
         task.learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
-        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads, "precision": precision}
-        card["seconds of this run"] = round(time.perf_counter() - start)
+        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads}
+        card |= {"precision": precision_here(recipe, DEVICE), "seconds of this run": round(time.perf_counter() - start)}
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
         print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
@@ -229,13 +209,10 @@ class TrainPairs:
 
 @dataclass
 class EvaluatePairs:
-    """Restore the held-out pairs; print PSNR, SSIM and LPIPS of input and result, write results.csv and results.png.
-
-    Args:
-        file: the TOML file that the network was trained by.
-    """
+    """Restore the held-out pairs; print PSNR, SSIM and LPIPS of input and result, write results.csv and results.png."""
 
     file: Positional[Path]
+    """the TOML file by which the network was trained"""
 
     def run(self) -> int:
         file = read(self.file)
@@ -248,26 +225,23 @@ class EvaluatePairs:
         for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
             degraded, target = pair.load()
             result = restore_image(pipe, degraded, steps=file.steps, seed=file.seed)
-            for what, image in (("input", degraded), ("result", result)):
-                scores = {name: protocols.score(name, image[None], target[None]).item() for name in METRICS}
-                rows.append({"image": pair.id, "what": what, **scores})
+            for what, image in zip(SIDES, (degraded, result), strict=True):
+                scores = [protocols.score(name, image[None], target[None]).item() for name in METRICS]
+                rows.append((pair.id, what, *scores))
             images += [degraded, result, target] if len(images) < 12 else []
-        with (file.out / "results.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        table, drawn = file.out / "results.csv", file.out / "results.png"
+        write_text(table, csv_text(("image", "what", *METRICS), rows))
         enough = len(pairs) >= MIN_UNITS
         print(f"{len(pairs)} held-out pairs" + ("" if enough else f", an interval needs {MIN_UNITS}"))
-        for name in METRICS:
+        for column, name in enumerate(METRICS, start=2):
             words = []
-            for what in ("input", "result"):
-                values = [row[name] for row in rows if row["what"] == what]
-                words.append(f"{what} {sum(values) / len(values):.3f}")
-                if enough:
-                    interval = mean_interval(values)
-                    words[-1] += f" ± {(interval.high - interval.low) / 2:.3f}"
+            for what in SIDES:
+                values = [row[column] for row in rows if row[1] == what]
+                interval = mean_interval(values) if enough else None
+                half = f" ± {(interval.high - interval.low) / 2:.3f}" if interval else ""
+                words.append(f"{what} {sum(values) / len(values):.3f}{half}")
             print(f"{name:>16}: {', '.join(words)}")
         side = min(256, *(min(image.shape[1:]) for image in images))
-        write_image(file.out / "results.png", tile([center_crop(image, side) for image in images], 3, gap=4))
-        print(f"written: {file.out / 'results.csv'}, {file.out / 'results.png'} (input, result, target)")
+        write_image(drawn, tile([center_crop(image, side) for image in images], 3, gap=4))
+        print(f"written: {table}, {drawn} (input, result, target)")
         return 0

@@ -15,12 +15,12 @@ from repro.data import pack
 from repro.data.datasets import load_cifar10
 from repro.ddpm import process
 from repro.ddpm.process import Schedule, by_name
-from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.nn.classifier import Classifier
+from repro.paths import read_toml
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}

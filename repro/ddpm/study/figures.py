@@ -25,7 +25,7 @@ from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
 from repro.engine.study import Exercise, Judge, Lesson, check_answer, like, near, same, tensors
 from repro.engine.tables import Table
-from repro.engine.train import Recipe
+from repro.engine.train import Recipe, seeded
 from repro.nn.unet import UNet
 from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, panels, sheet, tile
 
@@ -188,10 +188,8 @@ def as_fashion(content: Any, name: str = "the image") -> Tensor:
 
 
 def untrained(width: int, seed: int) -> UNet:
-    """A small noise predictor for one channel, initialised from the seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # torch's initialisers know no other generator
-        return UNet(1, 1, base_channels=width, channel_mults=(1, 2), blocks=1)
+    """A small noise predictor for one channel, initialised from the seed."""
+    return seeded(lambda: UNet(1, 1, base_channels=width, channel_mults=(1, 2), blocks=1), seed)
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------

@@ -38,9 +38,9 @@ from repro.editing.effects import Recipe, compose, cut_hole, free_form_mask
 from repro.editing.grain import RADII
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
-from repro.engine.atomic import write_bytes
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.paths import write_bytes
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")

@@ -20,9 +20,9 @@ from repro.editing.study.benchmark import BENCH, TINY, Bench
 from repro.editing.study.paper import LDM, Pretrained, Reds
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
 from repro.editing.tasks import EditTask, Learning
-from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment, load_checkpoint, weights_hash
 from repro.engine.train import Recipe, Task
+from repro.paths import read_toml
 
 _SPEC = read_toml(Path(__file__).with_name("experiments.toml"))
 _BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256, 256), recipe=Effects())}

@@ -26,11 +26,11 @@ from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import Pair, Pictures, PictureSet, cut, equalised, list_images, squared
 from repro.data.images import resize, to_model
 from repro.ddpm.study.experiments import fashion_tensor
-from repro.engine.atomic import read_toml
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError, one_of
+from repro.paths import read_toml
 from repro.rddm.model import Noises, PublishedNet, RDDMNet, restoration_loss
 from repro.rddm.process import Learning, by_config
 
