@@ -61,7 +61,7 @@ def _image(side: int) -> Tensor:
 
 def _ddpm(name: str) -> Any:
     """The configuration of that profile, without a learned variance."""
-    config = ddpm.profile(name)
+    config = ddpm.PROFILES[name]
     return replace(config, network={**config.network, "out_channels": config.channels})
 
 
@@ -124,7 +124,7 @@ def _sampler(name: str, batch: int = 16) -> dict[str, Arm]:
 
 def _restoration(name: str) -> dict[str, Arm]:
     """An image of 256 x 256 restored in 5 steps by SM-Res, over 5 bare passes."""
-    task = rddm.profile(name if name == "smoke" else "small")["raindrop"]
+    task = rddm.PROFILES[name if name == "smoke" else "small"]["raindrop"]
     network, learning = _frozen(partial(rddm.build_network, task, "smres")), rddm.learning_of(task, "smres")
     y, net = 2 * _image(task.side).to(DEVICE) - 1, Net(network, learning, task.steps)
     return {

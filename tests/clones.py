@@ -43,10 +43,8 @@ def fill(number: str, home: Path) -> None:
             for i, v in enumerate(v for v in editing.VARIANTS if editing.VARIANTS[v].ships):
                 made[editing.name_of(v, 0, "smoke")] = tiny_network(i, **editing.network_of(editing.SMOKE, v))
         elif number == "03":
-            for task, variants in rddm.TRAINED.items():
-                for variant in (v for v, ships in variants if ships):
-                    network = rddm.build_network(rddm.SMOKE[task], variant)
-                    made[rddm.name_of(task, variant, 0, "smoke")] = network
+            for task, variant in ((t, v) for t, v, ships in rddm.TRAINED if ships):
+                made[rddm.name_of(task, variant, 0, "smoke")] = rddm.build_network(rddm.SMOKE[task], variant)
         elif number == "04":  # none for JPEG
             for task, variant in (("lowlight", "use"), ("lowlight", "regression"), ("deblur", "use")):
                 made[f"ucdir-{task}-smoke-{variant}-s0"] = UCDIR(**ucdir.network_of(task, variant, "smoke"))

@@ -74,7 +74,6 @@ def test_wrong_settings_are_refused():
         "'made' is 0 at t=0": lambda: RDDMSchedule("made", torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.5])),
         "family 'cosine' is unknown": lambda: by_config(alpha="cosine"),
         "above 0: got 0.0": lambda: by_config(sum_scale=0.0),
-        "got T=10": lambda: by_config(T=10, ddpm={"name": "linear"}),
         "takes layout 'one'": lambda: RDDMNet("res", "two", **SMALL),
         "objective 'x0' is unknown": lambda: RDDMNet("x0", **SMALL),
         "condition of 3 channels: got 0": lambda: RDDMNet("res", **SMALL)(IMAGE, 3),

@@ -34,7 +34,7 @@ from repro.ui.explore import Explorer, UploadedFile
 from repro.ui.pictures import own_view, photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])
-LISTED = [(t, v) for t, found in rddm.TRAINED.items() for v, _ in found]
+LISTED = [(t, v) for t, v, _ in rddm.TRAINED]
 
 
 def noise_at(places=PLACES, seed: int = 0):
@@ -274,8 +274,9 @@ def test_the_explorer_draws_what_the_sampler_draws(now):
     y, x0 = now.pair("lowlight", lesson.PHOTOS["Colosseum"], crop=now["play"])
     restored = now.net("lowlight", "smres").restore(y, ["Colosseum"], 3)
     found = lesson.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
-    assert torch.equal(found.result, restored) and torch.equal(found.between["truth"], x0)
-    assert found.words.endswith(f"{psnr(restored, x0):.1f} dB")
+    result, given, between, caption = found
+    assert torch.equal(result, restored) and torch.equal(given, y) and torch.equal(between["truth"], x0)
+    assert caption.endswith(f"{psnr(restored, x0):.1f} dB")
     shown = lesson.view(found, 0.0)[15:, :376]
     assert np.array_equal(shown, resized(to_unit(restored)[0], 376))
 

@@ -314,5 +314,5 @@ def loss(
     if min(x0.shape[-2:]) < lpips.SMALLEST:
         pair = [F.interpolate(x, scale_factor=4, mode="bicubic") for x in pair]
     similar = lpips.shared(str(x0.device))(*pair)  # (B,)
-    weight = schedule.gather("alpha_bar", t, similar).flatten() if settings.weighting == "signal" else 1.0
+    weight = process.gather(schedule.alpha_bar, t, similar).flatten() if settings.weighting == "signal" else 1.0
     return simple, (weight * similar).mean()

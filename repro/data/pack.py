@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.images import read_image
+from repro.data.images import read_image, resize
 from repro.errors import ReproError, one_of
 from repro.paths import reading
 
@@ -93,6 +93,13 @@ def picture(id: str) -> Picture:
 def load(picture: Picture) -> Tensor:
     """float32 (3, H, W) in [0, 1]."""
     return read_image(picture.path)
+
+
+@lru_cache(maxsize=8)
+def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
+    chosen = photos(split)[: limit or None]
+    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in map(load, chosen))
 
 
 @lru_cache(maxsize=3)

@@ -1,8 +1,8 @@
 """Where the exact answer is known: ideal denoisers, Gaussian data, and the distribution a sampler really produces.
 
-A network trained to perfection gives E[x0 | x_t]. For a finite data set and for Gaussian data that expectation is a
-formula, so that schedules, losses, samplers and guidance can be tested without a network, and a notebook can show what
-a network that memorises would do. Computed in float64, returned in the type of the input.
+A network trained to perfection gives E[x0 | x_t]. For a finite data set and for Gaussian data that is a formula: it
+tests schedules, losses, samplers and guidance without a network, and a notebook shows what a network that memorises
+would do. Computed in float64, returned in the type of the input.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,10 +23,7 @@ class Oracle:
     x0: Callable[[Tensor, Tensor | int], Tensor]
 
     def model(self, prediction: Kind = "epsilon") -> Model:
-        """The output of a perfect network of that prediction type; fits every sampler.
-
-        The predicted noise E[eps | x_t = x] is -s times the score of x_t's distribution.
-        """
+        """The output of a perfect network; the predicted noise E[eps | x_t = x] is -s times the score of x_t."""
         one_of("prediction type", prediction, KINDS)
 
         def output(x: Tensor, t: Tensor | int) -> Tensor:
@@ -37,11 +34,8 @@ class Oracle:
 
 
 class FiniteData(Oracle):
-    """The ideal denoiser of a finite data set (N, …): the posterior mean over its points, each equally likely before.
-
-    A network that memorised the data would be this one: its samples are the data. (Karras et al. 2022, "Elucidating the
-    Design Space of Diffusion-Based Generative Models", Appendix B.3.)
-    """
+    """The ideal denoiser of a finite data set (N, …), all points equally likely; its samples are the data (Karras et
+    al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", Appendix B.3)."""
 
     def __init__(self, data: Tensor, schedule: Schedule) -> None:
         self.points = data.detach().flatten(1).double()  # (N, D)
@@ -88,12 +82,10 @@ def sampler_moments(
 
     With a linear model (`GaussianData`, no clipping) the state is an affine function of x_T and of every noise drawn.
     One batch runs the sampler on zeros and on each unit vector of x_T and of the noises: the columns of the linear map.
-
-    `run`: (x_T (B, *shape), noise) -> the sampler's steps; `shape` of one sample, D numbers; `draws`: how many steps
-    may draw noise. The batch has 1 + D (1 + draws) members.
+    `run`: (x_T (B, *shape), noise) -> the sampler's steps, `draws` of which may draw noise; `shape` of one sample.
     """
     D = torch.Size(shape).numel()
-    size = 1 + D * (1 + draws)
+    size = 1 + D * (1 + draws)  # of the batch
     firsts = iter(range(1, size, D))
 
     def units(*_: Any) -> Tensor:

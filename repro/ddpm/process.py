@@ -16,7 +16,7 @@ the weight 0.001 belongs to those units.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,37 +31,27 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Model = Callable[[Tensor, Tensor], Tensor]  # (x (B, C, H, W), t (B,) int64) -> (B, C, H, W), or 2C with a variance head
 
 
-class Tables:
-    """Float64 tables (T,) on the CPU, read at timesteps 0..T-1; a subclass has `T` and the tables as attributes."""
-
-    T: int
-
-    @cached_property
-    def _moved(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
-        return {}
-
-    def gather(self, table: str, t: Tensor | int, like: Tensor) -> Tensor:
-        """Entries t, (B,) or one number, of the table of that name as (B, 1, …, 1) on `like`'s device, in its type.
-
-        Roots and differences are taken in float64 first (in float32, 1 - alpha_bar_0 = 1e-4 has three digits left); the
-        cast and the move to the device happen once per table.
-        """
-        key = (table, like.device, like.dtype)
-        if key not in self._moved:
-            self._moved[key] = getattr(self, table).to(like.dtype).to(like.device)
-        t = torch.as_tensor(t, device=like.device).reshape(-1)
-        if t.device.type == "cpu" and len(t) and (int(t.min()) < 0 or int(t.max()) >= self.T):
-            # On an accelerator this look would stop the queue; a negative t would silently read the table's end.
-            raise ReproError(f"timesteps must lie in 0..{self.T - 1}: got {int(t.min())}..{int(t.max())}")
-        return self._moved[key][t].reshape(-1, *[1] * (like.ndim - 1))
+@lru_cache(maxsize=64)
+def _moved(table: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return table.to(dtype).to(device)
 
 
-class Schedule(Tables):
-    """A discrete noise schedule: float64 tables of shape (T,), not to be changed.
+def gather(table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
+    """Entries t, (B,) or one number, of a schedule's table (T,) as (B, 1, …, 1) on `like`'s device, in its type.
 
-    `betas` (T,): variances of the forward steps, each in (0, 1]; only the last may be 1. `config`: what makes it again,
-    `by_name(**schedule.config)`; empty for hand-made betas.
+    Tables are float64 on the CPU, for roots and differences lose their digits in float32 (1 - alpha_bar_0 = 1e-4 has
+    three left); they are cast and moved once.
     """
+    t = torch.as_tensor(t, device=like.device).reshape(-1)
+    if t.device.type == "cpu" and len(t) and (int(t.min()) < 0 or int(t.max()) >= len(table)):
+        # On an accelerator this look would stop the queue; a negative t would silently read the table's end.
+        raise ReproError(f"timesteps must lie in 0..{len(table) - 1}: got {int(t.min())}..{int(t.max())}")
+    return _moved(table, like.device, like.dtype)[t].reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Schedule:
+    """A discrete noise schedule: float64 tables (T,), not to be changed, made from the variances `betas` of the forward
+    steps; `by_name(**config)` makes it again (empty for hand-made betas)."""
 
     def __init__(self, name: str, betas: Tensor, config: Mapping[str, Any] | None = None) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach().clone()
@@ -89,7 +79,7 @@ class Schedule(Tables):
 
     def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, s) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each (B, 1, …, 1) on `like`'s device, in its type."""
-        return self.gather("a", t, like), self.gather("s", t, like)
+        return gather(self.a, t, like), gather(self.s, t, like)
 
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
@@ -113,10 +103,8 @@ def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012)
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """The schedule shifted and scaled so that its last step holds no signal (Lin et al. 2024, Algorithm 1).
-
-    At the last step noise says nothing about the image, so the network has to predict v there.
-    """
+    """The schedule shifted and scaled so that its last step holds no signal (Lin et al. 2024, Algorithm 1): noise says
+    nothing about the image there, so the network has to predict v."""
     a = (schedule.a - schedule.a[-1]) * (schedule.a[0] / (schedule.a[0] - schedule.a[-1]))  # the first stays
     alpha_bar = a**2
     betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
@@ -132,10 +120,7 @@ def by_name(name: str, **kwargs: Any) -> Schedule:
 
 
 def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse"] = "ddpm", **kwargs: Any) -> Any:
-    """The diffusers scheduler of the same betas; `kwargs` go to its constructor (prediction_type, clip_sample, …).
-
-    diffusers keeps its tables in float32, ours are float64: the two alpha_bar agree to about 1e-6 of their value.
-    """
+    """The diffusers scheduler of the same betas, its tables in float32; `kwargs` go to its constructor."""
     import diffusers
 
     classes = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "ddim_inverse": "DDIMInverseScheduler"}
@@ -162,8 +147,8 @@ def q_sample(x0: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Te
 
 def q_posterior(x0: Tensor, x_t: Tensor, t: Tensor | int, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """Mean (B, …) and variance (B, 1, …, 1) of x_{t-1} given x_t and x0 (DDPM Eq. 6-7); at t = 0 they are x0 and 0."""
-    mean = schedule.gather("posterior_x0", t, x0) * x0 + schedule.gather("posterior_xt", t, x0) * x_t
-    return mean, schedule.gather("posterior_variance", t, x0)
+    mean = gather(schedule.posterior_x0, t, x0) * x0 + gather(schedule.posterior_xt, t, x0) * x_t
+    return mean, gather(schedule.posterior_variance, t, x0)
 
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
@@ -238,7 +223,7 @@ def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 def learned_range_log_variance(number: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
     """log Sigma = v log beta_t + (1 - v) log beta_tilde_t with v = (number + 1) / 2 (Improved DDPM Eq. 15)."""
     v = (number + 1) / 2
-    return v * schedule.gather("log_betas", t, number) + (1 - v) * schedule.gather("posterior_log_variance", t, number)
+    return v * gather(schedule.log_betas, t, number) + (1 - v) * gather(schedule.posterior_log_variance, t, number)
 
 
 def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -260,18 +245,12 @@ def discretized_nll(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 def vlb_term(x0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_var: Tensor, schedule: Schedule) -> Tensor:
     """(B,) one term of the bound in bits per dimension (DDPM Eq. 5): L_{t-1} a KL, L_0 the decoder's NLL."""
     true_mean, _ = q_posterior(x0, x_t, t, schedule)
-    low = schedule.gather("posterior_log_variance", t, x0)
+    low = gather(schedule.posterior_log_variance, t, x0)
     # of the true posterior from the network's Gaussian, in nats
     kl = 0.5 * (log_var - low + torch.exp(low - log_var) + (true_mean - mean) ** 2 * torch.exp(-log_var) - 1)
     first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
     # The KL at t = 0 uses a substituted variance and is finite, so the branch not taken sends no NaN through `where`.
     return torch.where(first, discretized_nll(x0, mean, log_var), kl).flatten(1).mean(dim=1) / math.log(2)
-
-
-def reverse_mean(eps: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """mu_theta of the reverse step from the predicted noise (DDPM Eq. 11), not clipped."""
-    beta, s = schedule.gather("betas", t, x_t), schedule.at(t, x_t)[1]
-    return (x_t - beta / s * eps) / (1 - beta).sqrt()
 
 
 def hybrid_loss(model: Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
@@ -282,6 +261,7 @@ def hybrid_loss(model: Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: Sche
     """
     x_t = q_sample(x0, t, eps, schedule)
     output, number = split_variance(model(x_t, t), x0.shape[1])
-    mean = reverse_mean(output.detach().to(x0.dtype), x_t, t, schedule)
+    beta, s = gather(schedule.betas, t, x_t), schedule.at(t, x_t)[1]
+    mean = (x_t - beta / s * output.detach().to(x0.dtype)) / (1 - beta).sqrt()  # DDPM Eq. 11
     log_var = learned_range_log_variance(number.to(x0.dtype), t, schedule)
     return simple(output, eps) + 0.001 * schedule.T * vlb_term(x0, x_t, t, mean, log_var, schedule)

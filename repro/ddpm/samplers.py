@@ -13,7 +13,6 @@ float64, as plain numbers: a step costs a few elementwise operations and never w
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -30,9 +29,8 @@ SAMPLERS = (*VARIANCE, "ddim")
 
 # The steps of a run: how many, "leading" as DDPM's code has them; or the timesteps, see `spaced`; None: all.
 Steps = int | Sequence[int] | None
-
-# Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers ask with the
-# timestep t as the step's number and never with 0, so that a start x_T drawn with step 0 or T meets no number twice.
+# Standard normals of `like`'s shape, type and device for one step; a `KeyedNoise` is one. Samplers give the timestep t
+# as the step's number and never 0, so that a start x_T drawn with step 0 or T meets no number twice.
 Noise = Callable[[int, Tensor], Tensor]
 
 
@@ -62,18 +60,14 @@ def sample(steps: Iterable[Step]) -> Tensor:
     return deque(steps, maxlen=1)[0].x
 
 
+@torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
 def walk(x: Tensor, ts: Sequence[int], one: Callable[[int, int, Tensor, Tensor], Any]) -> Iterator[Any]:
     """The steps that visit the timesteps `ts` from x; `one` makes a step from its number, t_prev, state, and t (B,)."""
     times = torch.tensor(ts, device=x.device)[:, None].expand(-1, len(x)).contiguous()
-
-    @torch.no_grad()  # holds while a step is computed, not in the caller's code between steps
-    def visited(x: Tensor) -> Iterator[Any]:
-        for i, t_prev in enumerate([*ts[1:], -1]):
-            step = one(i, t_prev, x, times[i])
-            x = step.x
-            yield step
-
-    return visited(x)
+    for i, t_prev in enumerate([*ts[1:], -1]):
+        step = one(i, t_prev, x, times[i])
+        x = step.x
+        yield step
 
 
 def ancestral(
@@ -89,9 +83,7 @@ def ancestral(
     guide: Guide | None = None,
     guide_at: Literal["mean", "x_t"] = "mean",
 ) -> Iterator[Step]:
-    """Ancestral sampling (DDPM Algorithm 2) over all steps, `steps` of them, or given timesteps.
-
-    A stride puts alpha_bar_t / alpha_bar_prev in the place of alpha_t; the network is given the original t.
+    """Ancestral sampling (DDPM Algorithm 2); a stride puts alpha_bar_t / alpha_bar_prev in the place of alpha_t.
 
     Args:
         model: its output has x's shape, or a variance head (B, 2C, H, W), which "learned_range" alone reads.
@@ -102,9 +94,8 @@ def ancestral(
         guide: moves the mean by variance * gradient (Dhariwal and Nichol 2021, Algorithm 1).
         guide_at: where the gradient is taken: the derivation expands around the mean, the authors' code takes x_t.
     """
-    ts = _visited(schedule, steps, prediction)
+    ts, ab, ab_prev = _visited(schedule, steps, prediction)
     one_of("variance", variance, VARIANCE.values())
-    ab, ab_prev = _levels(schedule, ts)
     beta = 1 - ab / ab_prev
     tilde = (1 - ab_prev) / (1 - ab) * beta  # DDPM Eq. 7; 0 at the last step
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()
@@ -162,12 +153,12 @@ def ddim(
         final: alpha_bar after the last step: 1, or the schedule's own first ("first", Stable Diffusion's setting).
         guide: moves eps by -s * gradient at x_t, before clipping (Dhariwal and Nichol 2021, Algorithm 2).
     """
-    ts = _visited(schedule, steps, prediction)
+    last = 1.0 if final == "one" else float(schedule.alpha_bar[0])
+    ts, ab, ab_prev = _visited(schedule, steps, prediction, last)
     if not 0 <= eta <= 1:
         raise ReproError(f"eta must lie in [0, 1]: got {eta}")
     if eta > 0 and noise is None:
         raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...)")
-    ab, ab_prev = _levels(schedule, ts, 1.0 if final == "one" else float(schedule.alpha_bar[0]))
     sigma2 = eta**2 * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)).clamp(min=0)  # Eq. 16
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()
     from_x0 = ab_prev.sqrt().tolist()
@@ -201,15 +192,13 @@ def ddim_invert(
     The step of `ddim` from t to t_prev used the noise predicted at (x_t, t). Upwards, x_t is not known yet: the noise
     is predicted at (x_{t_prev}, t), and the error falls with the number of steps. `refine` repeats each step that many
     times from the x_t just found (a fixed-point iteration, one network call each); the way back becomes nearly exact.
-
-    The output is read at the t that the network was given. (For v diffusers reads it at the lower level.) In each
-    `Step`, t is the level that x reaches and t_prev the level of x_t.
+    In each `Step`, t is the level that x reaches and t_prev the level of x_t. (For v diffusers reads the output at the
+    lower level, here it is read at the t that the network was given.)
     """
-    ts = _visited(schedule, steps, prediction)
-    ab, ab_prev = (table.flip(0) for table in _levels(schedule, ts))
+    ts, *levels = _visited(schedule, steps, prediction)
+    ts, (ab, ab_prev) = ts[::-1], (level.flip(0) for level in levels)
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()  # the level that the step reaches
     a_from, s_from = ab_prev.sqrt().tolist(), (1 - ab_prev).sqrt().tolist()
-    ts = ts[::-1]
 
     def one(i: int, _: int, x: Tensor, t: Tensor) -> Step:
         reached = x
@@ -249,8 +238,10 @@ def falling(timesteps: Sequence[int], T: int) -> list[int]:
     return ts
 
 
-def _visited(schedule: Schedule, steps: Steps, prediction: Kind) -> list[int]:
-    """The descending timesteps of a run; refuses what cannot be sampled."""
+def _visited(
+    schedule: Schedule, steps: Steps, prediction: Kind, final: float = 1.0
+) -> tuple[list[int], Tensor, Tensor]:
+    """The descending timesteps of a run, alpha_bar at each, and at the one after it (`final` after the last), (n,)."""
     steps = schedule.T if steps is None else steps
     ts = spaced(schedule.T, steps) if isinstance(steps, int) else falling(steps, schedule.T)
     if one_of("prediction type", prediction, KINDS) == "epsilon" and schedule.alpha_bar[ts[0]] == 0:
@@ -258,20 +249,13 @@ def _visited(schedule: Schedule, steps: Steps, prediction: Kind) -> list[int]:
             f"a network that predicts 'epsilon' cannot start at t={ts[0]}, where {schedule.name!r} has zero SNR "
             f"and the noise says nothing about the sample: use a 'v_prediction' network"
         )
-    return ts
-
-
-def _levels(schedule: Schedule, ts: Sequence[int], final: float = 1.0) -> tuple[Tensor, Tensor]:
-    """alpha_bar at each visited timestep and at the one after it, float64 (n,); `final` follows the last."""
     ab = schedule.alpha_bar[torch.tensor(ts)]
-    return ab, torch.cat([ab[1:], torch.tensor([final], dtype=torch.float64)])
+    return ts, ab, torch.cat([ab[1:], torch.tensor([final], dtype=torch.float64)])
 
 
 def classifier_guide(classifier: Model, labels: Tensor, scale: float = 1.0) -> Guide:
-    """scale * gradient of log p(label | x, t) of a classifier (x, t) -> logits (B, classes), trained on noisy images.
-
-    `labels` (B,) int64. The gradient is that of a sum over the batch, so samples do not see one another.
-    """
+    """scale * gradient of log p(label | x, t) of a classifier (x, t) -> logits (B, classes), trained on noisy images;
+    `labels` (B,) int64. The gradient is that of a sum over the batch, so a sample's does not depend on the others."""
 
     def guide(x: Tensor, t: Tensor, step: Step) -> Tensor:
         with torch.enable_grad():
@@ -303,13 +287,11 @@ def draw(
     **settings: Any,
 ) -> Tensor:
     """Samples `ids` in [-1, 1], (len(ids), C, H, W), by one of `SAMPLERS`: the same in any batch, process or order.
-
-    `guide(ids)` makes the guidance of a batch; `settings` go to the sampler.
-    """
-    kind = partial(ddim, eta=eta) if sampler == "ddim" else partial(ancestral, variance=VARIANCE[sampler])
-    parts = []
+    `guide(ids)` makes the guidance of a batch; `settings` go to the sampler."""
+    settings |= {"eta": eta} if sampler == "ddim" else {"variance": VARIANCE[sampler]}
+    kind, parts = ddim if sampler == "ddim" else ancestral, []
     for some in (ids[first : first + batch] for first in range(0, len(ids), batch)):
         x_T, noise = start_noise(some, shape, seed).to(device), KeyedNoise(seed, list(some), "sample/noise", device)
-        extra = {**settings, "guide": guide(some)} if guide else settings
-        parts.append(sample(kind(model_fn(model), x_T, schedule, steps=steps, noise=noise, **extra)))
+        settings |= {"noise": noise, "guide": guide(some) if guide else None}
+        parts.append(sample(kind(model_fn(model), x_T, schedule, steps=steps, **settings)))
     return torch.cat(parts)

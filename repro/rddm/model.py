@@ -62,10 +62,8 @@ class Predictor(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first; any H, W.
-
-        `cond` (B, C, H, W) is the degraded image, for a network built with `condition`, with a mask behind it for one
-        built with that. `timestep` is one or (B,).
+        """`.sample` (B, C, H, W), or (B, 2C, H, W) with the residual first; any H, W. `timestep` is one or (B,); `cond`
+        (B, C, H, W) the degraded image, for a network built with `condition`, and behind it a mask for one with that.
         """
         if self.config.layout == "two":
             out = torch.cat([net(sample, timestep, cond).sample for net in (self.res_net, self.noise_net)], dim=1)
@@ -81,7 +79,7 @@ class RDDMNet(Predictor):
         objective: "res" (SM-Res), "noise" (SM-N) or "res_noise" (SM-Res-N).
         layout: "one" network; "two" networks or a "shared" encoder, for "res_noise" alone.
         channels: of the image.
-        condition: whether the network sees the degraded image beside x_t (all restoration, nothing else published).
+        condition: whether the degraded image is an input beside x_t (in all restoration, nothing else published).
         base_channels, channel_mults, blocks, attention_levels, heads, norm_groups, dropout, patch, time_scale,
             input_skip: as in `repro.nn.unet.UNet`, for each network.
     """
@@ -119,9 +117,9 @@ class RDDMNet(Predictor):
 # Written from its description; with the same weights its output is the released network's, to rounding. What sets it
 # apart from `repro.nn.unet`: a 7 x 7 first convolution; weight-standardised 3 x 3 convolutions; another sinusoid of
 # time, which scales and shifts only the first of a block's two norms; linear attention at every level; 4 x 4
-# convolutions of stride 2 down; and a last block that sees the first convolution's output again. Its linear attention
-# depends on the resolution: the softmax over positions is normalised already, and the values are divided by the number
-# of positions once more. A network trained at 256 px finds other features in the same image at 512 px.
+# convolutions of stride 2 down; and a last block that is given the first convolution's output again. Its linear
+# attention depends on the resolution: the softmax over positions is normalised, and the values are divided by their
+# number once more. A network trained at 256 px finds other features in the same image at 512 px.
 GROUPS, HEADS, HEAD_WIDTH = 8, 4, 32
 EPS = 1e-5  # what keeps a variance from 0
 
@@ -211,8 +209,7 @@ class PublishedUNet(nn.Module):
         self.conv_out = nn.Conv2d(dim, out_channels, 1)
 
     def forward(self, sample: Tensor, timestep: Tensor | float | int, cond: Tensor | None = None) -> UNet2DOutput:
-        """Any H, W: the right and bottom edges are repeated up to a multiple of 8 (the released loader pads with
-        zeros), and the output is cropped."""
+        """Any H, W: right and bottom edges are repeated to a multiple of 8 (released: zeros), the output is cropped."""
         x = sample if cond is None else torch.cat([sample, cond], dim=1)
         x, box = pad_to_multiple(x, 2 ** (len(self.down) - 1))
         t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(len(x))
@@ -240,9 +237,8 @@ class PublishedNet(Predictor):
 
     Args:
         objective, channels, condition: as in `RDDMNet`.
-        layout: "one" network; for "res_noise" also "two" (72.52 M parameters). The released "shared" encoder, in no
-            experiment, is not here.
-        mask_channels: of a mask that it sees behind the degraded image, in the same `cond` (shadow removal: 3).
+        layout: "one" network; for "res_noise" also "two" (72.52 M parameters). No experiment has the "shared" encoder.
+        mask_channels: of a mask behind the degraded image, in the same `cond` (shadow removal: 3).
         dim, mults: width of the first level and of each level over the first; multiples of 8 in all.
     """
 

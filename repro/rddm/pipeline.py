@@ -1,8 +1,8 @@
 """RDDM in diffusers: a scheduler (`set_timesteps`, `step(...).prev_sample`) and a pipeline that restores images.
 
 A step is made by `repro.rddm.samplers.Sampler`; only the bookkeeping is here. Generation needs no pipeline of its own:
-`diffusers.DDPMPipeline(unet, RDDMScheduler.from_ddpm(scheduler))` samples an ordinary DDPM by RDDM's rule, without
-retraining.
+`diffusers.DDPMPipeline(unet, RDDMScheduler(ddpm={"name": "linear"}, objective="noise", rule="compose"))` samples an
+ordinary DDPM without retraining, and draws what `DDIMPipeline` draws from the same start with eta = 0.
 """
 
 import copy
@@ -36,13 +36,10 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     """Steps of the reverse process for a network of any of the three objectives.
 
     Args:
-        num_train_timesteps, alpha, beta2, sum_scale, ddpm: the coefficients, see `repro.rddm.process.by_config`.
-        objective, clip, rule: see `repro.rddm.samplers.Sampler`.
-        timestep_spacing: "rddm", see `repro.rddm.samplers.times`, or "leading" as diffusers' DDIM.
+        num_train_timesteps, alpha, beta2, sum_scale, ddpm: the coefficients, see `repro.rddm.process.by_config`. Those
+            of a DDPM are sampled at the timesteps of diffusers' DDIM, others at `repro.rddm.samplers.times`.
+        objective, clip, rule: see `repro.rddm.samplers.Sampler`; clip=None for a DDPM with clip_sample=False.
     """
-
-    order = 1
-    has_compatibles = False
 
     @register_to_config
     def __init__(
@@ -55,50 +52,21 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         objective: Objective = "res",
         clip: float | None = 2.0,
         rule: Rule = "eq12",
-        timestep_spacing: Literal["rddm", "leading"] = "rddm",
     ) -> None:
-        one_of("timestep spacing", timestep_spacing, ("rddm", "leading"))
         self.schedule = by_config(num_train_timesteps, alpha, beta2, sum_scale=sum_scale, ddpm=ddpm)
         self.sampler = Sampler(self.schedule, objective, clip=clip, rule=rule)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(self.schedule.T - 1, -1, -1)
-
-    @classmethod
-    def from_ddpm(cls, scheduler: Any, **changes: Any) -> Self:
-        """The scheduler for a noise network trained with a diffusers DDPM or DDIM scheduler, without retraining.
-
-        It draws what diffusers' `DDIMPipeline` draws from the network and the same start with eta = 0 (rule "compose");
-        `changes` go over these settings. Raises `ReproError` for a setting that has no counterpart here.
-        """
-        c = scheduler.config
-        known = {
-            "beta_schedule": ("linear", "scaled_linear"), "trained_betas": (None,), "thresholding": (False,),
-            "prediction_type": ("epsilon",), "clip_sample_range": (1.0,), "timestep_spacing": ("leading",),
-            "set_alpha_to_one": (True, None), "steps_offset": (0,), "rescale_betas_zero_snr": (False,),
-            # Every fixed variance is left out with eta = 0; a network that predicts one has twice the outputs.
-            "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
-        }  # fmt: skip
-        for name, accepted in known.items():
-            if c.get(name) not in accepted:
-                raise ReproError(f"{type(scheduler).__name__} with {name}={c.get(name)!r}; accepted: {accepted}")
-        T = c.num_train_timesteps
-        ddpm = {"name": c.beta_schedule, "T": T, "beta_1": c.beta_start, "beta_T": c.beta_end}
-        settings = {"objective": "noise", "rule": "compose", "clip": 2.0 if c.clip_sample else None}
-        return cls(T, ddpm=ddpm, **{**settings, "timestep_spacing": "leading", **changes})
 
     @property
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise to start from, at the first timestep; 1 as in a DDPM for its coefficients."""
         return 1.0 if self.config.ddpm else self.schedule.levels(int(self.timesteps[0]))[1]
 
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Nothing to scale; part of every diffusers scheduler."""
-        return sample
-
     def set_timesteps(self, num_inference_steps: int, device: Any = None, start: int | None = None) -> None:
         """Choose the timesteps of a run; `start` begins below the last (see `times`), as SM-N has to."""
-        T, leading = self.schedule.T, self.config.timestep_spacing == "leading"
-        ts = spaced(T, num_inference_steps) if leading else times(T, num_inference_steps, start)
+        T = self.schedule.T
+        ts = spaced(T, num_inference_steps) if self.config.ddpm else times(T, num_inference_steps, start)
         if self.config.objective == "noise" and self.schedule.u[ts[0]] == 1:
             raise ReproError(f"SM-N cannot read its network at t={ts[0]}, where 1 - u_t is 0: start={T - 2}, say")
         self.num_inference_steps, self.timesteps = len(ts), torch.tensor(ts, device=device)
@@ -136,9 +104,6 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         step = replace(self.sampler, eta=eta).step(model_output, sample, y, t, t_prev, noise)
         output = DDIMSchedulerOutput(prev_sample=step.x, pred_original_sample=step.x0)
         return output if return_dict else output.to_tuple()
-
-    def __len__(self) -> int:
-        return self.schedule.T
 
 
 class RDDMPipeline(DiffusionPipeline):

@@ -20,15 +20,15 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from repro.ddpm.process import Schedule, Tables, by_name, simple
+from repro.ddpm.process import Schedule, by_name, gather, simple
 from repro.errors import ReproError, one_of
 
 
-class RDDMSchedule(Tables):
+class RDDMSchedule:
     """Coefficients of both diffusions: float64 tables (T,), not to be changed.
 
-    `alpha`: shares of the residual, at least 0. They sum to one (report, below Eq. 7), or to less: schedules converted
-    from DDPM never quite reach the degraded image. `beta2`: variances of the noise, above 0 at t = 0.
+    `alpha`: shares of the residual, at least 0; they sum to one (report, below Eq. 7), or to less where they are
+    converted from a DDPM. `beta2`: variances of the noise, above 0 at t = 0.
     """
 
     def __init__(self, name: str, alpha: Tensor, beta2: Tensor) -> None:
@@ -45,7 +45,7 @@ class RDDMSchedule(Tables):
 
     def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(u_t, s_t), each (B, 1, …, 1)."""
-        return self.gather("u", t, like), self.gather("s", t, like)
+        return gather(self.u, t, like), gather(self.s, t, like)
 
     def levels(self, t: int) -> tuple[float, float]:
         """(u_t, s_t) as numbers; t = -1 is the clean image, (0, 0)."""
@@ -53,11 +53,9 @@ class RDDMSchedule(Tables):
 
     @classmethod
     def from_ddpm(cls, schedule: Schedule) -> Self:
-        """u = 1 - sqrt(alpha_bar), s^2 = 1 - alpha_bar: with y = 0 the forward processes are one.
-
-        In restoration (the released code's "convert_to_ddim") u_T stays short of one (0.993647 for DDPM's linear
-        betas), so x_T keeps 0.6% of x0; and s_T^2 is the DDPM's, near one, whatever sum_scale a configuration names.
-        """
+        """u = 1 - sqrt(alpha_bar), s^2 = 1 - alpha_bar: with y = 0 the forward processes are one. In restoration (the
+        released code's "convert_to_ddim") u_T stays short of one (0.993647 for DDPM's linear betas), so x_T keeps 0.6%
+        of x0; and s_T^2 is the DDPM's, near one, whatever sum_scale a configuration names."""
         alpha = torch.cat([torch.ones(1, dtype=torch.float64), schedule.a[:-1]]) - schedule.a
         beta2 = torch.diff(1 - schedule.alpha_bar, prepend=torch.zeros(1, dtype=torch.float64))
         return cls(f"DDPM {schedule.name}", alpha, beta2)
@@ -82,19 +80,13 @@ def by_config(
 ) -> RDDMSchedule:
     """The schedule of these settings; the default is RDDM's for restoration and for its own trained generation.
 
-    Args:
-        alpha, beta2: a family each, see `FAMILIES`.
-        sum_scale: s_T^2, the variance of the noise at the end: 1, or 0.01 for shadow removal.
-        ddpm: instead of all others, settings of `repro.ddpm.process.by_name`: the coefficients are converted from
-            that schedule, which brings its own variance.
+    `alpha`, `beta2`: a family each, see `FAMILIES`. `sum_scale`: s_T^2, the variance of the noise at the end (0.01 for
+    shadow removal). `ddpm`: instead of all others, settings of `repro.ddpm.process.by_name` for a DDPM's schedule.
     """
     if sum_scale <= 0:
         raise ReproError(f"sum_scale must be a variance above 0: got {sum_scale}")
     if ddpm:
-        converted = RDDMSchedule.from_ddpm(by_name(**ddpm))
-        if (T, alpha, beta2, sum_scale) != (converted.T, "decreased", "increased", 1.0):
-            raise ReproError(f"{converted.name} brings its own: got T={T}, {alpha}, {beta2}, sum_scale={sum_scale}")
-        return converted
+        return RDDMSchedule.from_ddpm(by_name(**ddpm))
     t = torch.arange(1, T + 1, dtype=torch.float64)
     first, second = (FAMILIES[one_of("schedule family", name, FAMILIES)](t) for name in (alpha, beta2))
     return RDDMSchedule(f"{alpha} alpha, {beta2} beta2", first / first.sum(), sum_scale * (second / second.sum()))
@@ -148,17 +140,15 @@ def q_sample(x0: Tensor, r: Tensor, t: Tensor | int, eps: Tensor, schedule: RDDM
 
 def q_step(x_prev: Tensor, r: Tensor, t: Tensor | int, eps: Tensor, schedule: RDDMSchedule) -> Tensor:
     """One forward step from t - 1 to t (Eq. 6 and 9); t = 0 starts from x0."""
-    return x_prev + schedule.gather("alpha", t, x_prev) * r + schedule.gather("beta2", t, x_prev).sqrt() * eps
+    return x_prev + gather(schedule.alpha, t, x_prev) * r + gather(schedule.beta2, t, x_prev).sqrt() * eps
 
 
 def start(y: Tensor, z: Tensor, schedule: RDDMSchedule, t: int | None = None, sum_scale: float | None = None) -> Tensor:
     """Where sampling begins: y + s_t z, by default at T - 1 (the report explains I_T as "I_T + eps").
 
     An earlier start, which SM-N needs (at u_T = 1 noise does not determine the image), is wrong by 1 - u_t of the
-    residual, which is not known yet.
-
-    `y` (B, C, H, W) are degraded images in [-1, 1], zeros for generation; `z` standard normals of that shape.
-    `sum_scale`: another variance than s_t^2, only to measure the mistake of a start whose noise was not trained for.
+    residual. `y` (B, C, H, W): degraded images in [-1, 1], zeros for generation; `z`: standard normals of that shape.
+    `sum_scale`: another variance than s_t^2, to measure the mistake of a start whose noise was not trained for.
     """
     level = schedule.levels(schedule.T - 1 if t is None else t)[1] if sum_scale is None else sum_scale**0.5
     return torch.add(y, z, alpha=level)
@@ -189,9 +179,6 @@ def split(output: Tensor, like: Tensor, objective: Objective) -> tuple[Tensor | 
 
 
 def output_loss(output: Tensor, r: Tensor, eps: Tensor, objective: Objective, norm: Literal["l1", "l2"]) -> Tensor:
-    """(B,) the losses of Eq. 14 and 15, added, of an output (B, heads * C, H, W).
-
-    The papers write the squared norm; the released code takes l1 for restoration.
-    """
+    """(B,) the losses of Eq. 14 and 15, added, of an output (B, heads * C, H, W). (Released for restoration: l1.)"""
     parts = zip(split(output, r, objective), (r, eps), strict=True)
     return sum(simple(estimate, truth, norm) for estimate, truth in parts if estimate is not None)

@@ -33,8 +33,8 @@ PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
 
 @dataclass(slots=True)
 class Step:
-    """A step from x_t at timestep t to `x` at t_prev (-1: the finished image), with clean image, residual and noise as
-    it used them: clipped. All tensors (B, C, H, W)."""
+    """A step from x_t at timestep t to `x` at t_prev (-1: the finished image); clean image, residual and noise as it
+    used them, clipped. All tensors (B, C, H, W)."""
 
     t: int
     t_prev: int
@@ -94,9 +94,7 @@ class Sampler:
         SM-N divides by 1 - u_t, which is 0 at the start: x_T = y + s_T eps says nothing of x0. With clipping 1e-6 takes
         its place, as in the released code, whose first image is then ±1 in every pixel; without it that is refused.
         """
-        u, s = self.schedule.levels(t)
-        r, eps = split(output, x_t, self.objective)
-
+        (u, s), (r, eps) = self.schedule.levels(t), split(output, x_t, self.objective)
         cut = (lambda x, most: x) if self.clip is None else (lambda x, most: x.clamp(-most, most))
         if eps is None:  # SM-Res
             raw, r = r, cut(r, self.clip)
@@ -117,13 +115,8 @@ class Sampler:
         return x0, r, eps
 
     def variance(self, t: int, t_prev: int) -> float:
-        """eta (s_t^2 - s_prev^2) s_prev^2 / s_t^2 (below Eq. 11); the last step adds no noise.
-
-        The difference is beta_t^2 for neighbours; a stride puts the sum of the skipped ones in its place. eta = 1 is
-        the "sum-constrained variance": the exact posterior of this chain, and not DDPM's.
-        """
-        if t_prev < 0:
-            return 0.0
+        """eta (s_t^2 - s_prev^2) s_prev^2 / s_t^2 (below Eq. 11); the difference is the sum of beta^2 over a stride.
+        eta = 1 is the "sum-constrained variance": the exact posterior of this chain, and not DDPM's."""
         after, before = float(self.schedule.s2[t_prev]), float(self.schedule.s2[t])
         return self.eta * (before - after) * after / before
 
@@ -158,7 +151,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Net:
-    """A trained network and what it learned: images by number, the same whatever batch, process or order they are in.
+    """A trained network and what it learned: images by name or number, the same in any batch, process or order.
 
     `ids` name the images and key the noise; `steps` goes over the network's own; `settings` are `start`, a timestep to
     begin with, `sum_scale` as in `process.start`, and those of `Sampler`.
@@ -222,8 +215,8 @@ class Net:
 def matched(model: Model, trained: RDDMSchedule, other: RDDMSchedule) -> Model:
     """A generation network of schedule `trained` as one of `other`, without retraining.
 
-    With y = 0 a state is (1 - u_t) x0 + s_t eps; two of the same ratio of shares are one but for a factor. So the
-    network is given the timestep of `trained` whose ratio is nearest, and the state at the size that it has there.
+    With y = 0 a state is (1 - u_t) x0 + s_t eps, and states of one ratio of shares differ by a factor: the network is
+    given the timestep of `trained` whose ratio is nearest, and the state at the size that it has there.
     """
     angle, target = (torch.atan2(each.s, 1 - each.u) for each in (trained, other))
     right = torch.searchsorted(angle, target).clamp(1, trained.T - 1)  # angles grow with t

@@ -18,7 +18,6 @@ from repro.ddpm.process import Schedule, by_name
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
-from repro.errors import one_of
 from repro.nn.classifier import Classifier
 from repro.paths import read_toml
 
@@ -33,7 +32,7 @@ class DDPMConfig:
     """One profile."""
 
     name: str
-    data: str  # what is learned: "fashion" (embedded) or "cifar10" (downloaded)
+    data: str  # the training set: "fashion" (embedded) or "cifar10" (downloaded)
     channels: int
     size: int
     network_class: str  # "repro.nn.unet.UNet" or "diffusers.UNet2DModel"
@@ -55,11 +54,6 @@ PROFILES = {
     for name, spec in _SPEC["profile"].items()
 }
 SMOKE, PAPER = PROFILES["smoke"], PROFILES["paper"]
-
-
-def profile(name: str) -> DDPMConfig:
-    """The profile of that name."""
-    return PROFILES[one_of("profile", name, PROFILES)]
 
 
 def build_network(config: DDPMConfig) -> nn.Module:

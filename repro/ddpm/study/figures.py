@@ -23,7 +23,7 @@ from repro.engine import stats
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Exercise, Judge, Lesson, check_answer, like, near, same, tensors
+from repro.engine.study import Exercise, Lesson, check_answer, like, near, tensors
 from repro.engine.tables import Table
 from repro.engine.train import Recipe, seeded
 from repro.nn.unet import UNet
@@ -50,12 +50,8 @@ _SMOKE: dict[str, Any] = {
     "demo": _demo(128), "demo_width": 8, "looks": (64, 128), "drawn": 12, "few": 2, "memory": 50, "probes": 2,
     "photos": 2, "side": 64,
 }  # fmt: skip
-_of = partial(Lesson, "ddpm", "01_ddpm_basics")
-LESSONS = {
-    "smoke": _of("smoke", 0.3, _SMOKE, check=False),
-    "small": _of("small", 1.9, _SMALL),
-    "paper": _of("paper", 1.9, _SMALL, check=False),
-}
+_ALL = ("smoke", 0.3, _SMOKE), ("small", 1.9, _SMALL), ("paper", 1.9, _SMALL)  # profile, minutes, settings
+LESSONS = {name: Lesson("ddpm", "01_ddpm_basics", name, *more) for name, *more in _ALL}
 
 
 # -- drawings ----------------------------------------------------------------------------------------------------------
@@ -195,23 +191,13 @@ def untrained(width: int, seed: int) -> UNet:
 # -- exercises ---------------------------------------------------------------------------------------------------------
 
 
-def _estimate() -> Judge:
-    right = lambda x_t, eps, a, s: process.to_x0(eps, x_t, a, s, "epsilon")  # noqa: E731
-    return like(right, (*tensors(2), 0.6, 0.8), (*tensors(2), 0.8, 0.6))
-
-
-def _ddim() -> Judge:
-    (x_t, eps), ab = tensors(2), LINEAR.alpha_bar
-    wanted = next(ddim(lambda x, t: eps, x_t, LINEAR, [700, 300], clip=False)).x
-    return lambda answer: same(answer(x_t, eps, float(ab[700]), float(ab[300])), wanted)
-
-
-def _gaussian() -> Judge:
-    right = lambda x_t, a, s, sigma: s / (a * a * sigma * sigma + s * s) * x_t  # noqa: E731
-    return like(right, (*tensors(1), 0.6, 0.8, 0.5), (*tensors(1), 0.8, 0.6, 2.0))
-
-
-_HALF = int((LINEAR.alpha_bar < 0.5).nonzero()[0])
+_HALF, _AB = int((LINEAR.alpha_bar < 0.5).nonzero()[0]), LINEAR.alpha_bar.tolist()
+_X_T, _EPS = tensors(2)
+_STEP = next(ddim(lambda x, t: _EPS, _X_T, LINEAR, [700, 300], clip=False)).x
+_estimate = partial(like, lambda x_t, eps, a, s: (x_t - s * eps) / a, (_X_T, _EPS, 0.6, 0.8), (_X_T, _EPS, 0.8, 0.6))
+_ddim = partial(like, lambda *_: _STEP, (_X_T, _EPS, _AB[700], _AB[300]))
+_best = lambda x_t, a, s, sigma: s / (a * a * sigma * sigma + s * s) * x_t  # noqa: E731
+_gaussian = partial(like, _best, (_X_T, 0.6, 0.8, 0.5), (_X_T, 0.8, 0.6, 2.0))
 EXERCISES: dict[str, Exercise] = {
     "half": ("the first t with more noise than signal", near(_HALF), "compare alpha_bar with 1 - alpha_bar: no roots"),
     "estimate": ("x0 from x_t and the noise", _estimate, "solve x_t = a x0 + s eps for x0"),

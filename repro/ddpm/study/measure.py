@@ -8,7 +8,7 @@ Table 1: FID against the training set and Inception Score, on `config.n` samples
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from repro.ddpm import oracles, process, samplers
 from repro.ddpm.process import Model, Schedule, model_fn
 from repro.ddpm.samplers import Guide, draw, start_noise
 from repro.ddpm.study import experiments
-from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, DDPMConfig, fashion_tensor, profile
+from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, PROFILES, DDPMConfig, fashion_tensor
 from repro.engine.checkpoint import DEVICE, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -53,7 +53,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | None:
     """How many images a cell is measured on; None where it is not measured in the chosen profile."""
-    config, task, steps = profile(chosen), cell.get("task"), cell.get("steps", 0)
+    config, task, steps = PROFILES[chosen], cell.get("task"), cell.get("steps", 0)
     if chosen == "paper":
         if task != "generation" or not trained(PAPER_MODEL):
             return None
@@ -78,7 +78,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> Metrics:
     """One cell of the grid on the first `k` images (None: all)."""
-    config, task = profile(chosen), cell.get("task")
+    config, task = PROFILES[chosen], cell.get("task")
     if chosen == "paper":
         return _at_paper_scale(experiment, cell, k, config)
     if task is None:
@@ -93,7 +93,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         images = fashion_tensor("test")[0][: k or 5 * config.n]
         return {NOISE_ERROR: noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
-        return replicated(_BASELINES[experiment.removeprefix("baseline-")], config.n, config.replicates, k)
+        return replicated(partial(_baseline, experiment), config.n, config.replicates, k)
     model, steps = load_checkpoint(experiment), cell["steps"]
     schedule = experiments.SCHEDULES["cosine" if "cosine" in experiment else "linear"]
     fn = model_fn(model)
@@ -102,7 +102,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         noise = samplers.sample(samplers.ddim_invert(fn, images, schedule, steps))
         back = unit(samplers.sample(samplers.ddim(fn, noise, schedule, steps, clip=False)))
         return {name: protocols.score(name, back, unit(images)).tolist() for name in ("l1/grey01", "psnr/grey")}
-    if task == "guidance":  # share of samples that the classifier names as asked (it judges what it guided), their FID
+    if task == "guidance":  # share of samples that the classifier gives the guided class (it judges itself), their FID
         ids, scale = range(k or 2 * config.n), cell["scale"]
         guide = (lambda some: class_guide([i % 10 for i in some], scale)) if scale else None
         more = {"guide_at": cell["at"]} if "at" in cell else {}
@@ -144,7 +144,6 @@ def data_hash() -> str:
 # -- sets of images ----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
 def feature_net() -> features.FeatureNet:
     """The shipped classifier as the feature network of FID, KID and IS."""
     return features.classifier(load_checkpoint(CLASSIFIER))
@@ -185,30 +184,19 @@ def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: 
 # -- what no learning reaches: real images (the floor), a Gaussian fitted to them, noise, a memorising denoiser --------
 
 
-def _real(ids: range) -> Tensor:
-    """Validation images: their distance to the training set is that of something new."""
-    unseen = fashion_tensor("validation")[0]
-    return unseen[KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()[ids]]
-
-
-def _gaussian(ids: range) -> Tensor:
-    fitted = fitted_gaussian(fashion_tensor("train")[0], LINEAR)
-    z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
-    samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
-    return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
-
-
-_BASELINES = {
-    "real": _real,
-    "gaussian": _gaussian,
-    "noise": lambda ids: start_noise(ids, (1, 28, 28)).clamp(-1, 1),
-    "ideal-denoiser": lambda ids: samplers.sample(
-        samplers.ddim(_predictor("baseline-ideal-denoiser"), start_noise(ids, (1, 28, 28)), LINEAR, 20)
-    ),
-}
-
-
-# -- the predicted noise -----------------------------------------------------------------------------------------------
+def _baseline(name: str, ids: range) -> Tensor:
+    if name == "baseline-real":  # validation images: their distance to the training set is that of something new
+        unseen = fashion_tensor("validation")[0]
+        return unseen[KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()[ids]]
+    if name == "baseline-gaussian":
+        fitted = fitted_gaussian(fashion_tensor("train")[0], LINEAR)
+        z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
+        samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
+        return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
+    x_T = start_noise(ids, (1, 28, 28))
+    if name == "baseline-noise":
+        return x_T.clamp(-1, 1)
+    return samplers.sample(samplers.ddim(_predictor(name), x_T, LINEAR, 20))
 
 
 def _predictor(experiment: str) -> Model:

@@ -12,7 +12,7 @@ The paper profile holds the published experiments. What is not taken over of the
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from repro import paths
-from repro.data import pack, wetglass
+from repro.data import wetglass
 from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import Pair, Pictures, PictureSet, cut, equalised, list_images, squared
-from repro.data.images import resize, to_model
+from repro.data.images import to_model
+from repro.data.pack import photographs
 from repro.ddpm.study.experiments import fashion_tensor
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError
 from repro.paths import read_toml
 from repro.rddm.model import Noises, PublishedNet, RDDMNet, restoration_loss
 from repro.rddm.process import Learning, by_config
@@ -82,23 +83,17 @@ def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
     return TaskConfig(name, **{**spec, "network": _SPEC["network"][spec["network"]], "recipe": recipe})
 
 
-_TASKS = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
-USE = _TASKS.pop("use")
-SMALL, SMOKE, PAPER = _TASKS["small"], _TASKS["smoke"], _TASKS["paper"]
+PROFILES = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
+USE = PROFILES.pop("use")
+SMALL, SMOKE, PAPER = PROFILES["small"], PROFILES["smoke"], PROFILES["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
 # One way to learn a task each: `learning`, arguments of `Learning`, perhaps under a `schedule` in the place of the
 # task's; `layout`; `halves`, task -> base channels of each of two networks; `times` as many images as the recipe says.
 VARIANTS: dict[str, dict[str, Any]] = _SPEC["variant"]
-# task -> (variant, whether it ships)
-TRAINED: dict[str, tuple[tuple[str, bool], ...]] = {
-    task: tuple((v, kind == "ships") for kind in ("ships", "recorded") for v in found[kind])
-    for task, found in _SPEC["trained"].items()
-}
-
-
-def profile(name: str) -> dict[str, TaskConfig]:
-    """The tasks of that profile."""
-    return _TASKS[one_of("profile", name, _TASKS)]
+# (task, variant, whether it ships)
+TRAINED = [
+    (t, v, kind == "ships") for t, kinds in _SPEC["trained"].items() for kind, some in kinds.items() for v in some
+]
 
 
 def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> str:
@@ -136,13 +131,6 @@ LAWS = {
     "raindrop": str((wetglass.LENS_RADIUS, wetglass.LENS_COVERAGE)),
     "raindrop-wide": TASKS["raindrops"].law,
 }
-
-
-@lru_cache(maxsize=8)
-def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side` (0: as they come)."""
-    chosen = pack.photos(split)[: limit or None]
-    return tuple(p.id for p in chosen), tuple(resize(x, side) if side else x for x in map(pack.load, chosen))
 
 
 def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) -> Tensor:
@@ -246,8 +234,8 @@ def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    *(experiment("small", SMALL[t], v, ships) for t, found in TRAINED.items() for v, ships in found),
+    *(experiment("small", SMALL[t], v, ships) for t, v, ships in TRAINED),
     *(experiment("small", task, "use", True) for task in USE.values()),
-    *(experiment("smoke", SMOKE[t], v) for t in SMOKE for v, _ in TRAINED[t]),
+    *(experiment("smoke", SMOKE[t], v) for t, v, _ in TRAINED),
     *(experiment("paper", task, v) for task in PAPER.values() for v in task.variants),
 )

@@ -3,11 +3,10 @@
 A widget is a function from a reader's controls to an image, which `repro.ui.explore` shows.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.ddpm.study.experiments import LINEAR
 from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.study import Exercise, Judge, like, near, same
+from repro.engine.study import Exercise, Judge, check_answer, like, near, same, tensors
 from repro.errors import ReproError
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMSchedule, by_config
 from repro.rddm.samplers import Net, Sampler
-from repro.rddm.study import experiments
-from repro.rddm.study.experiments import BASELINES, USE, TaskConfig, degraded, learning_of, name_of
+from repro.rddm.study.experiments import BASELINES, PROFILES, USE, TaskConfig, degraded, learning_of, name_of
 from repro.rddm.study.measure import STARTS
 from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.pictures import photograph, resized, split_view, stage
@@ -33,7 +31,7 @@ from repro.ui.plots import tile
 # What figures and menus call the variants; tables have longer words.
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
-OWN = "photos/monuments_mountRushmore"  # held out too; stands in until a reader uploads one
+OWN = "photos/monuments_mountRushmore"  # held out too; used until a reader uploads one
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Lesson(study.Lesson):
 
     def task(self, name: str, variant: str = "") -> TaskConfig:
         """The configuration of a task; networks for use have their own."""
-        return USE[name] if variant == "use" else experiments.profile(self.live)[name]
+        return USE[name] if variant == "use" else PROFILES[self.live][name]
 
     def net(self, task: str, variant: str) -> Net | None:
         """The trained network of a variant, None where its weights are not here."""
@@ -90,9 +88,9 @@ class Lesson(study.Lesson):
         `crop` cuts the middle square out of the pair; `side` of the whole one, the task's own by default.
         """
         config = self.task(task)
-        pair = _pair(config.degradation, photo, side or config.side)
-        pair = (center_crop(x, min(crop, *x.shape[-2:])) for x in pair) if crop else pair
-        return tuple(to_model(x)[None] for x in pair)  # type: ignore[return-value]
+        y, x0 = _pair(config.degradation, photo, side or config.side)
+        size = min(crop, *x0.shape[-2:]) if crop else tuple(x0.shape[-2:])
+        return to_model(center_crop(y, size))[None], to_model(center_crop(x0, size))[None]
 
 
 @lru_cache(maxsize=16)
@@ -113,12 +111,8 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 
 _SMALL = {"side": 160, "play": 256, "drawn": 12, "few": 8, "calls": 50, "many": 20}
 _SMOKE = {"side": 48, "play": 32, "drawn": 4, "few": 2, "calls": 4, "many": 3}
-_of = partial(Lesson, "rddm", "03_rddm_sampling")
-LESSONS = {
-    "smoke": _of("smoke", 0.4, _SMOKE, check=False),
-    "small": _of("small", 2.3, _SMALL),
-    "paper": _of("paper", 2.3, _SMALL, check=False),
-}
+_ALL = ("smoke", 0.4, _SMOKE), ("small", 2.3, _SMALL), ("paper", 2.3, _SMALL)  # profile, minutes, settings
+LESSONS = {name: Lesson("rddm", "03_rddm_sampling", name, *more) for name, *more in _ALL}
 
 
 # -- the explorer ------------------------------------------------------------------------------------------------------
@@ -166,19 +160,14 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     }
 
 
-class Walked(NamedTuple):
-    """Result, input and what lies between by name, (1, C, H, W) in [-1, 1]; or what was generated, (N, 1, 28, 28)."""
-
-    result: Tensor
-    given: Tensor | None = None
-    between: Mapping[str, Tensor] = {}
-    words: str = ""
+# Result, input, other images by name, (1, C, H, W) in [-1, 1], and a caption; of generation the result (N, 1, 28, 28).
+Walked = tuple[Tensor, Tensor | None, Mapping[str, Tensor], str]
 
 
 def walk(
     now: Lesson, task: str, picture: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
 ) -> Walked:
-    """One restoration with its way there, or nine generated images."""
+    """One restoration with its first guess and a state half-way, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start != "degraded" and (schedule != "as trained" or start != LAST or eta > 0):
@@ -187,7 +176,7 @@ def walk(
         chosen = by_config(**SCHEDULES[schedule], sum_scale=net.learning.schedule.sum_scale)
         net = replace(net, learning=replace(net.learning, schedule=chosen))
     if TASKS[task] == "fashion":
-        return Walked(net.generate(range(9), steps, seed, **settings))
+        return net.generate(range(9), steps, seed, **settings), None, {}, ""
     (y, x0), between = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"]), {}
     if net.learning.start == "none":
         result = net.restore(y, [picture])
@@ -195,17 +184,16 @@ def walk(
         run = list(net.trajectory(y, [picture], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
         between = {f"first guess, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
-    words = f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
-    return Walked(result, y, {**between, "truth": x0}, words)
+    return result, y, {**between, "truth": x0}, f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
 
 
-def view(made: Walked, split: float) -> np.ndarray:
-    """Input and result in one large image, `split` of it input; beside it what lies between. uint8 (H, W, 3)."""
-    if made.given is None:
-        return tile(list(to_unit(made.result)), cols=3, scale=4)
-    before, after = (resized(to_unit(x)[0], 376) for x in (made.given, made.result))
-    small = {words: to_unit(x)[0] for words, x in made.between.items()}
-    return stage(split_view(before, after, split), small, made.words)
+def view(walked: Walked, split: float) -> np.ndarray:
+    """Input and result in one large image, `split` of it input; the other images beside it. uint8 (H, W, 3)."""
+    result, y, between, caption = walked
+    if y is None:
+        return tile(list(to_unit(result)), cols=3, scale=4)
+    before, after = (resized(to_unit(x)[0], 376) for x in (y, result))
+    return stage(split_view(before, after, split), {name: to_unit(x)[0] for name, x in between.items()}, caption)
 
 
 def _net(now: Lesson, task: str, strategy: str) -> Net:
@@ -276,25 +264,18 @@ def own_full(
     ours = pack.picture(PHOTOS[picture])
     image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
     scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
-    pipe = RDDMPipeline(copy.deepcopy(net.network), scheduler)
+    pipe = RDDMPipeline(net.network, scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
 
 # -- exercises --------------------------------------------------------------------------------------------------------
 
-_tensors = partial(study.tensors, shape=(3, 4, 4), key="exercise/rddm", batch=2)
-
-
-def _noise() -> Judge:
-    right = lambda x_t, y, r, u, s: (x_t - y - (u - 1) * r) / s  # noqa: E731
-    return like(right, (*_tensors(3), 0.75, 0.5), (*_tensors(3), 0.36, 0.2))
-
-
-def _step() -> Judge:
-    (x_t, y, r, eps), schedule = _tensors(4), by_config()
-    right = Sampler(schedule, "res_noise", clip=None).step(torch.cat([r, eps], dim=1), x_t, y, 700, 300).x
-    return lambda answer: same(answer(x_t, r, eps, *schedule.levels(700), *schedule.levels(300)), right)
+(_X_T, _Y, _R, _EPS), _OWN = tensors(4, shape=(3, 4, 4), key="exercise/rddm", batch=2), by_config()
+_CASES = (_X_T, _Y, _R, 0.75, 0.5), (_X_T, _Y, _R, 0.36, 0.2)
+_noise = partial(like, lambda x_t, y, r, u, s: (x_t - y - (u - 1) * r) / s, *_CASES)
+_NEXT = Sampler(_OWN, "res_noise", clip=None).step(torch.cat([_R, _EPS], dim=1), _X_T, _Y, 700, 300).x
+_step = partial(like, lambda *_: _NEXT, (_X_T, _R, _EPS, *_OWN.levels(700), *_OWN.levels(300)))
 
 
 def _indi() -> Judge:
@@ -307,7 +288,7 @@ def _translate() -> Judge:
     return lambda answer: same(torch.stack(answer(LINEAR.alpha_bar[some])), right)
 
 
-_HALF, _END = int((by_config().u > 0.5).nonzero()[0]), float(LINEAR.alpha_bar[-1] ** 0.5)
+_HALF, _END = int((_OWN.u > 0.5).nonzero()[0]), float(LINEAR.alpha_bar[-1] ** 0.5)
 EXERCISES: dict[str, Exercise] = {
     "half": ("the first t with more than half of the residual", near(_HALF), "most comes early: look at schedule.u"),
     "noise": ("the noise from the residual", _noise, "solve x_t = y + (u - 1) r + s eps for eps"),
@@ -316,4 +297,4 @@ EXERCISES: dict[str, Exercise] = {
     "translate": ("RDDM's coefficients of a DDPM", _translate, "with y = 0, r = -x0: compare the factors of x0"),
     "ends": ("what a converted schedule leaves", near(_END, 5e-4), "1 - u at T is the square root of alpha_bar there"),
 }
-check = partial(study.check_answer, among=EXERCISES)
+check = partial(check_answer, among=EXERCISES)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from repro.data import pack
 from repro.data.images import to_model, to_unit
+from repro.data.pack import photographs
 from repro.ddpm import samplers
 from repro.ddpm.process import model_fn, prediction_part
 from repro.ddpm.samplers import start_noise
@@ -37,7 +38,7 @@ from repro.rddm import process
 from repro.rddm.process import RDDMSchedule, by_config, indi
 from repro.rddm.samplers import Net, Sampler, Step, matched
 from repro.rddm.study import experiments as own
-from repro.rddm.study.experiments import LAWS, PAPER, TaskConfig, learning_of, name_of, profile
+from repro.rddm.study.experiments import LAWS, PAPER, PROFILES, TaskConfig, learning_of, name_of
 
 PUBLISHED = ("psnr/y-uint8", "ssim/y-uint8-wang", "psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")  # at paper scale
 PROTOCOLS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1", "psnr/y", "ssim/y-wang")
@@ -104,16 +105,13 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     net, settings = switched(Net(load_checkpoint(experiment), learning, cell["steps"]), cell)
     if task.degradation == "none":
         return replicated(lambda ids: net.generate(ids, **settings), task.n, task.replicates, k)
-    if name.endswith("diversity"):
-
-        def spread(y: Tensor, name: str) -> float:
-            """How far restorations of one image under different noise lie apart (claim R6)."""
-            runs = [net.restore(y, [name], seed=seed, eta=cell["eta"]) for seed in own.SEEDS[chosen]]
-            return to_unit(torch.cat(runs)).std(dim=0).mean().item()
-
-        return {SPREAD: [spread(to_model(x)[None], i) for i, x, _ in pairs(k or min(DIVERSE, task.limit or DIVERSE))]}
-    full = name.endswith("full-size")
-    some = test_pairs(task.degradation, 0, k or FULL_SIZE) if full else pairs(k or task.limit)
+    if name.endswith("diversity"):  # how far restorations of one image under different noise lie apart (claim R6)
+        spread = []
+        for i, x, _ in pairs(k or min(DIVERSE, task.limit or DIVERSE)):
+            runs = [net.restore(to_model(x)[None], [i], seed=seed, eta=cell["eta"]) for seed in own.SEEDS[chosen]]
+            spread.append(to_unit(torch.cat(runs)).std(dim=0).mean().item())
+        return {SPREAD: spread}
+    some = test_pairs(task.degradation, 0, k or FULL_SIZE) if name.endswith("full-size") else pairs(k or task.limit)
     return scored(some, lambda x, name: to_unit(net.restore(to_model(x)[None], [name], **settings))[0])
 
 
@@ -122,7 +120,7 @@ def _task(cell: str, chosen: str) -> TaskConfig:
     name = cell.split("-")[0]
     if cell.endswith("wide"):
         return own.USE[name]
-    return profile(chosen)["fashion" if name in ("generation", "transfer", "equality") else name]
+    return PROFILES[chosen]["fashion" if name in ("generation", "transfer", "equality") else name]
 
 
 def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
@@ -137,7 +135,7 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
         if cell["told"] != "own":
             model = matched(model_fn(model), learning.schedule, converted.schedule)
         return Net(model, converted, net.steps), {}
-    if (head := cell.get("sample_as")) is not None:
+    if head := cell.get("sample_as"):
         both, at = net.network, int(head == "noise")  # SM-Res or SM-N without retraining
         one = lambda x, t, cond: both(x, t, cond).sample.chunk(2, dim=1)[at]  # noqa: E731
         net = Net(one, replace(learning, objective=head), net.steps)
@@ -148,7 +146,7 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
 @lru_cache(maxsize=8)
 def test_pairs(degradation: str, side: int, limit: int = 0) -> tuple[tuple[str, Tensor, Tensor], ...]:
     """(id, degraded, clean) of the held-out photographs, images (3, H, W) in [0, 1]."""
-    ids, images = own.photographs("test", side, limit)
+    ids, images = photographs("test", side, limit)
     return tuple((i, own.degraded(degradation, x, i), x) for i, x in zip(ids, images, strict=True))
 
 
@@ -186,11 +184,9 @@ RULES = {
 
 
 def transferred(network: nn.Module, x_T: Tensor, steps: int, rule: str, clip: bool) -> Iterator[Any]:
-    """Steps of notebook 01's DDPM sampled from x_T by DDIM, or by RDDM with one of its rules and without retraining.
-
-    Both visit diffusers' timesteps, eta = 0. "ddim" keeps the network's noise, as diffusers does by default;
-    "ddim-rederived" makes it again from the cut image, diffusers' use_clipped_model_output; unclipped they are one.
-    """
+    """Steps of notebook 01's DDPM sampled from x_T by one of `RULES`, without retraining, at diffusers' timesteps and
+    eta = 0. "ddim" keeps the network's noise; "ddim-rederived" makes it again from the cut image (diffusers'
+    use_clipped_model_output)."""
     model = model_fn(network)
     if rule.startswith("ddim"):
         return samplers.ddim(model, x_T, LINEAR, steps, clip=clip, eps_from_clipped=rule == "ddim-rederived")
@@ -210,10 +206,8 @@ def gaps(
 
 
 def indi_gap(steps: int = 10) -> float:
-    """Largest difference of SM-Res from InDI along one run, both with the same arbitrary predictor, float64.
-
-    A step of InDI from time t to s is x_s = (t - s) / t x0 + (1 - (t - s) / t) x_t.
-    """
+    """Largest difference of SM-Res from InDI along one run, both with the same arbitrary predictor, float64. A step of
+    InDI from time t to s is x_s = (t - s) / t x0 + (1 - (t - s) / t) x_t."""
     schedule = indi()
     y, z = KeyedNoise(0, [0, 1], "oracle/indi").normal((2, 3, 8, 8)).double().unbind(1)
 
@@ -229,10 +223,8 @@ def indi_gap(steps: int = 10) -> float:
 
 
 def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tuple[float, float, float]]:
-    """(a, b, rest) of every state of a run, the start first: least squares, x = x0 + a r + b eps + remainder.
-
-    `rest` is the root mean square of the remainder: what is neither image, residual, nor the start's noise.
-    """
+    """(a, b, rest) of every state of a run, the start first: least squares of x = x0 + a r + b eps + remainder, and the
+    remainder's root mean square."""
     basis = torch.stack([(y - x0).flatten(), eps.flatten()], dim=1).double()  # (N, 2)
     run, places = list(steps), []
     for x in (run[0].x_t, *(step.x for step in run)):
@@ -258,8 +250,7 @@ def published(experiment: str, cell: Mapping[str, Any]) -> tuple[TaskConfig, boo
 
 
 def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None) -> Mapping[str, Values]:
-    """A restoration scored image by image, a generator by FID, KID and IS against the cropped test split; sampled as
-    published: everything cut to ±1."""
+    """A restoration scored image by image, a generator by FID, KID and IS against the test split; all cut to ±1."""
     task, full = published(experiment, cell)  # type: ignore[misc]
     given, run = own.read(task, "test", full), lambda x, name: x
     if experiment != "baseline-input":

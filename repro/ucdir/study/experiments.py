@@ -3,7 +3,7 @@
 import itertools
 import tomllib
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from repro import paths
-from repro.data import pack
 from repro.data.datasets import read_split
 from repro.data.degradations import TASKS, lamp_light
 from repro.data.files import Pictures, PictureSet, cut, list_images, pair_folders
-from repro.data.images import center_crop, resize
+from repro.data.images import center_crop
+from repro.data.pack import photographs
 from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
 from repro.errors import one_of
@@ -43,13 +43,6 @@ def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]
 def tasks_of(task: str) -> list[str]:
     """The tasks of a network: its own, or all of them."""
     return [task] if task != "all" else [name for name in LABELS if name != "all"]
-
-
-@lru_cache(maxsize=8)
-def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    """Ids and images (3, H, W) in [0, 1] of a split, the shorter side resized to `side`."""
-    chosen = pack.photos(split)[: limit or None]
-    return tuple(p.id for p in chosen), tuple(resize(pack.load(p), side) for p in chosen)
 
 
 def read(task: str, split: str) -> PictureSet:

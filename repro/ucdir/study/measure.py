@@ -18,6 +18,7 @@ from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.files import equalised
 from repro.data.images import to_model, to_unit
+from repro.data.pack import photographs
 from repro.engine.checkpoint import DEVICE, load_checkpoint
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -27,7 +28,7 @@ from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.noise import TRAINING, linear_levels
 from repro.ucdir.pipeline import Tiles, scalars
-from repro.ucdir.study.experiments import network_of, photographs, read, settings_of
+from repro.ucdir.study.experiments import network_of, read, settings_of
 
 TEST_SEED = 7  # of the test images' degradations
 FIXED = {"jpeg": {"quality": 10}}  # as in the paper; the others are drawn for each photograph
