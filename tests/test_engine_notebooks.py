@@ -158,7 +158,7 @@ def test_second_run_is_byte_identical_and_update_leaves_no_trace(home):
 def test_names(home):
     write(home, "00_first"), write(home, "01_second")
     assert [p.stem for p in chosen(["01", "00_first.ipynb"])] == ["00_first", "01_second"]
-    with pytest.raises(ReproError, match="no notebook '02': there are 00_first, 01_second"):
+    with pytest.raises(ReproError, match="notebook '02' is unknown: choose one of 00_first, 00, 01_second, 01"):
         chosen(["02"])
 
 

@@ -110,12 +110,10 @@ def index(figures: Path) -> str:
     ]
     for room in ROOMS:
         tables, pictures = sorted(figures.glob(f"tables/{room}_*.md")), sorted(figures.glob(f"pictures/{room}_*.*"))
-        captions = [path.read_text(encoding="utf-8").split("\n\n")[1] for path in tables]
-        mine = [f"- [{text.strip('*')}](tables/{path.name})" for text, path in zip(captions, tables, strict=True)]
+        captions = {path.name: path.read_text(encoding="utf-8").split("\n\n")[1] for path in tables}
+        lines = [f"- [{text.strip('*')}](tables/{name})" for name, text in captions.items()]
         links = [f"[{p.stem.removeprefix(room + '_').replace('_', ' ')}](pictures/{p.name})" for p in pictures]
-        mine += [f"- Images: {' · '.join(links)}"] if links else []
-        if mine:
-            parts.append(f"## {room}\n\n" + "\n".join(mine))
+        parts.append(f"## {room}\n\n" + "\n".join([*lines, f"- Images: {' · '.join(links)}"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,21 +121,18 @@ def rendered(text: str, root: Path) -> str:
     """The README `text` with its two generated parts replaced."""
     for name, new in (("notebooks", notebooks(root)), ("results", results(root / "figures"))):
         begin, end = (f"<!-- {name}:{mark} -->" for mark in ("begin", "end"))
-        if text.count(begin) != 1 or end not in text.partition(begin)[2]:
+        text, found = re.subn(f"{begin}.*?{end}", lambda _, to=f"{begin}\n{new}\n{end}": to, text, flags=re.DOTALL)
+        if found != 1:
             raise ReproError(f"README.md: one {begin} and one {end} after it are needed")
-        text = re.sub(f"{begin}.*?{end}", lambda _, to=f"{begin}\n{new}\n{end}": to, text, flags=re.DOTALL)
     return text
 
 
 def update() -> None:
-    """Bring README.md and figures/README.md up to date, and say whether that changed one."""
-    root = paths.root()
-    new = {root / "README.md": rendered((root / "README.md").read_text(encoding="utf-8"), root)}
-    new[root / "figures/README.md"] = index(root / "figures")
-    stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        paths.write_text(path, new[path])
-    print("README.md and figures/README.md:", "updated" if stale else "unchanged", flush=True)
+    """Bring README.md and figures/README.md up to date."""
+    readme = paths.root() / "README.md"
+    paths.write_text(readme, rendered(readme.read_text(encoding="utf-8"), paths.root()))
+    paths.write_text(paths.figures() / "README.md", index(paths.figures()))
+    print("written: README.md, figures/README.md", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import nbformat
 from repro import paths
 from repro.engine.records import PROFILES
 from repro.engine.study import PARAMETERS, UPDATE
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
@@ -78,10 +78,9 @@ def check(nb: Any, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     does not declare and for a value of another type, range or choice."""
     known, values = declared(nb), {}
     for key, value in given.items():
-        if key not in known:
-            raise ReproError(f"notebook {name} has no parameter {key!r}: it takes {', '.join(sorted(known)) or 'none'}")
-        values[key] = known[key].parse(value) if isinstance(value, str) else value
-        if accepted := known[key].refusal(values[key]):
+        parameter = known[one_of(f"notebook {name}: parameter", key, known)]
+        values[key] = parameter.parse(value) if isinstance(value, str) else value
+        if accepted := parameter.refusal(values[key]):
             found = f"{values[key]!r} ({type(values[key]).__name__})"
             raise ReproError(f"notebook {name}: parameter {key} is {found}, {accepted} is accepted")
     return values
@@ -90,11 +89,9 @@ def check(nb: Any, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def chosen(names: Sequence[str]) -> list[Path]:
     """The numbered notebooks that `names` mean, in order: full name, file name or number ("01"); all for no name."""
     every = sorted((paths.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names]
-    for stem in stems:
-        if not any(stem in (path.stem, path.stem[:2]) for path in every):
-            raise ReproError(f"no notebook {stem!r}: there are {', '.join(path.stem for path in every) or 'none'}")
-    return [path for path in every if not stems or path.stem in stems or path.stem[:2] in stems]
+    known = {key: path for path in every for key in (path.stem, path.stem[:2])}
+    stems = [one_of("notebook", Path(name).name.removesuffix(".ipynb"), known) for name in names]
+    return sorted({known[stem] for stem in stems}) or every
 
 
 @contextmanager

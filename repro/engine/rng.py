@@ -1,7 +1,7 @@
 """Counter-based random numbers: one stream per sample, no generator state anywhere.
 
 A draw is a hash of (seed, sample id, purpose, step, element index), so a sample's noise does not depend on the batch
-it sits in, on the order or number of workers and processes, on the device, or on how often a run was resumed. The hash
+it is in, on the order or number of workers and processes, on the device, or on how often a run was resumed. The hash
 is the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), vectorised
 over the whole batch in int64 arithmetic that wraps; normals come from Box and Muller's transform.
 """
@@ -43,14 +43,8 @@ def _hashed(text: str) -> int:
 
 
 class KeyedNoise:
-    """Random numbers of a batch of samples, keyed by (seed, id, purpose).
-
-    Args:
-        seed: the experiment's seed.
-        ids: one id per sample, whole numbers or text; a tensor of int64 (B,) is accepted.
-        purpose: what the numbers are for ("noise", "time", "crop"): streams of different purposes are independent.
-        device: where the numbers are made.
-    """
+    """Random numbers of a batch of samples, made on `device`, keyed by `seed`, by `ids` (one per sample: whole numbers,
+    text, or an int64 tensor (B,)) and by `purpose` ("noise", "time", "crop"), whose streams are independent."""
 
     def __init__(
         self, seed: int, ids: Sequence[int | str] | Tensor, purpose: str, device: torch.device | str = "cpu"

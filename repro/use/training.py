@@ -152,11 +152,9 @@ class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
     def __init__(self, pictures: PictureSet, file: PairsFile) -> None:
-        self.pictures, self.crop, self.size, self.learner = pictures, file.crop, pictures.size, LEARNERS[file.method]
+        self.pictures, self.crop, self.learner = pictures, file.crop, LEARNERS[file.method]
+        self.size, self.names = pictures.size, pictures.names
         self.settings = {"method": file.method, "crop": file.crop, "data": pictures.names(torch.arange(pictures.size))}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return self.pictures.names(indices)
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
