@@ -82,7 +82,7 @@ MISTAKES = {
     "unknown room": (["list", "dpdm"], "room 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
-    "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a check is of a whole room"),
+    "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a whole room is checked"),
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
     "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),

@@ -12,7 +12,6 @@ finds them there by name.
 import functools
 import hashlib
 import importlib
-import importlib.util
 import json
 import math
 import platform
@@ -74,14 +73,13 @@ class Experiment:
 
 def experiments(room: str | None = None) -> list[Experiment]:
     """All experiments, or those of one room, in the rooms' order."""
-    modules = [study_module(each, "experiments") for each in (ROOMS if room is None else [one_of("room", room, ROOMS)])]
-    return [experiment for module in modules if module for experiment in module.EXPERIMENTS]
+    rooms = ROOMS if room is None else [one_of("room", room, ROOMS)]
+    return [experiment for each in rooms for experiment in study_module(each, "experiments").EXPERIMENTS]
 
 
 def study_module(room: str, name: str) -> Any:
-    """`repro.<room>.study.<name>`, None where there is none."""
-    module = f"repro.{room}.study.{name}"
-    return importlib.import_module(module) if importlib.util.find_spec(module) else None
+    """`repro.<room>.study.<name>`."""
+    return importlib.import_module(f"repro.{room}.study.{name}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -33,7 +33,7 @@ def picture() -> np.ndarray:
     """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
     rows = []
     for module in (study_module(room, "figures") for room in ROOMS):
-        if hasattr(module, "NEEDS") and all(map(trained, module.NEEDS)):
+        if all(map(trained, module.NEEDS)):
             panels = []
             for caption, tile in ((caption, to_uint8(tile)) for caption, tile in module.tiles().items()):
                 margin = (0, GAP), (0, WIDTH + GAP - tile.shape[1]), (0, 0)

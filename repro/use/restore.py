@@ -206,10 +206,10 @@ class Restore:
                 save_result(restore(image, self.steps or steps, self.seed), out, self.command(photo, out))
             except ReproError as error:  # of a folder's images the others go on
                 failed.append(f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}")
+        if failed and not self.photo.is_dir():
+            raise ReproError(failed[0])
         for message in failed:
             print(f"repro restore: {message}", file=sys.stderr)
-        if failed and not self.photo.is_dir():
-            return 2
         counts = f", {len(places) - len(failed)} of {len(places)} images" if self.photo.is_dir() else ""
         print(f"written: {target}{counts}")
         return int(bool(failed))
