@@ -18,15 +18,14 @@ from repro.adir.adapt import (
     Adapted,
     adapt,
     adapted_weights,
-    factors_on,
     fresh_factors,
     load_factors,
     loss,
     recoloured,
     save_factors,
+    with_factors,
 )
-from repro.adir.guidance import Guidance, reconstruct
-from repro.adir.operators import operator
+from repro.adir.guidance import Guidance, operator, reconstruct
 from repro.adir.pipeline import ADIR, degrade
 from repro.adir.study.experiments import TINY
 from repro.data.images import write_image
@@ -56,30 +55,25 @@ def test_lora_is_pefts_formula(conv):
     net = nn.Sequential(conv)
     made = fresh_factors(net, rank=4)
     down, up = made["0.down"], made["0.up"]
-    with factors_on(net, made, 8):
-        torch.testing.assert_close(net(x), plain)  # up starts at zero
+    torch.testing.assert_close(with_factors(net, made, 8)(x), plain)  # up starts at zero
     nn.init.normal_(up)
     through = call(x, down, stride=conv.stride, padding=conv.padding)
     expected = plain + 2 * call(through, up.view(*up.shape, *[1] * (x.ndim - 2)))
-    with factors_on(net, made, 8):
-        torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(with_factors(net, made, 8)(x), expected, atol=1e-5, rtol=1e-4)
     assert float(down.detach().abs().max()) <= 1 / (6 * conv.kernel_size[0] ** (x.ndim - 2)) ** 0.5
     assert len(fresh_factors(net, pointwise=False)) == (2 if max(conv.kernel_size) > 1 else 0)
 
 
-def test_adaptation_leaves_no_trace_and_its_factors_go_on_and_off():
+def test_adaptation_leaves_no_trace_and_its_factors_make_another_network():
     net = network()
     steps = list(adapt(net, IMAGES, FAST))
     assert same_weights(net, network())
     assert not any(p.requires_grad for p in net.parameters())
     assert [step.iteration for step in steps] == [1, 2, 3, 4]
     x, t = KeyedNoise(0, [0], "x").normal((3, 32, 32)), torch.tensor([300])
-    plain = net(x, t).sample
-    with factors_on(net, steps[-1].factors):
-        inside = net(x, t).sample
+    changed = with_factors(net, steps[-1].factors)
     assert same_weights(net, network())
-    assert torch.equal(net(x, t).sample, plain)
-    assert float((inside - plain).detach().abs().max()) > 1e-5
+    assert float((changed(x, t).sample - net(x, t).sample).detach().abs().max()) > 1e-5
 
 
 def test_factors_live_in_a_small_file_and_fit_one_network_only(tmp_path):
@@ -91,11 +85,10 @@ def test_factors_live_in_a_small_file_and_fit_one_network_only(tmp_path):
     for name, kept in found.items():  # eight bits a number
         whole = factors[name].flatten(1)
         assert ((kept.flatten(1) - whole).abs() <= whole.abs().amax(dim=1, keepdim=True) / 253).all()
-    with factors_on(net, found):
-        pass
+    with_factors(net, found)
     for wrong in (found, {k: v for k, v in fresh_factors(network()).items() if "down" in k}):
-        with pytest.raises(ReproError, match="LoRA of another network"), factors_on(network(), wrong):
-            pass
+        with pytest.raises(ReproError, match="LoRA of another network"):
+            with_factors(network(), wrong)
     with pytest.raises(ReproError, match="no LoRA file"):
         load_factors(Path(__file__))
 
@@ -223,8 +216,7 @@ def test_the_pipeline_embeds_the_enlarged_measurement_adapts_and_guides_as_its_t
     torch.testing.assert_close(asked[-1], enlarged, atol=1e-5, rtol=1e-4)
     *_, last = adapt(net, IMAGES[:1], settings)
     given = (seen * 2 - 1, operator(task, 32), SCHEDULE, KeyedNoise(0, [task], "adir/sample"), guidance, 3)
-    with factors_on(net, last.factors, 40):
-        x = sample(reconstruct(process.model_fn(net), *given))
+    x = sample(reconstruct(process.model_fn(with_factors(net, last.factors, 40)), *given))
     torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1)[0], atol=1e-5, rtol=1e-4)
 
 
@@ -257,6 +249,7 @@ def test_a_checkpoint_of_factors_alone_is_the_network_with_them_merged(tmp_path)
     assert {name.split(".")[0] for name in saved.state_dict()} == {"factors"}
     factors = dict(zip(fresh_factors(load_checkpoint(base), 2), saved.factors, strict=True))
     x, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 900])
-    with torch.no_grad(), factors_on(load_checkpoint(base), factors, alpha=6) as on:
+    on = with_factors(load_checkpoint(base), factors, alpha=6)
+    with torch.no_grad():
         for each in (saved, saved.merged()):
             torch.testing.assert_close(process.model_fn(each)(x, t), process.model_fn(on)(x, t), atol=1e-5, rtol=1e-4)

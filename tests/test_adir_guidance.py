@@ -14,7 +14,6 @@ from tiny import refused
 from torch.nn import functional as F
 
 from repro.adir import guidance
-from repro.adir import operators as ops
 from repro.adir.guidance import Guidance
 from repro.ddpm.process import linear
 from repro.ddpm.samplers import ancestral, sample, spaced
@@ -31,14 +30,14 @@ def adjoint_error(op):
     return float(((op.A(x) * y).sum() - (x * op.transpose(y)).sum()).abs() / (1 + (op.A(x) * y).sum().abs()))
 
 
-@given(task=st.sampled_from(list(ops.TASKS)), h=st.integers(2, 6), w=st.integers(2, 6))
+@given(task=st.sampled_from(list(guidance.TASKS)), h=st.integers(2, 6), w=st.integers(2, 6))
 def test_the_adjoint_is_the_adjoint(task, h, w):
-    assert adjoint_error(ops.operator(task, 8 * h, 8 * w)) < 1e-4
+    assert adjoint_error(guidance.operator(task, 8 * h, 8 * w)) < 1e-4
 
 
-@pytest.mark.parametrize("task", ops.TASKS)
+@pytest.mark.parametrize("task", guidance.TASKS)
 def test_singular_values_and_eigenvalues_are_those_of_the_written_out_matrix(task):
-    op = ops.operator(task, 16, 8)
+    op = guidance.operator(task, 16, 8)
     n, m = int(np.prod(op.image)), int(np.prod(op.measurement))
     A = op.A(torch.eye(n).reshape(n, *op.image)).reshape(n, -1).T.double()  # (m, n)
     expected = torch.linalg.svdvals(A)
@@ -59,7 +58,7 @@ def test_singular_values_and_eigenvalues_are_those_of_the_written_out_matrix(tas
 
 @pytest.mark.parametrize("factor", [4, 8])
 def test_downsampling_is_torchs_and_pillows_antialiased_bicubic(factor):
-    op, x = ops.operator(f"sr{factor}", 64, 48), drawn((1, 3, 64, 48))
+    op, x = guidance.operator(f"sr{factor}", 64, 48), drawn((1, 3, 64, 48))
     expected = F.interpolate(x, size=(64 // factor, 48 // factor), mode="bicubic", antialias=True)
     torch.testing.assert_close(op.A(x), expected, atol=1e-6, rtol=1e-5)
     pillow = Image.fromarray(x[0, 0].numpy(), "F").resize((48 // factor, 64 // factor), Image.Resampling.BICUBIC)
@@ -72,7 +71,7 @@ def test_operators_and_adjoints_are_deepinvs():
     """Its bicubic downsampling is MATLAB's, which mirrors the border where ours cuts the kernel and normalises it."""
     x = drawn((2, 3, 64, 48)).clamp(-1, 1)
     for factor in (4, 8):
-        found, theirs = ops.operator(f"sr{factor}", 64, 48).A(x), physics.DownsamplingMatlab(factor=factor).A(x)
+        found, theirs = guidance.operator(f"sr{factor}", 64, 48).A(x), physics.DownsamplingMatlab(factor=factor).A(x)
         torch.testing.assert_close(found[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], atol=1e-6, rtol=0)
         assert 0.01 < float((found - theirs).abs().max()) < 0.2
     bell = torch.exp(-(torch.arange(-6.0, 7) ** 2) / 8)
@@ -80,19 +79,21 @@ def test_operators_and_adjoints_are_deepinvs():
     for task, taps in (("box", torch.full((5,), 0.2)), ("gauss", bell / bell.sum())):
         pairs[task] = physics.Blur(torch.outer(taps, taps)[None, None], padding="reflect")
     for task, theirs in pairs.items():
-        ours = ops.operator(task, 64, 48)
+        ours = guidance.operator(task, 64, 48)
         torch.testing.assert_close(ours.A(x), theirs.A(x), atol=1e-6, rtol=0)
         torch.testing.assert_close(ours.transpose(ours.A(x)), theirs.A_adjoint(ours.A(x)), atol=1e-6, rtol=0)
-    grey, mean = drawn((1, 1, 64, 48)), ops.operator("colour", 64, 48)
+    grey, mean = drawn((1, 1, 64, 48)), guidance.operator("colour", 64, 48)
     torch.testing.assert_close(mean.transpose(grey, "upsampling"), grey.expand(1, 3, 64, 48))
     torch.testing.assert_close(3 * mean.transpose(grey), grey.expand(1, 3, 64, 48))
 
 
 def test_masks_and_compositions_are_operators_too():
-    blur, mask = ops.operator("box", 16), (drawn((16, 16)) > 0).float()
-    both = ops.compose(replace(ops.operator("sr4", 16), mask=mask[:4, :4]), blur)
+    blur, mask = guidance.operator("box", 16), (drawn((16, 16)) > 0).float()
+    both = guidance.compose(replace(guidance.operator("sr4", 16), mask=mask[:4, :4]), blur)
     x = drawn((2, 3, 16, 16))
-    torch.testing.assert_close(both.A(x), mask[:4, :4] * ops.operator("sr4", 16).A(blur.A(x)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        both.A(x), mask[:4, :4] * guidance.operator("sr4", 16).A(blur.A(x)), atol=1e-6, rtol=1e-5
+    )
     assert both.noise == 0  # the blur's would come before the smaller size
     for op in (both, replace(blur, mask=mask)):
         assert adjoint_error(op) < 1e-4
@@ -101,19 +102,19 @@ def test_masks_and_compositions_are_operators_too():
 
 
 def test_noise_is_keyed_and_of_its_size():
-    op, x = ops.operator("box", 64), torch.zeros(4, 3, 64, 64)
+    op, x = guidance.operator("box", 64), torch.zeros(4, 3, 64, 64)
     y = op.measure(x, KeyedNoise(1, range(4), "m"))
     assert float(y.std()) == pytest.approx(10 / 127.5, rel=0.02)
     assert torch.equal(y[2:3], op.measure(x[:1], KeyedNoise(1, [2], "m")))
 
 
 def test_what_does_not_fit_is_refused():
-    op = ops.operator("sr4", 64)
+    op = guidance.operator("sr4", 64)
     cases = {
-        "multiples of it": lambda: ops.operator("sr4", 62, 64),
-        "unknown task": lambda: ops.operator("blur", 64),
-        "odd number of taps": lambda: ops.operator("box4", 64),
-        "twice the side: got 13 for 4": lambda: ops.operator("gauss", 4),
+        "multiples of it": lambda: guidance.operator("sr4", 62, 64),
+        "unknown task": lambda: guidance.operator("blur", 64),
+        "odd number of taps": lambda: guidance.operator("box4", 64),
+        "twice the side: got 13 for 4": lambda: guidance.operator("gauss", 4),
         r"takes \(B, 3, 64, 64\)": lambda: op.A(torch.zeros(1, 3, 32, 64)),
         r"takes \(B, 3, 16, 16\)": lambda: op.transpose(torch.zeros(1, 3, 64, 64)),
     }
@@ -124,7 +125,7 @@ SCHEDULE = linear()
 SHAPE = guidance.SHAPE
 PLAIN = Guidance(transpose="adjoint", limit=math.inf)
 DATA, HALVED = guidance.gaussian(), guidance.halved()
-IDENTITY = ops.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
+IDENTITY = guidance.Separable(torch.eye(3), torch.eye(4), torch.eye(4))
 
 
 def noises(ids, key="n"):
@@ -243,10 +244,11 @@ def test_ddrm_is_deepinvs(monkeypatch):
     from deepinv.physics import DecomposablePhysics, GaussianNoise
     from deepinv.sampling import DDRM
 
-    op = replace(ops.operator("box3", 4), noise=0.1)
+    op = replace(guidance.operator("box3", 4), noise=0.1)
     y = op.measure(drawn((2, *SHAPE), 5) * 0.2, KeyedNoise(1, range(2), "e"))
     noise, ts = noises(range(2)), spaced(SCHEDULE.T, 8, "linspace")
-    *_, (_, found) = guidance.ddrm(DATA.model(), y, op, SCHEDULE, noise, 8, smallest=0.1)
+    monkeypatch.setattr(guidance, "SMALLEST", 0.1)
+    *_, (_, found) = guidance.ddrm(DATA.model(), y, op, SCHEDULE, noise, 8)
     sigmas = [float(((1 - a) / a).sqrt()) for a in SCHEDULE.alpha_bar[ts]]
     draws = iter([noise.normal(SHAPE, step=t) * 2**0.5 for t in (SCHEDULE.T, *ts)])
     monkeypatch.setattr(torch, "randn_like", lambda x: next(draws))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.adir import operators, pipeline
-from repro.adir.adapt import Adaptation, drawn, factors_on
-from repro.adir.guidance import Guidance, distance
+from repro.adir import pipeline
+from repro.adir.adapt import Adaptation, drawn, with_factors
+from repro.adir.guidance import Guidance, distance, operator
 from repro.adir.study import measure as m
 from repro.adir.study import paper
 from repro.adir.study.experiments import SMOKE, TINY
@@ -94,7 +94,7 @@ def test_every_kind_of_cell_is_measured(scratch, change):
 
 
 def test_adapted_factors_are_kept_and_used_again(scratch):
-    given = (m.private(SMOKE), SMOKE, {**BASE, "adapt": "neighbours"}, 0, "smoke")
+    given = (SMOKE, {**BASE, "adapt": "neighbours"}, 0, "smoke")
     first = m.factors_of(*given)
     (file,) = (scratch / "runs/adir/lora").iterdir()
     stamp = file.stat().st_mtime_ns
@@ -242,7 +242,7 @@ def first_loss(pipe, images, prompt, inpaint):
     mask = F.interpolate((noise("mask").uniform((1, 4, 4)) < 0.5).float(), size=16)
     level, target, given = torch.full((2,), 20), eps, [F.interpolate(mask, size=8), encode(x * (1 - mask))]
     if not inpaint:
-        low, target = operators.operator("sr2", 16).A(x), a * eps - s * z
+        low, target = operator("sr2", 16).A(x), a * eps - s * z
         given = [pipe.low_res_scheduler.add_noise(low, noise("low").normal((3, 8, 8)), level)]
     given, more = torch.cat([a * z + s * eps, *given], dim=1), {} if inpaint else {"class_labels": level}
     out = pipe.unet(given, t, encoder_hidden_states=prompt.expand(2, -1, -1), **more).sample
@@ -254,17 +254,15 @@ def test_latent_networks_adapt_and_are_left_as_they_were(inpaint):
     pipe = latent(inpaint)
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
     images = [torch.rand(3, 24, 24), torch.rand(3, 20, 30)]
-    operator = None if inpaint else operators.operator("sr2", 16)
     settings = Adaptation(iterations=20, batch=2, rank=2, lr=1e-2, perceptual=0)
-    given = (torch.randn(1, 4, 8), settings, 16, operator)
+    given = (torch.randn(1, 4, 8), settings, 16, None if inpaint else operator("sr2", 16))
     steps = list(paper.adapt_latent(pipe, images, *given, empty=torch.zeros(1, 4, 8)))
     losses, factors = [step.simple for step in steps], steps[-1].factors
     assert losses[0] == pytest.approx(first_loss(pipe, images, given[0], inpaint), rel=1e-4)
     assert sum(losses[-8:]) < sum(losses[:8])
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert not any(isinstance(m, nn.Linear) and f"{n}.up" in factors for n, m in pipe.unet.named_modules())
-    with factors_on(pipe.unet, factors):
-        assert any(not torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    assert any(not torch.equal(v, before[k]) for k, v in with_factors(pipe.unet, factors).state_dict().items())
 
 
 def test_clip_embeds_images_and_prompts_for_retrieval():

@@ -12,9 +12,8 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
 from repro.metrics.lpips import lpips
-from repro.ucdir.model import UCDIR, Learning, RestorationTask, training_loss
+from repro.ucdir.model import TRAINING, UCDIR, Learning, RestorationTask, training_loss
 from repro.ucdir.network import BASES, CONDITIONING, GUIDANCE, NORMS, AdaptiveKernels, statistics
-from repro.ucdir.noise import TRAINING
 
 TINY = dict(
     predictor_channels=8, predictor_levels=2, base_channels=8, channel_mults=(1, 2), blocks=1, light=True,

@@ -12,8 +12,8 @@ from test_ucdir_network import tiny
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir import pipeline
-from repro.ucdir.noise import TRAINING, linear_levels, sample
-from repro.ucdir.pipeline import Tiles, UCDIRPipeline, restore, scalars, trajectory
+from repro.ucdir.model import TRAINING, linear_levels
+from repro.ucdir.pipeline import Tiles, UCDIRPipeline, restore, sample, scalars, trajectory
 from repro.ucdir.study.measure import seam_energy
 
 MEAN, STD = 0.3, 0.2

@@ -1,17 +1,15 @@
-"""The prior, and its adaptation: some low-rank training, on the measurement itself or its neighbours.
+"""The prior, and its adaptation: low-rank factors trained on the measurement itself or its neighbours.
 
 The prior is a pixel-space DDPM trained on crops of photographs at several scales, by the hybrid loss of Nichol and
 Dhariwal, "Improved Denoising Diffusion Probabilistic Models", eq. 16, like guided-diffusion's unconditional model.
 
-ADIR, eq. 18 (on y) and eq. 20 (on K retrieved images): the simple loss of DDPM plus 0.1 times LPIPS of the clean
-estimate, Adam at 1e-4, batches of 6 random crops that share one timestep (Table 1 and section 4). The paper does not
-say what LPIPS compares, nor at which noise levels: here the clean estimate, cut to [-1, 1], with the clean crop.
+Adaptation is ADIR's eq. 18 (on y) and eq. 20 (on K retrieved images). The paper does not say what LPIPS compares, nor
+at which noise levels: here the clean estimate, clipped to [-1, 1], with the clean crop.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -54,7 +52,7 @@ SAVE_EVERY = 20  # iterations between two states of an adaptation that may be in
 def sizes(image: Tensor) -> list[Tensor]:
     """The sizes of an image (3, H, W) in [0, 1] that crops are cut from; none is larger than the image."""
     side = min(image.shape[-2:])
-    return [*(resize(image, s) for s in SCALES if s < side), *([image] if side <= max(SCALES) else [])]
+    return [resize(image, s) for s in SCALES if s < side] + [image] * (side <= max(SCALES))
 
 
 def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Noises) -> Tensor:
@@ -63,23 +61,21 @@ def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Noises
     return to_model(cut(chosen, side, noise("crop").uniform((3,)).cpu()))
 
 
-# RGB to luma and two axes of colour (NTSC's YIQ), in whose plane a hue is an angle.
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-
-
 def recoloured(images: Tensor, noise: KeyedNoise, share: float = 1.0) -> Tensor:
     """(B, 3, H, W) in [-1, 1] of equal luma, that share of them with another hue and half to twice the saturation."""
+    # RGB to luma and two axes of colour (NTSC's YIQ), in whose plane a hue is an angle
+    yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     u = noise.uniform((3,)).to(images)  # (B, 3)
     angle, saturation = 2 * math.pi * u[:, 1], 2 ** (2 * u[:, 2] - 1)
     cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(angle)
     turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=-1).view(-1, 3, 3)
-    matrix = (torch.linalg.inv(_YIQ) @ turn.cpu() @ _YIQ).to(images)
+    matrix = (torch.linalg.inv(yiq) @ turn.cpu() @ yiq).to(images)
     made = torch.einsum("bij,bjhw->bihw", matrix, images).clamp(-1, 1)
     return torch.where((u[:, 0] < share)[:, None, None, None], made, images)
 
 
 class PriorTask:
-    """Noise and variance of crops of the training split (photographs and thumbnails), each at a size of its own; the
+    """The engine's training task: noise and variance of crops of the training split, each at a size of its own, the
     share `recolour` of them `recoloured`."""
 
     def __init__(self, recolour: float = 0.0) -> None:
@@ -99,9 +95,9 @@ class PriorTask:
         return process.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE)
 
 
-# -- low-rank factors: W + (alpha / r) B A. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models"; for a
-# k x k convolution A is one to r channels and B a 1 x 1 convolution, as the package peft has it. Factors are a plain
-# dictionary, "<convolution>.down" (r, in, k, k) and "<convolution>.up" (out, r).
+# -- low-rank factors: W + (alpha / r) B A. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models". As in the
+# package peft, A of a k x k convolution is one to r channels and B a 1 x 1 convolution. Factors are a dictionary,
+# "<convolution>.down" (r, in, k, k) and "<convolution>.up" (out, r).
 
 
 def fresh_factors(network: nn.Module, rank: int = 16, pointwise: bool = True, seed: int = 0) -> dict[str, nn.Parameter]:
@@ -130,19 +126,11 @@ def adapted_weights(network: nn.Module, factors: Mapping[str, Tensor], alpha: fl
     return found
 
 
-@contextmanager
-def factors_on(network: nn.Module, factors: Mapping[str, Tensor], alpha: float = 8) -> Iterator[nn.Module]:
-    """The network with the factors on, inside the block; afterwards its weights are what they were, bit for bit."""
-    with torch.no_grad():
-        changed = adapted_weights(network, factors, alpha)
-    kept = {name: network.get_parameter(name).data for name in changed}
-    try:
-        for name, weight in changed.items():
-            network.get_parameter(name).data = weight
-        yield network
-    finally:
-        for name, weight in kept.items():
-            network.get_parameter(name).data = weight
+def with_factors(network: nn.Module, factors: Mapping[str, Tensor], alpha: float = 8) -> nn.Module:
+    """A copy of the network with the factors merged into its weights."""
+    made = copy.deepcopy(network)
+    made.load_state_dict(adapted_weights(network, factors, alpha), strict=False)
+    return made
 
 
 class Adapted(ModelMixin, ConfigMixin):
@@ -156,19 +144,15 @@ class Adapted(ModelMixin, ConfigMixin):
         made = fresh_factors(self._base[0], rank)
         self._names, self.factors = tuple(made), nn.ParameterList(made.values())
 
-    def _weights(self) -> dict[str, Tensor]:
-        factors = dict(zip(self._names, self.factors, strict=True))
-        return adapted_weights(self._base[0].to(self.device), factors, self.config.alpha)
+    def _parts(self) -> tuple[nn.Module, dict[str, Tensor], float]:
+        return self._base[0].to(self.device), dict(zip(self._names, self.factors, strict=True)), self.config.alpha
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
-        return functional_call(self._base[0], self._weights(), inputs, named)
+        return functional_call(self._base[0], adapted_weights(*self._parts()), inputs, named)
 
-    @torch.no_grad()
     def merged(self) -> nn.Module:
         """The network itself, a copy with the factors in its weights."""
-        network = copy.deepcopy(self._base[0])
-        network.load_state_dict(self._weights(), strict=False)
-        return network
+        return with_factors(*self._parts())
 
 
 def save_factors(path: Path, factors: Mapping[str, Tensor], alpha: float, base: str) -> Path:
@@ -185,8 +169,8 @@ def load_factors(path: Path) -> dict[str, Tensor]:
     """The factors of a file, in fp32."""
     try:
         kept = load_file(path)
-        names = [k for k in kept if not k.endswith(".scale")]
-        return {k: kept[k] * kept[f"{k}.scale"].view(-1, *[1] * (kept[k].ndim - 1)) for k in names}
+        whole = {k: v for k, v in kept.items() if not k.endswith(".scale")}
+        return {k: v * kept[f"{k}.scale"].view(-1, *[1] * (v.ndim - 1)) for k, v in whole.items()}
     except (OSError, KeyError, SafetensorError) as error:
         raise ReproError(f"{path}: no LoRA file can be read there ({error})") from error
 
@@ -230,19 +214,9 @@ class AdaptStep(NamedTuple):
 
 
 def adapt(
-    network: nn.Module,
-    images: Sequence[Tensor],
-    settings: Adaptation,
-    seed: int = 0,
-    *,
-    crop: int = SIZE,
-    state: Path | None = None,
-    progress: bool = False,
+    network: nn.Module, images: Sequence[Tensor], settings: Adaptation, seed: int = 0, crop: int = SIZE, **run: Any
 ) -> Iterator[AdaptStep]:
-    """Adapt a prior to `images` (3, H, W) in [0, 1], one iteration at a time; its own weights stay what they are.
-
-    With `state`, a folder, an interrupted adaptation goes on by the same call. `progress` shows a bar.
-    """
+    """Adapt a prior to `images` (3, H, W) in [0, 1], an iteration at a time; `run`: `state`, `progress` of `train`."""
     pictures, device = [sizes(x) for x in images], next(network.parameters()).device
     side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
 
@@ -255,7 +229,7 @@ def adapt(
         return loss(process.model_fn(model), x0, t.to(device), eps, SCHEDULE, settings)
 
     about = {"sums": [float(x.sum()) for x in images], "weights": [p.sum().item() for p in network.parameters()]}
-    return train(network, loss_of, settings, seed, about, state, progress)
+    return train(network, loss_of, settings, seed, about, **run)
 
 
 def drawn(room: str, batch: int, i: int, seed: int) -> Noises:
@@ -273,8 +247,13 @@ def train(
     state: Path | None = None,
     progress: bool = False,
 ) -> Iterator[AdaptStep]:
-    """Train fresh factors of a network by Adam; `loss_of`: (the network with its factors on, number of the iteration
-    from 0) -> the loss's two parts. `about`, what that follows from, names the file in the folder `state`."""
+    """Train fresh factors of a network by Adam; its own weights do not change.
+
+    Args:
+        loss_of: (the network with its factors on, number of the iteration from 0) -> the two parts of the loss.
+        about: what that depends on.   state: a folder; an interrupted training goes on by the same call.
+        progress: shows a bar.
+    """
     network.requires_grad_(False)
     factors = fresh_factors(network, settings.rank, settings.pointwise, seed)
     carried, optimizer = nn.ParameterList(factors.values()), torch.optim.Adam(factors.values(), lr=settings.lr)

@@ -1,4 +1,7 @@
-"""Guidance by a measurement: ADIR's Algorithm 1 and what it could have been instead.
+"""Measurements y = A x + e of images x (B, 3, H, W) in [-1, 1], and guidance by them: ADIR's Algorithm 1.
+
+Every operator of the paper (eq. 1, sections 4.1 to 4.3) acts separately on channels, rows and columns: A, its transpose
+and its singular value decomposition are products of three small matrices each.
 
 Each reverse step of a plain diffusion network is moved towards images that explain y: x_{t-1} is drawn from
 N(mu + s Sigma g, Sigma) with g = -2 A^T (A mu - y_t), y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) A eps (eqs. 10,
@@ -8,23 +11,174 @@ Models", and Chung et al., "Diffusion Posterior Sampling for General Noisy Inver
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from repro.adir.operators import SMALLEST, Separable, Transpose
 from repro.ddpm.oracles import GaussianData, sampler_moments
 from repro.ddpm.process import Model, Schedule, linear
 from repro.ddpm.samplers import Guide, Step, ancestral, spaced
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 
-Gradient = Literal["surrogate", "exact", "unsquared", "naive"]
-At = Literal["mean", "x_t"]
-Level = Literal["t", "previous"]
+Transpose = Literal["adjoint", "upsampling"]
+NOISE = 10 / 127.5  # the paper's sigma = 10 of the 0 to 255 scale, in units of [-1, 1]
 ETA, STEPS = 0.85, 20  # the published settings of DDRM, whose eta_b is 1
+SMALLEST = 3e-2  # singular values below it count as 0, as in DDRM's code
+
+
+@dataclass(frozen=True)
+class Separable:
+    """A = a matrix on channels, one on rows, one on columns, and perhaps a mask of the result.
+
+    Args:
+        channels: (c', 3).   rows: (h', H).   columns: (w', W).   noise: sigma of e, on the scale of [-1, 1].
+        back: three matrices (3, c'), (H, h'), (W, w') used as "upsampling" in the place of A's transpose: for
+            downsampling the interpolation, for the mean of colours replication. None: the transpose itself.
+        mask: (h', w') of 0 and 1, None: all 1.
+    """
+
+    channels: Tensor
+    rows: Tensor
+    columns: Tensor
+    noise: float = 0.0
+    back: tuple[Tensor, Tensor, Tensor] | None = None
+    mask: Tensor | None = None
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width) of x."""
+        return self.channels.shape[1], self.rows.shape[1], self.columns.shape[1]
+
+    @property
+    def measurement(self) -> tuple[int, int, int]:
+        """(channels, height, width) of y."""
+        return len(self.channels), len(self.rows), len(self.columns)
+
+    def A(self, x: Tensor) -> Tensor:
+        """(B, *image) -> (B, *measurement)."""
+        return self._masked(_apply(x, (self.channels, self.rows, self.columns)))
+
+    def measure(self, x: Tensor, noise: KeyedNoise) -> Tensor:
+        """y = A x + e for x (B, 3, H, W) in [-1, 1]; e is drawn from `noise`."""
+        y = self.A(x)
+        return y + self.noise * noise.normal(tuple(y.shape[1:])).to(y) if self.noise else y
+
+    def transpose(self, y: Tensor, kind: Transpose = "adjoint") -> Tensor:
+        """(B, *measurement) -> (B, *image)."""
+        return _apply(self._masked(y), self._back(kind))
+
+    def pseudo_inverse(self, y: Tensor, smallest: float = SMALLEST) -> Tensor:
+        """(B, *measurement) -> (B, *image); singular values below `smallest` count as 0."""
+        s = self.singular_values
+        return self.V(torch.where(s > smallest, 1 / s.clamp(min=smallest), 0).to(y) * self.Ut(y))
+
+    def eigenvalue(self, kind: Transpose = "adjoint") -> float:
+        """The largest eigenvalue of transpose times A; under a mask, a bound on it."""
+        pairs = zip(self._back(kind), (self.channels, self.rows, self.columns), strict=True)
+        return math.prod(float(torch.linalg.eigvals((a @ b).double()).abs().max()) for b, a in pairs)
+
+    def _masked(self, y: Tensor) -> Tensor:
+        return y if self.mask is None else y * self.mask.to(y)
+
+    def _back(self, kind: Transpose) -> tuple[Tensor, Tensor, Tensor]:
+        return (kind == "upsampling" and self.back) or (self.channels.T, self.rows.T, self.columns.T)
+
+    @cached_property
+    def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:  # of each matrix: A = U S V^T
+        if self.mask is not None:
+            raise ReproError("a masked measurement has no singular value decomposition here: it is guided by A alone")
+        return tuple(torch.linalg.svd(m.double(), full_matrices=True) for m in (self.channels, self.rows, self.columns))
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """(*image) of A."""
+        padded = (F.pad(s, (0, n - len(s))) for (_, s, _), n in zip(self._svd, self.image, strict=True))
+        return torch.einsum("c,h,w->chw", *padded).float()
+
+    def Vt(self, x: Tensor) -> Tensor:
+        """(B, *image) -> its coordinates in A's right singular vectors."""
+        return _apply(x, tuple(vt for _, _, vt in self._svd))
+
+    def V(self, x: Tensor) -> Tensor:
+        """The inverse of `Vt`."""
+        return _apply(x, tuple(vt.T for _, _, vt in self._svd))
+
+    def Ut(self, y: Tensor) -> Tensor:
+        """(B, *measurement) -> its coordinates in A's left singular vectors, padded with zeros to (B, *image)."""
+        z = _apply(y, tuple(u.T for u, _, _ in self._svd))
+        c, h, w = (n - n_y for n, n_y in zip(self.image, self.measurement, strict=True))
+        return F.pad(z, (0, w, 0, h, 0, c))
+
+
+def compose(outer: Separable, inner: Separable) -> Separable:
+    """A = outer after inner, e.g. a blur and then a smaller size; mask and noise are the outer one's."""
+    if inner.mask is not None:
+        raise ReproError("a mask comes last: this composition has one inside")
+    pairs = zip((outer.channels, outer.rows, outer.columns), (inner.channels, inner.rows, inner.columns), strict=True)
+    return Separable(*(a @ b for a, b in pairs), noise=outer.noise, mask=outer.mask)
+
+
+# -- the paper's measurements
+
+
+def bicubic_matrix(n: int, size: int) -> Tensor:
+    """(size, n) torch's antialiased bicubic interpolation, which is Pillow's: a = -0.5, normalised at the border."""
+    unit = torch.eye(n, dtype=torch.float64)[None, None]
+    return F.interpolate(unit, size=(size, n), mode="bicubic", antialias=True)[0, 0].float()
+
+
+def blur_matrix(n: int, taps: Tensor) -> Tensor:
+    """(n, n) convolution with an odd number of `taps`, the image mirrored at its border (its edge not repeated)."""
+    reach = len(taps) // 2
+    if len(taps) % 2 == 0 or reach >= n:
+        raise ReproError(f"a blur needs an odd number of taps, less than twice the side: got {len(taps)} for {n}")
+    mirrored = F.pad(torch.eye(n)[None], (reach, reach), mode="reflect")[0]  # row j: where pixel j appears
+    return mirrored.unfold(1, len(taps), 1).mul(taps.float()).sum(dim=2).T
+
+
+TASKS = {
+    "sr4": "super-resolution x4",
+    "sr8": "super-resolution x8",
+    "box": "5 x 5 box blur, noise 10",
+    "gauss": "Gaussian blur of sigma 2, noise 10",
+    "colour": "colorization",
+}
+
+
+def operator(task: str, height: int, width: int | None = None) -> Separable:
+    """The measurement of one of `TASKS` for images of that size (square without a width); other factors and boxes by
+    number: "sr2", "box9"."""
+    kind = task.rstrip("0123456789")
+    number, colours, sides = int(task.removeprefix(kind) or 5), torch.eye(3), (height, width or height)
+    if kind == "sr":  # section 4.1: bicubic downsampling without noise
+        if number < 1 or any(n % number for n in sides):
+            raise ReproError(f"downsampling by {number} needs sides that are multiples of it: got {sides}")
+        down, up = zip(*((bicubic_matrix(n, n // number), bicubic_matrix(n // number, n)) for n in sides), strict=True)
+        return Separable(colours, *down, back=(colours, *up))
+    if kind in ("box", "gauss"):  # section 4.2: the same blur along rows and columns, and noise
+        bell = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=torch.float64) / 2) ** 2)  # sigma 2, out to three sigma
+        taps = torch.full((number,), 1 / number) if kind == "box" else (bell / bell.sum()).float()
+        return Separable(colours, *(blur_matrix(n, taps) for n in sides), noise=NOISE)
+    if kind == "colour":  # section 4.3: the mean of the colours; its adjoint is a third of the replication named there
+        same = tuple(map(torch.eye, sides))
+        return Separable(torch.full((1, 3), 1 / 3), *same, back=(torch.ones(3, 1), *same))
+    raise ReproError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
+
+
+def _apply(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
+    """The matrices on channels, rows and columns of (B, C, H, W)."""
+    c, h, w = (m.to(x) for m in matrices)
+    if x.shape[1:] != (shape := (c.shape[1], h.shape[1], w.shape[1])):
+        raise ReproError(f"the operator takes (B, {', '.join(map(str, shape))}) here: got {tuple(x.shape)}")
+    return torch.einsum("ac,nchw->nahw", c, h @ x @ w.T)
+
+
+# -- guidance
 
 
 @dataclass(frozen=True)
@@ -46,16 +200,16 @@ class Guidance:
 
     scale: float = 10.0
     transpose: Transpose = "upsampling"
-    gradient: Gradient = "surrogate"
+    gradient: Literal["surrogate", "exact", "unsquared", "naive"] = "surrogate"
     weighted: bool = True
-    at: At = "mean"
-    level: Level = "t"
+    at: Literal["mean", "x_t"] = "mean"
+    level: Literal["t", "previous"] = "t"
     clip: bool = True
     limit: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, known in (("gradient", Gradient), ("transpose", Transpose), ("at", At), ("level", Level)):
-            one_of(f"guidance {name}", getattr(self, name), get_args(known))
+        for field in (field for field in fields(self) if get_args(field.type)):
+            one_of(f"guidance {field.name}", getattr(self, field.name), get_args(field.type))
         if not self.scale >= 0:
             raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
         if not (0 < self.limit < 1 or self.limit == math.inf):
@@ -85,71 +239,56 @@ def guide(model: Model, y: Tensor, operator: Separable, schedule: Schedule, sett
                 error = (operator.A(x0_hat) - y).square().flatten(1).sum(dim=1)  # (B,)
                 error = error if settings.gradient == "exact" else error.sqrt()
                 g = -torch.autograd.grad(error.sum(), x)[0]
-        weight, variance = settings.scale, step.variance
-        if settings.limit < math.inf and torch.is_tensor(variance):
-            largest = variance.amax(dim=(1, 2, 3), keepdim=True)
-            weight = (settings.limit / (largest * strongest)).clamp(max=weight)
-        elif settings.limit < math.inf:
-            weight = min(settings.limit / max(variance * strongest, 1e-30), weight)
+        variance = torch.as_tensor(step.variance, dtype=None if torch.is_tensor(step.variance) else torch.float64)
+        largest = variance.amax(dim=(1, 2, 3), keepdim=True) if variance.ndim else variance
+        weight = (settings.limit / (largest * strongest).clamp(min=1e-30)).clamp(max=settings.scale)
         return weight * g if settings.weighted else weight * g / variance  # the sampler multiplies by it
 
     return move
 
 
 def reconstruct(
-    model: Model,
-    y: Tensor,
-    operator: Separable,
-    schedule: Schedule,
-    noise: KeyedNoise,
-    settings: Guidance,
-    steps: int = 250,
+    model: Model, y: Tensor, op: Separable, schedule: Schedule, noise: KeyedNoise, settings: Guidance, steps: int = 250
 ) -> Iterator[Step]:
     """Algorithm 1: the steps of a reconstruction of x from y, one measurement an image, the last one holding it in `.x`
     (B, 3, H, W); `model`: (x, t) -> noise and variance, (B, 6, H, W)."""
-    x_T = noise.normal(operator.image, step=schedule.T).to(y)
-    times, move = spaced(schedule.T, steps, "linspace"), guide(model, y, operator, schedule, settings)
+    x_T = noise.normal(op.image, step=schedule.T).to(y)
+    times, move = spaced(schedule.T, steps, "linspace"), guide(model, y, op, schedule, settings)
     options = {"variance": "learned_range", "clip": settings.clip, "guide_at": settings.at}
     return ancestral(model, x_T, schedule, noise, times, guide=move, **options)  # type: ignore[arg-type]
 
 
 def ddrm(
-    model: Model,
-    y: Tensor,
-    operator: Separable,
-    schedule: Schedule,
-    noise: KeyedNoise,
-    steps: int = STEPS,
-    smallest: float = SMALLEST,
+    model: Model, y: Tensor, op: Separable, schedule: Schedule, noise: KeyedNoise, steps: int = STEPS
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(state, clean estimate) of each step, both (B, 3, H, W); the last state is the result (DDRM, eqs. 4 to 8).
 
-    In the coordinates of A's right singular vectors each is seen alone, with noise of sigma / singular value, or not at
+    Each coordinate in A's right singular vectors is measured alone, with noise of sigma / singular value, or not at
     all. States are scaled as x_t / sqrt(alpha_bar_t), noise level sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t).
     """
     ts = spaced(schedule.T, steps, "linspace")
     ab = [float(schedule.alpha_bar[t]) for t in ts]
     level = [((1 - a) / a) ** 0.5 for a in ab] + [0.0]
-    singular = operator.singular_values.to(y)
-    seen = singular > smallest
-    y_bar = torch.where(seen, operator.Ut(y) / singular.clamp(min=smallest), 0)
-    floor = torch.where(seen, operator.noise / singular.clamp(min=smallest), torch.inf)  # noise of y_bar
-    below = seen & (floor <= level[0])
+    singular = op.singular_values.to(y)
+    known, singular = singular > SMALLEST, singular.clamp(min=SMALLEST)
+    y_bar = torch.where(known, op.Ut(y) / singular, 0)
+    floor = torch.where(known, op.noise / singular, torch.inf)  # noise of y_bar
+    below = known & (floor <= level[0])
     spread = torch.where(below, (level[0] ** 2 - floor**2).clamp(min=0), level[0] ** 2).sqrt()
-    x_bar = torch.where(below, y_bar, 0) + spread * noise.normal(operator.image, step=schedule.T).to(y)  # eq. 7
+    x_bar = torch.where(below, y_bar, 0) + spread * noise.normal(op.image, step=schedule.T).to(y)  # eq. 7
     for i, t in enumerate(ts):
-        x = operator.V(x_bar)
+        x = op.V(x_bar)
         with torch.no_grad():
             eps = model(x * ab[i] ** 0.5, torch.full((len(x),), t))[:, : x.shape[1]]
         x0 = (x - level[i] * eps).clamp(-1, 1)
-        clean, now, before = operator.Vt(x0), level[i + 1], level[i]
+        clean, now, before = op.Vt(x0), level[i + 1], level[i]
         drift = (1 - ETA**2) ** 0.5 * now
-        unseen = clean + drift * (x_bar - clean) / before
+        unknown = clean + drift * (x_bar - clean) / before
         noisy = clean + drift * (y_bar - clean) / floor.clamp(min=1e-12)
-        mean = torch.where(seen, torch.where(floor > now, noisy, y_bar), unseen)
-        sigma = torch.where(seen & (floor <= now), (now**2 - floor**2).clamp(min=0).sqrt(), ETA * now)
-        x_bar = mean + sigma * noise.normal(operator.image, step=t).to(y) if now > 0 else mean
-        yield operator.V(x_bar), x0
+        mean = torch.where(known, torch.where(floor > now, noisy, y_bar), unknown)
+        sigma = torch.where(known & (floor <= now), (now**2 - floor**2).clamp(min=0).sqrt(), ETA * now)
+        x_bar = mean + sigma * noise.normal(op.image, step=t).to(y) if now > 0 else mean
+        yield op.V(x_bar), x0
 
 
 # -- where the answer is known: a Gaussian prior and a linear measurement, whose posterior is a Gaussian too. Gaussian

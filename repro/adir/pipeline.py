@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from repro import paths
-from repro.adir.adapt import SCHEDULE, USE, Adaptation, factors_on
+from repro.adir.adapt import SCHEDULE, USE, Adaptation, with_factors
 from repro.adir.adapt import adapt as adapt_to
-from repro.adir.guidance import Guidance, reconstruct
-from repro.adir.operators import TASKS, Separable, operator
+from repro.adir.guidance import TASKS, Guidance, Separable, operator, reconstruct
 from repro.data import pack
 from repro.data.images import read_image, to_model, to_unit
 from repro.ddpm.process import model_fn
@@ -38,7 +37,6 @@ Adapt = Literal["neighbours", "itself", "none"]
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
 # Half a minute on one core; chosen on validation photographs at x4, where adaptation raised LPIPS least with these.
 QUICK = Adaptation(iterations=60, perceptual=0.0)
-
 # Colorization has no noise, so s, which weighs the measurement as 1 / (2 sigma^2), is as large as its limit lets it be:
 # what s = 10 reaches with the paper's 1000 steps, 10 x 0.02.
 GUIDANCE = dict.fromkeys(TASKS, Guidance()) | {"colour": Guidance(scale=1000.0, limit=0.2)}
@@ -52,7 +50,7 @@ def efficientnet(images: Tensor) -> Tensor:  # an Embedding
 
 
 class Neighbours(NamedTuple):
-    """The answer to one query: names and cosine similarities, nearest first."""
+    """The images nearest to a query, nearest first."""
 
     names: tuple[str, ...]
     similarity: tuple[float, ...]
@@ -61,7 +59,7 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """Embedded images: names, vectors (N, d) of length 1, and where each image is read from."""
+    """Embedded images: names, vectors (N, d) of length 1, and what reads an image by its name."""
 
     names: tuple[str, ...]
     vectors: Tensor
@@ -159,7 +157,7 @@ class ADIR:
 
         Args:
             measurement: (3, h, w) in [0, 1]: the small image, the blurred one, or, for "colour", a grey one.
-            task: one of `repro.adir.operators.TASKS`.
+            task: one of `repro.adir.guidance.TASKS`.
             adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
             state: a folder; an adaptation that was interrupted goes on by the same call.
         """
@@ -171,16 +169,14 @@ class ADIR:
             if adapt == "neighbours" and len(images := (neighbours or gallery()).nearest(images[0], k).images) < k:
                 print(f"{len(images)} neighbours are used, {k} were asked for: the set holds no more")
             begun = time.perf_counter()
-            *_, last = adapt_to(self.network, images, settings, seed, state=state, progress=progress)
-            factors = last.factors
+            *_, (_, _, _, factors) = adapt_to(self.network, images, settings, seed, state=state, progress=progress)
             if progress:
                 seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
                 print(f"adapted to {len(images)} images: {seconds:.0f} s, at most {peak:.1f} GiB in all")
-        with factors_on(self.network, factors, settings.alpha):
-            noise = KeyedNoise(seed, [task], "adir/sample")
-            run = reconstruct(model_fn(self.network), y, op, SCHEDULE, noise, guidance or GUIDANCE[task], steps)
-            x = sample(tqdm(run, total=steps, desc="sampling", leave=False, disable=not progress))
-        return to_unit(x)[0]
+        model = model_fn(with_factors(self.network, factors, settings.alpha))
+        noise = KeyedNoise(seed, [task], "adir/sample")
+        run = reconstruct(model, y, op, SCHEDULE, noise, guidance or GUIDANCE[task], steps)
+        return to_unit(sample(tqdm(run, total=steps, desc="sampling", leave=False, disable=not progress)))[0]
 
 
 def task_operator(task: str, measurement: Tensor) -> Separable:

@@ -97,6 +97,21 @@ def lesson(lessons: Mapping[str, Lesson], profile: str) -> Lesson:
     return lessons[one_of("profile", profile, lessons)]
 
 
+def lines(
+    records: Sequence[Record], metric: str, parts: Mapping[float, Any], series: Mapping[str, grid.Place], **axes: Any
+) -> Any:
+    """A figure of a metric's means with their intervals: x -> a part of a cell, name -> (experiment, rest of the cell).
+    `axes`: as `repro.ui.plots.curve` takes them."""
+    from repro.ui.plots import curve, nothing
+
+    drawn = {}
+    for name, (experiment, cell) in series.items():
+        means = [grid.ours(records, metric, [(experiment, {**cell, **part})]) for part in parts.values()]
+        if all(c.records for c in means):
+            drawn[name] = tuple(zip(*((c.value, *(c.interval or (c.value, c.value))) for c in means), strict=True))
+    return curve([*parts], drawn, **axes) if drawn else nothing("no records of this profile")
+
+
 def tensors(count: int, shape: tuple[int, ...] = (1, 4, 4), key: str = "exercise", batch: int = 3) -> list[Tensor]:
     """Numbers to try a reader's function on, (batch, *shape) float64 each."""
     noise = KeyedNoise(0, range(batch), key)

@@ -1,8 +1,15 @@
-"""Predictor and diffusion network together: what is trained jointly and kept in one checkpoint."""
+"""Noise levels; predictor and diffusion network together, trained jointly and kept in one checkpoint; their loss.
+
+A noisy residual is r_g = sqrt(gamma) r + sqrt(1 - gamma) eps; gamma runs from 1 (no noise) towards 0, continuously in
+training (as in WaveGrad). Inference uses a part of the training levels at equal distances of t ("uniform
+interpolation", the paper's words), or a new linear schedule of betas from 1e-6 to 0.4 over 50 steps (the public code):
+they agree as long as the sum of the betas does.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,19 +20,61 @@ from torch.nn import functional as F
 
 from repro.data.degradations import Noises
 from repro.data.images import to_model
-from repro.errors import one_of
+from repro.engine.rng import KeyedNoise
+from repro.errors import ReproError, one_of
 from repro.metrics import lpips
 from repro.ucdir.network import ACTIVATIONS, CONDITIONING, GUIDANCE, NORMS, DiffusionUNet, Predictor
-from repro.ucdir.noise import TRAINING
 
-CHOICES = dict(norm=NORMS, activation=ACTIVATIONS, guidance=GUIDANCE, conditioning=CONDITIONING)
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Betas from 1e-6 to `end`, linear over `T` steps; the published training has T = 2000 and end = 0.01."""
+
+    T: int = 2000
+    end: float = 0.01
+
+    @cached_property
+    def gamma(self) -> Tensor:
+        """(T + 1,) float64: gamma[t] = prod of (1 - beta_i) over i <= t, gamma[0] = 1."""
+        betas = torch.linspace(1e-6, self.end, self.T, dtype=torch.float64)
+        return F.pad((1 - betas).cumprod(0), (1, 0), value=1)
+
+    def draw(self, noise: KeyedNoise, shared: bool = False) -> Tensor:
+        """(B,) sqrt(gamma) of a training batch: t uniform in 1 .. T, then uniform between its root and that of t - 1.
+
+        `shared`: one t for the whole batch, as published (that of its first sample), instead of one a sample.
+        """
+        t, u, root = noise.integers(1, self.T + 1).cpu(), noise.uniform((), step=1), self.gamma.sqrt()
+        t = t[:1].expand_as(t) if shared else t
+        high, low = root[t - 1].to(u), root[t].to(u)
+        return low + (high - low) * u
+
+    def levels(self, steps: int, start: float = 0.0) -> tuple[float, ...]:
+        """gamma at `steps` + 1 equal distances of t, from gamma_T up to 1: a part of this schedule, for inference.
+
+        `start`: begin at the level whose gamma is nearest to it instead.
+        """
+        first = int((self.gamma - start).abs().argmin()) if start else self.T
+        if steps not in range(1, first + 1):
+            raise ReproError(f"inference takes 1 to {first} steps of this schedule: got {steps}")
+        t = torch.linspace(first, 0, steps + 1, dtype=torch.float64).round().long()
+        return tuple(self.gamma[t].tolist())
+
+
+TRAINING = NoiseSchedule()
+
+
+def linear_levels(steps: int = 50, end: float = 0.4) -> tuple[float, ...]:
+    """The public code's inference: new betas from 1e-6 to `end`; `steps` + 1 gammas, from the noise up to 1."""
+    return NoiseSchedule(steps, end).levels(steps)
+
+
+CHOICES = {"norm": NORMS, "activation": ACTIVATIONS, "guidance": GUIDANCE, "conditioning": CONDITIONING}
 CHOICES["level_input"] = ("sqrt_gamma", "gamma")
 
 
 class UCDIR(ModelMixin, ConfigMixin):
-    """Initial predictor u and noise predictor f.
-
-    The defaults are the published network (97,354,699 + 7,760,163 parameters).
+    """Initial predictor u and noise predictor f; by default as published (7,760,163 and 97,354,699 parameters).
 
     Args:
         residual_scale: the diffusion runs on this many times the residual y - u(x) (published: 1).
@@ -33,17 +82,16 @@ class UCDIR(ModelMixin, ConfigMixin):
             is much noise and the noise where there is little (published: 0, the noise everywhere).
         fine_std: the noise at which the one passes into the other: a narrow network cannot carry noise through.
         level_input: what f takes as the noise level, "sqrt_gamma" (the public code) or "gamma" (the paper's Eq. 1).
-        predictor_channels, predictor_levels, predictor_widest: width of u's first level, doubled at each of the
-            following, up to a limit (0: none).
-        base_channels, channel_mults, blocks: width of f's first level, of each over it, blocks a level down (one more
+        predictor_channels, predictor_levels, predictor_widest: width of u's first level, which doubles at each of the
+            following ones, up to a limit (0: none).
+        base_channels, channel_mults, blocks: width of f's first level, factor and blocks of each (one more on the way
             up).
         light: our small form instead of the published one. u adds its output, zero at the start, to the degraded image
             and has a GroupNorm of one group behind each convolution; f has as many blocks up as down, one in the
-            middle, and only its blocks' outputs skip to the other side; both take the whole image's `statistics`.
+            middle, and skip connections of blocks alone; both take `statistics` of the whole image.
         attention_levels: where f has self-attention, and then in the middle.   dropout: before f's last convolution.
-        norm, activation, guidance, conditioning: see CHOICES.
-        patch: side of the square of pixels that becomes one position.
-        tasks: names of those whose number the network takes, with the strength, which may be unknown; empty: neither.
+        norm, activation, guidance, conditioning: see CHOICES.   patch: pixels a side of one position.
+        tasks: those whose number the network takes, with the strength, which may be unknown; empty: neither.
     """
 
     @register_to_config
@@ -100,28 +148,24 @@ class UCDIR(ModelMixin, ConfigMixin):
         detach: bool = False,
         **scalars: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One training pass (Eq. 1): (predicted noise, initial estimate), gradients reaching the predictor through both
-        target and guide; `detach` cuts both off (the predictor then learns from a loss of its own). Without a clean
-        image it is the pass of the regression baseline: (estimate, initial estimate)."""
+        """One training pass (Eq. 1): (predicted noise, initial estimate). Gradients reach the predictor through target
+        and guide; `detach` cuts both off (the predictor then needs a loss of its own). Without a clean image it is the
+        pass of the regression baseline: (estimate, initial estimate)."""
         initial = self.predictor(degraded, task=scalars.get("task"))
-        if clean is None or sqrt_gamma is None or eps is None:
+        used = initial.detach() if detach else initial
+        guide = self.guide(degraded, used)
+        if clean is None:
             zero, level = torch.zeros_like(degraded), degraded.new_zeros(len(degraded))
-            return initial + self.unet(degraded, zero, level, self.guide(degraded, initial), **scalars), initial
-        used, (a, s) = initial.detach() if detach else initial, _weights(sqrt_gamma)
+            return initial + self.unet(degraded, zero, level, guide, **scalars), initial
+        a, s = _weights(sqrt_gamma)
         noisy = a * self.config.residual_scale * (clean - used) + s * eps
-        return self.denoise(degraded, noisy, sqrt_gamma, self.guide(degraded, used), **scalars), initial
+        return self.denoise(degraded, noisy, sqrt_gamma, guide, **scalars), initial
 
 
 def _weights(sqrt_gamma: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(gamma) and sqrt(1 - gamma), each (B, 1, 1, 1)."""
     a = sqrt_gamma[:, None, None, None]
     return a, (1 - a**2).clamp(min=0).sqrt()
-
-
-# (indices (B,), crop, draw (B, 3) in [0, 1)) -> clean crops (B, 3, crop, crop) in [0, 1], their degraded ones or None
-Cut = Callable[[Tensor, int, Tensor], Sequence[Tensor | None]]
-# (B, 3, H, W) in [0, 1] -> (degraded, of the same shape; strength (B,) in [0, 1])
-Degrade = Callable[[Tensor, Noises], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -175,19 +219,20 @@ class RestorationTask:
     """The engine's training task: crops of pairs, or of photographs that are degraded afresh at every visit."""
 
     ids: Sequence[str]  # names of the images
-    cut: Cut
+    # (indices (B,), crop, draw (B, 3)) -> clean crops (B, 3, crop, crop) in [0, 1], their degraded ones or None
+    cut: Callable[[Tensor, int, Tensor], Sequence[Tensor | None]]
     crop: int  # side of the crops in pixels
     learning: Learning
-    degrade: Sequence[Degrade] = ()  # where `cut` gives no degraded crops: one a task, of which each sample gets one
-    scalars: bool = False  # whether the network was built for tasks: it is given the task's number and the strength
+    # where `cut` gives no degraded crops, one for each task: (clean, noise) -> (degraded, strength (B,))
+    degrade: Sequence[Callable[[Tensor, Noises], tuple[Tensor, Tensor]]] = ()
+    scalars: bool = False  # whether the network takes the number of the task and the strength
     relight: Callable[[Tensor, Noises], Tensor] | None = None  # of clean crops, before they are degraded
 
     def __post_init__(self) -> None:
         # Runs that began before there were these two go on.
         chosen = {k: v for k, v in asdict(self.learning).items() if v or k not in ("perceptual", "squared")}
-        self.size, self.settings = len(self.ids), chosen | {"crop": self.crop}
-        if self.relight:
-            self.settings["relight"] = self.relight.__name__
+        relight = {"relight": self.relight.__name__} if self.relight else {}
+        self.size, self.settings = len(self.ids), chosen | {"crop": self.crop} | relight
 
     def names(self, indices: Tensor) -> list[str]:
         return [self.ids[i] for i in indices.tolist()]
@@ -207,8 +252,7 @@ class RestorationTask:
         return noise("task").integers(0, max(1, len(self.degrade))).to(clean.device)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        clean, degraded, strength = self.pair(indices, noise)
-        given = {}
+        (clean, degraded, strength), given = self.pair(indices, noise), {}
         if self.scalars:
             hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
             given = {"task": self.tasks(clean, noise), "strength": strength.masked_fill(hide, torch.nan)}

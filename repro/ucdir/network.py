@@ -1,8 +1,6 @@
-"""The two networks, and how conditions enter a block of the second one.
-
-Initial predictor: the plain U-Net of "Learning to see in the dark". Diffusion U-Net: blocks of two convolutions, the
-second one conditioned, by adaptive kernels (Eq. 2) or one of the three other ways that the paper compares with; each
-takes a feature map, the embedding of the scalars and the guide. It predicts the noise in the residual.
+"""The two networks: the initial predictor, a plain U-Net as in "Learning to see in the dark", and the diffusion U-Net,
+which predicts the noise in the residual. The second convolution of its blocks takes a feature map, the embedding of the
+scalars and the guide, by adaptive kernels (Eq. 2) or one of the three other ways that the paper compares with.
 """
 
 import itertools
@@ -119,11 +117,6 @@ class Pair(nn.Module):
         return F.leaky_relu(self.norm2(self.conv2(F.leaky_relu(h, 0.2))), 0.2)
 
 
-def _zero(last: nn.Module) -> None:
-    for p in last.parameters():
-        nn.init.zeros_(p)
-
-
 class Predictor(nn.Module):
     """u(x): (B, 3, H, W) degraded image in [-1, 1] -> first estimate, same shape; any size. `config`: see `UCDIR`."""
 
@@ -142,7 +135,8 @@ class Predictor(nn.Module):
         self.merge = nn.ModuleList(Pair(2 * a, a, c_emb) for a, _ in steps)
         self.out = nn.Conv2d(base, 3 * self.patch**2, 1)
         if self.light:
-            _zero(self.out)
+            for p in self.out.parameters():
+                nn.init.zeros_(p)
 
     def forward(self, x: Tensor, view: Tensor | None = None, task: Tensor | None = None) -> Tensor:
         """`view` (B, 6): statistics of the whole image where x is a part of one; `task` (B,): numbers of the tasks."""
@@ -240,36 +234,34 @@ class DiffusionUNet(nn.Module):
             self.unknown = nn.Parameter(torch.zeros(base))
         self.view = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, base)) if light else None
 
-        c = base
-        downs: list[nn.Module] = [nn.Conv2d(6 * patch**2, c, 3, padding=1)]
+        self.downs, c = nn.ModuleList([nn.Conv2d(6 * patch**2, base, 3, padding=1)]), base
         skips = [] if light else [c]
         for i, mult in enumerate(mults):
             for _ in range(config.blocks):
-                downs.append(Stage(c, base * mult, config, i in config.attention_levels))
+                self.downs.append(Stage(c, base * mult, config, i in config.attention_levels))
                 c = base * mult
                 skips.append(c)
             if i < len(mults) - 1:
-                downs.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                self.downs.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
                 skips += [] if light else [c]
-        self.downs = nn.ModuleList(downs)
-        attends = [bool(config.attention_levels)] if light else [bool(config.attention_levels), False]
+        attends = [bool(config.attention_levels)] + [False] * (not light)
         self.mid = nn.ModuleList(Stage(c, c, config, attention) for attention in attends)
-        ups: list[nn.Module] = []
+        self.ups = nn.ModuleList()
         for i, mult in reversed(list(enumerate(mults))):
             for _ in range(config.blocks if light else config.blocks + 1):
-                ups.append(Stage(c + skips.pop(), base * mult, config, i in config.attention_levels))
+                self.ups.append(Stage(c + skips.pop(), base * mult, config, i in config.attention_levels))
                 c = base * mult
             if i > 0:
                 parts = OrderedDict(wide=nn.Upsample(scale_factor=2), conv=nn.Conv2d(c, c, 3, padding=1))
-                ups.append(nn.Sequential(parts))
-        self.ups = nn.ModuleList(ups)
+                self.ups.append(nn.Sequential(parts))
         self.head = nn.Sequential(
             NORMS["one-group" if config.norm == "group" else config.norm](c),
             ACTIVATIONS[config.activation](),
             nn.Dropout(config.dropout),
             nn.Conv2d(c, 3 * patch**2, 3, padding=1),
         )
-        _zero(self.head[3])
+        for p in self.head[3].parameters():
+            nn.init.zeros_(p)
 
     def embed(
         self, level: Tensor, view: Tensor | None, task: Tensor | None = None, strength: Tensor | None = None
@@ -300,13 +292,13 @@ class DiffusionUNet(nn.Module):
             found = "none" if guide is None else tuple(guide.shape)
             raise ReproError(f"the guide must have the degraded image's shape {tuple(degraded.shape)}: got {found}")
         guide = pad_to_multiple(guide, self.stride)[0] if self.guided else None
-        guides: dict[int, Tensor | None] = {}  # by width: the guide at every level's size
+        guides: dict[int, Tensor] = {}  # by width: the guide at the size of every level
 
         def run(module: nn.Module, h: Tensor) -> Tensor:
             if not isinstance(module, Stage):
                 return module(h)
-            if guide is not None and h.shape[-1] not in guides:
-                scaled = F.interpolate(guide, size=h.shape[-2:], mode="bilinear", align_corners=False)
+            if self.guided and h.shape[-1] not in guides:
+                scaled = F.interpolate(guide, size=h.shape[-2:], mode="bilinear")
                 guides[h.shape[-1]] = scaled.contiguous(memory_format=torch.channels_last)
             return module(h, emb, guides.get(h.shape[-1]))
 

@@ -1,25 +1,26 @@
-"""A degraded image in, a restored one out: the plain function, and the same as a diffusers pipeline."""
+"""A degraded image in, a restored one out: samplers, tiles, a plain function, and the same as a diffusers pipeline."""
 
 import copy
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from repro.data.images import ImageSource, read_image, to_model, to_unit
+from repro.data.images import ImageSource, read_image, to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.nn.unet import pad_to_multiple, tile_starts, unpad
-from repro.ucdir.model import UCDIR
+from repro.ucdir.model import TRAINING, UCDIR, linear_levels
 from repro.ucdir.network import BASES, statistics
-from repro.ucdir.noise import TRAINING, Noise, Step, linear_levels, sample
 
 SHIPPED = "ucdir-{task}-use-s0"  # the networks for use
 WHOLE = 640  # pixels a side up to which the pipeline does not split
@@ -27,6 +28,73 @@ SAMPLER = "ancestral"
 # How the networks for use sample, chosen on validation photographs: more noise adds blotches.
 STEPS, START = 5, 0.97
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
+Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
+
+
+@dataclass
+class Step:
+    """One step from level `gamma`: the state before it, what was predicted from that, and the new state, `residual`."""
+
+    i: int
+    gamma: float
+    noisy: Tensor
+    eps: Tensor
+    clean: Tensor
+    residual: Tensor = field(init=False)
+
+
+def ancestral(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
+    """DDPM's posterior, variance (1 - g') / (1 - g) beta; the last step, to g' = 1, adds none."""
+    g, beta = now.gamma, 1 - now.gamma / g_next
+    mean = now.clean * (math.sqrt(g_next) * beta / (1 - g))
+    mean = mean + now.noisy * (math.sqrt(1 - beta) * (1 - g_next) / (1 - g))
+    sigma = math.sqrt((1 - g_next) / (1 - g) * beta)
+    return mean + sigma * noise(now.i + 1, now.noisy) if sigma > 0 else mean
+
+
+def ddim(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
+    """Song et al., deterministic (eta = 0)."""
+    return math.sqrt(g_next) * now.clean + math.sqrt(1 - g_next) * now.eps
+
+
+def dpm_solver(now: Step, g_next: float, before: Step | None, noise: Noise) -> Tensor:
+    """DPM-Solver++(2M) of Lu et al.: second order from the last two predictions, first order at both ends."""
+    if g_next == 1:
+        return now.clean
+    level = lambda gamma: 0.5 * math.log(gamma / (1 - gamma))  # log(a / s)  # noqa: E731
+    g, h, D = now.gamma, level(g_next) - level(now.gamma), now.clean
+    if before is not None:
+        D = D + (h / (2 * (level(g) - level(before.gamma)))) * (D - before.clean)
+    return math.sqrt((1 - g_next) / (1 - g)) * now.noisy - math.sqrt(g_next) * math.expm1(-h) * D
+
+
+SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpm": dpm_solver}
+
+
+@torch.no_grad()
+def sample(
+    name: str, denoise: Callable, r: Tensor, levels: Sequence[float], noise: Noise, clip: float | None = None
+) -> Iterator[Step]:
+    """The steps of a sampler, the last one with the result as its `residual`.
+
+    Args:
+        denoise: (noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise.   r: the state at the first level.
+        levels: gamma, from the noisiest up to 1.
+        noise: the deterministic samplers do not use it.
+        clip: largest absolute residual predicted, in the units of `r`; eps is made to agree with it. None: unlimited.
+    """
+    advance, before = SAMPLERS[one_of("sampler", name, SAMPLERS)], None
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
+        a, s = math.sqrt(g), math.sqrt(1 - g)
+        eps = denoise(r, torch.full((len(r),), a, device=r.device))
+        clean = (r - s * eps) / a
+        if clip is not None:
+            clean = clean.clamp(-clip, clip)
+            eps = (r - a * clean) / s
+        step = Step(i, g, r, eps, clean)
+        r = step.residual = advance(step, g_next, before, noise)
+        yield step
+        before = step
 
 
 @dataclass(frozen=True)
@@ -99,12 +167,11 @@ def trajectory(
 
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
+        sampler, clip: see `sample`; here `clip` is in units of the image.
         levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
-        start: gamma of the first level, of a residual of zero and noise: coarse structure then stays the initial
-            estimate's. 0, as published, starts from pure noise.
-        sampler, clip: see `repro.ucdir.noise.sample`; here `clip` is in units of the image.
-        tiles: split inside every step; None: in one piece.
-        given: task and strength, see `scalars`.
+        start: gamma of the first level, whose state is noise on a residual of zero: coarse structure stays that of the
+            initial estimate. 0: pure noise, as published.
+        tiles: split inside every step; None: in one piece.   given: task and strength, see `scalars`.
     """
     scale, view = model.config.residual_scale, statistics(degraded)
     predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
@@ -199,27 +266,20 @@ class UCDIRPipeline(DiffusionPipeline):
         for i, (picture, source) in enumerate(zip(listed, generators, strict=True)):
             x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
-            if chosen is None:
-                _check_memory(self.model, x)
+            # the widest layer alone: C N channels at the first level, twice
+            need = 2 * 4 * BASES * self.model.config.base_channels * x[0, 0].numel() / self.model.config.patch**2 / 1e9
+            have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+            if chosen is None and device.type == "cpu" and need > have / 2:
+                needs = f"an image of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need:.0f} GB"
+                raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")
             noise = KeyedNoise(seed, [i], "sample", device) if source is None else partial(_drawn, source)
             settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
             with half:
                 steps = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
                 x = deque(steps, maxlen=1)[0][1]  # the last alone is kept: at 12 megapixels a step takes 0.6 GB
-            made = to_unit(x)[0].cpu()
-            made = made if output_type == "pt" else made.permute(1, 2, 0).numpy()
-            images.append(self.numpy_to_pil(made)[0] if output_type == "pil" else made)
+            images.extend(VaeImageProcessor().postprocess(x.cpu(), output_type))
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def _drawn(source: torch.Generator, step: int, like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=source, device=source.device).to(like)
-
-
-def _check_memory(model: UCDIR, x: Tensor) -> None:
-    """Refuse an image whose widest layer alone would not fit: C N channels at the first level, twice."""
-    need = 2 * 4 * BASES * model.config.base_channels * x[0, 0].numel() / model.config.patch**2 / 1e9
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    if x.device.type == "cpu" and need > have / 2:
-        needs = f"an image of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need:.0f} GB"
-        raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")

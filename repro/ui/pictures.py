@@ -159,10 +159,11 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
     return out
 
 
-def captioned(pictures: Mapping[str, Any], cols: int) -> np.ndarray:
+def captioned(pictures: Mapping[str, Any] | Sequence[tuple[str, Any]], cols: int) -> np.ndarray:
     """Images of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3)."""
-    images = {caption: to_uint8(picture) for caption, picture in pictures.items()}
-    return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images.items()], cols, gap=4)
+    named = pictures.items() if isinstance(pictures, Mapping) else pictures
+    images = [(caption, to_uint8(picture)) for caption, picture in named]
+    return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images], cols, gap=4)
 
 
 def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:

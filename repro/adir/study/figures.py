@@ -1,47 +1,45 @@
 """What notebook 05 shows: live images, figures, widgets as pure functions, exercises; and the README's row of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.adir.adapt import PRIOR, SCHEDULE, USE, Adaptation, AdaptStep, adapt, factors_on
-from repro.adir.guidance import reconstruct
-from repro.adir.operators import TASKS as NAMED
-from repro.adir.operators import operator
+from repro.adir.adapt import PRIOR, SCHEDULE, USE, with_factors
+from repro.adir.guidance import TASKS as NAMED
+from repro.adir.guidance import operator, reconstruct
 from repro.adir.pipeline import ADIR, GUIDANCE, Neighbours, degrade
 from repro.adir.study import measure as m
 from repro.adir.study.experiments import SMOKE
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
 from repro.ddpm.process import model_fn
-from repro.engine import grid, stats
+from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
-from repro.engine.study import Exercise, Judge, Lesson, check_answer, like, near, tensors
+from repro.engine.study import Exercise, Lesson, check_answer, like, near, tensors
 from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.explore import UploadedFile
 from repro.ui.pictures import Photos, captioned, to_uint8
-from repro.ui.plots import Plate, Schematic, nothing
+from repro.ui.plots import Plate, Schematic
 
 Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
-LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}  # of the paper profile, too
+LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}
 LESSONS = {
     "smoke": Lesson("adir", "05_adir", "smoke", 0.4, {"live": "smoke", "network": SMOKE, "steps": 3, "iterations": 2}),
-    "small": Lesson("adir", "05_adir", "small", 2.0, LIVE),
-    "paper": Lesson("adir", "05_adir", "paper", 2.0, LIVE),
+    **{name: Lesson("adir", "05_adir", name, 2.0, LIVE) for name in ("small", "paper")},
 }
 TASKS = {text: name for name, text in NAMED.items()}
 OWN = ("the measurement itself", *(f"clean: {text}" for text in TASKS))
 SHORT = {"sr4": "x4", "sr8": "x8", "box": "box blur", "gauss": "Gaussian", "colour": "colour"}
 PHOTO = "photos/monuments_brandenburgGate"
+QUALITY = 74  # of the JPEG that the notebook keeps
 
 
 def schematic() -> Schematic:
@@ -68,7 +66,7 @@ def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: 
                 pair = to_unit(image)[None], to_unit(row["clean"])[None]
                 words += f" {protocols.score(m.LPIPS, *pair).item():.2f}"
             cells.append((words, enlarged(image, row["clean"].shape[-1] * zoom)))
-    return _page(cells, max(map(len, rows.values())))
+    return Photos(captioned(cells, max(map(len, rows.values()))), QUALITY)
 
 
 def enlarged(image: Tensor, side: int) -> Any:
@@ -82,53 +80,22 @@ def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, si
     cells = []
     for name, (seen, found) in rows.items():
         near = [(f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False)]
-        cells += [(words, to_uint8(center_crop(resize(x, side), side))) for words, x in ((name, seen), *near)]
-    return _page(cells, shown + 1)
-
-
-def _page(cells: Sequence[tuple[str, Any]], columns: int) -> Photos:
-    """Trailing blanks keep equal words apart."""
-    return Photos(captioned({words + " " * i: picture for i, (words, picture) in enumerate(cells)}, columns), 74)
-
-
-def lines(
-    records: Sequence[Record], metric: str, parts: Mapping[int, Cell], series: Mapping[str, Cell], **axes: Any
-) -> Plate:
-    """A metric's mean with its interval over positions, each with its part of the cell, for named selections
-    {"experiment": …, "cell": {…}}."""
-    drawn = {}
-    for name, where in series.items():
-        places = [(where["experiment"], {**where.get("cell", {}), **part}) for part in parts.values()]
-        means = [grid.ours(records, metric, [place]) for place in places]
-        if all(c.records for c in means):
-            drawn[name] = tuple(zip(*((c.value, *(c.interval or (c.value, c.value))) for c in means), strict=True))
-    return plots.curve([*parts], drawn, **axes) if drawn else nothing("no records of this profile")
+        cells += [(words, center_crop(resize(x, side), side)) for words, x in ((name, seen), *near)]
+    return Photos(captioned(cells, shown + 1), QUALITY)
 
 
 def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> Plate:
     """LPIPS of two cells of the network, their difference over images: name -> (cell, what it is compared with)."""
     drawn = {}
-    for name, pair in rows.items():
-        found = [select(records, experiment=PRIOR, cell=cell) for cell in pair]
+    for name, cells in rows.items():
+        found = [select(records, experiment=PRIOR, cell=cell) for cell in cells]
         if all(found) and found[0][0].n >= stats.MIN_UNITS:
             gain = stats.paired_difference(*([side[0].values(m.LPIPS)] for side in found))
             drawn[name] = (gain.estimate, gain.low, gain.high)
-    return plots.dots(drawn, zero=0.0, **axes) if drawn else nothing("no records of this profile")
-
-
-def losses(steps: Sequence[tuple[int, float]], window: int = 10) -> Plate:
-    """The simple loss of an adaptation, (iteration, loss), averaged over a window of iterations."""
-    smooth = torch.tensor([loss for _, loss in steps]).unfold(0, min(window, len(steps)), 1).mean(dim=1).tolist()
-    axes = {"xlabel": "iteration", "ylabel": f"simple loss, mean of {window}", "markers": False, "size": (5.2, 2.4)}
-    return plots.curve([i for i, _ in steps][-len(smooth) :], {"loss": smooth}, **axes)
+    return plots.dots(drawn, zero=0.0, **axes) if drawn else plots.nothing("no records of this profile")
 
 
 # -- what the notebook does live
-
-
-def network(now: Lesson) -> nn.Module:
-    """The prior that the live cells run."""
-    return m.private(now["network"])
 
 
 def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:
@@ -145,7 +112,7 @@ def names(now: Lesson, which: str) -> tuple[str, ...]:
 def shipped_factors(now: Lesson, which: str, task: str) -> dict[str, Tensor]:
     """Of the first image of a set, adapted to its neighbours; they ship for x4, box and the textures' x4."""
     cell = {"set": which, "task": task, "method": "gd", "adapt": "neighbours", "setting": "default"}
-    return m.factors_of(network(now), now["network"], cell, 0, now["live"])
+    return m.factors_of(now["network"], cell, 0, now["live"])
 
 
 def guided(
@@ -153,7 +120,8 @@ def guided(
 ) -> Tensor:
     """(1, 3, H, W) of Algorithm 1, or of DDRM, with the live network as it is, or another one."""
     cell = {"set": "photos", "task": task, "method": method, "setting": "default"}
-    return m.reconstruction(by or network(now), cell, [name], y, now["live"], seed=seed, steps=now["steps"])
+    by = by or m.private(now["network"])
+    return m.reconstruction(by, cell, [name], y, now["live"], seed=seed, steps=now["steps"])
 
 
 def gallery(now: Lesson, name: str, seed: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -166,38 +134,6 @@ def gallery(now: Lesson, name: str, seed: int = 0) -> dict[str, dict[str, Tensor
     return rows
 
 
-def adapted_gallery(now: Lesson, seed: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Clean, measurement, GD and ADIR where factors ship: the first photograph and the first texture."""
-    rows = {}
-    for which, task in m.SHIPPED:
-        name = names(now, which)[0]
-        x, y = scene(now["live"], which, name, task)
-        row = {"clean": x[0], "measurement": y[0], "GD": guided(now, y, task, name, seed)[0]}
-        with factors_on(network(now), shipped_factors(now, which, task)):
-            row["ADIR"] = guided(now, y, task, name, seed)[0]
-        rows[f"{name.rsplit('_', 1)[-1]}, {SHORT[task]}"] = row
-    return rows
-
-
-def in_other_colours(now: Lesson, seed: int = 0, count: int = 2) -> dict[str, dict[str, Tensor]]:
-    """Recoloured photographs, those with the strongest colours: clean, measurement, GD by the prior and by that for
-    use."""
-    names, x, y = m.measured("recoloured", "sr4", now["live"])
-    used, rows = m.private(USE if now["network"] == PRIOR else now["network"]), {}
-    for i in (x.amax(dim=1) - x.amin(dim=1)).mean(dim=(1, 2)).argsort(descending=True)[:count].tolist():
-        run = partial(guided, now, y[i : i + 1], "sr4", names[i], seed)
-        found = {"GD": run()[0], "GD, for use": run(by=used)[0]}
-        rows[names[i].rsplit("_", 1)[-1]] = {"clean": x[i], "measurement": y[i], **found}
-    return rows
-
-
-def adapting(now: Lesson, images: Sequence[Tensor]) -> list[AdaptStep]:
-    """The steps of a short adaptation, with a bar; the network is left as it was."""
-    profile = m.PROFILES[now["live"]]
-    chosen = Adaptation(iterations=now["iterations"], lr=profile["lr"])
-    return list(adapt(network(now), images, chosen, crop=profile["size"], progress=True))
-
-
 def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: str, seed: int) -> np.ndarray:
     """Clean, measurement, the clean estimate halfway, and the reconstruction of one image."""
     which, name = "unseen" if image in names(now, "unseen") else "adapted", TASKS[task]
@@ -206,10 +142,9 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
     if adapted == "neighbours" and (image != first or (which, name) not in m.SHIPPED):
         raise ReproError(f"factors ship for {first} at x4 (photographs: and box blur); section 5 makes others")
     factors = shipped_factors(now, which, name) if adapted == "neighbours" else {}
-    given = (model_fn(network(now)), y, operator(name, x.shape[-1]), SCHEDULE)
+    given = (model_fn(with_factors(m.private(now["network"]), factors)), y, operator(name, x.shape[-1]), SCHEDULE)
     settings = replace(GUIDANCE[name], scale=scale)
-    with factors_on(network(now), factors):
-        run = list(reconstruct(*given, KeyedNoise(seed, [image], "adir/sample"), settings, steps))
+    run = list(reconstruct(*given, KeyedNoise(seed, [image], "adir/sample"), settings, steps))
     panels = {"clean": x, "measurement": y, "estimate halfway": run[steps // 2].x0, "reconstruction": run[-1].x}
     return captioned({k: enlarged(v[0], 4 * x.shape[-1]) for k, v in panels.items()}, 2)
 
@@ -221,24 +156,17 @@ def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: in
     task, small = TASKS.get(what.removeprefix("clean: "), "sr4"), center_crop(resize(image, size // 2), size // 2)
     if what != OWN[0]:
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
-    pipe = ADIR.shipped() if now["network"] == PRIOR else ADIR(network(now))
+    pipe = ADIR.shipped() if now["network"] == PRIOR else ADIR(m.private(now["network"]))
     found = pipe(small, task, "none", steps=steps, seed=seed)
     panels = {f"given, {small.shape[2]} px": small, f"reconstruction, {found.shape[2]} px": found}
     return captioned({k: enlarged(to_model(v), 320) for k, v in panels.items()}, 2)
 
 
-def _gradient() -> Judge:
-    op, (x, eps) = operator("sr4", 8, 8), tensors(2, (3, 8, 8))
-    right = lambda op, mu, y, eps, a, s: -2 * op.transpose(op.A(mu) - (a * y + s * op.A(eps)))  # noqa: E731
-    return like(right, (op, x, op.A(x), eps, 0.6, 0.8))
-
-
-def _formula(right: Callable[..., float], *cases: tuple) -> Callable[[], Judge]:
-    return lambda: lambda answer: all(abs(answer(*case) - right(*case)) < 1e-9 for case in cases)
-
-
-_factor = _formula(lambda s, v, e: 1 - 2 * s * v * e, (10, 0.02, 1.0), (3, 0.1, 0.5))
-_low_rank = _formula(lambda c, o, k, r: r * (c * k * k + o), (32, 64, 3, 16), (64, 192, 1, 4))
+_OP, (_X, _EPS) = operator("sr4", 8, 8), tensors(2, (3, 8, 8))
+_guided = lambda op, mu, y, eps, a, s: -2 * op.transpose(op.A(mu) - (a * y + s * op.A(eps)))  # noqa: E731
+_gradient = partial(like, _guided, (_OP, _X, _OP.A(_X), _EPS, 0.6, 0.8))
+_factor = partial(like, lambda s, v, e: 1 - 2 * s * v * e, tensors(3))
+_low_rank = partial(like, lambda c, o, k, r: r * (c * k * k + o), tensors(4))
 EXERCISES: dict[str, Exercise] = {
     "gradient": ("g of eq. 17", _gradient, "y_t needs A of the noise: op.A and op.transpose are all it takes"),
     "factor": ("what a step does to the residual", _factor, "put mu + s Sigma g into A mu - y_t, along an eigenvector"),

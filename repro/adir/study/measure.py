@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from repro import paths
 from repro.adir import guidance, pipeline
-from repro.adir.adapt import SCHEDULE, Adaptation, adapt, factors_on, load_factors, recoloured, save_factors
-from repro.adir.guidance import Guidance
-from repro.adir.operators import operator
+from repro.adir.adapt import SCHEDULE, Adaptation, adapt, load_factors, recoloured, save_factors, with_factors
+from repro.adir.guidance import operator
 from repro.adir.pipeline import GUIDANCE, Index, as_image
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_model, to_unit
@@ -102,27 +101,24 @@ def index(which: str, profile: str = "small") -> Index:
 def measured(which: str, task: str, profile: str = "small") -> tuple[tuple[str, ...], Tensor, Tensor]:
     """(names, x, y) of a set under a task, its noise keyed by the image's name."""
     names, x = images(which, profile)
-    noise = KeyedNoise(MEASURE_SEED, names, f"adir/measure/{task}")
-    return names, x, operator(task, x.shape[-1]).measure(x, noise)
+    return names, x, operator(task, x.shape[-1]).measure(x, KeyedNoise(MEASURE_SEED, names, f"adir/measure/{task}"))
 
 
 def setting_of(cell: Mapping[str, Any], profile: str = "small") -> dict[str, Any]:
     """What a cell's `setting` means for its `task` and `set`: `guidance` and `adaptation`, `steps` and `seed` of
     sampling, `k` neighbours, and the task that A is taken for (`assumed`)."""
     now, changes = PROFILES[profile], dict(SETTINGS["setting"][cell["setting"]])
-    guiding, adapting = (
-        {f.name: changes.pop(f.name) for f in dataclasses.fields(kind) if f.name in changes}
-        for kind in (Guidance, Adaptation)
-    )
     task, k = cell.get("task", "sr4"), now["texture_k" if cell.get("set") in SQUARES else "k"]
-    adaptation = Adaptation(**{"iterations": now["iterations"], "lr": now["lr"], **adapting})
-    made = {"guidance": dataclasses.replace(GUIDANCE[task], **guiding), "adaptation": adaptation}
+    made = {"guidance": GUIDANCE[task], "adaptation": Adaptation(iterations=now["iterations"], lr=now["lr"])}
+    for name, base in made.items():
+        own = {f.name: changes.pop(f.name) for f in dataclasses.fields(base) if f.name in changes}
+        made[name] = dataclasses.replace(base, **own)
     return made | {"steps": now["steps"], "seed": 0, "k": k, "assumed": task, **changes}
 
 
-def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
-    """The LoRA factors of one image of a cell: shipped, kept in runs/, or adapted now and kept; their file
-    is named by a hash of all that they follow from."""
+def factors_of(experiment: str, cell: Mapping[str, Any], i: int, profile: str) -> dict[str, Tensor]:
+    """The LoRA factors of one image of a cell: shipped, kept in runs/, or made now and kept; the name of their file is
+    a hash of all that they depend on."""
     chosen, (names, x, y) = setting_of(cell, profile), measured(cell["set"], cell["task"], profile)
     about = {"adaptation": dataclasses.asdict(chosen["adaptation"]), "to": cell["adapt"], "k": chosen["k"]}
     about |= {"task": [cell["task"], chosen["assumed"]], "image": [cell["set"], names[i], x.shape[-1]]}
@@ -134,7 +130,7 @@ def factors_of(network: nn.Module, experiment: str, cell: Mapping[str, Any], i: 
     near = [as_image(y[i : i + 1], operator(chosen["assumed"], x.shape[-1]))[0]]
     if cell["adapt"] != "itself":
         near = index("unseen" if cell["set"] in SQUARES else "gallery", profile).nearest(near[0], chosen["k"]).images
-    *_, last = adapt(network, near, chosen["adaptation"], crop=PROFILES[profile]["size"])
+    *_, last = adapt(private(experiment), near, chosen["adaptation"], crop=PROFILES[profile]["size"])
     return load_factors(save_factors(kept / file, last.factors, chosen["adaptation"].alpha, experiment))
 
 
@@ -162,15 +158,14 @@ def outputs(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     if experiment == "baseline-pseudo-inverse":
         return x, y, op.pseudo_inverse(y)
     network = private(experiment)
-    run = partial(reconstruction, network, cell, profile=profile)
     if cell["adapt"] == "none":
-        return x, y, run(names=names, y=y)
+        return x, y, reconstruction(network, cell, names, y, profile)
     found, texture = [], {**cell, "set": "unseen", "adapt": "neighbours"}
     for i, name in enumerate(names):
         # "foreign": ordinary photographs under the factors of the first texture, which shows what was forgotten
         adapted_as = (texture, 0) if cell["adapt"] == "foreign" else (cell, i)
-        with factors_on(network, factors_of(network, experiment, *adapted_as, profile)):
-            found.append(run(names=[name], y=y[i : i + 1]))
+        adapted = with_factors(network, factors_of(experiment, *adapted_as, profile))
+        found.append(reconstruction(adapted, cell, [name], y[i : i + 1], profile))
     return x, y, torch.cat(found)
 
 

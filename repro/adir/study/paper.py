@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
-from repro.adir.operators import Separable
+from repro.adir.guidance import Separable
 from repro.adir.pipeline import Embedding
 from repro.data.files import cut
 from repro.data.images import to_model

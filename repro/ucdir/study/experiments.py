@@ -36,8 +36,7 @@ def settings_of(chosen: str, task: str = "", variant: str = "main") -> dict[str,
 
 def network_of(task: str, variant: str, chosen: str = "small") -> dict[str, Any]:
     """Arguments of `UCDIR`."""
-    tasks = {} if chosen == "paper" else {"tasks": tasks_of(task)}
-    return settings_of(chosen, task, variant)["network"] | tasks
+    return settings_of(chosen, task, variant)["network"] | ({} if chosen == "paper" else {"tasks": tasks_of(task)})
 
 
 def tasks_of(task: str) -> list[str]:
@@ -56,10 +55,10 @@ def read(task: str, split: str) -> PictureSet:
         return PictureSet.of_pairs(read_split("gopro", split).pairs)
     if task == "lowlight":
         return PictureSet.of_pairs(pair_folders(*(paths.data() / "sid-rgb" / split / p for p in ("input", "target"))))
-    files = list_images(paths.data() / "imagenet" / {"train": "train", "test": "val"}[split])
     if split == "train":
-        return PictureSet(Pictures(files))
-    return PictureSet(Pictures(files[:1000], lambda x: center_crop(x, min(256, *x.shape[-2:]))))
+        return PictureSet(Pictures(list_images(paths.data() / "imagenet" / split)))
+    middle = lambda x: center_crop(x, min(256, *x.shape[-2:]))  # noqa: E731
+    return PictureSet(Pictures(list_images(paths.data() / "imagenet" / "val")[:1000], middle))
 
 
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:

@@ -1,7 +1,7 @@
 """What notebook 04 shows: live images, figures, widgets as pure functions, exercises; and the README's row of it."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,13 @@ from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
 from repro.ui.explore import UploadedFile
 from repro.ui.pictures import Photos, captioned, enlarge, photograph, plaque, to_uint8
-from repro.ui.plots import PALETTE, Plate, Schematic, curve, nothing, style, tile
+from repro.ui.plots import PALETTE, Plate, Schematic, panels, tile
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
 LESSONS = {
     "smoke": Lesson("ucdir", "04_ucdir", "smoke", 0.3, {"side": 64, "crop": 48, "steps": 3, "live": "smoke"}),
-    "small": Lesson("ucdir", "04_ucdir", "small", 1.5, SIZES),
-    "paper": Lesson("ucdir", "04_ucdir", "paper", 1.5, SIZES),
+    **{name: Lesson("ucdir", "04_ucdir", name, 1.5, SIZES) for name in ("small", "paper")},
 }
 WORDS = {"low light": "lowlight", "motion blur": "deblur", "JPEG": "jpeg"}
 STARTS = {"pure noise": 0.0, "middle": 0.5, "last levels": pipeline.START}
@@ -55,7 +54,6 @@ def spoiled(clean: Tensor, task: str, strength: float, noises: Noises) -> Tensor
     return TASKS[task].degrade(clean, noises, **{TASKS[task].setting: value})[0]
 
 
-@lru_cache(maxsize=16)
 def pair(name: str, side: int, task: str, strength: float) -> tuple[Tensor, Tensor]:
     """(clean, degraded) of a held-out photograph of that shorter side, each (1, 3, H, W) in [-1, 1]."""
     clean = resize(pack.load(pack.picture(name)), side)[None]
@@ -84,12 +82,6 @@ def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tu
         shown["pure noise"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
         shown["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
     return shown, truth
-
-
-def credits() -> str:
-    """Who took the photographs shown."""
-    chosen = map(pack.picture, (PHOTO, SECOND))
-    return "photographs: " + "; ".join(f"{p.id.split('/')[-1]} by {p.author} ({p.licence})" for p in chosen)
 
 
 def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
@@ -155,15 +147,6 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
     return Photos(captioned({words: enlarge(to_uint8(x), 3) for words, x in parts.items()}, len(parts)))
 
 
-def changed(degraded: Tensor, initial: Tensor, restored: Tensor, clean: Tensor, gain: float = 4.0) -> Photos:
-    """Where diffusion changes the predictor's estimate, and where that estimate was wrong; brighter = more."""
-    images = {"input": degraded, "first estimate": initial, "restored": restored}
-    errors = {"what diffusion changed": restored - initial, "what was wrong before": clean - initial}
-    errors["what is wrong after"] = clean - restored
-    grey = {f"{k}, × {gain:g}": (v[0].abs().mean(dim=0) / 2 * gain).clamp(0, 1)[None] for k, v in errors.items()}
-    return Photos(captioned({k: to_unit(v)[0] for k, v in images.items()} | grey, 3))
-
-
 def plane(
     records: Sequence[Record], tasks: Mapping[str, str], rows: Mapping[str, tuple[str, Mapping[str, Any]]]
 ) -> Plate:
@@ -171,31 +154,17 @@ def plane(
 
     `rows`: words -> experiment, with {task} for the task, and the cell beside the task.
     """
-    with style():
-        plate = Plate(figsize=(9.4, 3.1), layout="constrained")
-        for axis, (task, title) in zip(np.atleast_1d(plate.subplots(1, len(tasks))), tasks.items(), strict=True):
+    with panels((9.4, 3.1), 1, len(tasks), squeeze=False) as (plate, axes):
+        for axis, (task, title) in zip(axes[0], tasks.items(), strict=True):
             for i, (words, (experiment, cell)) in enumerate(rows.items()):
-                same = {"task": task, **cell}
-                found = select(records, experiment=experiment.format(task=task), cell=same)
-                for record in [record for record in found if record.cell.keys() == same.keys()][:1]:
+                found = select(records, experiment=experiment.format(task=task), cell={"task": task, **cell})
+                for record in [record for record in found if len(record.cell) == 1 + len(cell)][:1]:
                     x, y = (np.mean(record.values(m)) for m in ("psnr/rgb", "lpips/alex-v0.1"))
                     axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)
             axis.set(xlabel="PSNR in dB", ylabel="LPIPS")
             axis.set_title(title, loc="left")
         plate.axes[0].legend(fontsize=7)
     return plate
-
-
-def steps_curve(records: Sequence[Record], experiment: str, task: str) -> Plate:
-    """LPIPS over the number of steps, a line a sampler, means over photographs."""
-    at, series = (2, 5, 10, 20), {}
-    for name, words in (("ancestral", "ancestral"), ("ddim", "DDIM"), ("dpm", "DPM-Solver++ (2M)")):
-        cells = [{"task": f"{task}-sampler", "sampler": name, "steps": steps} for steps in at]
-        found = [select(records, experiment=experiment.format(task=task), cell=cell) for cell in cells]
-        if all(found):
-            series[words] = [np.mean(each[0].values("lpips/alex-v0.1")) for each in found]
-    axes = {"xlabel": "steps", "ylabel": "LPIPS", "log_x": True}
-    return curve(at, series, **axes) if series else nothing("— no records of the samplers yet")
 
 
 def restore_view(

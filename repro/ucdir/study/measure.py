@@ -25,8 +25,7 @@ from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.metrics import protocols
 from repro.ucdir import pipeline
-from repro.ucdir.model import UCDIR
-from repro.ucdir.noise import TRAINING, linear_levels
+from repro.ucdir.model import TRAINING, UCDIR, linear_levels
 from repro.ucdir.pipeline import Tiles, scalars
 from repro.ucdir.study.experiments import network_of, read, settings_of
 
