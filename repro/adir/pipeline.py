@@ -161,7 +161,14 @@ class ADIR:
             adapt: to K `neighbours` (the pack's gallery by default), to the measurement itself, or not at all.
             state: a folder; an adaptation that was interrupted goes on by the same call.
         """
-        op, settings, y = task_operator(task, measurement), adaptation or QUICK, to_model(measurement[None])
+        factor = {"sr4": 4, "sr8": 8}.get(one_of("task", task, TASKS), 1)
+        if measurement.ndim != 3 or measurement.shape[0] != 3:
+            raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
+        height, width = (n * factor for n in measurement.shape[1:])
+        if height * width > LARGEST or min(height, width) < 32:
+            found = f"{TASKS[task]} would make an image of {width} x {height} pixels"
+            raise ReproError(f"{found}; accepted: at least 32 a side and at most {LARGEST:,} in all")
+        op, settings, y = operator(task, height, width), adaptation or QUICK, to_model(measurement[None])
         y = y.mean(dim=1, keepdim=True) if task == "colour" else y
         factors: dict[str, Tensor] = {}
         if one_of("adapt", adapt, get_args(Adapt)) != "none":
@@ -177,18 +184,6 @@ class ADIR:
         noise = KeyedNoise(seed, [task], "adir/sample")
         run = reconstruct(model, y, op, SCHEDULE, noise, guidance or GUIDANCE[task], steps)
         return to_unit(sample(tqdm(run, total=steps, desc="sampling", leave=False, disable=not progress)))[0]
-
-
-def task_operator(task: str, measurement: Tensor) -> Separable:
-    """The operator whose measurement has that size. Refuses what cannot be worked on."""
-    factor = {"sr4": 4, "sr8": 8}.get(one_of("task", task, TASKS), 1)
-    if measurement.ndim != 3 or measurement.shape[0] != 3:
-        raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
-    height, width = (n * factor for n in measurement.shape[1:])
-    if height * width > LARGEST or min(height, width) < 32:
-        found = f"{TASKS[task]} would make an image of {width} x {height} pixels"
-        raise ReproError(f"{found}; accepted: at least 32 a side and at most {LARGEST:,} in all")
-    return operator(task, height, width)
 
 
 @torch.no_grad()

@@ -100,8 +100,7 @@ def lesson(lessons: Mapping[str, Lesson], profile: str) -> Lesson:
 def lines(
     records: Sequence[Record], metric: str, parts: Mapping[float, Any], series: Mapping[str, grid.Place], **axes: Any
 ) -> Any:
-    """A figure of a metric's means with their intervals: x -> a part of a cell, name -> (experiment, rest of the cell).
-    `axes`: as `repro.ui.plots.curve` takes them."""
+    """A curve of means with intervals: x -> a part of a cell, name -> (experiment, rest of it); `axes`: of `curve`."""
     from repro.ui.plots import curve, nothing
 
     drawn = {}

@@ -26,7 +26,7 @@ from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.explore import UploadedFile
-from repro.ui.pictures import Photos, captioned, to_uint8
+from repro.ui.pictures import Photos, captioned
 from repro.ui.plots import Plate, Schematic
 
 Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
@@ -69,10 +69,9 @@ def sheet(rows: Mapping[str, Mapping[str, Tensor]], scores: bool = False, zoom: 
     return Photos(captioned(cells, max(map(len, rows.values()))), QUALITY)
 
 
-def enlarged(image: Tensor, side: int) -> Any:
+def enlarged(image: Tensor, side: int) -> Tensor:
     """(3, h, w) or (1, h, w) in [-1, 1], small or not, as a square of `side` pixels with hard pixels."""
-    unit = to_unit(image).expand(3, -1, -1)
-    return to_uint8(F.interpolate(unit[None], size=(side, side), mode="nearest")[0])
+    return F.interpolate(to_unit(image)[None], size=(side, side), mode="nearest")[0]
 
 
 def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, side: int = 112) -> Photos:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ TOLERANCE = {
     OVERLAP: Tolerance(absolute=0.051, relative=0),  # one neighbour of twenty may change places
     **dict.fromkeys((MEAN_ERROR, SPREAD_ERROR), Tolerance(absolute=1e-6, relative=1e-3)),
 }
-SHIPPED_LORA = "lora"  # folder of the prior's checkpoint: the factors that the first-k check runs with,
-SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))  # sets and tasks of whose first image they are
+# Sets and tasks for whose first image factors ship, in the folder lora of the checkpoint: the first-k check uses them.
+SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))
 SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
 PROFILES: dict[str, dict[str, Any]] = {
     name: {key: by[name] for key, by in SETTINGS["profile"].items()} for name in ("small", "smoke", "paper")
@@ -124,7 +124,7 @@ def factors_of(experiment: str, cell: Mapping[str, Any], i: int, profile: str) -
     about |= {"task": [cell["task"], chosen["assumed"]], "image": [cell["set"], names[i], x.shape[-1]]}
     about |= {"weights": weights_hash(experiment)}
     kept, file = paths.runs() / "adir" / "lora", f"{digest(about)}.safetensors"
-    for folder in (paths.checkpoints() / experiment / SHIPPED_LORA, kept):
+    for folder in (paths.checkpoints() / experiment / "lora", kept):
         if (folder / file).exists():
             return load_factors(folder / file)
     near = [as_image(y[i : i + 1], operator(chosen["assumed"], x.shape[-1]))[0]]
@@ -182,7 +182,11 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
         errors = [guidance.distance(chosen, cell["steps"], seed) for seed in range(5)[:k]]
         return {MEAN_ERROR: [e[0] for e in errors], SPREAD_ERROR: [e[1] for e in errors]}
     if experiment == "retrieval-efficientnet":
-        return {OVERLAP: overlaps(f"box{cell['blur']}" if cell["blur"] > 0 else f"sr{-cell['blur']}", k, profile)}
+        task = f"box{cell['blur']}" if cell["blur"] > 0 else f"sr{-cell['blur']}"
+        _, x, y = measured("photos", task, profile)
+        sides = (to_unit(x[:k]), as_image(y[:k], operator(task, x.shape[-1])))
+        near = [[{*index("gallery", profile).nearest(image, 20).names} for image in images] for images in sides]
+        return {OVERLAP: [len(a & b) / 20 for a, b in zip(*near, strict=True)]}  # A6
     x, y, estimate = outputs(experiment, cell, k, profile)
     op, unit, truth = operator(cell["task"], x.shape[-1]), to_unit(estimate), to_unit(x)
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
@@ -192,14 +196,6 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
 
         found[KID] = paired_kid(pipeline.efficientnet(unit), pipeline.efficientnet(truth)).tolist()
     return found
-
-
-def overlaps(task: str, k: int | None, profile: str, count: int = 20) -> list[float]:
-    """Share of the neighbours of x that are also neighbours of its measurement (A6)."""
-    _, x, y = measured("photos", task, profile)
-    near = partial(index("gallery", profile).nearest, k=count)
-    pairs = zip(to_unit(x[:k]), as_image(y[:k], operator(task, x.shape[-1])), strict=True)
-    return [len({*near(clean).names} & {*near(seen).names}) / count for clean, seen in pairs]
 
 
 def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | None:
