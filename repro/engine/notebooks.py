@@ -99,11 +99,9 @@ def own_environment(update: bool = False, parameters: str = "") -> Iterator[None
     """Notebooks run in this interpreter, whatever kernels and backends the user has set up, without progress bars,
     widgets as plain images. `update`: whether they write into figures/; `parameters`: for the provenance."""
     values = {"JUPYTER_PREFER_ENV_PATH": "1", "REPRO_HEADLESS": "1", "TQDM_DISABLE": "1", PARAMETERS: parameters}
-    values |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | ({UPDATE: "1"} if update else {})
-    with (
-        tempfile.TemporaryDirectory(prefix="repro-ipython-", ignore_cleanup_errors=True) as folder,
-        patch.dict(os.environ, {**values, "IPYTHONDIR": folder}),  # and all as it was afterwards
-    ):
+    values |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", UPDATE: "1" * update}
+    folder = tempfile.TemporaryDirectory(prefix="repro-ipython-", ignore_cleanup_errors=True)
+    with folder, patch.dict(os.environ, {**values, "IPYTHONDIR": folder.name}):  # and all as it was afterwards
         os.environ.pop("JUPYTER_PATH", None)
         yield
 
@@ -118,20 +116,17 @@ class NotebookRun(NamedTuple):
 
 
 def reproduce(
-    names: Sequence[str] = (),
-    profile: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    update: bool = False,
+    names: Sequence[str] = (), profile: str = "small", parameters: Mapping[str, Any] | None = None, update: bool = False
 ) -> list[NotebookRun]:
     """Execute notebooks (see `chosen`) in order and keep them, normalised, in build/; after a failure the others still
-    run. `profile` and `parameters` go to all of them (None: their default). `update` copies each that succeeded back to
-    notebooks/, without papermill's cell. Raises `ReproError` for a bad name or value."""
-    given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
+    run. `profile` and `parameters` go to all of them. `update` copies each that succeeded back to notebooks/, without
+    papermill's cell. Raises `ReproError` for a bad name or value."""
+    given = {"profile": profile, **(parameters or {})}
     nodes = {path: nbformat.read(path, as_version=4) for path in chosen(names)}
     values = {path: check(node, path.stem, given) for path, node in nodes.items()}
     # Other parameters draw other images than those that ship.
     others = [shlex.quote(f"{key}={value}") for key, value in sorted(given.items()) if key != "profile"]
-    if update and (others or profile not in (None, "small")):
+    if update and (others or profile != "small"):
         raise ReproError("committed outputs are those of the default parameters and the profile small: no --update")
     runs = []
     with own_environment(not others, " ".join([" --parameters", *others] if others else [])):

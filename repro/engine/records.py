@@ -79,9 +79,6 @@ class Record:
         fields = {name: value for name, value in vars(self).items() if name not in ("environment", "source")}
         return hashlib.sha256(_canonical(fields).encode()).hexdigest()[:16]
 
-    def __hash__(self) -> int:
-        return hash(self.id)
-
     def under(self, experiment: str, names: Mapping[str, str]) -> Self:
         """The same record, id included, under other names of experiment and metrics: to be looked up, not stored."""
         metrics = {names.get(name, name): values for name, values in self.metrics.items()}

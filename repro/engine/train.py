@@ -1,7 +1,4 @@
-"""What a training is (`Recipe`, `Task`), and the loop, a generator: the caller plots, stops, samples.
-
-    for step in train(build_model(), task, recipe, seed=0):
-        print(step.images, step.loss)
+"""What a training is (`Recipe`, `Task`), and the loop, a generator of its steps: the caller plots, stops, samples.
 
 Exactly resumable: the state holds weights, average, optimizer and the number of images seen, and everything random is
 keyed by (seed, place in the training), so a killed run continued by the same command ends bit for bit like one that was

@@ -121,9 +121,7 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
         card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
         return partial(restore_image, pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
-    if method is not None:
-        one_of("--method", method, RESTORERS)
-    able = {name: r for name, r in RESTORERS.items() if method in (None, name)}
+    able = RESTORERS if method is None else {method: RESTORERS[one_of("--method", method, RESTORERS)]}
     known = "; ".join(f"{name}: {', '.join(r.tasks)}" for name, r in able.items())
     if task is None:
         raise ReproError(f"--task is missing: say what the image suffers from ({known}), or give --checkpoint")
