@@ -258,9 +258,6 @@ class PublishedNet(Predictor):
         self.lay_out(objective, layout, channels, partial(PublishedUNet, **settings))
 
 
-# -- learning ---------------------------------------------------------------------------------------------------------
-
-
 def restoration_loss(
     model: nn.Module,
     x0: Tensor,

@@ -107,12 +107,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
 
 class RDDMPipeline(DiffusionPipeline):
-    """Restores images with one network and one scheduler.
-
-    Args:
-        unet: `RDDMNet` or `PublishedNet` that sees the degraded image.
-        scheduler: names the objective the network was trained for; another one's network is refused.
-    """
+    """Restores images with one network, an `RDDMNet` or `PublishedNet` whose input is the degraded image, and one
+    scheduler, of the objective that the network was trained for."""
 
     model_cpu_offload_seq = "unet"
 
@@ -128,10 +124,8 @@ class RDDMPipeline(DiffusionPipeline):
 
     @classmethod
     def shipped(cls, task: str = "raindrop", variant: str = "use") -> Self:
-        """The pipeline of weights that ship, of `task` "lowlight" or "raindrop"; "use" is for raindrops alone.
-
-        Raises `ReproError` where there are no weights, and for networks that do not start from the degraded image.
-        """
+        """The pipeline of weights that ship, of `task` "lowlight" or "raindrop"; "use" is for raindrops alone. Raises
+        `ReproError` where there are no weights, and for networks that do not start from the degraded image."""
         if variant in ("regression", "regression-long", "sr3"):
             raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded image")
         network = copy.deepcopy(load_checkpoint(f"rddm-{task}-{variant}-s0"))  # which is shared

@@ -109,11 +109,8 @@ Start = Literal["degraded", "noise", "none"]
 
 @dataclass(frozen=True)
 class Learning:
-    """What a network learns, and from where its diffusion starts.
-
-    `last` is the share of samples that are trained at the last timestep, where sampling begins; the other times are
-    uniform. In one or two steps hardly any other is visited.
-    """
+    """What a network learns, and from where its diffusion starts. `last`: share of samples that are trained at the last
+    timestep, where sampling begins (in one or two steps hardly any other is visited); other times are uniform."""
 
     objective: Objective
     schedule: RDDMSchedule
@@ -127,9 +124,6 @@ class Learning:
         schedule = f"{self.schedule.name}, sum_scale {self.schedule.sum_scale:g}"
         found = {"objective": self.objective, "norm": self.norm, "start": self.start, "schedule": schedule}
         return found | ({"last": self.last} if self.last else {})
-
-
-# -- forward ----------------------------------------------------------------------------------------------------------
 
 
 def q_sample(x0: Tensor, r: Tensor, t: Tensor | int, eps: Tensor, schedule: RDDMSchedule) -> Tensor:

@@ -62,9 +62,6 @@ def build_network(config: DDPMConfig) -> nn.Module:
     return getattr(importlib.import_module(module), name)(**config.network)
 
 
-# -- what is learned ---------------------------------------------------------------------------------------------------
-
-
 def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
     """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
     data = pack.fashion(split)
@@ -83,11 +80,8 @@ class _Images:
 
 
 class DenoisingTask(_Images):
-    """Learn noise from clean images (Ho et al. 2020, algorithm 1).
-
-    With `learned_variance` the network has 2 C output channels and gets the hybrid loss (Nichol and Dhariwal 2021, eq.
-    16); else C and the simple one. `mirror`: half of the images, drawn anew each time, are mirrored left to right.
-    """
+    """Learn noise from clean images (Ho et al. 2020, algorithm 1): with `learned_variance` by the hybrid loss of 2 C
+    output channels (Nichol and Dhariwal 2021, eq. 16). `mirror`: half of the images, drawn anew, are mirrored."""
 
     def __init__(
         self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True, mirror: bool = False
@@ -109,10 +103,8 @@ class DenoisingTask(_Images):
 
 
 class ClassifierTask(_Images):
-    """Learn the ten classes from clean images (half of each batch) and from noisy ones (the other half).
-
-    The clean half makes the features of FID and Inception Score, the noisy half makes the gradients of guidance.
-    """
+    """Learn the ten classes from clean images (half of each batch), for the features of FID and Inception Score, and
+    from noisy ones (the other half), for the gradients of guidance."""
 
     def __init__(self, images: Tensor, labels: Tensor, ids: list[str], schedule: Schedule) -> None:
         super().__init__(images, ids, schedule)
@@ -140,9 +132,6 @@ def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | Classifie
     learned = config.network["out_channels"] == 2 * config.channels
     # Ho et al., appendix B: random mirroring for CIFAR-10
     return DenoisingTask(images, ids, SCHEDULES[variant], learned, mirror=config.data == "cifar10")
-
-
-# -- the list ----------------------------------------------------------------------------------------------------------
 
 
 def experiment(spec: Mapping[str, Any], config: DDPMConfig | None = None) -> Experiment:

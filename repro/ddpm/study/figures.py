@@ -54,9 +54,6 @@ _ALL = ("smoke", 0.3, _SMOKE), ("small", 1.9, _SMALL), ("paper", 1.9, _SMALL)  #
 LESSONS = {name: Lesson("ddpm", "01_ddpm_basics", name, *more) for name, *more in _ALL}
 
 
-# -- drawings ----------------------------------------------------------------------------------------------------------
-
-
 def tiles() -> dict[str, object]:
     """Caption -> image, from the noise to the samples."""
     x = start_noise(range(12), (1, 28, 28))
@@ -132,10 +129,8 @@ def fid_curve(fid: Table, quality: Table) -> Plate:
 
 
 def orders(table: Table, records: Sequence[Record]) -> list[str]:
-    """Per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's.
-
-    `≈` stands between neighbours of ours whose paired difference over replicates (same start noise) may be zero.
-    """
+    """Per column with three numbers or more on both sides: the rows from best to worst, ours and the paper's; `≈`
+    between neighbours of ours whose paired difference over replicates (same start noise) may be zero."""
     measured, lines = {record.id: record for record in records}, []
     for column in table.columns:
         cells = {row.split(" (")[0]: cells[column.name] for row, cells in table.rows.items()}
@@ -169,14 +164,9 @@ def schedules(known: Mapping[str, Schedule]) -> Plate:
     return plate
 
 
-# -- what cells and widgets compute ------------------------------------------------------------------------------------
-
-
 def as_fashion(content: Any, name: str = "the image") -> Tensor:
-    """(1, 28, 28) in [-1, 1] of any image: grey, its middle square, and inverted where its border is bright.
-
-    Fashion-MNIST shows clothes in light grey on black. Raises `ReproError` for what is no image.
-    """
+    """(1, 28, 28) in [-1, 1] of any image: grey, its middle square, inverted where its border is bright, since
+    Fashion-MNIST has clothes in light grey on black. Raises `ReproError` for what is no image."""
     image = read_image(content, min_side=2, name=name).mean(dim=0)  # (H, W)
     small = F.interpolate(center_crop(image, min(image.shape))[None, None], size=(28, 28), mode="area")[0]
     border = torch.cat([small[0, 0], small[0, -1], small[0, :, 0], small[0, :, -1]]).mean()
@@ -186,9 +176,6 @@ def as_fashion(content: Any, name: str = "the image") -> Tensor:
 def untrained(width: int, seed: int) -> UNet:
     """A small noise predictor for one channel, initialised from the seed."""
     return seeded(lambda: UNet(1, 1, base_channels=width, channel_mults=(1, 2), blocks=1), seed)
-
-
-# -- exercises ---------------------------------------------------------------------------------------------------------
 
 
 _HALF, _AB = int((LINEAR.alpha_bar < 0.5).nonzero()[0]), LINEAR.alpha_bar.tolist()

@@ -141,9 +141,6 @@ def data_hash() -> str:
     return pack.file_hash(pack.PACK / "fashion_mnist_subset.npz")
 
 
-# -- sets of images ----------------------------------------------------------------------------------------------------
-
-
 def feature_net() -> features.FeatureNet:
     """The shipped classifier as the feature network of FID, KID and IS."""
     return features.classifier(load_checkpoint(CLASSIFIER))
@@ -201,9 +198,7 @@ def _baseline(name: str, ids: range) -> Tensor:
 
 def _predictor(experiment: str) -> Model:
     """What predicts the noise: nothing (its error is 1 in expectation), the best affine predictor, memory, the network.
-
-    The second half of claim D1: a network that beats the best affine predictor on unseen images predicts the noise.
-    """
+    By claim D1 a network that beats the best affine predictor on unseen images predicts the noise."""
     if experiment == "baseline-zero":
         return lambda x, t: torch.zeros_like(x)
     makes = {"baseline-gaussian": fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
@@ -219,11 +214,9 @@ def fitted_gaussian(images: Tensor, schedule: Schedule) -> oracles.GaussianData:
 
 
 def noise_errors(model: Model, images: Tensor, schedule: Schedule, seed: int = 0, t: int | None = None) -> Tensor:
-    """(N,) mean squared error of the predicted noise for images (N, C, H, W) in [-1, 1], one draw each.
-
-    `t`: one timestep for all; None draws each image's own uniformly from 0..T-1, which makes the mean the simple
-    loss (DDPM Eq. 14). Time and noise of image i are keyed by (seed, i), the same for every model.
-    """
+    """(N,) mean squared error of the predicted noise for images (N, C, H, W) in [-1, 1], one draw each. `t`: one
+    timestep for all; None draws each image's own uniformly from 0..T-1, which makes the mean the simple loss (DDPM Eq.
+    14). Time and noise of image i are keyed by (seed, i), the same for every model."""
     ids = range(len(images))
     eps = KeyedNoise(seed, ids, "probe/noise").normal(images.shape[1:])
     times = KeyedNoise(seed, ids, "probe/time").integers(0, schedule.T) if t is None else torch.full((len(ids),), t)

@@ -117,8 +117,6 @@ def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
     return RDDMNet(objective, layout, **task.network | ({"base_channels": width} if width else {}))
 
 
-# -- images -----------------------------------------------------------------------------------------------------------
-
 # (B, 3, H, W) in [0, 1] -> the degraded images, of the same shape and range; the wide one is made like real ones
 DEGRADATIONS: dict[str, Callable[[Tensor, Noises], Tensor]] = {
     "lowlight": low_light,
@@ -139,11 +137,9 @@ def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) 
 
 
 def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
-    """A split, "train" or "test", of a published task's data set; every image squeezed to a square, unless `full`.
-
-    Of CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for training. Raises `ReproError` for
-    a task without a reader, and for what the files lack.
-    """
+    """A split, "train" or "test", of a published task's data set; every image squeezed to a square, unless `full`. Of
+    CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for training. Raises `ReproError` for a
+    task without a reader, and for what the files lack."""
     prepare = (lambda image: image) if full else squared(task.side)
     if task.unread:
         raise ReproError(f"task {task.name!r} cannot be read: {task.unread}")
@@ -166,15 +162,10 @@ def holed(image: Tensor) -> Tensor:
     return out
 
 
-# -- learning ---------------------------------------------------------------------------------------------------------
-
-
 class PairTask:
-    """Learn from pairs of clean and degraded images, as the engine's training reads them; `ids` name them.
-
-    `pair`: (indices (B,), noises) -> x0 and y, (B, C, H, W) in [-1, 1], and where there is one a mask of that size;
-    `settings` are what it depends on. `condition`: whether the network is given y.
-    """
+    """Learn from pairs of clean and degraded images, named by `ids`. `pair`: (indices (B,), noises) -> x0 and y,
+    (B, C, H, W) in [-1, 1], and where there is one a mask of that size; `settings` are what it depends on. `condition`:
+    whether the network is given y."""
 
     def __init__(
         self, learning: Learning, ids: Sequence[str], pair: Callable, condition: bool = True, **settings: Any

@@ -48,8 +48,7 @@ def tiles() -> dict[str, Tensor]:
 
 
 def gallery(images: Mapping[str, Tensor], x0: Tensor, side: int = 160, cols: int = 4) -> Photos:
-    """Results (1, 3, H, W) beside each other, whole, with `side` pixels as the shorter side, and their PSNR at full
-    size."""
+    """Results (1, 3, H, W) beside each other, whole, the shorter side of `side` pixels, and their PSNR at full size."""
     names = [name if x is x0 else f"{name}: {psnr(x, x0):.1f} dB" for name, x in images.items()]
     small = [resize(to_unit(x), side).clamp(0, 1)[0] for x in images.values()]
     return Photos(captioned(dict(zip(names, small, strict=True)), cols), QUALITY)
@@ -59,9 +58,6 @@ def photographs(rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str], col
     """Rows of images (1, C, H, W) of one size, pixel for pixel, with labels."""
     images = [to_unit(x)[0] for row in rows for x in row]
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
-
-
-# -- the process ------------------------------------------------------------------------------------------------------
 
 
 def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
@@ -166,9 +162,6 @@ def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
     deviations = [to_unit(found).std(dim=0).mean(dim=0).expand(1, 3, -1, -1) for found in seeds.values()]
     rows.append([2 * gain * deviation - 1 for deviation in deviations])
     return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))
-
-
-# -- curves of tables -------------------------------------------------------------------------------------------------
 
 
 def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> Plate:

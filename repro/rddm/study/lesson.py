@@ -70,10 +70,8 @@ class Lesson(study.Lesson):
         return found
 
     def restorations(self, task: str, nets: Mapping[str, Net], photo: str, seed: int = 0) -> dict[str, Tensor]:
-        """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name.
-
-        Diffusion from pure noise appears twice: with as many steps as the strategies, and with `many`.
-        """
+        """Input, every network's result on one start noise, and the truth, (1, 3, H, W) in [-1, 1], by name; from pure
+        noise two results, with as many steps as the strategies and with `many`."""
         y, x0 = self.pair(task, photo)
         images = {"input": y}
         for label, net in nets.items():
@@ -83,10 +81,8 @@ class Lesson(study.Lesson):
         return {**images, "truth": x0}
 
     def pair(self, task: str, photo: str = PHOTO, crop: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
-        """(y, x0) of a held-out photograph, degraded as in the test set, each (1, 3, H, W) in [-1, 1].
-
-        `crop` cuts the middle square out of the pair; `side` of the whole one, the task's own by default.
-        """
+        """(y, x0) of a held-out photograph, degraded as in the test set, each (1, 3, H, W) in [-1, 1]: `side` of the
+        whole one, the task's own by default; `crop` of the middle square cut out of it."""
         config = self.task(task)
         y, x0 = _pair(config.degradation, photo, side or config.side)
         size = min(crop, *x0.shape[-2:]) if crop else tuple(x0.shape[-2:])
@@ -268,8 +264,6 @@ def own_full(
     pipe.set_progress_bar_config(disable=True)
     return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
-
-# -- exercises --------------------------------------------------------------------------------------------------------
 
 (_X_T, _Y, _R, _EPS), _OWN = tensors(4, shape=(3, 4, 4), key="exercise/rddm", batch=2), by_config()
 _CASES = (_X_T, _Y, _R, 0.75, 0.5), (_X_T, _Y, _R, 0.36, 0.2)

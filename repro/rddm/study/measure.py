@@ -234,9 +234,6 @@ def path(steps: Iterable[Step], x0: Tensor, y: Tensor, eps: Tensor) -> list[tupl
     return places
 
 
-# -- at paper scale ---------------------------------------------------------------------------------------------------
-
-
 def published(experiment: str, cell: Mapping[str, Any]) -> tuple[TaskConfig, bool] | None:
     """The published task of a cell, and whether images keep their own size; None where it is not measured."""
     name = str(cell.get("task", ""))
