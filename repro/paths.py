@@ -1,7 +1,6 @@
 """Where the clone keeps things, and how they are written: a file is either the old one or the new one, whatever breaks
-off the writing, and a folder can be locked. The clone is found upward from the package, or named by `REPRO_HOME`."""
+off the writing. The clone is found upward from the package, or named by `REPRO_HOME`."""
 
-import fcntl
 import os
 import threading
 import tomllib
@@ -91,19 +90,3 @@ def reading(path: Path) -> Iterator[Path]:
     except Exception as error:  # of the file system, csv, numpy, torch, zipfile, lzma
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ReproError(f"{path}: damaged ({reason}); `git checkout` restores it") from error
-
-
-@contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the folder for this process; without `wait` one that another process holds is refused by `ReproError`. The
-    lock is on the folder itself, leaves no file behind and ends with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
-        yield
-    finally:
-        os.close(descriptor)

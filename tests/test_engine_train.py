@@ -19,10 +19,9 @@ from tiny import RECIPE, TinyTask, clone, same_weights, tiny_net
 
 from repro.cli import main
 from repro.engine.checkpoint import experiments, find, load_checkpoint, read_card
-from repro.engine.records import ROOMS
+from repro.engine.records import ROOMS, locked
 from repro.engine.train import Recipe, has_bf16, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
-from repro.paths import locked
 
 SMOKE = "ddpm-fashion-smoke-s0"
 

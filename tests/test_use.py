@@ -13,8 +13,8 @@ from repro.data import pack
 from repro.data.images import read_image, read_srgb, resize, write_image
 from repro.engine.checkpoint import trained
 from repro.engine.provenance import whence
+from repro.engine.records import locked
 from repro.engine.rng import KeyedNoise
-from repro.paths import locked
 from repro.rddm.model import RDDMNet
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.use import restore as methods

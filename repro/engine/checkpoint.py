@@ -29,7 +29,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from repro import paths
-from repro.engine.records import ROOMS, commit
+from repro.engine.records import ROOMS, commit, locked
 from repro.engine.train import DEVICE, Recipe, Task, TrainStep, make_accelerator, precision_here, seeded, train
 from repro.errors import ReproError, nearest, one_of
 
@@ -216,7 +216,7 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     `runs/<name>/log.jsonl` gains a line of mean loss every 10,000 images."""
     main, recipe = make_accelerator().is_main_process, experiment.recipe
     log = experiment.state.with_name("log.jsonl")
-    with paths.locked(log.parent, wait=False) if main else nullcontext():
+    with locked(log.parent, wait=False) if main else nullcontext():
         before, start, losses = _logged(log).get("seconds", 0.0), time.perf_counter(), []
         network = seeded(experiment.build, experiment.seed)
         steps = train(network, experiment.task(), recipe, experiment.seed, experiment.state, until)

@@ -5,6 +5,7 @@ times, memory, versions and hardware lie beside it in `environment` and never en
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -12,8 +13,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -138,11 +139,27 @@ def load(room: str) -> list[Record]:
     return sorted(found.values(), key=_order)
 
 
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the folder for this process; without `wait` one that another process holds is refused by `ReproError`. The
+    lock is on the folder itself, leaves no file behind and ends with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ReproError(f"{folder} is held by another process that runs: wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def upsert(room: str, records: Iterable[Record]) -> list[Record]:
     """Add records to the room's file, replacing those of the same key; returns the room's records. A result equal to
     the one on file keeps the old line, environment included, so that a repeated evaluation leaves no trace in git."""
     path = path_of(room)
-    with paths.locked(path.parent):
+    with locked(path.parent):
         kept = {record.key: record for record in load(room)}
         for record in records:
             old = kept.get(record.key)

@@ -18,13 +18,14 @@ from tyro.conf import Positional
 
 from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
+from repro.engine.records import locked
 from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
 from repro.engine.tables import csv_text
 from repro.engine.train import DEVICE, Recipe, places_to_indices, precision_here, seeded, train, with_progress
 from repro.errors import ReproError, one_of
 from repro.metrics import protocols
-from repro.paths import locked, write_text
+from repro.paths import write_text
 from repro.ui.plots import tile
 from repro.use.restore import LEARNERS, Noises, load, restore_image
 
