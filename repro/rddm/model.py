@@ -192,19 +192,16 @@ class PublishedUNet(nn.Module):
         self.dim, c_time = dim, 4 * dim
         self.conv_in = nn.Conv2d(c_in, dim, 7, padding=3)
         self.time_mlp = nn.Sequential(nn.Linear(dim, c_time), nn.GELU(), nn.Linear(c_time, c_time))
-        self.down, widths = nn.ModuleList(), [dim, *(dim * m for m in mults)]
-        for i, (before, width) in enumerate(pairwise(widths)):
-            size, stride = (4, 2) if i < len(mults) - 1 else (3, 1)
-            conv = nn.Conv2d(before, width, size, stride=stride, padding=1)
-            blocks = [Block(before, before, c_time), Block(before, before, c_time)]
-            self.down.append(nn.ModuleList([*blocks, Attention(before, linear=True), conv]))
-        c = widths[-1]
+        *widths, (before, c) = pairwise([dim, *(dim * m for m in mults)])
+
+        def level(c_in: int, c: int, conv: nn.Conv2d) -> nn.ModuleList:
+            return nn.ModuleList([Block(c_in, c, c_time), Block(c_in, c, c_time), Attention(c, linear=True), conv])
+
+        self.down = nn.ModuleList(level(a, a, nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in widths)
+        self.down.append(level(before, before, nn.Conv2d(before, c, 3, padding=1)))
         self.mid = nn.ModuleList([Block(c, c, c_time), Attention(c, linear=False), Block(c, c, c_time)])
-        self.up = nn.ModuleList()
-        for after, width in reversed(list(pairwise(widths))):
-            blocks = [Block(width + after, width, c_time), Block(width + after, width, c_time)]
-            conv = nn.Conv2d(width, after, 3, padding=1)
-            self.up.append(nn.ModuleList([*blocks, Attention(width, linear=True), conv]))
+        widths = reversed([*widths, (before, c)])
+        self.up = nn.ModuleList(level(a + b, b, nn.Conv2d(b, a, 3, padding=1)) for a, b in widths)
         self.last = Block(2 * dim, dim, c_time)
         self.conv_out = nn.Conv2d(dim, out_channels, 1)
 

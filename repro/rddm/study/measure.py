@@ -23,7 +23,6 @@ from repro.data.images import to_model, to_unit
 from repro.data.pack import photographs
 from repro.ddpm import samplers
 from repro.ddpm.process import model_fn, prediction_part
-from repro.ddpm.samplers import start_noise
 from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, MAIN
 from repro.ddpm.study.measure import ALIASES as OF_SETS
 from repro.ddpm.study.measure import FID, IS, KID, NEAREST, NOTHING, data_hash, replicated
@@ -34,8 +33,7 @@ from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import SetMetrics
 from repro.metrics.pixel import imresize
-from repro.rddm import process
-from repro.rddm.process import RDDMSchedule, by_config, indi
+from repro.rddm.process import RDDMSchedule, by_config, indi, start
 from repro.rddm.samplers import Net, Sampler, Step, matched
 from repro.rddm.study import experiments as own
 from repro.rddm.study.experiments import LAWS, PAPER, PROFILES, TaskConfig, learning_of, name_of
@@ -87,7 +85,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     if (name := cell.get("task")) is None:
         return {DIFFERENCE: indi_gap()}
     if name == "equality":
-        x_T = start_noise(range(k or COMPARED), (1, 28, 28))
+        x_T = samplers.start_noise(range(k or COMPARED), (1, 28, 28))
         settings = {"clip": cell["clip"], "dtype": getattr(torch, cell["dtype"])}
         *_, last = gaps(load_checkpoint(MAIN), x_T, cell["steps"], cell["rule"], cell["with"], **settings)
         apart = last.flatten(1)
@@ -95,7 +93,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     task = _task(name, chosen)
     if name == "transfer":
         steps = partial(transferred, load_checkpoint(MAIN), steps=cell["steps"], rule=cell["rule"], clip=cell["clip"])
-        drawn = lambda ids: samplers.sample(steps(start_noise(ids, (1, 28, 28))))  # noqa: E731
+        drawn = lambda ids: samplers.sample(steps(samplers.start_noise(ids, (1, 28, 28))))  # noqa: E731
         return replicated(drawn, task.n, task.replicates, k)
     pairs = partial(test_pairs, task.degradation, task.side)
     if experiment.startswith("baseline-"):
@@ -214,7 +212,7 @@ def indi_gap(steps: int = 10) -> float:
     def predict(x: Tensor, t: Tensor) -> Tensor:  # some nonlinear guess of the clean image
         return torch.tanh(0.7 * x.roll(1, -1) - 0.2 * y + t.double().view(-1, 1, 1, 1) / 1000)
 
-    x, worst = process.start(y, z, schedule), 0.0
+    x, worst = start(y, z, schedule), 0.0
     for step in Sampler(schedule, "res", clip=None).run(lambda x, t: y - predict(x, t), x, y, steps):
         t, s = schedule.levels(step.t)[0], schedule.levels(step.t_prev)[0]
         x = (t - s) / t * predict(x, torch.full((len(x),), step.t)) + (1 - (t - s) / t) * x
