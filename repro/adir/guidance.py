@@ -304,7 +304,7 @@ def gaussian() -> GaussianData:
 
 
 def halved() -> Separable:
-    """Each 2 x 2 square's mean: a quarter of the numbers are seen."""
+    """The mean of each 2 x 2 square."""
     half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
     return Separable(torch.eye(3), half, half, back=(torch.eye(3), 2 * half.T, 2 * half.T))
 

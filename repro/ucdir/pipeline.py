@@ -263,8 +263,8 @@ class UCDIRPipeline(DiffusionPipeline):
 
         images: list[Any] = []
         half = torch.autocast(device.type, self.model.dtype, enabled=self.model.dtype != torch.float32)
-        for i, (picture, source) in enumerate(zip(listed, generators, strict=True)):
-            x = to_model(read_image(picture, min_side=self.model.unet.stride))[None].to(device)
+        for i, (one, source) in enumerate(zip(listed, generators, strict=True)):
+            x = to_model(read_image(one, min_side=self.model.unet.stride))[None].to(device)
             chosen = (Tiles() if max(x.shape[-2:]) > WHOLE else None) if tiles == "auto" else tiles
             # the widest layer alone: C N channels at the first level, twice
             need = 2 * 4 * BASES * self.model.config.base_channels * x[0, 0].numel() / self.model.config.patch**2 / 1e9

@@ -77,9 +77,9 @@ def enlarged(image: Tensor, side: int) -> Tensor:
 def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, side: int = 112) -> Photos:
     """What was embedded, (3, H, W) in [0, 1], and its nearest images with their cosine."""
     cells = []
-    for name, (seen, found) in rows.items():
+    for name, (query, found) in rows.items():
         near = [(f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False)]
-        cells += [(words, center_crop(resize(x, side), side)) for words, x in ((name, seen), *near)]
+        cells += [(words, center_crop(resize(x, side), side)) for words, x in ((name, query), *near)]
     return Photos(captioned(cells, shown + 1), QUALITY)
 
 
