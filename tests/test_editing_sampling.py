@@ -16,9 +16,9 @@ from repro.ddpm.process import by_name, model_fn, q_sample
 from repro.ddpm.samplers import ddim, sample
 from repro.editing import sampling
 from repro.editing.effects import Recipe
+from repro.editing.model import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
 from repro.editing.sampling import in_sequence
 from repro.editing.study.experiments import SMOKE
-from repro.editing.tasks import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
 from repro.editing.vector import NAMES, TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import train

@@ -55,9 +55,6 @@ WIDTH = (12, 39)  # of the brush, pixels at 256 x 256
 MEAN_ANGLE, ANGLE_RANGE = 2 * math.pi / 5, 2 * math.pi / 15
 
 
-# -- blur and sharpening ----------------------------------------------------------------------------------------------
-
-
 def shake_trajectories(seed: int, ids: Sequence[int | str]) -> Tensor:
     """float64 (B, KNOTS, 2): random camera paths (x, y), centred, of length 1, at equal times of the exposure.
 
@@ -146,9 +143,6 @@ def unsharp_mask(image: Tensor, amount: Numbers, threshold: Numbers = 0.0) -> Te
     return torch.where(detail.abs() >= threshold, (image + amount * detail).clamp(0, 1), image)
 
 
-# -- colour -----------------------------------------------------------------------------------------------------------
-
-
 def rgb_to_lalphabeta(image: Tensor) -> Tensor:
     """(…, 3, H, W) RGB in [0, 1], as stored -> l, alpha, beta of log10(LMS + OFFSET)."""
     return _mix(_LMS_TO_LAB, (_mix(_RGB_TO_LMS, image) + OFFSET).log10())
@@ -192,9 +186,6 @@ def colour_transfer(image: Tensor, reference: Tensor, ratio: Ratio = "reinhard")
     return lalphabeta_to_rgb(match_statistics(values, target, ratio)).clamp(0, 1)
 
 
-# -- holes ------------------------------------------------------------------------------------------------------------
-
-
 def free_form_mask(
     seed: int, ids: Ids, size: tuple[int, int] = (256, 256), *, fraction: float | Tensor | None = None
 ) -> Tensor:
@@ -202,8 +193,22 @@ def free_form_mask(
 
     `fraction`: None draws the published size. A number in [0, 1], or (B,), makes that share of the image the hole: the
     same strokes shorter and thinner, or thicker. A smaller hole lies inside a larger one of the same id.
+
+    At growth g a stroke is drawn up to the share g of its segments, with g times its brush; g = 1 is the whole stroke.
+    A pixel's g for one segment is the larger of its distance in brush radii and the drawn share at the nearest point.
     """
-    growth = _growth(seed, ids, *size)  # (B, H, W)
+    start, end, brush, share = _strokes(seed, ids, *size)  # (B, S, 2), (B, S, 2), (B, S), (B, S, 2)
+    y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
+    growth, y = torch.full((len(brush), *size), math.inf), y[:, None]  # the growth at which each pixel is painted
+    for segment in range(brush.shape[1]):
+        on = brush[:, segment] > 0  # the masks that have this segment
+        (ay, ax), (by, bx) = (v[on, segment].T[:, :, None, None] for v in (start, end))  # (b, 1, 1) each
+        dy, dx = by - ay, bx - ax
+        along = (((y - ay) * dy + (x - ax) * dx) / (dy * dy + dx * dx).clamp(min=1e-6)).clamp_(0, 1)
+        distance = torch.hypot(y - ay - along * dy, x - ax - along * dx)
+        first, last = share[on, segment].T[:, :, None, None]
+        reached = torch.maximum(distance / brush[on, segment, None, None], first + along * (last - first))
+        growth[on] = torch.minimum(growth[on], reached)
     if fraction is None:
         return (growth <= 1)[:, None].float()
     count = (torch.as_tensor(fraction, dtype=torch.float64) * (size[0] * size[1])).round()
@@ -217,34 +222,11 @@ def cut_hole(image: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
     return torch.where(mask.bool(), fill, image)
 
 
-def _growth(seed: int, ids: Ids, height: int, width: int) -> Tensor:
-    """(B, H, W): the growth g at which each pixel is painted.
-
-    At growth g a stroke is drawn up to the share g of its segments, with g times its brush; g = 1 is the whole stroke.
-    A pixel's g for one segment is the larger of its distance in brush radii and the drawn share at the nearest point.
-    """
-    start, end, brush, share = _strokes(seed, ids, height, width)  # (B, S, 2), (B, S, 2), (B, S), (B, S, 2)
-    y = torch.arange(height, dtype=torch.float32)[:, None] + 0.5
-    x = torch.arange(width, dtype=torch.float32)[None, :] + 0.5
-    growth = torch.full((len(brush), height, width), math.inf)
-    for segment in range(brush.shape[1]):
-        on = brush[:, segment] > 0  # the masks that have this segment
-        (ay, ax), (by, bx) = (v[on, segment].T[:, :, None, None] for v in (start, end))  # (b, 1, 1) each
-        dy, dx = by - ay, bx - ax
-        along = (((y - ay) * dy + (x - ax) * dx) / (dy * dy + dx * dx).clamp(min=1e-6)).clamp_(0, 1)
-        distance = torch.hypot(y - ay - along * dy, x - ax - along * dx)
-        first, last = share[on, segment].T[:, :, None, None]
-        reached = torch.maximum(distance / brush[on, segment, None, None], first + along * (last - first))
-        growth[on] = torch.minimum(growth[on], reached)
-    return growth
-
-
 def _strokes(seed: int, ids: Ids, height: int, width: int) -> list[Tensor]:
     """Segments of all strokes: from and to (B, S, 2) as (y, x), brush radius (B, S), 0 where there is none, and the
     share of its stroke that is drawn before and after it (B, S, 2)."""
     noise = KeyedNoise(seed, ids, "free-form mask")
-    scale = math.hypot(height, width) / math.hypot(256, 256)
-    step = math.hypot(256, 256) / 8  # mean length of a segment at 256 x 256
+    scale, step = math.hypot(height, width) / math.hypot(256, 256), math.hypot(256, 256) / 8  # of a segment, on average
     most, longest = STROKES[1], SEGMENTS[1]
     strokes = noise.integers(STROKES[0], most + 1, step=0)  # (B,)
     segments = noise.integers(SEGMENTS[0], longest + 1, (most,), step=1)  # (B, strokes)
@@ -265,9 +247,6 @@ def _strokes(seed: int, ids: Ids, height: int, width: int) -> list[Tensor]:
     exists = (number < segments[..., None]) & (torch.arange(most) < strokes[:, None])[..., None]
     share = torch.stack([number, number + 1], dim=-1) / segments[..., None, None]
     return [part.flatten(1, 2) for part in (path[:, :, :-1], path[:, :, 1:], brush[..., None] * exists, share)]
-
-
-# -- composites -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -125,12 +126,9 @@ def grain_variance(u: Tensor | float, radius: float | Tensor, sigma_filter: floa
     """
     u = torch.as_tensor(u, dtype=torch.float64)
     ratio = torch.as_tensor(radius, dtype=torch.float64, device=u.device) / sigma_filter
-    # Gauss-Legendre quadrature on [0, 1] (Golub and Welsch)
-    k = torch.arange(1, _NODES, dtype=torch.float64)
-    side = k / (4 * k * k - 1).sqrt()
-    values, vectors = torch.linalg.eigh(torch.diag(side, 1) + torch.diag(side, -1))
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)  # on [-1, 1]
     dense, total = -torch.log1p(-u), torch.zeros_like(u * ratio)
-    for s, weight in zip(((values + 1) / 2).tolist(), vectors[0].square().tolist(), strict=True):
+    for s, weight in zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True):
         shared = 2 / math.pi * (math.acos(s) - s * math.sqrt(1 - s * s))
         total += weight * s * torch.expm1(dense * shared) * torch.exp(-(ratio * s).square())
     return (1 - u).square() * 2 * ratio.square() * total
@@ -156,26 +154,18 @@ def gaussian_grain(image: Tensor, radius: float | Tensor, *, seed: int, ids: Ids
     bits = cell_bits(down, across)
     first, second = (uniform(further_bits(bits, i)) for i in (1, 2))
     white = ((-2 * first.log()).sqrt() * (2 * math.pi * second).cos()).view_as(grey)  # by Box and Muller
-    level = sum(
-        F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.to(x).view(1, 1, -1, 1)), kernel.to(x).view(1, 1, 1, -1))
-        for x, kernel in zip((grey, strength * white), _kernels(), strict=True)
-    )
-    return (level * (1 + HEADROOM)).clamp_(0, 1).view_as(image).to(image.dtype)
-
-
-def _kernels() -> tuple[Tensor, Tensor]:
-    """Separable filters of the mean, a pixel's square through the Gaussian, and of the noise: 2 rim + 1, float64."""
-    d = torch.arange(-_RIM, _RIM + 1, dtype=torch.float64)
+    # Separable filters: of the mean, a pixel's square through the Gaussian; of the noise, the square root of the
+    # autocorrelation in the frequency domain, which is exact on whole pixels and free of aliasing.
+    d, lag = (torch.arange(start, stop, dtype=torch.float64) for start, stop in ((-rim, rim + 1), (0, 8 * rim + 1)))
     mean = torch.special.ndtr((d + 0.5) / SIGMA_FILTER) - torch.special.ndtr((d - 0.5) / SIGMA_FILTER)
-    # The square root, in the frequency domain, of the autocorrelation: exact on whole pixels, no aliasing.
-    lag = torch.arange(8 * _RIM + 1, dtype=torch.float64)
     lag = torch.minimum(lag, len(lag) - lag)
     spectrum = torch.fft.fft(torch.exp(-lag.square() / (4 * SIGMA_FILTER**2))).real.clamp(min=0)
-    noise = torch.fft.ifft(spectrum.sqrt()).real.roll(_RIM)[: 2 * _RIM + 1]
-    return mean / mean.sum(), noise / noise.square().sum().sqrt()
-
-
-# -- random numbers on an unbounded lattice: the draw at (row, column) depends on the key and the place alone ----------
+    noise = torch.fft.ifft(spectrum.sqrt()).real.roll(rim)[: 2 * rim + 1]
+    level = 0
+    for x, kernel in ((grey, mean / mean.sum()), (strength * white, noise / noise.square().sum().sqrt())):
+        kernel = kernel.to(x)
+        level += F.conv2d(F.conv2d(x.flatten(0, 1)[:, None], kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return (level * (1 + HEADROOM)).clamp_(0, 1).view_as(image).to(image.dtype)
 
 
 def plane_keys(seed: int, ids: Ids, channels: int, purpose: str) -> Tensor:

@@ -1,13 +1,21 @@
-"""The editing model as a diffusers pipeline: an image of any size, and the effects by name."""
+"""The editing model as a diffusers pipeline: an image of any size, and the effects by name.
+
+The network works on images of about 128 pixels a side through an autoencoder. What that costs is undone here (`exact`),
+and none of it is in the records:
+
+- an edit of a large image is made on a reduced copy and carried over, so that an amount means the same share of the
+  image at every resolution; detail that the autoencoder loses is given back as far as the edit keeps it (`carried`);
+- a colour transfer gets the mean and deviation of each channel that Reinhard's formula gives it (`matched`);
+- a hole is filled in smoothly from its border (`membrane`), where the network alone would start from nothing.
+"""
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers import DDIMScheduler
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,7 +27,6 @@ from repro.ddpm.process import Kind, Schedule, by_name, q_sample, to_diffusers
 from repro.ddpm.samplers import sample
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import colour_transfer
-from repro.editing.large import carried, enlarged, matched, membrane, thickness
 from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
@@ -35,6 +42,7 @@ NARROW = 64  # pixels that a reduced copy's shorter side has at least
 THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
 DETAIL = 400  # timestep at which it starts in a smooth filling of a thicker hole; 600 brings back dark smudges
 COARSE = 25  # pixels, on the reduced copy, that the network's drift is averaged over
+MOST = 4.0  # times that contrast is raised or lowered at most
 
 Images = ImageSource | Sequence[ImageSource]
 
@@ -57,7 +65,7 @@ class _Noise:
     def draw(self, purpose: str, step: int, like: Tensor) -> Tensor:
         """Standard normals in the shape of `like`."""
         if self.seed is None:
-            return randn_tensor(tuple(like.shape), generator=self.generator, device=like.device, dtype=like.dtype)
+            return randn_tensor(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
         return KeyedNoise(self.seed, self.ids, purpose, like.device)(step, like)
 
 
@@ -67,25 +75,24 @@ class EditingPipeline(DiffusionPipeline):
     Args:
         network: an `EditingNet` with an RGB reference; with or without a mask.
         autoencoder: the one whose latents it was trained on.
-        scheduler: diffusers', of the schedule and kind of prediction that the network was trained with.
+        scheduler: diffusers' DDIM, of the schedule and kind of prediction that the network was trained with.
 
     Raises `ReproError` for parts that do not belong together.
     """
 
     model_cpu_offload_seq = "network->autoencoder"
 
-    def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: SchedulerMixin) -> None:
+    def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: DDIMScheduler) -> None:
         super().__init__()
         if network.config.reference != "rgb" or network.config.channels != autoencoder.channels:
             raise ReproError(
                 f"EditingPipeline: the network has a reference of kind {network.config.reference!r} and latents of "
                 f"{network.config.channels} channels, the autoencoder {autoencoder.channels}; accepted: rgb, as many"
             )
-        config = scheduler.config
-        if "prediction_type" not in config or getattr(scheduler, "betas", None) is None or config.get("clip_sample"):
+        if not isinstance(scheduler, DDIMScheduler) or scheduler.config.clip_sample:
             raise ReproError(
-                f"EditingPipeline: got {type(scheduler).__name__}; accepted: schedulers with betas, a prediction_type "
-                "and clip_sample=False, since latents have no range (repro.editing.pipeline.scheduler_of makes one)"
+                f"EditingPipeline: got {type(scheduler).__name__}; accepted: a DDIMScheduler with clip_sample=False, "
+                "since latents have no range (repro.editing.pipeline.scheduler_of makes one)"
             )
         self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
 
@@ -136,7 +143,7 @@ class EditingPipeline(DiffusionPipeline):
             reference: an image, or one each, of any size, that gives the colours.
             mask: of the images' size, or one each, as `repro.data.images.masks` accepts; 1 or white is filled anew.
             num_inference_steps, eta: of DDIM; eta 0 is deterministic, 1 has DDPM's variance. Where grain is on, two
-                more may follow (`Editor.refine`).
+                more steps may follow (`Editor.refine`).
             generator: one, or one an image. seed: instead of it deterministic per-sample noise, keyed by seed and place
                 in the batch: that of `Editor.edit` with the ids 0, 1, ….
             exact: with the last corrections: a colour transfer has the exact mean and deviation of each channel,
@@ -164,10 +171,8 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
         if generator is not None and seed is not None:
             raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
-        most = 1 if "eta" in inspect.signature(self.scheduler.step).parameters else 0
-        if not 0 <= eta <= most:
-            kind = type(self.scheduler).__name__
-            raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to {most} with {kind}")
+        if not 0 <= eta <= 1:
+            raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to 1")
         self.scheduler.set_timesteps(num_inference_steps, device=x.device)
         edited = []
         for i in range(count) if exact else ():
@@ -180,11 +185,6 @@ class EditingPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    @property
-    def _whole(self) -> int:
-        """Pixels a side up to which an image goes through in one piece."""
-        return WHOLE * self.autoencoder.factor
-
     def _for_use(
         self, image: Tensor, reference: Tensor | None, hole: Tensor | None, vector: EditingVector, noise: _Noise
     ) -> Tensor:
@@ -192,11 +192,12 @@ class EditingPipeline(DiffusionPipeline):
         if hole is not None:
             image, vector = self._fill(image, hole, noise), replace(vector, inpaint=False)
         size, small, plain = image.shape[2:], image, self.editor().floor
-        is_large = max(size) > self._whole
+        whole = WHOLE * self.autoencoder.factor
+        is_large = max(size) > whole
         rest = replace(vector, grain=None) if is_large else vector
         if rest.active:
             if is_large:
-                share = min(1.0, max(self._whole / max(size), NARROW / min(size)))
+                share = min(1.0, max(whole / max(size), NARROW / min(size)))
                 small = resize(image, tuple(round(n * share) for n in size))
             edited = carried(image, small, plain(small), self._pass(small, rest, noise, reference))
             image = edited if reference is None else matched(edited, colour_transfer(image, reference))
@@ -213,7 +214,7 @@ class EditingPipeline(DiffusionPipeline):
         on a reduced copy that goes through in one piece, and it is enlarged.
         """
         size = image.shape[2:]
-        smooth, share = membrane(image, 1 - hole), min(1.0, self._whole / max(size))
+        smooth, share = membrane(image, 1 - hole), min(1.0, WHOLE * self.autoencoder.factor / max(size))
         if thickness(hole) > THIN:
             small = tuple(max(NARROW // 4, round(n * share)) for n in size)
             base = resize(smooth, small)
@@ -237,30 +238,78 @@ class EditingPipeline(DiffusionPipeline):
         tile: int = 0,
     ) -> Tensor:
         """The network's output in one pass, (B, 3, H, W) in [0, 1]."""
-        editor, scheduler, count = self.editor(tile), self.scheduler, len(image)
-        conditions, box = editor.conditions(image, [vector] * count, reference, hole)
+        editor = self.editor(tile)
+        conditions, box = editor.conditions(image, [vector] * len(image), reference, hole)
         x, predict = noise.draw("sample/x_T", 0, conditions["source"]), editor.model(conditions)
-        x = x * scheduler.init_noise_sigma
-        takes = inspect.signature(scheduler.step).parameters
-        options, keyed = {"eta": noise.eta} if "eta" in takes else {}, noise.eta > 0 and "variance_noise" in takes
-        if "generator" in takes and not keyed:
-            seed = None if noise.seed is None else (noise.seed + noise.ids[0]) % 2**64
-            options["generator"] = noise.generator if seed is None else torch.Generator(x.device).manual_seed(seed)
-        scheduler.set_timesteps(scheduler.num_inference_steps, device=x.device)  # a scheduler has a memory
-        for t in self.progress_bar(scheduler.timesteps):
-            if keyed:
-                options["variance_noise"] = noise.draw("sample/noise", int(t), x)
-            x_t = scheduler.scale_model_input(x, t)
-            x = scheduler.step(predict(x_t, t.expand(count)), t, x, **options).prev_sample
-        for step in editor.refine(predict, x_t, x, round(float(t)), conditions["vector"]):
+        for t in self.progress_bar(self.scheduler.timesteps):
+            added = noise.draw("sample/noise", int(t), x) if noise.eta > 0 else None
+            x_t, output = x, predict(x, t.expand(len(x)))
+            x = self.scheduler.step(output, t, x, eta=noise.eta, variance_noise=added).prev_sample
+        for step in editor.refine(predict, x_t, x, int(t), conditions["vector"]):
             x = step.x
         return editor.picture(x, box)
 
     def _detailed(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
         """A smooth filling with the network's detail: its latent, noisy as at timestep DETAIL, denoised by DDIM."""
         editor = self.editor()
-        conditions, box = editor.conditions(image, [EditingVector(inpaint=True)] * len(image), None, hole)
+        conditions, box = editor.conditions(image, [EditingVector(inpaint=True)], None, hole)
         smooth = editor.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
         start = q_sample(smooth, DETAIL, noise.draw("sample/x_T", 0, smooth), editor.schedule)
         model, times = editor.model(conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
         return editor.picture(sample(editor.ddim(model, start, times)), box)
+
+
+def carried(image: Tensor, small: Tensor, plain: Tensor, edited: Tensor) -> Tensor:
+    """The edit of a reduced copy on the image (B, 3, H, W) itself, with the detail that the autoencoder lost as far as
+    the edit kept detail.
+
+    `small` is the copy, or the image itself, `plain` the same through the autoencoder alone, `edited` its edit,
+    (B, 3, h, w) each. How much of the finest octave of `plain` is in `edited`, from 0 to MOST, is a regression over
+    pixels. Detail finer than the copy keeps as much; of a blur, which takes more from every finer octave, the square.
+    """
+    fine, known = (
+        x - enlarged(F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True), x.shape[-2:])
+        for x in (edited, plain)
+    )
+    over, under = (x.sum(dim=(2, 3), keepdim=True) for x in (fine * known, known.square()))
+    kept, size = (over / under.clamp(min=1e-6)).clamp(0, MOST), image.shape[-2:]  # (B, C, 1, 1)
+    base, detail = edited + kept * (small - plain), image - enlarged(small, size)
+    return (enlarged(base, size) + torch.where(kept < 1, kept.square(), kept) * detail).clamp(0, 1)
+
+
+def matched(image: Tensor, like: Tensor) -> Tensor:
+    """`image` (B, 3, H, W) in [0, 1] with mean and deviation of each channel of `like`, which has any size."""
+    deviation, mean = torch.std_mean(like, dim=(2, 3), keepdim=True, correction=0)
+    for _ in range(3):  # what is cut off at 0 and 1 moves both a little
+        own, middle = torch.std_mean(image, dim=(2, 3), keepdim=True, correction=0)
+        scale = (deviation / own.clamp(min=1e-4)).clamp(1 / MOST, MOST)
+        image = ((image - middle) * scale + mean).clamp(0, 1)
+    return image
+
+
+def membrane(values: Tensor, known: Tensor) -> Tensor:
+    """`values` (B, C, H, W) where `known` (B, 1, H, W) is 1, and a smooth surface through its surroundings elsewhere.
+
+    Averages of what is known, twice as wide at each level, come back down where nothing nearer is known (pull-push).
+    """
+    height, width = values.shape[-2:]
+    if max(height, width) == 1 or bool(known.all()):
+        return values * known
+    even = (0, width % 2, 0, height % 2)
+    weight = F.avg_pool2d(F.pad(known, even), 2)
+    mean = F.avg_pool2d(F.pad(values * known, even), 2) / weight.clamp(min=1e-8)
+    coarse = membrane(mean, (weight > 0).to(known))
+    smooth = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., :height, :width]
+    return torch.where(known > 0, values, smooth)
+
+
+def thickness(hole: Tensor) -> int:
+    """Pixels from the innermost point of a hole (1, 1, H, W) to what is known; the image's edge is no border."""
+    from scipy.ndimage import distance_transform_cdt
+
+    return int(distance_transform_cdt(hole[0, 0].cpu().numpy(), metric="chessboard").max())
+
+
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) brought to that height and width by cubic interpolation; as it is where it has them."""
+    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="bicubic")

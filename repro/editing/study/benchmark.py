@@ -17,7 +17,7 @@ five edits, keyed by the digest of the source, a `Bench` or `Reds`, and their la
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
@@ -124,7 +124,7 @@ class Bench:
 
     def blocks(self, name: str, most: int) -> Iterator[Split]:
         """The crops of a split, at most so many at once."""
-        return split(name, self).parts(most)
+        yield from split(name, self).parts(most)
 
     def first(self, name: str, each: int) -> Split:
         """The first `each` crops of every photograph of a split with one side, photograph by photograph."""
@@ -176,12 +176,12 @@ def as_split(name: str, ids: Sequence[str], sharp: Tensor, bench: Bench) -> Spli
 
 
 def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
-    """The ids of a split: "photos/erase_bee@256#0" is the first crop at 256 pixels."""
+    """The ids of a split."""
     return tuple(id for *_, ids in _named(name, bench) for id in ids)
 
 
 def _named(name: str, bench: Bench) -> Iterator[tuple[pack.Picture, int, list[str]]]:
-    """The photographs of a split at each side, with the ids of their crops."""
+    """The photographs of a split at each side, with the ids of their crops: "photos/erase_bee@256#0" is the first."""
     at = SPLITS.index(name)
     for picture in pack.photos(name)[: bench.limit or None]:
         for side in bench.sides[at]:
@@ -220,9 +220,6 @@ def unseen(bench: Bench) -> Split:
     return as_split("unseen", ids, crops(whole, bench.crop[2], ids, bench.version, flip=False), bench)
 
 
-# -- what training reads ----------------------------------------------------------------------------------------------
-
-
 def edits(data: Split) -> Tensors:
     """uint8 (N, 3, S, S) "sharp", "reference", "masked" and one per effect of TARGETS; bool "hole"; float32 "vector"
     (N, 9), with all five effects on."""
@@ -246,14 +243,14 @@ def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> Tensors:
 
 def pixels(source: Any = BENCH) -> Tensors:
     """`edits` of the training split."""
-    return _stored(source, "train", lambda: map(edits, source.blocks("train", _BLOCK)))
+    return _stored(source, "train", map(edits, source.blocks("train", _BLOCK)))
 
 
 def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> Tensors:
     """`encoded` of the training split; `key` names the autoencoder's weights."""
 
-    parts = lambda: map(edits, source.blocks("train", _BLOCK))  # noqa: E731
-    return _stored(source, f"train-latents-{key[:16]}", lambda: (encoded(autoencoder, part) for part in parts()))
+    parts = (encoded(autoencoder, edits(block)) for block in source.blocks("train", _BLOCK))
+    return _stored(source, f"train-latents-{key[:16]}", parts)
 
 
 def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tensors:
@@ -274,14 +271,14 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tens
                 latent = autoencoder.encode(to_model(part.target(TASKS)).to(autoencoder.device))
                 yield {"composite": latent.half().cpu(), "composite vector": as_tensor(part.vectors)}
 
-    return _stored(bench, f"train-composites-{key[:16]}", make)
+    return _stored(bench, f"train-composites-{key[:16]}", make())
 
 
-def _stored(source: Any, name: str, make: Callable[[], Iterable[Tensors]]) -> Tensors:
-    """The tensors of a source's file; the parts that `make` gives are joined and written where there is none."""
+def _stored(source: Any, name: str, made: Iterable[Tensors]) -> Tensors:
+    """The tensors of a source's file; where there is none, the parts are made, joined and written."""
     file = paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}" / f"{name}.safetensors"
     if not file.exists():
-        parts = list(make())
+        parts = list(made)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, save({name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}))
     try:

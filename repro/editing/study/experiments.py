@@ -13,13 +13,12 @@ from repro.data.datasets import home
 from repro.ddpm.process import Kind, Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.effects import Recipe as Effects
-from repro.editing.model import EditingNet
+from repro.editing.model import EditingNet, EditTask, Learning
 from repro.editing.sampling import SCHEDULE, Editor
 from repro.editing.study import benchmark
 from repro.editing.study.benchmark import BENCH, TINY, Bench
 from repro.editing.study.paper import LDM, Pretrained, Reds
 from repro.editing.study.pix2pix import Pix2Pix, Pix2PixTask
-from repro.editing.tasks import EditTask, Learning
 from repro.engine.checkpoint import Experiment, load_checkpoint, weights_hash
 from repro.engine.train import Recipe, Task
 from repro.paths import read_toml
@@ -176,26 +175,30 @@ def training_task(config: EditingConfig, variant: str) -> Task:
 
 
 def _all(config: EditingConfig) -> Iterator[Experiment]:
-    small, make = config.name == "small", partial(Experiment, room="editing", data=config.data, profile=config.name)
+    profile, small = config.name, config.name == "small"
+    make = partial(Experiment, room="editing", data=config.data, profile=profile)
     if not config.pretrained:
-        about = {"task_name": "autoencoder", "variant": "vq", "seed": 0, "summary": "VQ autoencoder, factor 4"}
-        build, task = partial(Autoencoder, **config.autoencoder), partial(autoencoder_task, config)
-        about |= {"recipe": config.autoencoder_recipe, "ships": small, "build": build, "task": task}
-        yield make(name=autoencoder_name(config.name), **about)
-    for name in (v for v in config.variants or (*VARIANTS, "pix2pix") if v != "pix2pix"):
-        variant = VARIANTS[name]
+        yield make(
+            name=autoencoder_name(profile), task_name="autoencoder", variant="vq", seed=0, ships=small,
+            summary="VQ autoencoder, factor 4", recipe=config.autoencoder_recipe,
+            build=partial(Autoencoder, **config.autoencoder), task=partial(autoencoder_task, config),
+        )  # fmt: skip
+    chosen = config.variants or (*VARIANTS, "pix2pix")
+    for name, variant in ((name, VARIANTS[name]) for name in chosen if name != "pix2pix"):
         share, seeds = (1.0, (0,)) if config.pretrained else (variant.share, variant.seeds)
-        about = {"task_name": "edits", "variant": name, "summary": variant.label}
-        about |= {"recipe": replace(config.recipe, images=int(config.recipe.images * share))}
-        about |= {"build": partial(build_network, config, name), "task": partial(training_task, config, name)}
+        recipe = replace(config.recipe, images=int(config.recipe.images * share))
         for seed in seeds:
-            ships = variant.ships and seed == 0 and small
-            yield make(name=name_of(name, seed, config.name), seed=seed, ships=ships, **about)
-    if "pix2pix" in (config.variants or ("pix2pix",)):
-        about = {"task_name": "edits", "variant": "pix2pix", "seed": 0, "summary": "pix2pix, all tasks in one network"}
-        build, task = partial(Pix2Pix, **config.pix2pix), lambda: Pix2PixTask(benchmark.pixels(config.source))
-        about |= {"recipe": config.pix2pix_recipe, "ships": small, "build": build, "task": task}
-        yield make(name=name_of("pix2pix", 0, config.name), **about)
+            yield make(
+                name=name_of(name, seed, profile), task_name="edits", variant=name, seed=seed,
+                ships=variant.ships and seed == 0 and small, summary=variant.label, recipe=recipe,
+                build=partial(build_network, config, name), task=partial(training_task, config, name),
+            )  # fmt: skip
+    if "pix2pix" in chosen:
+        yield make(
+            name=name_of("pix2pix", 0, profile), task_name="edits", variant="pix2pix", seed=0, ships=small,
+            summary="pix2pix, all tasks in one network", recipe=config.pix2pix_recipe,
+            build=partial(Pix2Pix, **config.pix2pix), task=lambda: Pix2PixTask(benchmark.pixels(config.source)),
+        )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(e for config in (SMALL, SMOKE, PAPER) for e in _all(config))

@@ -1,7 +1,6 @@
 """The figures of notebook 02, and this method's row of the README's figure (`TITLE`, `NEEDS`, `tiles`).
 
-Images come in as (B, 3, H, W) in [0, 1]. What is drawn of records alone names them (`behind`), and is a sentence where
-there are none.
+Images are (B, 3, H, W) in [0, 1]. A figure of records names them (`behind`), and is one sentence where there are none.
 """
 
 import math
@@ -27,7 +26,7 @@ from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, nothing, sheet, style, whiskers
+from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, nothing, panels, sheet, whiskers
 from repro.ui.plots import PALETTE as COLOURS
 
 TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of nine numbers"
@@ -74,9 +73,6 @@ def named(pictures: Mapping[str, Tensor]) -> Photos:
     return Photos(captioned({words: x[0] for words, x in pictures.items()}, 4), FINE)
 
 
-# -- method and effects -----------------------------------------------------------------------------------------------
-
-
 def schematic(data: Split, editor: Editor) -> Photos:
     """Fig. 1 of the paper with images of one crop: what is concatenated, what is attended to."""
     target = data.target(["blur", "colour"])
@@ -111,9 +107,6 @@ def schematic(data: Split, editor: Editor) -> Photos:
     return Photos(drawing, FINE)
 
 
-# -- comparisons ------------------------------------------------------------------------------------------------------
-
-
 def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str, Method]) -> Photos:
     """Figs 2, 3 and 5 of the paper: a row per edit, columns input, target and the methods; the images of `data` take
     turns. A method whose weights are not here leaves a gap."""
@@ -122,14 +115,10 @@ def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str
     return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], [*columns])
 
 
-# -- features ---------------------------------------------------------------------------------------------------------
-
-
 def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
     """t-SNE maps (N, 2) by title, points marked by their task (N,)."""
-    with style():
-        plate = Plate(figsize=(4.1 * len(maps) + 1.1, 3.3), layout="constrained")
-        for axis, (title, points) in zip(plate.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+    with panels((4.1 * len(maps) + 1.1, 3.3), 1, len(maps)) as (plate, axes):
+        for axis, (title, points) in zip(axes, maps.items(), strict=True):
             for i, name in enumerate(TASKS):
                 at = points[task == i]
                 axis.scatter(at[:, 0], at[:, 1], s=16, color=COLOURS[i], marker=MARKERS[i], label=name, linewidths=0)
@@ -143,9 +132,8 @@ def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
 
 def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> Plate:
     """Mean attention weights: for each request (its words), a row per layer and a column per token."""
-    with style():
-        plate = Plate(figsize=(9.4, 2.5), layout="constrained")
-        for axis, (title, layers) in zip(plate.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+    with panels((9.4, 2.5), 1, len(found)) as (plate, axes):
+        for axis, (title, layers) in zip(axes, found.items(), strict=True):
             table = torch.stack(list(layers.values()))
             axis.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
             axis.grid(False)
@@ -158,7 +146,7 @@ def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -
 
 
 def _layers(names: Iterable[str]) -> list[str]:
-    """ "up_blocks.0.1" -> "up, level 3 b": where a layer of cross-attention sits; level 1 is the largest."""
+    """ "up_blocks.0.1" -> "up, level 3 b": where a layer of cross-attention is; level 1 is the largest."""
     parts, words = [name.split(".") for name in names], []
     levels = sum(part[0] == "down_blocks" for part in parts)
     for kind, block, *place in parts:
@@ -167,21 +155,17 @@ def _layers(names: Iterable[str]) -> list[str]:
     return words
 
 
-# -- curves of records ------------------------------------------------------------------------------------------------
-
-
 def behind(figure: str, records: Sequence[Record]) -> list[Record]:
     """The records that a figure is drawn of: "edits" (tables of edits, ablations), "sliders", "steps", "attention" or
     "combinations" (Ours-mult, one crop a photograph)."""
-    of_task = lambda *tasks: [r for r in records if r.cell.get("task") in tasks]  # noqa: E731
-    if figure == "edits":
-        return of_task("edit", "one crop")
+    tasks = {"edits": ("edit", "one crop"), "sliders": ("slider",), "combinations": ("one crop", "combination")}
+    chosen = [r for r in records if r.cell.get("task") in tasks.get(figure, (figure,))]
     if figure == "sliders":
-        return [r for r in of_task("slider") if r.experiment in WAYS.values()]
+        return [r for r in chosen if r.experiment in WAYS.values()]
     if figure == "combinations":
-        every = [r for r in of_task("one crop") if r.cell["edit"] in TASKS] + of_task("combination")
-        return select(every, experiment=name_of("mult"))
-    return of_task(figure)
+        chosen = select(chosen, experiment=name_of("mult"))
+        return [r for r in chosen if r.cell["task"] == "combination" or r.cell["edit"] in TASKS]
+    return chosen
 
 
 def slider_curves(records: Sequence[Record]) -> Plate:
@@ -191,9 +175,8 @@ def slider_curves(records: Sequence[Record]) -> Plate:
     """
     if not (chosen := behind("sliders", records)):
         return nothing(NO_RECORDS)
-    with style():
-        plate = Plate(figsize=(9.6, 2.9), layout="constrained")
-        for axis, (task, places) in zip(plate.subplots(1, len(SLIDERS)), SLIDERS.items(), strict=True):
+    with panels((9.6, 2.9), 1, len(SLIDERS)) as (plate, axes):
+        for axis, (task, places) in zip(axes, SLIDERS.items(), strict=True):
             at = [value[0] if isinstance(value, tuple) else value for place in places for value in place.values()]
             for (i, (words, experiment)), inside in product(enumerate(WAYS.items()), (False, True)):
                 cell = {"edit": task, "inside": inside}
@@ -227,9 +210,8 @@ def step_curves(records: Sequence[Record]) -> Plate:
     """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
     if not (chosen := sorted(behind("steps", records), key=lambda r: r.cell["steps"])):
         return nothing(NO_RECORDS)
-    with style():
-        plate = Plate(figsize=(8.4, 2.8), layout="constrained")
-        for axis, (metric, words) in zip(plate.subplots(1, 2), ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
+    with panels((8.4, 2.8), 1, 2) as (plate, axes):
+        for axis, (metric, words) in zip(axes, ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
             for i, edit in enumerate(sorted({r.cell["edit"] for r in chosen})):
                 swept = select(chosen, cell={"edit": edit})
                 means, look = [_mean(r, metric) for r in swept], {"color": COLOURS[i], "marker": MARKERS[i]}

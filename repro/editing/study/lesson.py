@@ -23,7 +23,7 @@ from repro.editing.study.measure import Method, by_pix2pix, crops, edited, seque
 from repro.editing.vector import EditingVector
 from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.study import Exercise, Judge, like, near
+from repro.engine.study import Exercise, like, near
 from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
 from repro.ui.pictures import photograph, plaque, resized, split_view, stage
@@ -85,7 +85,7 @@ class Lesson(study.Lesson):
         return as_split(name, tuple(images), torch.stack(sharp), self.live.bench)
 
     def name(self, variant: str) -> str:
-        """The checkpoint of a variant (or of "pix2pix")."""
+        """The checkpoint of a variant or of "pix2pix"."""
         return name_of(variant, 0, self.live.name)
 
     def editor(self, variant: str = "mult") -> Editor:
@@ -285,50 +285,48 @@ def _by_pipeline(
 
 # -- exercises: an answer is a number, a list or a function, and `check` says whether it holds ------------------------
 
-_tensors = partial(study.tensors, shape=(3, 6, 6), key="exercise/editing", batch=2)
+_z, _v = study.tensors(2, (3, 6, 6), "exercise/editing", 2)
+_queries, _keys, _values = study.tensors(3, (5, 4), "exercise/editing", 2)
+_image = _z.sigmoid()
+_holes = [(_image, (_z[:, :1] > limit).double()) for limit in (-0.3, 0.8)]
+_sharpened = [(_image, gaussian_3x3(_image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
+_vector = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().double()
 # Monte-Carlo samples at which their noise at u = 1/2 is as strong as grain of the smallest radius itself
-SAMPLES = 0.25 / float(grain_variance(0.5, RADII[0]))
-
-
-def _vector() -> Judge:
-    goal = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor()
-    return lambda answer: len(answer) == 9 and torch.allclose(torch.tensor(answer).float(), goal, atol=1e-5)
-
-
-def _hole() -> Judge:
-    image = (noise := _tensors(1)[0]).sigmoid()
-    return like(cut_hole, *((image, (noise[:, :1] > limit).double()) for limit in (-0.3, 0.8)))
-
-
-def _sharpen() -> Judge:
-    image = _tensors(1)[0].sigmoid()
-    cases = [(image, gaussian_3x3(image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
-    return like(lambda image, _, lam, mu: unsharp_mask(image, lam, mu), *cases)
-
-
-def _attend() -> Judge:
-    queries, key, value = _tensors(3, shape=(5, 4))
-    return like(lambda q, k, v: torch.softmax(q @ k.mT / 2, dim=-1) @ v, (queries, key[:, :1], value[:, :1]))
-
-
-def _velocity() -> Judge:
-    z_t, v = _tensors(2)
-    return like(lambda z_t, v, a, s: to_x0(v, z_t, a, s, "v_prediction"), (z_t, v, 0.6, 0.8), (z_t, v, 0.8, 0.6))
-
-
-_ORDER = "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen"
-_CLASSIC = "below the threshold the original pixel stays; the result is clamped to [0, 1]"
-_EQUAL = "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2"
-_LEFT = near(float(scaled_linear().alpha_bar[-1].sqrt()), 5e-4)
+_samples = 0.25 / float(grain_variance(0.5, RADII[0]))
+_left = float(scaled_linear().alpha_bar[-1].sqrt())
 # name -> (what it is about, maker of the judgement, what to think of when it fails)
 EXERCISES: dict[str, Exercise] = {
-    "vector": ("C of blur 0.25 with sharpening (2, 0.05)", _vector, _ORDER),
-    "hole": ("a black hole, 1 being hole", _hole, "the paper multiplies by M: M is 1 where the image is kept"),
-    "sharpen": ("unsharp masking with a threshold", _sharpen, _CLASSIC),
-    "attend": ("attention to one token", _attend, "what is the softmax of a single number? The queries do not matter"),
-    "velocity": ("z_0 from the velocity", _velocity, "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps"),
-    "samples": ("samples a pixel for grain of radius 0.01", near(SAMPLES, SAMPLES / 20), _EQUAL),
+    "vector": (
+        "C of blur 0.25 with sharpening (2, 0.05)",
+        lambda: lambda answer: study.same(torch.tensor(answer), _vector),
+        "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen",
+    ),
+    "hole": (
+        "a black hole, 1 being hole",
+        lambda: like(cut_hole, *_holes),
+        "the paper's M is 1 where it is kept",
+    ),
+    "sharpen": (
+        "unsharp masking with a threshold",
+        lambda: like(lambda image, low, lam, mu: unsharp_mask(image, lam, mu), *_sharpened),
+        "below the threshold the original pixel stays; the result is clamped to [0, 1]",
+    ),
+    "attend": (
+        "attention to one token",
+        lambda: like(lambda q, k, v: torch.softmax(q @ k.mT / 2, -1) @ v, (_queries, _keys[:, :1], _values[:, :1])),
+        "what is the softmax of a single number? The queries do not matter",
+    ),
+    "velocity": (
+        "z_0 from the velocity",
+        lambda: like(lambda z, v, a, s: to_x0(v, z, a, s, "v_prediction"), (_z, _v, 0.6, 0.8), (_z, _v, 0.8, 0.6)),
+        "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps",
+    ),
+    "samples": (
+        "samples a pixel for grain of radius 0.01",
+        near(_samples, _samples / 20),
+        "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2",
+    ),
     "combinations": ("edits of two effects and more", near(len(COMBINATIONS), 0.5), "2 to the 5, less those with one"),
-    "left": ("how much of z_0 is left at the last timestep", _LEFT, "alpha_bar is a square"),
+    "left": ("how much of z_0 is left at the last timestep", near(_left, 5e-4), "alpha_bar is a square"),
 }
 check = partial(study.check_answer, among=EXERCISES)  # says whether an answer holds; None: not answered yet

@@ -1,7 +1,7 @@
-"""What notebook 02 measures: crops of held-out photographs, ways of editing them, scores per photograph.
+"""What notebook 02 measures, as `grid.toml` lists it: crops of held-out photographs, edits of them, scores of those.
 
 Several crops of a photograph (at paper scale, frames of a sequence) are averaged, so that intervals count images that
-are independent of each other. What is measured stands in `grid.toml`.
+are independent of each other.
 """
 
 import hashlib
@@ -99,8 +99,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
-    config, task = experiments.PROFILES[profile], cell["task"]
-    tasks = tuple(cell.get("edit", "").split("+"))
+    config, task, tasks = experiments.PROFILES[profile], cell["task"], tuple(cell.get("edit", "").split("+"))
     network = experiment.startswith("editing-") and experiment != SEQUENCE
     variant = find(experiment).variant if network else ""
     two = task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW)
@@ -150,9 +149,6 @@ def crops(source: Any, each: int) -> Split:
     return source.first("test", each)
 
 
-# --- ways of editing ------------------------------------------------------------------------------------------------
-
-
 def request(data: Split, tasks: Sequence[str]) -> dict[str, Any]:
     """Arguments of `Editor.edit` for a split's own parameters."""
     vectors = [vector.only(*tasks) for vector in data.vectors]
@@ -187,9 +183,6 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
         colours = to_model(part.reference) if "colour" in tasks else torch.zeros_like(part.sharp)
         made.append(to_unit(generator(to_model(part.source(tasks)), colours, vectors)))
     return torch.cat(made)
-
-
-# --- scores ---------------------------------------------------------------------------------------------------------
 
 
 def by_photo(values: Tensor, each: int) -> list[float]:
@@ -262,7 +255,7 @@ def kept(data: Split, tasks: Sequence[str], method: Method) -> Metrics:
 
 
 def _statistics(output: Tensor, target: Tensor) -> Metrics:
-    """How near mean and deviation of each channel come to the target's: what colour transfer is about."""
+    """How near mean and deviation of each channel come to the target's, all that a colour transfer sets."""
     (own, mean), (deviation, goal) = (torch.std_mean(x, dim=(2, 3), correction=0) for x in (output, target))
     ratio = own / deviation.clamp(min=1 / 255)
     return {MEANS: (mean - goal).abs().mean(dim=1).tolist(), CONTRAST: ratio.mean(dim=1).tolist()}

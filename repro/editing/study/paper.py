@@ -106,9 +106,6 @@ def _pairs(root: Path, part: str) -> tuple[Pair, ...]:
     return tuple(sorted(read_split("reds", part, root).pairs, key=lambda pair: pair.target))
 
 
-# -- the published networks -------------------------------------------------------------------------------------------
-
-
 UNET: dict[str, Any] = {  # 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
     "in_channels": 4,
     "out_channels": 4,

@@ -25,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from repro.editing.autoencoder import Noises
-from repro.editing.tasks import COLOUR, COUNT, only, single_edit
+from repro.editing.model import COLOUR, COUNT, only, single_edit
 from repro.editing.vector import LENGTH
 
 PATCH = 2

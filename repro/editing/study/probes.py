@@ -51,9 +51,6 @@ def held(editor: Editor, data: Split) -> dict[str, Tensor]:
     return {name: value.float() for name, value in encoded(editor.autoencoder, edits(data)).items()}
 
 
-# -- features ---------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def task_features(editor: Editor, data: Split) -> tuple[Tensor, Tensor, Tensor]:
     """(bottleneck (5 N, C), label features (5 N, D), task (5 N,)) of every single edit of N crops.
@@ -109,14 +106,14 @@ def tsne(points: Tensor, perplexity: float = 20.0, steps: int = 500, seed: int =
     return y.detach().float()
 
 
-# -- strength: of an image beside the one it was made from, growing with one effect, blind to the others --------------
-# Blur below the frequencies of grain, grain in flat places only.
+# A strength compares an image with the one that it was made from; it grows with one effect and ignores the others.
 
 
 def blur_strength(edited: Tensor, source: Tensor) -> Tensor:
     """(B,) share of the gradient energy per contrast that is gone, both at coarse scale; 0 as sharp as the source.
 
-    Per contrast, the variance over the image, since a colour transfer stretches it and every gradient with it.
+    Coarse is below the frequencies of grain. Contrast is the variance over the image: a colour transfer stretches it
+    and every gradient with it.
     """
     coarse = [_gaussian(image, COARSE) for image in (edited, source)]
     own, whole = (_gradient(x) / x.var(dim=(2, 3), unbiased=False).mean(dim=1).clamp(min=1e-12) for x in coarse)
