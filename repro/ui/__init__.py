@@ -2,7 +2,7 @@
 
 In reading order: `pictures` (anything drawn becomes pixels; drawings made of photographs), `plots` (figures),
 `explore` (a function with sliders), `live` (its widgets), `setup` (how a notebook begins). ipywidgets and matplotlib
-load when something is shown or plotted, not here.
+load when something is shown or plotted.
 """
 
 from repro.ui.explore import Choice, Command, Seed, Slider, Toggle, Upload, explore

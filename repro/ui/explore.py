@@ -1,8 +1,7 @@
 """`explore`: a pure function to an image, plus controls, shown live with sliders or headless as plain images.
 
-Both ways call the same `Explorer.picture`: what a slider shows is what the headless function draws at that value.
-Controls are plain descriptions without any widget library. `parse` accepts a value or refuses it, and brings what a
-browser sent (0.30000000000000004) back to what a programmer would write (0.3).
+Both ways call the same `Explorer.picture`. Controls are plain descriptions without any widget library; `parse` accepts
+a value or refuses it, and makes 0.3 of a browser's 0.30000000000000004.
 """
 
 import os
@@ -36,7 +35,7 @@ class Slider:
 
     @property
     def integer(self) -> bool:
-        """True when the slider hands out integers."""
+        """Whether its values are integers."""
         return all(isinstance(v, int) for v in (self.min, self.max, self.step, self.default))
 
     def parse(self, value: Any) -> Number:
@@ -87,14 +86,14 @@ class Toggle:
 
 @dataclass(frozen=True)
 class Upload:
-    """An image file of the reader's; the function gets `UploadedFile`, or None (the default) while there is none."""
+    """An image file of the reader's: an `UploadedFile`, or None (the default) while there is none."""
 
     label: str = "your photo"
     default = None
 
     def parse(self, value: Any) -> UploadedFile | None:
-        """The file, or the newest one of `ipywidgets.FileUpload.value`: in version 7 a dict, name -> {"metadata",
-        "content"}, in 8 a tuple of {"name", ..., "content"}; None where that is empty."""
+        """The file, or the newest of `ipywidgets.FileUpload.value` (None where that is empty): in version 7 a dict of
+        name -> {"metadata", "content"}, in 8 a tuple of {"name", ..., "content"}."""
         if not value or isinstance(value, UploadedFile):
             return value or None
         _accepted(value, isinstance(value, Mapping | tuple), "an UploadedFile or None")
@@ -106,13 +105,9 @@ Control = Slider | Choice | Toggle | Upload
 
 
 def parse_all(controls: Mapping[str, Control], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every control's default, overridden by `params`, each checked by its control.
-
-    Raises `ReproError` with the parameter's name.
-    """
-    for name in params:
-        if name not in controls:
-            raise ReproError(f"unknown parameter {name!r}, accepted are {', '.join(controls) or 'none'}")
+    """Every control's default, overridden by `params`. Raises `ReproError` with the parameter's name."""
+    for name in params.keys() - controls.keys():
+        raise ReproError(f"unknown parameter {name!r}, accepted are {', '.join(controls) or 'none'}")
     values = {}
     for name, control in controls.items():
         try:
@@ -134,10 +129,9 @@ class Command:
         """The command line at `params`, quoted for a POSIX shell; it makes the folder that it writes to."""
         words = ["papermill", self.notebook, "build/" + os.path.basename(self.notebook)]
         values = {parameter: params[control] for control, parameter in self.parameters.items()}
-        if self.profile != "small":
-            values["profile"] = self.profile
+        values["profile"] = None if self.profile == "small" else self.profile
         for parameter, value in values.items():
-            if value is None:  # nothing uploaded: the notebook's own default stands
+            if value is None:  # the notebook's own default stands
                 continue
             value = getattr(value, "name", value)  # of an uploaded file
             # papermill reads -p values as numbers or booleans where it can; -r keeps text that looks like one as text
@@ -155,7 +149,7 @@ def _looks_typed(text: str) -> bool:
 
 @dataclass(eq=False)
 class Explorer:
-    """The pure part of `explore`: parameters in, image out; shown headless.
+    """The part of `explore` without widgets: parameters in, image out.
 
     fn: pure; returns uint8 (H, W, 3), a PIL image, a float tensor (3, H, W) in [0, 1], or a Figure.
     controls: parameter name -> Slider, Choice, Toggle, Seed, Upload.
@@ -184,7 +178,7 @@ class Explorer:
         self._last: tuple[Any, Any] = (None, None)  # what `fn` gave last, and for which parameters
 
     def picture(self, **params: Any) -> Any:
-        """uint8 (H, W, 3) at `params` over the defaults; `fn` is not called again where only `display` differs."""
+        """uint8 (H, W, 3) at `params` over the defaults; where only `display` differs, `fn` is not called again."""
         values = parse_all(self.controls, params)
         display = {name: values.pop(name) for name in self.display}
         if self._last[0] != values:
@@ -197,7 +191,7 @@ class Explorer:
         return png(self.picture(**params))
 
     def saved(self, **params: Any) -> Any:
-        """What the save button keeps: `save(**params)` where there is one, else the image."""
+        """The image that the save button keeps."""
         return to_uint8(self.save(**parse_all(self.controls, params))) if self.save else self.picture(**params)
 
     def command_text(self, **params: Any) -> str:
@@ -209,7 +203,7 @@ class Explorer:
         return self.python(**parse_all(self.controls, params)) if self.python else ""
 
     def show(self) -> None:
-        """Display the default image, the presets beside each other and the texts, as a notebook keeps them."""
+        """Display the default image, the presets side by side and the texts."""
         show_small(self.picture())
         if self.presets:
             from repro.ui.plots import strip
@@ -221,11 +215,11 @@ class Explorer:
             print(text)
 
     def _ipython_display_(self) -> None:
-        """`explore` has shown everything; as a cell's last line it must not be shown again."""
+        """Nothing: `explore` has shown everything."""
 
 
 def show_small(pixels: Any) -> None:
-    """Show an image in the few bytes that a saved notebook can keep: PNG, or JPEG where it has many colours."""
+    """Show an image in few bytes, which a saved notebook keeps: PNG, or JPEG where it has many colours."""
     data = png(pixels)
     show_png(data) if len(data) < 30_000 else Photos(pixels, quality=60)._ipython_display_()
 
@@ -239,9 +233,8 @@ def explore(
 ) -> Explorer:
     """Show `fn(**params)` with one control per parameter; `more`: the other fields of `Explorer`, which explains all.
 
-    Live in a kernel that a front end may be listening to, unless `REPRO_HEADLESS=1` says that none is; the default
-    image is then left as a plain image below the widget, which is what the saved notebook shows. Errors at the defaults
-    are raised, later ones are one sentence in the image's place.
+    Live in a notebook's kernel unless `REPRO_HEADLESS=1`; the default image below the widget is what the saved notebook
+    shows. Errors at the defaults are raised, later ones are one sentence in the image's place.
     """
     from IPython import get_ipython
 

@@ -43,8 +43,8 @@ class LiveExplorer(Explorer):
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
         beside = HBox([left, right], layout=Layout(align_items="flex-start"))
-        boxes = {"copy as papermill command": self.command_box, "copy as Python": self.python_box}
-        boxes = {title: box for title, box in boxes.items() if box.value}
+        titles = {"copy as papermill command": self.command_box, "copy as Python": self.python_box}
+        boxes = {title: box for title, box in titles.items() if box.value}
         copied = ipywidgets.Accordion(children=list(boxes.values()), selected_index=None)
         for place, title in enumerate(boxes):
             copied.set_title(place, title)
@@ -88,7 +88,7 @@ class LiveExplorer(Explorer):
 
     @contextmanager
     def _reporting(self, doing: str) -> Iterator[None]:
-        """What is being done above the image; what an error says, where there is one."""
+        """What is being done above the image, or the error."""
         self.error, self.message.value = None, _text(doing)
         try:
             yield

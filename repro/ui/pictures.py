@@ -1,11 +1,10 @@
-"""One way from anything a notebook draws to pixels, and from pixels to bytes that never change by themselves; drawings
-made of photographs, with captions that touch no pixel of them.
+"""From anything that a notebook draws to pixels, and from pixels to bytes that never change by themselves; several
+photographs as one drawing, with captions that change no pixel of them.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,8 @@ class UploadedFile:
 
 
 def to_uint8(picture: Any) -> np.ndarray:
-    """`picture` as a uint8 array (H, W, 3).
-
-    Accepted: uint8 array (H, W, 3) or (H, W); PIL image; float tensor or array (3, H, W) or (1, H, W) in [0, 1];
-    matplotlib Figure, drawn at 110 dpi. Raises `ReproError` for anything else, out-of-range and non-finite values
-    included.
-    """
+    """uint8 (H, W, 3) of an array or tensor, uint8 (H, W, 3) or (H, W) or float (3, H, W) or (1, H, W) in [0, 1], of a
+    PIL image or a matplotlib Figure, drawn at 110 dpi. Raises `ReproError` for anything else, NaN included."""
     if hasattr(picture, "savefig"):
         from repro.ui.plots import style
 
@@ -63,29 +58,23 @@ def to_uint8(picture: Any) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels, (3, *shape[1:])).transpose(1, 2, 0))
 
 
-# --- as bytes, and shown ----------------------------------------------------------------------------------------------
-
-
 def png(picture: Any) -> bytes:
     """`picture` as PNG bytes without date or software text: equal pixels give equal bytes."""
-    buffer = BytesIO()
-    effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
-    _slim(to_uint8(picture)).save(buffer, format="PNG", **effort)
-    return buffer.getvalue()
-
-
-def _slim(pixels: np.ndarray) -> Image.Image:
-    """A PIL image of one channel where three say the same, or with a palette where few colours are enough: notebooks
-    keep their outputs, and size adds up."""
+    pixels, buffer = to_uint8(picture), BytesIO()
+    image = Image.fromarray(pixels)
+    # Notebooks keep their outputs, and size adds up: one channel where three are equal, a palette where it is enough.
     if (pixels[..., :1] == pixels).all():
-        return Image.fromarray(pixels[..., 0])
-    packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
-    colours = np.unique(packed)
-    if len(colours) > 256:
-        return Image.fromarray(pixels)
-    slim = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), mode="P")
-    slim.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes())
-    return slim
+        image = Image.fromarray(pixels[..., 0])
+    elif image.getcolors(256):
+        packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
+        colours, indices = np.unique(packed, return_inverse=True)
+        image = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8), mode="P")
+        image.putpalette(
+            np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes()
+        )
+    effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
+    image.save(buffer, format="PNG", **effort)
+    return buffer.getvalue()
 
 
 def few_colours(pixels: np.ndarray) -> Image.Image:
@@ -102,8 +91,7 @@ def show_png(data: bytes, kind: str = "png") -> None:
 
 
 class Drawn:
-    """A drawing as pixels: saved as it is, shown in few colours, since a notebook keeps what it shows and a photograph
-    of 255 colours takes a quarter of the bytes."""
+    """A drawing as pixels: saved as it is, shown in 255 colours, which take a quarter of the bytes in a notebook."""
 
     def __init__(self, drawing: Any) -> None:
         self.pixels = to_uint8(drawing)  # (H, W, 3)
@@ -113,7 +101,7 @@ class Drawn:
 
 
 class Photos(Drawn):
-    """The same for a drawing made of photographs: shown as JPEG of that quality."""
+    """A drawing made of photographs: shown as JPEG of that quality."""
 
     def __init__(self, drawing: Any, quality: int = QUALITY) -> None:
         super().__init__(drawing)
@@ -134,7 +122,7 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
-    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps: fast, for sliders."""
+    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps."""
     pixels = [enlarge(to_uint8(image), scale) for image in images]
     height, width, _ = pixels[0].shape
     rows = -(-len(pixels) // cols)
@@ -146,10 +134,8 @@ def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> n
 
 
 def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
-    """`before` left of a thin white line, `after` right of it: uint8 (H, W, 3). `at` in [0, 1]: where it stands.
-
-    At 0 all is `after`, at 1 all is `before`, without a line.
-    """
+    """`before` left of a thin white line, `after` right of it: uint8 (H, W, 3). `at` in [0, 1]: where it stands; at 0
+    all is `after`, at 1 all is `before`, without a line."""
     left, right = to_uint8(before), to_uint8(after)
     width = left.shape[1]
     column = round(at * width)
@@ -167,22 +153,13 @@ def captioned(pictures: Mapping[str, Any] | Sequence[tuple[str, Any]], cols: int
 
 
 def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:
-    """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title.
+    """Words on white, uint8 (BAR, width, 3), cut off where they are too long; `bold` for a title."""
+    from matplotlib import get_data_path  # its font, as in plots, so that every machine draws the same letters
 
-    Words are drawn by Pillow: fast enough for a slider, and no pixel of an image is touched.
-    """
-    image = Image.fromarray(np.full((BAR, width, 3), 255, np.uint8))
-    ImageDraw.Draw(image).text((1, 1), text, fill=INK, font=_font(bold), anchor="la")
+    font = Path(get_data_path(), "fonts/ttf", "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    image = Image.new("RGB", (width, BAR), "white")
+    ImageDraw.Draw(image).text((1, 1), text, fill=INK, font=ImageFont.truetype(str(font), 11), anchor="la")
     return np.asarray(image)
-
-
-@lru_cache(maxsize=2)
-def _font(bold: bool) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    # The letters that every plot has: they come with matplotlib, so that every machine draws the same ones.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), 11)
 
 
 def plaque(text: str) -> np.ndarray:
@@ -192,14 +169,13 @@ def plaque(text: str) -> np.ndarray:
 
 
 def resized(picture: Any, width: int) -> np.ndarray:
-    """`picture` brought to that width by cubic interpolation, uint8 (H, W, 3): large enough for a live widget."""
+    """`picture` brought to that width by cubic interpolation, uint8 (H, W, 3)."""
     image = Image.fromarray(to_uint8(picture))
     return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC))
 
 
 def stage(large: Any, small: Mapping[str, Any], caption: str = "") -> np.ndarray:
-    """What a widget shows: a line of words over a large image, and right of it square ones in a column as high,
-    each under its name. uint8 (H, W, 3)."""
+    """uint8 (H, W, 3): a caption over a large image, and right of it square ones in a column, each under its name."""
     rows = [large := to_uint8(large)]
     if small:
         side = (large.shape[0] - 4 * (len(small) - 1)) // len(small) - BAR
@@ -209,16 +185,10 @@ def stage(large: Any, small: Mapping[str, Any], caption: str = "") -> np.ndarray
     return np.concatenate([line(caption, rows[0].shape[1]), *rows]) if caption else rows[0]
 
 
-# --- a reader's own photograph ----------------------------------------------------------------------------------------
-
-
 def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -> tuple[Tensor, str]:
     """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; where there is
-    none, `ours` (3, H, W) and its `name`.
-
-    Of one more than twice as long as wide the middle. Raises `ReproError` for what is no image, or one smaller than 16
-    pixels.
-    """
+    none, `ours` (3, H, W) and its `name`. Of one more than twice as long as wide the middle. Raises `ReproError` for
+    what is no image, or one smaller than 16 pixels."""
     from repro.data.images import center_crop, read_image, resize
 
     if photo is None:
@@ -232,7 +202,7 @@ def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -
 
 
 def own_view(result: tuple[Any, Any, str] | str, split: float) -> np.ndarray:
-    """A reader's own photograph before and after, large, under a line of words; or a sentence. uint8 (H, W, 3)."""
+    """uint8 (H, W, 3): a reader's photograph before and after, large, under its caption; or a sentence."""
     if isinstance(result, str):
         return plaque(result)
     before, after, caption = result

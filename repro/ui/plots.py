@@ -1,7 +1,5 @@
-"""Images of images, curves and schematics, in one small style: light, colour-blind safe, the same bytes every time.
-
-Figures are made without pyplot: no global state, nothing to close, no pile of figures. A `Plate` shows itself.
-"""
+"""Contact sheets, curves and schematics, in one small style: light, colour-blind safe, the same bytes every time.
+Figures are made without pyplot: there is no global state, and nothing to close."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Self
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
@@ -48,16 +46,13 @@ class Plate(Figure):
 
 
 def style() -> Any:
-    """Context manager: matplotlib's defaults under this house's style, whatever the user's matplotlibrc says."""
-    backend = {"backend", "backend_fallback", "interactive", "toolbar"}  # setting one would switch the notebook's own
-    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in backend and not k.startswith("webagg")}
-    return matplotlib.rc_context({**defaults, **STYLE})
+    """Context manager: this style over matplotlib's defaults, whatever the user's matplotlibrc says."""
+    return matplotlib.style.context(["default", STYLE])
 
 
 @contextmanager
 def panels(size: tuple[float, float], *shape: int, **layout: Any) -> Iterator[tuple[Plate, Any]]:
-    """A Plate and its axes, by default one, to be drawn on in this style; `size` in inches, the rest as matplotlib's
-    `subplots` takes it."""
+    """A Plate of `size` inches and its axes (`shape` and `layout` as in matplotlib's `subplots`; by default one)."""
     with style():
         plate = Plate(figsize=size, layout="constrained")
         yield plate, plate.subplots(*shape, **layout)
@@ -69,10 +64,8 @@ def _look(index: int) -> dict[str, str]:
 
 
 def strip(images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4) -> Plate:
-    """`images` in rows of `cols` (all in one where it is None), the first row under its titles.
-
-    images: anything `to_uint8` accepts; small ones keep their hard pixels. `size`: height of a row in inches.
-    """
+    """Images, anything `to_uint8` accepts, in rows of `cols` (None: one row) and `size` inches, the first under titles;
+    small ones keep their hard pixels."""
     pixels = [to_uint8(image) for image in images]
     cols = cols or len(pixels)
     rows = -(-len(pixels) // cols)
@@ -99,10 +92,8 @@ def sheet(
     col_labels: Sequence[str] = (),
     zoom: int = ZOOM,
 ) -> Plate:
-    """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap.
-
-    One axis for all of them: a hundred images are drawn as fast as one.
-    """
+    """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap. They are
+    one image on one axis: a hundred are drawn as fast as one."""
     shape = next(p for p in pictures if p is not None).shape
     gap = 2 * zoom
     canvas = tile([np.ones(shape, np.float32) if p is None else p for p in pictures], cols, gap=gap, scale=zoom)
@@ -135,11 +126,8 @@ def curve(
     reference: Mapping[str, float] | None = None,
     size: tuple[float, float] = (5.2, 3.0),
 ) -> Plate:
-    """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band.
-
-    NaN leaves a gap. reference: name -> a level, drawn dashed (a paper's number, a bound). `size` in inches. log_x puts
-    a tick at every x.
-    """
+    """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band; NaN
+    leaves a gap. reference: name -> a level, drawn dashed. `size` in inches. log_x puts a tick at every x."""
     x = np.asarray(x, dtype=float)
     with panels(size) as (plate, axis):
         for index, (name, values) in enumerate(series.items()):
@@ -176,11 +164,11 @@ def dots(
     groups: Sequence[str] | None = None,
     size: tuple[float, float] | None = None,
 ) -> Plate:
-    """One line a row, from the top: a dot at its value with its interval; many comparisons at a glance.
+    """One line a row, from the top: a dot at its value with its interval.
 
     rows: name -> value, or (value, low, high), or None (left empty), or a mapping group -> one of these, drawn under
-    each other in one line. zero: where a vertical line is drawn (no difference). groups: one word a row, coloured
-    alike and named in the legend. `size` in inches.
+    each other in one line. zero: place of a vertical line (no difference). groups: one word a row, coloured alike and
+    named in the legend. `size` in inches.
     """
     grouped = zip(rows.values(), groups or [""] * len(rows), strict=True)
     several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
@@ -217,10 +205,7 @@ VERDICTS = {
 
 
 def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
-    """A paper's claims, a bar each, its comparisons coloured by verdict with their counts.
-
-    claims: what to write beside the bar -> the verdicts of its comparisons, words of `VERDICTS`.
-    """
+    """A bar for each claim (its text -> the verdicts of its comparisons, words of `VERDICTS`), coloured by verdict."""
     text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
     with panels((8.4, 0.75 + 0.3 * len(claims))) as (plate, axis):
         for index, verdicts in enumerate(claims.values()):
@@ -255,7 +240,7 @@ At = tuple[float, float]
 
 
 class Schematic(Plate):
-    """A drawing on a canvas of `width` x `height` units (an inch each), origin at the lower left.
+    """A drawing of `width` x `height` units (inches), origin at the lower left:
 
     Schematic(7, 2).box("x0", (1, 1), "$x_0$").box("xt", (5, 1), "$x_t$").arrow("x0", "xt", "add noise")
     """
@@ -319,5 +304,5 @@ class Schematic(Plate):
 
 
 def nothing(text: str) -> Plate:
-    """What stands in a figure's place that has no records, or no weights."""
+    """A sentence in place of a figure that has no records, or no weights."""
     return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9)

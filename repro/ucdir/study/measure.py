@@ -143,7 +143,7 @@ def formula(image: Tensor, task: str) -> Tensor:
 
 def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
     """One score of an image; 0 for smoke's images, which are too small for some."""
-    if min(image.shape[-2:]) < protocols.protocol(protocol).smallest:
+    if min(image.shape[-2:]) < protocols.PROTOCOLS[protocol].smallest:
         return 0.0
     return protocols.score(protocol, image[None], None if protocol.startswith("niqe") else truth[None]).item()
 
