@@ -3,8 +3,7 @@
     split = read_split("lol", "train")                                    # 485 pairs, from repro.paths.data() / "lol"
     images = PictureSet.of_pairs(split.pairs, squared(256), masks=split.masks)
 
-RainDrop's results are reported on test-a (58 pairs). test-b (249) has other images, and a number on it compares with
-none of them: it is refused under the name "test" and read as "test_b".
+RainDrop's "test" is test-a (58 pairs), on which results are reported; test-b (249 other images) is read as "test_b".
 """
 
 import hashlib
@@ -40,12 +39,12 @@ class Part:
     key: str = r"(?:.*/)?([^/]+)\.[^./]+"  # of the relative path: its groups name the pair, else the stem does
 
     def files(self, root: Path) -> list[Path]:
-        """Those that are there, in order of their names."""
+        """In order of their names."""
         found = (p for p in root.glob(self.pattern) if p.suffix.lower() in self.suffixes and p.is_file())
         return sorted(p for p in found if p.name[0] != ".")
 
     def keyed(self, root: Path, files: Sequence[Path]) -> dict[str | None, Path]:
-        """What names the pair of each file; None for one whose name is not of the expected form."""
+        """The files by the name of their pair; None for one that is misnamed."""
         found = ((re.fullmatch(self.key, file.relative_to(root).as_posix()), file) for file in files)
         return {"/".join(match.groups()) if match else None: file for match, file in found}
 
@@ -75,21 +74,19 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def home(name: str) -> Path:
-    """Where a known data set lies by default."""
+    """A known data set's folder by default."""
     return paths.data() / (LAYOUTS[name].folder or name)
 
 
 def advice(name: str, root: Path) -> str:
-    """What to get from where, and what its folder then holds."""
+    """A sentence: what to get from where, and what its folder then holds."""
     layout = LAYOUTS[name]
     return f"get {layout.get} from {layout.page} and unpack it so that {root} holds {layout.needed}"
 
 
 def check(name: str, root: FILE | None = None) -> tuple[list[str], list[str]]:
-    """Compare a downloaded data set, one of `LAYOUTS`, with its layout: counts, names of pairs, empty files.
-
-    A line for each part that is as it should be, and a sentence for each problem. `root`: its folder (default: `home`).
-    """
+    """Compare a downloaded data set, one of `LAYOUTS`, with its layout: counts, names of pairs, empty files. A line for
+    each part that is as it should be, and a sentence for each problem. `root`: its folder (default: `home`)."""
     layout, root = LAYOUTS[name], Path(root or home(name))
     if not root.is_dir():
         return [], [f"{root}: {'is no folder' if root.exists() else 'no such folder'}"]
@@ -108,7 +105,7 @@ def check(name: str, root: FILE | None = None) -> tuple[list[str], list[str]]:
 
 
 def _faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """A sentence for each: a wrong number of files (`found`, by labels), empty, misnamed or unpaired ones."""
+    """A sentence for each problem: a wrong number of files (`found`, by labels), empty, misnamed or unpaired ones."""
     files, where = found[part.label], root / part.pattern
     if not files and part.optional:
         return
@@ -125,9 +122,6 @@ def _faults(layout: Layout, part: Part, root: Path, found: Mapping[str, Sequence
         yield from unpaired((mine, theirs), (where, root / other.pattern))
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------
-
-
 class Split(NamedTuple):
     """Pairs of one split, and one mask a pair where the data set has them."""
 
@@ -139,8 +133,7 @@ def read_split(name: str, split: str, root: FILE | None = None) -> Split:
     """A split of a complete download of lol, raindrop, istd, gopro or reds, counted and matched by name.
 
     Splits are train and test; of reds train and val, the ground truth of its test sequences is withheld. Raises
-    `ReproError` for what is absent (with what to get from where), another number of files, a file without partner or of
-    another name than expected, a pair of two sizes, an unreadable header.
+    `ReproError` for what is absent (with what to get from where), and for all that `check` and `checked` find.
     """
     one_of("paired data set", name, [known for known, layout in LAYOUTS.items() if layout.splits])
     layout, root = LAYOUTS[name], Path(root or home(name))
@@ -157,14 +150,11 @@ def read_split(name: str, split: str, root: FILE | None = None) -> Split:
     return Split(pairs, [masks[0][key] for key in found] if masks else None)
 
 
-# --- CelebA -----------------------------------------------------------------------------------------------------------
-
 CELEBA = {"train": 162_770, "validation": 19_867, "test": 19_962}  # in the order of the list's numbers 0, 1, 2
 
 
 def face(image: Tensor) -> Tensor:
-    """Aligned CelebA (3, 218, 178) -> (3, 64, 64), by the crop of the RDDM line's FID: 128 px around row 121, column
-    89, the middle of a face."""
+    """Aligned CelebA (3, 218, 178) -> (3, 64, 64), by the crop of RDDM's FID: 128 px around row 121, column 89."""
     if tuple(image.shape[-2:]) != (218, 178):
         found = f"{image.shape[-1]}x{image.shape[-2]} (img_align_celeba is expected, not a cropped version)"
         raise ReproError(f"an aligned CelebA image is 178x218 px: got {found}")
@@ -172,11 +162,8 @@ def face(image: Tensor) -> Tensor:
 
 
 def read_celeba(split: str) -> list[Path]:
-    """The files of a split (train, validation, test), in the order of the data set's own list.
-
-    Raises `ReproError` for an unknown split, what is absent (with what to get from where), and another number of images
-    than the split has.
-    """
+    """The files of a split (train, validation, test), in the order of the data set's own list. Raises `ReproError` for
+    another split, what is absent (with what to get from where), and another number of images than the split has."""
     listed, folder = home("celeba") / "list_eval_partition.txt", home("celeba") / "img_align_celeba"
     if absent := [needed for needed in (listed, folder) if not needed.exists()]:
         raise ReproError(f"{absent[0]}: not found; {advice('celeba', home('celeba'))}")
@@ -189,18 +176,13 @@ def read_celeba(split: str) -> list[Path]:
     return entries
 
 
-# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
-
 CIFAR = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 _BYTES = 1 + 3 * 32 * 32  # an image's: label, 1,024 of red, of green, of blue
 
 
 def load_cifar10(split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """CIFAR-10's binary version, "train" (five files) or "test", from `cifar-10-batches-bin` in `repro.paths.data()`.
-
-    Returns images (N, 3, 32, 32) float32 in [-1, 1], labels (N,) int64 in 0..9, ids. Raises `ReproError` for an unknown
-    split, files that are absent (with what to download), cut short or no CIFAR-10.
-    """
+    """Images (N, 3, 32, 32) float32 in [-1, 1], labels (N,) int64 in 0..9 and ids of CIFAR-10's binary version, "train"
+    (five files) or "test". Raises `ReproError` for files that are absent (with what to download) or cut short."""
     parts, ids = [], []
     for file in _cifar_files(split):
         raw = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
@@ -223,9 +205,6 @@ def _cifar_files(split: str) -> list[Path]:
     if absent := [file for file in files if not file.is_file()]:
         raise ReproError(f"{absent[0]}: not found; {advice('cifar10', files[0].parent)}, or set REPRO_DATA")
     return files
-
-
-# --- command ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -31,7 +31,7 @@ class _Unreadable(ReproError):
 
 
 def opened(source: str | PathLike | bytes, name: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
+    """`use(image)` of the image in a file; where that fails, of the file without its perhaps damaged metadata."""
 
     def read(file: BinaryIO) -> Any:
         with refusing(name, f"not an image that can be read; accepted: {', '.join(SUFFIXES)}"):

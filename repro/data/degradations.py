@@ -1,16 +1,14 @@
 """The degradations that restoration networks are trained for, by name: `TASKS["raindrops"].degrade(images, noises)`.
 
 Settings are drawn for each sample, from its own random numbers, so that a degraded crop does not depend on its batch.
-Lengths are those of images whose shorter side is about 256 pixels: a crop is degraded like a part of one. Low light,
-motion blur and JPEG are here, raindrops in `wetglass`.
+Lengths are those of images whose shorter side is about 256 pixels: a crop is degraded like a part of one. Raindrops are
+in `wetglass`.
 
-Low light is what an underexposed camera would have delivered of a well-lit image. Everything happens in linear light,
-in the order of a camera: exposure, colour cast of the light, shot and read noise, clipping; then the sRGB curve, a tone
-curve that crushes the shadows, and 8 bits. The noise is Gaussian with the variance of a Poisson-Gaussian sensor,
-a x + b^2 (Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling and fitting"); below ten photons or so a true
-Poisson variable would also be skewed. There are two laws: a narrow one (`low_light`, two to four stops), which RDDM's
-networks are trained and measured with, and a wide one (`wide_low_light`), made to look like real dark photographs, for
-UCDIR's.
+Low light is an underexposed photograph. Everything happens in linear light, in the order of a camera: exposure, colour
+cast of the light, shot and read noise, clipping; then the sRGB curve, a tone curve that crushes the shadows, and 8
+bits. The noise is Gaussian with the variance of a Poisson-Gaussian sensor, a x + b^2 (Foi et al. 2008, "Practical
+Poissonian-Gaussian noise modeling and fitting"). There are two laws: a narrow one (`low_light`, two to four stops) for
+RDDM's networks, and a wide one (`wide_low_light`), made to look like real dark photographs, for UCDIR's.
 """
 
 import io
@@ -82,12 +80,10 @@ WIDE_LAW = (
 def wide_low_light(image: Tensor, noises: Noises, stops: float | None) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) sRGB in [0, 1] -> the same scenes in the dark, in multiples of 1/255, and their stops / 6 (B,).
 
-    As `low_light`, and wider in everything that real dark photographs differ in: one to six stops; light that is not
-    even (a bright window, a lamp, corners further away, bright things that stay bright); bulbs and candles; noise from
-    none to strong, in single pixels or, as after a camera's own smoothing, in grains; the tone curves of cameras.
-    What comes with darkness fades out below one stop: at 0 an image keeps its 8 bits.
-
-    `stops` fixes the exposure, in [0, 6]; None draws it uniformly in WIDE_STOPS.
+    As `low_light`, and wider in everything that real dark photographs differ in: light that is not even (a bright
+    window, a lamp, corners further away, bright things that stay bright); bulbs and candles; noise from none to strong,
+    in single pixels or, as after a camera's own smoothing, in grains; the tone curves of cameras. All of it fades out
+    below one stop. `stops` fixes the exposure, in [0, 6]; None draws it uniformly in WIDE_STOPS.
     """
     settings, sensor = noises("degrade/settings"), noises("degrade/sensor")
     u = settings.uniform((14,)).to(image)  # (B, 14)
@@ -187,11 +183,9 @@ JPEG_LAW = f"JPEG, version 1: quality {QUALITY}, {SUBSAMPLING}"
 
 
 def _path_kernels(noise: KeyedNoise, length: Tensor) -> Tensor:
-    """(B, 29, 29) kernels, each of sum 1, of paths of (B,) `length` pixels whose centroid is the middle.
-
-    A path is a smooth random curve in the plane, its first few cosine terms normal with variances that fall as in a
-    hand's slow tremor, brought to its length; its kernel sums bilinear tents at points of equal times.
-    """
+    """(B, 29, 29) kernels, each of sum 1, of paths of (B,) `length` pixels; their centroid is the middle, so that blur
+    does not shift an image. A path is a smooth random curve, its first few cosine terms normal with variances that fall
+    as in a hand's slow tremor, brought to its length; its kernel sums bilinear tents at points of equal times."""
     t = (torch.arange(_POINTS, device=noise.device) + 0.5) / _POINTS
     k = torch.arange(1, _TERMS + 1, device=noise.device)
     waves = torch.cos(math.pi * k[:, None] * t[None]) / k[:, None] ** 2.0  # (terms, points), each of mean 0
@@ -209,9 +203,8 @@ def motion_blur(image: Tensor, noises: Noises, length: float | None) -> tuple[Te
     """(B, 3, H, W) in [0, 1] -> the images of shaken cameras in multiples of 1/255, and their paths' lengths / 21 (B,).
 
     The image is averaged along the camera's path in light, the square of the stored value (close to sRGB's curve and
-    much cheaper), so that bright points leave bright lines; its edges are mirrored. Every kernel has its centroid in
-    the middle: blur does not shift an image. A little Gaussian noise and 8 bits come after it. `length` fixes the
-    path's length in [0, 21] pixels, 0 returns the images as they are; None draws it uniformly in LENGTH.
+    much cheaper), so that bright points leave bright lines; its edges are mirrored. A little Gaussian noise and 8 bits
+    follow. `length` fixes the path's length in [0, 21] pixels, 0 returns the images as they are; None draws it.
     """
     noise, sensor = noises("degrade/path"), noises("degrade/sensor")
     u = noise.uniform((2,), step=1).to(image)
@@ -230,10 +223,8 @@ def motion_blur(image: Tensor, noises: Noises, length: float | None) -> tuple[Te
 
 
 def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> what is left of the images after JPEG of each one's `quality`, 1 to 100.
-
-    By the real encoder (Pillow's libjpeg), colour at half the resolution (4:2:0), as on the web.
-    """
+    """(B, 3, H, W) in [0, 1] -> the images after JPEG of each one's `quality`, 1 to 100, by the real encoder (Pillow's
+    libjpeg), colour at half the resolution (4:2:0), as on the web."""
     pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     out = np.empty_like(pixels)
     for into, image_pixels, q in zip(out, pixels, quality, strict=True):
@@ -245,7 +236,7 @@ def jpeg(image: Tensor, quality: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Degradation:
-    """One way in which images are spoiled."""
+    """One kind of degradation."""
 
     name: str
     law: str  # what the settings are drawn from, for the hash of a data set: another law makes other data

@@ -67,9 +67,8 @@ def read_flist(flist: FILE) -> dict[int, Path]:
 def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[Pair]:
     """Pairs of two lists aligned by line; the header of every file is read.
 
-    `any_names` accepts pairs whose stems differ (RainDrop's "0_rain" and "0_clean"): the order decides then, and the
-    numbers in two names must agree where both have some. Raises `ReproError` for unequal numbers of entries, different
-    stems, missing or unreadable files, different sizes.
+    `any_names` accepts different stems (RainDrop's "0_rain" and "0_clean"): the order decides then, and the numbers in
+    two names must agree where both have some. Raises `ReproError` for what is no pair, and files that cannot be read.
     """
     first, second = read_flist(inputs), read_flist(targets)
     for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
@@ -84,10 +83,8 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
 
 
 def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
-    """Pairs of two folders by relative path without suffix; the header of every file is read.
-
-    Raises `ReproError` for an image without its partner, an unreadable one and a pair of two sizes.
-    """
+    """Pairs of two folders by relative path without suffix; the header of every file is read. Raises `ReproError` for
+    an image without its partner, an unreadable one and a pair of two sizes."""
     named: tuple[dict[str, Path], dict[str, Path]] = {}, {}
     for folder, files in zip((inputs, targets), named, strict=True):
         for path in list_images(folder):
@@ -100,7 +97,7 @@ def pair_folders(inputs: FILE, targets: FILE) -> list[Pair]:
 
 
 def unpaired(files: tuple[Mapping[Any, Path], Mapping[Any, Path]], places: tuple[FILE, FILE]) -> Iterator[str]:
-    """A sentence for those of either side, by their pair's name, that have no partner on the other."""
+    """A sentence for the files of either side, by their pair's name, without a partner on the other."""
     for mine, theirs, other in ((files[0], files[1], places[1]), (files[1], files[0], places[0])):
         if alone := [file for name, file in mine.items() if name not in theirs]:
             yield f"{some(alone)}: no partner in {other}"
@@ -142,10 +139,8 @@ def list_images(folder: FILE) -> list[Path]:
 
 
 def write_flist(folder: FILE, out: FILE) -> int:
-    """Write the list of a folder's images, relative to the list's own folder where that needs no "..".
-
-    Returns the number of entries. Raises `ReproError` where the folder holds no image or a name cannot stand on a line.
-    """
+    """Write the list of a folder's images, relative to the list's own folder where that needs no ".."; the number of
+    its entries. Raises `ReproError` where the folder holds no image or a name cannot stand on a line."""
     base, lines = Path(out).absolute().parent, []
     for path in list_images(Path(folder).absolute()):
         line = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
@@ -197,26 +192,20 @@ def cut(
 def crops(
     images: Tensor | Sequence[Tensor], size: int, ids: Tensor | Sequence[int | str], seed: int, *, flip: bool = True
 ) -> Tensor:
-    """One random crop of each image (C, H, W), mirrored with probability 1/2 if `flip`: (B, C, size, size).
-
-    Row b depends on images[b], ids[b] and `seed` only, its place not on `flip`; two crops of one image have two ids.
-    """
+    """One random crop of each image (C, H, W), mirrored with probability 1/2 if `flip`: (B, C, size, size). Row b
+    depends on images[b], ids[b] and `seed` only; two crops of one image have two ids."""
     listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
 
 
 def squared(side: int) -> Prepare:
-    """Resized to side x side, proportions not kept, as RDDM's restoration experiments do with training and test data
-    (antialiased bicubic: by what filter is not published)."""
+    """Resized to side x side, proportions not kept, as in RDDM's experiments (by what filter is not published)."""
     return lambda image: resize(image, (side, side))
 
 
 def equalised(image: Tensor) -> Tensor:
-    """Histogram equalisation of each channel of (3, H, W) in [0, 1] on its own, on 8-bit values, by OpenCV's rule.
-
-    The darkest value that occurs becomes 0, and any other goes to the share of brighter-than-darkest pixels up to it,
-    times 255; a channel of one value stays.
-    """
+    """Histogram equalisation of each channel of (3, H, W) in [0, 1], on 8-bit values, by OpenCV's rule: the darkest
+    value becomes 0, any other 255 times the share of the brighter pixels up to it; a channel of one value stays."""
     levels = (image * 255.0).round().long()  # (3, H, W)
     for channel in levels:
         counts = torch.bincount(channel.flatten(), minlength=256)
@@ -228,8 +217,7 @@ def equalised(image: Tensor) -> Tensor:
 
 
 class Pictures:
-    """Files of a list, addressed by index; after `prepare` (default: nothing) rounded to 8 bits, as resizing an 8-bit
-    file gives it. Up to `KEEP` bytes of them stay in memory."""
+    """Files by index, rounded to 8 bits after `prepare`. Up to `KEEP` bytes of them stay in memory."""
 
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None) -> None:
         self.files, self.prepare, self.room = list(files), prepare, KEEP
@@ -249,10 +237,8 @@ class Pictures:
 
 @dataclass
 class PictureSet:
-    """Targets, for restoration their degraded inputs, and masks where the data set has them, index by index.
-
-    `files` are the inputs' where there are some, else the targets'; `ids` their stems; `size` how many.
-    """
+    """Targets, for restoration their inputs, and masks where the data set has them, index by index. `files` are the
+    inputs' where there are some, else the targets'; `ids` their stems; `size` how many."""
 
     targets: Pictures
     inputs: Pictures | None = None
@@ -266,7 +252,7 @@ class PictureSet:
         prepare_input: Prepare | None = None,
         masks: Sequence[Path] | None = None,
     ) -> Self:
-        """A paired data set: `prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
+        """`prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
         inputs = Pictures([p.input for p in pairs], prepare_input or prepare)
         return cls(Pictures([p.target for p in pairs], prepare), inputs, masks and Pictures(masks, prepare))
 
@@ -279,10 +265,7 @@ class PictureSet:
         return [str(self.files[i]) for i in indices.tolist()]
 
     def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:
-        """The same crop (B, 3, side, side) in [0, 1] of target, input and mask, None of what there is not.
-
-        `draw` is (B, 3) in [0, 1) as `cut` takes it.
-        """
+        """The same crop (B, 3, side, side) in [0, 1] of target, input and mask (or None), at `draw` as in `cut`."""
         names, parts = self.names(indices), (self.targets, self.inputs, self.masks)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             read = [part and list(pool.map(part.__getitem__, indices.tolist())) for part in parts]
@@ -291,10 +274,9 @@ class PictureSet:
     def digest(self) -> str:
         """SHA-256 over the bytes of all files: of the hashes of inputs, targets and masks, each in order."""
         total = hashlib.sha256()
-        for part in (self.inputs, self.targets, self.masks):
-            if part is not None:
-                one = hashlib.sha256()
-                for file in part.files:
-                    one.update(file.read_bytes())
-                total.update(one.hexdigest().encode())
+        for part in filter(None, (self.inputs, self.targets, self.masks)):
+            one = hashlib.sha256()
+            for file in part.files:
+                one.update(file.read_bytes())
+            total.update(one.hexdigest().encode())
         return total.hexdigest()

@@ -1,13 +1,11 @@
 """Reading and writing images. Everywhere outside a network an image is float32 (3, H, W), RGB, in [0, 1].
 
-What a reader does with what it finds:
 - EXIF orientation is applied; of an animation the first frame is read;
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
 - colour profiles are not applied, but by `read_srgb`: values are taken as sRGB;
-- damaged metadata (EXIF, profiles, comments) is passed over.
-Everything else is refused in one sentence that names the file.
+- damaged metadata is passed over; what cannot be read is refused in one sentence that names the file.
 """
 
 import io
@@ -34,14 +32,9 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Tensor:
     """float32 (3, H, W) in [0, 1] of a file path, encoded bytes, a Pillow image, an array or a tensor.
 
-    Args:
-        source: arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of 1 (grey), 3, or 4 channels (the last is
-            opacity): uint8, uint16, bool, or floating point in [0, 1].
-        min_side: the shortest side that is accepted, in pixels.
-        name: what to call a source that has no path, in errors.
-
-    Raises:
-        ReproError: missing, empty, not an image, truncated, corrupt, too small, too large, or of an unknown kind.
+    Arrays are (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of 1 (grey), 3, or 4 channels (the last is opacity):
+    uint8, uint16, bool, or floating point in [0, 1]. `name`: of a source that has no path, in errors. Raises
+    `ReproError`: missing, not an image, truncated, corrupt, too large, a side shorter than `min_side` pixels.
     """
     name = name or (str(source) if isinstance(source, str | os.PathLike) else "the given image")
     image = _on_white(_read(source, name))
@@ -52,10 +45,8 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
 
 
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
-    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("" where nothing was).
-
-    A profile that cannot be read or applied is passed over, and reported. Raises `ReproError` as `read_image` does.
-    """
+    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("": nothing); one that cannot
+    be applied is passed over, and reported. Raises `ReproError` as `read_image` does."""
     image, note = _open(path, str(path)), ""
     if profile := image.info.get("icc_profile"):
         name, mode = "its colour profile", "RGBA" if image.mode == "RGBA" else "RGB"
@@ -85,10 +76,9 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def _read(source: ImageSource, name: str) -> Tensor:
-    """float32 (C, H, W) with the channels it has: 1 is grey, 3 are RGB, 4 are RGB and opacity."""
-    if isinstance(source, Tensor | np.ndarray):
-        return _of_numbers(source, name)
-    return to_channels(_open(source, name), name)
+    """float32 (C, H, W): 1 channel is grey, 3 are RGB, 4 are RGB and opacity."""
+    numbers = isinstance(source, Tensor | np.ndarray)
+    return _of_numbers(source, name) if numbers else to_channels(_open(source, name), name)
 
 
 def _on_white(image: Tensor) -> Tensor:
@@ -135,7 +125,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
 
 
 def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -> Tensor | None:
-    """What `read` makes of each of several, as one batch; None where `source` is one."""
+    """What `read` makes of several images, as one batch; None where `source` is one image."""
     if not (isinstance(source, list | tuple) or (isinstance(source, Tensor | np.ndarray) and source.ndim == 4)):
         return None
     parts = [read(one, f"{name} {i}" if len(source) > 1 else name, *options) for i, one in enumerate(source)]
@@ -147,11 +137,9 @@ def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -
 
 
 def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
-    """float32 (B, channels, H, W) in [0, 1] of one image, a batch (B, C, H, W) or (B, H, W, C), or a list.
-
-    Each is whatever `read_image` accepts: one way for every pipeline. `channels` are 3 or, for a network of grey
-    images, 1: the luminance. Raises `ReproError` for an empty list and for several sizes.
-    """
+    """float32 (B, channels, H, W) in [0, 1] of what `read_image` accepts, a batch (B, C, H, W) or (B, H, W, C), or a
+    list. `channels` are 3 or, for a network of grey images, 1: the luminance. Raises `ReproError` for an empty list and
+    for several sizes."""
     if (batch := _batch(pictures, source, name, channels)) is not None:
         return batch
     image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
@@ -165,11 +153,9 @@ def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", c
 def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:
     """float32 (B, 1, H, W): 1 in the hole, 0 elsewhere.
 
-    - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0 and
-      255.
-    - Images (a file, a Pillow image, an array with colours): white, or any bright paint, is the hole on black. Where
-      parts are transparent and the paint is of one brightness, all that is painted is the hole, black paint too. Soft
-      edges are cut at one half.
+    - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0, 255.
+    - Images (a file, a Pillow image, an array with colours): white or bright paint is the hole on black; paint of one
+      brightness on transparent is the hole, black paint too. Soft edges are cut at one half.
 
     Raises `ReproError` for a mask that is not black and white, or in which nothing, or all, is a hole.
     """
@@ -195,7 +181,7 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
 
 
 def _drawn(image: Tensor, name: str) -> Tensor:
-    """The hole (H, W) of a mask (C, H, W) that somebody painted."""
+    """The hole (H, W) of a painted mask (C, H, W)."""
     value = image[:3].amax(dim=0)  # brightest channel, (H, W)
     if len(image) == 4:
         alpha = image[3]
@@ -232,16 +218,14 @@ def center_crop(image: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize of (3, H, W) or (B, 3, H, W) in [0, 1] to (height, width), clamped to [0, 1].
-
-    One number is the shorter side; the longer one keeps the proportions, rounded to nearest.
-    """
+    """Antialiased bicubic resize of (3, H, W) or (B, 3, H, W) in [0, 1] to (height, width), clamped to [0, 1]. One
+    number is the shorter side; the longer one keeps the proportions, rounded to nearest."""
     if isinstance(size, int):
         scale = size / min(image.shape[-2:])
         size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
-    batch = image if image.dim() == 4 else image[None]
+    batch = image.reshape(-1, *image.shape[-3:])
     out = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0.0, 1.0)
-    return out if image.dim() == 4 else out[0]
+    return out.reshape(*image.shape[:-2], *size)
 
 
 _JPEG = {"quality": 95, "subsampling": 0}, 65_535
@@ -251,11 +235,8 @@ _WRITTEN = {  # suffix -> Pillow's options, how many pixels a side it holds
 
 
 def write_image(path: str | os.PathLike, image: ImageSource) -> Path:
-    """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded.
-
-    Raises `ReproError` for values outside [0, 1], which a caller clamps where that is meant, for other suffixes, and
-    where the file cannot be written.
-    """
+    """Write an image as PNG, WebP (both lossless) or JPEG (quality 95, 4:4:4), atomically; floats are rounded. Raises
+    `ReproError` for values outside [0, 1], other suffixes, and where the file cannot be written."""
     path, stream, image = Path(path), io.BytesIO(), read_image(image, name="image")
     options = check_writable(path, (image.shape[2], image.shape[1]))
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

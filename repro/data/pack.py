@@ -44,7 +44,7 @@ class Picture:
 
     @property
     def credit(self) -> str:
-        """The line to show beside a large reproduction; the images are resized from their source."""
+        """The line beside a reproduction; the images are resized from their source."""
         return f"{self.author}, {self.licence}, {self.source}"
 
 
@@ -116,10 +116,8 @@ def fashion(split: str) -> Fashion:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 by which records know a file of the pack: of its first form, where a smaller one took its place since.
-
-    The manifest has both; pixels and arrays are bit for bit the same. Of any other content it is the file's own.
-    """
+    """SHA-256 by which records know a file of the pack: its own or, where a smaller file with the same pixels replaced
+    the first one, that of the first (the manifest has both)."""
     found, row = _sha256(path), _manifest().get(path.relative_to(PACK).as_posix(), {})
     return row["first"] if row.get("first") and found == row["sha256"] else found
 

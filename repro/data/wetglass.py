@@ -1,14 +1,13 @@
-"""Raindrops as a camera sees them that focuses on the scene behind: large, soft, translucent, brighter or darker.
+"""Raindrops on a pane while the camera focuses on the scene behind: large, soft, translucent, brighter or darker.
 
-A drop close to the lens is far out of focus. What reaches a pixel then comes partly past it, from the background, and
-partly through it: light_out = (1 - a) background + a drop (the composite model of Qian et al. 2018, "Attentive
-Generative Adversarial Network for Raindrop Removal"), in light, taken as the square of the stored value. `a` is the
-share of the lens that the drop covers: its outline blurred by the defocus. The drop itself is a wide-angle image of the
-scene, upside down and blurred, mixed with the light of the sky and the ground that the image does not show.
+A drop is far out of focus. Light reaches a pixel partly past it, from the background, and partly through it: (1 - a)
+background + a drop (the composite model of Qian et al. 2018, "Attentive Generative Adversarial Network for Raindrop
+Removal"), in light, taken as the square of the stored value. `a` is the share of the lens that the drop covers: its
+outline blurred by the defocus. The drop itself is a wide-angle image of the scene, upside down and blurred, mixed with
+the light of the sky and the ground that the image does not show.
 
 All drops of an image are one field, a sum of Gaussian hills over ellipses in coordinates that are bent a little: hills
-that touch merge, as drops do. `rain`, below, has the sharp lenses that older networks were trained with; the sharpest
-drops of this law look like them.
+that touch merge, as drops do. `rain`, below, has the sharp drops that older networks were trained with.
 """
 
 import math
@@ -42,11 +41,8 @@ _CELL = 14  # pixels between two knots of the bending
 
 
 def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) in [0, 1] behind a wet pane: the images, and `a`, (B, 1, H, W) in [0, 1].
-
-    `coverage` fixes the share of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it
-    for each sample. `noise` gives each sample's own drops, whatever the batch.
-    """
+    """(B, 3, H, W) in [0, 1] behind a wet pane: the images, and `a`, (B, 1, H, W) in [0, 1]. `coverage` fixes the share
+    of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it for each sample."""
     height, width = image.shape[-2:]
     u = noise.uniform((16,)).to(image)  # (B, 16) of the whole pane
 
@@ -152,10 +148,8 @@ def _field(drops: dict[str, Tensor], bend: Tensor, noise: KeyedNoise, size: tupl
 
 
 def _hills(drops: dict[str, Tensor], at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
-    """One sample's field over the points (h, w): log (h, w) and (5, h, w).
-
-    A drop's q^2 is a quadratic form, so that all of them are one matrix product with x^2, xy, y^2, x, y and 1.
-    """
+    """One sample's field over the points (h, w): log (h, w) and (5, h, w). A drop's q^2 is a quadratic form, and all of
+    them are one matrix product with x^2, xy, y^2, x, y and 1."""
     if not len(drops["x"]):
         return torch.full_like(at_x, -math.inf), at_x.new_ones(5, *at_x.shape)
     middle_x, middle_y = at_x.mean(), at_y.mean()
@@ -181,7 +175,7 @@ def _small(light: Tensor, cell: int) -> Tensor:
     return F.interpolate(light, size=[math.ceil(side / cell) for side in light.shape[-2:]], mode="area")
 
 
-# --- sharp drops: lenses that show the scene upside down, which networks that answer the paper are trained with -------
+# --- sharp drops: lenses that show the scene upside down, on which the networks of the study are trained -------------
 
 LENS_RADIUS = (2.5, 10.0)  # pixels, log-uniform
 LENS_COVERAGE = (0.06, 0.22)  # share of the pane under drops, before they overlap
@@ -251,10 +245,8 @@ def _lenses(noise: KeyedNoise, size: tuple[int, int]) -> dict[str, Tensor]:
 
 
 def _nearest(drops: dict[str, Tensor], rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
-    """Which drop each pixel belongs to, and where in it: index (B, H, W) int64, q (B, H, W), 0 centre, 1 outline.
-
-    One pass over the drops, each a few operations on the whole pane; where two overlap the deeper one wins.
-    """
+    """The drop of each pixel, and its place there: index (B, H, W) int64, q (B, H, W), 0 centre, 1 outline. Where two
+    overlap, the deeper one counts."""
     best = torch.full((len(drops["x"]), len(rows), cols.shape[1]), math.inf, device=rows.device)
     index = torch.zeros(best.shape, dtype=torch.int64, device=rows.device)
     for n in range(drops["x"].shape[1]):

