@@ -116,7 +116,7 @@ def test_every_control_leaves_its_mark_and_the_picture_is_the_same_twice(now, pl
 @pytest.mark.parametrize("changes", [{"reference": "red panda", "mask": "20 %"}, {"method": PALETTE, "sharpen": True}])
 def test_the_python_to_copy_draws_the_same_picture(now, player, changes):
     scope: dict = {}
-    exec(player.python_text(**changes).replace("\npipe(", "\nout = pipe("), scope)
+    exec(player.texts(**changes)[1].replace("\npipe(", "\nout = pipe("), scope)
     wanted = play.edit(now, **{**PLAY, **changes})[2][0].mul(255).round().permute(1, 2, 0).numpy()
     assert np.abs(np.asarray(scope["out"]).astype(float) - wanted).max() <= 1  # the pipeline rounds once more
 

@@ -177,7 +177,7 @@ def inception_score(logits: Tensor) -> float:
 
 
 class SetMetrics:
-    """FID, KID (x 1000) and IS of images (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
+    """FID, KID and IS of images (N, C, H, W) in [-1, 1]; the reference is embedded once, at first use."""
 
     def __init__(self, make_net: Callable[[], FeatureNet], reference: Tensor, batch: int) -> None:
         self.make_net, self.reference, self.batch = make_net, reference, batch

@@ -7,6 +7,7 @@ Nichol and Dhariwal ("Improved DDPM"), and is a diffusers model (`save_pretraine
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -253,9 +254,13 @@ def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, ba
     if not 0 <= overlap < tile:
         raise ReproError(f"tile overlap must lie in [0, tile): got overlap {overlap} for tile {tile}")
     h, w = x.shape[-2:]
-    rows, cols = (tile_starts(n, tile, tile - overlap) for n in (h, w))
-    places = [(r, c) for r in rows for c in cols]
-    weight = _window(min(tile, h), overlap, x)[:, None] * _window(min(tile, w), overlap, x)[None, :]
+    places = list(product(*(tile_starts(n, tile, tile - overlap) for n in (h, w))))
+
+    def ramp(length: int) -> Tensor:
+        position = torch.arange(length, dtype=x.dtype, device=x.device) + 0.5
+        return (torch.minimum(position, length - position) / max(overlap, 1)).clamp(max=1.0)
+
+    weight = ramp(min(tile, h))[:, None] * ramp(min(tile, w))
     total, norm = None, x.new_zeros(1, 1, h, w)
     for first in range(0, len(places), batch):
         some = places[first : first + batch]
@@ -266,9 +271,3 @@ def tiled(fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, ba
             total[..., r : r + tile, c : c + tile] += piece * weight
             norm[..., r : r + tile, c : c + tile] += weight
     return (total / norm).to(total.dtype)
-
-
-def _window(length: int, overlap: int, like: Tensor) -> Tensor:
-    position = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
-    ramp = torch.minimum(position, length - position)
-    return (ramp / max(overlap, 1)).clamp(max=1.0)

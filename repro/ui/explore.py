@@ -194,13 +194,10 @@ class Explorer:
         """The image that the save button keeps."""
         return to_uint8(self.save(**parse_all(self.controls, params))) if self.save else self.picture(**params)
 
-    def command_text(self, **params: Any) -> str:
-        """The papermill command at `params`; empty without a command."""
-        return self.command.text(parse_all(self.controls, params)) if self.command else ""
-
-    def python_text(self, **params: Any) -> str:
-        """The Python that draws the image at `params`; empty without `python`."""
-        return self.python(**parse_all(self.controls, params)) if self.python else ""
+    def texts(self, **params: Any) -> tuple[str, str]:
+        """The papermill command and the Python that draw the image at `params`, each "" where there is none."""
+        values = parse_all(self.controls, params)
+        return self.command.text(values) if self.command else "", self.python(**values) if self.python else ""
 
     def show(self) -> None:
         """Display the default image, the presets side by side and the texts."""
@@ -211,7 +208,7 @@ class Explorer:
             images = [self.picture(**preset) for preset in self.presets.values()]
             wide = sum(image.shape[1] / image.shape[0] for image in images)
             show_small(to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide))))  # 10 inches wide at most
-        for text in filter(None, (self.command_text(), self.python_text())):
+        for text in filter(None, self.texts()):
             print(text)
 
     def _ipython_display_(self) -> None:

@@ -38,7 +38,7 @@ class LiveExplorer(Explorer):
             widget.observe(lambda change: self._quiet or self._draw(), names="value")
         self.preset_buttons = [_button(title, partial(self.set, **preset)) for title, preset in self.presets.items()]
         self.save_button = _button("save image", self._save)
-        texts, width = (self.command_text(), self.python_text()), Layout(width="98%")
+        texts, width = self.texts(), Layout(width="98%")
         self.command_box, self.python_box = (Textarea(value=t, rows=t.count("\n") + 2, layout=width) for t in texts)
         left = VBox(self._rows(), layout=Layout(width=f"{COLUMN}px", flex="0 0 auto"))
         right = VBox([self.message, self.image], layout=Layout(flex="1 1 auto", min_width="0"))
@@ -99,7 +99,7 @@ class LiveExplorer(Explorer):
         """One new image, or in its place a sentence that says why there is none."""
         with self._reporting("drawing …"):
             params = self.params
-            self.command_box.value, self.python_box.value = self.command_text(**params), self.python_text(**params)
+            self.command_box.value, self.python_box.value = self.texts(**params)
             if (data := self.png(**params)) != bytes(self.image.value):
                 self.image.value = data
             self.message.value = ""
