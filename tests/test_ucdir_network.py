@@ -11,13 +11,8 @@ from repro.data import files
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
-<<<<<<< HEAD
-from repro.metrics.lpips import lpips
-from repro.ucdir.model import TRAINING, UCDIR, Learning, RestorationTask, training_loss
-=======
 from repro.metrics.pixel import lpips
-from repro.ucdir.model import UCDIR, Learning, RestorationTask, training_loss
->>>>>>> 4e15d8d (LPIPS beside the other scores; protocols without unused texts; plots use matplotlib's own style context)
+from repro.ucdir.model import TRAINING, UCDIR, Learning, RestorationTask, training_loss
 from repro.ucdir.network import BASES, CONDITIONING, GUIDANCE, NORMS, AdaptiveKernels, statistics
 
 TINY = dict(
