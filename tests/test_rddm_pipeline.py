@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tiny import refused, shaken
@@ -131,25 +131,31 @@ def test_saved_and_loaded_it_draws_the_same(layout, tmp_path):
     assert before.std() > 0.01
 
 
-@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
-@pytest.mark.parametrize("clip", [True, False])
-def test_a_pretrained_DDPM_draws_what_DDIM_draws(beta_schedule, clip, tiny_ddpm, tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"clip_sample": False}, {"beta_schedule": "scaled_linear"}])
+def test_a_pretrained_DDPM_draws_what_DDIM_draws(settings, tiny_ddpm, tmp_path):
     """Generation is diffusers' own DDPMPipeline with RDDM's scheduler in it."""
-    given = DDIMScheduler(num_train_timesteps=100, beta_schedule=beta_schedule, clip_sample=clip)
-    betas = {"name": beta_schedule, "T": 100, "beta_1": 0.0001, "beta_T": 0.02}
-    settings = {"ddpm": betas, "objective": "noise", "clip": 2.0 if clip else None}
-    theirs = DDIMPipeline(tiny_ddpm.unet, given)
-    pipe, published = (
-        DDPMPipeline(tiny_ddpm.unet, RDDMScheduler(rule=rule, **settings)) for rule in ("compose", "eq12")
-    )
-    assert pipe.scheduler.init_noise_sigma == 1  # as DDIM's, though s_T is a little less
-    pipe.save_pretrained(tmp_path)
-    for steps in (10, 33):
+    for kind, steps in ((DDPMScheduler, 10), (DDIMScheduler, 33)):
+        theirs = DDIMPipeline(tiny_ddpm.unet, kind(num_train_timesteps=100, **settings))
+        pipe = DDPMPipeline(theirs.unet, RDDMScheduler.from_ddpm(theirs.scheduler))
+        published = DDPMPipeline(theirs.unet, RDDMScheduler.from_ddpm(theirs.scheduler, rule="eq12"))
+        assert pipe.scheduler.init_noise_sigma == 1  # as DDIM's, though s_T is a little less
+        pipe.save_pretrained(tmp_path)
         common = dict(batch_size=2, num_inference_steps=steps, output_type="np")
         wanted = theirs(generator=seeded(), **common).images
         for each, same in ((pipe, True), (DDPMPipeline.from_pretrained(tmp_path), True), (published, False)):
             gap = np.abs(each(generator=seeded(), **common).images - wanted).max()
-            assert gap < 1e-3 * max(1, np.abs(wanted).max()) if same else gap > 0.01 or not clip
+            assert gap < 1e-3 * max(1, np.abs(wanted).max()) if same else gap > 0.01 or "clip_sample" in settings
+
+
+def test_settings_without_counterpart_are_refused():
+    cases = {
+        "thresholding=True": DDPMScheduler(thresholding=True),
+        "timestep_spacing='linspace'": DDIMScheduler(timestep_spacing="linspace"),
+        "EulerDiscreteScheduler with": EulerDiscreteScheduler(),
+        "'v_prediction'; accepted": DDPMScheduler(prediction_type="v_prediction"),
+        "variance_type='learned_range'": DDPMScheduler(variance_type="learned_range"),
+    }
+    refused(cases, RDDMScheduler.from_ddpm)
 
 
 def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):

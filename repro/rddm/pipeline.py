@@ -1,8 +1,8 @@
 """RDDM in diffusers: a scheduler (`set_timesteps`, `step(...).prev_sample`) and a pipeline that restores images.
 
 A step is made by `repro.rddm.samplers.Sampler`; only the bookkeeping is here. Generation needs no pipeline of its own:
-`diffusers.DDPMPipeline(unet, RDDMScheduler(ddpm={"name": "linear"}, objective="noise", rule="compose"))` samples an
-ordinary DDPM without retraining, and draws what `DDIMPipeline` draws from the same start with eta = 0.
+`diffusers.DDPMPipeline(unet, RDDMScheduler.from_ddpm(scheduler))` samples an ordinary DDPM by RDDM's rule, without
+retraining.
 """
 
 import copy
@@ -57,6 +57,29 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         self.sampler = Sampler(self.schedule, objective, clip=clip, rule=rule)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(self.schedule.T - 1, -1, -1)
+
+    @classmethod
+    def from_ddpm(cls, scheduler: Any, **changes: Any) -> Self:
+        """The scheduler for a noise network trained with a diffusers DDPM or DDIM scheduler, without retraining.
+
+        It draws what diffusers' `DDIMPipeline` draws from the network and the same start with eta = 0 (rule "compose");
+        `changes` go over these settings. Raises `ReproError` for a setting that has no counterpart here.
+        """
+        c = scheduler.config
+        known = {
+            "beta_schedule": ("linear", "scaled_linear"), "trained_betas": (None,), "thresholding": (False,),
+            "prediction_type": ("epsilon",), "clip_sample_range": (1.0,), "timestep_spacing": ("leading",),
+            "set_alpha_to_one": (True, None), "steps_offset": (0,), "rescale_betas_zero_snr": (False,),
+            # Every fixed variance is left out with eta = 0; a network that predicts one has twice the outputs.
+            "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+        }  # fmt: skip
+        for name, accepted in known.items():
+            if c.get(name) not in accepted:
+                raise ReproError(f"{type(scheduler).__name__} with {name}={c.get(name)!r}; accepted: {accepted}")
+        T = c.num_train_timesteps
+        ddpm = {"name": c.beta_schedule, "T": T, "beta_1": c.beta_start, "beta_T": c.beta_end}
+        settings = {"objective": "noise", "rule": "compose", "clip": 2.0 if c.clip_sample else None}
+        return cls(T, ddpm=ddpm, **settings | changes)
 
     @property
     def init_noise_sigma(self) -> float:
