@@ -212,7 +212,7 @@ def test_the_loss_is_l1_lpips_and_the_codebooks_distance(model):
     down, right = noise("corner").integers(0, 4, (2,))[0].tolist()
     perceptual = lpips_network("cpu")(*(F.pad(p, (right, 0, down, 0), mode="reflect") for p in (output, image)))
     torch.testing.assert_close(found, l1 + LPIPS_WEIGHT * perceptual + CODEBOOK_WEIGHT * distance)
-    assert task.names(at) == ["crop 2", "crop 0"] and torch.equal(model.vq.quantize.embedding.weight, table)
+    assert [task.ids[i] for i in at] == ["crop 2", "crop 0"] and torch.equal(model.vq.quantize.embedding.weight, table)
     for seed in range(60):  # codes are revived in training, at some batches
         task.loss(model.train(), at, lambda purpose, seed=seed: KeyedNoise(seed, ids, purpose))
         if not torch.equal(model.vq.quantize.embedding.weight, table):

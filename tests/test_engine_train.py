@@ -211,7 +211,7 @@ def test_nan_names_pictures_and_last_good_state(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     run(state, until=96)
     before = state.read_bytes()
-    poison = int(places_to_indices(torch.arange(96, 112), TinyTask.size, seed=3)[5])  # in the very next batch
+    poison = int(places_to_indices(torch.arange(96, 112), len(TinyTask.ids), seed=3)[5])  # in the very next batch
     with pytest.raises(ReproError, match=rf"loss nan, .* image {poison}.*96 images in, is .*state"):
         list(train(tiny_net(), TinyTask(poison=poison), RECIPE, 3, state))
     assert state.read_bytes() == before

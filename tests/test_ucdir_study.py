@@ -83,7 +83,7 @@ def test_a_training_runs_on_files_and_a_test_set_is_read(data, task):
         for i in range(3):
             write(data / folder, f"{i:04d}.{'jpeg' if task == 'jpeg' else 'png'}", f"{folder} {i}")
     made = training_task(task, "main", "paper")
-    assert made.size == 3
+    assert len(made.ids) == 3
     (step,) = train(UCDIR(**TINY), made, Recipe(images=4, batch=4, precision="fp32"), seed=0)
     assert torch.isfinite(torch.tensor(step.loss))
     assert measure.sample("ucdir", {"task": task}, "paper").n == 3

@@ -23,14 +23,11 @@ RECIPE = Recipe(images=320, batch=16, lr=1e-3, warmup=64, ema=100, threads=1, sa
 class TinyTask:
     """`poison` makes the loss of that image NaN."""
 
-    size = 50
+    ids = tuple(f"image {i}" for i in range(50))
 
     def __init__(self, poison: int | None = None) -> None:
-        self.pictures = torch.rand(self.size, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.pictures = torch.rand(len(self.ids), 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
         self.poison = poison
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [f"image {i}" for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         x0 = self.pictures[indices]

@@ -79,13 +79,10 @@ class PriorTask:
     share `recolour` of them `recoloured`."""
 
     def __init__(self, recolour: float = 0.0) -> None:
-        self.photos, self.recolour = pack.photos("train", kind=None), recolour
-        self.size, self.pictures = len(self.photos), [sizes(pack.load(p)) for p in self.photos]
+        photos, self.recolour = pack.photos("train", kind=None), recolour
+        self.ids, self.pictures = [p.id for p in photos], [sizes(pack.load(p)) for p in photos]
         self.settings = {"schedule": SCHEDULE.name, "crop": SIZE, "scales": list(SCALES), "learned variance": True}
         self.settings |= {"recolour": recolour} if recolour else {}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.photos[i].id for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         drawn = noise("noise")

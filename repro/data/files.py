@@ -238,7 +238,7 @@ class Pictures:
 @dataclass
 class PictureSet:
     """Targets, for restoration their inputs, and masks where the data set has them, index by index. `files` are the
-    inputs' where there are some, else the targets'; `ids` their stems; `size` how many."""
+    inputs' where there are some, else the targets'; `names` their paths, `ids` their stems; `size` how many."""
 
     targets: Pictures
     inputs: Pictures | None = None
@@ -258,15 +258,12 @@ class PictureSet:
 
     def __post_init__(self) -> None:
         self.files = (self.inputs or self.targets).files
-        self.size, self.ids = len(self.files), [file.stem for file in self.files]
-
-    def names(self, indices: Tensor) -> list[str]:
-        """Paths of the files, the input's where there is one."""
-        return [str(self.files[i]) for i in indices.tolist()]
+        self.size, self.names = len(self.files), [str(file) for file in self.files]
+        self.ids = [file.stem for file in self.files]
 
     def crops(self, indices: Tensor, side: int, draw: Tensor) -> list[Tensor | None]:
         """The same crop (B, 3, side, side) in [0, 1] of target, input and mask (or None), at `draw` as in `cut`."""
-        names, parts = self.names(indices), (self.targets, self.inputs, self.masks)
+        names, parts = [self.names[i] for i in indices.tolist()], (self.targets, self.inputs, self.masks)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             read = [part and list(pool.map(part.__getitem__, indices.tolist())) for part in parts]
         return [images and cut(images, side, draw, names=names).to(draw.device) for images in read]

@@ -121,12 +121,9 @@ class AutoencoderTask:
     """
 
     def __init__(self, pictures: Tensor, ids: Sequence[str]) -> None:
-        self.pictures, self.ids, self.size = pictures, list(ids), len(pictures)
+        self.pictures, self.ids = pictures, list(ids)
         self.settings = {"lpips": LPIPS_WEIGHT, "codebook": CODEBOOK_WEIGHT, "jitter": JITTER}
         self.settings |= {"unquantised": UNQUANTISED, "revive": REVIVE_EVERY}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         image = (self.pictures[indices].float() / 127.5 - 1).to(noise("drop").device)

@@ -258,14 +258,12 @@ class EditTask:
         self, held: dict[str, Tensor], schedule: Schedule, learning: Learning, colours: str = "rgb", mask: bool = False
     ) -> None:
         self.held = {name: value.float() for name, value in held.items()}
-        self.schedule, self.learning, self.size = schedule, learning, len(held["sharp"])
+        self.schedule, self.learning = schedule, learning
+        self.ids = [f"crop {i}" for i in range(len(held["sharp"]))]
         self.colours, self.mask = colours, mask
         # Runs that began before there were the last two choices go on.
         chosen = {k: v for k, v in asdict(learning).items() if v or k not in ("low", "composites")}
         self.settings: dict[str, Any] = {**chosen, "schedule": schedule.name}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [f"crop {i}" for i in indices.tolist()]
 
     def draw(self, indices: Tensor, noise: Noises) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
         """What a step learns from: noisy latent, the network's other inputs, times, training target, labels (B,)."""
@@ -277,8 +275,8 @@ class EditTask:
         z_B = single_edit(self.held, indices, label.to(device))[1]
         if learning.composites:  # a share of the visits takes one of the crop's composites instead
             chosen = noise("composite").uniform((1,)).to(device) < learning.composites  # (B, 1)
-            turn = noise("round").integers(0, len(self.held["composite"]) // self.size).to(device)
-            rows = indices + self.size * turn
+            turn = noise("round").integers(0, len(self.held["composite"]) // len(self.ids)).to(device)
+            rows = indices + len(self.ids) * turn
             vector = torch.where(chosen, self.held["composite vector"][rows], vector)
             z_B = torch.where(chosen[:, :, None, None], self.held["composite"][rows], z_B)
         drawn = noise("noise")

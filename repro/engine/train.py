@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -86,9 +86,7 @@ class Task(Protocol):
     depends beside the recipe (objective, schedule, crop, …): a saved run is never continued with others.
     """
 
-    size: int  # training images
-
-    def names(self, indices: Tensor) -> list[str]: ...  # of training images, for the message of a stopped run
+    ids: Sequence[str]  # names of the training images
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         """(B,) loss of each image in `indices` (B,); `noise(purpose)` gives the batch's random numbers."""
@@ -170,7 +168,7 @@ def train(
         "recipe": digest(dataclasses.asdict(recipe)),
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
-        "size": task.size,
+        "size": len(task.ids),
         "task": digest(dict(getattr(task, "settings", {}))),
     }
     with contextlib.ExitStack() as after:
@@ -201,7 +199,7 @@ def train(
         while images < end:
             with _whole_step() as interrupted:
                 places = torch.arange(images + rank * local, images + (rank + 1) * local)  # (b,)
-                indices = places_to_indices(places, task.size, seed)
+                indices = places_to_indices(places, len(task.ids), seed)
                 lr = recipe.lr_at(images)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -215,7 +213,9 @@ def train(
                 if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                     kept = f"the last good state, {saved} images in, is {state}" if state and saved else "none was kept"
                     what = f"training stopped after {images} images: loss {mean_loss}, gradient norm {norm.item()}"
-                    raise ReproError(f"{what} on the batch of {', '.join(task.names(indices[:8]))}, …; {kept}")
+                    raise ReproError(
+                        f"{what} on the batch of {', '.join(task.ids[i] for i in indices[:8].tolist())}, …; {kept}"
+                    )
                 optimizer.step()
                 images += recipe.batch
                 ema.update(model, images, recipe.batch)

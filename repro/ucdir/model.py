@@ -232,10 +232,7 @@ class RestorationTask:
         # Runs that began before there were these two go on.
         chosen = {k: v for k, v in asdict(self.learning).items() if v or k not in ("perceptual", "squared")}
         relight = {"relight": self.relight.__name__} if self.relight else {}
-        self.size, self.settings = len(self.ids), chosen | {"crop": self.crop} | relight
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
+        self.settings = chosen | {"crop": self.crop} | relight
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor | None]:
         """(clean, degraded) in [-1, 1], each (B, 3, crop, crop); the strength (B,) of what was degraded here."""

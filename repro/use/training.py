@@ -154,8 +154,8 @@ class PairTask:
 
     def __init__(self, pictures: PictureSet, file: PairsFile) -> None:
         self.pictures, self.crop, self.learner = pictures, file.crop, LEARNERS[file.method]
-        self.size, self.names = pictures.size, pictures.names
-        self.settings = {"method": file.method, "crop": file.crop, "data": pictures.names(torch.arange(pictures.size))}
+        self.ids = pictures.names
+        self.settings = {"method": file.method, "crop": file.crop, "data": self.ids}
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
@@ -183,7 +183,7 @@ class TrainPairs:
         print(f"{self.file}: {file.method}, {summary}")
         task = PairTask(pictures, file)
         places = torch.arange(min(6, file.batch))  # what is drawn of the first batch
-        indices = places_to_indices(places, task.size, file.seed)
+        indices = places_to_indices(places, len(task.ids), file.seed)
         target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
         drawn = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
         print(f"first batch, inputs above targets: {write_image(file.out / 'first_batch.png', drawn)}", flush=True)

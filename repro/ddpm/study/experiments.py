@@ -73,10 +73,7 @@ class _Images:
     """Clean images (N, C, H, W) in [-1, 1] with their ids, as the engine's training reads them."""
 
     def __init__(self, images: Tensor, ids: list[str], schedule: Schedule) -> None:
-        self.images, self.ids, self.schedule, self.size = images, ids, schedule, len(images)
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
+        self.images, self.ids, self.schedule = images, ids, schedule
 
 
 class DenoisingTask(_Images):

@@ -150,11 +150,8 @@ class Pix2PixTask:
     """Single edits of crops (`benchmark.pixels`), one of six labels a visit; what belongs to the others is zero."""
 
     def __init__(self, held: Mapping[str, Tensor]) -> None:
-        self.held, self.size = held, len(held["sharp"])
+        self.held, self.ids = held, [f"crop {i}" for i in range(len(held["sharp"]))]
         self.settings = {"l1": L1_WEIGHT, "labels": "uniform"}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [f"crop {i}" for i in indices.tolist()]
 
     def inputs(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(source, reference, vector, target): images (B, 3, S, S) in [-1, 1], vectors (B, 9)."""

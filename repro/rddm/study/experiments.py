@@ -171,10 +171,7 @@ class PairTask:
         self, learning: Learning, ids: Sequence[str], pair: Callable, condition: bool = True, **settings: Any
     ) -> None:
         self.learning, self.ids, self.pair, self.condition = learning, list(ids), pair, condition
-        self.size, self.settings = len(self.ids), {**learning.settings, **settings}
-
-    def names(self, indices: Tensor) -> list[str]:
-        return [self.ids[i] for i in indices.tolist()]
+        self.settings = {**learning.settings, **settings}
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         x0, y, *mask = self.pair(indices, noise)

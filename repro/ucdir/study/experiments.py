@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repro import paths
@@ -67,7 +66,7 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
     learning = Learning(**settings["learning"])
     if chosen == "paper":
         files, encode = read(task, "train"), [partial(TASKS["jpeg"].degrade, quality=10)]
-        return RestorationTask(files.names(torch.arange(files.size)), files.crops, settings["crop"], learning, encode)
+        return RestorationTask(files.names, files.crops, settings["crop"], learning, encode)
     ids, images = photographs("train", settings["side"], settings.get("limit", 0))
 
     def crops(indices: Tensor, side: int, draw: Tensor) -> tuple[Tensor, None]:
