@@ -172,9 +172,6 @@ def load_factors(path: Path) -> dict[str, Tensor]:
         raise ReproError(f"{path}: no LoRA file can be read there ({error})") from error
 
 
-# -- adaptation
-
-
 @dataclass(frozen=True)
 class Adaptation:
     """How the network is adapted; the defaults are the paper's, `variance` and `weighting` its silent choices.

@@ -123,9 +123,6 @@ def compose(outer: Separable, inner: Separable) -> Separable:
     return Separable(*(a @ b for a, b in pairs), noise=outer.noise, mask=outer.mask)
 
 
-# -- the paper's measurements
-
-
 def bicubic_matrix(n: int, size: int) -> Tensor:
     """(size, n) torch's antialiased bicubic interpolation, which is Pillow's: a = -0.5, normalised at the border."""
     unit = torch.eye(n, dtype=torch.float64)[None, None]
@@ -176,9 +173,6 @@ def _apply(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
     if x.shape[1:] != (shape := (c.shape[1], h.shape[1], w.shape[1])):
         raise ReproError(f"the operator takes (B, {', '.join(map(str, shape))}) here: got {tuple(x.shape)}")
     return torch.einsum("ac,nchw->nahw", c, h @ x @ w.T)
-
-
-# -- guidance
 
 
 @dataclass(frozen=True)

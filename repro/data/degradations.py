@@ -28,8 +28,6 @@ from repro.errors import ReproError
 
 Noises = Callable[[str], KeyedNoise]  # purpose -> the random numbers of a batch
 
-# --- low light, the narrow law ----------------------------------------------------------------------------------------
-
 STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 4.0), (1.0, 1.3), (0.75, 1.33), (150.0, 1500.0), (0.0005, 0.002)
 LOW_LIGHT_LAW = str((STOPS, GAMMA, CAST, PHOTONS, READ))
 
@@ -61,8 +59,6 @@ def low_light(image: Tensor, noises: Noises) -> Tensor:
     dark = linear_to_srgb(light.clamp(0, 1)) ** gamma
     return (dark * 255).round() / 255
 
-
-# --- low light, the wide law ------------------------------------------------------------------------------------------
 
 WIDE_STOPS = (1.0, 6.0)
 DARKEST = 6.5  # stops: no place of a scene is darker than this, or nothing would be left of it in 8 bits
@@ -169,8 +165,6 @@ def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
     stops = under[:, 0] * (1 - kept) + field * (under[:, 0] / 2).clamp(max=1)
     return stops.clamp(0, DARKEST)[:, None]
 
-
-# --- motion blur and JPEG ---------------------------------------------------------------------------------------------
 
 LENGTH = (2.0, 21.0)  # of motion blur: pixels along the path, uniform
 SIGMA = (0.001, 0.01)  # its noise, standard deviation of values in [0, 1], log-uniform

@@ -170,9 +170,6 @@ class DataFlist:
         return 0
 
 
-# --- sets of images, prepared alike and kept in memory as 8-bit images while there is room ----------------------------
-
-
 def cut(
     images: Tensor | Sequence[Tensor], size: int, draw: Tensor, *, flip: bool = True, names: Sequence | None = None
 ) -> Tensor:

@@ -117,8 +117,6 @@ def _of_numbers(source: np.ndarray | Tensor, name: str) -> Tensor:
     return image.contiguous()
 
 
-# --- batches and masks for pipelines ----------------------------------------------------------------------------------
-
 BLACK, WHITE = 0.1, 0.9  # what counts as black and white in a drawn mask
 GREY_SHARE = 0.1  # of the pixels may be neither, as soft edges and JPEG make them; they are cut at one half
 LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601: what Pillow takes
@@ -192,9 +190,6 @@ def _drawn(image: Tensor, name: str) -> Tensor:
     if grey > GREY_SHARE:
         raise ReproError(f"{name}: {grey:.0%} of its pixels are grey; accepted: black (kept) and white (hole)")
     return (value >= 0.5).float()
-
-
-# --- ranges, sizes and writing ----------------------------------------------------------------------------------------
 
 
 def to_model(image: Tensor) -> Tensor:

@@ -136,9 +136,6 @@ def to_diffusers(schedule: Schedule, kind: Literal["ddpm", "ddim", "ddim_inverse
     return getattr(diffusers, classes[kind])(num_train_timesteps=schedule.T, **betas, **kwargs)
 
 
-# -- the process and what is predicted --------------------------------------------------------------------------------
-
-
 def q_sample(x0: Tensor, t: Tensor | int, eps: Tensor, schedule: Schedule) -> Tensor:
     """x_t given x0 in one jump (DDPM Eq. 4 in the form of Section 3.2). t is (B,) or one number."""
     a, s = schedule.at(t, x0)
@@ -193,9 +190,6 @@ def model_fn(module: nn.Module, *args: Any, **kwargs: Any) -> Model:
         return out if isinstance(out, torch.Tensor) else out.sample
 
     return call
-
-
-# -- losses ------------------------------------------------------------------------------------------------------------
 
 
 def simple(output: Tensor, expected: Tensor, norm: Literal["l1", "l2"] = "l2") -> Tensor:

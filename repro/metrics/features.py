@@ -114,9 +114,6 @@ def _verify(file: Path, sha256: str) -> None:
         raise ReproError(f"{file.name} has SHA-256 {found[:12]}...; accepted: {sha256[:12]}... of published weights")
 
 
-# --- scores of sets ---------------------------------------------------------------------------------------------------
-
-
 def _checked(measure: str, *sets: Tensor) -> list[Tensor]:
     """The sets in float64 on the CPU."""
     if any(len(features) < 2 or not torch.isfinite(features).all() for features in sets):

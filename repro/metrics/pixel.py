@@ -89,9 +89,6 @@ def ssim_uniform(image: Tensor, reference: Tensor) -> Tensor:
     return _ssim(image, reference, lambda maps: F.avg_pool2d(maps, 7, stride=1), sample=49 / 48)
 
 
-# --- MATLAB's evaluation scripts, which resize the ground truth before they measure ----------------------------------
-
-
 def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """MATLAB's `imresize(image, [height width])` on a uint8 image: bicubic (a = -1/2), antialiased, edges mirrored.
 

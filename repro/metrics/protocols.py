@@ -87,9 +87,6 @@ def checked(name: str, image: Tensor, channels: int, smallest: int = 1) -> Tenso
     raise ReproError(f"{name}: an image {found}; accepted: {accepted}")
 
 
-# --- what each wrong protocol costs, in numbers, on the same images ---------------------------------------------------
-
-
 class Trap(NamedTuple):
     """A mistake that published code or its users make: its protocol, its name, the mean score without it and with it.
 

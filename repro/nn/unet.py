@@ -227,9 +227,6 @@ class UNet(ModelMixin, ConfigMixin):
         return parts[1](h) if len(parts) > 1 else h
 
 
-# --- sides that a network does not divide, and large images -----------------------------------------------------------
-
-
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, Box]:
     """Repeat the right and bottom edge of (B, C, H, W) until H and W are multiples; returns image and old size."""
     h, w = x.shape[-2:]

@@ -98,8 +98,6 @@ def indi(T: int = 1000, sum_scale: float = 1.0) -> RDDMSchedule:
     return by_config(T, "average", "level", sum_scale=sum_scale)
 
 
-# -- learning --------------------------------------------------------------------------------------------------------
-
 Objective = Literal["res", "noise", "res_noise"]
 STRATEGIES: dict[str, Objective] = {"SM-Res": "res", "SM-N": "noise", "SM-Res-N": "res_noise"}
 # Where the diffusion starts. "degraded": from the degraded image (RDDM). "noise": from pure noise, the degraded image
@@ -146,9 +144,6 @@ def start(y: Tensor, z: Tensor, schedule: RDDMSchedule, t: int | None = None, su
     """
     level = schedule.levels(schedule.T - 1 if t is None else t)[1] if sum_scale is None else sum_scale**0.5
     return torch.add(y, z, alpha=level)
-
-
-# -- what a network predicts ------------------------------------------------------------------------------------------
 
 
 def heads(objective: str) -> int:

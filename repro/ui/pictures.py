@@ -113,9 +113,6 @@ class Photos(Drawn):
         show_png(buffer.getvalue(), "jpeg")
 
 
-# --- several images as one --------------------------------------------------------------------------------------------
-
-
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
     """(H, W, 3) -> (scale H, scale W, 3) by repeating pixels, so that a 28x28 image is large without blur."""
     return np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))

@@ -226,8 +226,6 @@ def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
     return plate
 
 
-# --- boxes and arrows: how the notebooks draw a method before they explain it -----------------------------------------
-
 # fill and edge; kinds differ in shape or edge too, never by colour alone
 KINDS = {
     "data": ("#eaf3fa", "#0072B2"),

@@ -94,9 +94,6 @@ def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **ax
     return plots.dots(drawn, zero=0.0, **axes) if drawn else plots.nothing("no records of this profile")
 
 
-# -- what the notebook does live
-
-
 def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:
     """(x, y), (1, …) each, of a held-out photograph or an unseen texture, as measured."""
     names, *both = m.measured(which, task, live)

@@ -127,8 +127,6 @@ LESSONS = {
 }
 
 
-# -- the widgets: one request by any method, and a reader's own photograph --------------------------------------------
-
 # Held-out photographs to choose from, for the image and for the colours.
 PHOTOS = {
     "kingfisher": "photos/erase_kingfisher",
@@ -282,8 +280,6 @@ def _by_pipeline(
     effects |= {"reference": None if reference == "none" else example(now, reference)}
     return pipe(image, **effects, num_inference_steps=now.live.steps, seed=seed, output_type="pt").images[0]
 
-
-# -- exercises: an answer is a number, a list or a function, and `check` says whether it holds ------------------------
 
 _z, _v = study.tensors(2, (3, 6, 6), "exercise/editing", 2)
 _queries, _keys, _values = study.tensors(3, (5, 4), "exercise/editing", 2)

@@ -111,8 +111,6 @@ _ALL = ("smoke", 0.4, _SMOKE), ("small", 2.3, _SMALL), ("paper", 2.3, _SMALL)  #
 LESSONS = {name: Lesson("rddm", "03_rddm_sampling", name, *more) for name, *more in _ALL}
 
 
-# -- the explorer ------------------------------------------------------------------------------------------------------
-
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
 STRATEGIES = {label: variant for variant, label in NAMES.items()}
 FOR_USE = "the network for use"
@@ -203,8 +201,6 @@ def _net(now: Lesson, task: str, strategy: str) -> Net:
         raise ReproError(f"no weights of {name_of(task, variant, 0, now.live)} here: repro train makes them")
     return net
 
-
-# -- a reader's own photograph -----------------------------------------------------------------------------------------
 
 WEATHER = {
     "rain on it": ("raindrop", True),

@@ -170,8 +170,6 @@ def scored(
     return found
 
 
-# -- how far two rules part (claim R4), where a state stands -----------------------------------------------------------
-
 RULES = {
     "ddim": "DDIM",
     "ddim-rederived": "DDIM, noise re-derived",

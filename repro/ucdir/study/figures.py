@@ -225,8 +225,6 @@ EXERCISES: dict[str, Exercise] = {
 check = partial(check_answer, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
 
 
-# --- the README's figure: a dark and a shaken photograph, restored by a network each ----------------------------------
-
 TITLE = "04 UCDIR: an initial estimate, and the residual that diffusion adds to it"
 SHOWN = (
     ("lowlight", "photos/erase_red_panda", {"stops": 3.0}, "three stops too dark"),
