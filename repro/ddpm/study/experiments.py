@@ -69,24 +69,20 @@ def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
     return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
 
 
-class _Images:
-    """Clean images (N, C, H, W) in [-1, 1] with their ids, as the engine's training reads them."""
-
-    def __init__(self, images: Tensor, ids: list[str], schedule: Schedule) -> None:
-        self.images, self.ids, self.schedule = images, ids, schedule
-
-
-class DenoisingTask(_Images):
+@dataclass
+class DenoisingTask:
     """Learn noise from clean images (Ho et al. 2020, algorithm 1): with `learned_variance` by the hybrid loss of 2 C
     output channels (Nichol and Dhariwal 2021, eq. 16). `mirror`: half of the images, drawn anew, are mirrored."""
 
-    def __init__(
-        self, images: Tensor, ids: list[str], schedule: Schedule, learned_variance: bool = True, mirror: bool = False
-    ) -> None:
-        super().__init__(images, ids, schedule)
-        self.learned_variance, self.mirror = learned_variance, mirror
-        self.settings = {"schedule": schedule.name, "learned variance": learned_variance}
-        self.settings |= {"mirrored": True} if mirror else {}
+    images: Tensor  # (N, C, H, W) in [-1, 1]
+    ids: list[str]
+    schedule: Schedule
+    learned_variance: bool = True
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings = {"schedule": self.schedule.name, "learned variance": self.learned_variance}
+        self.settings |= {"mirrored": True} if self.mirror else {}
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
@@ -99,13 +95,15 @@ class DenoisingTask(_Images):
         return loss(process.model_fn(model), x0, t, eps, self.schedule)
 
 
-class ClassifierTask(_Images):
+@dataclass
+class ClassifierTask:
     """Learn the ten classes from clean images (half of each batch), for the features of FID and Inception Score, and
     from noisy ones (the other half), for the gradients of guidance."""
 
-    def __init__(self, images: Tensor, labels: Tensor, ids: list[str], schedule: Schedule) -> None:
-        super().__init__(images, ids, schedule)
-        self.labels = labels
+    images: Tensor
+    labels: Tensor
+    ids: list[str]
+    schedule: Schedule
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")
