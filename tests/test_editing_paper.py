@@ -24,10 +24,10 @@ from repro.errors import ReproError
 from repro.metrics.features import FeatureNet
 
 SMALL = {"layers_per_block": 1, "norm_num_groups": 4}
-UNET = paper.UNET | SMALL | {"cross_attention_dim": 12, "attention_head_dim": 2, "block_out_channels": [8, 16]}
+UNET = paper.LDM.unet | SMALL | {"cross_attention_dim": 12, "attention_head_dim": 2, "block_out_channels": [8, 16]}
 UNET["down_block_types"] = ["CrossAttnDownBlock2D", "DownBlock2D"]
 UNET["up_block_types"] = ["UpBlock2D", "CrossAttnUpBlock2D"]
-KL = paper.KL | SMALL | {"block_out_channels": [8, 8]}
+KL = paper.LDM.autoencoder | SMALL | {"block_out_channels": [8, 8]}
 KL |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
 TINY = paper.Pretrained("nobody/tiny", "vqvae", UNET, KL)
 SIDE, FRAMES = 32, 2

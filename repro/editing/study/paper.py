@@ -106,28 +106,6 @@ def _pairs(root: Path, part: str) -> tuple[Pair, ...]:
     return tuple(sorted(read_split("reds", part, root).pairs, key=lambda pair: pair.target))
 
 
-UNET: dict[str, Any] = {  # 320 channels, times 1, 2, 4, 4, two blocks a level, 8 heads
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "cross_attention_dim": 1280,
-    "attention_head_dim": 8,  # in this U-Net of diffusers, the number of heads
-    "norm_num_groups": 32,
-}
-KL: dict[str, Any] = {
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "scaling_factor": 0.18215,
-}
-
-
 class PretrainedAutoencoder(AutoencoderKL):
     """A published KL autoencoder, used like ours: latents are the mode, times the scale of unit deviation."""
 
@@ -208,4 +186,4 @@ class Pretrained:
         return hashlib.sha256(save({k: v.contiguous() for k, v in self.frozen.state_dict().items()})).hexdigest()
 
 
-LDM = Pretrained("CompVis/ldm-text2im-large-256", "vqvae", UNET, KL)
+LDM = Pretrained(**paths.read_toml(Path(__file__).with_name("experiments.toml"))["pretrained"])
