@@ -161,7 +161,7 @@ def test_doctor_finds_damaged_weights_and_a_broken_check(home, monkeypatch, caps
         raise OSError("no such luck")
         yield
 
-    monkeypatch.setattr(commands, "CHECKS", (_broken, commands._checkpoints))
+    monkeypatch.setattr(commands, "CHECKS", (_broken, commands._files))
     broken, damaged = [text for state, text in findings() if state == "fail"]
     assert "the check of broken broke (OSError: no such luck)" in broken
     assert WEIGHTS in damaged and "git checkout" in damaged

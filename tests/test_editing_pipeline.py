@@ -174,11 +174,12 @@ def command(capsys, *argv):
 
 
 def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
-    options = "--blur 0.6 --reference other.jpg --mask hole.png --sharpen 2.0 0.02 --seed 3 --steps 2 --profile smoke"
+    effects = "--blur 0.6 --reference other.jpg --mask hole.png --sharpen 2.0 0.02"
+    options = f"{effects} --seed 3 --steps 2 --eta 0.0 --profile smoke"
     code, out, _ = command(capsys, "photo.png", *options.split(), "-o", "a b.png")
     assert code == 0 and "written: a b.png" in out and "2/2" in out  # the progress bar
     made = whence("a b.png")
-    assert made.command == f"repro edit photo.png {options} -o 'a b.png'" and made.records == ()
+    assert made.command == f"repro edit photo.png {options} --variant taught-long -o 'a b.png'" and made.records == ()
     found = np.asarray(Image.open("a b.png"))
     pipe = EditingPipeline.shipped("smoke")
     wanted = pipe(

@@ -43,7 +43,7 @@ class Edit:
 
     def run(self) -> int:
         from repro.data.images import check_writable, read_srgb
-        from repro.engine.provenance import save_result
+        from repro.engine.provenance import save_result, shell
 
         effects = {name: getattr(self, name) for name in EFFECTS}
         if all(value is None for value in effects.values()):
@@ -64,17 +64,6 @@ class Edit:
         pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
         settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
         edited = pipe(photo, **effects, **settings).images[0]
-        save_result(edited, out, self.command(out))
+        save_result(edited, out, shell("edit", self.photo, vars(self), out))
         print(f"written: {out}")
         return 0
-
-    def command(self, out: Path) -> str:
-        """The command that makes this image again."""
-        from repro.engine.provenance import shell
-
-        words = ["repro", "edit", str(self.photo)]
-        for name in (*EFFECTS, "seed", "steps", "eta", "profile", "variant"):
-            value = getattr(self, name)
-            if value != getattr(Edit, name) or name in ("seed", "steps"):
-                words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-        return shell([*words, "-o", str(out)])

@@ -237,8 +237,8 @@ def _machine() -> Iterator[Finding]:
         yield ("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
 
 
-def _checkpoints() -> Iterator[Finding]:
-    """Every shipped checkpoint is loaded: hash against its card, weights against its config."""
+def _files() -> Iterator[Finding]:
+    """Every shipped checkpoint is loaded: hash against its card, weights against its config. The embedded images."""
     folders = {p.name: p for p in sorted(paths.checkpoints().glob("[!.]*")) if p.is_dir()}
     for name, folder in folders.items():
         try:
@@ -248,14 +248,11 @@ def _checkpoints() -> Iterator[Finding]:
     yield _of(bool(folders), f"{len(folders)} checkpoints were loaded and compared with their cards", "no checkpoints")
     absent = [e for e in experiments() if e.ships and e.name not in folders]
     yield from (("warn", f"no weights of {e.name} are here: `{e.command}` makes them") for e in absent)
-
-
-def _pack() -> Iterator[Finding]:
     problems = [("fail", f"{p}: restore it with `git checkout -- repro/data/pack`") for p in pack.verify()]
     yield from problems or [("ok", "the embedded images are as committed")]
 
 
-CHECKS = (_machine, _checkpoints, _pack)
+CHECKS = (_machine, _files)
 
 
 def findings() -> Iterator[Finding]:

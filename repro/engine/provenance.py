@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,8 +46,14 @@ class Provenance:
         return f"<!-- repro {body} -->"
 
 
-def shell(words: Iterable[str]) -> str:
-    """A command line of these words; bytes of a file name that are not UTF-8 stand as \\xe9."""
+def shell(kind: str, photo: Path, options: Mapping[str, Any], out: Path) -> str:
+    """The `repro edit` or `repro restore` that makes `out` of a photo again, with all `options` that are not None;
+    bytes of a file name that are not UTF-8 stand as \\xe9."""
+    words = ["repro", kind, str(photo)]
+    for name, value in options.items():
+        if value is not None and name not in ("photo", "out"):
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    words += ["-o", str(out)]
     return shlex.join(os.fsencode(word).decode("utf-8", "backslashreplace") for word in words)
 
 

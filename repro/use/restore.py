@@ -201,7 +201,9 @@ class Restore:
                 check_writable(out, (image.shape[2], image.shape[1]))
                 if note:
                     tqdm.write(note, file=sys.stdout)
-                save_result(restore(image, self.steps or steps, self.seed), out, self.command(photo, out))
+                save_result(
+                    restore(image, self.steps or steps, self.seed), out, shell("restore", photo, vars(self), out)
+                )
             except ReproError as error:  # of a folder's images the others go on
                 failed.append(f"{error}" if str(photo) in f"{error}" else f"{photo}: {error}")
         if failed and not self.photo.is_dir():
@@ -234,11 +236,3 @@ class Restore:
                 raise ReproError(f"{photo}: {places[out].name} has the same result, {out.name}; rename one of the two")
             places[out] = photo
         return target, [(photo, out) for out, photo in places.items()]
-
-    def command(self, photo: Path, out: Path) -> str:
-        """What makes this image again."""
-        words = ["repro", "restore", str(photo)]
-        for name in ("task", "method", "checkpoint", "steps", "adapt", "neighbours", "seed"):
-            value = getattr(self, name)
-            words += [] if value is None else [f"--{name}", str(value)]
-        return shell([*words, "-o", str(out)])

@@ -33,24 +33,6 @@ FOR_USE = experiments.VARIANTS[LONGER].label  # to users
 VARIANTS = {PIX2PIX: "pix2pix", PALETTE: "palette", MULT: "mult", FOR_USE: LONGER}
 # One animal and one building that fill a square, chosen before anything was made of them.
 SUBJECTS = ("photos/erase_kingfisher", "photos/monuments_berlinCathedral")
-# The claims of the ledger in a few words, as the figure of verdicts has them.
-CLAIMS = {
-    "E1": "single edits: as good as Palette++ and Ours-single",
-    "E2": "composites: better than Palette++",
-    "E3": "one pass better than five networks in sequence",
-    "E4": "pix2pix falls behind",
-    "E5": "binary labels drive the composition",
-    "E6": "two linear layers are the best trade",
-    "E7": "N-pair loss separates features, no gain in quality",
-    "E8": "l1 reconstructs better, l2 is more diverse",
-    "E9": "colour reference: a small image beats its latent",
-    "E10": "inversion: crisper, follows the edit worse",
-    "E11": "inpainting fails inside composites",
-    "E12": "edits carry over to other images",
-    "E13": "sliders are monotone",
-    "E14": "composites keep the strength of single edits",
-    "E15": "composites and more steps: larger errors",
-}
 
 
 @dataclass(frozen=True)
@@ -283,14 +265,12 @@ def _by_pipeline(
 
 _z, _v = study.tensors(2, (3, 6, 6), "exercise/editing", 2)
 _queries, _keys, _values = study.tensors(3, (5, 4), "exercise/editing", 2)
-_image = _z.sigmoid()
+_image, _left = _z.sigmoid(), float(scaled_linear().alpha_bar[-1].sqrt())
 _holes = [(_image, (_z[:, :1] > limit).double()) for limit in (-0.3, 0.8)]
 _sharpened = [(_image, gaussian_3x3(_image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
 _vector = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().double()
 # Monte-Carlo samples at which their noise at u = 1/2 is as strong as grain of the smallest radius itself
 _samples = 0.25 / float(grain_variance(0.5, RADII[0]))
-_left = float(scaled_linear().alpha_bar[-1].sqrt())
-# name -> (what it is about, maker of the judgement, what to think of when it fails)
 EXERCISES: dict[str, Exercise] = {
     "vector": (
         "C of blur 0.25 with sharpening (2, 0.05)",
