@@ -118,17 +118,17 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1590,
-    "data": 1700,
-    "ddpm": 1410,
-    "editing": 3740,
-    "engine": 3110,
-    "metrics": 690,
-    "nn": 350,
-    "rddm": 2120,
-    "ucdir": 1520,
-    "ui": 1080,
-    "use": 560,
+    "adir": 1420,
+    "data": 1620,
+    "ddpm": 1270,
+    "editing": 3550,
+    "engine": 2800,
+    "metrics": 620,
+    "nn": 330,
+    "rddm": 1970,
+    "ucdir": 1430,
+    "ui": 1010,
+    "use": 490,
     "repro": 520,
     "tests": 10500,
 }
@@ -140,3 +140,4 @@ def test_no_room_grows_unnoticed():
         room = path.relative_to(ROOT).parts[-2 if path.parent.name in ("repro", "tests") else 1]
         found[room] += len(path.read_text().splitlines())
     assert {room: n for room, n in found.items() if n > LINES[room]} == {}
+    assert sum(found.values()) - found["tests"] <= 17_000  # the package
