@@ -26,7 +26,7 @@ from repro.adir.adapt import (
     with_factors,
 )
 from repro.adir.guidance import Guidance, operator, reconstruct
-from repro.adir.pipeline import ADIR, degrade
+from repro.adir.pipeline import ADIR, Index, degrade
 from repro.adir.study.experiments import TINY
 from repro.data.images import write_image
 from repro.ddpm import process
@@ -227,6 +227,9 @@ def test_the_pipeline_refuses_what_it_cannot_work_on():
         "adapt 'me'": (8, "sr4", "me"),
     }
     refused(cases, lambda side, task, adapt: ADIR(network())(torch.rand(3, side, side), task, adapt))
+    refused({"positive: got 0": lambda: Index(("a",), torch.ones(1, 2), list).nearest(torch.ones(2), 0)})
+    for name in ("iterations", "rank", "batch"):
+        refused({f"are positive: .*{name}=0": lambda name=name: Adaptation(**{name: 0})})
 
 
 def test_recoloured_images_keep_their_luma_and_their_greys():

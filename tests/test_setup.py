@@ -39,7 +39,7 @@ def block(text: str, name: str) -> str:
 
 def test_results_are_those_of_figures():
     wanted = front.rendered(TEXT, ROOT)
-    assert block(TEXT, "results") == block(wanted, "results"), "`python -m repro.engine.front` brings it up to date"
+    assert block(TEXT, "results") == block(wanted, "results"), "`make reproduce` brings it up to date"
     links = re.compile(r"\]\((\S+)\)")
     assert links.findall(block(TEXT, "notebooks")) == links.findall(block(wanted, "notebooks"))
     with pytest.raises(ReproError, match="one <!-- results:begin --> and one <!-- results:end --> after it"):

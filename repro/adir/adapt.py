@@ -196,6 +196,8 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         one_of("adaptation weighting", self.weighting, ("uniform", "signal"))
+        if min(self.iterations, self.rank, self.batch) < 1:
+            raise ReproError(f"an adaptation's iterations, rank and batch are positive: got {self}")
 
 
 class AdaptStep(NamedTuple):

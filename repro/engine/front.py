@@ -3,9 +3,9 @@
     <!-- notebooks:begin --> … <!-- notebooks:end -->   a row for every notebook: what it teaches, minutes, Colab
     <!-- results:begin --> … <!-- results:end -->       a row for every method: its ledger's headline, and counts
 
-`make reproduce` brings them up to date, the text alone `python -m repro.engine.front`. A method takes part in the
-figure, a row for each, with `TITLE`, `NEEDS` (names of its checkpoints) and `tiles()`, caption -> image, four of one
-size and at most 256 pixels wide, in `repro/<room>/study/figures.py`.
+`make reproduce` brings them up to date. A method takes part in the figure, a row for each, with `TITLE`, `NEEDS` (names
+of its checkpoints) and `tiles()`, caption -> image, four of one size and at most 256 pixels wide, in
+`repro/<room>/study/figures.py`.
 """
 
 import csv
@@ -133,7 +133,3 @@ def update() -> None:
     paths.write_text(readme, rendered(readme.read_text(encoding="utf-8"), paths.root()))
     paths.write_text(paths.figures() / "README.md", index(paths.figures()))
     print("written: README.md, figures/README.md", flush=True)
-
-
-if __name__ == "__main__":
-    update()
