@@ -160,7 +160,7 @@ def test_nearest_is_by_cosine():
 def test_faiss_finds_what_brute_force_finds():
     vectors = F.normalize(KeyedNoise(0, range(1000), "v").normal((32,)), dim=1)
     images = dict.fromkeys(map(str, range(1000)), torch.zeros(3, 1, 1))
-    index = pipeline.Index(tuple(images), vectors, images.__getitem__)
+    index = Index(tuple(images), vectors, images.__getitem__)
     exact, walked, shared = index.by_faiss("Flat"), index.by_faiss("HNSW32"), 0
     for query in KeyedNoise(1, range(20), "q").normal((32,)):
         expected, found = index.nearest(query, 10), exact.nearest(query, 10)

@@ -118,7 +118,7 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1420,
+    "adir": 1430,
     "data": 1620,
     "ddpm": 1270,
     "editing": 3550,
