@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "whence": (_ENGINE, "Whence", "print the records and the command behind a file", ("figures/tables/ddpm_fid.md",)),
     "compare": (_ENGINE, "TablesCompare", "compare two folders of tables, cell by cell", ("old/figures figures",)),
     "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run", ("training",)),
-    "edit": ("repro.editing.commands", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
+    "edit": ("repro.use.edit", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
              ("photo.jpg --blur 0.6 --seed 1", "photo.jpg --reference sunset.jpg -o warm.png",
               "photo.jpg --mask hole.png", "photo.jpg --grain 0.08 --sharpen 2 0.02")),
     "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG",

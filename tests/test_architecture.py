@@ -119,16 +119,16 @@ def test_modules_fit_one_sitting():
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
     "adir": 1430,
-    "data": 1620,
+    "data": 1830,
     "ddpm": 1270,
-    "editing": 3550,
+    "editing": 3280,
     "engine": 2800,
     "metrics": 620,
     "nn": 330,
     "rddm": 1970,
     "ucdir": 1430,
     "ui": 1010,
-    "use": 490,
+    "use": 560,
     "repro": 520,
     "tests": 10500,
 }
@@ -141,3 +141,6 @@ def test_no_room_grows_unnoticed():
         found[room] += len(path.read_text().splitlines())
     assert {room: n for room, n in found.items() if n > LINES[room]} == {}
     assert sum(found.values()) - found["tests"] <= 17_000  # the package
+    for method in ("ddpm", "editing", "rddm", "ucdir", "adir"):  # its top level, which can be read without its study
+        files = list((ROOT / "repro" / method).glob("*.py"))
+        assert len(files) <= 14 and sum(len(path.read_text().splitlines()) for path in files) <= 1400, method

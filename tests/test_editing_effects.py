@@ -9,6 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from repro.data.grain import (
+    HEADROOM,
+    RADII,
+    film_grain,
+    gaussian_grain,
+    grain_variance,
+    sample_offsets,
+)
 from repro.editing.effects import (
     KNOTS,
     Recipe,
@@ -23,14 +31,6 @@ from repro.editing.effects import (
     rgb_to_lalphabeta,
     shake_trajectories,
     unsharp_mask,
-)
-from repro.editing.grain import (
-    HEADROOM,
-    RADII,
-    film_grain,
-    gaussian_grain,
-    grain_variance,
-    sample_offsets,
 )
 from repro.editing.vector import TASKS, EditingVector
 from repro.errors import ReproError

@@ -9,8 +9,8 @@ import torch
 from tiny_editing import tiny_autoencoder
 
 from repro.data import pack
+from repro.data.grain import gaussian_grain, grain_variance
 from repro.editing.effects import colour_transfer, compose, motion_blur, unsharp_mask
-from repro.editing.grain import gaussian_grain, grain_variance
 from repro.editing.study import benchmark, measure, probes
 from repro.editing.study.benchmark import Split
 from repro.editing.vector import EditingVector

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.editing.grain import Ids, gaussian_grain
+from repro.data.grain import Ids, gaussian_grain
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError

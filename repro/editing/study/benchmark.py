@@ -32,10 +32,10 @@ from torch.nn import functional as F
 from repro import paths
 from repro.data import pack
 from repro.data.files import crops
+from repro.data.grain import RADII
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import Recipe, compose, cut_hole, free_form_mask
-from repro.editing.grain import RADII
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.rng import KeyedNoise

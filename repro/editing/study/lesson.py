@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from repro.data import pack
+from repro.data.grain import RADII, grain_variance
 from repro.data.images import center_crop, read_image, resize
 from repro.ddpm.process import scaled_linear, to_x0
 from repro.editing.effects import cut_hole, free_form_mask, gaussian_3x3, unsharp_mask
-from repro.editing.grain import RADII, grain_variance
 from repro.editing.pipeline import EditingPipeline
 from repro.editing.sampling import Editor
 from repro.editing.study import experiments

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repro.data.grain import SIGMA_FILTER
 from repro.ddpm.process import q_sample
-from repro.editing.grain import SIGMA_FILTER
 from repro.editing.sampling import Editor
 from repro.editing.study.benchmark import Split, edits, encoded
 from repro.editing.vector import TASKS, EditingVector
