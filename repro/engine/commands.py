@@ -232,7 +232,7 @@ def _machine() -> Iterator[Finding]:
     about, threads = records.hardware(), torch.get_num_threads()
     here = f"{about['cpu']}, {about['cores']} cores, {threads} threads, {about.get('gpu', 'no GPU')}"
     yield _of(threads <= about["cores"], here, f"{here}: set OMP_NUM_THREADS={about['cores']}")
-    yield _of(has_bf16(DEVICE), "bf16 in hardware", "no bf16 in this processor: trainings run in fp32")
+    yield _of(has_bf16(DEVICE), "bf16 faster than fp32", "bf16 not faster than fp32 here: trainings run in fp32")
     if not os.access(paths.root(), os.W_OK):
         yield ("warn", f"{paths.root()} cannot be written: nothing can be regenerated here")
 
