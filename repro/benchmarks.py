@@ -156,7 +156,7 @@ def _edit(name: str) -> dict[str, Arm]:
     return {
         "bare passes": bare,
         "joint": partial(editor.edit, image, [vector], ["bench"], **shared),
-        "in sequence": partial(in_sequence, editors, image, [vector], ["bench"], recipe=BENCH.recipe, **shared),
+        "in sequence": partial(in_sequence, editors, image, [vector], ["bench"], rules=BENCH.rules, **shared),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from tiny import refused
 
-from repro.data.images import check_writable, image_size, masks, pictures, read_image, read_srgb, resize, write_image
+from repro.data.images import check_writable, image_batch, image_size, masks, read_image, read_srgb, resize, write_image
 from repro.errors import ReproError
 
 
@@ -362,5 +362,5 @@ def test_grey_networks_get_the_luminance_of_any_kind():
     array = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
     wanted = torch.stack([torch.from_numpy(np.array(Image.fromarray(a).convert("L"))) for a in array])[:, None] / 255
     for kind in (array, torch.from_numpy(array).movedim(3, 1), [Image.fromarray(a) for a in array]):
-        torch.testing.assert_close(pictures(kind, channels=1), wanted, rtol=0, atol=0.51 / 255)  # Pillow rounds
-    assert torch.equal(pictures(WANTED, channels=1), WANTED)
+        torch.testing.assert_close(image_batch(kind, channels=1), wanted, rtol=0, atol=0.51 / 255)  # Pillow rounds
+    assert torch.equal(image_batch(WANTED, channels=1), WANTED)

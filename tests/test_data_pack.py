@@ -22,7 +22,7 @@ def copy(tmp_path, monkeypatch):
     folder = tmp_path / "pack"
     shutil.copytree(pack.PACK, folder)
     monkeypatch.setattr(pack, "PACK", folder)
-    caches = (pack._pictures, pack.fashion, pack.pack_hash)
+    caches = (pack._images, pack.fashion, pack.pack_hash)
     for cache in caches:
         cache.cache_clear()
     yield folder
@@ -61,8 +61,8 @@ def test_pictures_load_in_range_and_wrong_names_are_refused():
     with pytest.raises(ReproError, match="train, validation, test, gallery"):
         pack.photos("tset")
     with pytest.raises(ReproError, match="names 2 images"):
-        pack.picture("monuments_colosseum")
-    assert pack.picture("erase_bee") is pack.picture("photos/erase_bee")
+        pack.image("monuments_colosseum")
+    assert pack.image("erase_bee") is pack.image("photos/erase_bee")
 
 
 def test_fashion_is_the_public_data_set_in_balanced_disjoint_splits():

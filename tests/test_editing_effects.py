@@ -19,7 +19,7 @@ from repro.data.grain import (
 )
 from repro.editing.effects import (
     KNOTS,
-    Recipe,
+    TargetRules,
     colour_transfer,
     compose,
     free_form_mask,
@@ -187,11 +187,11 @@ def test_the_order_is_the_one_stated_and_a_sequence_of_single_tasks_makes_the_sa
     target = compose(image, [EVERYTHING], **given)
     by_hand = gaussian_grain(motion_blur(image, 0.4, 3, ["a"]), 0.1, seed=3, ids=["a"])
     assert torch.allclose(target, unsharp_mask(colour_transfer(by_hand, reference), 2.0, 0.02), atol=1e-6)
-    steps = Recipe().sequence(EVERYTHING)
+    steps = TargetRules().sequence(EVERYTHING)
     assert [step.active for step in steps] == [("inpaint",), ("blur",), ("grain",), ("colour",), ("sharpen",)]
     for step in steps:
         image = compose(image, [step], **given)
-    assert torch.equal(image, target) and Recipe().sequence(EditingVector()) == ()
+    assert torch.equal(image, target) and TargetRules().sequence(EditingVector()) == ()
 
 
 @settings(max_examples=12)

@@ -42,7 +42,7 @@ def test_methods_edit_by_their_networks_and_say_what_is_missing(now):
     found = methods[SINGLE](data, ("blur", "grain"))
     singles = {task: now.editor(f"single-{task}") for task in ("blur", "grain")}
     given = {"vectors": [v.only(*singles) for v in data.vectors], "ids": data.ids, "steps": steps}
-    assert torch.equal(found, in_sequence(singles, data.sharp, recipe=data.bench.recipe, **given))
+    assert torch.equal(found, in_sequence(singles, data.sharp, rules=data.bench.rules, **given))
 
 
 def test_attention_is_what_the_layers_weigh(now):
@@ -87,7 +87,7 @@ def test_curves_are_of_the_records_they_name():
 
 
 GIVEN = {
-    "picture": "kingfisher", "method": MULT, "blur": True, "beta": 0.5, "grain": True, "sigma": 0.1, "sharpen": False,
+    "photo": "kingfisher", "method": MULT, "blur": True, "beta": 0.5, "grain": True, "sigma": 0.1, "sharpen": False,
     "amount": 2.0, "mu": 0.02, "reference": "none", "mask": "none", "steps": 2, "seed": 0, "split": 0.5,
 }  # fmt: skip
 PLAY = {name: value for name, value in GIVEN.items() if name != "split"}
@@ -104,7 +104,7 @@ def player(now):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"picture": "Colosseum"}, {"beta": 1.0}, {"sharpen": True}, {"reference": "hedgehog"}, {"mask": "40 %"}),
+        *({"photo": "Colosseum"}, {"beta": 1.0}, {"sharpen": True}, {"reference": "hedgehog"}, {"mask": "40 %"}),
         *({"steps": 3}, {"seed": 1}, {"split": 0.7}, {"method": PIX2PIX}, {"method": SINGLE}),
     ],
 )

@@ -172,9 +172,7 @@ def test_it_is_the_pinned_version():
 def test_no_subject_of_test_or_validation_is_in_train():
     ids = {name: benchmark.crop_ids(name) for name in benchmark.SPLITS}
     assert len({id for name in benchmark.SPLITS for id in ids[name]}) == sum(map(len, ids.values()))
-    train, validation, test = (
-        {pack.picture(id.split("@")[0]).subject for id in ids[name]} for name in benchmark.SPLITS
-    )
+    train, validation, test = ({pack.image(id.split("@")[0]).subject for id in ids[name]} for name in benchmark.SPLITS)
     assert not test & train and not validation & train and not test & validation and min(map(len, (train, test))) > 5
     assert all(name.startswith("skimage/") for name in benchmark.unseen(benchmark.TINY).ids)
 
@@ -194,7 +192,7 @@ def test_a_composite_is_made_of_the_single_edits():
     """The same path, grain, reference and threshold, one after the other; of each crop alone."""
     whole, v = benchmark.split("test", benchmark.TINY), benchmark.split("test", benchmark.TINY).vectors
     blurred = motion_blur(
-        whole.sharp, [x.blur for x in v], benchmark.VERSION, whole.ids, longest=benchmark.TINY.recipe.longest
+        whole.sharp, [x.blur for x in v], benchmark.VERSION, whole.ids, longest=benchmark.TINY.rules.longest
     )
     grained = gaussian_grain(
         blurred, torch.tensor([x.grain for x in v]).double(), seed=benchmark.VERSION, ids=whole.ids
@@ -222,7 +220,7 @@ def test_composites_of_the_training_crops_are_the_formulas(tmp_path, monkeypatch
     pair = (amount, threshold) if sharpen else None
     vector = EditingVector(beta if blur else None, round(sigma, 6) if grain else None, colour, inpaint, pair)
     one = whole.at([0])
-    extra = {"reference": one.reference, "recipe": benchmark.TINY.recipe}
+    extra = {"reference": one.reference, "rules": benchmark.TINY.rules}
     target = compose(one.sharp, [vector], seed=benchmark.TINY.version, ids=ids, **extra)
     latent = autoencoder.encode(benchmark.levels(target) * 2 - 1)
     torch.testing.assert_close(held["composite"][[count]].float(), latent, rtol=2e-3, atol=2e-3)

@@ -186,7 +186,7 @@ def test_published_training_and_schedule():
     theirs = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod
     torch.testing.assert_close(table.alpha_bar.float(), theirs, rtol=1e-4, atol=0)
     assert theirs[-1].item() == pytest.approx(0.00466, abs=5e-6)
-    assert PAPER.bench.crop == (256, 256, 256) and paper.Reds("x").recipe == PAPER.bench.recipe
+    assert PAPER.bench.crop == (256, 256, 256) and paper.Reds("x").rules == PAPER.bench.rules
     listed = [e for e in experiments.EXPERIMENTS if e.profile.startswith("paper")]
     assert {f"editing-paper-{v}-s0" for v in PAPER.variants} <= {e.name for e in listed}
     assert all(e.data == "reds" and not e.ships and e.recipe.images == 540_000 for e in listed)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from repro.ddpm.process import by_name, model_fn, q_sample
 from repro.ddpm.samplers import ddim, sample
 from repro.editing import sampling
-from repro.editing.effects import Recipe
+from repro.editing.effects import TargetRules
 from repro.editing.model import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
 from repro.editing.sampling import in_sequence
 from repro.editing.study.experiments import SMOKE
@@ -271,7 +271,7 @@ def test_a_sequence_is_its_steps_by_hand(singles, order):
     tasks = ("inpaint", "grain", "colour")
     vectors = [FULL.only(*tasks), EditingVector(grain=0.1, colour=True, inpaint=True)]
     found = in_sequence(
-        singles, IMAGE[:2], vectors, ["x", "y"], recipe=Recipe(order=order), reference=REFERENCE[:2], hole=HOLE[:2],
+        singles, IMAGE[:2], vectors, ["x", "y"], rules=TargetRules(order=order), reference=REFERENCE[:2], hole=HOLE[:2],
         steps=2, seed=5,
     )  # fmt: skip
     image = singles["inpaint"].edit(

@@ -259,7 +259,7 @@ def now(tmp_path_factory):
         yield LESSONS["smoke"]
 
 
-WALK = {"picture": "kitten", "steps": 2, "eta": 0.0, "start": 999, "schedule": "as trained", "seed": 0}
+WALK = {"photo": "kitten", "steps": 2, "eta": 0.0, "start": 999, "schedule": "as trained", "seed": 0}
 
 
 @pytest.mark.parametrize("task", lesson.TASKS)
@@ -273,7 +273,7 @@ def test_every_strategy_walks_on_every_task_the_same_way_twice(now, task, strate
 def test_the_explorer_draws_what_the_sampler_draws(now):
     y, x0 = now.pair("lowlight", lesson.PHOTOS["Colosseum"], crop=now["play"])
     restored = now.net("lowlight", "smres").restore(y, ["Colosseum"], 3)
-    found = lesson.walk(now, "low light", strategy="SM-Res", **{**WALK, "picture": "Colosseum", "steps": 3})
+    found = lesson.walk(now, "low light", strategy="SM-Res", **{**WALK, "photo": "Colosseum", "steps": 3})
     result, given, between, caption = found
     assert torch.equal(result, restored) and torch.equal(given, y) and torch.equal(between["truth"], x0)
     assert caption.endswith(f"{psnr(restored, x0):.1f} dB")

@@ -55,9 +55,9 @@ def sizes(image: Tensor) -> list[Tensor]:
     return [resize(image, s) for s in SCALES if s < side] + [image] * (side <= max(SCALES))
 
 
-def cut_at_a_size(pictures: Sequence[Sequence[Tensor]], side: int, noise: Noises) -> Tensor:
+def cut_at_a_size(images: Sequence[Sequence[Tensor]], side: int, noise: Noises) -> Tensor:
     """(B, 3, side, side) in [-1, 1]: a random crop of one of the sizes of each image, (3, H, W) in [0, 1]."""
-    chosen = [some[int(u * len(some))] for some, u in zip(pictures, noise("scale").uniform().tolist(), strict=True)]
+    chosen = [some[int(u * len(some))] for some, u in zip(images, noise("scale").uniform().tolist(), strict=True)]
     return to_model(cut(chosen, side, noise("crop").uniform((3,)).cpu()))
 
 
@@ -80,13 +80,13 @@ class PriorTask:
 
     def __init__(self, recolour: float = 0.0) -> None:
         photos, self.recolour = pack.photos("train", kind=None), recolour
-        self.ids, self.pictures = [p.id for p in photos], [sizes(pack.load(p)) for p in photos]
+        self.ids, self.images = [p.id for p in photos], [sizes(pack.load(p)) for p in photos]
         self.settings = {"schedule": SCHEDULE.name, "crop": SIZE, "scales": list(SCALES), "learned variance": True}
         self.settings |= {"recolour": recolour} if recolour else {}
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
         drawn = noise("noise")
-        x0 = cut_at_a_size([self.pictures[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
+        x0 = cut_at_a_size([self.images[i] for i in indices.tolist()], SIZE, noise).to(drawn.device)  # (B, 3, H, W)
         x0 = recoloured(x0, noise("colour"), self.recolour) if self.recolour else x0
         t = noise("time").integers(0, SCHEDULE.T)  # (B,) 0 .. T-1
         return process.hybrid_loss(process.model_fn(model), x0, t, drawn.normal(x0.shape[1:]), SCHEDULE)
@@ -213,12 +213,12 @@ def adapt(
     network: nn.Module, images: Sequence[Tensor], settings: Adaptation, seed: int = 0, crop: int = SIZE, **run: Any
 ) -> Iterator[AdaptStep]:
     """Adapt a prior to `images` (3, H, W) in [0, 1], an iteration at a time; `run`: `state`, `progress` of `train`."""
-    pictures, device = [sizes(x) for x in images], next(network.parameters()).device
-    side = min(crop, *(min(x.shape[-2:]) for some in pictures for x in some))
+    images, device = [sizes(x) for x in images], next(network.parameters()).device
+    side = min(crop, *(min(x.shape[-2:]) for some in images for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn("adir/adapt", settings.batch, i, seed)
-        chosen = [pictures[k] for k in noise("image").integers(0, len(pictures)).tolist()]
+        chosen = [images[k] for k in noise("image").integers(0, len(images)).tolist()]
         x0 = cut_at_a_size(chosen, side, noise).to(device)  # (B, 3, side, side)
         t = noise("time").integers(0, SCHEDULE.T)[:1].expand(settings.batch)  # one for the whole batch
         eps = noise("noise").normal(tuple(x0.shape[1:])).to(device)

@@ -1,7 +1,7 @@
 """Published data sets: the layouts and counts of `datasets.toml`, compared by `repro data check`, and their readers.
 
     split = read_split("lol", "train")                                    # 485 pairs, from repro.paths.data() / "lol"
-    images = PictureSet.of_pairs(split.pairs, squared(256), masks=split.masks)
+    images = ImageSet.of_pairs(split.pairs, squared(256), masks=split.masks)
 
 RainDrop's "test" is test-a (58 pairs), on which results are reported; test-b (249 other images) is read as "test_b".
 """

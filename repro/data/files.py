@@ -213,7 +213,7 @@ def equalised(image: Tensor) -> Tensor:
     return levels.float() / 255.0
 
 
-class Pictures:
+class ImageFiles:
     """Files by index, rounded to 8 bits after `prepare`. Up to `KEEP` bytes of them stay in memory."""
 
     def __init__(self, files: Sequence[Path], prepare: Prepare | None = None) -> None:
@@ -233,13 +233,13 @@ class Pictures:
 
 
 @dataclass
-class PictureSet:
+class ImageSet:
     """Targets, for restoration their inputs, and masks where the data set has them, index by index. `files` are the
     inputs' where there are some, else the targets'; `names` their paths, `ids` their stems; `size` how many."""
 
-    targets: Pictures
-    inputs: Pictures | None = None
-    masks: Pictures | None = None
+    targets: ImageFiles
+    inputs: ImageFiles | None = None
+    masks: ImageFiles | None = None
 
     @classmethod
     def of_pairs(
@@ -250,8 +250,8 @@ class PictureSet:
         masks: Sequence[Path] | None = None,
     ) -> Self:
         """`prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
-        inputs = Pictures([p.input for p in pairs], prepare_input or prepare)
-        return cls(Pictures([p.target for p in pairs], prepare), inputs, masks and Pictures(masks, prepare))
+        inputs = ImageFiles([p.input for p in pairs], prepare_input or prepare)
+        return cls(ImageFiles([p.target for p in pairs], prepare), inputs, masks and ImageFiles(masks, prepare))
 
     def __post_init__(self) -> None:
         self.files = (self.inputs or self.targets).files

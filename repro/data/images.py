@@ -134,11 +134,11 @@ def _batch(read: Callable[..., Tensor], source: Any, name: str, *options: Any) -
     return torch.cat(parts)
 
 
-def pictures(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
+def image_batch(source: ImageSource | Sequence[ImageSource], name: str = "image", channels: int = 3) -> Tensor:
     """float32 (B, channels, H, W) in [0, 1] of what `read_image` accepts, a batch (B, C, H, W) or (B, H, W, C), or a
     list. `channels` are 3 or, for a network of grey images, 1: the luminance. Raises `ReproError` for an empty list and
     for several sizes."""
-    if (batch := _batch(pictures, source, name, channels)) is not None:
+    if (batch := _batch(image_batch, source, name, channels)) is not None:
         return batch
     image = read_image(source, name="" if isinstance(source, str | os.PathLike) else name)[None]
     if channels == 3:

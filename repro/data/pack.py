@@ -29,7 +29,7 @@ _HELD_OUT = 100  # validation images per Fashion-MNIST class
 
 
 @dataclass(frozen=True)
-class Picture:
+class PackImage:
     """One image of the pack. `id` is the file without its suffix, e.g. "photos/erase_bee"."""
 
     id: str
@@ -63,7 +63,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _pictures() -> list[Picture]:
+def _images() -> list[PackImage]:
     lists = {"photos": "ATTRIBUTION.csv", "thumbs": "THUMBS_ATTRIBUTION.csv"}
     credits = {f"{folder}/{row['file']}": row for folder, name in lists.items() for row in _rows(name)}
     found = []
@@ -71,28 +71,28 @@ def _pictures() -> list[Picture]:
         for row in _rows("split.csv"):
             file = row.pop("file")
             credit = {key: credits[file][key] for key in ("author", "licence", "source")}
-            found.append(Picture(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
+            found.append(PackImage(file.rsplit(".", 1)[0], PACK / file, **row, **credit))
     return found
 
 
-def photos(split: str | None = None, kind: str | None = "photo") -> list[Picture]:
+def photos(split: str | None = None, kind: str | None = "photo") -> list[PackImage]:
     """Images of a split (None: all) and kind ("photo", "thumb", None: both), in the order of split.csv."""
     one_of("photos: split", split, (*SPLITS, None))
     one_of("photos: kind", kind, (*KINDS, None))
-    return [p for p in _pictures() if split in (None, p.split) and kind in (None, p.kind)]
+    return [p for p in _images() if split in (None, p.split) and kind in (None, p.kind)]
 
 
-def picture(id: str) -> Picture:
+def image(id: str) -> PackImage:
     """The image of an id, e.g. "photos/erase_bee"; a bare stem that only one image has is accepted too."""
-    found = [p for p in _pictures() if id in (p.id, p.path.stem)]
+    found = [p for p in _images() if id in (p.id, p.path.stem)]
     if len(found) != 1:
-        raise ReproError(f"image: {id!r} names {len(found)} images of the pack; an id is like {_pictures()[0].id!r}")
+        raise ReproError(f"image: {id!r} names {len(found)} images of the pack; an id is like {_images()[0].id!r}")
     return found[0]
 
 
-def load(picture: Picture) -> Tensor:
+def load(image: PackImage) -> Tensor:
     """float32 (3, H, W) in [0, 1]."""
-    return read_image(picture.path)
+    return read_image(image.path)
 
 
 @lru_cache(maxsize=8)
@@ -136,7 +136,7 @@ def _sha256(path: Path) -> str:
 @lru_cache(maxsize=1)
 def pack_hash() -> str:
     """SHA-256 over names and contents of the data (images, Fashion-MNIST, split; not the credits)."""
-    files = (p.path.relative_to(PACK).as_posix() for p in _pictures())
+    files = (p.path.relative_to(PACK).as_posix() for p in _images())
     names = sorted(["split.csv", "fashion_mnist_subset.npz", *files])
     return hashlib.sha256("".join(f"{name} {file_hash(PACK / name)}\n" for name in names).encode()).hexdigest()
 

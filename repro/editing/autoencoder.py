@@ -116,17 +116,17 @@ class Autoencoder(ModelMixin, ConfigMixin):
 class AutoencoderTask:
     """Reconstruct crops of every kind: l1 and LPIPS, with the codebook's distance.
 
-    `pictures` uint8 (N, 3, S, S), of all kinds together. Codes are revived on one process only: several would each move
+    `images` uint8 (N, 3, S, S), of all kinds together. Codes are revived on one process only: several would each move
     their own copy elsewhere.
     """
 
-    def __init__(self, pictures: Tensor, ids: Sequence[str]) -> None:
-        self.pictures, self.ids = pictures, list(ids)
+    def __init__(self, images: Tensor, ids: Sequence[str]) -> None:
+        self.images, self.ids = images, list(ids)
         self.settings = {"lpips": LPIPS_WEIGHT, "codebook": CODEBOOK_WEIGHT, "jitter": JITTER}
         self.settings |= {"unquantised": UNQUANTISED, "revive": REVIVE_EVERY}
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
-        image = (self.pictures[indices].float() / 127.5 - 1).to(noise("drop").device)
+        image = (self.images[indices].float() / 127.5 - 1).to(noise("drop").device)
         channels = getattr(model, "module", model).config.channels  # several processes wrap it
         size = (channels, *(n // PATCH for n in image.shape[2:]))  # of a latent
         jitter = JITTER * noise("level").uniform()[:, None, None, None] * noise("jitter").normal(size)

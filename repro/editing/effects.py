@@ -250,7 +250,7 @@ def _strokes(seed: int, ids: Ids, height: int, width: int) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TargetRules:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
     order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
@@ -278,22 +278,22 @@ def compose(
     seed: int,
     ids: Sequence[int | str],
     reference: Tensor | None = None,
-    recipe: Recipe | None = None,
+    rules: TargetRules | None = None,
 ) -> Tensor:
     """Targets of images (B, 3, H, W) in [0, 1], each by its request, seed and id alone, whatever else is in the batch.
 
     `reference` (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; needed where colour is on.
     """
-    recipe, target = recipe or Recipe(), image
+    rules, target = rules or TargetRules(), image
     if reference is None and any(vector.colour for vector in vectors):
         raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
-    for effect in recipe.order:
+    for effect in rules.order:
         on = [i for i, v in enumerate(vectors) if effect in v.active and (effect != "grain" or v.grain >= LEAST_GRAIN)]
         part, values, names = target[on], [getattr(vectors[i], effect) for i in on], [ids[i] for i in on]
         if not on:
             continue
         if effect == "blur":
-            part = motion_blur(part, values, seed, names, longest=recipe.longest)
+            part = motion_blur(part, values, seed, names, longest=rules.longest)
         elif effect == "grain":
             part = gaussian_grain(part, torch.tensor(values, dtype=torch.float64), seed=seed, ids=names)
         elif effect == "sharpen":

@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import ImageSource, masks, pictures, resize
+from repro.data.images import ImageSource, image_batch, masks, resize
 from repro.ddpm.process import Kind, Schedule, by_name, q_sample, to_diffusers
 from repro.ddpm.samplers import sample
 from repro.editing.autoencoder import Autoencoder
@@ -137,7 +137,7 @@ class EditingPipeline(DiffusionPipeline):
         An amount is the same share of the image at every resolution; grain alone has a size in pixels.
 
         Args:
-            image: one image, a batch or a list of one size, as `repro.data.images.pictures` accepts.
+            image: one image, a batch or a list of one size, as `repro.data.images.image_batch` accepts.
             blur: degree of motion blur in [0, 1]. grain: radius in [0, 0.1]. sharpen: (amount in [1, 3], threshold in
                 [0, 0.1]). None is off.
             reference: an image, or one each, of any size, that gives the colours.
@@ -157,8 +157,8 @@ class EditingPipeline(DiffusionPipeline):
         one_of("output_type", output_type, ("pil", "np", "pt"))
         vector = EditingVector(blur, grain, reference is not None, mask is not None, sharpen)
         device = self._execution_device
-        x = pictures(image, "image").to(device)
-        target = None if reference is None else pictures(reference, "reference").to(device)
+        x = image_batch(image, "image").to(device)
+        target = None if reference is None else image_batch(reference, "reference").to(device)
         hole = None if mask is None else masks(mask, "mask").to(device)
         least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
         if min(x.shape[2:]) < least:
@@ -247,7 +247,7 @@ class EditingPipeline(DiffusionPipeline):
             x = self.scheduler.step(output, t, x, eta=noise.eta, variance_noise=added).prev_sample
         for step in editor.refine(predict, x_t, x, int(t), conditions["vector"]):
             x = step.x
-        return editor.picture(x, box)
+        return editor.decode(x, box)
 
     def _detailed(self, image: Tensor, hole: Tensor, noise: _Noise) -> Tensor:
         """A smooth filling with the network's detail: its latent, noisy as at timestep DETAIL, denoised by DDIM."""
@@ -256,7 +256,7 @@ class EditingPipeline(DiffusionPipeline):
         smooth = editor.encode(pad_to_multiple(image * 2 - 1, editor.multiple)[0])
         start = q_sample(smooth, DETAIL, noise.draw("sample/x_T", 0, smooth), editor.schedule)
         model, times = editor.model(conditions), [DETAIL * k // STEPS for k in range(STEPS, 0, -1)]
-        return editor.picture(sample(editor.ddim(model, start, times)), box)
+        return editor.decode(sample(editor.ddim(model, start, times)), box)
 
 
 def carried(image: Tensor, small: Tensor, plain: Tensor, edited: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from repro.ddpm.process import Kind, Model, Schedule, model_fn
 from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects import Recipe, cut_hole
+from repro.editing.effects import TargetRules, cut_hole
 from repro.editing.model import EditingNet
 from repro.editing.vector import NAMES, EditingVector
 from repro.editing.vector import batch as as_tensor
@@ -100,7 +100,7 @@ class Editor:
     def edit(self, image: Tensor, vectors: Sequence[EditingVector], ids: Ids, **settings: Any) -> Tensor:
         """Edited images (B, 3, H, W) in [0, 1]; arguments as of `trajectory`."""
         steps, box = self.trajectory(image, vectors, ids, **settings)
-        return self.picture(sample(steps), box)
+        return self.decode(sample(steps), box)
 
     @torch.no_grad()
     def trajectory(
@@ -116,7 +116,7 @@ class Editor:
         eta: float = 0.0,
         inversion: bool = False,
     ) -> tuple[Iterator[Step], Box]:
-        """The steps of an edit on latents, and the padding that `picture` undoes.
+        """The steps of an edit on latents, and the padding that `decode` undoes.
 
         Args:
             image, vectors, reference, hole: as of `conditions`; what is under the hole is never used.
@@ -189,7 +189,7 @@ class Editor:
         return tiled(lambda x: encode(F.pixel_shuffle(x, factor)), blocks, **self._tiles)
 
     @torch.no_grad()
-    def picture(self, latent: Tensor, box: Box) -> Tensor:
+    def decode(self, latent: Tensor, box: Box) -> Tensor:
         """A latent as an image in [0, 1], its padding removed."""
         decode, factor = partial(self.autoencoder.decode, quantize=self.quantize), self.autoencoder.factor
         if self.tile:
@@ -200,7 +200,7 @@ class Editor:
     def floor(self, image: Tensor) -> Tensor:
         """Images through the autoencoder alone: what no editing network can be better than."""
         padded, box = pad_to_multiple(image * 2 - 1, self.multiple)
-        return self.picture(self.encode(padded), box)
+        return self.decode(self.encode(padded), box)
 
 
 def in_sequence(
@@ -209,12 +209,12 @@ def in_sequence(
     vectors: Sequence[EditingVector],
     ids: Ids,
     *,
-    recipe: Recipe,
+    rules: TargetRules,
     **settings: Any,
 ) -> Tensor:
     """Ours-single: the tasks, the same for all images, one after another, each by its own network; `settings` as of
     `Editor.trajectory`."""
-    for number, step in enumerate(recipe.sequence(vectors[0])):
+    for number, step in enumerate(rules.sequence(vectors[0])):
         (task,) = step.active
         own = [f"{i} {task}" for i in ids] if number else ids
         image = editors[task].edit(image, [vector.only(task) for vector in vectors], own, **settings)

@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from repro.data.images import ImageSource, pictures, to_model
+from repro.data.images import ImageSource, image_batch, to_model
 from repro.ddpm.samplers import spaced
 from repro.engine.checkpoint import load_checkpoint
 from repro.errors import ReproError, one_of
@@ -172,7 +172,7 @@ class RDDMPipeline(DiffusionPipeline):
         """Restored images, `.images`.
 
         Args:
-            image: a degraded image, a batch or a list of one size, as `repro.data.images.pictures` accepts.
+            image: a degraded image, a batch or a list of one size, as `repro.data.images.image_batch` accepts.
             num_inference_steps, start: see `RDDMScheduler.set_timesteps`.
             eta: 0 deterministic, 1 the posterior's variance.
             generator: one, or one an image, so that an image does not depend on its batch; or a seed that makes one.
@@ -189,7 +189,7 @@ class RDDMPipeline(DiffusionPipeline):
             except (RuntimeError, TypeError, ValueError):
                 raise ReproError(f"RDDMPipeline: got seed {seed!r}; accepted: a whole number of 64 bits") from None
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
-        y = to_model(pictures(image, channels=channels)).to(device, dtype)  # (B, C, H, W) in [-1, 1]
+        y = to_model(image_batch(image, channels=channels)).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         if isinstance(generator, list) and len(generator) != len(y):
             raise ReproError(f"give one generator an image: got {len(generator)} generators for {len(y)} images")
         if tile == "auto":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from repro.data.files import Pair, PictureSet, pair_folders, read_pairs
+from repro.data.files import ImageSet, Pair, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
 from repro.engine.records import locked
 from repro.engine.rng import KeyedNoise
@@ -116,7 +116,7 @@ def _value(path: Path, key: str, value: Any) -> Any:
     return path.absolute().parent / value if kind in (Path, Path | None) else value
 
 
-def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
+def check(file: PairsFile) -> tuple[ImageSet, list[Pair], str]:
     """The pairs of training, those held out, which share none, and a summary, after reading every header. Raises
     `ReproError` for the first pair that cannot be trained on."""
     pairs = _pairs(file.inputs, file.targets, file.any_names)
@@ -139,7 +139,7 @@ def check(file: PairsFile) -> tuple[PictureSet, list[Pair], str]:
         raise ReproError(f"{sizes[small]}: {small[0]}x{small[1]} is smaller than the crop; accepted: {accepted}")
     span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
     summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
-    return PictureSet.of_pairs(train), test, summary
+    return ImageSet.of_pairs(train), test, summary
 
 
 def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
@@ -152,14 +152,14 @@ def _pairs(inputs: Path, targets: Path, any_names: bool) -> list[Pair]:
 class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
-    def __init__(self, pictures: PictureSet, file: PairsFile) -> None:
-        self.pictures, self.crop, self.learner = pictures, file.crop, LEARNERS[file.method]
-        self.ids = pictures.names
+    def __init__(self, images: ImageSet, file: PairsFile) -> None:
+        self.images, self.crop, self.learner = images, file.crop, LEARNERS[file.method]
+        self.ids = images.names
         self.settings = {"method": file.method, "crop": file.crop, "data": self.ids}
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
-        target, degraded, _ = self.pictures.crops(indices, self.crop, noise("crop").uniform((3,)))
+        target, degraded, _ = self.images.crops(indices, self.crop, noise("crop").uniform((3,)))
         return to_model(target), to_model(degraded)
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Noises) -> Tensor:
@@ -179,9 +179,9 @@ class TrainPairs:
 
     def run(self) -> int:
         file = read(self.file)
-        pictures, _, summary = check(file)
+        images, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
-        task = PairTask(pictures, file)
+        task = PairTask(images, file)
         places = torch.arange(min(6, file.batch))  # what is drawn of the first batch
         indices = places_to_indices(places, len(task.ids), file.seed)
         target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))

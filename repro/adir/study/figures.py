@@ -148,7 +148,7 @@ def play(now: Lesson, image: str, task: str, steps: int, scale: float, adapted: 
 def own(now: Lesson, photo: UploadedFile | None, what: str, steps: int, seed: int) -> np.ndarray:
     """An uploaded image reconstructed: taken as the measurement of x4, or cleaned up and measured first."""
     size = m.PROFILES[now["live"]]["size"]
-    image = read_image(photo.content, name=photo.name) if photo else pack.load(pack.picture(PHOTO))
+    image = read_image(photo.content, name=photo.name) if photo else pack.load(pack.image(PHOTO))
     task, small = TASKS.get(what.removeprefix("clean: "), "sr4"), center_crop(resize(image, size // 2), size // 2)
     if what != OWN[0]:
         small = degrade(center_crop(resize(image, size * 3 // 2), size), task, seed)
@@ -189,7 +189,7 @@ def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], measurements before their reconstructions."""
     pipe, shown = ADIR.shipped(), {}
     for task, photo, given, made in SHOWN:
-        clean = to_model(center_crop(resize(pack.load(pack.picture(photo)), TILE[0]), TILE))[None]
+        clean = to_model(center_crop(resize(pack.load(pack.image(photo)), TILE[0]), TILE))[None]
         noise = KeyedNoise(0, [photo], "overview/measurement")
         measured = to_unit(operator(task, *TILE).measure(clean, noise))[0]
         shown |= {f"input: {given}": measured, made: pipe(measured, task)}

@@ -205,7 +205,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
     if experiment == "oracle-posterior":
         return Sample(5, 1, hashlib.sha256(b"gaussian").hexdigest())
     names = images(which := cell.get("set", "photos"), profile)[0]
-    files = {name: "" if which in SQUARES else pack.file_hash(pack.picture(name).path) for name in names}
+    files = {name: "" if which in SQUARES else pack.file_hash(pack.image(name).path) for name in names}
     text = f"adir {which} {profile} {MEASURE_SEED}" + "".join(name + file for name, file in files.items())
     data = hashlib.sha256(text.encode()).hexdigest()
     if "adapt" not in cell:  # a baseline, or retrieval

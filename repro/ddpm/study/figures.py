@@ -72,8 +72,8 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     eps = KeyedNoise(0, [0], "schematic").normal(x0.shape)
     images = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
     drawing = Schematic(8.6, 3.1)
-    for name, x, picture, text in zip("abc", (0.8, 4.0, 7.8), images, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
-        drawing.image(name, (x, 2.1), picture, height=0.95).note((x, 2.75), text, size=10)
+    for name, x, image, text in zip("abc", (0.8, 4.0, 7.8), images, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
+        drawing.image(name, (x, 2.1), image, height=0.95).note((x, 2.75), text, size=10)
     drawing.arrow("a", "b", r"$q(x_t\,|\,x_0)$: add noise, nothing to learn", bend=-0.18)
     drawing.arrow("b", "c", "the same, further", bend=-0.18)
     drawing.arrow("c", "b", r"$p_\theta(x_{t-1}\,|\,x_t)$: one step back, many times", bend=-0.18, dashed=True)
@@ -84,10 +84,10 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     return drawing.arrow("b", "net").arrow("net", "loss", "training").arrow("net", "step", "sampling")
 
 
-def noising(pictures: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
+def noising(images: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
     """Each image at each time, under one and the same noise."""
-    eps = KeyedNoise(seed, range(len(pictures)), "lesson/noising").normal(pictures.shape[1:])
-    rows = torch.stack([process.q_sample(pictures, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
+    eps = KeyedNoise(seed, range(len(images)), "lesson/noising").normal(images.shape[1:])
+    rows = torch.stack([process.q_sample(images, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
     labels = [f"t = {t}\n$\\sqrt{{\\bar\\alpha}}$ = {schedule.alpha_bar[t] ** 0.5:.2f}" for t in times]
     return sheet(unpack(*rows), len(times), col_labels=labels)
 

@@ -35,7 +35,7 @@ from repro.data.files import crops
 from repro.data.grain import RADII
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
-from repro.editing.effects import Recipe, compose, cut_hole, free_form_mask
+from repro.editing.effects import TargetRules, compose, cut_hole, free_form_mask
 from repro.editing.vector import TASKS, EditingVector
 from repro.editing.vector import batch as as_tensor
 from repro.engine.rng import KeyedNoise
@@ -58,7 +58,7 @@ class Split:
     """The crops of a split, with the request of each.
 
     ids (N), `sharp` (N, 3, S, S) in [0, 1] with 256 levels, `reference` of the same shape, `hole` (N, 1, S, S) with 1
-    in the hole, `vectors` (N) with all five effects on. `bench` is a `Bench` or `Reds`: its recipe and version make the
+    in the hole, `vectors` (N) with all five effects on. `bench` is a `Bench` or `Reds`: its rules and version make the
     effects. `blurred` (N, 3, S, S): frames that stand where blur would be computed.
     """
 
@@ -91,14 +91,14 @@ class Split:
 
     def source(self, tasks: Sequence[str]) -> Tensor:
         """What an edit with these tasks on starts from."""
-        return cut_hole(self.sharp, self.hole, self.bench.recipe.fill) if "inpaint" in tasks else self.sharp
+        return cut_hole(self.sharp, self.hole, self.bench.rules.fill) if "inpaint" in tasks else self.sharp
 
     def target(self, tasks: Sequence[str]) -> Tensor:
         """What it is to give, in 256 levels."""
         image, bench = self.sharp, self.bench
         if self.blurred is not None and "blur" in tasks:
             image, tasks = self.blurred, tuple(t for t in tasks if t != "blur")
-        inputs = {"seed": bench.version, "ids": self.ids, "reference": self.reference, "recipe": bench.recipe}
+        inputs = {"seed": bench.version, "ids": self.ids, "reference": self.reference, "rules": bench.rules}
         return levels(compose(image, [vector.only(*tasks) for vector in self.vectors], **inputs))
 
 
@@ -113,13 +113,14 @@ class Bench:
     crop: tuple[int, int, int] = (64, 128, 128)
     sides: tuple[tuple[int, ...], ...] = ((256, 384), (256,), (256,))
     each: tuple[int, int, int] = (32, 4, 4)
-    recipe: Recipe = field(default_factory=lambda: Recipe(longest=20.0))
+    rules: TargetRules = field(default_factory=lambda: TargetRules(longest=20.0))
     limit: int = 0
     version: int = VERSION
 
     def digest(self) -> str:
         """Short hash of everything above and of the images it is made from."""
-        settings = {**asdict(self), "recipe": self.recipe.hashed(), "pack": pack.pack_hash()}
+        settings = asdict(self) | {"recipe": self.rules.hashed(), "pack": pack.pack_hash()}
+        settings.pop("rules")
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def blocks(self, name: str, most: int) -> Iterator[Split]:
@@ -133,7 +134,7 @@ class Bench:
 
 
 BENCH = Bench()
-TINY = Bench((32, 32, 32), ((96,), (96,), (96,)), each=(2, 1, 1), recipe=Recipe(longest=8.0), limit=2)
+TINY = Bench((32, 32, 32), ((96,), (96,), (96,)), each=(2, 1, 1), rules=TargetRules(longest=8.0), limit=2)
 
 
 def levels(image: Tensor) -> Tensor:
@@ -180,20 +181,20 @@ def crop_ids(name: str, bench: Bench = BENCH) -> tuple[str, ...]:
     return tuple(id for *_, ids in _named(name, bench) for id in ids)
 
 
-def _named(name: str, bench: Bench) -> Iterator[tuple[pack.Picture, int, list[str]]]:
+def _named(name: str, bench: Bench) -> Iterator[tuple[pack.PackImage, int, list[str]]]:
     """The photographs of a split at each side, with the ids of their crops: "photos/erase_bee@256#0" is the first."""
     at = SPLITS.index(name)
-    for picture in pack.photos(name)[: bench.limit or None]:
+    for photo in pack.photos(name)[: bench.limit or None]:
         for side in bench.sides[at]:
-            yield picture, side, [f"{picture.id}@{side}#{i}" for i in range(bench.each[at])]
+            yield photo, side, [f"{photo.id}@{side}#{i}" for i in range(bench.each[at])]
 
 
 def _sharp(name: str, bench: Bench, crop: int, needed: Collection[str] | None = None) -> tuple[tuple[str, ...], Tensor]:
     """Ids (those `needed`, None: all) and crops (N, 3, crop, crop) of a split; mirrored in training only."""
     ids, parts = [], []
-    for picture, side, own in _named(name, bench):
+    for photo, side, own in _named(name, bench):
         if own := [id for id in own if needed is None or id in needed]:
-            whole = levels(resize(pack.load(picture), side).clamp(0, 1))
+            whole = levels(resize(pack.load(photo), side).clamp(0, 1))
             parts.append(crops([whole] * len(own), crop, own, bench.version, flip=name == "train"))
             ids += own
     return tuple(ids), torch.cat(parts)

@@ -12,7 +12,7 @@ import torch
 from repro.data.datasets import home
 from repro.ddpm.process import Kind, Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
-from repro.editing.effects import Recipe as Effects
+from repro.editing.effects import TargetRules
 from repro.editing.model import EditingNet, EditTask, Learning
 from repro.editing.sampling import SCHEDULE, Editor
 from repro.editing.study import benchmark
@@ -24,14 +24,14 @@ from repro.engine.train import Recipe, Task
 from repro.paths import read_toml
 
 _SPEC = read_toml(Path(__file__).with_name("experiments.toml"))
-_BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256, 256), recipe=Effects())}
+_BENCHES = {"bench": BENCH, "tiny": TINY, "paper": replace(BENCH, crop=(256, 256, 256), rules=TargetRules())}
 
 
 @dataclass(frozen=True)
 class EditingConfig:
     """One profile.
 
-    `bench`        the benchmark's build; where `data` is "reds", of it the side of a crop and the effects' recipe.
+    `bench`        the benchmark's build; where `data` is "reds", of it the side of a crop and the rules of targets.
     `autoencoder`, `network`, `pix2pix`  arguments of `Autoencoder`, `EditingNet` (that all variants share), `Pix2Pix`,
                    each with its recipe; `recipe` is the network's, of which a variant may take a share.
     `steps`        of DDIM; on validation photographs 3 to 5 are best, more leave more noise behind.
@@ -62,7 +62,7 @@ class EditingConfig:
         """What train and test crops are taken from."""
         if self.data == "photos":
             return self.bench
-        return Reds(home("reds"), self.bench.crop[2], self.bench.recipe, self.bench.version)
+        return Reds(home("reds"), self.bench.crop[2], self.bench.rules, self.bench.version)
 
 
 def _read(name: str) -> EditingConfig:
@@ -152,7 +152,7 @@ def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
     autoencoder, prediction = load_autoencoder(config), learning_of(variant, config).prediction
     network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
-    return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.recipe.fill)
+    return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.rules.fill)
 
 
 def autoencoder_task(config: EditingConfig) -> Task:

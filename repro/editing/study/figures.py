@@ -49,7 +49,7 @@ AXES = {
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], the input first."""
-    images = (pack.load(pack.picture(name)) for name in (PHOTO, REFERENCE))
+    images = (pack.load(pack.image(name)) for name in (PHOTO, REFERENCE))
     photo, reference = (center_crop(resize(image, 192), (192, 256)) for image in images)
     pipe = EditingPipeline.shipped()
     pipe.set_progress_bar_config(disable=True)
@@ -68,9 +68,9 @@ def photographs(rows: Sequence[Sequence[Any]], row_labels: Sequence[str], col_la
     return Photos(sheet(images, len(rows[0]), row_labels, col_labels, zoom=1), QUALITY)
 
 
-def named(pictures: Mapping[str, Tensor]) -> Photos:
+def named(images: Mapping[str, Tensor]) -> Photos:
     """Images (1, 3, H, W), four a row, each under its name."""
-    return Photos(captioned({words: x[0] for words, x in pictures.items()}, 4), FINE)
+    return Photos(captioned({words: x[0] for words, x in images.items()}, 4), FINE)
 
 
 def schematic(data: Split, editor: Editor) -> Photos:

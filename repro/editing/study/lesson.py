@@ -56,7 +56,7 @@ class Lesson(study.Lesson):
 
     def photographs(self) -> Split:
         """The photographs of `SUBJECTS`, cut to squares, with requests as the benchmark draws them."""
-        return self._squares("test", {id: pack.load(pack.picture(id)) for id in SUBJECTS})
+        return self._squares("test", {id: pack.load(pack.image(id)) for id in SUBJECTS})
 
     def unseen(self) -> Split:
         """Whole images of another domain: a portrait and a motorcycle."""
@@ -98,7 +98,7 @@ class Lesson(study.Lesson):
 
 def credits(data: Split) -> str:
     """Who took the photographs of these crops."""
-    return "\n".join(f"{(name := id.split('@')[0])}: {pack.picture(name).credit}" for id in data.ids)
+    return "\n".join(f"{(name := id.split('@')[0])}: {pack.image(name).credit}" for id in data.ids)
 
 
 _NOTEBOOK = "02_editing_vector_ldm"
@@ -131,7 +131,7 @@ OWN_PRESETS = {"evening colours": {"reference": "Brandenburg gate", "beta": 0.0}
 def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     """The controls of `edit` and `view`, at the values `given` by a notebook's parameters of the same names."""
     return {
-        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "photo": Choice(tuple(PHOTOS), given["photo"]),
         "method": Choice((FOR_USE, MULT, PIX2PIX, PALETTE, SINGLE), given["method"]),
         "blur": Toggle(given["blur"]),
         "beta": Slider(0.0, 1.0, 0.05, given["beta"], "β"),
@@ -151,7 +151,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
 def example(now: Lesson, name: str, side: int = 0) -> Tensor:
     """(3, S, S) in [0, 1]: the middle square of a photograph of `PHOTOS`; S is `side`, or 1.5 of the benchmark's."""
     side = side or now.live.bench.crop[2] * 3 // 2
-    return center_crop(resize(pack.load(pack.picture(PHOTOS[name])), side).clamp(0, 1), side)
+    return center_crop(resize(pack.load(pack.image(PHOTOS[name])), side).clamp(0, 1), side)
 
 
 def _amounts(c: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _amounts(c: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def edit(
-    now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
+    now: Lesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str:
     """One request by one method: input, target by the formulas and output, (1, 3, S, S) in [0, 1] each, the reference
     and C in words. A sentence where the method's weights are not here.
@@ -169,7 +169,7 @@ def edit(
     `c`: the switches, each its label e, and the sliders, each its amount.
     """
     vector = EditingVector(**_amounts(c), colour=reference != "none", inpaint=mask != "none")
-    sharp = example(now, picture)[None]
+    sharp = example(now, photo)[None]
     colours, hole = example(now, reference)[None] if vector.colour else None, torch.zeros_like(sharp[:, :1])
     if vector.inpaint:
         hole = free_form_mask(1, ["mask"], tuple(sharp.shape[2:]), fraction=SHARES[mask])
@@ -179,10 +179,10 @@ def edit(
         return output
     numbers = [f"{v:.3f}".rstrip("0").rstrip(".") for v in vector.tensor().tolist()]
     words = f"C = [{', '.join(numbers[:4])} | {', '.join(numbers[4:])}]"
-    return data.source(vector.active), replace(data, ids=(picture,)).target(vector.active), output, colours, words
+    return data.source(vector.active), replace(data, ids=(photo,)).target(vector.active), output, colours, words
 
 
-def python(now: Lesson, picture: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
+def python(now: Lesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
     """Python that makes the output of `edit` with `EditingPipeline`, for "copy as Python"."""
     if method in (PIX2PIX, SINGLE):
         return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
@@ -197,11 +197,11 @@ from repro.editing.effects import free_form_mask
 from repro.editing.pipeline import EditingPipeline
 
 def photo(name):
-    return center_crop(resize(pack.load(pack.picture(name)), {side}).clamp(0, 1), {side})
+    return center_crop(resize(pack.load(pack.image(name)), {side}).clamp(0, 1), {side})
 
 pipe = EditingPipeline.shipped("{now.live.name}", variant="{VARIANTS[method]}")
 edits = dict({", ".join(options)})
-pipe(photo("{PHOTOS[picture]}"), **edits, num_inference_steps={steps}, seed={seed}, exact=False).images[0]"""
+pipe(photo("{PHOTOS[photo]}"), **edits, num_inference_steps={steps}, seed={seed}, exact=False).images[0]"""
 
 
 def view(made: tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str, split: float) -> np.ndarray:
@@ -222,7 +222,7 @@ def own_controls(seed: int) -> dict[str, Control]:
     """The controls of `own_photo` and `own_view`; a slider at 0 is off."""
     return {
         "photo": Upload(),
-        "picture": Choice(tuple(PHOTOS), "Colosseum", "or one of ours"),
+        "example": Choice(tuple(PHOTOS), "Colosseum", "or one of ours"),
         "beta": Slider(0.0, 1.0, 0.05, 0.6, "blur β"),
         "sigma": Slider(0.0, 0.1, 0.005, 0.0, "grain σ"),
         "reference": Choice(REFERENCES, label="colours of"),
@@ -234,7 +234,7 @@ def own_controls(seed: int) -> dict[str, Control]:
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, picture: str, **effects: Any
+    now: Lesson, photo: UploadedFile | None, example: str, **effects: Any
 ) -> tuple[Tensor, Tensor, str] | str:
     """(before, after, words) of a reader's photograph, or of ours, with two crops of the benchmark as its shorter side.
 
@@ -242,14 +242,14 @@ def own_photo(
     """
     if missing := now.needs(LONGER):
         return missing
-    ours = pack.load(pack.picture(PHOTOS[picture]))
-    image, about = photograph(photo, 2 * now.live.bench.crop[2], ours, picture)
+    ours = pack.load(pack.image(PHOTOS[example]))
+    image, about = photograph(photo, 2 * now.live.bench.crop[2], ours, example)
     return image, _by_pipeline(now, image, **effects), about
 
 
-def own_full(now: Lesson, photo: UploadedFile | None, picture: str, split: float, **effects: Any) -> Tensor:
+def own_full(now: Lesson, photo: UploadedFile | None, example: str, split: float, **effects: Any) -> Tensor:
     """The same at full size, (3, H, W): what the save button keeps."""
-    ours = pack.load(pack.picture(PHOTOS[picture]))
+    ours = pack.load(pack.image(PHOTOS[example]))
     return _by_pipeline(now, read_image(photo.content, min_side=16, name=photo.name) if photo else ours, **effects)
 
 

@@ -163,7 +163,7 @@ def edited(editor: Editor, data: Split, tasks: Sequence[str], **settings: Any) -
 
 def sequenced(editors: Mapping[str, Editor], data: Split, tasks: Sequence[str], **settings: Any) -> Tensor:
     """Single-task networks one after another."""
-    settings |= {"recipe": data.bench.recipe}
+    settings |= {"rules": data.bench.rules}
     parts = data.parts(_BATCH)
     return torch.cat([in_sequence(editors, part.sharp, **settings, **request(part, tasks)) for part in parts])
 

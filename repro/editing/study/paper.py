@@ -29,7 +29,7 @@ from repro import paths
 from repro.data.datasets import read_split
 from repro.data.files import Pair, crops
 from repro.data.images import read_image
-from repro.editing.effects import Recipe, free_form_mask
+from repro.editing.effects import TargetRules, free_form_mask
 from repro.editing.model import EditingNet
 from repro.editing.study.benchmark import VERSION, Split, parameters, reference_rows
 from repro.errors import ReproError
@@ -41,12 +41,12 @@ _HELD = 8  # one in eight of the training sequences is held out, for choices: 30
 class Reds:
     """REDS in its published layout: `train/train_sharp/000/00000000.png`, `train/train_blur/…`, `val/…`.
 
-    One crop of crop x crop pixels from every pair of frames, at a place keyed by (version, id). recipe: as of `Bench`.
+    One crop of crop x crop pixels from every pair of frames, at a place keyed by (version, id). rules: as of `Bench`.
     """
 
     root: Path
     crop: int = 256
-    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+    rules: TargetRules = TargetRules()  # noqa: RUF009 (frozen)
     version: int = VERSION
 
     def digest(self) -> str:
@@ -54,7 +54,7 @@ class Reds:
         pairs = (*self.pairs("train"), *self.pairs("test"))
         files = [path for pair in pairs for path in (pair.target, pair.input)]
         sizes = [[file.relative_to(self.root).as_posix(), file.stat().st_size] for file in files]
-        settings = {"crop": self.crop, "recipe": self.recipe.hashed(), "version": self.version}
+        settings = {"crop": self.crop, "recipe": self.rules.hashed(), "version": self.version}
         return hashlib.sha256(json.dumps({**settings, "files": sizes}, sort_keys=True).encode()).hexdigest()[:16]
 
     def pairs(self, name: str) -> tuple[Pair, ...]:

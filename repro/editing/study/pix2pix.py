@@ -104,10 +104,10 @@ class Discriminator(nn.Module):
             layers += [nn.LeakyReLU(0.2), conv, nn.GroupNorm(GROUPS, 2 * width)]
         self.rest = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 4, padding=1))
 
-    def forward(self, stack: Tensor, *pictures: Tensor) -> Tensor:
+    def forward(self, stack: Tensor, *images: Tensor) -> Tensor:
         """(k B, 1, h, w) of a condition (B, 33, H/2, W/2) and k batches of images as patches (B, 12, H/2, W/2)."""
         h = self.condition(stack)
-        return self.rest(torch.cat([h + self.picture(each) for each in pictures]))
+        return self.rest(torch.cat([h + self.picture(each) for each in images]))
 
 
 class Pix2Pix(ModelMixin, ConfigMixin):

@@ -23,7 +23,7 @@ from repro import paths
 from repro.data import wetglass
 from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
-from repro.data.files import Pair, Pictures, PictureSet, cut, equalised, list_images, squared
+from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
 from repro.data.images import to_model
 from repro.data.pack import photographs
 from repro.ddpm.study.experiments import fashion_tensor
@@ -136,7 +136,7 @@ def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) 
     return DEGRADATIONS[degradation](image[None], lambda purpose: KeyedNoise(seed, [name], purpose))[0]
 
 
-def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
+def read(task: TaskConfig, split: str, full: bool = False) -> ImageSet:
     """A split, "train" or "test", of a published task's data set; every image squeezed to a square, unless `full`. Of
     CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for training. Raises `ReproError` for a
     task without a reader, and for what the files lack."""
@@ -144,15 +144,15 @@ def read(task: TaskConfig, split: str, full: bool = False) -> PictureSet:
     if task.unread:
         raise ReproError(f"task {task.name!r} cannot be read: {task.unread}")
     if task.data == "celeba":
-        return PictureSet(Pictures(read_celeba(split), face))
+        return ImageSet(ImageFiles(read_celeba(split), face))
     if task.hole:
         files = list_images(paths.data() / task.data)
         trained = len(files) * 9 // 10
         pairs = [Pair(file, file) for file in (files[:trained] if split == "train" else files[trained:])]
-        return PictureSet.of_pairs(pairs, prepare, prepare_input=lambda image: holed(prepare(image)))
+        return ImageSet.of_pairs(pairs, prepare, prepare_input=lambda image: holed(prepare(image)))
     found, masked = read_split(task.data, split), "mask_channels" in task.network
     tone = (lambda image: prepare(equalised(image))) if task.equalise else prepare
-    return PictureSet.of_pairs(found.pairs, prepare, prepare_input=tone, masks=found.masks if masked else None)
+    return ImageSet.of_pairs(found.pairs, prepare, prepare_input=tone, masks=found.masks if masked else None)
 
 
 def holed(image: Tensor) -> Tensor:
@@ -182,15 +182,15 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
     """Training set and loss of a variant; generation has zeros as the degraded images."""
     learning = learning_of(task, variant)
     if task.published:
-        pictures = read(task, "train")
+        images = read(task, "train")
 
         def of_files(indices: Tensor, noise: Noises) -> list[Tensor]:
             # of squares only the mirroring is left of a random crop
-            x0, y, *mask = pictures.crops(indices, task.side, noise("crop").uniform((3,)))
+            x0, y, *mask = images.crops(indices, task.side, noise("crop").uniform((3,)))
             y = torch.full_like(x0, 0.5) if y is None else y
             return [to_model(x) for x in (x0, y, *mask) if x is not None]
 
-        files, condition = [str(file) for file in pictures.files], task.network.get("condition", True)
+        files, condition = [str(file) for file in images.files], task.network.get("condition", True)
         return PairTask(learning, files, of_files, condition, crop=task.side)
     if task.degradation == "none":
         images, _, ids = fashion_tensor("train")

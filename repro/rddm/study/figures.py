@@ -38,7 +38,7 @@ def tiles() -> dict[str, Tensor]:
     images = {}
     for task, variant, photo, words in _SHOWN:
         config = (USE if variant == "use" else SMALL)[task]
-        given = degraded(config.degradation, resize(pack.load(pack.picture(photo)), 256), photo)
+        given = degraded(config.degradation, resize(pack.load(pack.image(photo)), 256), photo)
         pipe = RDDMPipeline.shipped(task, variant)
         pipe.set_progress_bar_config(disable=True)
         result = pipe(given, num_inference_steps=config.steps, seed=0, output_type="pt").images[0]
@@ -70,8 +70,8 @@ def schematic(x0: Tensor, y: Tensor, schedule: RDDMSchedule) -> Photos:
         "x_T": (process.q_sample(x0, y - x0, schedule.T - 1, eps, schedule), (4.5, 0.8)),
     }
     drawing = Schematic(9.4, 4.1)
-    for name, (picture, at) in images.items():
-        drawing.image(name, at, to_unit(picture)[0], height=0.95)
+    for name, (image, at) in images.items():
+        drawing.image(name, at, to_unit(image)[0], height=0.95)
     drawing.note((0.9, 3.92), "$x_0$ clean", size=10).note((4.5, 3.92), "$y$ degraded", size=10)
     drawing.note((3.35, 2.3), "$x_t$", size=10).note((4.5, 0.16), r"$x_T = y + s_T\,\epsilon$", size=10)
     drawing.arrow("x_0", "y", r"residual diffusion: adds $u_t\,r$,  $r = y - x_0$").arrow("y", "x_T")

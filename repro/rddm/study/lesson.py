@@ -91,13 +91,13 @@ class Lesson(study.Lesson):
 
 @lru_cache(maxsize=16)
 def _pair(degradation: str, photo: str, side: int) -> tuple[Tensor, Tensor]:
-    clean = resize(pack.load(pack.picture(photo)), side)
+    clean = resize(pack.load(pack.image(photo)), side)
     return degraded(degradation, clean, photo), clean
 
 
 def credits() -> str:
     """Who took the photographs that the notebook shows."""
-    return "\n".join(f"{photo}: {pack.picture(photo).credit}" for photo in (PHOTO, SECOND, OWN))
+    return "\n".join(f"{photo}: {pack.image(photo).credit}" for photo in (PHOTO, SECOND, OWN))
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
@@ -143,7 +143,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     """The controls, at the values `given` by a notebook's parameters of the same names."""
     return {
         "task": Choice(tuple(TASKS), given["task"]),
-        "picture": Choice(tuple(PHOTOS), given["picture"]),
+        "photo": Choice(tuple(PHOTOS), given["photo"]),
         "strategy": Choice(tuple(STRATEGIES), given["strategy"]),
         "steps": Slider(1, 20, 1, given["steps"]),
         "eta": Slider(0.0, 1.0, 0.1, given["eta"], "η"),
@@ -159,7 +159,7 @@ Walked = tuple[Tensor, Tensor | None, Mapping[str, Tensor], str]
 
 
 def walk(
-    now: Lesson, task: str, picture: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
+    now: Lesson, task: str, photo: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
 ) -> Walked:
     """One restoration with its first guess and a state half-way, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
@@ -171,11 +171,11 @@ def walk(
         net = replace(net, learning=replace(net.learning, schedule=chosen))
     if TASKS[task] == "fashion":
         return net.generate(range(9), steps, seed, **settings), None, {}, ""
-    (y, x0), between = now.pair(TASKS[task], PHOTOS[picture], crop=now["play"]), {}
+    (y, x0), between = now.pair(TASKS[task], PHOTOS[photo], crop=now["play"]), {}
     if net.learning.start == "none":
-        result = net.restore(y, [picture])
+        result = net.restore(y, [photo])
     else:
-        run = list(net.trajectory(y, [picture], steps, seed, **settings))
+        run = list(net.trajectory(y, [photo], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
         between = {f"first guess, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
     return result, y, {**between, "truth": x0}, f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
@@ -219,7 +219,7 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
     first = FOR_USE if now.net("raindrop", "use") else NAMES["smres"]
     return {
         "photo": Upload(),
-        "picture": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
+        "example": Choice(tuple(PHOTOS), "Mount Rushmore", "or one of ours"),
         "weather": Choice(tuple(WEATHER)),
         "strategy": Choice(tuple(RESTORERS), first),
         "steps": Slider(1, 10, 1, USE["raindrop"].steps),
@@ -229,12 +229,12 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int
+    now: Lesson, photo: UploadedFile | None, example: str, weather: str, strategy: str, steps: int, seed: int
 ) -> tuple[Tensor, Tensor, str]:
     """(input, result, words) of a reader's photograph or ours, (3, H, W) in [0, 1]; degraded unless it is already."""
     task, degrade = WEATHER[weather]
     net, config = _net(now, task, strategy), now.task(task, RESTORERS[strategy])
-    image, about = photograph(photo, config.side, pack.load(pack.picture(PHOTOS[picture])), picture)
+    image, about = photograph(photo, config.side, pack.load(pack.image(PHOTOS[example])), example)
     given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
     restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
@@ -243,7 +243,7 @@ def own_photo(
 
 
 def own_full(
-    now: Lesson, photo: UploadedFile | None, picture: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
+    now: Lesson, photo: UploadedFile | None, example: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
 ) -> Tensor:
     """What the save button keeps, (3, H, W) in [0, 1]: the result at the photograph's own size, or, where it is
     degraded here, at the display size."""
@@ -252,8 +252,8 @@ def own_full(
     if net.learning.start != "degraded" or net.learning.objective == "noise":
         raise ReproError(f"{strategy} is not there for an image at its own size: SM-Res and SM-Res-N are")
     if degrade:
-        return own_photo(now, photo, picture, weather, strategy, steps, seed)[1]
-    ours = pack.picture(PHOTOS[picture])
+        return own_photo(now, photo, example, weather, strategy, steps, seed)[1]
+    ours = pack.image(PHOTOS[example])
     image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
     scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
     pipe = RDDMPipeline(net.network, scheduler)

@@ -153,8 +153,8 @@ def _photo_hash(degradation: str, side: int, limit: int) -> str:
     """Of the test photographs' files, the size they are brought to, the degradation's law and its seed."""
     law = f"{degradation} {LAWS[degradation]}"
     total = hashlib.sha256(f"side {side} limit {limit} seed {own.TEST_SEED} {law}".encode())
-    for picture in pack.photos("test")[: limit or None]:
-        total.update(f"{picture.id} {pack.file_hash(picture.path)}".encode())
+    for photo in pack.photos("test")[: limit or None]:
+        total.update(f"{photo.id} {pack.file_hash(photo.path)}".encode())
     return total.hexdigest()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from repro import paths
 from repro.data.datasets import read_split
 from repro.data.degradations import TASKS, lamp_light
-from repro.data.files import Pictures, PictureSet, cut, list_images, pair_folders
+from repro.data.files import ImageFiles, ImageSet, cut, list_images, pair_folders
 from repro.data.images import center_crop
 from repro.data.pack import photographs
 from repro.engine.checkpoint import Experiment
@@ -43,7 +43,7 @@ def tasks_of(task: str) -> list[str]:
     return [task] if task != "all" else [name for name in LABELS if name != "all"]
 
 
-def read(task: str, split: str) -> PictureSet:
+def read(task: str, split: str) -> ImageSet:
     """Inputs and targets of a task ("train" or "test") at the paper's scale, as their authors publish them.
 
     Low light: SID as RGB pairs, as the paper's authors hand it out, in sid-rgb/<split>/{input,target}. Motion blur:
@@ -51,13 +51,13 @@ def read(task: str, split: str) -> PictureSet:
     are encoded here (the public reader hands RGB to an encoder that expects BGR; here colours are as they are).
     """
     if task == "deblur":
-        return PictureSet.of_pairs(read_split("gopro", split).pairs)
+        return ImageSet.of_pairs(read_split("gopro", split).pairs)
     if task == "lowlight":
-        return PictureSet.of_pairs(pair_folders(*(paths.data() / "sid-rgb" / split / p for p in ("input", "target"))))
+        return ImageSet.of_pairs(pair_folders(*(paths.data() / "sid-rgb" / split / p for p in ("input", "target"))))
     if split == "train":
-        return PictureSet(Pictures(list_images(paths.data() / "imagenet" / split)))
+        return ImageSet(ImageFiles(list_images(paths.data() / "imagenet" / split)))
     middle = lambda x: center_crop(x, min(256, *x.shape[-2:]))  # noqa: E731
-    return PictureSet(Pictures(list_images(paths.data() / "imagenet" / "val")[:1000], middle))
+    return ImageSet(ImageFiles(list_images(paths.data() / "imagenet" / "val")[:1000], middle))
 
 
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:

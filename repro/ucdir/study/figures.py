@@ -56,7 +56,7 @@ def spoiled(clean: Tensor, task: str, strength: float, noises: Noises) -> Tensor
 
 def pair(name: str, side: int, task: str, strength: float) -> tuple[Tensor, Tensor]:
     """(clean, degraded) of a held-out photograph of that shorter side, each (1, 3, H, W) in [-1, 1]."""
-    clean = resize(pack.load(pack.picture(name)), side)[None]
+    clean = resize(pack.load(pack.image(name)), side)[None]
     return to_model(clean), to_model(spoiled(clean, task, strength, stream(0, name)))
 
 
@@ -198,7 +198,7 @@ def own_photo(
     """A reader's photograph (or one of ours), degraded first where asked for, and restored."""
     if (model := net(now, name := WORDS[task])) is None:
         return missing(task)
-    image, words = photograph(photo, now["side"], pack.load(pack.picture(SECOND)), "a held-out photograph")
+    image, words = photograph(photo, now["side"], pack.load(pack.image(SECOND)), "a held-out photograph")
     given = spoiled(image[None], name, strength, stream(seed, "own")) if spoil else image[None]
     result = restored(model, to_model(given), name, steps, "ancestral", seed, start=STARTS[start])
     return captioned({words: given[0], f"restored, {steps} steps": to_unit(result)[0]}, 2)
@@ -237,7 +237,7 @@ def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], inputs before their results."""
     made: dict[str, Tensor] = {}
     for task, photo, fixed, words in SHOWN:
-        clean = resize(pack.load(pack.picture(photo)), 256)[None]
+        clean = resize(pack.load(pack.image(photo)), 256)[None]
         given = TASKS[task].degrade(clean, stream(7, photo), **fixed)[0][0]
         pipe = pipeline.UCDIRPipeline.shipped(task)
         pipe.set_progress_bar_config(disable=True)
