@@ -213,12 +213,12 @@ def adapt(
     network: nn.Module, images: Sequence[Tensor], settings: Adaptation, seed: int = 0, crop: int = SIZE, **run: Any
 ) -> Iterator[AdaptStep]:
     """Adapt a prior to `images` (3, H, W) in [0, 1], an iteration at a time; `run`: `state`, `progress` of `train`."""
-    images, device = [sizes(x) for x in images], next(network.parameters()).device
-    side = min(crop, *(min(x.shape[-2:]) for some in images for x in some))
+    scaled, device = [sizes(x) for x in images], next(network.parameters()).device
+    side = min(crop, *(min(x.shape[-2:]) for some in scaled for x in some))
 
     def loss_of(model: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
         noise = drawn("adir/adapt", settings.batch, i, seed)
-        chosen = [images[k] for k in noise("image").integers(0, len(images)).tolist()]
+        chosen = [scaled[k] for k in noise("image").integers(0, len(scaled)).tolist()]
         x0 = cut_at_a_size(chosen, side, noise).to(device)  # (B, 3, side, side)
         t = noise("time").integers(0, SCHEDULE.T)[:1].expand(settings.batch)  # one for the whole batch
         eps = noise("noise").normal(tuple(x0.shape[1:])).to(device)
