@@ -17,6 +17,7 @@ from repro.ddpm.study import experiments as ddpm
 from repro.editing.study import experiments as editing
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.engine.checkpoint import save_checkpoint
+from repro.metrics.features import CLASSIFIER
 from repro.nn.classifier import Classifier
 from repro.nn.unet import UNet
 from repro.rddm.study import experiments as rddm
@@ -36,7 +37,7 @@ def fill(number: str, home: Path) -> None:
         if number in ("01", "03"):
             made[ddpm.MAIN] = ddpm.build_network(ddpm.SMOKE)
         if number == "01":
-            made[ddpm.CLASSIFIER] = Classifier(base_channels=8, channel_mults=(1, 1))
+            made[CLASSIFIER] = Classifier(base_channels=8, channel_mults=(1, 1))
         elif number == "02":
             made[editing.autoencoder_name("smoke")] = tiny_autoencoder()
             made[editing.name_of("pix2pix", 0, "smoke")] = Pix2PixGenerator(widths=editing.SMOKE.pix2pix["widths"])

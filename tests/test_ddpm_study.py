@@ -46,10 +46,9 @@ def test_orders_are_distinguished_from_ties():
 
 
 def test_a_record_that_the_weights_contradict_stops_the_notebook(monkeypatch):
-    errors = {measure.NOISE_ERROR: [1.0] * 8}
-    check = {"k": 4, "metrics": {measure.NOISE_ERROR: [5.0] * 4}}
-    record = made("baseline-zero", {"task": "noise-prediction"}, errors, n=8, data=measure.data_hash(), check=check)
-    records.upsert("ddpm", [record])
+    cell, check = {"task": "noise-prediction"}, {"k": 4, "metrics": {measure.NOISE_ERROR: [5.0] * 4}}
+    data = measure.sample("baseline-zero", cell, "smoke").data
+    records.upsert("ddpm", [made("baseline-zero", cell, {measure.NOISE_ERROR: [1.0] * 8}, n=8, data=data, check=check)])
     monkeypatch.setattr("repro.engine.evaluation.trained", lambda name: False)
     with pytest.raises(ReproError, match=r"contradict the records(.|\n)*baseline-zero"):
         lesson(figures.LESSONS, "small").recheck()

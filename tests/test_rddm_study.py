@@ -16,13 +16,13 @@ from repro import paths
 from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.images import to_model, to_unit
-from repro.ddpm.study.experiments import CLASSIFIER
 from repro.engine import evaluation, grid
 from repro.engine.checkpoint import experiments, find, load_checkpoint, save_checkpoint
 from repro.engine.evaluation import check_room
 from repro.engine.records import load, upsert
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.metrics.features import CLASSIFIER
 from repro.rddm import process
 from repro.rddm.model import restoration_loss
 from repro.rddm.process import Learning, by_config

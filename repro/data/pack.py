@@ -20,6 +20,7 @@ from repro.errors import ReproError, one_of
 from repro.paths import reading
 
 PACK = Path(__file__).parent / "pack"
+FASHION = "fashion_mnist_subset.npz"
 SPLITS = ("train", "validation", "test", "gallery")
 KINDS = ("photo", "thumb")
 class_names = (
@@ -106,13 +107,20 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
 def fashion(split: str) -> Fashion:
     """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
     one_of("fashion: split", split, SPLITS[:3])
-    with reading(PACK / "fashion_mnist_subset.npz") as path, np.load(path, allow_pickle=False) as file:
+    with reading(PACK / FASHION) as path, np.load(path, allow_pickle=False) as file:
         images = np.concatenate([file["train_images"], file["test_images"]])  # training first
         labels = np.concatenate([file["train_labels"], file["test_labels"]]).astype(np.int64)
         train = len(file["train_labels"])
     held_out = np.sort([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))], axis=None)
     ids = (np.setdiff1d(np.arange(train), held_out), held_out, np.arange(train, len(labels)))[SPLITS.index(split)]
     return Fashion(*(torch.from_numpy(x) for x in (images[ids], labels[ids], ids)))
+
+
+def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
+    data = fashion(split)
+    images = data.images.float().div_(127.5).sub_(1.0)[:, None]
+    return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
 
 
 def file_hash(path: Path) -> str:
@@ -137,7 +145,7 @@ def _sha256(path: Path) -> str:
 def pack_hash() -> str:
     """SHA-256 over names and contents of the data (images, Fashion-MNIST, split; not the credits)."""
     files = (p.path.relative_to(PACK).as_posix() for p in _images())
-    names = sorted(["split.csv", "fashion_mnist_subset.npz", *files])
+    names = sorted(["split.csv", FASHION, *files])
     return hashlib.sha256("".join(f"{name} {file_hash(PACK / name)}\n" for name in names).encode()).hexdigest()
 
 

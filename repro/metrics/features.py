@@ -21,10 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data.images import to_unit
+from repro.data.pack import fashion_tensor
+from repro.engine.checkpoint import load_checkpoint
 from repro.errors import ReproError
 from repro.metrics.protocols import checked
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # with the first digits of its SHA-256
+CLASSIFIER, NET = "ddpm-fashion-classifier-s0", "fashion-classifier"  # its experiment, its name in protocols
+FID, KID, IS = f"fid/{NET}", f"kid/{NET}", f"is/{NET}"
+NEAREST = "nearest/l2-train"  # root mean square distance to the nearest training image, pixels in [0, 1]
+ALIASES_FASHION = {f"{m}/inception": f"{m}/{NET}" for m in ("fid", "kid", "is")}  # `ALIASES` of studies
 _EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -73,9 +79,7 @@ def efficientnet_lite0(device: str = "cpu") -> FeatureNet:
 def classifier(module: nn.Module) -> FeatureNet:
     """`repro.nn.classifier.Classifier` or its like, which takes (B, 1, H, W) in [-1, 1]: mapped from [0, 1] here."""
     module = module.eval()
-    return FeatureNet(
-        "fashion-classifier", 1, lambda x: module.features(x.float() * 2 - 1), lambda x: module(x.float() * 2 - 1)
-    )
+    return FeatureNet(NET, 1, lambda x: module.features(x.float() * 2 - 1), lambda x: module(x.float() * 2 - 1))
 
 
 def inception(file: Path | None = None, device: str = "cpu") -> FeatureNet:
@@ -193,3 +197,30 @@ class SetMetrics:
             f"kid/{net.name}": kid(features, reference, subset_size=size, subsets=50, seed=0),
             f"is/{net.name}": inception_score(logits),
         }
+
+
+# -- samples of Fashion-MNIST, (N, 1, 28, 28) in [-1, 1] ---------------------------------------------------------------
+
+
+def feature_net() -> FeatureNet:
+    """The shipped classifier as the feature network of FID, KID and IS."""
+    return classifier(load_checkpoint(CLASSIFIER))
+
+
+@lru_cache(maxsize=1)
+def _references() -> tuple[SetMetrics, Tensor]:
+    return SetMetrics(feature_net, fashion_tensor("test")[0], 250), to_unit(fashion_tensor("train")[0]).flatten(1)
+
+
+def set_metrics(images: Tensor) -> dict[str, float]:
+    """FID, KID and IS of samples against the test split, and their mean `NEAREST`."""
+    score, training = _references()
+    distance = torch.cdist(to_unit(images).flatten(1), training).min(dim=1).values / images[0].numel() ** 0.5
+    return {**score(images), NEAREST: distance.mean().item()}
+
+
+def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> dict[str, list[float]]:
+    """Set metrics per replicate of n samples each; of the first k samples alone where `k` is given."""
+    blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
+    measured = [set_metrics(make(ids)) for ids in blocks]
+    return {name: [m[name] for m in measured] for name in measured[0]}

@@ -14,11 +14,13 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from repro.data.images import to_unit
 from repro.ui.pictures import DPI, INK, png, show_png, tile, to_uint8
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")  # of schedules drawn into one plot
 ZOOM = 3  # screen pixels a pixel of a contact sheet
 
 STYLE = {
@@ -112,6 +114,12 @@ def sheet(
         axis.set_xticks([(i + 0.5) * wide - gap / 2 for i in range(len(col_labels))], col_labels)
         axis.set_yticks([(i + 0.5) * tall - gap / 2 for i in range(len(row_labels))], row_labels)
     return plate
+
+
+def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
+    """One labelled row per group of images (N, 1, H, W) in [-1, 1], all of one length."""
+    images = [to_unit(image) for group in groups.values() for image in group]
+    return sheet(images, len(next(iter(groups.values()))), list(groups), titles, zoom)
 
 
 def curve(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data import pack
 from repro.data.datasets import load_cifar10
+from repro.data.pack import fashion_tensor
 from repro.ddpm import process
 from repro.ddpm.process import Schedule, by_name
 from repro.engine.checkpoint import Experiment
@@ -24,7 +24,7 @@ from repro.paths import read_toml
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}
 LINEAR = SCHEDULES["linear"]  # of every profile's main network
-MAIN, CLASSIFIER, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-fashion-classifier-s0", "ddpm-cifar10-paper-s0"
+MAIN, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-cifar10-paper-s0"
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,6 @@ def build_network(config: DDPMConfig) -> nn.Module:
     """The profile's untrained network."""
     module, name = config.network_class.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(**config.network)
-
-
-def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
-    data = pack.fashion(split)
-    images = data.images.float().div_(127.5).sub_(1.0)[:, None]
-    return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
 
 
 @dataclass

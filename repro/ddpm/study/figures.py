@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data.images import center_crop, read_image
+from repro.data.images import to_unit as unit
 from repro.ddpm import process
 from repro.ddpm.process import Schedule
 from repro.ddpm.samplers import Step, ddim, start_noise
 from repro.ddpm.study.experiments import LINEAR, MAIN
-from repro.ddpm.study.measure import FID, NET, unit
 from repro.engine import stats
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.records import Record
@@ -26,12 +26,12 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.study import Exercise, Lesson, check_answer, like, near, tensors
 from repro.engine.tables import Table
 from repro.engine.train import Recipe, seeded
+from repro.metrics.features import FID, NET
 from repro.nn.unet import UNet
-from repro.ui.plots import PALETTE, ZOOM, Plate, Schematic, curve, nothing, panels, sheet, tile
+from repro.ui.plots import DASHES, PALETTE, Plate, Schematic, curve, nothing, panels, sheet, tile
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")  # of schedules drawn into one plot
 
 
 def _demo(images: int) -> Recipe:
@@ -107,11 +107,6 @@ def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
     labels = [f"{name}: {part}" for name in runs for part in ("$x_t$", "$\\hat x_0$")]
     times = [f"t = {steps[i].t}" for i in at]
     return sheet(unpack(*rows), len(at), labels, times)
-
-
-def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
-    """One labelled row per group of images, all of one length."""
-    return sheet(unpack(*groups.values()), len(next(iter(groups.values()))), list(groups), titles, zoom)
 
 
 def fid_curve(fid: Table, quality: Table) -> Plate:

@@ -7,7 +7,7 @@ Table 1: FID against the training set and Inception Score, on `config.n` samples
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,26 +16,24 @@ from torch import Tensor
 
 from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
+from repro.data.pack import fashion_tensor
 from repro.ddpm import oracles, process, samplers
 from repro.ddpm.process import Model, Schedule, model_fn
 from repro.ddpm.samplers import Guide, draw, start_noise
 from repro.ddpm.study import experiments
-from repro.ddpm.study.experiments import CLASSIFIER, LINEAR, PAPER_MODEL, PROFILES, DDPMConfig, fashion_tensor
+from repro.ddpm.study.experiments import LINEAR, PAPER_MODEL, PROFILES, DDPMConfig
 from repro.engine.checkpoint import DEVICE, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
-from repro.metrics.features import SetMetrics
+from repro.metrics.features import ALIASES_FASHION, CLASSIFIER, FID, SetMetrics, feature_net, replicated, set_metrics
 
 Metrics = Mapping[str, Values]
 
-NET = "fashion-classifier"
-FID, KID, IS = f"fid/{NET}", f"kid/{NET}", f"is/{NET}"
-NEAREST = "nearest/l2-train"  # root mean square distance to the nearest training image, pixels in [0, 1]
 NOISE_ERROR = "mse/eps"
 TOLERANCE = Tolerance(absolute=2e-3, relative=5e-3)  # another CPU adds up in another order; 16 samples magnify it
-ALIASES = {f"{m}/inception": f"{m}/{NET}" for m in ("fid", "kid", "is")}
+ALIASES = ALIASES_FASHION
 QUICK = 20  # most steps of what the smoke profile measures
 NOTHING = Sample(1, 1, hashlib.sha256(b"").hexdigest())
 # What papers leave out and code has to decide: arguments of `samplers.ddim`, and by how much the timestep that the
@@ -73,7 +71,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
         "guidance": (2 * config.n, min(20, 2 * config.n)),
     }.get(task, (config.n, 0 if steps > 100 or "cosine" in experiment else config.k))
     needed = task not in ("noise-prediction", "classification")
-    return None if needed and not trained(CLASSIFIER) else Sample(n, k, data_hash())
+    return None if needed and not trained(CLASSIFIER) else Sample(n, k, pack.file_hash(pack.PACK / pack.FASHION))
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> Metrics:
@@ -133,36 +131,6 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None, con
     settings = {"batch": config.batch, "shape": shape, "device": DEVICE}
     made = draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings)
     return _inception(config.batch)(made.cpu())
-
-
-@lru_cache(maxsize=1)
-def data_hash() -> str:
-    """Of the embedded Fashion-MNIST images."""
-    return pack.file_hash(pack.PACK / "fashion_mnist_subset.npz")
-
-
-def feature_net() -> features.FeatureNet:
-    """The shipped classifier as the feature network of FID, KID and IS."""
-    return features.classifier(load_checkpoint(CLASSIFIER))
-
-
-@lru_cache(maxsize=1)
-def _references() -> tuple[SetMetrics, Tensor]:
-    return SetMetrics(feature_net, fashion_tensor("test")[0], 250), unit(fashion_tensor("train")[0]).flatten(1)
-
-
-def set_metrics(images: Tensor) -> dict[str, float]:
-    """FID, KID and IS of images (N, 1, 28, 28) in [-1, 1] against the test split, and their mean `NEAREST`."""
-    score, training = _references()
-    distance = torch.cdist(unit(images).flatten(1), training).min(dim=1).values / images[0].numel() ** 0.5
-    return {**score(images), NEAREST: distance.mean().item()}
-
-
-def replicated(make: Callable[[range], Tensor], n: int, replicates: int, k: int | None) -> Metrics:
-    """Set metrics per replicate of n images each; of the first k images alone where `k` is given."""
-    blocks = [range(k)] if k else [range(r * n, (r + 1) * n) for r in range(replicates)]
-    measured = [set_metrics(make(ids)) for ids in blocks]
-    return {name: [m[name] for m in measured] for name in measured[0]}
 
 
 def class_guide(labels: Sequence[int], scale: float) -> Guide:

@@ -25,8 +25,7 @@ from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
 from repro.data.images import to_model
-from repro.data.pack import photographs
-from repro.ddpm.study.experiments import fashion_tensor
+from repro.data.pack import fashion_tensor, photographs
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe

@@ -12,7 +12,6 @@ from torch import Tensor
 from repro.data import pack
 from repro.data.images import center_crop, resize, to_unit
 from repro.ddpm.samplers import start_noise
-from repro.ddpm.study.figures import DASHES
 from repro.engine.tables import Table
 from repro.rddm import process
 from repro.rddm.pipeline import RDDMPipeline
@@ -21,7 +20,7 @@ from repro.rddm.samplers import Step
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, panels, sheet, whiskers
+from repro.ui.plots import DASHES, INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, panels, sheet, whiskers
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 _SHOWN = (

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from repro.data import pack
 from repro.data.images import center_crop, read_image, resize, to_model, to_unit
-from repro.ddpm.study.experiments import LINEAR
 from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.study import Exercise, Judge, check_answer, like, near, same, tensors
@@ -23,7 +22,7 @@ from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMSchedule, by_config
 from repro.rddm.samplers import Net, Sampler
 from repro.rddm.study.experiments import BASELINES, PROFILES, USE, TaskConfig, degraded, learning_of, name_of
-from repro.rddm.study.measure import STARTS
+from repro.rddm.study.measure import LINEAR, STARTS
 from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.pictures import photograph, resized, split_view, stage
 from repro.ui.plots import tile
