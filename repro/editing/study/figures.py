@@ -38,7 +38,7 @@ WAYS = {
     "by the formulas": "baseline-target",
     MULT: name_of("mult"),
     PALETTE: name_of("palette"),
-    "shown composites, longer": name_of(LONGER),
+    "trained on composites, longer": name_of(LONGER),
 }
 AXES = {
     "blur": ("β", "coarse sharpness that is gone"),
