@@ -16,7 +16,7 @@ from repro.ddpm.process import by_name, model_fn, q_sample
 from repro.ddpm.samplers import ddim, sample
 from repro.editing import sampling
 from repro.editing.effects import TargetRules
-from repro.editing.model import NPAIR_WEIGHT, EditTask, Learning, npair_loss, only, single_edit
+from repro.editing.model import NPAIR_WEIGHT, EditLoss, EditTask, npair_loss, only, single_edit
 from repro.editing.sampling import in_sequence
 from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import NAMES, TASKS, EditingVector, batch
@@ -50,8 +50,8 @@ def composites(rounds: int = 2) -> dict[str, Tensor]:
 HELD = {**bank(), **composites()}
 
 
-def task(learning: Learning | None = None, **more) -> EditTask:
-    return EditTask(HELD, SCHEDULE, learning or Learning(), **more)
+def task(learning: EditLoss | None = None, **more) -> EditTask:
+    return EditTask(HELD, SCHEDULE, learning or EditLoss(), **more)
 
 
 class Recorder(nn.Module):
@@ -67,7 +67,7 @@ def test_labels_are_uniform_and_one_task_is_left():
     label = task().draw(torch.tensor(visits) % COUNT, noises(visits))[-1]
     assert (torch.bincount(label, minlength=6) - 1000).abs().max() < 120  # four deviations
     for value, name in enumerate(TASKS, start=1):
-        assert task(Learning(only=name)).draw(torch.arange(3), noises(range(3)))[-1].tolist() == [value] * 3
+        assert task(EditLoss(only=name)).draw(torch.arange(3), noises(range(3)))[-1].tolist() == [value] * 3
     singles = batch([FULL.only(*name) for name in ((), *((task,) for task in TASKS))])
     assert torch.equal(only(batch([FULL] * 6), torch.arange(6)), singles)
 
@@ -93,7 +93,7 @@ def test_whatever_belongs_to_another_task_is_zero(latent, mask):
 @pytest.mark.parametrize(("norm", "prediction"), [("l1", "epsilon"), ("l2", "v_prediction")])
 def test_the_loss_is_the_papers(norm, prediction):
     """Eq. 2 by hand: |network(z_t) - target|^p, z_t = a z_0 + s eps, the norm a mean over each sample."""
-    one, ids, model = task(Learning(norm=norm, prediction=prediction)), torch.arange(COUNT), Recorder()
+    one, ids, model = task(EditLoss(norm=norm, prediction=prediction)), torch.arange(COUNT), Recorder()
     found = one.loss(model, ids, noises(range(COUNT)))
     label, t = (KeyedNoise(0, range(COUNT), p).integers(0, n) for p, n in (("label", 6), ("time", 1000)))
     eps = KeyedNoise(0, range(COUNT), "noise").normal((4, *SIZE))
@@ -111,18 +111,18 @@ def test_the_loss_is_the_papers(norm, prediction):
 def test_times_are_drawn_evenly_or_more_of_them_low():
     """A share of them among the lowest fifth, the others where they were."""
     at, visits = torch.arange(4000) % COUNT, range(4000)
-    even, low = (task(Learning(low=share)).draw(at, noises(visits))[2] for share in (0.0, 0.25))
+    even, low = (task(EditLoss(low=share)).draw(at, noises(visits))[2] for share in (0.0, 0.25))
     assert (even < 200).float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert (low < 200).float().mean().item() == pytest.approx(0.25 + 0.75 * 0.2, abs=0.03)
     moved = low != even
     assert (low[moved] == even[moved] % 200).all() and moved.float().mean().item() == pytest.approx(0.2, abs=0.03)
-    assert "low" not in task().settings and task(Learning(low=0.25)).settings["low"] == 0.25
+    assert "low" not in task().settings and task(EditLoss(low=0.25)).settings["low"] == 0.25
 
 
 def test_a_share_of_the_visits_has_a_composite_with_the_target_of_its_round():
     visits = torch.arange(600)
     at = visits % COUNT
-    single, both = (task(Learning(composites=p), mask=True) for p in (0.0, 0.5))
+    single, both = (task(EditLoss(composites=p), mask=True) for p in (0.0, 0.5))
     (_, plain, *_), (noisy, more, times, eps, _) = (each.draw(at, noises(visits)) for each in (single, both))
     moved = (more["vector"] != plain["vector"]).any(dim=1)
     assert 0.42 < moved.float().mean() < 0.55  # a composite may be of one crop's single edit here
@@ -141,7 +141,7 @@ def test_a_share_of_the_visits_has_a_composite_with_the_target_of_its_round():
 
 @pytest.mark.parametrize("kind", ["bottleneck", "label"])
 def test_the_n_pair_loss_is_added_and_a_network_is_trained_by_it(kind):
-    net, ids, learning = tiny_network(), torch.arange(COUNT), Learning(npair=kind)
+    net, ids, learning = tiny_network(), torch.arange(COUNT), EditLoss(npair=kind)
     with torch.no_grad():
         plain, found = (task(each).loss(net, ids, noises(ids)) for each in (None, learning))
         z_t, inputs, t, _, label = task().draw(ids, noises(ids))

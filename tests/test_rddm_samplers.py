@@ -22,7 +22,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import RDDMNet
-from repro.rddm.process import Learning, RDDMSchedule, by_config, target
+from repro.rddm.process import RDDMSchedule, RDDMTraining, by_config, target
 from repro.rddm.samplers import Net, Sampler, matched, times
 from repro.rddm.study import measure
 from repro.rddm.study.experiments import SMALL as TASKS
@@ -207,7 +207,7 @@ ORIGIN = start_noise(IDS, (3, 16, 12)).double()
 class Knowing(nn.Module):
     """Knows the clean images, and finds the noise in any state; every output is off by `wrong`."""
 
-    def __init__(self, learning: Learning, clean: torch.Tensor = CLEAN, wrong: float = 0.0) -> None:
+    def __init__(self, learning: RDDMTraining, clean: torch.Tensor = CLEAN, wrong: float = 0.0) -> None:
         super().__init__()
         self.learning, self.clean, self.wrong, self.calls = learning, clean, wrong, []
 

@@ -25,7 +25,7 @@ from repro.errors import ReproError
 from repro.metrics.features import CLASSIFIER
 from repro.rddm import process
 from repro.rddm.model import restoration_loss
-from repro.rddm.process import Learning, by_config
+from repro.rddm.process import RDDMTraining, by_config
 from repro.rddm.samplers import Net
 from repro.rddm.study import experiments as rddm
 from repro.rddm.study import figures, lesson, measure
@@ -78,14 +78,14 @@ def test_a_perfect_predictor_has_no_loss_and_another_has(coded, name, variant):
 def test_timesteps_are_uniform_but_for_a_share_at_the_last():
     places, x0 = torch.arange(4000), torch.zeros(4000, 1, 1, 1)
     for last, share_of_last in ((0.0, 0.1), (0.25, 0.25 + 0.75 * 0.1)):
-        knowing = Knowing(Learning("res", by_config(10), "l1", last=last), x0)
+        knowing = Knowing(RDDMTraining("res", by_config(10), "l1", last=last), x0)
         restoration_loss(knowing, x0, x0, noise_at(places), knowing.learning)
         share = knowing.calls[0][1].bincount(minlength=10) / 4000
         assert share[-1].item() == pytest.approx(share_of_last, abs=0.02)
         assert share[:-1].std() < 0.01 and ("last" in knowing.learning.settings) == (last > 0)
     x = torch.zeros(4, 3, 8, 8)
     with pytest.raises(ReproError, match="regression predicts the residual: got objective 'noise'"):
-        restoration_loss(nn.Identity(), x, x, noise_at(), Learning("noise", by_config(), "l1", "none"))
+        restoration_loss(nn.Identity(), x, x, noise_at(), RDDMTraining("noise", by_config(), "l1", "none"))
 
 
 def test_a_pair_is_of_the_right_image_and_its_own_degradation(coded, monkeypatch):

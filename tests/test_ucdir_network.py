@@ -12,7 +12,7 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
 from repro.metrics.pixel import lpips
-from repro.ucdir.model import TRAINING, UCDIR, Learning, RestorationTask, training_loss
+from repro.ucdir.model import TRAINING, UCDIR, RestorationTask, UCDIRLoss, training_loss
 from repro.ucdir.network import BASES, CONDITIONING, GUIDANCE, NORMS, AdaptiveKernels, statistics
 
 TINY = dict(
@@ -209,14 +209,14 @@ def cut(indices, crop, draw):
 
 
 def task(**learning):
-    return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, Learning(**learning), [noisier], scalars=True)
+    return RestorationTask([f"photo {i}" for i in range(5)], cut, 16, UCDIRLoss(**learning), [noisier], scalars=True)
 
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_the_loss_is_the_mean_absolute_or_squared_error_of_the_noise(power):
     model, places = tiny(), list(range(4))
     clean = KeyedNoise(0, places, "clean").uniform((3, 16, 16)) * 2 - 1
-    found = training_loss(model, clean * 0.5, clean, noises(places), Learning(squared=power == 2, pixel=0.5))
+    found = training_loss(model, clean * 0.5, clean, noises(places), UCDIRLoss(squared=power == 2, pixel=0.5))
     eps = noises(places)("noise").normal((3, 16, 16))
     level = TRAINING.draw(noises(places)("level"))
     made, initial = model(clean * 0.5, clean, level, eps)
@@ -228,7 +228,7 @@ def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
     model, places = tiny(), list(range(8))
     clean = KeyedNoise(0, places, "clean").uniform((3, 32, 32)) * 2 - 1
     degraded = clean * 0.5
-    plain, found = (training_loss(model, degraded, clean, noises(places), Learning(perceptual=w)) for w in (0, 0.3))
+    plain, found = (training_loss(model, degraded, clean, noises(places), UCDIRLoss(perceptual=w)) for w in (0, 0.3))
     down, right = noises(places)("corner").integers(0, 4, (2,))[0].tolist()
     images = ((x[:2].clamp(-1, 1) + 1) / 2 for x in (model.predictor(degraded), clean))
     pair = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in images)
@@ -245,7 +245,7 @@ def test_a_run_that_began_before_there_were_these_terms_goes_on():
 def test_regression_learns_the_clean_image():
     model = tiny()
     clean = KeyedNoise(0, [0, 1], "clean").uniform((3, 16, 16)) * 2 - 1
-    found = training_loss(model, clean * 0.5, clean, noises([0, 1]), Learning("regression"))
+    found = training_loss(model, clean * 0.5, clean, noises([0, 1]), UCDIRLoss("regression"))
     assert torch.allclose(found, (model(clean * 0.5)[0] - clean).abs().mean(dim=(1, 2, 3)), atol=1e-6)
 
 

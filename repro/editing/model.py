@@ -7,7 +7,7 @@ concatenated too ("concat", its baseline Palette++); cross-attention then attend
 
 Training (section 4; the loss is l1 on the noise, Eq. 2): at every step each sharp image gets one of six editing
 vectors, the identity among them; composites are never trained. The paper does not give the probabilities: uniform here.
-A label is 0 for the identity, then 1 to 5 in the order of `TASKS`.
+A visit's label is 0 for the identity, then 1 to 5 in the order of `TASKS`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from repro.nn.unet import InputSkip, sinusoid
 
 _TIMES = 32  # width of the sinusoid that scales the bypass
 NPAIR_WEIGHT = 0.1  # the paper states none
-COUNT = 1 + len(TASKS)  # labels
+COUNT = 1 + len(TASKS)  # labels that a visit may have
 COLOUR = 1 + TASKS.index("colour")
 _OWNER = tuple(entry.task for entry in SCALARS) + TASKS  # the task that each of the nine entries belongs to
 _KEEP = torch.tensor([[owner == task for owner in _OWNER] for task in ("none", *TASKS)])  # (6, 9)
@@ -49,7 +49,7 @@ class VectorMapping(ModelMixin, ConfigMixin):
             filled up with zeros.
         tokens: "entry": one token per entry, its first layer with a weight and a bias of each entry's own, so that an
             entry is known by more than its magnitude. "single": one token of all entries, the literal reading.
-        labels: False drops the five binary labels (the ablation of Table 4): four entries remain.
+        labels: False drops the five flags (Table 4 without "binary labels"): four entries remain.
         scaled: True divides each entry by its largest value. As written in the paper, raw magnitudes differ 30-fold.
     """
 
@@ -215,7 +215,7 @@ def single_edit(held: Mapping[str, Tensor], indices: Tensor, label: Tensor) -> t
 
 
 @dataclass(frozen=True)
-class Learning:
+class EditLoss:
     """How a variant is trained.
 
     norm: of the loss; the paper prefers l1. only: the one task of an Ours-single, None for all six labels.
@@ -255,7 +255,7 @@ class EditTask:
     """
 
     def __init__(
-        self, held: dict[str, Tensor], schedule: Schedule, learning: Learning, colours: str = "rgb", mask: bool = False
+        self, held: dict[str, Tensor], schedule: Schedule, learning: EditLoss, colours: str = "rgb", mask: bool = False
     ) -> None:
         self.held = {name: value.float() for name, value in held.items()}
         self.schedule, self.learning = schedule, learning

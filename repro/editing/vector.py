@@ -1,7 +1,7 @@
 """The editing vector C = [beta, sigma, lambda, mu, e1, e2, e3, e4, e5]: a request in nine numbers.
 
 "Multi-task image-to-image diffusion models with fine-grained control", Table 1 and section 4.1. The four scaling
-factors are the degree of blur, the radius of the grain, the amount and the threshold of the sharpening; the five labels
+factors are the degree of blur, the radius of the grain, the amount and the threshold of the sharpening; the five flags
 say which tasks are on: blur, grain, colour, inpaint, sharpen. Whatever belongs to a task that is off is 0.
 
 The colour reference and the inpainting mask are images and travel beside the vector.
@@ -42,7 +42,7 @@ HIGHS = tuple(entry.high for entry in SCALARS) + (1.0,) * len(TASKS)  # what bri
 
 @dataclass(frozen=True)
 class EditingVector:
-    """One request. A task is off at None (or False), and then its entries are 0; its label follows from it.
+    """One request. A task is off at None (or False), and then its entries are 0; its flag follows from it.
 
     blur: beta in [0, 1]. grain: sigma in [0, 0.1]. colour, inpaint: switches. sharpen: (lambda in [1, 3], mu in
     [0, 0.1]). Raises `ReproError`, naming range and value, for anything else.
@@ -66,7 +66,7 @@ class EditingVector:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of the tasks that are on, in the order of the labels."""
+        """Names of the tasks that are on, in the order of the flags."""
         return tuple(task for task in TASKS if getattr(self, task) is not None and getattr(self, task) is not False)
 
     def only(self, *tasks: str) -> Self:
@@ -75,8 +75,8 @@ class EditingVector:
 
     def tensor(self) -> Tensor:
         """float32 (LENGTH,), as the paper writes C: raw magnitudes, zeros for what is off."""
-        labels = [float(task in self.active) for task in TASKS]
-        return torch.tensor([self.blur or 0.0, self.grain or 0.0, *(self.sharpen or (0.0, 0.0)), *labels])
+        flags = [float(task in self.active) for task in TASKS]
+        return torch.tensor([self.blur or 0.0, self.grain or 0.0, *(self.sharpen or (0.0, 0.0)), *flags])
 
 
 def batch(vectors: Sequence[EditingVector], device: torch.device | str = "cpu") -> Tensor:

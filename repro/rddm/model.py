@@ -21,7 +21,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.nn.unet import UNet, pad_to_multiple, unpad
 from repro.rddm import process
-from repro.rddm.process import Learning, Objective
+from repro.rddm.process import Objective, RDDMTraining
 
 Layout = Literal["one", "two", "shared"]
 Make = Callable[..., nn.Module]  # (out_channels=...) -> a network
@@ -260,7 +260,7 @@ def restoration_loss(
     x0: Tensor,
     y: Tensor,
     noise: Noises,
-    learning: Learning,
+    learning: RDDMTraining,
     condition: bool = True,
     mask: Tensor | None = None,
 ) -> Tensor:

@@ -106,7 +106,7 @@ Start = Literal["degraded", "noise", "none"]
 
 
 @dataclass(frozen=True)
-class Learning:
+class RDDMTraining:
     """What a network learns, and from where its diffusion starts. `last`: share of samples that are trained at the last
     timestep, where sampling begins (in one or two steps hardly any other is visited); other times are uniform."""
 

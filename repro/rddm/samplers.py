@@ -25,7 +25,7 @@ from repro.ddpm.samplers import Noise, Steps, falling, sample, start_noise, walk
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.rddm import process
-from repro.rddm.process import Learning, Objective, RDDMSchedule, heads, split
+from repro.rddm.process import Objective, RDDMSchedule, RDDMTraining, heads, split
 
 Rule = Literal["eq12", "compose", "rederive"]
 PUBLISHED_DIVISOR = 1e-6  # what the released code writes where 1 - u_T is 0
@@ -158,7 +158,7 @@ class Net:
     """
 
     network: nn.Module | Model
-    learning: Learning
+    learning: RDDMTraining
     steps: int
 
     @torch.no_grad()

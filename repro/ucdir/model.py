@@ -169,7 +169,7 @@ def _weights(sqrt_gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Learning:
+class UCDIRLoss:
     """The switches of the loss; distances are L1, as in the public code.
 
     `objective`  "noise" (Eq. 1) or "regression" (the baseline: the clean image itself, no diffusion).
@@ -191,7 +191,7 @@ class Learning:
 
 
 def training_loss(
-    model: nn.Module, degraded: Tensor, clean: Tensor, noise: Noises, learning: Learning, **scalars: Tensor
+    model: nn.Module, degraded: Tensor, clean: Tensor, noise: Noises, learning: UCDIRLoss, **scalars: Tensor
 ) -> Tensor:
     """(B,) loss of pairs in [-1, 1]; `scalars`: task and strength for a network that takes them."""
     if learning.objective == "regression":
@@ -222,7 +222,7 @@ class RestorationTask:
     # (indices (B,), crop, draw (B, 3)) -> clean crops (B, 3, crop, crop) in [0, 1], their degraded ones or None
     cut: Callable[[Tensor, int, Tensor], Sequence[Tensor | None]]
     crop: int  # side of the crops in pixels
-    learning: Learning
+    learning: UCDIRLoss
     # where `cut` gives no degraded crops, one for each task: (clean, noise) -> (degraded, strength (B,))
     degrade: Sequence[Callable[[Tensor, Noises], tuple[Tensor, Tensor]]] = ()
     scalars: bool = False  # whether the network takes the number of the task and the strength

@@ -28,10 +28,8 @@ from repro.engine.train import DEVICE
 from repro.errors import ReproError, one_of
 from repro.rddm.model import RDDMNet, restoration_loss
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
-from repro.rddm.process import Learning as RDDMLearning
-from repro.rddm.process import by_config
-from repro.ucdir.model import UCDIR, training_loss
-from repro.ucdir.model import Learning as UCDIRLearning
+from repro.rddm.process import RDDMTraining, by_config
+from repro.ucdir.model import UCDIR, UCDIRLoss, training_loss
 from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
 Noises = Callable[[str], KeyedNoise]
@@ -48,7 +46,7 @@ class Learner(NamedTuple):
     steps: int
 
 
-_UCDIR = UCDIRLearning(detach=True, pixel=1.0)
+_UCDIR = UCDIRLoss(detach=True, pixel=1.0)
 LEARNERS = {
     # SM-Res: the residual is predicted, little noise is added (sum_scale 0.01), two sampling steps.
     "rddm": Learner(
@@ -56,7 +54,7 @@ LEARNERS = {
             objective="res", base_channels=width, channel_mults=(1, 1, 2, 2), attention_levels=(3,), patch=2,
             input_skip=True,
         ),
-        loss=partial(restoration_loss, learning=RDDMLearning("res", by_config(sum_scale=0.01), "l2")),
+        loss=partial(restoration_loss, learning=RDDMTraining("res", by_config(sum_scale=0.01), "l2")),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
         lr=1e-3,
         steps=2,

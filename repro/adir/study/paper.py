@@ -126,7 +126,7 @@ def adapt_latent(
     encode = lambda x: pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor  # noqa: E731
 
     def loss_of(unet: Callable[..., Any], i: int) -> tuple[Tensor, Tensor]:
-        noise, labels = drawn("adir/latent", settings.batch, i, seed), {}
+        noise, extra = drawn("adir/latent", settings.batch, i, seed), {}
         chosen = [images[k] for k in noise("image").integers(0, len(images)).tolist()]
         x = to_model(cut(chosen, crop, noise("crop").uniform((3,))))  # (B, 3, crop, crop)
         t = noise("t").integers(0, scheduler.config.num_train_timesteps)[:1].expand(len(x))
@@ -136,7 +136,7 @@ def adapt_latent(
             if operator is not None:
                 low, level = operator.A(x), torch.full((len(x),), noise_level)
                 given = [pipe.low_res_scheduler.add_noise(low, noise("low").normal(tuple(low.shape[1:])), level)]
-                labels = {"class_labels": level}
+                extra = {"class_labels": level}
             else:
                 missing = (noise("mask").uniform((1, 4, 4)) < 0.5).float()
                 mask = F.interpolate(missing, size=(crop, crop))  # (B, 1, crop, crop), 1 where the image is missing
@@ -144,7 +144,7 @@ def adapt_latent(
         dropped = empty is not None and float(noise("drop").uniform()[0]) < 0.1
         prompt = (empty if dropped else embeddings).expand(len(x), -1, -1)
         noisy = torch.cat([scheduler.add_noise(latent, eps, t), *given], dim=1)
-        output = unet(noisy, t, encoder_hidden_states=prompt, **labels).sample
+        output = unet(noisy, t, encoder_hidden_states=prompt, **extra).sample
         velocity = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(latent, eps, t) if velocity else eps
         return (output - target).square().mean(), output.new_zeros(())

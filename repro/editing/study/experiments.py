@@ -13,7 +13,7 @@ from repro.data.datasets import home
 from repro.ddpm.process import Kind, Schedule, by_name
 from repro.editing.autoencoder import Autoencoder, AutoencoderTask
 from repro.editing.effects import TargetRules
-from repro.editing.model import EditingNet, EditTask, Learning
+from repro.editing.model import EditingNet, EditLoss, EditTask
 from repro.editing.sampling import SCHEDULE, Editor
 from repro.editing.study import benchmark
 from repro.editing.study.benchmark import BENCH, TINY, Bench
@@ -128,9 +128,9 @@ def build_network(config: EditingConfig, variant: str) -> EditingNet:
     return net
 
 
-def learning_of(variant: str, config: EditingConfig) -> Learning:
+def learning_of(variant: str, config: EditingConfig) -> EditLoss:
     """How a variant is trained."""
-    return Learning(**{"prediction": config.prediction, **VARIANTS[variant].learning})
+    return EditLoss(**{"prediction": config.prediction, **VARIANTS[variant].learning})
 
 
 def schedule_of(variant: str) -> Schedule:

@@ -166,7 +166,7 @@ def edit(
     """One request by one method: input, target by the formulas and output, (1, 3, S, S) in [0, 1] each, the reference
     and C in words. A sentence where the method's weights are not here.
 
-    `c`: the switches, each its label e, and the sliders, each its amount.
+    `c`: the switches, each its flag e, and the sliders, each its amount.
     """
     vector = EditingVector(**_amounts(c), colour=reference != "none", inpaint=mask != "none")
     sharp = example(now, photo)[None]
@@ -275,7 +275,7 @@ EXERCISES: dict[str, Exercise] = {
     "vector": (
         "C of blur 0.25 with sharpening (2, 0.05)",
         lambda: lambda answer: study.same(torch.tensor(answer), _vector),
-        "nine numbers: beta, sigma, lambda, mu, then the labels of blur, grain, colour, inpaint, sharpen",
+        "nine numbers: beta, sigma, lambda, mu, then the flags of blur, grain, colour, inpaint, sharpen",
     ),
     "hole": (
         "a black hole, 1 being hole",

@@ -32,7 +32,7 @@ from repro.engine.train import Recipe
 from repro.errors import ReproError
 from repro.paths import read_toml
 from repro.rddm.model import Noises, PublishedNet, RDDMNet, restoration_loss
-from repro.rddm.process import Learning, by_config
+from repro.rddm.process import RDDMTraining, by_config
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
 SCHEDULES: dict[str, dict[str, Any]] = _SPEC["schedule"]
@@ -86,7 +86,7 @@ PROFILES = {profile: {n: _task(n, s, profile) for n, s in found.items()} for pro
 USE = PROFILES.pop("use")
 SMALL, SMOKE, PAPER = PROFILES["small"], PROFILES["smoke"], PROFILES["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
-# One way to learn a task each: `learning`, arguments of `Learning`, perhaps under a `schedule` in the place of the
+# One way to learn a task each: `learning`, arguments of `RDDMTraining`, perhaps under a `schedule` in the place of the
 # task's; `layout`; `halves`, task -> base channels of each of two networks; `times` as many images as the recipe says.
 VARIANTS: dict[str, dict[str, Any]] = _SPEC["variant"]
 # (task, variant, whether it ships)
@@ -100,10 +100,10 @@ def name_of(task: str, variant: str, seed: int = 0, profile: str = "small") -> s
     return f"rddm-{task}-{variant}-s{seed}" if profile == "small" else f"rddm-{task}-{profile}-{variant}-s{seed}"
 
 
-def learning_of(task: TaskConfig, variant: str) -> Learning:
+def learning_of(task: TaskConfig, variant: str) -> RDDMTraining:
     """What a variant of a task learns, and by which coefficients it is trained and sampled."""
     schedule = by_config(**SCHEDULES[VARIANTS[variant].get("schedule", task.schedule)])
-    return Learning(schedule=schedule, norm=task.norm, **VARIANTS[variant]["learning"])
+    return RDDMTraining(schedule=schedule, norm=task.norm, **VARIANTS[variant]["learning"])
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
@@ -167,7 +167,7 @@ class PairTask:
     whether the network is given y."""
 
     def __init__(
-        self, learning: Learning, ids: Sequence[str], pair: Callable, condition: bool = True, **settings: Any
+        self, learning: RDDMTraining, ids: Sequence[str], pair: Callable, condition: bool = True, **settings: Any
     ) -> None:
         self.learning, self.ids, self.pair, self.condition = learning, list(ids), pair, condition
         self.settings = {**learning.settings, **settings}

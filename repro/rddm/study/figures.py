@@ -150,8 +150,8 @@ def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
 def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> Photos:
     """For each run, one row per part of its steps ("x_t", "x0", …): `parts` maps the field to its label."""
     rows = [[getattr(step, part) for step in run] for run in runs.values() for part in parts]
-    labels = [f"{name}: {label}" for name in runs for label in parts.values()]
-    return photographs(rows, labels, [f"t = {step.t}" for step in next(iter(runs.values()))])
+    row_names = [f"{name}: {label}" for name in runs for label in parts.values()]
+    return photographs(rows, row_names, [f"t = {step.t}" for step in next(iter(runs.values()))])
 
 
 def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:

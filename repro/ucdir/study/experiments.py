@@ -18,7 +18,7 @@ from repro.data.pack import photographs
 from repro.engine.checkpoint import Experiment
 from repro.engine.train import Recipe
 from repro.errors import one_of
-from repro.ucdir.model import UCDIR, Learning, RestorationTask
+from repro.ucdir.model import UCDIR, RestorationTask, UCDIRLoss
 
 SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "all three tasks"}
@@ -63,7 +63,7 @@ def read(task: str, split: str) -> ImageSet:
 def training_task(task: str, variant: str, chosen: str = "small") -> RestorationTask:
     """Training set and loss; at the paper's scale crops of pairs cut alike, or JPEG of quality 10 made of each crop."""
     settings = settings_of(chosen, task, variant)
-    learning = Learning(**settings["learning"])
+    learning = UCDIRLoss(**settings["learning"])
     if chosen == "paper":
         files, encode = read(task, "train"), [partial(TASKS["jpeg"].degrade, quality=10)]
         return RestorationTask(files.names, files.crops, settings["crop"], learning, encode)
