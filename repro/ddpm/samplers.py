@@ -247,7 +247,7 @@ def _visited(
     if one_of("prediction type", prediction, KINDS) == "epsilon" and schedule.alpha_bar[ts[0]] == 0:
         raise ReproError(
             f"a network that predicts 'epsilon' cannot start at t={ts[0]}, where {schedule.name!r} has zero SNR "
-            f"and the noise says nothing about the sample: use a 'v_prediction' network"
+            f"and the noise does not determine the sample: use a 'v_prediction' network"
         )
     ab = schedule.alpha_bar[torch.tensor(ts)]
     return ts, ab, torch.cat([ab[1:], torch.tensor([final], dtype=torch.float64)])

@@ -91,7 +91,7 @@ class Sampler:
     def estimate(self, output: Tensor, x_t: Tensor, y: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """(x0, r, eps) by a network's output at (x_t, t): one predicted, the others by Eq. 16, or both predicted.
 
-        SM-N divides by 1 - u_t, which is 0 at the start: x_T = y + s_T eps says nothing of x0. With clipping 1e-6 takes
+        SM-N divides by 1 - u_t, which is 0 at the start: x_T = y + s_T eps does not hold x0. With clipping 1e-6 takes
         its place, as in the released code, whose first image is then ±1 in every pixel; without it that is refused.
         """
         (u, s), (r, eps) = self.schedule.levels(t), split(output, x_t, self.objective)
@@ -103,7 +103,7 @@ class Sampler:
             r = r if self.rule == "eq12" else y - x0
         elif r is None:  # SM-N
             if u == 1 and self.clip is None:
-                raise ReproError(f"the noise says nothing of the image at t={t}, where 1 - u_t = 0: start earlier")
+                raise ReproError(f"the noise does not determine the image at t={t}, where 1 - u_t = 0: start earlier")
             x0 = cut(torch.sub(x_t, y, alpha=u).sub_(eps, alpha=s).div_(1 - u or PUBLISHED_DIVISOR), 1)
             r = cut(y - x0, self.clip)
             x0 = x0 if self.rule == "eq12" else y - r

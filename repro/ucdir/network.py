@@ -191,7 +191,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One head over all positions; in the public code, though the paper speaks of convolutions."""
+    """One head over all positions; in the public code; the paper describes convolutions only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

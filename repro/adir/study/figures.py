@@ -74,13 +74,13 @@ def enlarged(image: Tensor, side: int) -> Tensor:
     return F.interpolate(to_unit(image)[None], size=(side, side), mode="nearest")[0]
 
 
-def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], shown: int = 6, side: int = 112) -> Photos:
+def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], count: int = 6, side: int = 112) -> Photos:
     """What was embedded, (3, H, W) in [0, 1], and its nearest images with their cosine."""
     cells = []
     for name, (query, found) in rows.items():
-        near = [(f"{c:.2f}", x) for c, x in zip(found.similarity[:shown], found.images, strict=False)]
+        near = [(f"{c:.2f}", x) for c, x in zip(found.similarity[:count], found.images, strict=False)]
         cells += [(words, center_crop(resize(x, side), side)) for words, x in ((name, query), *near)]
-    return Photos(captioned(cells, shown + 1), QUALITY)
+    return Photos(captioned(cells, count + 1), QUALITY)
 
 
 def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> Plate:
@@ -187,10 +187,10 @@ SHOWN = (
 
 def tiles() -> dict[str, Tensor]:
     """Caption -> image (3, H, W) in [0, 1], measurements before their reconstructions."""
-    pipe, shown = ADIR.shipped(), {}
+    pipe, images = ADIR.shipped(), {}
     for task, photo, given, made in SHOWN:
         clean = to_model(center_crop(resize(pack.load(pack.image(photo)), TILE[0]), TILE))[None]
         noise = KeyedNoise(0, [photo], "overview/measurement")
         measured = to_unit(operator(task, *TILE).measure(clean, noise))[0]
-        shown |= {f"input: {given}": measured, made: pipe(measured, task)}
-    return {words: F.interpolate(image[None], size=(192, 256))[0] for words, image in shown.items()}
+        images |= {f"input: {given}": measured, made: pipe(measured, task)}
+    return {words: F.interpolate(image[None], size=(192, 256))[0] for words, image in images.items()}

@@ -58,8 +58,8 @@ def tiles() -> dict[str, object]:
     """Caption -> image, from the noise to the samples."""
     x = start_noise(range(12), (1, 28, 28))
     steps = list(ddim(process.model_fn(load_checkpoint(MAIN)), x, LINEAR, 20))
-    shown = {"input: noise": x / 3} | {f"after {n} of 20 steps": steps[n - 1].x for n in (10, 15, 20)}
-    return {caption: tile(unpack(images), 4, gap=1, scale=2) for caption, images in shown.items()}
+    states = {"input: noise": x / 3} | {f"after {n} of 20 steps": steps[n - 1].x for n in (10, 15, 20)}
+    return {caption: tile(unpack(images), 4, gap=1, scale=2) for caption, images in states.items()}
 
 
 def unpack(*groups: Tensor) -> list[Tensor]:

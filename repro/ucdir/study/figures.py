@@ -74,14 +74,14 @@ def restored(model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str
 def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     """Input and results of the networks that are here for a held-out photograph, and the truth."""
     truth, x = pair(name, now["side"], task, strength)
-    shown = {"input": x}
+    images = {"input": x}
     if (model := net(now, f"ucdir-{task}-regression-s0")) is not None:
-        shown["regression"] = model(x, **scalars(model, task))[0].clamp(-1, 1)
+        images["regression"] = model(x, **scalars(model, task))[0].clamp(-1, 1)
     if (model := net(now, task)) is not None:
-        shown["first estimate"] = estimate(model, x, task)
-        shown["pure noise"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
-        shown["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
-    return shown, truth
+        images["first estimate"] = estimate(model, x, task)
+        images["pure noise"] = restored(model, x, task, now["steps"], pipeline.SAMPLER, seed)
+        images["last levels"] = restored(model, x, task, pipeline.STEPS, pipeline.SAMPLER, seed, start=pipeline.START)
+    return images, truth
 
 
 def schematic(clean: Tensor, degraded: Tensor, initial: Tensor) -> Photos:
@@ -112,11 +112,11 @@ def kernel_maps(model: UCDIR, degraded: Tensor, level: float, given: Mapping[str
     emb = model.unet.embed(torch.tensor([level]), statistics(degraded), **given)
     coarse = [-(-n // model.config.patch) for n in size]
     M = block.condition(emb, F.interpolate(initial, size=coarse, mode="bilinear", align_corners=False))[0]  # (N, h, w)
-    shown = {"guide": to_unit(initial)[0]}
+    images = {"guide": to_unit(initial)[0]}
     for b, m in enumerate(M):
         grey = (0.5 + 0.25 * (m - m.mean()) / m.std().clamp(min=1e-6)).clamp(0, 1)
-        shown[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = F.interpolate(grey[None, None], size=size)[0]
-    return Photos(captioned(shown, 3))
+        images[f"M[{b}]: {m.mean():.2f} ± {m.std():.2f}"] = F.interpolate(grey[None, None], size=size)[0]
+    return Photos(captioned(images, 3))
 
 
 def scored(images: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
@@ -174,9 +174,9 @@ def restore_view(
     if (model := net(now, name := WORDS[task])) is None:
         return missing(task)
     clean, degraded = pair(PHOTO, now["side"], name, strength)
-    shown = {"input": degraded, "first estimate": estimate(model, degraded, name)}
+    images = {"input": degraded, "first estimate": estimate(model, degraded, name)}
     result = restored(model, degraded, name, steps, SAMPLERS[sampler], seed, start=STARTS[start])
-    return captioned(scored({**shown, f"restored, {steps} steps": result, "truth": clean}, clean), 2)
+    return captioned(scored({**images, f"restored, {steps} steps": result, "truth": clean}, clean), 2)
 
 
 def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed: int) -> np.ndarray:
@@ -188,8 +188,8 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
     way = {"tiles" if where == "inside the step" else "outside": tiles}
     whole, split = (restored(model, degraded, name, 8, "ancestral", seed, **ways) for ways in ({}, way))
     seam = ((split - whole).abs() * 4 - 1).clamp(-1, 1)
-    shown = {"in one piece": whole, f"split {where}": split, "difference × 4": seam, "truth": clean}
-    return captioned(scored(shown, clean), 2)
+    images = {"in one piece": whole, f"split {where}": split, "difference × 4": seam, "truth": clean}
+    return captioned(scored(images, clean), 2)
 
 
 def own_photo(
