@@ -250,8 +250,9 @@ def npair_loss(features: Tensor, label: Tensor) -> Tensor:
 class EditTask:
     """Latents of the training split, one label a visit.
 
-    `held`: as `repro.editing.study.benchmark.latents`; with `learning.composites` those of composites too.
-    `colours`: "rgb", or "reference" for its latent. `mask`: whether the network takes one.
+    `held`, a row a crop: the latents "sharp", "masked", "reference" and of each effect's target ("blur", "grain", …);
+    "rgb" (the reference) and "mask" at their size; "vector". With `learning.composites` also rounds of "composite" and
+    "composite vector". `colours`: "rgb", or "reference" for its latent. `mask`: whether the network takes one.
     """
 
     def __init__(

@@ -249,7 +249,6 @@ def pixels(source: Any = BENCH) -> Tensors:
 
 def latents(autoencoder: Autoencoder, key: str, source: Any = BENCH) -> Tensors:
     """`encoded` of the training split; `key` names the autoencoder's weights."""
-
     parts = (encoded(autoencoder, edits(block)) for block in source.blocks("train", _BLOCK))
     return _stored(source, f"train-latents-{key[:16]}", parts)
 
