@@ -36,7 +36,7 @@ SUBJECTS = ("photos/erase_kingfisher", "photos/monuments_berlinCathedral")
 
 
 @dataclass(frozen=True)
-class Lesson(study.Lesson):
+class EditLesson(study.Lesson):
     """One profile of the notebook; the live cells of the paper profile are the small one's.
 
     `side`      of the whole photographs that figures show, pixel for pixel.   `points` crops of the map of features.
@@ -103,9 +103,9 @@ def credits(data: Split) -> str:
 
 _NOTEBOOK = "02_editing_vector_ldm"
 LESSONS = {
-    "smoke": Lesson("editing", _NOTEBOOK, "smoke", 0.4, check=False, side=48, points=2),
-    "small": Lesson("editing", _NOTEBOOK, "small", 2.2),
-    "paper": Lesson("editing", _NOTEBOOK, "paper", 2.2, check=False),
+    "smoke": EditLesson("editing", _NOTEBOOK, "smoke", 0.4, check=False, side=48, points=2),
+    "small": EditLesson("editing", _NOTEBOOK, "small", 2.2),
+    "paper": EditLesson("editing", _NOTEBOOK, "paper", 2.2, check=False),
 }
 
 
@@ -148,7 +148,7 @@ def controls(given: Mapping[str, Any]) -> dict[str, Control]:
     }
 
 
-def example(now: Lesson, name: str, side: int = 0) -> Tensor:
+def example(now: EditLesson, name: str, side: int = 0) -> Tensor:
     """(3, S, S) in [0, 1]: the middle square of a photograph of `PHOTOS`; S is `side`, or 1.5 of the benchmark's."""
     side = side or now.live.bench.crop[2] * 3 // 2
     return center_crop(resize(pack.load(pack.image(PHOTOS[name])), side).clamp(0, 1), side)
@@ -161,7 +161,7 @@ def _amounts(c: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def edit(
-    now: Lesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
+    now: EditLesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str] | str:
     """One request by one method: input, target by the formulas and output, (1, 3, S, S) in [0, 1] each, the reference
     and C in words. A sentence where the method's weights are not here.
@@ -182,7 +182,7 @@ def edit(
     return data.source(vector.active), replace(data, ids=(photo,)).target(vector.active), output, colours, words
 
 
-def python(now: Lesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
+def python(now: EditLesson, photo: str, method: str, reference: str, mask: str, steps: int, seed: int, **c: Any) -> str:
     """Python that makes the output of `edit` with `EditingPipeline`, for "copy as Python"."""
     if method in (PIX2PIX, SINGLE):
         return f"# {method} has no pipeline: see repro.editing.study.pix2pix and repro.editing.sampling.in_sequence"
@@ -234,7 +234,7 @@ def own_controls(seed: int) -> dict[str, Control]:
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, example: str, **effects: Any
+    now: EditLesson, photo: UploadedFile | None, example: str, **effects: Any
 ) -> tuple[Tensor, Tensor, str] | str:
     """(before, after, words) of a reader's photograph, or of ours, with two crops of the benchmark as its shorter side.
 
@@ -247,14 +247,14 @@ def own_photo(
     return image, _by_pipeline(now, image, **effects), about
 
 
-def own_full(now: Lesson, photo: UploadedFile | None, example: str, split: float, **effects: Any) -> Tensor:
+def own_full(now: EditLesson, photo: UploadedFile | None, example: str, split: float, **effects: Any) -> Tensor:
     """The same at full size, (3, H, W): what the save button keeps."""
     ours = pack.load(pack.image(PHOTOS[example]))
     return _by_pipeline(now, read_image(photo.content, min_side=16, name=photo.name) if photo else ours, **effects)
 
 
 def _by_pipeline(
-    now: Lesson, image: Tensor, beta: float, sigma: float, reference: str, sharpen: bool, amount: float, seed: int
+    now: EditLesson, image: Tensor, beta: float, sigma: float, reference: str, sharpen: bool, amount: float, seed: int
 ) -> Tensor:
     pipe = EditingPipeline.shipped(now.live.name)
     pipe.set_progress_bar_config(disable=True)

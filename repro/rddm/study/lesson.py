@@ -31,10 +31,11 @@ from repro.ui.plots import tile
 NAMES = {"smres": "SM-Res", "smn": "SM-N", "smresn": "SM-Res-N", "regression": "regression", "sr3": "pure noise"}
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 OWN = "photos/monuments_mountRushmore"  # held out too; used until a reader uploads one
+Photo = UploadedFile | None  # a reader's own
 
 
 @dataclass(frozen=True)
-class Lesson(study.Lesson):
+class RDDMLesson(study.Lesson):
     """One profile of the notebook; the live cells of the paper profile are the small one's. Its settings:
 
     `side`, `play`   sides of the whole photographs, cut to squares, of the figures and of the explorer.
@@ -107,7 +108,7 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 _SMALL = {"side": 160, "play": 256, "drawn": 12, "few": 8, "calls": 50, "many": 20}
 _SMOKE = {"side": 48, "play": 32, "drawn": 4, "few": 2, "calls": 4, "many": 3}
 _ALL = ("smoke", 0.4, _SMOKE), ("small", 2.3, _SMALL), ("paper", 2.3, _SMALL)  # profile, minutes, settings
-LESSONS = {name: Lesson("rddm", "03_rddm_sampling", name, *more) for name, *more in _ALL}
+LESSONS = {name: RDDMLesson("rddm", "03_rddm_sampling", name, *more) for name, *more in _ALL}
 
 
 TASKS = {"low light": "lowlight", "raindrops": "raindrop", "Fashion-MNIST": "fashion"}
@@ -158,7 +159,7 @@ Walked = tuple[Tensor, Tensor | None, Mapping[str, Tensor], str]
 
 
 def walk(
-    now: Lesson, task: str, photo: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
+    now: RDDMLesson, task: str, photo: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
 ) -> Walked:
     """One restoration with its first guess and a state half-way, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
@@ -189,7 +190,7 @@ def view(walked: Walked, split: float) -> np.ndarray:
     return stage(split_view(before, after, split), {name: to_unit(x)[0] for name, x in between.items()}, caption)
 
 
-def _net(now: Lesson, task: str, strategy: str) -> Net:
+def _net(now: RDDMLesson, task: str, strategy: str) -> Net:
     """The network. Raises `ReproError`, which a widget shows in the image's place, where there is none."""
     variant = RESTORERS[strategy]
     if task == "fashion" and variant in BASELINES:
@@ -213,7 +214,7 @@ OWN_PRESETS = {
 }
 
 
-def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
+def own_controls(now: RDDMLesson, seed: int) -> dict[str, Control]:
     """The controls of `own_photo` and `own_view`; the network for use first, where it is here."""
     first = FOR_USE if now.net("raindrop", "use") else NAMES["smres"]
     return {
@@ -228,7 +229,7 @@ def own_controls(now: Lesson, seed: int) -> dict[str, Control]:
 
 
 def own_photo(
-    now: Lesson, photo: UploadedFile | None, example: str, weather: str, strategy: str, steps: int, seed: int
+    now: RDDMLesson, photo: Photo, example: str, weather: str, strategy: str, steps: int, seed: int
 ) -> tuple[Tensor, Tensor, str]:
     """(input, result, words) of a reader's photograph or ours, (3, H, W) in [0, 1]; degraded unless it is already."""
     task, degrade = WEATHER[weather]
@@ -242,7 +243,7 @@ def own_photo(
 
 
 def own_full(
-    now: Lesson, photo: UploadedFile | None, example: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
+    now: RDDMLesson, photo: Photo, example: str, weather: str, strategy: str, steps: int, seed: int, **_: Any
 ) -> Tensor:
     """What the save button keeps, (3, H, W) in [0, 1]: the result at the photograph's own size, or, where it is
     degraded here, at the display size."""
