@@ -13,7 +13,6 @@ bits each), and the two are combined per cell by the two-round multiply-xorshift
 for hash functions", 2018); their second keys enter between its rounds: lines whose first keys collide still differ.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -88,21 +87,28 @@ def _covered(mean: Tensor, reach: Tensor, cells: Tensor, keys: Tensor, dy: float
         axes.append([*zip(shifts, pixel, *axis_keys(keys, around, name), strict=True)])
         axes[-1].insert(0, (place - place.floor()).float())
     (y, *rows), (x, *columns) = axes
-    plane, square = torch.arange(len(mean))[:, None, None], reach.square().float()[:, None, None]
-    covered = torch.zeros(mean.shape, dtype=torch.bool)
-    for (down, row, *a), (across, column, *b) in itertools.product(rows, columns):
-        bits = cell_bits(a, b)
-        here = mean[plane, row[:, :, None], column[:, None, :]]
-        number, term, chance = 0, torch.exp(-here), uniform(bits)
-        below = term  # P(count <= number): the Poisson count is the one that `chance` inverts
-        while (more := chance > below).any():
-            number += 1
-            where = further_bits(bits, 2 * number - 1)  # 16 bits an axis
-            right = ((where & 0xFFFF).float() + 0.5) * 2.0**-16 - (x - across)[:, None, :]
-            low = ((where >> 16).float() + (2.0**15 + 0.5)) * 2.0**-16 - (y - down)[:, :, None]
-            covered |= more & (right.square() + low.square() < square)
-            term = term * here / number
-            below = below + term
+    square, covered = reach.square().float(), torch.zeros(mean.shape, dtype=torch.bool)
+    # A cell's Poisson count is the one that `uniform(bits)` inverts: bits above this are those of a cell with grains.
+    empty = (torch.exp(-mean) * 2.0**32 - (2.0**31 + 0.5)).floor().to(torch.int32)
+    for down, row, *a in rows:
+        in_row = empty.gather(1, row[:, :, None].expand_as(empty))
+        for across, column, *b in columns:
+            bits = cell_bits(a, b)
+            some = (bits > in_row.gather(2, column[:, None, :].expand_as(bits))) & ~covered
+            at, number = some.nonzero(as_tuple=True), 0  # the points that are left
+            bits, here = bits[at], mean[at[0], row[at[:2]], column[at[::2]]]
+            term = below = torch.exp(-here)  # P(count <= number)
+            while len(bits):
+                number += 1
+                where = further_bits(bits, 2 * number - 1)  # 16 bits an axis
+                right = ((where & 0xFFFF).float() + 0.5) * 2.0**-16 - (x - across)[at[::2]]
+                low = ((where >> 16).float() + (2.0**15 + 0.5)) * 2.0**-16 - (y - down)[at[:2]]
+                hit = right.square() + low.square() < square[at[0]]
+                covered[tuple(index[hit] for index in at)] = True
+                term = term * here / number
+                below = below + term
+                left = ~hit & (uniform(bits) > below)
+                at, (bits, here, term, below) = tuple(i[left] for i in at), (v[left] for v in (bits, here, term, below))
     return covered
 
 

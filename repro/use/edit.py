@@ -10,6 +10,7 @@ import tyro
 from repro.errors import ReproError
 
 EFFECTS = ("blur", "grain", "reference", "mask", "sharpen")
+FILM_SAMPLES = 200  # points a pixel: their noise is a third of the grain's or less
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Edit:
     """an image of the photo's size, white where it is to be filled anew; the rest stays as it is"""
     sharpen: tuple[float, float] | None = None
     """amount, 1 to 3, and threshold, 0 to 0.1"""
+    film: float | None = None
+    """radius of exact film grain, 0.1 to 10 pixels, drawn over the result without a network"""
     seed: int = 0
     """of the noise: the same command gives the same image"""
     steps: int = 5
@@ -42,12 +45,16 @@ class Edit:
     """what to write: .png (which holds its command, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
+        from repro.data.grain import film_grain
         from repro.data.images import check_writable, read_srgb
         from repro.engine.provenance import save_result, shell
 
         effects = {name: getattr(self, name) for name in EFFECTS}
-        if all(value is None for value in effects.values()):
-            raise ReproError(f"nothing to do; accepted: at least one of {', '.join(f'--{name}' for name in EFFECTS)}")
+        if not (edits := any(value is not None for value in effects.values())) and self.film is None:
+            names = ", ".join(f"--{name}" for name in (*EFFECTS, "film"))
+            raise ReproError(f"nothing to do; accepted: at least one of {names}")
+        if self.film is not None and not 0.1 <= self.film <= 10:
+            raise ReproError(f"--film: got a radius of {self.film:g} pixels; accepted: 0.1 to 10 (smaller is --grain)")
         photo, note = read_srgb(self.photo)
         if note:
             print(note)
@@ -58,12 +65,16 @@ class Edit:
         if out.exists() and any(out.samefile(file) for file in given):
             raise ReproError(f"{out}: is one of the inputs; accepted: another place")
 
-        from repro.editing.pipeline import EditingPipeline
+        edited = photo
+        if edits:
+            from repro.editing.pipeline import EditingPipeline
 
-        pipe = EditingPipeline.shipped(self.profile, self.variant)
-        pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
-        settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
-        edited = pipe(photo, **effects, **settings).images[0]
+            pipe = EditingPipeline.shipped(self.profile, self.variant)
+            pipe.set_progress_bar_config(desc="edit", unit="step", file=sys.stdout)
+            settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
+            edited = pipe(photo, **effects, **settings).images[0]
+        if self.film is not None:
+            edited = film_grain(edited[None], self.film, seed=self.seed, ids=[0], n_samples=FILM_SAMPLES)[0]
         save_result(edited, out, shell("edit", self.photo, vars(self), out))
         print(f"written: {out}")
         return 0
