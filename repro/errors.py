@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -15,6 +16,13 @@ def one_of(what: str, found: Any, choices: Collection[Any]) -> Any:
     if found not in choices:
         raise ReproError(f"{what} {found!r} is unknown: choose one of {', '.join(map(str, choices))}")
     return found
+
+
+def whole(what: str, found: Any, least: int, most: int) -> int:
+    """`found`, where it is a whole number from `least` to `most`; `ReproError` otherwise. `what` names the setting."""
+    if not isinstance(found, Integral) or not least <= found <= most:
+        raise ReproError(f"{what}: got {found}; accepted: a whole number, {least} to {most}")
+    return int(found)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -126,7 +126,9 @@ def list_images(folder: FILE) -> list[Path]:
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
     files: list[Path] = []
     for where, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
+        here = Path(where).resolve()  # a link that leads back to it, or above it, is not followed
+        back = (name for name in below if here.is_relative_to(Path(where, name).resolve()))
+        below[:] = [name for name in below if not name.startswith(".") and name not in set(back)]
         paths = (Path(where, name) for name in names if not name.startswith("."))
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:

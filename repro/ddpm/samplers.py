@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from repro.ddpm.process import KINDS, Kind, Model, Schedule, model_fn, prediction_part, split_variance, to_eps, to_x0
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 VARIANCE: dict[str, Variance] = {"ddpm": "fixed_small", "ddpm-large": "fixed_large", "ddpm-learned": "learned_range"}
@@ -218,8 +218,7 @@ def spaced(T: int, steps: int, spacing: Literal["leading", "trailing", "linspace
     "leading" starts below T - 1 and ends at 0; "trailing" starts at T - 1 and ends above 0; "linspace" holds both ends.
     """
     one_of("timestep spacing", spacing, ("leading", "trailing", "linspace"))
-    if not 1 <= steps <= T:
-        raise ReproError(f"number of sampling steps must lie in 1..{T} for a schedule of {T}: got {steps}")
+    whole("number of sampling steps", steps, 1, T)
     if spacing == "leading":
         return [k * (T // steps) for k in range(steps)][::-1]
     if spacing == "trailing":

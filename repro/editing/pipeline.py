@@ -32,7 +32,7 @@ from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.nn.unet import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
@@ -103,6 +103,8 @@ class EditingPipeline(DiffusionPipeline):
         Raises `ReproError` where they are not here.
         """
         one_of("profile of networks for use", profile, ("small", "smoke"))
+        if variant.startswith("single-"):
+            raise ReproError(f"{variant!r} is trained for one effect; accepted: taught-long, mult or palette")
         room, edits = ("editing", "editing-edits") if profile == "small" else ("editing-smoke",) * 2
         names = f"{edits}-{variant}-s0", f"{room}-autoencoder-vq-s0"
         # Copies: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
@@ -160,13 +162,12 @@ class EditingPipeline(DiffusionPipeline):
         x = image_batch(image, "image").to(device)
         target = None if reference is None else image_batch(reference, "reference").to(device)
         hole = None if mask is None else masks(mask, "mask").to(device)
-        least, most, count = self.editor().multiple, self.scheduler.config.num_train_timesteps, len(x)
+        least, count = self.editor().multiple, len(x)
         if min(x.shape[2:]) < least:
             size = f"{x.shape[3]}x{x.shape[2]}"
             raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
         check_request(x, [vector], target, hole)
-        if not 1 <= num_inference_steps <= most:
-            raise ReproError(f"EditingPipeline: got num_inference_steps {num_inference_steps}; accepted: 1 to {most}")
+        whole("EditingPipeline: num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if isinstance(generator, list) and len(generator) != count:
             raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
         if generator is not None and seed is not None:

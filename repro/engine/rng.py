@@ -49,7 +49,7 @@ class KeyedNoise:
     def __init__(
         self, seed: int, ids: Sequence[int | str] | Tensor, purpose: str, device: torch.device | str = "cpu"
     ) -> None:
-        if not isinstance(seed, Integral) or not -(1 << 63) <= seed < 1 << 64:  # beyond, two seeds would be one
+        if not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:  # beyond, two seeds would be one
             raise ReproError(f"a seed has 64 bits, 0 to 18446744073709551615: got {seed}")
         self.device = torch.device(device)
         if not isinstance(ids, Tensor):  # text is hashed with SHA-256, whole numbers are mixed directly

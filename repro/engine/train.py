@@ -165,7 +165,7 @@ def train(
     if recipe.batch % ranks:
         raise ReproError(f"a batch of {recipe.batch} cannot be shared equally by {ranks} processes: choose a multiple")
     identity = {
-        "recipe": digest(dataclasses.asdict(recipe)),
+        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k != "threads"},
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
         "size": len(task.ids),
@@ -235,7 +235,8 @@ def with_progress(steps: Iterator[TrainStep], recipe: Recipe, name: str, state: 
     """Run a training under a progress bar; its last step. After Ctrl-C a line says what the training goes on from."""
     if precision_here(recipe, DEVICE) != recipe.precision:
         print(f"{name}: bf16 is not faster on this processor, so the training runs in fp32", flush=True)
-    bar = tqdm(total=recipe.images, unit="img", desc=name, mininterval=5, file=sys.stdout)
+    quiet = os.environ.get("RANK", "0") != "0"  # under torchrun the first process alone reports
+    bar = tqdm(total=recipe.images, unit="img", desc=name, mininterval=5, file=sys.stdout, disable=quiet)
     try:
         with contextlib.closing(steps), bar:
             for step in steps:
@@ -313,10 +314,13 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ReproError(f"the training state {path} is damaged ({error}): remove it to start over") from error
-    for key, value in {"version": 1, **identity}.items():
-        if meta.get(key) != value:
-            made = f"was made with {key} {meta.get(key)!r}, this run has {value!r}"
-            raise ReproError(f"the training state {path} {made}: remove it to start over")
+    for key, value in json.loads(json.dumps({"version": 1, **identity})).items():
+        found = meta.get(key)
+        if isinstance(found, dict) and found != value:  # of a recipe, the first setting that differs
+            key, found, value = next((k, found.get(k), v) for k, v in value.items() if found.get(k) != v)
+        if found != value:
+            made = f"was made with {key} {found!r}, this run has {value!r}"
+            raise ReproError(f"the training state {path} {made}: take {key} back to go on, or remove it to start over")
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

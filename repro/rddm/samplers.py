@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import Noise, Steps, falling, sample, start_noise, walk
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.rddm import process
 from repro.rddm.process import Objective, RDDMSchedule, RDDMTraining, heads, split
 
@@ -52,8 +52,8 @@ def times(T: int, steps: int | None = None, start: int | None = None) -> list[in
     """
     end = T if start is None else start + 1
     steps = end if steps is None else steps
-    if not 1 <= steps <= end <= T:
-        raise ReproError(f"1..{end} sampling steps lie between t={end - 1} of a schedule of {T} and 0: got {steps}")
+    whole(f"sampling steps from t={end - 1} of a schedule of {T}", end, 1, T)
+    whole(f"sampling steps from t={end - 1} of a schedule of {T}", steps, 1, end)
     return [k * end // steps - 1 for k in range(steps, 0, -1)]  # in whole numbers: a float linspace may fall below one
 
 

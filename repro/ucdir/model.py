@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from repro.data.degradations import Noises
 from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import one_of, whole
 from repro.metrics.pixel import lpips_network
 from repro.ucdir.network import ACTIVATIONS, CONDITIONING, GUIDANCE, NORMS, DiffusionUNet, Predictor
 
@@ -55,8 +55,7 @@ class NoiseSchedule:
         `start`: begin at the level whose gamma is nearest to it instead.
         """
         first = int((self.gamma - start).abs().argmin()) if start else self.T
-        if steps not in range(1, first + 1):
-            raise ReproError(f"inference takes 1 to {first} steps of this schedule: got {steps}")
+        whole("number of sampling steps", steps, 1, first)
         t = torch.linspace(first, 0, steps + 1, dtype=torch.float64).round().long()
         return tuple(self.gamma[t].tolist())
 

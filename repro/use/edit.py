@@ -40,13 +40,14 @@ class Edit:
     profile: str = "small"
     """whose weights: small, which ship, or smoke"""
     variant: str = "taught-long"
-    """which network: taught-long, mult, palette, …"""
+    """which network: taught-long, mult or palette"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """what to write: .png (which holds its command, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
         from repro.data.grain import film_grain
         from repro.data.images import check_writable, read_srgb
+        from repro.editing.vector import EditingVector
         from repro.engine.provenance import save_result, shell
 
         effects = {name: getattr(self, name) for name in EFFECTS}
@@ -55,9 +56,11 @@ class Edit:
             raise ReproError(f"nothing to do; accepted: at least one of {names}")
         if self.film is not None and not 0.1 <= self.film <= 10:
             raise ReproError(f"--film: got a radius of {self.film:g} pixels; accepted: 0.1 to 10 (smaller is --grain)")
+        EditingVector(self.blur, self.grain, sharpen=self.sharpen)  # refuses a wrong amount before the work
         photo, note = read_srgb(self.photo)
-        if note:
-            print(note)
+        effects["reference"], other = read_srgb(self.reference) if self.reference else (None, "")
+        for text in filter(None, (note, other)):
+            print(text)
         # What can be known of the result's place is known before the work.
         out = self.out or self.photo.with_name(f"edited-{self.photo.stem}.png")
         check_writable(out, (photo.shape[2], photo.shape[1]))

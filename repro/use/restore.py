@@ -216,10 +216,11 @@ class Restore:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""
         folder, place = self.photo.is_dir(), Path(os.path.abspath(self.photo))  # of ".", too
         target = self.out or place.with_name(f"restored-{place.name if folder else place.stem + '.png'}")
+        if not folder:
+            check_writable(target, image_size(self.photo))
         if target.exists() and self.photo.exists() and target.samefile(self.photo):
             raise ReproError(f"{target}: is the {'folder' if folder else 'image'} that was given; choose another place")
         if not folder:
-            check_writable(target, image_size(self.photo))
             return target, [(self.photo, target)]
         if target.suffix.lower() in SUFFIXES or target.is_file():
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
