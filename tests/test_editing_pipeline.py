@@ -203,8 +203,11 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
-        (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps 0; accepted: 1 to 1000"),
+        (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps: got 0; accepted: a whole number, 1 to 1000"),
         (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
+        (["photo.png", "--blur", "1", "--seed", "-1"], "a seed has 64 bits"),
+        (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
+        (["photo.png", "--film", "0.01"], "accepted: 0.1 to 10"),
     ],
 )
 def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
@@ -350,6 +353,6 @@ def test_a_membrane_is_what_is_known_and_smooth_between():
     known = torch.ones(1, 1, 20, 33)
     known[..., 5:15, 8:25] = 0
     found = membrane(slope + 5 * (1 - known), known)  # what is in the hole does not matter
-    assert torch.equal(found * known, slope * known) and (found - slope).abs().max() < 0.2
+    assert torch.equal(found * known, slope * known) and (found - slope).abs().max() < 0.1
     flat, some = torch.full((1, 2, 7, 9), 0.3), (torch.rand(1, 1, 7, 9) > 0.8).float()
     close(membrane(flat, some), flat)

@@ -39,9 +39,12 @@ WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in o
 TILE = 32  # latents a side of the tiles of a larger one
 NARROW = 64  # pixels that a reduced copy's shorter side has at least
 # Chosen by eye on validation photographs:
+SCRATCH = 3  # pixels up to which the smooth filling stands alone, nearer to the truth than the network's by a quarter
 THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
 DETAIL = 400  # timestep at which it starts in a smooth filling of a thicker hole; 600 brings back dark smudges
 COARSE = 25  # pixels, on the reduced copy, that the network's drift is averaged over
+FADE = 17  # pixels, on the reduced copy
+SWEEPS = 16  # of averaging, at each size of the smooth filling
 MOST = 4.0  # times that contrast is raised or lowered at most
 
 Images = ImageSource | Sequence[ImageSource]
@@ -103,8 +106,6 @@ class EditingPipeline(DiffusionPipeline):
         Raises `ReproError` where they are not here.
         """
         one_of("profile of networks for use", profile, ("small", "smoke"))
-        if variant.startswith("single-"):
-            raise ReproError(f"{variant!r} is trained for one effect; accepted: taught-long, mult or palette")
         room, edits = ("editing", "editing-edits") if profile == "small" else ("editing-smoke",) * 2
         names = f"{edits}-{variant}-s0", f"{room}-autoencoder-vq-s0"
         # Copies: a pipeline may be moved or cast, what `load_checkpoint` gives is shared.
@@ -211,23 +212,27 @@ class EditingPipeline(DiffusionPipeline):
         """The image with its hole filled; outside it is left as it is, and what is in it is never used.
 
         The hole is filled smoothly from its border, and the network draws detail into it; the coarse part of what it
-        adds, a drift into dark, is left out. A thick hole, of which a tile would be nothing but hole, gets its detail
-        on a reduced copy that goes through in one piece, and it is enlarged.
+        adds, a drift into dark, is left out. A scratch is only filled smoothly. A thick hole, of which a tile would be
+        nothing but hole, gets its detail on a reduced copy that goes through in one piece, and it is enlarged.
         """
         size = image.shape[2:]
         smooth, share = membrane(image, 1 - hole), min(1.0, WHOLE * self.autoencoder.factor / max(size))
-        if thickness(hole) > THIN:
+        if (thick := thickness(hole)) <= SCRATCH:
+            return torch.where(hole > 0, smooth, image)
+        if thick > THIN:
             small = tuple(max(NARROW // 4, round(n * share)) for n in size)
             base = resize(smooth, small)
             there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
             drawn = self._detailed(base, there, noise)
+            # The detail begins softly: nothing at the border, all of it FADE // 2 pixels inside.
+            fade = (2 * F.avg_pool2d(there, FADE, 1, FADE // 2, count_include_pad=False) - 1).clamp(min=0)
         else:
-            base, there = resize(smooth, tuple(size)), hole
+            base, there, fade = resize(smooth, tuple(size)), hole, 1.0
             drawn = self._pass(base, EditingVector(inpaint=True), noise, None, there, TILE if share < 1 else 0)
         added = (drawn - base) * there
         averages = (F.avg_pool2d(x, COARSE, 1, COARSE // 2, count_include_pad=False) for x in (added, there))
         coarse = next(averages) / next(averages).clamp(min=1e-6)
-        return torch.where(hole > 0, (smooth + enlarged((added - coarse) * there, size)).clamp(0, 1), image)
+        return torch.where(hole > 0, (smooth + enlarged((added - coarse) * there * fade, size)).clamp(0, 1), image)
 
     def _pass(
         self,
@@ -291,7 +296,8 @@ def matched(image: Tensor, like: Tensor) -> Tensor:
 def membrane(values: Tensor, known: Tensor) -> Tensor:
     """`values` (B, C, H, W) where `known` (B, 1, H, W) is 1, and a smooth surface through its surroundings elsewhere.
 
-    Averages of what is known, twice as wide at each level, come back down where nothing nearer is known (pull-push).
+    Averages of what is known, twice as wide at each level, come back down where nothing nearer is known (pull-push),
+    and are averaged with their neighbours.
     """
     height, width = values.shape[-2:]
     if max(height, width) == 1 or bool(known.all()):
@@ -301,6 +307,9 @@ def membrane(values: Tensor, known: Tensor) -> Tensor:
     mean = F.avg_pool2d(F.pad(values * known, even), 2) / weight.clamp(min=1e-8)
     coarse = membrane(mean, (weight > 0).to(known))
     smooth = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., :height, :width]
+    for _ in range(SWEEPS):  # towards the harmonic surface, which meets its border without a step
+        smooth = torch.where(known > 0, values, smooth)
+        smooth = F.avg_pool2d(smooth, 3, 1, 1, count_include_pad=False)
     return torch.where(known > 0, values, smooth)
 
 

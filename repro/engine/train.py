@@ -165,7 +165,7 @@ def train(
     if recipe.batch % ranks:
         raise ReproError(f"a batch of {recipe.batch} cannot be shared equally by {ranks} processes: choose a multiple")
     identity = {
-        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k != "threads"},
+        "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
         "size": len(task.ids),

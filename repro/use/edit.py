@@ -56,7 +56,10 @@ class Edit:
             raise ReproError(f"nothing to do; accepted: at least one of {names}")
         if self.film is not None and not 0.1 <= self.film <= 10:
             raise ReproError(f"--film: got a radius of {self.film:g} pixels; accepted: 0.1 to 10 (smaller is --grain)")
-        EditingVector(self.blur, self.grain, sharpen=self.sharpen)  # refuses a wrong amount before the work
+        # Refuses a wrong amount before the work.
+        vector = EditingVector(self.blur, self.grain, bool(self.reference), bool(self.mask), self.sharpen)
+        if self.variant.startswith("single-") and vector.active != (self.variant.removeprefix("single-"),):
+            raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active)}")
         photo, note = read_srgb(self.photo)
         effects["reference"], other = read_srgb(self.reference) if self.reference else (None, "")
         for text in filter(None, (note, other)):
