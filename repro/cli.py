@@ -72,6 +72,8 @@ def _run(name: str, arguments: list[str]) -> int:
     module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]
     listed = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
     try:
+        if module == _ENGINE:
+            import repro.methods  # noqa: F401 (registers them)
         command = tyro.cli(
             _plain(getattr(importlib.import_module(module), kind)),
             prog=f"repro {name}",

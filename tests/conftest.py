@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny import clone
 
+import repro.methods  # noqa: F401 (registers them)
+
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 try:

@@ -7,13 +7,12 @@ import pytest
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.checkpoint import experiments
+from repro.engine.checkpoint import experiments, rooms
 from repro.engine.claims import load_ledger
 from repro.engine.evaluation import verified
-from repro.engine.records import ROOMS
 from repro.errors import ReproError
 
-STUDIES = [room for room in ROOMS if paths.room_file(room, "grid.toml").exists() and records.load(room)]
+STUDIES = [room for room in rooms() if paths.room_file(room, "grid.toml").exists() and records.load(room)]
 
 
 @pytest.mark.parametrize("room", STUDIES)
@@ -42,7 +41,7 @@ def test_every_record_is_a_cell_of_the_grid_and_every_cell_is_recorded(room):
     assert [f"{e} {k}" for e, k in kept if not any(alike[n].fullmatch(e) and c == k for n, c in named)] == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", rooms())
 def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
     cells = grid.cells(grid.load(room))
     comparisons = [part for claim in load_ledger(room) for part in claim.parts]
@@ -56,7 +55,7 @@ def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
 
 
 def test_ids_of_claims_are_a_letter_and_a_number_and_none_stands_twice():
-    ids = [claim.id for room in ROOMS for claim in load_ledger(room)]
+    ids = [claim.id for room in rooms() for claim in load_ledger(room)]
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[A-Z][0-9]+", name) for name in ids)
 
 

@@ -17,10 +17,9 @@ from tyro.conf import Positional, arg
 from repro import paths
 from repro.data import pack
 from repro.engine import claims, evaluation, front, records
-from repro.engine.checkpoint import experiments, find, load_checkpoint, run, trained
+from repro.engine.checkpoint import experiments, find, load_checkpoint, rooms, run, trained
 from repro.engine.notebooks import reproduce
 from repro.engine.provenance import save_figure, whence
-from repro.engine.records import ROOMS
 from repro.engine.train import DEVICE, has_bf16, with_progress
 from repro.errors import ReproError, one_of
 
@@ -82,8 +81,8 @@ class Evaluate:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        rooms = [one_of("without --full a whole room is checked:", name, ROOMS) for name in self.names]
-        reports = [evaluation.check_room(room, self.profile) for room in rooms]
+        chosen = [one_of("without --full a whole room is checked:", name, rooms()) for name in self.names]
+        reports = [evaluation.check_room(room, self.profile) for room in chosen]
         print("\n".join(report.text() for report in reports))
         return int(any(report.failed for report in reports))
 
@@ -118,7 +117,7 @@ class Reproduce:
             return 1
         if self.profile == "small" and not self.notebooks and not self.parameters:
             # What stands on all notebooks together: verdicts, the README's figure and tables, the index of figures/.
-            claims.write([verdict for room in ROOMS for verdict in claims.verdicts(room)], "repro claims")
+            claims.write([verdict for room in rooms() for verdict in claims.verdicts(room)], "repro claims")
             save_figure(front.picture(), "overview", (), "repro reproduce", photograph=True)
             front.update()
         return 0
@@ -134,8 +133,8 @@ class Claims:
     """Judge the records of this profile; only the verdicts of the small one are written."""
 
     def run(self) -> int:
-        rooms = [one_of("room", self.room, ROOMS)] if self.room else ROOMS
-        found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
+        chosen = [one_of("room", self.room, rooms())] if self.room else rooms()
+        found = [verdict for room in chosen for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
         if not self.room and self.profile == "small":
             print(*(f"written: {p}" for p in claims.write(found, "repro claims")), sep="\n")
@@ -152,7 +151,7 @@ class Whence:
     def run(self) -> int:
         made = whence(self.file)
         print(made.command)
-        known = {record.id: record for room in ROOMS * bool(made.records) for record in records.load(room)}
+        known = {record.id: record for room in rooms() * bool(made.records) for record in records.load(room)}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):

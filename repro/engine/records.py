@@ -29,7 +29,6 @@ from repro.errors import ReproError
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 SCHEMA = 1
 PROFILES = ("smoke", "small", "paper")
-ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
 
 Scalar = str | int | float | bool | None
 Values = float | list[float]
