@@ -1,11 +1,13 @@
 """The house rules that a machine can check: who imports whom, what is light, what no file may say or call."""
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +23,18 @@ def test_imports_go_one_way():
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run([str(LINT), "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_imports_go_in_a_circle_not_even_late_ones():
+    found = {}
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                parent = getattr(node, "module", "")
+                found[name] |= {parent, *(f"{parent}.{each.name}".lstrip(".") for each in node.names)} - {name}
+    TopologicalSorter(found).prepare()  # raises CycleError with the modules
 
 
 def loaded_by(code: str) -> set[str]:

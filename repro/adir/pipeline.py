@@ -31,6 +31,7 @@ from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
+from repro.metrics.features import efficientnet_lite0, extract
 from repro.paths import write_bytes
 
 Adapt = Literal["neighbours", "itself", "none"]
@@ -44,8 +45,6 @@ Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d
 
 
 def efficientnet(images: Tensor) -> Tensor:  # an Embedding
-    from repro.metrics.features import efficientnet_lite0, extract
-
     return extract(efficientnet_lite0(), images)
 
 

@@ -7,35 +7,18 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Self
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from repro.ui.pictures import DPI, INK, png, show_png, tile, to_uint8
+from repro.ui.pictures import DPI, INK, png, show_png, style, tile, to_uint8
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 ZOOM = 3  # screen pixels a pixel of a contact sheet
-
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
-    "mathtext.fontset": "dejavusans",
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
-    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), "#555555"),
-    "axes.edgecolor": "#888888",
-    "grid.color": "#dddddd",
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-}
 
 
 class Plate(Figure):
@@ -43,11 +26,6 @@ class Plate(Figure):
 
     def _ipython_display_(self) -> None:
         show_png(png(self))
-
-
-def style() -> Any:
-    """Context manager: this style over matplotlib's defaults, whatever the user's matplotlibrc says."""
-    return matplotlib.style.context(["default", STYLE])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from repro.engine.study import Exercise, Lesson, check_answer, like, near, tenso
 from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
-from repro.ui.explore import UploadedFile
+from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned
 from repro.ui.plots import Plate, Schematic
 

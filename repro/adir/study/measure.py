@@ -30,6 +30,7 @@ from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest
 from repro.metrics import protocols
+from repro.metrics.features import paired_kid
 
 LPIPS, PSNR, KID = "lpips/alex-v0.1", "psnr/rgb", "kid-paired/efficientnet-lite0"
 RESIDUAL, OVERLAP = "residual/rms01", "overlap/top20"
@@ -192,8 +193,6 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
     found[RESIDUAL] = ((op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2).tolist()
     if k is None and len(x) > 2:
-        from repro.metrics.features import paired_kid
-
         found[KID] = paired_kid(pipeline.efficientnet(unit), pipeline.efficientnet(truth)).tolist()
     return found
 

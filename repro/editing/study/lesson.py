@@ -24,7 +24,7 @@ from repro.editing.vector import EditingVector
 from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.study import Exercise, like, near
-from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
+from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
 from repro.ui.pictures import photograph, plaque, resized, split_view, stage
 

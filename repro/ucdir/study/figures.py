@@ -21,7 +21,7 @@ from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
-from repro.ui.explore import UploadedFile
+from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned, enlarge, photograph, plaque, to_uint8
 from repro.ui.plots import PALETTE, Plate, Schematic, panels, tile
 

@@ -23,7 +23,7 @@ from repro.engine.checkpoint import DEVICE, load_checkpoint
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
-from repro.metrics import protocols
+from repro.metrics import features, protocols
 from repro.ucdir import pipeline
 from repro.ucdir.model import TRAINING, UCDIR, linear_levels
 from repro.ucdir.pipeline import Tiles, scalars
@@ -150,7 +150,6 @@ def scored(protocol: str, image: Tensor, truth: Tensor) -> float:
 
 def kid(outputs: list[Tensor], clean: list[Tensor]) -> list[float]:
     """KID of 128-pixel patches against those of the clean photographs, one value for each third of them."""
-    from repro.metrics import features
 
     def embedded(images: list[Tensor]) -> Tensor:
         tiles = [x.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1) for x in images]
