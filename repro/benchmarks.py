@@ -235,13 +235,13 @@ class Bench:
     """Measure speed against a peer in the same run; exit status 1 where a target is missed."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """benches to run; none: list them"""
+    """benches to run; they are listed when none is named"""
     rounds: int = 15
     """turns of every arm; medians over them are compared"""
     profile: str = "small"
-    """whose network is measured: smoke, small or (training and sampler) paper"""
+    """profile of the network: smoke, small or, of training and sampler, paper"""
     keep: bool = False
-    """write figures/bench/<name>.json too, the copy that is committed"""
+    """also write figures/bench/<name>.json, the copy that is committed"""
 
     def run(self) -> int:
         if self.rounds < 1:

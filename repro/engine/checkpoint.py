@@ -84,7 +84,7 @@ def rooms() -> list[str]:
 
 def study_module(room: str, name: str) -> Any:
     """A file of a method's study, as a module. Raises `ReproError` for a method that is not registered."""
-    return importlib.import_module(f"{_STUDIES[one_of('room', room, rooms())][1]}.{name}")
+    return importlib.import_module(f"{_STUDIES[one_of('method', room, rooms())][1]}.{name}")
 
 
 def experiments(room: str | None = None) -> list[Experiment]:

@@ -109,7 +109,7 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     return list(found.values())
 
 
-def looked_up(room: str, profile: str = "small") -> list[Record]:
+def records_of_profile(room: str, profile: str = "small") -> list[Record]:
     """The room's committed records of a profile, under the small profile's names: tables and claims look for those."""
     one_of("profile", profile, PROFILES)
     found = [record for record in records.load(room) if record.profile == profile]
@@ -128,7 +128,7 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
         chosen += (found := [row for row in every if name in (row.room, row.experiment)])
         if not found and name not in rooms():
             known = nearest(name, {row.experiment for row in every})
-            raise ReproError(f"nothing measures {name!r}: {known}rooms are {', '.join(rooms())}")
+            raise ReproError(f"nothing measures {name!r}: {known}methods are {', '.join(rooms())}")
     for row in chosen:
         made = (row.key, row.sample.weights, row.sample.data)
         if not missing_only or made not in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:

@@ -102,9 +102,9 @@ def index(figures: Path) -> str:
     """figures/README.md: everything that is generated, by method."""
     parts = [
         "# Generated results",
-        "Everything here is made by `make reproduce`; `repro whence FILE` prints the records and the command behind a "
-        "file. Records: [records/](records). What was measured again from the shipped weights: [checks/](checks). "
-        "Speed: [bench/](bench).",
+        "Everything here is made by `make reproduce`; `repro provenance FILE` prints the records and the command "
+        "behind a file. Records: [records/](records). What was measured again from the shipped weights: "
+        "[checks/](checks). Speed: [bench/](bench).",
         "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
     ]
     for room in rooms():

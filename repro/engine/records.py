@@ -131,7 +131,7 @@ def load(room: str) -> list[Record]:
             identity = [fields.pop(name) for name in ("schema", "id")]
             record = Record(**fields)
             if identity != [SCHEMA, record.id] or record.room != room or record.key in found:
-                raise ReproError("changed after writing, of another room or version, or a second time")
+                raise ReproError("changed after writing, of another method or version, or a second time")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         found[record.key] = record
