@@ -221,6 +221,7 @@ def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
 
 def peak(run: Callable[[], object]) -> float | None:
     """MB by which one call raises this process's resident memory; None where Linux does not count it."""
+    # By hand: psutil cannot reset the peak.
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not os.access(reset, os.W_OK):
         return None

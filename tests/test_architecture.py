@@ -128,6 +128,9 @@ def test_no_unpickling_no_shell_no_global_randomness():
 def test_modules_fit_one_sitting():
     long = {str(p.relative_to(ROOT)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 350}
     assert not long
+    for path in (path for path in MODULES if path.name == "__init__.py"):  # and a package's docstring names its files
+        named = re.sub(r"\([^()]*\)", "", path.read_text(encoding="utf-8").partition("In reading order")[2])
+        assert not [name for name in re.findall(r"`(\w+)`", named) if not (path.parent / f"{name}.py").exists()], path
 
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
