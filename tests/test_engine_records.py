@@ -79,7 +79,7 @@ DAMAGE = {
     "field": (lambda line: line.replace('"seed"', '"seeds"'), "'seeds'"),
     "not finite": (lambda line: line.replace("12.3457", "NaN"), "metric 'fid' is nan"),
     "twice": (lambda line: make(cell={"steps": 10}).to_line(), "a second time"),
-    "other room": (lambda line: make(room="rddm").to_line(), "of another room"),
+    "other room": (lambda line: make(room="rddm").to_line(), "of another method"),
 }
 
 

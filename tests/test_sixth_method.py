@@ -107,11 +107,9 @@ def test_a_toy_is_trained_recorded_tabled_judged_and_listed(tmp_path):
         (package / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
         (package / "toy" / name).write_text(text.lstrip(), encoding="utf-8")
 
-    environment = os.environ | {
-        "PYTHONPATH": str(tmp_path),
-        "REPRO_HOME": str(tmp_path),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = (
+        os.environ | dict.fromkeys(("PYTHONPATH", "REPRO_HOME"), str(tmp_path)) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    )
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "toy-mean-main-s0" in done.stdout and "untrained" in done.stdout

@@ -116,7 +116,6 @@ class TrainStep:
     images: int  # seen so far, this step included
     loss: float  # mean over the batch
     lr: float
-    grad_norm: float  # before clipping
     model: nn.Module  # being trained (unwrapped); do not change it
     ema: nn.Module  # its average, in eval mode: what is sampled and shipped
 
@@ -223,12 +222,12 @@ def train(
                 if due or images >= end or interrupted:
                     keep()
             try:
-                yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model)
+                yield TrainStep(images, mean_loss, lr, model, ema.model)
             except GeneratorExit:  # the caller stops here
                 keep()
                 raise
         if images == begun:  # nothing left to do: the caller still gets the networks
-            yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model)
+            yield TrainStep(images, math.nan, 0.0, model, ema.model)
 
 
 def with_progress(steps: Iterator[TrainStep], recipe: Recipe, name: str, state: Path) -> TrainStep:

@@ -4,7 +4,6 @@ settings.toml. Everything runs in fp32; noise is keyed by (seed, image), so a ro
 import copy
 import dataclasses
 import hashlib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -43,7 +42,7 @@ TOLERANCE = {
 }
 # Sets and tasks for whose first image factors ship, in the folder lora of the checkpoint: the first-k check uses them.
 SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))
-SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+SETTINGS = paths.read_toml(Path(__file__).with_name("settings.toml"))
 PROFILES: dict[str, dict[str, Any]] = {
     name: {key: by[name] for key, by in SETTINGS["profile"].items()} for name in ("small", "smoke", "paper")
 }

@@ -1,10 +1,8 @@
 """Every network of notebook 04, read from `experiments.toml`, and the images that it is trained and tested on."""
 
 import itertools
-import tomllib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +18,7 @@ from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.ucdir.model import UCDIR, Learning, RestorationTask
 
-SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
+SPEC: Mapping[str, Any] = paths.read_toml(paths.room_file("ucdir", "experiments.toml"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "all three tasks"}
 
 
