@@ -313,5 +313,4 @@ def test_the_command_writes_the_overview_twice_alike(home, capsys):
     first, second = ([Claims().run(), *(path.read_bytes() for path in written)] for _ in range(2))
     assert first == second and first[0] == 0
     assert provenance_of(written[1]) == provenance_of(written[0]) == Provenance((known.id,), "repro claims")
-    with pytest.raises(ReproError, match="method 'dppm' is unknown: choose one of ddpm"):
-        Claims(method="dppm").run()
+    refused({"method 'dppm' is unknown: choose one of ddpm": Claims(method="dppm").run})

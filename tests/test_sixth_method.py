@@ -95,14 +95,11 @@ print(lesson.tables(lesson.recheck().verified)["toy_mean"].to_markdown())
 def test_a_toy_is_trained_recorded_tabled_judged_and_listed(tmp_path):
     """In a clone that links to this one: only the toy is added, and its line to methods.py."""
     assert sum(len(text.strip().splitlines()) for text in TOY.values()) < 60
-    package = tmp_path / "repro"
-    clone(tmp_path)
-    package.mkdir()
+    (package := clone(tmp_path) / "repro").mkdir()
     for path in REPRO.iterdir():
         if path.name not in ("methods.py", "__pycache__"):
             (package / path.name).symlink_to(path)
-    methods = (REPRO / "methods.py").read_text(encoding="utf-8")
-    (package / "methods.py").write_text(f"{methods}import repro.toy.study\n", encoding="utf-8")
+    (package / "methods.py").write_text((REPRO / "methods.py").read_text("utf-8") + "import repro.toy.study\n", "utf-8")
     for name, text in TOY.items():
         (package / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
         (package / "toy" / name).write_text(text.lstrip(), encoding="utf-8")

@@ -32,10 +32,8 @@ def test_every_record_is_a_cell_of_the_grid_and_every_cell_is_recorded(room):
     kept = [(r.experiment, dict(r.cell)) for r in records.load(room) if r.profile == "small"]
     alike = {n: re.compile(re.escape(n).replace(r"\*", r"\d+")) for n, _ in named}
     # A task or a network without any record is not trained yet; one that ships has to be measured.
-    tasks, begun = (
-        {k.get("task") for _, k in kept},
-        {e for e, _ in kept} | {p.name for p in paths.checkpoints().iterdir()},
-    )
+    tasks = {cell.get("task") for _, cell in kept}
+    begun = {e for e, _ in kept} | {p.name for p in paths.checkpoints().iterdir()}
     named = [(n, c) for n, c in named if c.get("task") in tasks and any(alike[n].fullmatch(e) for e in begun)]
     assert [f"{n} {c}" for n, c in named if not any(alike[n].fullmatch(e) and c == k for e, k in kept)] == []
     assert [f"{e} {k}" for e, k in kept if not any(alike[n].fullmatch(e) and c == k for n, c in named)] == []
