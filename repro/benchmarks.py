@@ -221,6 +221,7 @@ def interleave(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
 
 def peak(run: Callable[[], object]) -> float | None:
     """MB by which one call raises this process's resident memory; None where Linux does not count it."""
+    # By hand: psutil cannot reset the peak.
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not os.access(reset, os.W_OK):
         return None
@@ -235,13 +236,13 @@ class Bench:
     """Measure speed against a peer in the same run; exit status 1 where a target is missed."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """benches to run; none: list them"""
+    """benches to run; they are listed when none is named"""
     rounds: int = 15
     """turns of every arm; medians over them are compared"""
     profile: str = "small"
-    """whose network is measured: smoke, small or (training and sampler) paper"""
+    """profile of the network: smoke, small or, of training and sampler, paper"""
     keep: bool = False
-    """write figures/bench/<name>.json too, the copy that is committed"""
+    """also write figures/bench/<name>.json, the copy that is committed"""
 
     def run(self) -> int:
         if self.rounds < 1:

@@ -2,7 +2,9 @@
 
 import importlib
 import io
+import re
 import sys
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
@@ -14,15 +16,16 @@ _ENGINE, _PAIRS = "repro.engine.commands", "repro.use.training"
 # command: (module, dataclass, help, examples). Modules are imported only for the command that runs.
 COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "doctor": (_ENGINE, "Doctor", "check this installation: versions, hardware, weights, images", ("",)),
-    "list": (_ENGINE, "List", "list experiments, with their state", ("", "editing")),
+    "list": (_ENGINE, "List", "list experiments, of one method or all, with their state", ("", "editing")),
     "train": (_ENGINE, "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
               ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000")),
-    "evaluate": (_ENGINE, "Evaluate", "make an experiment's records, or measure own pairs (my.toml)",
+    "evaluate": (_ENGINE, "Evaluate", "make or check records of experiments, or measure own pairs (my.toml)",
                  ("editing", "rddm-raindrop-smres-s0 --full")),
     "reproduce": (_ENGINE, "Reproduce", "execute the notebooks: regenerate every table and figure",
                   ("", "01 --update", "03 --parameters seed=5")),
-    "claims": (_ENGINE, "Claims", "print the claim ledger with its verdicts", ("",)),
-    "whence": (_ENGINE, "Whence", "print the records and the command behind a file", ("figures/tables/ddpm_fid.md",)),
+    "claims": (_ENGINE, "Claims", "print the claim ledger with its verdicts", ("", "rddm")),
+    "provenance": (_ENGINE, "ShowProvenance", "print the records and the command behind a file",
+                   ("figures/tables/ddpm_fid.md",)),
     "compare": (_ENGINE, "TablesCompare", "compare two folders of tables, cell by cell", ("old/figures figures",)),
     "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run", ("training",)),
     "edit": ("repro.use.edit", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
@@ -71,15 +74,18 @@ def _run(name: str, arguments: list[str]) -> int:
     of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
     module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]
     listed = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
+    about = {"prog": f"repro {name}", "description": f"{text}\n\nexamples:\n{listed}"}
     try:
-        command = tyro.cli(
-            _plain(getattr(importlib.import_module(module), kind)),
-            prog=f"repro {name}",
-            description=f"{text}\n\nexamples:\n{listed}",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        if module == _ENGINE:
+            import repro.methods  # noqa: F401 (registers them)
+        with redirect_stderr(box := io.StringIO()):
+            kind = _plain(getattr(importlib.import_module(module), kind))
+            command = tyro.cli(kind, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **about)
         return int(command.run() or 0)
+    except SystemExit as stop:
+        if not box.getvalue():  # --help
+            raise
+        status, why = int(stop.code or 0), _sentence(box.getvalue())
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -94,6 +100,14 @@ def _run(name: str, arguments: list[str]) -> int:
         status, why = 2, f"{error.filename}: {error.strerror}"
     print(f"repro {name}: {why}", file=sys.stderr)
     return status
+
+
+def _sentence(box: str) -> str:
+    """The parser's error, several lines in a box, as one sentence."""
+    text = " ".join(re.sub("[│╭╮╰╯]|─+", " ", box.split("\n", 1)[1]).split())
+    if found := re.search(r"parsing (\S+): .*?('.*?').* helptext: \S+ ([A-Z .]+) ", text):
+        return f"{found[1]}: got {found[2]}; accepted: {found[3]}"
+    return re.sub(r" For full helptext.*|\(required\)", "", text)
 
 
 @cache

@@ -23,7 +23,7 @@ from repro.nn.unet import UNet
 from repro.rddm.study import experiments as rddm
 from repro.ucdir.model import UCDIR
 from repro.ucdir.study import experiments as ucdir
-from repro.ui.explore import UploadedFile
+from repro.ui.controls import UploadedFile
 
 # Left out below: notebooks and explorers have to say so and go on.
 MISSING = {"02": editing.name_of("single-sharpen", 0, "smoke"), "03": rddm.name_of("raindrop", "sr3", 0, "smoke")}

@@ -10,18 +10,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import clone
+
+import repro.methods  # noqa: F401 (registers them)
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-try:
-    from hypothesis import settings
-except ImportError:
-    pass
-else:
-    # The same examples in every run, on machines of any speed.
-    settings.register_profile("repro", deadline=None, derandomize=True, print_blob=True)
-    settings.load_profile("repro")
+# The same examples in every run, on machines of any speed.
+settings.register_profile("repro", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("repro")
 
 
 @pytest.fixture

@@ -157,20 +157,6 @@ def test_nearest_is_by_cosine():
     assert len(index.nearest(query, 100).names) == 40
 
 
-def test_faiss_finds_what_brute_force_finds():
-    vectors = F.normalize(KeyedNoise(0, range(1000), "v").normal((32,)), dim=1)
-    images = dict.fromkeys(map(str, range(1000)), torch.zeros(3, 1, 1))
-    index = Index(tuple(images), vectors, images.__getitem__)
-    exact, walked, shared = index.by_faiss("Flat"), index.by_faiss("HNSW32"), 0
-    for query in KeyedNoise(1, range(20), "q").normal((32,)):
-        expected, found = index.nearest(query, 10), exact.nearest(query, 10)
-        assert found.names == expected.names
-        assert found.similarity == pytest.approx(expected.similarity, abs=1e-5)
-        shared += len({*walked.nearest(query, 10).names} & {*expected.names})
-    assert shared >= 0.9 * 20 * 10
-    assert len(exact.nearest(query, 2000).names) == 1000
-
-
 def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
     for i in range(3):
         write_image(tmp_path / f"{i}.png", torch.full((3, 16, 16), i / 4))

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import sysconfig
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,12 +25,16 @@ def test_imports_go_one_way():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_imports_go_in_a_circle_not_even_late_ones():
+    graph = grimp.build_graph("repro", cache_dir=None)
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
+
+
 def loaded_by(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after `code`."""
     code += "\nimport json, sys\nprint()\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     return set(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -38,11 +44,6 @@ def test_import_and_help_are_light(code):
     extra = loaded_by(code) - loaded_by("import torch")
     assert not extra & HEAVY
     assert len({name for name in extra if not name.startswith("_")} - sys.stdlib_module_names - {"repro"}) <= 5, extra
-
-
-def tracked() -> list[Path]:
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 # Written in pieces, so that this file does not hold what it forbids.
@@ -58,7 +59,9 @@ FORBIDDEN = {
 
 @pytest.fixture(scope="module")
 def files() -> list[Path]:
-    return tracked() or pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    tracked = [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return tracked or pytest.skip("not a git checkout")
 
 
 def test_no_tracked_text_names_what_is_forbidden(files):
@@ -114,22 +117,25 @@ def test_no_unpickling_no_shell_no_global_randomness():
 def test_modules_fit_one_sitting():
     long = {str(p.relative_to(ROOT)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 350}
     assert not long
+    for path in (path for path in MODULES if path.name == "__init__.py"):  # and a package's docstring names its files
+        named = re.sub(r"\([^()]*\)", "", path.read_text(encoding="utf-8").partition("In reading order")[2])
+        assert not [name for name in re.findall(r"`(\w+)`", named) if not (path.parent / f"{name}.py").exists()], path
 
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1430,
-    "data": 1835,
-    "ddpm": 1220,
-    "editing": 3280,
+    "adir": 1405,
+    "data": 1840,
+    "ddpm": 1225,
+    "editing": 3270,
     "engine": 2800,
-    "metrics": 652,
-    "nn": 330,
-    "rddm": 1965,
-    "ucdir": 1430,
-    "ui": 1015,
-    "use": 560,
-    "repro": 520,
+    "metrics": 650,
+    "nn": 325,
+    "rddm": 1975,
+    "ucdir": 1405,
+    "ui": 1010,
+    "use": 570,
+    "repro": 550,
     "tests": 10500,
 }
 
@@ -141,6 +147,7 @@ def test_no_room_grows_unnoticed():
         found[room] += len(path.read_text().splitlines())
     assert {room: n for room, n in found.items() if n > LINES[room]} == {}
     assert sum(found.values()) - found["tests"] <= 17_000  # the package
+    assert sum(len(path.read_text().splitlines()) for path in ROOT.glob("repro/**/*.toml")) <= 2_500  # data
     for method in ("ddpm", "editing", "rddm", "ucdir", "adir"):  # its top level, which can be read without its study
         files = list((ROOT / "repro" / method).glob("*.py"))
         assert len(files) <= 14 and sum(len(path.read_text().splitlines()) for path in files) <= 1400, method

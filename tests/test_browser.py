@@ -200,7 +200,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
 # `isinstance` asks weak references that other libraries hold to dead objects)
 ASK = """
 import gc
-from repro.ui.explore import Explorer, show_png
+from repro.ui.controls import Explorer, show_png
 from repro.ui.live import LiveExplorer
 for moved in [o for o in gc.get_objects() if type(o) is LiveExplorer and o.params != o.defaults]:
     alike = {name: getattr(moved, name) for name in ("view", "display")}

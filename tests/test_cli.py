@@ -53,12 +53,12 @@ def test_examples_are_understood(command, example, monkeypatch):
     assert main([*command.split(), *example.split()]) == 0 and len(ran) == 1
 
 
-@pytest.mark.parametrize("argv", [["edit", "--help"], ["claims", "ddpm"], ["whence", "caf\udce9.png"]])
+@pytest.mark.parametrize("argv", [["edit", "--help"], ["claims", "ddpm"], ["provenance", "caf\udce9.png"]])
 def test_a_terminal_without_the_signs_gets_the_nearest_ones(argv):
     """Not even Latin-1's, and names that are no text at all: nothing ends in UnicodeEncodeError."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "repro", *argv], capture_output=True, env=environment)
-    assert done.returncode == (2 if argv[0] == "whence" else 0), done.stderr
+    assert done.returncode == (2 if argv[0] == "provenance" else 0), done.stderr
     assert b"Traceback" not in done.stderr and (done.stdout + done.stderr).isascii()
 
 
@@ -79,10 +79,10 @@ MISTAKES = {
     "unknown experiment": (["train", "ddpm-fashion-linaer-s0"], "did you mean ddpm-fashion-linear-s0"),
     "nothing to train": (["train"], "train takes experiment names"),
     "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "must be positive: got 0"),
-    "unknown room": (["list", "dpdm"], "room 'dpdm' is unknown: choose one of ddpm"),
+    "unknown method": (["list", "dpdm"], "method 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
-    "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a whole room is checked"),
+    "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a whole method is checked"),
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
     "of the ledger": (["claims", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),
@@ -94,7 +94,7 @@ MISTAKES = {
     "unknown option": (["train", "--untill", "3"], "untill"),
     "no number": (["train", "x", "--until", "many"], "many"),
     "surplus": (["doctor", "surplus"], "surplus"),
-    "absent figure": (["whence", "/no/such.png"], "/no/such.png"),
+    "absent figure": (["provenance", "/no/such.png"], "/no/such.png"),
     "a name too long": (["edit", "n" * 255 + ".png", "--blur", "0.5"], "File name too long"),
     "a folder's name too long": (["data", "flist", "n" * 256], "File name too long"),
 }

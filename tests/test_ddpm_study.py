@@ -207,7 +207,7 @@ def test_from_data_to_table(cifar, home, monkeypatch):
         assert record.profile == "paper" and record.n == 6 and record.check["k"] == 3
         assert record.source == ("evaluated" if record.experiment == "baseline-real" else "recorded")
         records.upsert("ddpm", [record])
-    table = next(t for t in grid.tables("ddpm", evaluation.looked_up("ddpm", "paper")) if t.name == "ddpm_fid")
+    table = next(t for t in grid.tables("ddpm", evaluation.records_of_profile("ddpm", "paper")) if t.name == "ddpm_fid")
     assert [name for name, cells in table.rows.items() if cells["10 steps"].value is not None] == [
         "DDIM, η = 0", "DDPM, small variance (DDIM, η = 1)", "DDPM, large variance",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from repro.editing.study.measure import L1, LPIPS, SLIDERS, STRENGTH, edited
 from repro.editing.vector import NAMES, EditingVector
 from repro.engine.records import Record
 from repro.errors import ReproError
-from repro.ui.explore import Explorer
+from repro.ui.controls import Explorer
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from repro.editing.study import experiments
 from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
-from repro.engine.provenance import whence
+from repro.engine.provenance import provenance_of
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 
@@ -178,7 +178,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
     options = f"{effects} --seed 3 --steps 2 --eta 0.0 --profile smoke"
     code, out, _ = command(capsys, "photo.png", *options.split(), "-o", "a b.png")
     assert code == 0 and "written: a b.png" in out and "2/2" in out  # the progress bar
-    made = whence("a b.png")
+    made = provenance_of("a b.png")
     assert made.command == f"repro edit photo.png {options} --variant taught-long -o 'a b.png'" and made.records == ()
     found = np.asarray(Image.open("a b.png"))
     pipe = EditingPipeline.shipped("smoke")
@@ -203,7 +203,10 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
-        (["photo.png", "--blur", "1", "--steps", "0"], "num_inference_steps: got 0; accepted: a whole number, 1 to 1000"),
+        (
+            ["photo.png", "--blur", "1", "--steps", "0"],
+            "got 0; accepted: a whole number, 1 to 1000",
+        ),
         (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
         (["photo.png", "--blur", "1", "--seed", "-1"], "a seed has 64 bits"),
         (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
@@ -220,7 +223,7 @@ def test_a_name_that_is_no_text_stands_in_the_provenance(photo, capsys):
     shutil.copy("photo.png", name := os.fsdecode(b"caf\xe9.png"))
     options = ["--blur", "0.5", "--steps", "1", "--profile", "smoke"]
     assert command(capsys, name, *options, "-o", "out.png")[0] == 0
-    assert whence("out.png").command.startswith(r"repro edit 'caf\xe9.png' --blur 0.5")
+    assert provenance_of("out.png").command.startswith(r"repro edit 'caf\xe9.png' --blur 0.5")
 
 
 SIDE = WHOLE * 4  # pixels up to which an image goes through in one piece

@@ -1,4 +1,4 @@
-"""Records, their images and check: ids, rounding, refusals by line, two writers, `repro whence`, re-evaluation."""
+"""Records, their images and check: ids, rounding, refusals by line, two writers, `repro provenance`, re-evaluation."""
 
 import json
 import subprocess
@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from repro.engine import evaluation, provenance, records
-from repro.engine.commands import TablesCompare, Whence
+from repro.engine.commands import ShowProvenance, TablesCompare
 from repro.engine.evaluation import Tolerance
-from repro.engine.provenance import save_figure, whence
+from repro.engine.provenance import provenance_of, save_figure
 from repro.engine.records import Record
 from repro.errors import ReproError
 
@@ -74,12 +74,12 @@ DAMAGE = {
     "half a line": (lambda line: line[: len(line) // 2], "no record"),
     "a list": (lambda line: "[1, 2]", "no record"),
     "nothing": (lambda line: "", "no record"),
-    "schema": (lambda line: line.replace('"schema":1', '"schema":9'), "of another room or version"),
+    "schema": (lambda line: line.replace('"schema":1', '"schema":9'), "of another method or version"),
     "value": (lambda line: line.replace("12.3457", "11.0"), "changed after writing"),
     "field": (lambda line: line.replace('"seed"', '"seeds"'), "'seeds'"),
     "not finite": (lambda line: line.replace("12.3457", "NaN"), "metric 'fid' is nan"),
     "twice": (lambda line: make(cell={"steps": 10}).to_line(), "a second time"),
-    "other room": (lambda line: make(room="rddm").to_line(), "of another room"),
+    "other room": (lambda line: make(room="rddm").to_line(), "of another method"),
 }
 
 
@@ -146,7 +146,7 @@ def test_a_picture_carries_its_provenance_and_equal_input_gives_equal_bytes(reco
     assert path == home / "figures" / "pictures" / ("demo.jpg" if photograph else "demo.png")
     before = path.read_bytes()
     assert save_figure(make_image(), "again", [record], COMMAND, photograph=photograph).read_bytes() == before
-    assert whence(path) == provenance.Provenance((record.id,), COMMAND)
+    assert provenance_of(path) == provenance.Provenance((record.id,), COMMAND)
     if not photograph:
         found = set(Image.open(path).text)
         assert found == {"Repro-Records", "Repro-Command", "Repro-Version"}, "no time, no software version"
@@ -160,7 +160,7 @@ def test_a_picture_that_agrees_is_left_as_it_is(record, home, photograph):
     path = save(pixels)
     before = path.read_bytes()
     assert save(pixels + 2).read_bytes() == before
-    assert save(pixels, seed=5).read_bytes() != before and whence(path).command == "repro 5"
+    assert save(pixels, seed=5).read_bytes() != before and provenance_of(path).command == "repro 5"
     other = pixels.copy()
     other[8:16, 8:16] = 140
     assert np.asarray(Image.open(save(other, seed=5)))[12, 12, 0] > 130
@@ -184,7 +184,7 @@ def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path):
         with pytest.raises(ReproError, match=r"the result was written to (\S+) instead") as caught:
             provenance.save_result(image, tmp_path / name, COMMAND)
         kept = Path(str(caught.value).split(" ")[-2])
-        assert whence(kept).command == COMMAND and np.asarray(Image.open(kept)).tolist() == [[[51] * 3] * 4] * 4
+        assert provenance_of(kept).command == COMMAND and np.asarray(Image.open(kept)).tolist() == [[[51] * 3] * 4] * 4
         kept.unlink()
 
 
@@ -205,18 +205,18 @@ def test_files_that_cannot_say_are_one_sentence(home, tmp_path):
         "none.png": "no such file",
     }.items():
         with pytest.raises(ReproError, match=sentence) as caught:
-            Whence(tmp_path / name).run()
+            ShowProvenance(tmp_path / name).run()
         assert name.split(".")[0] in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_whence_prints_the_command_and_what_the_records_are(record, capsys):
+def test_provenance_prints_the_command_and_what_the_records_are(record, capsys):
     path = save_figure(np.zeros((4, 4), np.uint8), "x", [record], COMMAND)
-    assert Whence(path).run() == 0
+    assert ShowProvenance(path).run() == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == COMMAND
     assert record.label in out[1] and record.command in out[1]
     records.path_of("ddpm").unlink()
-    assert Whence(path).run() == 0
+    assert ShowProvenance(path).run() == 0
     assert "no longer among the committed records" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from tiny import refused
 
 from repro.engine import claims, grid, records, stats
 from repro.engine.commands import Claims
-from repro.engine.provenance import Provenance, whence
+from repro.engine.provenance import Provenance, provenance_of
 from repro.errors import ReproError
 
 PSNR = {"name": "PSNR", "metric": "psnr", "protocol": "psnr-rgb", "better": "higher", "decimals": 2}
@@ -134,7 +134,7 @@ def test_the_texts_tell_recorded_from_re_evaluated_and_name_both_protocols(paper
 def test_a_table_is_written_with_its_provenance(home):
     records.upsert("ddpm", RECORDS)
     files = table().write(command := "repro reproduce --cell '-->'", home)
-    assert [whence(path) for path in files] == 2 * [Provenance((RECORDS[0].id,), command)]
+    assert [provenance_of(path) for path in files] == 2 * [Provenance((RECORDS[0].id,), command)]
     assert files[1].read_text().splitlines()[0].count("-->") == 1
 
 
@@ -312,6 +312,5 @@ def test_the_command_writes_the_overview_twice_alike(home, capsys):
     written = [home / "figures" / name for name in ("claims.csv", "claims.md")]
     first, second = ([Claims().run(), *(path.read_bytes() for path in written)] for _ in range(2))
     assert first == second and first[0] == 0
-    assert whence(written[1]) == whence(written[0]) == Provenance((known.id,), "repro claims")
-    with pytest.raises(ReproError, match="room 'dppm' is unknown: choose one of ddpm"):
-        Claims(room="dppm").run()
+    assert provenance_of(written[1]) == provenance_of(written[0]) == Provenance((known.id,), "repro claims")
+    refused({"method 'dppm' is unknown: choose one of ddpm": Claims(method="dppm").run})

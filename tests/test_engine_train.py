@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny import RECIPE, TinyTask, clone, same_weights, tiny_net
 
 from repro.cli import main
-from repro.engine.checkpoint import experiments, find, load_checkpoint, read_card
-from repro.engine.records import ROOMS, locked
+from repro.engine.checkpoint import experiments, find, load_checkpoint, read_card, rooms
+from repro.engine.records import locked
 from repro.engine.train import Recipe, has_bf16, load_state, make_accelerator, places_to_indices, save_state, train
 from repro.errors import ReproError
 
@@ -30,7 +30,7 @@ def test_names_are_unique_and_tell_the_room_and_the_seed():
     names = [e.name for e in experiments()]
     assert len(set(names)) == len(names) > 0
     for e in experiments():
-        assert re.fullmatch(rf"{e.room}(-[a-z0-9]+){{2,}}-s{e.seed}", e.name) and e.room in ROOMS
+        assert re.fullmatch(rf"{e.room}(-[a-z0-9]+){{2,}}-s{e.seed}", e.name) and e.room in rooms()
         assert e.command == f"repro train {e.name}" and e.summary and find(e.name) is e
 
 

@@ -15,7 +15,7 @@ from repro import paths
 from repro.editing.study import experiments as editing
 from repro.editing.study.lesson import LESSONS
 from repro.engine import claims, notebooks
-from repro.engine.provenance import whence
+from repro.engine.provenance import provenance_of
 
 ROOT = paths.root()
 NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
@@ -117,7 +117,7 @@ def test_the_smoke_profile_runs_top_to_bottom_and_leaves_the_shipped_figures_alo
     assert not (home / "figures").exists()
     drawn = list((home / "build/smoke/pictures").iterdir())
     assert len(drawn) >= FIGURES[number]
-    assert all(whence(path).command == f"repro reproduce {number} --profile smoke" for path in drawn)
+    assert all(provenance_of(path).command == f"repro reproduce {number} --profile smoke" for path in drawn)
     assert len(list((home / "build/smoke/tables").glob(f"{METHODS[number]}_*.md"))) >= TABLES[number]
 
 

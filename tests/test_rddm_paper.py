@@ -250,7 +250,7 @@ def test_restoration_from_files_to_numbers(home, data, monkeypatch):
         assert record.source == ("evaluated" if row.experiment == "baseline-input" else "recorded")
         upsert("rddm", [record])
     # The report's table shows them where the small profile's stand.
-    assert {"psnr/y", "psnr/rgb"} <= set(evaluation.looked_up("rddm", "paper")[0].metrics)
+    assert {"psnr/y", "psnr/rgb"} <= set(evaluation.records_of_profile("rddm", "paper")[0].metrics)
     baseline = found["baseline-input", "lowlight"].measure(1)["psnr/y-uint8"]
     given, clean = read_split("lol", "test").pairs[0].load()
     small = (resize(equalised(given), (16, 16)) * 255).round() / 255

@@ -30,7 +30,7 @@ from repro.rddm.samplers import Net
 from repro.rddm.study import experiments as rddm
 from repro.rddm.study import figures, lesson, measure
 from repro.rddm.study.lesson import LESSONS, psnr
-from repro.ui.explore import Explorer, UploadedFile
+from repro.ui.controls import Explorer, UploadedFile
 from repro.ui.pictures import own_view, photograph, resized
 
 PLACES = torch.tensor([3, 40, 7, 21])

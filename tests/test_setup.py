@@ -296,5 +296,5 @@ def test_start_states_device_profile_time_and_versions(capsys):
     assert first.startswith("01_ddpm_basics · profile small · ") and first.endswith(" · about 2 min")
     assert ("CPU" in first) != torch.cuda.is_available()
     assert f"Python {sys.version.split()[0]} · torch " in second and "ipywidgets " in second
-    with pytest.raises(ReproError, match="profile 'smal' found, smoke, small, paper is accepted"):
+    with pytest.raises(ReproError, match="profile 'smal' is unknown: choose one of smoke, small, paper"):
         start("smal", minutes, "01_ddpm_basics")

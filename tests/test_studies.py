@@ -7,13 +7,12 @@ import pytest
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.checkpoint import experiments
+from repro.engine.checkpoint import experiments, rooms
 from repro.engine.claims import load_ledger
 from repro.engine.evaluation import verified
-from repro.engine.records import ROOMS
 from repro.errors import ReproError
 
-STUDIES = [room for room in ROOMS if paths.room_file(room, "grid.toml").exists() and records.load(room)]
+STUDIES = [room for room in rooms() if paths.room_file(room, "grid.toml").exists() and records.load(room)]
 
 
 @pytest.mark.parametrize("room", STUDIES)
@@ -33,16 +32,14 @@ def test_every_record_is_a_cell_of_the_grid_and_every_cell_is_recorded(room):
     kept = [(r.experiment, dict(r.cell)) for r in records.load(room) if r.profile == "small"]
     alike = {n: re.compile(re.escape(n).replace(r"\*", r"\d+")) for n, _ in named}
     # A task or a network without any record is not trained yet; one that ships has to be measured.
-    tasks, begun = (
-        {k.get("task") for _, k in kept},
-        {e for e, _ in kept} | {p.name for p in paths.checkpoints().iterdir()},
-    )
+    tasks = {cell.get("task") for _, cell in kept}
+    begun = {e for e, _ in kept} | {p.name for p in paths.checkpoints().iterdir()}
     named = [(n, c) for n, c in named if c.get("task") in tasks and any(alike[n].fullmatch(e) for e in begun)]
     assert [f"{n} {c}" for n, c in named if not any(alike[n].fullmatch(e) and c == k for e, k in kept)] == []
     assert [f"{e} {k}" for e, k in kept if not any(alike[n].fullmatch(e) and c == k for n, c in named)] == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", rooms())
 def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
     cells = grid.cells(grid.load(room))
     comparisons = [part for claim in load_ledger(room) for part in claim.parts]
@@ -56,7 +53,7 @@ def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
 
 
 def test_ids_of_claims_are_a_letter_and_a_number_and_none_stands_twice():
-    ids = [claim.id for room in ROOMS for claim in load_ledger(room)]
+    ids = [claim.id for room in rooms() for claim in load_ledger(room)]
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[A-Z][0-9]+", name) for name in ids)
 
 

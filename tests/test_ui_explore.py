@@ -18,7 +18,8 @@ from PIL import Image
 from tiny import refused
 
 from repro.errors import ReproError
-from repro.ui.explore import Choice, Command, Explorer, Seed, Slider, Toggle, Upload, UploadedFile, explore, parse_all
+from repro.ui.controls import Choice, Command, Explorer, Seed, Slider, Toggle, Upload, UploadedFile, parse_all
+from repro.ui.explore import explore
 from repro.ui.live import LiveExplorer
 from repro.ui.pictures import split_view
 

@@ -12,7 +12,7 @@ from repro.cli import main
 from repro.data import pack
 from repro.data.images import read_image, read_srgb, resize, write_image
 from repro.engine.checkpoint import trained
-from repro.engine.provenance import whence
+from repro.engine.provenance import provenance_of
 from repro.engine.records import locked
 from repro.engine.rng import KeyedNoise
 from repro.rddm.model import RDDMNet
@@ -57,7 +57,7 @@ def test_every_shipped_network_restores_a_photo(method, task, photo, capsys):
     assert main(argv) == 0
     assert f"network: {name}: " in capsys.readouterr().out
     assert Image.open(out).size == tuple(n * {"sr4": 4, "sr8": 8}.get(task, 1) for n in SIZE)
-    assert "--task" in whence(out).command
+    assert "--task" in provenance_of(out).command
     first = out.read_bytes()
     assert main(argv) == 0 and out.read_bytes() == first
 

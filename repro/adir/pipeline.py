@@ -10,9 +10,9 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from safetensors.torch import load_file, save
@@ -31,6 +31,7 @@ from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
+from repro.metrics.features import efficientnet_lite0, extract
 from repro.paths import write_bytes
 
 Adapt = Literal["neighbours", "itself", "none"]
@@ -44,8 +45,6 @@ Embedding = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B, d
 
 
 def efficientnet(images: Tensor) -> Tensor:  # an Embedding
-    from repro.metrics.features import efficientnet_lite0, extract
-
     return extract(efficientnet_lite0(), images)
 
 
@@ -66,28 +65,15 @@ class Index:
     read: Callable[[str], Tensor]
     embedding: Embedding = efficientnet
     skipped: tuple[str, ...] = ()
-    searcher: Any = None  # an index of the package faiss over the same vectors
 
     def nearest(self, query: Tensor, k: int) -> Neighbours:
         """The K images nearest to an image (3, H, W) in [0, 1], or to a vector (d,); fewer where the set is smaller."""
         if k < 1:
             raise ReproError(f"k counts neighbours and is positive: got {k}")
         vector = F.normalize(query[None] if query.ndim == 1 else self.embedding(query[None]), dim=1)
-        if self.searcher is None:
-            cosine, order = (vector @ self.vectors.T).sort(descending=True, stable=True)
-        else:
-            cosine, order = map(torch.from_numpy, self.searcher.search(vector.numpy(), min(k, len(self.names))))
-        found = tuple(self.names[i] for i in order[0, :k].tolist() if i >= 0)
+        cosine, order = (vector @ self.vectors.T).sort(descending=True, stable=True)
+        found = tuple(self.names[i] for i in order[0, :k].tolist())
         return Neighbours(found, tuple(cosine[0, : len(found)].tolist()), tuple(map(self.read, found)))
-
-    def by_faiss(self, kind: str = "HNSW32") -> Self:
-        """The same set, searched by the optional package faiss: for millions of images. `kind`: of its factory."""
-        import faiss
-
-        searcher = faiss.index_factory(self.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-        searcher.train(self.vectors.numpy())
-        searcher.add(self.vectors.numpy())
-        return replace(self, searcher=searcher)
 
 
 def index_images(images: Mapping[str, Tensor], embedding: Embedding = efficientnet) -> Index:

@@ -8,7 +8,6 @@ RainDrop's "test" is test-a (58 pairs), on which results are reported; test-b (2
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,7 +68,7 @@ class Layout:
 
 LAYOUTS: dict[str, Layout] = {
     name: Layout(**{**each, "parts": [Part(**part) for part in each["parts"]]})
-    for name, each in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+    for name, each in paths.read_toml(Path(__file__).with_suffix(".toml")).items()
 }
 
 

@@ -244,10 +244,8 @@ def _visited(
     steps = schedule.T if steps is None else steps
     ts = spaced(schedule.T, steps) if isinstance(steps, int) else falling(steps, schedule.T)
     if one_of("prediction type", prediction, KINDS) == "epsilon" and schedule.alpha_bar[ts[0]] == 0:
-        raise ReproError(
-            f"a network that predicts 'epsilon' cannot start at t={ts[0]}, where {schedule.name!r} has zero SNR "
-            f"and the noise does not determine the sample: use a 'v_prediction' network"
-        )
+        where = f"at t={ts[0]}, where {schedule.name!r} has zero SNR"
+        raise ReproError(f"a network that predicts 'epsilon' cannot start {where}: use a 'v_prediction' network")
     ab = schedule.alpha_bar[torch.tensor(ts)]
     return ts, ab, torch.cat([ab[1:], torch.tensor([final], dtype=torch.float64)])
 

@@ -43,18 +43,10 @@ class Autoencoder(ModelMixin, ConfigMixin):
     def __init__(self, width: int = 96, channels: int = 16, codes: int = 1024) -> None:
         super().__init__()
         self.vq = VQModel(
-            in_channels=3 * PATCH**2,
-            out_channels=3 * PATCH**2,
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(width,),
-            layers_per_block=1,
-            latent_channels=channels,
-            vq_embed_dim=channels,
-            num_vq_embeddings=codes,
-            norm_num_groups=8,
-            mid_block_add_attention=False,
-        )
+            in_channels=3 * PATCH**2, out_channels=3 * PATCH**2, latent_channels=channels, vq_embed_dim=channels,
+            down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), block_out_channels=(width,),
+            layers_per_block=1, num_vq_embeddings=codes, norm_num_groups=8, mid_block_add_attention=False,
+        )  # fmt: skip
         self.straight_in = nn.Conv2d(3 * PATCH**2, channels, 1)
         self.straight_out = nn.Conv2d(channels, 3 * PATCH**2, 1)
         self.register_buffer("mean", torch.zeros(channels))

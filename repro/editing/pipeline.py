@@ -88,15 +88,11 @@ class EditingPipeline(DiffusionPipeline):
     def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: DDIMScheduler) -> None:
         super().__init__()
         if network.config.reference != "rgb" or network.config.channels != autoencoder.channels:
-            raise ReproError(
-                f"EditingPipeline: the network has a reference of kind {network.config.reference!r} and latents of "
-                f"{network.config.channels} channels, the autoencoder {autoencoder.channels}; accepted: rgb, as many"
-            )
+            found = f"a reference {network.config.reference!r} and latents of {network.config.channels} channels"
+            raise ReproError(f"EditingPipeline: the network has {found}; accepted: 'rgb', {autoencoder.channels}")
         if not isinstance(scheduler, DDIMScheduler) or scheduler.config.clip_sample:
-            raise ReproError(
-                f"EditingPipeline: got {type(scheduler).__name__}; accepted: a DDIMScheduler with clip_sample=False, "
-                "since latents have no range (repro.editing.pipeline.scheduler_of makes one)"
-            )
+            accepted = "a DDIMScheduler with clip_sample=False, as repro.editing.pipeline.scheduler_of makes"
+            raise ReproError(f"EditingPipeline: got {type(scheduler).__name__}; accepted: {accepted}")
         self.register_modules(network=network, autoencoder=autoencoder, scheduler=scheduler)
 
     @classmethod

@@ -5,8 +5,8 @@ checkpoints/<room>-<task>-<variant>-s<seed>/
     diffusion_pytorch_model.safetensors    the averaged weights, fp16
     card.json, README.md                   data, images, loss, duration, hardware, seed, commit, command, hash
 
-A room lists its experiments in `repro/<room>/study/experiments.py` as `EXPERIMENTS`; the engine imports no method, it
-finds them there by name.
+A method's study registers itself and lists its experiments in `experiments.py` as `EXPERIMENTS`; the engine knows the
+methods that a caller has imported, and no others.
 """
 
 import functools
@@ -29,13 +29,14 @@ from safetensors.torch import load, save
 from torch import nn
 
 from repro import paths
-from repro.engine.records import ROOMS, commit, locked
+from repro.engine.records import commit, locked
 from repro.engine.train import DEVICE, Recipe, Task, TrainStep, make_accelerator, precision_here, seeded, train
 from repro.errors import ReproError, nearest, one_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
 CARD = "card.json"
+_STUDIES: dict[str, tuple[str, str]] = {}  # method -> its notebook, the package of its study
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,25 @@ class Experiment:
         return places(self.name)[0 if self.ships else 1]
 
 
-def experiments(room: str | None = None) -> list[Experiment]:
-    """All experiments, or those of one room, in the rooms' order."""
-    rooms = ROOMS if room is None else [one_of("room", room, ROOMS)]
-    return [experiment for each in rooms for experiment in study_module(each, "experiments").EXPERIMENTS]
+def register(study: str, notebook: str) -> None:
+    """Make a method known: `study` is the package, `repro.<room>.study`, that calls this when it is imported."""
+    _STUDIES[study.split(".")[-2]] = notebook, study
+
+
+def rooms() -> list[str]:
+    """The registered methods, in the notebooks' order, which every overview follows."""
+    return sorted(_STUDIES, key=_STUDIES.__getitem__)
 
 
 def study_module(room: str, name: str) -> Any:
-    """`repro.<room>.study.<name>`."""
-    return importlib.import_module(f"repro.{room}.study.{name}")
+    """A file of a method's study, as a module. Raises `ReproError` for a method that is not registered."""
+    return importlib.import_module(f"{_STUDIES[one_of('method', room, rooms())][1]}.{name}")
+
+
+def experiments(room: str | None = None) -> list[Experiment]:
+    """All experiments, or those of one room, in the rooms' order."""
+    chosen = rooms() if room is None else [room]
+    return [experiment for each in chosen for experiment in study_module(each, "experiments").EXPERIMENTS]
 
 
 @functools.lru_cache(maxsize=16)
@@ -87,7 +98,7 @@ def in_profile(name: str, profile: str) -> str:
     """The name of a small-profile experiment in another profile: same room, task, variant and training seed there. A
     baseline keeps its name, as does what the profile does not have."""
     room = name.split("-")[0]
-    known = experiments(room) if room in ROOMS and profile != "small" else []
+    known = experiments(room) if room in _STUDIES and profile != "small" else []
     about = [(e.task_name, e.variant, e.seed) for e in known if e.name == name]
     return next((e.name for e in known if e.profile == profile and (e.task_name, e.variant, e.seed) in about), name)
 
@@ -248,16 +259,13 @@ def _finish(experiment: Experiment, last: TrainStep, line: dict[str, Any]) -> No
     cpu = f"{platform.machine()} CPU, {recipe.threads} thread{'s' * (recipe.threads > 1)}"
     card = {key: getattr(experiment, key) for key in ("summary", "data", "profile", "seed", "command")} | {
         "experiment": experiment.name,
-        "images": last.images,
-        "steps": -(-last.images // recipe.batch),
-        "batch": recipe.batch,
+        "images": last.images, "steps": -(-last.images // recipe.batch), "batch": recipe.batch,
         "learning rate": f"{recipe.lr:g}, {recipe.decay}, warm-up {recipe.warmup} images",
         "loss at the end": f"{line['loss']:.4g}",
         "duration": f"{line['seconds'] / 60:.0f} min",
         "hardware": torch.cuda.get_device_name() if DEVICE == "cuda" else cpu,
         "precision": f"trained in {precision_here(recipe, DEVICE)}, stored in fp16",
-        "torch": torch.__version__,
-        "commit": commit() or "unknown",
-    }
+        "torch": torch.__version__, "commit": commit() or "unknown",
+    }  # fmt: skip
     # What a checkpoint keeps: the network itself, or the part that its own `shipped()` names (no discriminator).
     save_checkpoint(experiment.weights, last.ema.shipped() if hasattr(last.ema, "shipped") else last.ema, card)

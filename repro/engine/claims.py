@@ -121,7 +121,7 @@ def verdicts(room: str, *, profile: str = "small", verified: Verified | None = N
     """The room's claims judged on its records of one profile. `verified`: (id, metric) re-evaluated in this run, by
     default those of the last written check. Raises `ReproError` for a bad ledger, a side that matches several cells, or
     a metric that its records do not have."""
-    records = evaluation.looked_up(room, profile)
+    records = evaluation.records_of_profile(room, profile)
     known = evaluation.verified(room, records) if verified is None else verified
     judged = []
     for claim in load_ledger(room):

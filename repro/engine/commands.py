@@ -17,10 +17,9 @@ from tyro.conf import Positional, arg
 from repro import paths
 from repro.data import pack
 from repro.engine import claims, evaluation, front, records
-from repro.engine.checkpoint import experiments, find, load_checkpoint, run, trained
+from repro.engine.checkpoint import experiments, find, load_checkpoint, rooms, run, trained
 from repro.engine.notebooks import reproduce
-from repro.engine.provenance import save_figure, whence
-from repro.engine.records import ROOMS
+from repro.engine.provenance import provenance_of, save_figure
 from repro.engine.train import DEVICE, has_bf16, with_progress
 from repro.errors import ReproError, one_of
 
@@ -29,11 +28,11 @@ from repro.errors import ReproError, one_of
 class List:
     """List experiments."""
 
-    room: Positional[str | None] = None
-    """Only this room (ddpm, editing, rddm, ucdir, adir)."""
+    method: Positional[str | None] = None
+    """One method, by the name of its folder in repro/; all of them when it is left out."""
 
     def run(self) -> int:
-        for e in experiments(self.room):
+        for e in experiments(self.method):
             state = "trained" if trained(e.name) else "begun" if e.state.exists() else "untrained"
             ships = "weights ship" if e.ships else "records only"
             print(f"{e.name:<36} {e.profile:<6} {state:<10} {ships:<13} {e.recipe.images:>9,} images  {e.summary}")
@@ -63,27 +62,27 @@ class Train:
 
 @dataclass
 class Evaluate:
-    """Make records: of a trained network, or of a room's rows that need none."""
+    """Make records, of trained networks and of baselines that need none, or check those there are."""
 
     names: Positional[tuple[str, ...]]
-    """Experiments, or rooms (all their experiments and baselines)."""
+    """Experiments, or methods (all their experiments and baselines)."""
     full: bool = False
     """Make the full records that ship (minutes to hours). Without it, the fixed first-k subset is recomputed and
-    compared with the committed records of the rooms named."""
+    compared with the committed records of the methods named."""
     missing: bool = False
     """With --full, only records that are missing or were made with other weights or data."""
     profile: str = "small"
-    """smoke, small or paper."""
+    """Profile of the records: smoke, small or paper."""
 
     def run(self) -> int:
         if not self.names:
-            raise ReproError("evaluate takes experiment or room names: `repro list` lists them")
+            raise ReproError("evaluate takes names of experiments or methods: `repro list` lists them")
         if self.full:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)
             return 0
-        rooms = [one_of("without --full a whole room is checked:", name, ROOMS) for name in self.names]
-        reports = [evaluation.check_room(room, self.profile) for room in rooms]
+        chosen = [one_of("without --full a whole method is checked:", name, rooms()) for name in self.names]
+        reports = [evaluation.check_room(room, self.profile) for room in chosen]
         print("\n".join(report.text() for report in reports))
         return int(any(report.failed for report in reports))
 
@@ -118,7 +117,7 @@ class Reproduce:
             return 1
         if self.profile == "small" and not self.notebooks and not self.parameters:
             # What stands on all notebooks together: verdicts, the README's figure and tables, the index of figures/.
-            claims.write([verdict for room in ROOMS for verdict in claims.verdicts(room)], "repro claims")
+            claims.write([verdict for room in rooms() for verdict in claims.verdicts(room)], "repro claims")
             save_figure(front.picture(), "overview", (), "repro reproduce", photograph=True)
             front.update()
         return 0
@@ -128,31 +127,31 @@ class Reproduce:
 class Claims:
     """Judge the papers' claims by rule on the committed records, print the verdicts, write figures/claims.{csv,md}."""
 
-    room: Positional[str] = ""
-    """One room (ddpm, editing, rddm, ucdir, adir); all rooms, and the files written, when it is left out."""
+    method: Positional[str] = ""
+    """One method, by the name of its folder in repro/; all, and the files written, when it is left out."""
     profile: str = "small"
     """Judge the records of this profile; only the verdicts of the small one are written."""
 
     def run(self) -> int:
-        rooms = [one_of("room", self.room, ROOMS)] if self.room else ROOMS
-        found = [verdict for room in rooms for verdict in claims.verdicts(room, profile=self.profile)]
+        chosen = [one_of("method", self.method, rooms())] if self.method else rooms()
+        found = [verdict for room in chosen for verdict in claims.verdicts(room, profile=self.profile)]
         print(claims.to_markdown(found), end="")
-        if not self.room and self.profile == "small":
+        if not self.method and self.profile == "small":
             print(*(f"written: {p}" for p in claims.write(found, "repro claims")), sep="\n")
         return 0
 
 
 @dataclass
-class Whence:
+class ShowProvenance:
     """Print which records and which command made a figure or a table."""
 
     file: Positional[Path]
     """A .png, .jpg, .md or .csv file of figures/."""
 
     def run(self) -> int:
-        made = whence(self.file)
+        made = provenance_of(self.file)
         print(made.command)
-        known = {record.id: record for room in ROOMS * bool(made.records) for record in records.load(room)}
+        known = {record.id: record for room in rooms() * bool(made.records) for record in records.load(room)}
         for identity in made.records:
             about = "no longer among the committed records: the file is older than they are"
             if record := known.get(identity):

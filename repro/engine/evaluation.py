@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 
 from repro import paths
 from repro.engine import grid, records
-from repro.engine.checkpoint import experiments, in_profile, study_module, trained, weights_hash
-from repro.engine.records import PROFILES, ROOMS, Record, Values, environment, key_of, means, rounded
+from repro.engine.checkpoint import experiments, in_profile, rooms, study_module, trained, weights_hash
+from repro.engine.records import PROFILES, Record, Values, environment, key_of, means, rounded
 from repro.engine.tables import csv_text
 from repro.errors import ReproError, nearest, one_of
 
@@ -109,7 +109,7 @@ def rows(room: str, profile: str = "small") -> list[Row]:
     return list(found.values())
 
 
-def looked_up(room: str, profile: str = "small") -> list[Record]:
+def records_of_profile(room: str, profile: str = "small") -> list[Record]:
     """The room's committed records of a profile, under the small profile's names: tables and claims look for those."""
     one_of("profile", profile, PROFILES)
     found = [record for record in records.load(room) if record.profile == profile]
@@ -124,11 +124,11 @@ def full(names: Iterable[str], profile: str = "small", missing_only: bool = Fals
     """Make the full records of rooms or experiments, saving each as it is done (a killed run keeps what it had)."""
     chosen: list[Row] = []
     for name in names:
-        every = [row for room in ([name] if name in ROOMS else ROOMS) for row in rows(room, profile)]
+        every = [row for room in ([name] if name in rooms() else rooms()) for row in rows(room, profile)]
         chosen += (found := [row for row in every if name in (row.room, row.experiment)])
-        if not found and name not in ROOMS:
+        if not found and name not in rooms():
             known = nearest(name, {row.experiment for row in every})
-            raise ReproError(f"nothing measures {name!r}: {known}rooms are {', '.join(ROOMS)}")
+            raise ReproError(f"nothing measures {name!r}: {known}methods are {', '.join(rooms())}")
     for row in chosen:
         made = (row.key, row.sample.weights, row.sample.data)
         if not missing_only or made not in [(r.key, r.checkpoint, r.data) for r in records.load(row.room)]:

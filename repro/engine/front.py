@@ -19,8 +19,7 @@ import numpy as np
 
 from repro import paths
 from repro.engine import claims
-from repro.engine.checkpoint import study_module, trained
-from repro.engine.records import ROOMS
+from repro.engine.checkpoint import rooms, study_module, trained
 from repro.engine.tables import paper_numbers, table_line
 from repro.errors import ReproError
 from repro.ui.pictures import line, to_uint8
@@ -32,7 +31,7 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 def picture() -> np.ndarray:
     """uint8 (H, W, 3): a row for every method whose checkpoints are here."""
     rows = []
-    for module in (study_module(room, "figures") for room in ROOMS):
+    for module in (study_module(room, "figures") for room in rooms()):
         if all(map(trained, module.NEEDS)):
             panels = []
             for caption, tile in ((caption, to_uint8(tile)) for caption, tile in module.tiles().items()):
@@ -67,7 +66,7 @@ def results(figures: Path) -> str:
     file = figures / "claims.csv"
     rows = list(csv.DictReader(file.open(encoding="utf-8", newline=""))) if file.exists() else []
     lines = ["| paper | claim | paper's | ours ± 95 % | verdict | all its comparisons |", "|---|---|--:|--:|---|---|"]
-    measured = [room for room in ROOMS if any(row["estimate"] for row in rows if row["room"] == room)]
+    measured = [room for room in rooms() if any(row["estimate"] for row in rows if row["room"] == room)]
     return "\n".join(lines + [_headline(room, [row for row in rows if row["room"] == room]) for room in measured])
 
 
@@ -103,12 +102,12 @@ def index(figures: Path) -> str:
     """figures/README.md: everything that is generated, by method."""
     parts = [
         "# Generated results",
-        "Everything here is made by `make reproduce`; `repro whence FILE` prints the records and the command behind a "
-        "file. Records: [records/](records). What was measured again from the shipped weights: [checks/](checks). "
-        "Speed: [bench/](bench).",
+        "Everything here is made by `make reproduce`; `repro provenance FILE` prints the records and the command "
+        "behind a file. Records: [records/](records). What was measured again from the shipped weights: "
+        "[checks/](checks). Speed: [bench/](bench).",
         "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
     ]
-    for room in ROOMS:
+    for room in rooms():
         tables, pictures = sorted(figures.glob(f"tables/{room}_*.md")), sorted(figures.glob(f"pictures/{room}_*.*"))
         captions = {path.name: path.read_text(encoding="utf-8").split("\n\n")[1] for path in tables}
         lines = [f"- [{text.strip('*')}](tables/{name})" for name, text in captions.items()]

@@ -32,7 +32,6 @@ names what its cells do not have of the table's and the column's. Of a column:
     only = { edit = ["blur", "colour"] }     # rows with another cell have `dash` there
     scale = 1000                             # ours is shown times this
     mean = { edit = ["blur", "colour"] }     # the mean over these cells, image by image and at all training seeds
-    less = { task = "one crop" }, by = "edit"  # less the mean over the parts of a cell's "blur+colour", so changed
 """
 
 import itertools
@@ -112,7 +111,7 @@ def cells(spec: Spec) -> list[Place]:
     for table in spec.get("table", ()):
         for row, column in itertools.product(expanded(spec, table["rows"]), _columns(spec, table)):
             if not _absent(table, column, row):
-                entries += itertools.chain(*_places(table, column, row))
+                entries += _places(table, column, row)
     return list({(experiment, *sorted(cell.items())): (experiment, cell) for experiment, cell in entries}.values())
 
 
@@ -124,7 +123,7 @@ def tables(room: str, records: Sequence[Record], verified: Verified = (), spec: 
     def cell(table: Spec, row: Spec, column: Spec) -> Cell:
         made = Cell(dash=_absent(table, column, row))
         if not made.dash:
-            made = ours(records, column["metric"], *_places(table, column, row), verified, row.get("dash", NOT_YET))
+            made = ours(records, column["metric"], _places(table, column, row), verified, row.get("dash", NOT_YET))
         if "scale" in column and made.value is not None:
             bounds = made.interval and tuple(rounded(column["scale"] * bound) for bound in made.interval)
             made = replace(made, value=rounded(column["scale"] * made.value), interval=bounds)
@@ -157,27 +156,24 @@ def _absent(table: Spec, column: Spec, row: Spec) -> str:
     return column.get("dash", "not measured") if apart else ""
 
 
-def _places(table: Spec, column: Spec, row: Spec) -> tuple[list[Place], list[Place]]:
-    """Where a cell's number comes from: the one place, or those of its mean; and those whose mean is taken off."""
+def _places(table: Spec, column: Spec, row: Spec) -> list[Place]:
+    """Where a cell's number comes from: the one place, or those of its mean."""
     cell, over = _cell(table, column, row), column.get("mean", {})
     name = _filled(row["experiment"], column.get("with", {}))
     named = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    parts = cell[column["by"]].split("+") if "less" in column else ()
-    less = [(name, {**cell, **column["less"], column["by"]: part}) for part in parts]
-    return [(_filled(name, each), {**cell, **each}) for each in named], less
+    return [(_filled(name, each), {**cell, **each}) for each in named]
 
 
 def ours(
     records: Sequence[Record],
     metric: str,
     places: Sequence[Place],
-    less: Sequence[Place] = (),
     verified: Verified = (),
     reason: str = NOT_YET,
 ) -> Cell:
-    """The mean over `places`, image by image, less that over `less`, at the training seeds that all of them have. Fewer
-    values than an interval needs (one FID, say) have none."""
-    groups = [select(records, experiment=experiment, cell=cell) for experiment, cell in (*places, *less)]
+    """The mean over `places`, image by image, at the training seeds that all of them have. Fewer values than an
+    interval needs (one FID, say) have none."""
+    groups = [select(records, experiment=experiment, cell=cell) for experiment, cell in places]
     common = set.intersection(*({record.seed for record in group} for group in groups))
     groups = [sorted((r for r in group if r.seed in common), key=lambda r: r.seed) for group in groups]
     used = list(itertools.chain(*groups))
@@ -186,11 +182,11 @@ def ours(
     if len({record.n for record in used}) > 1 or any(len(group) != len(common) for group in groups):
         raise ReproError(f"{metric}: different images, or several cells of a place, in one cell: {used[0].label}")
     values = np.array([[record.values(metric) for record in group] for group in groups])  # (places, seeds, units)
-    means = [side.mean(axis=0) for side in (values[: len(places)], values[len(places) :]) if len(side)]
+    means = values.mean(axis=0)
     n, ids = used[0].n, tuple(sorted({record.id for record in used}))
-    value, bounds, over = float(means[0].mean(axis=1).mean()), None, ""
+    value, bounds, over = float(means.mean(axis=1).mean()), None, ""
     if values.shape[2] >= stats.MIN_UNITS:
-        found = stats.paired_difference(*means, same_networks=True) if less else stats.mean_interval(means[0])
+        found = stats.mean_interval(means)
         value, bounds = found.estimate, (rounded(found.low), rounded(found.high))
         over = IMAGES if found.n == n else REPLICATES
     mark = mark_of(ids, metric, verified)

@@ -40,7 +40,7 @@ class Provenance:
     command: str
 
     def comment(self) -> str:
-        """One line that `whence` reads in Markdown and in JPEG files."""
+        """One line that `provenance_of` reads in Markdown and in JPEG files."""
         fields = {"command": self.command, "records": list(self.records), "version": VERSION}
         body = json.dumps(fields, ensure_ascii=False).replace("--", "-\\u002d")  # a comment may not contain "--"
         return f"<!-- repro {body} -->"
@@ -78,7 +78,7 @@ def save_figure(
 
 
 def save_result(image: Any, path: Path, command: str) -> None:
-    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `whence`. Raises
+    """Write a command's result (3, H, W) in [0, 1] to any place; a .png holds the command, see `provenance_of`. Raises
     `ReproError` where that fails, with the name of the temporary PNG in which the result is kept instead."""
     png = partial(_encoded, Image.fromarray(to_uint8(image)), Provenance((), command))
     try:
@@ -115,7 +115,7 @@ def _decoded(source: Any) -> tuple[np.ndarray, str]:
     return pixels, comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""
 
 
-def whence(path: Path | str) -> Provenance:
+def provenance_of(path: Path | str) -> Provenance:
     """What made `path`: an image, a Markdown table, or a CSV with a Markdown twin. Raises `ReproError` for one that is
     absent or has no provenance."""
     suffix = (path := Path(path)).suffix.lower()

@@ -29,7 +29,6 @@ from repro.errors import ReproError
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "numpy", "torchmetrics", "lpips", "scikit-image")
 SCHEMA = 1
 PROFILES = ("smoke", "small", "paper")
-ROOMS = ("ddpm", "editing", "rddm", "ucdir", "adir")  # the notebooks' order, which every overview follows
 
 Scalar = str | int | float | bool | None
 Values = float | list[float]
@@ -132,7 +131,7 @@ def load(room: str) -> list[Record]:
             identity = [fields.pop(name) for name in ("schema", "id")]
             record = Record(**fields)
             if identity != [SCHEMA, record.id] or record.room != room or record.key in found:
-                raise ReproError("changed after writing, of another room or version, or a second time")
+                raise ReproError("changed after writing, of another method or version, or a second time")
         except (ReproError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ReproError(f"{path}, line {number}: no record ({error})") from None
         found[record.key] = record

@@ -13,7 +13,7 @@ from torch import Tensor
 from repro import paths
 from repro.engine import claims, grid
 from repro.engine.checkpoint import study_module
-from repro.engine.evaluation import CheckReport, check_room, looked_up, of_profile
+from repro.engine.evaluation import CheckReport, check_room, of_profile, records_of_profile
 from repro.engine.provenance import save_figure
 from repro.engine.records import Record
 from repro.engine.rng import KeyedNoise
@@ -53,7 +53,7 @@ class Lesson:
 
     def records(self) -> list[Record]:
         """The room's records of this profile, under the names that tables and claims use."""
-        return looked_up(self.room, self.profile)
+        return records_of_profile(self.room, self.profile)
 
     def recheck(self) -> CheckReport:
         """Measure the first k of every record again and compare; verifies nothing where `check` is off. Raises

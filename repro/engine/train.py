@@ -116,7 +116,6 @@ class TrainStep:
     images: int  # seen so far, this step included
     loss: float  # mean over the batch
     lr: float
-    grad_norm: float  # before clipping
     model: nn.Module  # being trained (unwrapped); do not change it
     ema: nn.Module  # its average, in eval mode: what is sampled and shipped
 
@@ -213,9 +212,8 @@ def train(
                 if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                     kept = f"the last good state, {saved} images in, is {state}" if state and saved else "none was kept"
                     what = f"training stopped after {images} images: loss {mean_loss}, gradient norm {norm.item()}"
-                    raise ReproError(
-                        f"{what} on the batch of {', '.join(task.ids[i] for i in indices[:8].tolist())}, …; {kept}"
-                    )
+                    some = ", ".join(task.ids[i] for i in indices[:8].tolist())
+                    raise ReproError(f"{what} on the batch of {some}, …; {kept}")
                 optimizer.step()
                 images += recipe.batch
                 ema.update(model, images, recipe.batch)
@@ -223,12 +221,12 @@ def train(
                 if due or images >= end or interrupted:
                     keep()
             try:
-                yield TrainStep(images, mean_loss, lr, norm.item(), model, ema.model)
+                yield TrainStep(images, mean_loss, lr, model, ema.model)
             except GeneratorExit:  # the caller stops here
                 keep()
                 raise
         if images == begun:  # nothing left to do: the caller still gets the networks
-            yield TrainStep(images, math.nan, 0.0, 0.0, model, ema.model)
+            yield TrainStep(images, math.nan, 0.0, model, ema.model)
 
 
 def with_progress(steps: Iterator[TrainStep], recipe: Recipe, name: str, state: Path) -> TrainStep:

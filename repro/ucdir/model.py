@@ -6,8 +6,7 @@ interpolation", the paper's words), or a new linear schedule of betas from 1e-6 
 they agree as long as the sum of the betas does.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
@@ -253,35 +252,3 @@ class RestorationTask:
             hide = noise("strength").uniform(()).to(strength) < self.learning.hidden
             given = {"task": self.tasks(clean, noise), "strength": strength.masked_fill(hide, torch.nan)}
         return training_loss(model, degraded, clean, noise, self.learning, **given)
-
-
-# The public code's names of weights -> ours; each replacement in turn.
-_NAMES = {
-    r"^denoise_fn\.": "unet.",
-    r"\.noise_level_mlp\.1\.": ".level.0.",
-    r"\.noise_level_mlp\.3\.": ".level.2.",
-    r"\.final_conv\.": ".head.",
-    r"\.attn\.": ".attention.",
-    r"(\.downs\.\d+)\.conv\.": r"\1.",
-    r"\.res_block\.noise_func\.": ".block.conv2.condition.scalars.",
-    r"\.res_block\.conv2\.0\.": ".block.conv2.condition.mix.",
-    r"\.res_block\.conv2\.2\.": ".block.conv2.condition.spread.",
-    r"\.res_block\.spdyconv\.": ".block.conv2.bases.",
-    r"\.res_block\.res_conv\.": ".block.shortcut.",
-    r"\.res_block\.": ".block.",
-    r"^predictor\.conv10_1\.": "predictor.out.",
-    **{rf"^predictor\.conv{k}_": f"predictor.down.{k - 1}.conv" for k in range(1, 6)},
-    **{rf"^predictor\.conv{k}_": f"predictor.merge.{k - 6}.conv" for k in range(6, 10)},
-    **{rf"^predictor\.upv{k}\.": f"predictor.up.{k - 6}." for k in range(6, 10)},
-}
-
-
-def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The public code's state dict under our names; buffers of its noise schedule are left out."""
-    found = {}
-    for name, weight in state.items():
-        if name.startswith(("denoise_fn.", "predictor.")):
-            for theirs, ours in _NAMES.items():
-                name = re.sub(theirs, ours, name)
-            found[name] = weight
-    return found

@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from torch import Tensor
 
 from repro.data.images import ImageSource, read_image, to_model
+from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.nn.unet import pad_to_multiple, tile_starts, unpad
@@ -219,8 +220,6 @@ class UCDIRPipeline(DiffusionPipeline):
     @classmethod
     def shipped(cls, task: str = "lowlight") -> Self:
         """With the weights for use: lowlight, deblur (motion blur) or jpeg."""
-        from repro.engine.checkpoint import load_checkpoint
-
         return cls(copy.deepcopy(load_checkpoint(SHIPPED.format(task=task))), task)
 
     @torch.no_grad()

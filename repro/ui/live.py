@@ -12,7 +12,7 @@ from ipywidgets import HTML, Button, HBox, Layout, Textarea, VBox
 
 from repro import paths
 from repro.errors import ReproError
-from repro.ui.explore import SEED_MAX, Choice, Control, Explorer, Seed, Slider, Toggle, Upload, parse_all, show_small
+from repro.ui.controls import SEED_MAX, Choice, Control, Explorer, Seed, Slider, Toggle, Upload, parse_all, show_small
 from repro.ui.pictures import png
 
 COLUMN = 350  # pixels: the controls' column, so that a 1280 px screen has room for an image of 500 beside it

@@ -13,12 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from repro.data.images import center_crop, read_image, resize
 from repro.errors import ReproError
 
 DPI, INK = 110, "#222222"
 BAR = 15  # pixels for words above an image
 WIDE = 480  # pixels that a reader's own photograph is shown at
 QUALITY = 64  # of the JPEG that a notebook keeps of photographs; those in figures/ are finer
+STYLE = Path(__file__).with_name("figures.mplstyle")  # with the INK of what is drawn here
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,17 @@ class UploadedFile:
     content: bytes
 
 
+def style() -> Any:
+    """Context manager: this style over matplotlib's defaults, whatever the user's matplotlibrc says."""
+    import matplotlib.style
+
+    return matplotlib.style.context(["default", STYLE])
+
+
 def to_uint8(picture: Any) -> np.ndarray:
     """uint8 (H, W, 3) of an array or tensor, uint8 (H, W, 3) or (H, W) or float (3, H, W) or (1, H, W) in [0, 1], of a
     PIL image or a matplotlib Figure, drawn at 110 dpi. Raises `ReproError` for anything else, NaN included."""
     if hasattr(picture, "savefig"):
-        from repro.ui.plots import style
-
         drawn = BytesIO()
         with style():  # some settings act when a figure is saved, not when it is made
             picture.savefig(drawn, format="png", dpi=DPI, facecolor="white")
@@ -186,8 +193,6 @@ def photograph(photo: UploadedFile | None, side: int, ours: Tensor, name: str) -
     """A reader's photograph (3, H, W) in [0, 1] with `side` as its shorter side, and a line about it; where there is
     none, `ours` (3, H, W) and its `name`. Of one more than twice as long as wide the middle. Raises `ReproError` for
     what is no image, or one smaller than 16 pixels."""
-    from repro.data.images import center_crop, read_image, resize
-
     if photo is None:
         return resize(ours, side), name
     image = read_image(photo.content, min_side=16, name=photo.name)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Self
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from repro.data.images import to_unit
-from repro.ui.pictures import DPI, INK, png, show_png, tile, to_uint8
+from repro.ui.pictures import DPI, INK, png, show_png, style, tile, to_uint8
 
 # Okabe and Ito's colour-blind safe palette, yellow left out because it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -23,41 +22,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), "-")  # of schedules drawn into one plot
 ZOOM = 3  # screen pixels a pixel of a contact sheet
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
-    "mathtext.fontset": "dejavusans",
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
-    **dict.fromkeys(("text.color", "axes.labelcolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), "#555555"),
-    "axes.edgecolor": "#888888",
-    "grid.color": "#dddddd",
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-}
 
-
-class Plate(Figure):
+class PngFigure(Figure):
     """A Figure that shows itself as byte-stable PNG, whatever backend a notebook has chosen."""
 
     def _ipython_display_(self) -> None:
         show_png(png(self))
 
 
-def style() -> Any:
-    """Context manager: this style over matplotlib's defaults, whatever the user's matplotlibrc says."""
-    return matplotlib.style.context(["default", STYLE])
-
-
 @contextmanager
-def panels(size: tuple[float, float], *shape: int, **layout: Any) -> Iterator[tuple[Plate, Any]]:
-    """A Plate of `size` inches and its axes (`shape` and `layout` as in matplotlib's `subplots`; by default one)."""
+def panels(size: tuple[float, float], *shape: int, **layout: Any) -> Iterator[tuple[PngFigure, Any]]:
+    """A figure of `size` inches and its axes (`shape` and `layout` as in matplotlib's `subplots`; by default one)."""
     with style():
-        plate = Plate(figsize=size, layout="constrained")
-        yield plate, plate.subplots(*shape, **layout)
+        figure = PngFigure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(*shape, **layout)
 
 
 def _look(index: int) -> dict[str, str]:
@@ -65,7 +43,9 @@ def _look(index: int) -> dict[str, str]:
     return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def strip(images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4) -> Plate:
+def strip(
+    images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4
+) -> PngFigure:
     """Images, anything `to_uint8` accepts, in rows of `cols` (None: one row) and `size` inches, the first under titles;
     small ones keep their hard pixels."""
     pixels = [to_uint8(image) for image in images]
@@ -75,16 +55,16 @@ def strip(images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     with style():
         inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
-        plate = Plate(figsize=inches, layout="constrained")
-        plate.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        axes = list(plate.subplots(rows, cols, squeeze=False).flat)
+        figure = PngFigure(figsize=inches, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+        axes = list(figure.subplots(rows, cols, squeeze=False).flat)
         for axis in axes:
             axis.set_axis_off()
         for axis, image in zip(axes, pixels, strict=False):
             axis.imshow(image, interpolation="nearest" if image.shape[0] < size * DPI else "antialiased")
         for axis, title in zip(axes, titles, strict=False):
             axis.set_title(title, pad=3)
-    return plate
+    return figure
 
 
 def sheet(
@@ -93,7 +73,7 @@ def sheet(
     row_labels: Sequence[str] = (),
     col_labels: Sequence[str] = (),
     zoom: int = ZOOM,
-) -> Plate:
+) -> PngFigure:
     """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap. They are
     one image on one axis: a hundred are drawn as fast as one."""
     shape = next(p for p in pictures if p is not None).shape
@@ -105,18 +85,18 @@ def sheet(
     top = 0.17 * max((label.count("\n") + 1 for label in col_labels), default=0) + 0.06
     width, height = w / DPI + left, h / DPI + top
     with style():
-        plate = Plate(figsize=(width, height))
-        axis = plate.add_axes((left / width, 0, w / DPI / width, h / DPI / height))
+        figure = PngFigure(figsize=(width, height))
+        axis = figure.add_axes((left / width, 0, w / DPI / width, h / DPI / height))
         axis.imshow(canvas, interpolation="nearest", aspect="auto")
         axis.grid(False)
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0, labelsize=9, labelcolor=INK, top=False, labeltop=True, labelbottom=False, pad=2)
         axis.set_xticks([(i + 0.5) * wide - gap / 2 for i in range(len(col_labels))], col_labels)
         axis.set_yticks([(i + 0.5) * tall - gap / 2 for i in range(len(row_labels))], row_labels)
-    return plate
+    return figure
 
 
-def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> Plate:
+def rows_of(groups: Mapping[str, Tensor], titles: Sequence[str] = (), zoom: int = ZOOM) -> PngFigure:
     """One labelled row per group of images (N, 1, H, W) in [-1, 1], all of one length."""
     images = [to_unit(image) for group in groups.values() for image in group]
     return sheet(images, len(next(iter(groups.values()))), list(groups), titles, zoom)
@@ -133,11 +113,11 @@ def curve(
     markers: bool = True,
     reference: Mapping[str, float] | None = None,
     size: tuple[float, float] = (5.2, 3.0),
-) -> Plate:
+) -> PngFigure:
     """Lines over `x` (n,): name -> values (n,), or name -> (values, low, high) with an interval drawn as a band; NaN
     leaves a gap. reference: name -> a level, drawn dashed. `size` in inches. log_x puts a tick at every x."""
     x = np.asarray(x, dtype=float)
-    with panels(size) as (plate, axis):
+    with panels(size) as (figure, axis):
         for index, (name, values) in enumerate(series.items()):
             look = _look(index)
             center, *band = values if isinstance(values, tuple) else (values,)
@@ -155,7 +135,7 @@ def curve(
         axis.set(xlabel=xlabel, ylabel=ylabel)
         if len(series) + len(reference or {}) > 1:
             axis.legend()
-    return plate
+    return figure
 
 
 def whiskers(axis: Any, x: Sequence[float], points: Sequence[tuple[float, float, float]], **look: Any) -> None:
@@ -171,7 +151,7 @@ def dots(
     zero: float | None = None,
     groups: Sequence[str] | None = None,
     size: tuple[float, float] | None = None,
-) -> Plate:
+) -> PngFigure:
     """One line a row, from the top: a dot at its value with its interval.
 
     rows: name -> value, or (value, low, high), or None (left empty), or a mapping group -> one of these, drawn under
@@ -182,7 +162,7 @@ def dots(
     several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
     looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(filter(None, chain(*several))))}
     high = 0.7 + max(0.26, 0.11 * max(map(len, several), default=1)) * len(rows)
-    with panels(size or (7.2 if looks else 6.4, high)) as (plate, axis):
+    with panels(size or (7.2 if looks else 6.4, high)) as (figure, axis):
         for row, entries in enumerate(several):
             for i, (group, entry) in enumerate(entries.items()):
                 if entry is None:
@@ -200,8 +180,8 @@ def dots(
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel=xlabel)
         if looks:
-            plate.legend(loc="outside right upper")
-    return plate
+            figure.legend(loc="outside right upper")
+    return figure
 
 
 VERDICTS = {
@@ -212,10 +192,10 @@ VERDICTS = {
 }
 
 
-def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
+def verdict_bars(claims: Mapping[str, Sequence[str]]) -> PngFigure:
     """A bar for each claim (its text -> the verdicts of its comparisons, words of `VERDICTS`), coloured by verdict."""
     text = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
-    with panels((8.4, 0.75 + 0.3 * len(claims))) as (plate, axis):
+    with panels((8.4, 0.75 + 0.3 * len(claims))) as (figure, axis):
         for index, verdicts in enumerate(claims.values()):
             start = 0.0
             for verdict, colour in VERDICTS.items():
@@ -230,8 +210,8 @@ def verdict_bars(claims: Mapping[str, Sequence[str]]) -> Plate:
         axis.set(xlim=(0, 1), ylim=(len(claims) - 0.4, -0.6), xticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        plate.legend(loc="outside lower center", ncols=len(VERDICTS))
-    return plate
+        figure.legend(loc="outside lower center", ncols=len(VERDICTS))
+    return figure
 
 
 # fill and edge; kinds differ in shape or edge too, never by colour alone
@@ -245,7 +225,7 @@ KINDS = {
 At = tuple[float, float]
 
 
-class Schematic(Plate):
+class Schematic(PngFigure):
     """A drawing of `width` x `height` units (inches), origin at the lower left:
 
     Schematic(7, 2).box("x0", (1, 1), "$x_0$").box("xt", (5, 1), "$x_t$").arrow("x0", "xt", "add noise")
@@ -309,6 +289,6 @@ class Schematic(Plate):
         return self
 
 
-def nothing(text: str) -> Plate:
+def nothing(text: str) -> PngFigure:
     """A sentence in place of a figure that has no records, or no weights."""
     return Schematic(6.4, 0.6).note((3.2, 0.3), text, size=9)

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from repro.errors import ReproError
+from repro.errors import ReproError, one_of
 
 # The runtime's own: replacing one of them in a live kernel breaks it, so they are neither installed nor upgraded.
 PROTECTED = ("torch", "torchvision", "numpy", "ipywidgets")
@@ -69,9 +69,7 @@ def start(profile: str, expected_minutes: Mapping[str, float], notebook: str) ->
     """
     import torch
 
-    if profile not in expected_minutes:
-        raise ReproError(f"{notebook}: profile {profile!r} found, {', '.join(expected_minutes)} is accepted")
-    threads, minutes = torch.get_num_threads(), expected_minutes[profile]
+    threads, minutes = torch.get_num_threads(), expected_minutes[one_of("profile", profile, expected_minutes)]
     hardware = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
     if torch.cuda.is_available():
         hardware = f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB"

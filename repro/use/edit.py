@@ -18,31 +18,31 @@ class Edit:
     """Edit a photo with the shipped network: any of the five effects, of any strength, in one pass."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the image; of any size from 16 pixels a side"""
+    """the photo to edit, of any size from 16 pixels a side"""
     blur: float | None = None
     """degree of motion blur, 0 to 1: the same share of the image at every size"""
     grain: float | None = None
     """radius of the film grain, 0 to 0.1 pixels"""
     reference: Path | None = None
-    """an image that gives its colours: its mean and contrast, exactly"""
+    """an image whose colours the photo takes: their mean and contrast, exactly"""
     mask: Path | None = None
     """an image of the photo's size, white where it is to be filled anew; the rest stays as it is"""
     sharpen: tuple[float, float] | None = None
-    """amount, 1 to 3, and threshold, 0 to 0.1"""
+    """amount of sharpening, 1 to 3, and its threshold, 0 to 0.1"""
     film: float | None = None
     """radius of exact film grain, 0.1 to 10 pixels, drawn over the result without a network"""
     seed: int = 0
-    """of the noise: the same command gives the same image"""
+    """seed of the noise; the same command gives the same image"""
     steps: int = 5
-    """of DDIM; where they are few, grain takes two more"""
+    """number of DDIM steps; where they are few, grain takes two more"""
     eta: float = 0.0
-    """noise added at each step: 0 none, 1 as much as DDPM"""
+    """noise added at each step: 0 is none, 1 as much as in DDPM"""
     profile: str = "small"
-    """whose weights: small, which ship, or smoke"""
+    """profile of the network: small, whose weights ship, or smoke"""
     variant: str = "taught-long"
-    """which network: taught-long, mult or palette"""
+    """variant of the network: taught-long, mult or palette"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """what to write: .png (which holds its command, see `repro whence`), .jpg, .webp (default: edited-PHOTO.png)"""
+    """the file to write: .png (holds its command, see `repro provenance`), .jpg or .webp (default: edited-PHOTO.png)"""
 
     def run(self) -> int:
         from repro.data.grain import film_grain

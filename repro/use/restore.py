@@ -56,8 +56,7 @@ LEARNERS = {
         ),
         loss=partial(restoration_loss, learning=RDDMTraining("res", by_config(sum_scale=0.01), "l2")),
         pipeline=lambda network: RDDMPipeline(network, RDDMScheduler(objective="res", sum_scale=0.01)),
-        lr=1e-3,
-        steps=2,
+        lr=1e-3, steps=2,
     ),
     # The network and loss of `repro/ucdir/study/experiments.toml`, main variant, for one task without a strength.
     "ucdir": Learner(
@@ -68,8 +67,7 @@ LEARNERS = {
         ),
         loss=lambda model, target, degraded, noise: training_loss(model, degraded, target, noise, _UCDIR),
         pipeline=UCDIRPipeline,
-        lr=1.5e-3,
-        steps=20,
+        lr=1.5e-3, steps=20,
     ),
 }  # fmt: skip
 ADIR_TASKS = ("sr4", "sr8", "box", "gauss", "colour")
@@ -163,23 +161,23 @@ class Restore:
     """Restore a photo, or every photo of a folder, with a shipped network or one trained on own pairs."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the image, or a folder of images; of any size (large ones go through in tiles)"""
+    """the photo to restore, or a folder of photos, of any size (large ones go through in tiles)"""
     task: str | None = None
-    """what the image suffers from: lowlight, raindrops, deblur, jpeg; of adir sr4, sr8, box, gauss, colour"""
+    """what the image suffers from: lowlight, raindrops, deblur or jpeg; with adir sr4, sr8, box, gauss or colour"""
     method: str | None = None
-    """ucdir, rddm or adir; the first of them that has the task where none is named"""
+    """ucdir, rddm or adir (default: the first of them that has the task)"""
     checkpoint: Path | None = None
-    """instead of a method and a task: a network that `repro train my.toml` wrote"""
+    """a network that `repro train my.toml` wrote, instead of a method and a task"""
     steps: int | None = None
-    """sampling steps; the method's own number where none is named"""
+    """number of sampling steps (default: the method's own)"""
     adapt: str | None = None
-    """adir alone: to neighbours (the default), to the image itself, or none"""
+    """what adir adapts its network to: neighbours (the default), itself (the image) or none"""
     neighbours: Path | None = None
-    """adir alone: a folder of images to retrieve neighbours from, instead of the gallery that ships"""
+    """a folder from which adir retrieves neighbours, instead of the gallery that ships"""
     seed: int = 0
-    """of the noise: the same command gives the same image"""
+    """seed of the noise; the same command gives the same image"""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """what to write: .png (with its provenance, see `repro whence`), .jpg, .webp; a folder for a folder
+    """the file to write: .png (holds its command, see `repro provenance`), .jpg or .webp; a folder for a folder
     (default: restored-PHOTO.png, or restored-FOLDER)"""
 
     def run(self) -> int:

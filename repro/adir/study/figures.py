@@ -25,9 +25,9 @@ from repro.engine.study import Exercise, Lesson, check_answer, like, near, tenso
 from repro.errors import ReproError
 from repro.metrics import protocols
 from repro.ui import plots
-from repro.ui.explore import UploadedFile
+from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import Plate, Schematic
+from repro.ui.plots import PngFigure, Schematic
 
 Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
 LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}
@@ -83,7 +83,7 @@ def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], count: int = 6, si
     return Photos(captioned(cells, count + 1), QUALITY)
 
 
-def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> Plate:
+def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> PngFigure:
     """LPIPS of two cells of the network, their difference over images: name -> (cell, what it is compared with)."""
     drawn = {}
     for name, cells in rows.items():

@@ -4,7 +4,6 @@ settings.toml. Everything runs in fp32; noise is keyed by (seed, image), so a ro
 import copy
 import dataclasses
 import hashlib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -30,6 +29,7 @@ from repro.engine.records import Values
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest
 from repro.metrics import protocols
+from repro.metrics.features import paired_kid
 
 LPIPS, PSNR, KID = "lpips/alex-v0.1", "psnr/rgb", "kid-paired/efficientnet-lite0"
 RESIDUAL, OVERLAP = "residual/rms01", "overlap/top20"
@@ -42,7 +42,7 @@ TOLERANCE = {
 }
 # Sets and tasks for whose first image factors ship, in the folder lora of the checkpoint: the first-k check uses them.
 SHIPPED = (("adapted", "sr4"), ("adapted", "box"), ("unseen", "sr4"))
-SETTINGS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+SETTINGS = paths.read_toml(Path(__file__).with_name("settings.toml"))
 PROFILES: dict[str, dict[str, Any]] = {
     name: {key: by[name] for key, by in SETTINGS["profile"].items()} for name in ("small", "smoke", "paper")
 }
@@ -192,8 +192,6 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: st
     found: dict[str, Values] = {name: protocols.score(name, unit, truth).tolist() for name in (LPIPS, PSNR)}
     found[RESIDUAL] = ((op.A(to_model(unit)) - y).square().flatten(1).mean(dim=1).sqrt() / 2).tolist()
     if k is None and len(x) > 2:
-        from repro.metrics.features import paired_kid
-
         found[KID] = paired_kid(pipeline.efficientnet(unit), pipeline.efficientnet(truth)).tolist()
     return found
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro import paths
 from repro.adir.adapt import Adaptation, AdaptStep, drawn, train
 from repro.adir.guidance import Separable
 from repro.adir.pipeline import Embedding
@@ -19,18 +20,8 @@ from repro.data.files import cut
 from repro.data.images import to_model
 from repro.errors import ReproError
 
-ADM: dict[str, Any] = {
-    "sample_size": 256, "in_channels": 3, "out_channels": 6, "layers_per_block": 2,
-    "block_out_channels": (256, 256, 512, 512, 1024, 1024), "attention_head_dim": 64,
-    "down_block_types": ("ResnetDownsampleBlock2D",) * 3 + ("AttnDownBlock2D",) * 3,
-    "up_block_types": ("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",) * 3,
-    "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
-    "attn_norm_num_groups": 32,  # else the middle attention would have no norm
-}  # fmt: skip
-_RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+ADM: dict[str, Any] = paths.read_toml(paths.room_file("adir", "settings.toml"))["guided-diffusion"]
+_RESNET = ADM.pop("resnet")  # diffusers' names of the parts of a block -> guided-diffusion's
 
 
 def build(config: Mapping[str, Any] = ADM) -> nn.Module:

@@ -28,7 +28,7 @@ from repro.engine.tables import Table
 from repro.engine.train import Recipe, seeded
 from repro.metrics.features import FID, NET
 from repro.nn.unet import UNet
-from repro.ui.plots import DASHES, PALETTE, Plate, Schematic, curve, nothing, panels, sheet, tile
+from repro.ui.plots import DASHES, PALETTE, PngFigure, Schematic, curve, nothing, panels, sheet, tile
 
 TITLE = "01 DDPM and DDIM: garments drawn from noise, DDIM with 20 steps"
 NEEDS = (MAIN,)
@@ -84,7 +84,7 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     return drawing.arrow("b", "net").arrow("net", "loss", "training").arrow("net", "step", "sampling")
 
 
-def noising(images: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> Plate:
+def noising(images: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> PngFigure:
     """Each image at each time, under one and the same noise."""
     eps = KeyedNoise(seed, range(len(images)), "lesson/noising").normal(images.shape[1:])
     rows = torch.stack([process.q_sample(images, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
@@ -92,14 +92,14 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int], seed: int)
     return sheet(unpack(*rows), len(times), col_labels=labels)
 
 
-def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -> Plate:
+def by_class(samples: Tensor, labels: Tensor, names: Sequence[str], rows: int) -> PngFigure:
     """A column per class, in the order the samples came; a place stays empty where a class has fewer than `rows`."""
     columns = [unpack(samples[labels == c][:rows]) + [None] * rows for c in range(len(names))]
     short = [name.split("/")[0].replace("Ankle ", "Ankle\n") for name in names]
     return sheet([column[r] for r in range(rows) for column in columns], len(names), col_labels=short)
 
 
-def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
+def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> PngFigure:
     """For each run of one sample: the state, and below it the clean image that the network predicts of it."""
     steps = next(iter(runs.values()))
     at = sorted({round(i * (len(steps) - 1) / (looks - 1)) for i in range(looks)})
@@ -109,7 +109,7 @@ def trajectory(runs: Mapping[str, Sequence[Step]], looks: int = 8) -> Plate:
     return sheet(unpack(*rows), len(at), labels, times)
 
 
-def fid_curve(fid: Table, quality: Table) -> Plate:
+def fid_curve(fid: Table, quality: Table) -> PngFigure:
     """FID against network calls for every sampler measured, with what needs no learning as levels; of the tables."""
     steps = [int(column.name.split()[0]) for column in fid.columns]
     value = lambda cell: math.nan if cell.value is None else cell.value  # noqa: E731
@@ -145,9 +145,9 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def schedules(known: Mapping[str, Schedule]) -> Plate:
+def schedules(known: Mapping[str, Schedule]) -> PngFigure:
     """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
-    with panels((7.6, 2.9), 1, 2) as (plate, (left, right)):
+    with panels((7.6, 2.9), 1, 2) as (figure, (left, right)):
         for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):
             u, look = torch.arange(schedule.T) / schedule.T, {"color": colour, "linestyle": dashes, "label": name}
             left.plot(u, schedule.alpha_bar, **look)
@@ -156,7 +156,7 @@ def schedules(known: Mapping[str, Schedule]) -> Plate:
         left.set(xlabel="t / T", ylabel=r"$\bar\alpha_t$")
         right.set(xlabel="t / T", ylabel=r"$\log_{10}$ SNR", ylim=(-8, 5))
         left.legend()
-    return plate
+    return figure
 
 
 def as_fashion(content: Any, name: str = "the image") -> Tensor:

@@ -1,3 +1,7 @@
-"""Notebook 02: what is trained (`experiments`), from what data (`benchmark`; at paper scale `paper`), against what
-(`pix2pix`), how it is measured (`measure`, `probes`) and shown (`lesson`, `figures`).
-"""
+"""Notebook 02. In reading order: `experiments` (what is trained, by `experiments.toml`), `benchmark` (its data; at
+paper scale `paper`), `pix2pix` (what it is compared with), `measure` (the cells of `grid.toml`, for `claims.toml`),
+`probes` (small measurements), `lesson` (what the notebook works with), `figures` (what it shows)."""
+
+from repro.engine.checkpoint import register
+
+register(__name__, notebook="02_editing_vector_ldm")

@@ -26,7 +26,7 @@ from repro.engine import stats
 from repro.engine.records import Record, select
 from repro.engine.rng import KeyedNoise
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import INK, MARKERS, Plate, Schematic, dots, nothing, panels, sheet, whiskers
+from repro.ui.plots import INK, MARKERS, PngFigure, Schematic, dots, nothing, panels, sheet, whiskers
 from repro.ui.plots import PALETTE as COLOURS
 
 TITLE = "02 Multi-task editing: one network, its effects chosen by a vector of nine numbers"
@@ -115,9 +115,9 @@ def comparison(data: Split, edits: Sequence[Sequence[str]], methods: Mapping[str
     return photographs(rows, ["\n+ ".join(tasks) for tasks in edits], [*columns])
 
 
-def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
+def clusters(maps: Mapping[str, Tensor], task: Tensor) -> PngFigure:
     """t-SNE maps (N, 2) by title, points marked by their task (N,)."""
-    with panels((4.1 * len(maps) + 1.1, 3.3), 1, len(maps)) as (plate, axes):
+    with panels((4.1 * len(maps) + 1.1, 3.3), 1, len(maps)) as (figure, axes):
         for axis, (title, points) in zip(axes, maps.items(), strict=True):
             for i, name in enumerate(TASKS):
                 at = points[task == i]
@@ -126,13 +126,13 @@ def clusters(maps: Mapping[str, Tensor], task: Tensor) -> Plate:
             axis.set_title(title, loc="left", color=INK)
             axis.spines[:].set_visible(False)
             axis.grid(False)
-        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    return plate
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return figure
 
 
-def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> Plate:
+def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> PngFigure:
     """Mean attention weights: for each request (its words), a row per layer and a column per token."""
-    with panels((9.4, 2.5), 1, len(found)) as (plate, axes):
+    with panels((9.4, 2.5), 1, len(found)) as (figure, axes):
         for axis, (title, layers) in zip(axes, found.items(), strict=True):
             table = torch.stack(list(layers.values()))
             axis.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -140,9 +140,9 @@ def attention(found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -
             axis.spines[:].set_visible(False)
             axis.tick_params(length=0)
             axis.set_xticks(range(len(names)), names, rotation=90)
-            axis.set_yticks(range(len(table)), _layers(layers) if axis is plate.axes[0] else [""] * len(table))
+            axis.set_yticks(range(len(table)), _layers(layers) if axis is figure.axes[0] else [""] * len(table))
             axis.set_title(title, loc="left")
-    return plate
+    return figure
 
 
 def _layers(names: Iterable[str]) -> list[str]:
@@ -168,14 +168,14 @@ def behind(figure: str, records: Sequence[Record]) -> list[Record]:
     return chosen
 
 
-def slider_curves(records: Sequence[Record]) -> Plate:
+def slider_curves(records: Sequence[Record]) -> PngFigure:
     """Measured strength of an effect against its slider, alone (full lines) and inside a composite (dashed).
 
     Medians over photographs: strength is a ratio of energies, which one flat crop can blow up.
     """
     if not (chosen := behind("sliders", records)):
         return nothing(NO_RECORDS)
-    with panels((9.6, 2.9), 1, len(SLIDERS)) as (plate, axes):
+    with panels((9.6, 2.9), 1, len(SLIDERS)) as (figure, axes):
         for axis, (task, places) in zip(axes, SLIDERS.items(), strict=True):
             at = [value[0] if isinstance(value, tuple) else value for place in places for value in place.values()]
             for (i, (words, experiment)), inside in product(enumerate(WAYS.items()), (False, True)):
@@ -186,8 +186,8 @@ def slider_curves(records: Sequence[Record]) -> Plate:
                     whiskers(axis, at, values, **look, label="_inside" if inside else words)
             axis.set(xlabel=f"{task}: {AXES[task][0]}", ylabel=AXES[task][1])
         axis.plot([], [], "--", color="#777777", label="dashed: inside a composite")
-        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    return plate
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return figure
 
 
 def _median(values: Sequence[float]) -> tuple[float, float, float]:
@@ -206,11 +206,11 @@ def _mean(record: Record, metric: str) -> tuple[float, float, float]:
     return mean.estimate, mean.low, mean.high
 
 
-def step_curves(records: Sequence[Record]) -> Plate:
+def step_curves(records: Sequence[Record]) -> PngFigure:
     """l1 and LPIPS of Ours-mult against sampling steps, evenly spaced."""
     if not (chosen := sorted(behind("steps", records), key=lambda r: r.cell["steps"])):
         return nothing(NO_RECORDS)
-    with panels((8.4, 2.8), 1, 2) as (plate, axes):
+    with panels((8.4, 2.8), 1, 2) as (figure, axes):
         for axis, (metric, words) in zip(axes, ((L1, "l1"), (LPIPS, "LPIPS")), strict=True):
             for i, edit in enumerate(sorted({r.cell["edit"] for r in chosen})):
                 swept = select(chosen, cell={"edit": edit})
@@ -221,8 +221,8 @@ def step_curves(records: Sequence[Record]) -> Plate:
             axis.set_xticks(counts, [str(n) for n in counts])
             axis.minorticks_off()
             axis.set(xlabel="sampling steps", ylabel=f"{words} (lower is better)")
-        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    return plate
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return figure
 
 
 def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
@@ -236,14 +236,14 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None, **more: Any) -> Plate:
+def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None, **more: Any) -> PngFigure:
     """`repro.ui.plots.dots` of means with their intervals, a row each."""
     if not rows:
         return nothing(NO_RECORDS)
     return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size, **more)
 
 
-def combinations(records: Sequence[Record]) -> Plate:
+def combinations(records: Sequence[Record]) -> PngFigure:
     """Error of Ours-mult for every request, from one effect to all five (claims E11, E15)."""
     chosen = sorted(behind("combinations", records), key=lambda r: r.cell["edit"].count("+"))
     rows = {r.cell["edit"].replace("+", " + "): _mean(r, L1) for r in chosen}

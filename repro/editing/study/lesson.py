@@ -24,7 +24,7 @@ from repro.editing.vector import EditingVector
 from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.study import Exercise, like, near
-from repro.ui.explore import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
+from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
 from repro.ui.pictures import photograph, plaque, resized, split_view, stage
 
@@ -273,15 +273,10 @@ _vector = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().double()
 _samples = 0.25 / float(grain_variance(0.5, RADII[0]))
 EXERCISES: dict[str, Exercise] = {
     "vector": (
-        "C of blur 0.25 with sharpening (2, 0.05)",
-        lambda: lambda answer: study.same(torch.tensor(answer), _vector),
+        "C of blur 0.25 with sharpening (2, 0.05)", lambda: lambda answer: study.same(torch.tensor(answer), _vector),
         "nine numbers: beta, sigma, lambda, mu, then the flags of blur, grain, colour, inpaint, sharpen",
     ),
-    "hole": (
-        "a black hole, 1 being hole",
-        lambda: like(cut_hole, *_holes),
-        "the paper's M is 1 where it is kept",
-    ),
+    "hole": ("a black hole, 1 being hole", lambda: like(cut_hole, *_holes), "the paper's M is 1 where it is kept"),
     "sharpen": (
         "unsharp masking with a threshold",
         lambda: like(lambda image, low, lam, mu: unsharp_mask(image, lam, mu), *_sharpened),
@@ -297,12 +292,9 @@ EXERCISES: dict[str, Exercise] = {
         lambda: like(lambda z, v, a, s: to_x0(v, z, a, s, "v_prediction"), (_z, _v, 0.6, 0.8), (_z, _v, 0.8, 0.6)),
         "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps",
     ),
-    "samples": (
-        "samples a pixel for grain of radius 0.01",
-        near(_samples, _samples / 20),
-        "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2",
-    ),
+    "samples": ("samples a pixel for grain of radius 0.01", near(_samples, _samples / 20),
+        "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2"),
     "combinations": ("edits of two effects and more", near(len(COMBINATIONS), 0.5), "2 to the 5, less those with one"),
     "left": ("how much of z_0 is left at the last timestep", near(_left, 5e-4), "alpha_bar is a square"),
-}
+}  # fmt: skip
 check = partial(study.check_answer, among=EXERCISES)  # says whether an answer holds; None: not answered yet

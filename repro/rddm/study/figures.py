@@ -20,7 +20,7 @@ from repro.rddm.samplers import Step
 from repro.rddm.study.experiments import SMALL, USE, degraded, name_of
 from repro.rddm.study.lesson import psnr
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import DASHES, INK, MARKERS, PALETTE, Plate, Schematic, dots, nothing, panels, sheet, whiskers
+from repro.ui.plots import DASHES, INK, MARKERS, PALETTE, PngFigure, Schematic, dots, nothing, panels, sheet, whiskers
 
 TITLE = "03 RDDM: restored in a few steps, on photographs degraded by formula"
 _SHOWN = (
@@ -96,9 +96,9 @@ def forward(x0: Tensor, y: Tensor, schedule: RDDMSchedule, times: Sequence[int],
     return photographs(rows, ["residual alone", "noise alone", "both: $x_t$"], heads)
 
 
-def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
+def plane(known: Mapping[str, RDDMSchedule]) -> PngFigure:
     """The two coefficients over time, and the way that they describe together, a dot at every fifth of it."""
-    with panels((9.2, 3.1), 1, 3) as (plate, (first, second, third)):
+    with panels((9.2, 3.1), 1, 3) as (figure, (first, second, third)):
         for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):
             look = {"color": colour, "linestyle": dashes}
             time = (torch.arange(schedule.T) + 1) / schedule.T
@@ -115,12 +115,12 @@ def plane(known: Mapping[str, RDDMSchedule]) -> Plate:
         third.text(1.0, -0.02, "$y$", ha="center", va="top", color=INK)
         third.text(1.0, 1.03, "$x_T$", ha="center", color=INK)
         first.legend(loc="lower right")
-    return plate
+    return figure
 
 
-def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> Plate:
+def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: RDDMSchedule) -> PngFigure:
     """Where sampled states lie in that plane, measured against the truth (`measure.path`), and their rest."""
-    with panels((8.6, 3.4), 1, 2, width_ratios=(1.25, 1)) as (plate, (left, right)):
+    with panels((8.6, 3.4), 1, 2, width_ratios=(1.25, 1)) as (figure, (left, right)):
         left.plot(schedule.u, schedule.s, color="#999999", linewidth=1, label="forward process")
         for i, (name, steps) in enumerate(found.items()):
             a, b, rest = (list(column) for column in zip(*steps, strict=True))
@@ -131,20 +131,20 @@ def paths(found: Mapping[str, Sequence[tuple[float, float, float]]], schedule: R
         right.set(xlabel="steps taken", ylabel="rest: neither of the two (RMS)")
         right.set_xticks(range(max(map(len, found.values()))))
         left.legend()
-    return plate
+    return figure
 
 
-def gaps(found: Mapping[str, Sequence[float]]) -> Plate:
+def gaps(found: Mapping[str, Sequence[float]]) -> PngFigure:
     """How far two samplers are apart after each step, per setting; a difference of exactly nothing is left out."""
-    with panels((7.2, 3)) as (plate, axis):
+    with panels((7.2, 3)) as (figure, axis):
         for i, (name, values) in enumerate(found.items()):
             apart = [(step, gap) for step, gap in enumerate(values, start=1) if gap > 0]
             if apart:  # some lie upon each other: every second one is dashed
                 look = {"color": PALETTE[i], "linestyle": (0, (4, 3)) if i % 2 else "-", "linewidth": 1.6 + i % 2}
                 axis.plot(*zip(*apart, strict=True), **look, label=name)
         axis.set(xlabel="steps taken", ylabel="largest difference", yscale="log")
-        plate.legend(loc="outside right center")
-    return plate
+        figure.legend(loc="outside right center")
+    return figure
 
 
 def trajectory(runs: Mapping[str, Sequence[Step]], parts: Mapping[str, str]) -> Photos:
@@ -163,7 +163,7 @@ def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
     return photographs(rows, ["one noise", "another", f"spread × {gain:g}"], list(seeds))
 
 
-def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> Plate:
+def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> PngFigure:
     """`repro.ui.plots.dots` of a table's points."""
     if not rows:
         return nothing(NO_RECORDS)
@@ -182,13 +182,13 @@ def _calls(axis: Any, ylabel: str, columns: Mapping[int, Mapping[str, Any]], way
     axis.set(xlabel="network calls", ylabel=ylabel)
 
 
-def steps_curves(steps: Table, main: Table) -> Plate:
+def steps_curves(steps: Table, main: Table) -> PngFigure:
     """PSNR and LPIPS of a task's tables; the degraded input and regression, which take none and one call, as levels."""
     counts = list(dict.fromkeys(int(column.name.split()[1]) for column in steps.columns))
     if not any(cell.value is not None for *_, cell in steps):
         return nothing(NO_RECORDS)
     rows = {name: name for name in process.STRATEGIES} | {"conditional DDPM from pure noise": "pure noise"}
-    with panels((9.2, 3), 1, 2) as (plate, axes):
+    with panels((9.2, 3), 1, 2) as (figure, axes):
         for axis, metric in zip(axes, ("PSNR", "LPIPS"), strict=True):
             columns = {n: steps.points(f"{metric}, {n}") for n in counts}
             words = "PSNR in dB (higher is better)" if metric == "PSNR" else "LPIPS (lower is better)"
@@ -197,16 +197,16 @@ def steps_curves(steps: Table, main: Table) -> Plate:
             for i, label, point in ((4, "regression, one pass", one_pass), (5, "degraded input", given)):
                 if point:
                     axis.axhline(point[0], color=PALETTE[i], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
-        plate.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    return plate
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return figure
 
 
-def transfer_curve(table: Table) -> Plate:
+def transfer_curve(table: Table) -> PngFigure:
     """FID against steps of one DDPM sampled by DDIM and by RDDM's Eq. 12, as the report's Fig. 4."""
     columns = {int(column.name.split()[0]): table.points(column.name) for column in table.columns}
     if not any(columns.values()):
         return nothing(NO_RECORDS)
-    with panels((8.6, 3.2), 1, 2, sharey=True) as (plate, axes):
+    with panels((8.6, 3.2), 1, 2, sharey=True) as (figure, axes):
         for axis, end in zip(axes, (", clipped", ", not clipped"), strict=True):
             # those that should agree lie upon each other: a broad pale line under a thin one
             looks = {"DDIM": (0, {"linewidth": 4, "alpha": 0.35}), "RDDM, Eq. 12": (2, {"linewidth": 1.3})}
@@ -214,4 +214,4 @@ def transfer_curve(table: Table) -> Plate:
             _calls(axis, "FID", columns, {row: (name, *looks[name]) for name, row in rows.items()})
             axis.set_title(end.removeprefix(", "), loc="left")
             axis.legend()
-    return plate
+    return figure

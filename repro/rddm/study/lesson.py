@@ -23,7 +23,7 @@ from repro.rddm.process import RDDMSchedule, by_config
 from repro.rddm.samplers import Net, Sampler
 from repro.rddm.study.experiments import BASELINES, PROFILES, USE, TaskConfig, degraded, learning_of, name_of
 from repro.rddm.study.measure import LINEAR, STARTS
-from repro.ui.explore import Choice, Control, Seed, Slider, Upload, UploadedFile
+from repro.ui.controls import Choice, Control, Seed, Slider, Upload, UploadedFile
 from repro.ui.pictures import photograph, resized, split_view, stage
 from repro.ui.plots import tile
 

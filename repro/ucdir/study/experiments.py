@@ -1,10 +1,9 @@
 """Every network of notebook 04, read from `experiments.toml`, and the images that it is trained and tested on."""
 
 import itertools
-import tomllib
+import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from repro.engine.train import Recipe
 from repro.errors import one_of
 from repro.ucdir.model import UCDIR, RestorationTask, UCDIRLoss
 
-SPEC: Mapping[str, Any] = tomllib.loads(Path(__file__).with_name("experiments.toml").read_text(encoding="utf-8"))
+SPEC: Mapping[str, Any] = paths.read_toml(paths.room_file("ucdir", "experiments.toml"))
 LABELS = {"lowlight": "low light", "deblur": "motion blur", "jpeg": "JPEG", "all": "all three tasks"}
 
 
@@ -80,20 +79,14 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
     small = chosen == "small"
     own = {"images": entry["images"], **entry.get("recipe", {})} if small else {}
+    data = "photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task]
     return Experiment(
         name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
-        room="ucdir",
-        task_name=task,
-        variant=variant,
-        data="photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task],
-        profile=chosen,
-        seed=seed,
-        recipe=Recipe(**settings_of(chosen)["recipe"] | own),
+        room="ucdir", task_name=task, variant=variant, data=data, profile=chosen, seed=seed,
+        recipe=Recipe(**settings_of(chosen)["recipe"] | own), ships=small and entry.get("ships", False),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
-        ships=small and entry.get("ships", False),
-        build=lambda: UCDIR(**network_of(task, variant, chosen)),
-        task=lambda: training_task(task, variant, chosen),
-    )
+        build=lambda: UCDIR(**network_of(task, variant, chosen)), task=lambda: training_task(task, variant, chosen),
+    )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(
@@ -104,3 +97,14 @@ EXPERIMENTS: tuple[Experiment, ...] = tuple(
     for seed in entry.get("seeds", [0])
     if chosen == "small" or seed == 0
 )
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The public code's state dict under our names; buffers of its noise schedule are left out."""
+    found = {}
+    for name, weight in state.items():
+        if name.startswith(("denoise_fn.", "predictor.")):
+            for theirs, ours in SPEC["published"].items():
+                name = re.sub(theirs, ours, name)
+            found[name] = weight
+    return found

@@ -21,9 +21,9 @@ from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
-from repro.ui.explore import UploadedFile
+from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned, enlarge, photograph, plaque, to_uint8
-from repro.ui.plots import PALETTE, Plate, Schematic, panels, tile
+from repro.ui.plots import PALETTE, PngFigure, Schematic, panels, tile
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
@@ -149,12 +149,12 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
 
 def plane(
     records: Sequence[Record], tasks: Mapping[str, str], rows: Mapping[str, tuple[str, Mapping[str, Any]]]
-) -> Plate:
+) -> PngFigure:
     """Perception against distortion, a panel a task: every row a point; down and to the right is better in both.
 
     `rows`: words -> experiment, with {task} for the task, and the cell beside the task.
     """
-    with panels((9.4, 3.1), 1, len(tasks), squeeze=False) as (plate, axes):
+    with panels((9.4, 3.1), 1, len(tasks), squeeze=False) as (figure, axes):
         for axis, (task, title) in zip(axes[0], tasks.items(), strict=True):
             for i, (words, (experiment, cell)) in enumerate(rows.items()):
                 found = select(records, experiment=experiment.format(task=task), cell={"task": task, **cell})
@@ -163,8 +163,8 @@ def plane(
                     axis.plot(x, y, "osD^vP"[i % 6], color=PALETTE[i % len(PALETTE)], label=words)
             axis.set(xlabel="PSNR in dB", ylabel="LPIPS")
             axis.set_title(title, loc="left")
-        plate.axes[0].legend(fontsize=7)
-    return plate
+        figure.axes[0].legend(fontsize=7)
+    return figure
 
 
 def restore_view(
