@@ -149,7 +149,7 @@ def test_wrong_calls_are_refused(pipe):
 def test_parts_that_do_not_belong_together_are_refused():
     cases = {
         "a reference 'latent'": lambda: {"network": tiny_network(reference="latent")},
-        "latents of 4 channels, the autoencoder 8": lambda: {"autoencoder": Autoencoder(16, 8, 16)},
+        "latents of 4 channels; accepted: 'rgb', 8": lambda: {"autoencoder": Autoencoder(16, 8, 16)},
         "got EulerDiscreteScheduler; accepted: a DDIMScheduler": lambda: {"scheduler": EulerDiscreteScheduler()},
         "clip_sample=False, since latents have no range": lambda: {"scheduler": DDIMScheduler()},
     }
