@@ -151,7 +151,7 @@ def test_parts_that_do_not_belong_together_are_refused():
         "a reference 'latent'": lambda: {"network": tiny_network(reference="latent")},
         "latents of 4 channels; accepted: 'rgb', 8": lambda: {"autoencoder": Autoencoder(16, 8, 16)},
         "got EulerDiscreteScheduler; accepted: a DDIMScheduler": lambda: {"scheduler": EulerDiscreteScheduler()},
-        "clip_sample=False, since latents have no range": lambda: {"scheduler": DDIMScheduler()},
+        "clip_sample=False, as repro": lambda: {"scheduler": DDIMScheduler()},
     }
     refused(cases, lambda parts: make(**parts()))
 
