@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "bench": ("repro.benchmarks", "Bench", "measure speed against a peer in the same run", ("training",)),
     "edit": ("repro.use.edit", "Edit", "edit a photo: blur, grain, colours of another, inpainting, sharpening",
              ("photo.jpg --blur 0.6 --seed 1", "photo.jpg --reference sunset.jpg -o warm.png",
-              "photo.jpg --mask hole.png", "photo.jpg --grain 0.08 --sharpen 2 0.02")),
+              "photo.jpg --mask hole.png", "photo.jpg --grain 0.08 --sharpen 2 0.02", "photo.jpg --film 0.5")),
     "restore": ("repro.use.restore", "Restore", "restore a photo, or a folder: low light, raindrops, blur, JPEG",
                 ("photo.jpg --task lowlight -o out.png", "photos --task raindrops --method rddm -o restored",
                  "photo.jpg --checkpoint my-run/network")),

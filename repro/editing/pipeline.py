@@ -133,7 +133,7 @@ class EditingPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Edited images, `.images`, of the sizes they came in.
 
-        An amount is the same share of the image at every resolution; grain alone has a size in pixels.
+        An amount is the same share of an image of 192 pixels or more; grain alone has a size in pixels.
 
         Args:
             image: one image, a batch or a list of one size, as `repro.data.images.image_batch` accepts.

@@ -20,7 +20,7 @@ class Edit:
     photo: Annotated[Path, tyro.conf.Positional]
     """the photo to edit, of any size from 16 pixels a side"""
     blur: float | None = None
-    """degree of motion blur, 0 to 1: the same share of the image at every size"""
+    """degree of motion blur, 0 to 1: the same share of the image at every size from 192 pixels"""
     grain: float | None = None
     """radius of the film grain, 0 to 0.1 pixels"""
     reference: Path | None = None
