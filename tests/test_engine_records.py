@@ -1,6 +1,7 @@
 """Records, their images and check: ids, rounding, refusals by line, two writers, `repro provenance`, re-evaluation."""
 
 import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,9 @@ def test_agreement_disagreement_and_silence_are_told_apart():
                      "its weights do not ship", "no first-k values were recorded"):  # fmt: skip
         assert sentence in text
     assert text.splitlines()[-1] == "1 of 4 records re-evaluated agree (4 of 8 values); 2 taken from committed records"
+    # Whichever value is furthest apart on a processor: the written line is the same.
+    either = ({**VALUES, "psnr": near} for near in ([20.001, 21.0], [20.0, 21.001]))
+    assert operator.eq(*(evaluation.check([good], lambda *_, near=near: near).lines for near in either))
 
 
 def test_rows_are_measured_in_true_fp32_on_gpus_too(monkeypatch):
