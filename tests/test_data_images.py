@@ -212,6 +212,13 @@ def test_bad_files_are_refused_in_one_sentence_that_names_them(name, tmp_path):
         read_image(tmp_path)
 
 
+def test_text_of_a_tiff_that_lies_nowhere_does_not_keep_its_pixels():
+    data = bytearray(whole := _tiff([0, 1, 2, 200], bits=8))
+    at = whole.index(struct.pack("<HH", 259, 4))  # in its place a maker's name of 20 letters, far behind the end
+    data[at : at + 12] = struct.pack("<HHII", 271, 2, 20, 10**9)
+    assert torch.equal(read_image(bytes(data)), read_image(whole))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged TIFF tags
 def test_flipped_bytes_never_give_a_traceback():
     rng = np.random.default_rng(1)

@@ -67,12 +67,24 @@ def refusing(name: str, problem: str) -> Iterator[None]:
             raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
+_TIFF_TAGS = {*range(254, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326),
+              338, 339, 347, *range(530, 533)}  # what the pixels need, and the orientation  # fmt: skip
+
+
 def _pixels_alone(data: bytes) -> bytes:
-    """A JPEG or PNG file without all that its pixels do not need but the orientation; nothing of other files."""
+    """A JPEG, PNG or TIFF file without all that its pixels do not need but the orientation; nothing of other files."""
     jpeg, png = data[:2] == b"\xff\xd8", data[:8] == b"\x89PNG\r\n\x1a\n"
     at = 2 if jpeg else 8
     out = data[:at]
     try:
+        if order := {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4]):
+            (at,) = struct.unpack_from(f"{order}I", data, 4)  # the first directory: a count, so many entries, the next
+            (count,) = struct.unpack_from(f"{order}H", data, at)
+            entries = (data[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count))
+            kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TIFF_TAGS]
+            directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept)
+            end = at + 2 + 12 * count + 4
+            return data[:at] + directory + bytes(end - at - len(directory)) + data[end:]
         while jpeg and data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
             end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
             marker, body = data[at + 1], data[at + 4 : end]

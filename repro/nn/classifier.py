@@ -18,15 +18,9 @@ class Classifier(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        in_channels: int = 1,
-        classes: int = 10,
-        base_channels: int = 24,
-        channel_mults: tuple[int, ...] = (1, 2, 3),
-        norm_groups: int = 8,
-        dropout: float = 0.1,
-        feature_width: int = 64,
-    ) -> None:
+        self, in_channels: int = 1, classes: int = 10, base_channels: int = 24,
+        channel_mults: tuple[int, ...] = (1, 2, 3), norm_groups: int = 8, dropout: float = 0.1, feature_width: int = 64,
+    ) -> None:  # fmt: skip
         super().__init__()
         c_time, widths = 2 * base_channels, [base_channels * m for m in channel_mults]
         self.time_mlp = nn.Sequential(nn.Linear(base_channels, c_time), nn.SiLU(), nn.Linear(c_time, c_time))

@@ -43,16 +43,10 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        alpha: str = "decreased",
-        beta2: str = "increased",
-        sum_scale: float = 1.0,
-        ddpm: dict[str, Any] | None = None,
-        objective: Objective = "res",
-        clip: float | None = 2.0,
-        rule: Rule = "eq12",
-    ) -> None:
+        self, num_train_timesteps: int = 1000, alpha: str = "decreased", beta2: str = "increased",
+        sum_scale: float = 1.0, ddpm: dict[str, Any] | None = None, objective: Objective = "res",
+        clip: float | None = 2.0, rule: Rule = "eq12",
+    ) -> None:  # fmt: skip
         self.schedule = by_config(num_train_timesteps, alpha, beta2, sum_scale=sum_scale, ddpm=ddpm)
         self.sampler = Sampler(self.schedule, objective, clip=clip, rule=rule)
         self.num_inference_steps: int | None = None
