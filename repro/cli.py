@@ -78,14 +78,14 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         if module == _ENGINE:
             import repro.methods  # noqa: F401 (registers them)
+        kind = _plain(getattr(importlib.import_module(module), kind))
         with redirect_stderr(box := io.StringIO()):
-            kind = _plain(getattr(importlib.import_module(module), kind))
             command = tyro.cli(kind, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **about)
         return int(command.run() or 0)
     except SystemExit as stop:
-        if not box.getvalue():  # --help
+        if not stop.code:  # --help
             raise
-        status, why = int(stop.code or 0), _sentence(box.getvalue())
+        status, why = 2, _sentence(box.getvalue())
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

@@ -150,7 +150,9 @@ def test_order_is_natural_and_linked_folders_count(tmp_path):
     _images(tmp_path / "wet", *names)
     (tmp_path / "all").mkdir()
     (tmp_path / "all/linked").symlink_to(tmp_path / "wet")
-    (tmp_path / "wet/back").symlink_to(tmp_path / "wet")  # a link to where it stands is not followed
+    (tmp_path / "wet/a").mkdir()
+    for link, place in (("wet/back", "wet"), ("wet/a/round", "all")):  # links that lead back are not followed
+        (tmp_path / link).symlink_to(tmp_path / place)
     assert [p.name for p in list_images(tmp_path / "all")] == names
 
 

@@ -14,7 +14,8 @@ from tiny_editing import FULL, PREDICTION, close, pictures, tiny_autoencoder, ti
 
 from repro import cli, paths
 from repro.data import pack
-from repro.data.images import resize
+from repro.data.grain import film_grain
+from repro.data.images import read_image, resize
 from repro.ddpm.process import by_name
 from repro.editing import sampling
 from repro.editing.autoencoder import Autoencoder
@@ -37,6 +38,7 @@ from repro.engine.checkpoint import load_checkpoint, save_checkpoint
 from repro.engine.provenance import provenance_of
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
+from repro.use.edit import FILM_SAMPLES
 
 SCHEDULE = by_name(**sampling.SCHEDULE)
 IMAGE = pictures(2, 19, 24)
@@ -211,6 +213,7 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "--seed", "-1"], "a seed has 64 bits"),
         (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
         (["photo.png", "--film", "0.01"], "accepted: 0.1 to 10"),
+        (["photo.png", "--blur", "abc"], "repro edit: --blur: got 'abc'; accepted: NUMBER"),
     ],
 )
 def test_a_mistake_is_one_sentence(photo, capsys, argv, words):
@@ -311,6 +314,9 @@ def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, ed
     grey = (found - smooth).mean(dim=1, keepdim=True)
     hue = (found - smooth - grey)[inside].square().mean().sqrt()
     assert hue < 12 / 255  # and no coloured noise
+    inner = 1 - torch.nn.functional.max_pool2d(1 - hole, 5, 1, 2)
+    rim = (inside & (inner == 0)).expand_as(inside)
+    assert (found - smooth)[rim].abs().mean() < 0.3 * (found - smooth)[inside & ~rim].abs().mean()  # begins softly
     assert torch.equal(found[~inside], image[~inside])
 
 
@@ -349,6 +355,19 @@ def test_a_hole_is_as_thick_as_the_way_to_what_is_known():
     hole = torch.zeros(2, 1, 1, 21, 40)
     hole[0, ..., 6:15, 20:29], hole[1, ..., :10] = 1, 1
     assert [thickness(each) for each in hole] == [5, 10]  # nothing is known beyond the image's edge
+
+
+def test_a_scratch_is_filled_smoothly():
+    image, hole = resize(PHOTO, 96), torch.zeros(1, 1, *resize(PHOTO, 96).shape[-2:])
+    hole[..., 40:44, 10:80] = 1
+    found = EditingPipeline.shipped()(image, mask=hole, seed=0, output_type="pt").images
+    close(found, membrane(image.reshape(found.shape), 1 - hole))
+
+
+def test_exact_film_grain_is_drawn_over_the_photo(photo):
+    assert cli.main(["edit", "photo.png", "--film", "0.5", "--seed", "3", "-o", "film.png"]) == 0
+    grain = film_grain(read_image("photo.png")[None], 0.5, seed=3, ids=[0], n_samples=FILM_SAMPLES)[0]
+    assert (read_image("film.png") - grain).abs().max() <= 0.51 / 255
 
 
 def test_a_membrane_is_what_is_known_and_smooth_between():

@@ -98,6 +98,17 @@ def test_a_processor_without_bf16_trains_in_fp32(monkeypatch) -> None:
     assert same_weights(slow.model, run(recipe=dataclasses.replace(RECIPE, precision="fp32")).model)
 
 
+@pytest.mark.parametrize(
+    ("cpu", "amx", "fast"), [("AMD EPYC", False, True), ("Intel(R)", False, False), ("Intel(R)", True, True)]
+)
+def test_bf16_is_taken_by_the_kind_of_processor(monkeypatch, cpu, amx, fast):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("repro.engine.train.hardware", lambda: {"cpu": cpu})
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert has_bf16("cpu") == fast
+
+
 def test_an_accelerator_that_is_not_cuda_does_not_take_its_precision_from_the_cpu():
     assert not has_bf16("mps") and not has_bf16("xpu")
 

@@ -126,9 +126,8 @@ def list_images(folder: FILE) -> list[Path]:
         raise ReproError(f"{folder}: {found}; a folder of images was expected")
     files: list[Path] = []
     for where, below, names in os.walk(folder, followlinks=True):
-        here = Path(where).resolve()  # a link that leads back to it, or above it, is not followed
-        back = (name for name in below if here.is_relative_to(Path(where, name).resolve()))
-        below[:] = [name for name in below if not name.startswith(".") and name not in set(back)]
+        over = {path.resolve() for path in Path(where, "_").absolute().parents}  # a link back to one is not followed
+        below[:] = [name for name in below if not name.startswith(".") and Path(where, name).resolve() not in over]
         paths = (Path(where, name) for name in names if not name.startswith("."))
         files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:

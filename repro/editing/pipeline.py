@@ -39,11 +39,11 @@ WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in o
 TILE = 32  # latents a side of the tiles of a larger one
 NARROW = 64  # pixels that a reduced copy's shorter side has at least
 # Chosen by eye on validation photographs:
-SCRATCH = 3  # pixels up to which the smooth filling stands alone, nearer to the truth than the network's by a quarter
+SCRATCH = 3  # pixels from what is known up to which a hole is only filled smoothly: the network leaves dashes there
 THIN = 12  # pixels from what is known up to which the network fills a hole from noise alone, as in its training
 DETAIL = 400  # timestep at which it starts in a smooth filling of a thicker hole; 600 brings back dark smudges
 COARSE = 25  # pixels, on the reduced copy, that the network's drift is averaged over
-FADE = 17  # pixels, on the reduced copy
+FADE = 17  # the same, twice those over which the network's detail begins at the border of a thick hole
 SWEEPS = 16  # of averaging, at each size of the smooth filling
 MOST = 4.0  # times that contrast is raised or lowered at most
 
@@ -220,7 +220,6 @@ class EditingPipeline(DiffusionPipeline):
             base = resize(smooth, small)
             there = hole if small == tuple(size) else (F.interpolate(hole, size=small, mode="area") > 0) * 1.0
             drawn = self._detailed(base, there, noise)
-            # The detail begins softly: nothing at the border, all of it FADE // 2 pixels inside.
             fade = (2 * F.avg_pool2d(there, FADE, 1, FADE // 2, count_include_pad=False) - 1).clamp(min=0)
         else:
             base, there, fade = resize(smooth, tuple(size)), hole, 1.0

@@ -15,11 +15,11 @@ import hashlib
 import json
 import math
 import os
+import platform
 import signal
 import sys
 import threading
 import time
-import timeit
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from repro.engine.records import hardware
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.paths import write_bytes
@@ -233,8 +234,8 @@ def with_progress(steps: Iterator[TrainStep], recipe: Recipe, name: str, state: 
     """Run a training under a progress bar; its last step. After Ctrl-C a line says what the training goes on from."""
     if precision_here(recipe, DEVICE) != recipe.precision:
         print(f"{name}: bf16 is not faster on this processor, so the training runs in fp32", flush=True)
-    quiet = os.environ.get("RANK", "0") != "0"  # under torchrun the first process alone reports
-    bar = tqdm(total=recipe.images, unit="img", desc=name, mininterval=5, file=sys.stdout, disable=quiet)
+    other = os.getenv("RANK", "0") != "0"  # under torchrun the first process alone reports
+    bar = tqdm(total=recipe.images, unit="img", desc=name, mininterval=5, file=sys.stdout, disable=other)
     try:
         with contextlib.closing(steps), bar:
             for step in steps:
@@ -275,15 +276,15 @@ def precision_here(recipe: Recipe, device: torch.device | str) -> str:
     return "bf16" if recipe.precision == "bf16" and has_bf16(torch.device(device).type) else "fp32"
 
 
-@functools.cache
 def has_bf16(device: str) -> bool:
-    """Whether a device type is fast in bf16: torch knows it of CUDA; a CPU multiplies two matrices in both precisions
-    (emulated bf16 takes 7 to 14 times as long; on a Xeon with bf16 instructions but no AMX it took twice as long)."""
+    """Whether a device type is fast in bf16, by what it is: a resumed run must not decide by a clock. Of x86 those with
+    AVX512_BF16, of Intel's with AMX besides (without it, bf16 took twice as long as fp32); oneDNN knows other CPUs."""
     if device != "cpu":
         return device == "cuda" and torch.cuda.is_bf16_supported()
-    x = torch.ones(512, 512)
-    fp32, bf16 = (min(timeit.repeat(lambda a=a: a @ a, number=1, repeat=4)) for a in (x, x.bfloat16()))
-    return bf16 < fp32
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    tiles = torch.cpu._is_amx_tile_supported() or "Intel" not in hardware()["cpu"]
+    return tiles and torch.cpu._is_avx512_bf16_supported()
 
 
 def save_state(
@@ -315,7 +316,8 @@ def load_state(path: Path, identity: dict[str, Any], model: nn.Module, ema: nn.M
     for key, value in json.loads(json.dumps({"version": 1, **identity})).items():
         found = meta.get(key)
         if isinstance(found, dict) and found != value:  # of a recipe, the first setting that differs
-            key, found, value = next((k, found.get(k), v) for k, v in value.items() if found.get(k) != v)
+            key = next((k for k, v in value.items() if found.get(k) != v), min(found.keys() - value.keys(), default=""))
+            found, value = found.get(key), value.get(key)
         if found != value:
             made = f"was made with {key} {found!r}, this run has {value!r}"
             raise ReproError(f"the training state {path} {made}: take {key} back to go on, or remove it to start over")
