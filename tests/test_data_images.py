@@ -326,7 +326,10 @@ MASKS = {
     "list": [WANTED[0]],
     "batch of arrays": HOLE[None, ..., None],
     "batch of coloured arrays": np.asarray(GREY.convert("RGB"))[None],
-    "sixteen bits": HOLE.astype(np.uint16),
+    "sixteen bits": HOLE.astype(np.uint16) * 65535,
+    "sixteen bits 0 and 1": HOLE.astype(np.uint16),
+    "array, channel first": HOLE[None],
+    "batch of arrays, channel first": HOLE[None, None],
 }
 
 

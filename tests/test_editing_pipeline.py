@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_wrong_calls_are_refused(pipe):
         "got 24x5 pixels; accepted: at least 8 a side": {"image": IMAGE[..., :5, :]},
         "got 24x9, 24x19 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :9]]},
         "output_type 'jpg' is unknown": {"output_type": "jpg"},
-        "got 1 generators; accepted: one, or 2": {"generator": [torch.Generator()]},
+        "got 1 generators; accepted: one torch.Generator, or a list of 2": {"generator": [torch.Generator()]},
         "a generator and a seed; accepted: one of the two": {"generator": torch.Generator(), "seed": 0},
         "got eta 1.5; accepted: 0 to 1": {"eta": 1.5},
     }
@@ -205,14 +206,14 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
-        (
-            ["photo.png", "--blur", "1", "--steps", "0"],
-            "got 0; accepted: a whole number, 1 to 1000",
-        ),
         (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
         (["photo.png", "--blur", "1", "--seed", "-1"], "a seed has 64 bits"),
         (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
         (["photo.png", "--film", "0.01"], "accepted: 0.1 to 10"),
+        (
+            ["photo.png", "--blur", "0.5", "--steps", "0", "--profile", "none"],
+            "got 0; accepted: a whole number, 1 to 1000",
+        ),
         (["photo.png", "--blur", "abc"], "repro edit: --blur: got 'abc'; accepted: NUMBER"),
     ],
 )
@@ -226,7 +227,11 @@ def test_a_name_that_is_no_text_stands_in_the_provenance(photo, capsys):
     shutil.copy("photo.png", name := os.fsdecode(b"caf\xe9.png"))
     options = ["--blur", "0.5", "--steps", "1", "--profile", "smoke"]
     assert command(capsys, name, *options, "-o", "out.png")[0] == 0
-    assert provenance_of("out.png").command.startswith(r"repro edit 'caf\xe9.png' --blur 0.5")
+    told = provenance_of("out.png").command
+    assert told.startswith(r"repro edit $'caf\xe9.png' --blur 0.5")
+    # What is told runs in bash as it stands: the words are those that were given.
+    echoed = subprocess.run(["bash", "-c", f"printf '%s\\0' {told}"], capture_output=True, check=True).stdout
+    assert echoed.split(b"\0")[2] == b"caf\xe9.png"
 
 
 SIDE = WHOLE * 4  # pixels up to which an image goes through in one piece

@@ -170,7 +170,8 @@ def test_wrong_calls_are_refused():
     cases = {
         "got 14x5, 14x11 in one batch": {"image": [IMAGE[0], IMAGE[0, :, :5]]},
         "'jpg' is unknown": {"output_type": "jpg"},
-        "1 generators for 2 images": {"generator": [torch.Generator()]},
+        "got 1 generators; accepted: one torch.Generator, or a list of 2": {"generator": [torch.Generator()]},
+        "got generator 5; accepted: one torch.Generator": {"generator": 5},
         "one of the two": {"generator": torch.Generator(), "seed": 1},
         "got 1001": {"num_inference_steps": 1001},
         "tile is 64": {"tile": 64},

@@ -235,7 +235,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ((40, 56), {"num_inference_steps": 2.5}, "sampling steps: got 2.5; accepted: a whole number"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
         ((40, 56), {"tiles": 256}, "got tiles 256; accepted: 'auto', None or Tiles"),
-        ((40, 56), {"generator": [None, None]}, "got 1 images, 2 generators; accepted: at least one image, one"),
+        ((40, 56), {"generator": [None, None]}, "got 2 generators; accepted: one torch.Generator, or a list of 1"),
         ((64, 64), {"tiles": Tiles(30, 4)}, "multiples of the network's stride of 4: got"),
     ):
         with pytest.raises(ReproError, match=words):

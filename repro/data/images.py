@@ -151,7 +151,8 @@ def image_batch(source: ImageSource | Sequence[ImageSource], name: str = "image"
 def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Tensor:
     """float32 (B, 1, H, W): 1 in the hole, 0 elsewhere.
 
-    - Arrays (H, W), (H, W, 1), (B, H, W, 1) and tensors (H, W), (1, H, W), (B, 1, H, W) hold 0 and 1, or bytes 0, 255.
+    - Arrays and tensors of one channel, (H, W), (1, H, W), (B, 1, H, W), arrays also (H, W, 1), (B, H, W, 1), hold 0
+      and 1, or bytes 0 and 255, or 16 bits, 0 and 65535.
     - Images (a file, a Pillow image, an array with colours): white or bright paint is the hole on black; paint of one
       brightness on transparent is the hole, black paint too. Soft edges are cut at one half.
 
@@ -161,11 +162,15 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
         return batch
     if isinstance(source, np.ndarray) and (source.ndim == 2 or source.shape[-1] == 1):
         source = torch.from_numpy(source.reshape(source.shape[:2]).copy())
+    elif isinstance(source, np.ndarray) and source.ndim == 3 and len(source) == 1 and source.shape[-1] not in (3, 4):
+        source = torch.from_numpy(source[0].copy())
     if isinstance(source, Tensor):
         hole = source[0] if source.ndim == 3 and len(source) == 1 else source
         if hole.ndim != 2 or 0 in hole.shape:
             raise ReproError(f"{name}: got shape {tuple(source.shape)}; accepted: (H, W), (1, H, W), (B, 1, H, W)")
-        hole = hole.float() / 255 if hole.dtype == torch.uint8 and hole.max() > 1 else hole.float()
+        most = {torch.uint8: 255, torch.uint16: 65535}.get(hole.dtype, 1)
+        hole = hole.float()
+        hole = hole / most if hole.max() > 1 else hole
         if not ((hole == 0) | (hole == 1)).all():
             found = f"values between {hole.min():g} and {hole.max():g}"
             raise ReproError(f"{name}: holds {found}; accepted: 0 (kept) and 1 (hole) only")

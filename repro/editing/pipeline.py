@@ -31,7 +31,7 @@ from repro.editing.model import EditingNet
 from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, check_generator
 from repro.errors import ReproError, one_of, whole
 from repro.nn.unet import pad_to_multiple
 
@@ -165,8 +165,7 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
         check_request(x, [vector], target, hole)
         whole("EditingPipeline: num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
-        if isinstance(generator, list) and len(generator) != count:
-            raise ReproError(f"EditingPipeline: got {len(generator)} generators; accepted: one, or {count}")
+        check_generator("EditingPipeline", generator, count)
         if generator is not None and seed is not None:
             raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
         if not 0 <= eta <= 1:

@@ -47,14 +47,21 @@ class Provenance:
 
 
 def shell(kind: str, photo: Path, options: Mapping[str, Any], out: Path) -> str:
-    """The `repro edit` or `repro restore` that makes `out` of a photo again, with all `options` that are not None;
-    bytes of a file name that are not UTF-8 stand as \\xe9."""
+    """The `repro edit` or `repro restore` that makes `out` of a photo again, with all `options` that are not None, as
+    bash reads it: a name with bytes that are not UTF-8 stands as $'caf\\xe9.jpg'."""
     words = ["repro", kind, str(photo)]
     for name, value in options.items():
         if value is not None and name not in ("photo", "out"):
             words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
     words += ["-o", str(out)]
-    return shlex.join(os.fsencode(word).decode("utf-8", "backslashreplace") for word in words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if os.fsencode(word).decode("utf-8", "replace") == word:
+        return shlex.quote(word)
+    escaped = os.fsencode(word.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped.decode('utf-8', 'backslashreplace')}'"
 
 
 def save_figure(

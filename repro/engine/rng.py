@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ def _mix(z: Tensor) -> Tensor:
 
 def _hashed(text: str) -> int:
     return _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
+
+
+def check_generator(owner: str, generator: Any, count: int) -> None:
+    """`ReproError` unless `generator` is None, one torch generator, or a list of one for each of `count` images."""
+    listed = generator if isinstance(generator, list) else [generator] * count
+    if len(listed) != count or not all(isinstance(one, torch.Generator | None) for one in listed):
+        found = f"{len(listed)} generators" if isinstance(generator, list) else f"generator {generator!r}"
+        raise ReproError(f"{owner}: got {found}; accepted: one torch.Generator, or a list of {count}, one an image")
 
 
 class KeyedNoise:

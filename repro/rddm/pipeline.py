@@ -22,6 +22,7 @@ from torch import Tensor
 from repro.data.images import ImageSource, image_batch, to_model
 from repro.ddpm.samplers import spaced
 from repro.engine.checkpoint import load_checkpoint
+from repro.engine.rng import check_generator
 from repro.errors import ReproError, one_of
 from repro.nn.unet import tiled
 from repro.rddm import process
@@ -184,8 +185,7 @@ class RDDMPipeline(DiffusionPipeline):
                 raise ReproError(f"RDDMPipeline: got seed {seed!r}; accepted: a whole number of 64 bits") from None
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
         y = to_model(image_batch(image, channels=channels)).to(device, dtype)  # (B, C, H, W) in [-1, 1]
-        if isinstance(generator, list) and len(generator) != len(y):
-            raise ReproError(f"give one generator an image: got {len(generator)} generators for {len(y)} images")
+        check_generator("RDDMPipeline", generator, len(y))
         if tile == "auto":
             tile = TILE if max(y.shape[2:]) > WHOLE else None
         if tile is not None and not (isinstance(tile, int) and tile > OVERLAP):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from repro.data.images import ImageSource, read_image, to_model
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, check_generator
 from repro.errors import ReproError, one_of
 from repro.nn.unet import pad_to_multiple, tile_starts, unpad
 from repro.ucdir.model import TRAINING, UCDIR, linear_levels
@@ -253,10 +253,10 @@ class UCDIRPipeline(DiffusionPipeline):
         one_of("output_type", output_type, ("pil", "np", "pt"))
         given, device = scalars(self.model, task or self.config.task, strength), self._execution_device
         listed = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
+        if not listed:
+            raise ReproError("UCDIRPipeline: got no image; accepted: at least one")
+        check_generator("UCDIRPipeline", generator, len(listed))
         generators = generator if isinstance(generator, list) else [generator] * len(listed)
-        if not listed or len(generators) != len(listed):
-            found = f"{len(listed)} images, {len(generators)} generators"
-            raise ReproError(f"UCDIRPipeline: got {found}; accepted: at least one image, one generator or one an image")
         if not (tiles is None or tiles == "auto" or isinstance(tiles, Tiles)):
             raise ReproError(f"UCDIRPipeline: got tiles {tiles!r}; accepted: 'auto', None or Tiles(size, margin)")
 

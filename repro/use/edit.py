@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from repro.errors import ReproError
+from repro.errors import ReproError, whole
 
 EFFECTS = ("blur", "grain", "reference", "mask", "sharpen")
 FILM_SAMPLES = 200  # points a pixel: their noise is a third of the grain's or less
@@ -60,6 +60,9 @@ class Edit:
         vector = EditingVector(self.blur, self.grain, bool(self.reference), bool(self.mask), self.sharpen)
         if self.variant.startswith("single-") and vector.active != (self.variant.removeprefix("single-"),):
             raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active)}")
+        whole("--steps", self.steps, 1, 1000)
+        if not 0 <= self.eta <= 1:
+            raise ReproError(f"--eta is {self.eta:g}; accepted: 0 to 1")
         photo, note = read_srgb(self.photo)
         effects["reference"], other = read_srgb(self.reference) if self.reference else (None, "")
         for text in filter(None, (note, other)):
