@@ -8,6 +8,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tiny import refused, shaken
 
+from repro.data.images import resize
 from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import save_checkpoint
@@ -164,6 +165,21 @@ def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
     for net in (tiny_ddpm.unet, RDDMNet("res", condition=False, **SMALL)):
         with pytest.raises(ReproError, match=f"with condition=True .*: got {type(net).__name__} and RDDMScheduler"):
             make(net)
+
+
+def test_a_large_image_gets_the_change_of_a_reduced_copy(tmp_path):
+    pipe, call = make(shaken(RDDMNet("res", **SMALL))), {"num_inference_steps": 1, "seed": 0, "output_type": "pt"}
+    RDDMPipeline(pipe.unet, pipe.scheduler, side=16).save_pretrained(tmp_path)
+    reduced = RDDMPipeline.from_pretrained(tmp_path)
+    assert reduced.config.side == 16
+    small = torch.rand(1, 3, 16, 20, generator=seeded())
+    torch.testing.assert_close(reduced(small, **call).images, pipe(small, **call).images, rtol=0, atol=0)
+    large = torch.rand(1, 3, 48, 60, generator=seeded()) / 2 + 0.25
+    copy = resize(large, 16)
+    change = pipe(copy, **call).images - copy
+    assert change.abs().max() > 0.01
+    wanted = (large + resize(change / 4 + 0.5, (48, 60)) * 4 - 2).clamp(0, 1)
+    torch.testing.assert_close(reduced(large, **call).images, wanted, rtol=0, atol=1e-5)
 
 
 def test_wrong_calls_are_refused():

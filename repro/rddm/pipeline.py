@@ -18,8 +18,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.nn import functional as F
 
-from repro.data.images import ImageSource, image_batch, to_model
+from repro.data.images import ImageSource, image_batch, resize, to_model
 from repro.ddpm.samplers import spaced
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import check_generator
@@ -31,6 +32,7 @@ from repro.rddm.process import Objective, by_config
 from repro.rddm.samplers import Rule, Sampler, times
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
+SIDE = 384  # pixels of the shorter side up to which the network for use sees a raindrop photograph at its own size
 
 
 class RDDMScheduler(SchedulerMixin, ConfigMixin):
@@ -126,11 +128,16 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
 
 class RDDMPipeline(DiffusionPipeline):
     """Restores images with one network, an `RDDMNet` or `PublishedNet` whose input is the degraded image, and one
-    scheduler, of the objective that the network was trained for."""
+    scheduler, of the objective that the network was trained for.
+
+    `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
+    that it makes is enlarged and added to the image. For degradations as large as raindrops, which in a large image are
+    larger than all that the network was trained with. None: every image is seen at its own size.
+    """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: Predictor, scheduler: RDDMScheduler) -> None:
+    def __init__(self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None) -> None:
         super().__init__()
         if not isinstance(unet, Predictor) or not unet.config.condition or not isinstance(scheduler, RDDMScheduler):
             found = f"{type(unet).__name__} and {type(scheduler).__name__}"
@@ -139,6 +146,7 @@ class RDDMPipeline(DiffusionPipeline):
         if learned != objective:
             raise ReproError(f"the network was trained for {learned!r}: it cannot be used as {objective!r}")
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(side=side)
 
     @classmethod
     def shipped(cls, task: str = "raindrop", variant: str = "use") -> Self:
@@ -148,7 +156,8 @@ class RDDMPipeline(DiffusionPipeline):
             raise ReproError(f"RDDMPipeline: {variant!r} does not start from the degraded image")
         network = copy.deepcopy(load_checkpoint(f"rddm-{task}-{variant}-s0"))  # which is shared
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
-        return cls(network, RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0))
+        scheduler = RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0)
+        return cls(network, scheduler, SIDE if variant == "use" else None)
 
     @torch.no_grad()
     def __call__(
@@ -184,7 +193,9 @@ class RDDMPipeline(DiffusionPipeline):
             except (RuntimeError, TypeError, ValueError):
                 raise ReproError(f"RDDMPipeline: got seed {seed!r}; accepted: a whole number of 64 bits") from None
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
-        y = to_model(image_batch(image, channels=channels)).to(device, dtype)  # (B, C, H, W) in [-1, 1]
+        given, side = image_batch(image, channels=channels), self.config.side
+        seen = resize(given, side) if side and min(given.shape[2:]) > side else given
+        y = to_model(seen).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         check_generator("RDDMPipeline", generator, len(y))
         if tile == "auto":
             tile = TILE if max(y.shape[2:]) > WHOLE else None
@@ -204,6 +215,9 @@ class RDDMPipeline(DiffusionPipeline):
                 output = torch.cat([tiled(predict, one, tile, OVERLAP) for one in both.split(1)])
             x = self.scheduler.step(output, t, x, y, eta=eta, generator=generator).prev_sample
 
+        if seen is not given:
+            change = (x - y).float().cpu()
+            x = to_model(given) + F.interpolate(change, given.shape[2:], mode="bicubic", antialias=True)
         images = VaeImageProcessor().postprocess(x, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

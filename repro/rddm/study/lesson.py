@@ -18,7 +18,7 @@ from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.study import Exercise, Judge, check_answer, like, near, same, tensors
 from repro.errors import ReproError
-from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
+from repro.rddm.pipeline import SIDE, RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMSchedule, by_config
 from repro.rddm.samplers import Net, Sampler
 from repro.rddm.study.experiments import BASELINES, PROFILES, USE, TaskConfig, degraded, learning_of, name_of
@@ -256,7 +256,7 @@ def own_full(
     ours = pack.image(PHOTOS[example])
     image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
     scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
-    pipe = RDDMPipeline(net.network, scheduler)
+    pipe = RDDMPipeline(net.network, scheduler, SIDE if strategy == FOR_USE else None)
     pipe.set_progress_bar_config(disable=True)
     return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
