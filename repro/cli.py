@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
-    of_pairs = name in PAIRS and any(argument.endswith(".toml") for argument in arguments)
+    of_pairs = name in PAIRS and any(argument.lower().endswith(".toml") for argument in arguments)
     module, kind, text, examples = (PAIRS if of_pairs else COMMANDS)[name]
     listed = "\n".join(f"  repro {name} {example}".rstrip() for example in examples)
     about = {"prog": f"repro {name}", "description": f"{text}\n\nexamples:\n{listed}"}
@@ -104,7 +104,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _sentence(box: str) -> str:
     """The parser's error, several lines in a box, as one sentence."""
-    text = " ".join(re.sub("[│╭╮╰╯]|─+", " ", box.split("\n", 1)[1]).split())
+    text = " ".join(re.sub("[│╭╮╰╯]|─+|-{4,}", " ", box.split("\n", 1)[1]).split())
     if found := re.search(r"parsing (\S+): .*?('.*?').* helptext: \S+ ([A-Z .]+) ", text):
         return f"{found[1]}: got {found[2]}; accepted: {found[3]}"
     return re.sub(r" For full helptext.*|\(required\)", "", text)

@@ -1,5 +1,6 @@
 """The editing networks: the vector and its mapping, the U-Net, the VQ autoencoder, the pix2pix baseline."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given as drawn
@@ -67,6 +68,7 @@ def test_out_of_range_is_refused():
         "sharpen is a pair": dict(sharpen=2.0),
     }
     refused(cases, lambda arguments: EditingVector(**arguments))
+    assert EditingVector(blur=np.float32(0.5)).active == ("blur",)
 
 
 def rows() -> Tensor:

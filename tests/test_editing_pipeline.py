@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from repro.editing.study import experiments
 from repro.editing.study.experiments import SMOKE
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint, save_checkpoint
-from repro.engine.provenance import provenance_of
+from repro.engine.provenance import provenance_of, shell
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.use.edit import FILM_SAMPLES
@@ -206,8 +207,11 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
-        (["photo.png", "--blur", "1", "--seed", str(2**64)], "a seed has 64 bits"),
-        (["photo.png", "--blur", "1", "--seed", "-1"], "a seed has 64 bits"),
+        (
+            ["photo.png", "--blur", "1", "--seed", str(2**64)],
+            "--seed: got 18446744073709551616; accepted: a whole number",
+        ),
+        (["photo.png", "--blur", "1", "--seed", "-1"], "--seed: got -1; accepted: a whole number, 0 to"),
         (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
         (["photo.png", "--film", "0.01"], "accepted: 0.1 to 10"),
         (
@@ -232,6 +236,8 @@ def test_a_name_that_is_no_text_stands_in_the_provenance(photo, capsys):
     # What is told runs in bash as it stands: the words are those that were given.
     echoed = subprocess.run(["bash", "-c", f"printf '%s\\0' {told}"], capture_output=True, check=True).stdout
     assert echoed.split(b"\0")[2] == b"caf\xe9.png"
+    words = shell("edit", Path("-a b.png"), {"mask": Path("-m.png"), "blur": 0.5}, Path("out.png"))
+    assert words == "repro edit './-a b.png' --mask ./-m.png --blur 0.5 -o out.png"
 
 
 SIDE = WHOLE * 4  # pixels up to which an image goes through in one piece

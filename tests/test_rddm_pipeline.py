@@ -78,8 +78,8 @@ def test_pipeline_restores_what_a_constant_network_says():
     image, pipe = 0.3 + 0.5 * IMAGE, make(net, num_train_timesteps=50)
     found = pipe(image, generator=seeded(), num_inference_steps=3, output_type="pt").images
     torch.testing.assert_close(found, image - 0.25)
-    large = 0.3 + 0.5 * KeyedNoise(0, [0], "image").uniform((3, 70, 90))
-    torch.testing.assert_close(pipe(large, num_inference_steps=2, tile=66, output_type="pt").images, large - 0.25)
+    large = 0.3 + 0.5 * KeyedNoise(0, [0], "image").uniform((3, 140, 180))
+    torch.testing.assert_close(pipe(large, num_inference_steps=2, tile=128, output_type="pt").images, large - 0.25)
     pipe, settings = make(shaken(RDDMNet("res", **SMALL))), {"seed": 0, "num_inference_steps": 2, "output_type": "pt"}
     whole, one_tile = (pipe(IMAGE, tile=tile, **settings).images for tile in (None, 128))
     torch.testing.assert_close(whole, one_tile)
@@ -190,9 +190,9 @@ def test_wrong_calls_are_refused():
         "got generator 5; accepted: one torch.Generator": {"generator": 5},
         "one of the two": {"generator": torch.Generator(), "seed": 1},
         "got 1001": {"num_inference_steps": 1001},
-        "tile is 64": {"tile": 64},
+        "tile is 127: accepted: at least 128": {"tile": 127},
         "tile is 'all'": {"tile": "all"},
-        "got seed 18446744073709551616; accepted: a whole number of 64 bits": {"seed": 2**64},
+        "seed: got 18446744073709551616; accepted: a whole number, 0 to 18446744073709551615": {"seed": 2**64},
     }
     refused(cases, lambda settings: make(RDDMNet("res", **SMALL))(**{"image": IMAGE, **settings}))
 

@@ -233,6 +233,8 @@ def test_bad_input_is_one_sentence(monkeypatch):
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"num_inference_steps": 0}, "sampling steps: got 0; accepted: a whole number"),
         ((40, 56), {"num_inference_steps": 2.5}, "sampling steps: got 2.5; accepted: a whole number"),
+        ((40, 56), {"start": 1.0}, "got start 1.0, clip 1.0; accepted: 0 to below 1, above 0 or None"),
+        ((40, 56), {"clip": 0}, "got start 0.97, clip 0; accepted"),
         ((40, 56), {"output_type": "tiff"}, "output_type 'tiff' is unknown"),
         ((40, 56), {"tiles": 256}, "got tiles 256; accepted: 'auto', None or Tiles"),
         ((40, 56), {"generator": [None, None]}, "got 2 generators; accepted: one torch.Generator, or a list of 1"),
@@ -240,8 +242,9 @@ def test_bad_input_is_one_sentence(monkeypatch):
     ):
         with pytest.raises(ReproError, match=words):
             pipe(picture(*size), **settings)
-    with pytest.raises(ReproError, match=r"got Tiles\(size=32, margin=16\)"):
-        Tiles(32, 16)
+    for sides in ((32, 16), (64.0, 8.0)):
+        with pytest.raises(ReproError, match=rf"got Tiles\(size={sides[0]}, margin={sides[1]}\)"):
+            Tiles(*sides)
     monkeypatch.setattr(pipeline.os, "sysconf", lambda name: 1000)
     with pytest.raises(ReproError, match=r"in one piece needs about .* use tiles"):
         pipe(picture(200, 200), tiles=None)

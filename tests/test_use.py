@@ -133,6 +133,7 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "--task", "jpeg", "--method", "x"], "--method 'x' is unknown: choose one of ucdir, rddm, adir"),
         (["photo.jpg", "--task", "jpeg", "--checkpoint", "x"], "it alone, without --method and --task"),
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
+        (["photo.jpg", "--task", "sr4", "--adapt", "foo"], "--adapt 'foo' is unknown: choose one of neighbours"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
         (["photo.jpg", "--task", "jpeg", "--seed", str(2**64)], f"--seed is {2**64}; accepted: 0 to {2**64 - 1}"),
         (["photo.jpg", "--task", "jpeg", "--steps", "0"], "--steps is 0; accepted: 1 to 1000"),
@@ -251,8 +252,15 @@ def test_mistakes_are_found_before_training(tmp_path):
         "training and of test": ("[evaluate]\ntest_inputs = 'low'\ntest_targets = 'high'\n[train]\ncrop = 32\n", {}),
         "the same files": ("[train]\ncrop = 32\n", {"targets": "low"}),
         "not a TOML file": ("[[train]\n", {}),
+        "batch stands there twice, in two sections": ("[train]\nbatch = 2\n[evaluate]\nbatch = 9\n", {}),
     }
     refused(cases, lambda body, changes: pairs.check(pairs.read(toml(tmp_path, body, **changes))))
+    damaged = tmp_path / "high/1.png"  # the one held out
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    refused(
+        {"1.png: the image is truncated": "[train]\ncrop = 32\n[evaluate]\nheld_out = 0.4\n"},
+        lambda body: pairs.check(pairs.read(toml(tmp_path, body))),
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -268,6 +276,7 @@ def test_the_examples_are_complete_and_what_is_missing_is_named(tmp_path, capsys
     for command, sentence in (
         (["train", "my.toml"], "2.png: no partner in"),
         (["train", "none.toml"], "no such file; examples to copy: "),
+        (["train", "my.TOML", "--until", "0"], "--until: got 0; accepted: a whole number, 1 to"),
         (["evaluate", "my.toml"], "no trained network"),
         (["restore", "high/0.png", "--checkpoint", "high"], "holds no pipeline"),
     ):

@@ -30,7 +30,7 @@ from repro.ddpm.process import model_fn
 from repro.ddpm.samplers import sample
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.metrics.features import efficientnet_lite0, extract
 from repro.paths import write_bytes
 
@@ -150,6 +150,7 @@ class ADIR:
             state: a folder; an adaptation that was interrupted goes on by the same call.
         """
         factor = {"sr4": 4, "sr8": 8}.get(one_of("task", task, TASKS), 1)
+        whole("number of sampling steps", steps, 2, SCHEDULE.T)
         if measurement.ndim != 3 or measurement.shape[0] != 3:
             raise ReproError(f"a measurement is one image (3, h, w) in [0, 1]: got {tuple(measurement.shape)}")
         height, width = (n * factor for n in measurement.shape[1:])

@@ -21,7 +21,7 @@ from torch import Tensor
 from repro.errors import ReproError
 
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _CORRUPT = "the image is truncated or corrupt ({error})"
 

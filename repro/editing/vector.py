@@ -9,6 +9,7 @@ The colour reference and the inpainting mask are images and travel beside the ve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple, Self
 
 import torch
@@ -59,7 +60,7 @@ class EditingVector:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
         for entry, value in zip(SCALARS, (self.blur, self.grain, *pair), strict=True):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = isinstance(value, Real) and not isinstance(value, bool)
             if value is not None and not (number and entry.low <= value <= entry.high):
                 got, accepted = f"{value:g}" if number else repr(value), f"{entry.low:g} to {entry.high:g}"
                 raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {got}; accepted: {accepted}")

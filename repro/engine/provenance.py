@@ -49,12 +49,16 @@ class Provenance:
 def shell(kind: str, photo: Path, options: Mapping[str, Any], out: Path) -> str:
     """The `repro edit` or `repro restore` that makes `out` of a photo again, with all `options` that are not None, as
     bash reads it: a name with bytes that are not UTF-8 stands as $'caf\\xe9.jpg'."""
-    words = ["repro", kind, str(photo)]
+    words = ["repro", kind, _word(photo)]
     for name, value in options.items():
         if value is not None and name not in ("photo", "out"):
-            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-    words += ["-o", str(out)]
+            words += [f"--{name}", *map(_word, value if isinstance(value, tuple) else (value,))]
+    words += ["-o", _word(out)]
     return " ".join(map(_quoted, words))
+
+
+def _word(value: Any) -> str:
+    return f"./{value}" if isinstance(value, Path) and str(value).startswith("-") else str(value)
 
 
 def _quoted(word: str) -> str:
@@ -128,10 +132,11 @@ def provenance_of(path: Path | str) -> Provenance:
     suffix = (path := Path(path)).suffix.lower()
     source = path.with_suffix(".md") if suffix == ".csv" else path
     if missing := [file for file in (path, source) if not file.is_file()]:
-        raise ReproError(f"{missing[0]}: no such file")
+        raise ReproError(f"{missing[0]}: {'is a folder' if missing[0].is_dir() else 'no such file'}")
     text = _decoded(path)[1] if suffix in (".png", ".jpg") else source.read_text("utf-8", "replace")
     try:
         fields = json.loads(_COMMENT.search(text)[1])
         return Provenance(tuple(fields["records"]), fields["command"])
     except (ValueError, KeyError, TypeError):
-        raise ReproError(f"{source}: carries no provenance: not made by this repository, or changed since") from None
+        why = "not made by this repository, or changed since, or a photograph that is no .png"
+        raise ReproError(f"{source}: carries no provenance: {why}") from None

@@ -24,7 +24,7 @@ from repro.data.images import ImageSource, image_batch, resize, to_model
 from repro.ddpm.samplers import spaced
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import check_generator
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.nn.unet import tiled
 from repro.rddm import process
 from repro.rddm.model import Predictor
@@ -188,10 +188,7 @@ class RDDMPipeline(DiffusionPipeline):
         if seed is not None:
             if generator is not None:
                 raise ReproError("RDDMPipeline: got a generator and a seed; accepted: one of the two")
-            try:
-                generator = torch.Generator().manual_seed(seed)
-            except (RuntimeError, TypeError, ValueError):
-                raise ReproError(f"RDDMPipeline: got seed {seed!r}; accepted: a whole number of 64 bits") from None
+            generator = torch.Generator().manual_seed(whole("RDDMPipeline: seed", seed, 0, 2**64 - 1))
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
         given, side = image_batch(image, channels=channels), self.config.side
         seen = resize(given, side) if side and min(given.shape[2:]) > side else given
@@ -199,8 +196,8 @@ class RDDMPipeline(DiffusionPipeline):
         check_generator("RDDMPipeline", generator, len(y))
         if tile == "auto":
             tile = TILE if max(y.shape[2:]) > WHOLE else None
-        if tile is not None and not (isinstance(tile, int) and tile > OVERLAP):
-            raise ReproError(f"tile is {tile!r}: accepted: more than the {OVERLAP} pixels that tiles overlap, or None")
+        if tile is not None and not (isinstance(tile, int) and tile >= 2 * OVERLAP):
+            raise ReproError(f"tile is {tile!r}: accepted: at least {2 * OVERLAP} pixels, 'auto' or None")
 
         def predict(both: Tensor) -> Tensor:
             return self.unet(both[:, :channels], torch.full((len(both),), t, device=device), both[:, channels:]).sample

@@ -106,7 +106,7 @@ class Tiles:
     margin: int = 32
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or self.size <= 2 * self.margin:
+        if not isinstance(self.size + self.margin, int) or self.margin < 0 or self.size <= 2 * self.margin:
             raise ReproError(f"tiles: a margin lies between 0 and half the tile: got {self}")
 
     def along(self, length: int) -> list[tuple[int, int, int]]:
@@ -257,6 +257,8 @@ class UCDIRPipeline(DiffusionPipeline):
             raise ReproError("UCDIRPipeline: got no image; accepted: at least one")
         check_generator("UCDIRPipeline", generator, len(listed))
         generators = generator if isinstance(generator, list) else [generator] * len(listed)
+        if not (0 <= start < 1 and (clip is None or clip > 0)):
+            raise ReproError(f"UCDIRPipeline: got start {start}, clip {clip}; accepted: 0 to below 1, above 0 or None")
         if not (tiles is None or tiles == "auto" or isinstance(tiles, Tiles)):
             raise ReproError(f"UCDIRPipeline: got tiles {tiles!r}; accepted: 'auto', None or Tiles(size, margin)")
 

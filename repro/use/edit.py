@@ -61,6 +61,7 @@ class Edit:
         if self.variant.startswith("single-") and vector.active != (self.variant.removeprefix("single-"),):
             raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active)}")
         whole("--steps", self.steps, 1, 1000)
+        whole("--seed", self.seed, 0, 2**64 - 1)
         if not 0 <= self.eta <= 1:
             raise ReproError(f"--eta is {self.eta:g}; accepted: 0 to 1")
         photo, note = read_srgb(self.photo)

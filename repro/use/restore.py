@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
 import tyro
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from repro import paths
 from repro.adir.adapt import USE
-from repro.adir.pipeline import ADIR, index_files
+from repro.adir.pipeline import ADIR, Adapt, index_files
 from repro.data.decoding import SUFFIXES
 from repro.data.files import list_images
 from repro.data.images import check_writable, image_size, read_srgb
@@ -93,6 +93,7 @@ def _shipped_ucdir(task: str) -> tuple[Run, str]:
 
 
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
+    one_of("--adapt", adapt, get_args(Adapt))
     pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
     for name in index.skipped if index else ():
         print(f"{name}: is no readable image, left out of the neighbours")

@@ -23,7 +23,7 @@ from repro.engine.rng import KeyedNoise
 from repro.engine.stats import MIN_UNITS, mean_interval
 from repro.engine.tables import csv_text
 from repro.engine.train import DEVICE, Recipe, places_to_indices, precision_here, seeded, train, with_progress
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.metrics import protocols
 from repro.paths import write_text
 from repro.ui.plots import tile
@@ -78,7 +78,7 @@ KINDS = {each.name: each.type for each in dataclasses.fields(PairsFile)}
 def read(path: Path) -> PairsFile:
     """The file, with the method's defaults filled in. Raises `ReproError` naming file and key for anything wrong."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         examples = ", ".join(str(p) for p in sorted(EXAMPLES.glob("*.toml")))
         raise ReproError(f"{path}: no such file; examples to copy: {examples}") from None
@@ -86,7 +86,10 @@ def read(path: Path) -> PairsFile:
         raise ReproError(f"{path}: not a TOML file ({error})") from None
     values: dict[str, Any] = {}
     for key, value in content.items():
-        values |= value if key in ("train", "evaluate") and isinstance(value, dict) else {key: value}
+        part = value if key in ("train", "evaluate") and isinstance(value, dict) else {key: value}
+        if twice := values.keys() & part.keys():
+            raise ReproError(f"{path}: {min(twice)} stands there twice, in two sections; accepted: once")
+        values |= part
     values = {one_of(f"{path}: key", key, KINDS): _value(path, key, value) for key, value in values.items()}
     if missing := [key for key in ("method", "inputs", "targets", "out") if key not in values]:
         raise ReproError(f"{path}: {missing[0]} is missing; method, inputs, targets and out are needed")
@@ -117,8 +120,8 @@ def _value(path: Path, key: str, value: Any) -> Any:
 
 
 def check(file: PairsFile) -> tuple[ImageSet, list[Pair], str]:
-    """The pairs of training, those held out, which share none, and a summary, after reading every header. Raises
-    `ReproError` for the first pair that cannot be trained on."""
+    """The pairs of training, those held out, which share none, and a summary, after reading every header and the
+    pixels of those held out. Raises `ReproError` for the first pair that cannot be used."""
     pairs = _pairs(file.inputs, file.targets, file.any_names)
     if file.test_inputs is not None and file.test_targets is not None:
         train, test = pairs, _pairs(file.test_inputs, file.test_targets, file.any_names)
@@ -137,6 +140,8 @@ def check(file: PairsFile) -> tuple[ImageSet, list[Pair], str]:
     if min(small) < file.crop:
         accepted = f"at least {file.crop} pixels a side, or a smaller crop"
         raise ReproError(f"{sizes[small]}: {small[0]}x{small[1]} is smaller than the crop; accepted: {accepted}")
+    for pair in test:  # a damaged one would be found after the training; of the others the training itself reads all
+        pair.load()
     span = f"{small[0]}x{small[1]}" + (f" to {large[0]}x{large[1]}" if small != large else "")
     summary = f"{len(train)} pairs for training, {len(test)} held out, {span} pixels, crops of {file.crop}"
     return ImageSet.of_pairs(train), test, summary
@@ -178,6 +183,8 @@ class TrainPairs:
     """check the pairs and draw the first batch, without training"""
 
     def run(self) -> int:
+        if self.until is not None:
+            whole("--until", self.until, 1, 10**12)
         file = read(self.file)
         images, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
