@@ -105,11 +105,10 @@ def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012)
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule shifted and scaled so that its last step holds no signal (Lin et al. 2024, Algorithm 1): the noise
     does not determine the image there, so the network has to predict v."""
-    a = (schedule.a - schedule.a[-1]) * (schedule.a[0] / (schedule.a[0] - schedule.a[-1]))  # the first stays
-    alpha_bar = a**2
-    betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
     config = {**schedule.config, "zero_terminal_snr": True} if schedule.config else {}
-    return Schedule(f"{schedule.name}, zero terminal SNR", betas, config)
+    return Schedule(f"{schedule.name}, zero terminal SNR", rescale_zero_terminal_snr(schedule.betas), config)
 
 
 def by_name(name: str, **kwargs: Any) -> Schedule:

@@ -129,20 +129,18 @@ def _weights(length: int, size: int) -> Tensor:
 # A test proves the network equal to that of the package `lpips`. Its weights ship with the repository, in fp16 (used in
 # fp32, which moves the distance by less than 1e-3).
 LPIPS_SIDE = 31  # pixels, the smallest side: below it AlexNet's second pooling has nothing to pool
-# Each convolution by its index in torchvision's `features`: channels in and out, kernel, stride, padding.
-_CONVOLUTIONS = {
-    "0": (3, 64, 11, 4, 2), "3": (64, 192, 5, 1, 2), "6": (192, 384, 3, 1, 1), "8": (384, 256, 3, 1, 1),
-    "10": (256, 256, 3, 1, 1),
-}  # fmt: skip
 
 
 class LpipsAlex(nn.Module):
     """Distance of two image batches (B, 3, H, W) in [-1, 1] -> (B,), as `lpips.LPIPS(net="alex")` gives it."""
 
     def __init__(self) -> None:
+        from torchvision.models import alexnet
+
         super().__init__()
-        self.features = nn.ModuleDict({name: nn.Conv2d(*shape) for name, shape in _CONVOLUTIONS.items()})
-        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(shape[1])) for shape in _CONVOLUTIONS.values()])
+        with torch.device("meta"):  # the weights come from a file
+            self.features = alexnet().features[:-1]
+            self.heads = nn.ParameterList(torch.empty(width) for width in (64, 192, 384, 256, 256))
         # The ImageNet mean and deviation, for inputs in [-1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
@@ -151,11 +149,10 @@ class LpipsAlex(nn.Module):
         """The five ReLU outputs, each scaled to unit length over channels."""
         x = (x - self.shift) / self.scale
         outputs = []
-        for layer, conv in enumerate(self.features.values()):
-            if layer in (1, 2):
-                x = F.max_pool2d(x, kernel_size=3, stride=2)
-            x = F.relu(conv(x))
-            outputs.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                outputs.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
         return outputs
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
@@ -170,7 +167,8 @@ def lpips_network(device: str = "cpu") -> LpipsAlex:
     with reading(WEIGHTS / "lpips-alexnet" / "model.npz") as file, np.load(file, allow_pickle=False) as stored:
         # (2, ...) each, low and high bytes: the high ones can be compressed.
         halves = {name: np.stack(tuple(stored[name]), axis=-1).view("<f2")[..., 0] for name in stored.files}
-        model.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()})
+        weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in halves.items()}
+        model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval().to(device)
 
 

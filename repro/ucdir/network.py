@@ -12,6 +12,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d
 
 from repro.errors import ReproError
 from repro.nn.unet import pad_to_multiple, sinusoid, unpad
@@ -154,16 +155,10 @@ class Predictor(nn.Module):
         return x + out if self.light else out
 
 
-class PositionNorm(nn.LayerNorm):
-    """LayerNorm over the channels of every position, so that a tile's result does not depend on its size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-# "layer": the paper's words; "one-group": the public code's "LayerNorm", statistics over C, H and W together.
+# "layer": the paper's words, over the channels of every position, so that a tile's result does not depend on its size;
+# "one-group": the public code's "LayerNorm", statistics over C, H and W together.
 NORMS = {
-    "layer": PositionNorm,
+    "layer": LayerNorm2d,
     "one-group": lambda c: nn.GroupNorm(1, c),
     "group": lambda c: nn.GroupNorm(8, c),
     "none": lambda c: nn.Identity(),

@@ -76,9 +76,7 @@ def png(picture: Any) -> bytes:
         packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)  # (H, W)
         colours, indices = np.unique(packed, return_inverse=True)
         image = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8), mode="P")
-        image.putpalette(
-            np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes()
-        )
+        image.putpalette((colours[:, None] >> np.array([16, 8, 0])).astype(np.uint8).tobytes())
     effort = {"optimize": True} if hasattr(picture, "savefig") else {"compress_level": 6}
     image.save(buffer, format="PNG", **effort)
     return buffer.getvalue()
@@ -127,14 +125,12 @@ def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
     """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps."""
+    from skimage.util import montage
+
     pixels = [enlarge(to_uint8(image), scale) for image in images]
-    height, width, _ = pixels[0].shape
-    rows = -(-len(pixels) // cols)
-    canvas = np.full((rows * (height + gap) - gap, cols * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = index // cols * (height + gap), index % cols * (width + gap)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    layout = {"padding_width": gap, "grid_shape": (-(-len(pixels) // cols), cols), "channel_axis": 3}
+    framed = montage(pixels, fill=[255] * 3, **layout)
+    return np.ascontiguousarray(framed[gap : len(framed) - gap, gap : framed.shape[1] - gap])
 
 
 def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
