@@ -253,18 +253,18 @@ def _strokes(seed: int, ids: Ids, height: int, width: int) -> list[Tensor]:
 class TargetRules:
     """What the paper leaves open about its targets, decided; data of a benchmark, hashed with it.
 
-    order: of the effects on the target. fill: of a hole in the source, in [0, 1]; the paper's product with the mask is
-    0 or 0.5 as images are in [0, 1] or [-1, 1] then. longest: pixels of the path of blur at beta = 1, None for an
-    eighth of the image's shorter side. Colour is Reinhard's transfer, grain the Gaussian field.
+    order: of the effects on the target. longest: pixels of the path of blur at beta = 1, None for an eighth of the
+    image's shorter side. Colour is Reinhard's transfer, grain the Gaussian field, a hole in the source black: the
+    paper's product with the mask is 0 or 0.5 as images are in [0, 1] or [-1, 1] then.
     """
 
     order: tuple[str, ...] = ("blur", "grain", "colour", "sharpen")
-    fill: float = 0.0
     longest: float | None = None
 
     def hashed(self) -> dict[str, Any]:
         """What the digest of a benchmark covers; choices that are no longer open stay in it."""
-        return {**asdict(self), "space": "lalphabeta", "ratio": "reinhard", "samples": 800, "grain": "field"}
+        closed = {"fill": 0.0, "space": "lalphabeta", "ratio": "reinhard", "samples": 800, "grain": "field"}
+        return {**asdict(self), **closed}
 
     def sequence(self, vector: EditingVector) -> tuple[EditingVector, ...]:
         """The request as single tasks, in the order in which a sequence of single-task models runs them."""

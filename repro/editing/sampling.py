@@ -17,8 +17,7 @@ from repro.ddpm.samplers import Step, ddim, ddim_invert, sample, spaced
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import TargetRules, cut_hole
 from repro.editing.model import EditingNet
-from repro.editing.vector import NAMES, EditingVector
-from repro.editing.vector import batch as as_tensor
+from repro.editing.vector import NAMES, EditingVector, batch
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.nn.unet import Box, pad_to_multiple, tiled, unpad
@@ -75,7 +74,7 @@ class Editor:
         check_request(image, vectors, reference, hole)
         device = self.network.device
         image, reference, hole = (p if p is None else p.to(device) for p in (image, reference, hole))
-        vector = as_tensor(vectors, device)
+        vector = batch(vectors, device)
         colour, inpaint = (vector[:, NAMES.index(task), None, None, None] > 0 for task in ("colour", "inpaint"))
         if hole is not None:
             hole = hole.to(image) * inpaint

@@ -15,8 +15,6 @@ Training reads files that are made once under the data folder (git-ignored): the
 five edits, keyed by the digest of the source, a `Bench` or `Reds`, and their latents, keyed by the autoencoder, too.
 """
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -36,11 +34,10 @@ from repro.data.grain import RADII
 from repro.data.images import resize, to_model
 from repro.editing.autoencoder import Autoencoder
 from repro.editing.effects import TargetRules, compose, cut_hole, free_form_mask
-from repro.editing.vector import TASKS, EditingVector
-from repro.editing.vector import batch as as_tensor
+from repro.editing.vector import TASKS, EditingVector, batch
 from repro.engine.rng import KeyedNoise
+from repro.engine.train import digest
 from repro.errors import ReproError
-from repro.paths import write_bytes
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")
@@ -91,7 +88,7 @@ class Split:
 
     def source(self, tasks: Sequence[str]) -> Tensor:
         """What an edit with these tasks on starts from."""
-        return cut_hole(self.sharp, self.hole, self.bench.rules.fill) if "inpaint" in tasks else self.sharp
+        return cut_hole(self.sharp, self.hole) if "inpaint" in tasks else self.sharp
 
     def target(self, tasks: Sequence[str]) -> Tensor:
         """What it is to give, in 256 levels."""
@@ -121,7 +118,7 @@ class Bench:
         """Short hash of everything above and of the images it is made from."""
         settings = asdict(self) | {"recipe": self.rules.hashed(), "pack": pack.pack_hash()}
         settings.pop("rules")
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(settings)
 
     def blocks(self, name: str, most: int) -> Iterator[Split]:
         """The crops of a split, at most so many at once."""
@@ -227,7 +224,7 @@ def edits(data: Split) -> Tensors:
     images = {"sharp": data.sharp, "reference": data.reference, "masked": data.source(["inpaint"])}
     images |= {task: data.target([task]) for task in TARGETS}
     out = {name: (value * 255).round().to(torch.uint8) for name, value in images.items()}
-    return {**out, "hole": data.hole.bool(), "vector": as_tensor(data.vectors)}
+    return {**out, "hole": data.hole.bool(), "vector": batch(data.vectors)}
 
 
 def encoded(autoencoder: Autoencoder, part: Mapping[str, Tensor]) -> Tensors:
@@ -269,7 +266,7 @@ def composites(autoencoder: Autoencoder, key: str, bench: Bench = BENCH) -> Tens
             vectors = tuple(vector.only(*COMBINATIONS[i]) for vector, i in drawn)
             for part in replace(whole, ids=ids, vectors=vectors).parts(_BLOCK):
                 latent = autoencoder.encode(to_model(part.target(TASKS)).to(autoencoder.device))
-                yield {"composite": latent.half().cpu(), "composite vector": as_tensor(part.vectors)}
+                yield {"composite": latent.half().cpu(), "composite vector": batch(part.vectors)}
 
     return _stored(bench, f"train-composites-{key[:16]}", make())
 
@@ -279,8 +276,8 @@ def _stored(source: Any, name: str, made: Iterable[Tensors]) -> Tensors:
     file = paths.data() / "editing-bench" / f"v{source.version}-{source.digest()}" / f"{name}.safetensors"
     if not file.exists():
         parts = list(made)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, save({name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}))
+        joined = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+        paths.write_bytes(file, save(joined))
     try:
         return load_file(file)
     except SafetensorError as error:

@@ -152,7 +152,7 @@ def editor_of(config: EditingConfig, variant: str, seed: int = 0) -> Editor:
     """A trained variant, ready to edit. Raises `ReproError` where its weights are not here."""
     autoencoder, prediction = load_autoencoder(config), learning_of(variant, config).prediction
     network = load_checkpoint(name_of(variant, seed, config.name)).to(autoencoder.device)
-    return Editor(network, autoencoder, schedule_of(variant), prediction, config.bench.rules.fill)
+    return Editor(network, autoencoder, schedule_of(variant), prediction)
 
 
 def autoencoder_task(config: EditingConfig) -> Task:

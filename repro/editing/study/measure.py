@@ -22,8 +22,7 @@ from repro.editing.study.benchmark import UNSEEN, Split, unseen
 from repro.editing.study.experiments import LONGER, TAUGHT, EditingConfig, editor_of, name_of
 from repro.editing.study.pix2pix import Pix2PixGenerator
 from repro.editing.study.probes import STRENGTHS, mean_lab, rank_correlation, sharpen_strength
-from repro.editing.vector import NAMES, TASKS, EditingVector
-from repro.editing.vector import batch as as_tensor
+from repro.editing.vector import NAMES, TASKS, EditingVector, batch
 from repro.engine.checkpoint import find, load_checkpoint, trained, weights_hash
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -179,7 +178,7 @@ def by_pix2pix(generator: Pix2PixGenerator, data: Split, tasks: Sequence[str]) -
     """The GAN baseline, of sides that are multiples of the generator's `factor`."""
     made = []
     for part in data.parts(_BATCH):
-        vectors = as_tensor([vector.only(*tasks) for vector in part.vectors])
+        vectors = batch([vector.only(*tasks) for vector in part.vectors])
         colours = to_model(part.reference) if "colour" in tasks else torch.zeros_like(part.sharp)
         made.append(to_unit(generator(to_model(part.source(tasks)), colours, vectors)))
     return torch.cat(made)

@@ -12,7 +12,6 @@ start at zero, so that training begins at the pretrained model; nothing but the 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -32,6 +31,7 @@ from repro.data.images import read_image
 from repro.editing.effects import TargetRules, free_form_mask
 from repro.editing.model import EditingNet
 from repro.editing.study.benchmark import VERSION, Split, parameters, reference_rows
+from repro.engine.train import digest
 from repro.errors import ReproError
 
 _HELD = 8  # one in eight of the training sequences is held out, for choices: 30 of 240
@@ -55,7 +55,7 @@ class Reds:
         files = [path for pair in pairs for path in (pair.target, pair.input)]
         sizes = [[file.relative_to(self.root).as_posix(), file.stat().st_size] for file in files]
         settings = {"crop": self.crop, "recipe": self.rules.hashed(), "version": self.version}
-        return hashlib.sha256(json.dumps({**settings, "files": sizes}, sort_keys=True).encode()).hexdigest()[:16]
+        return digest({**settings, "files": sizes})
 
     def pairs(self, name: str) -> tuple[Pair, ...]:
         """Blurred (input) and sharp (target) frames of "train" or "test"."""
