@@ -29,7 +29,6 @@ from repro.data.degradations import Noises
 from repro.data.files import cut
 from repro.data.images import resize, to_model
 from repro.ddpm import process
-from repro.ddpm.process import Schedule, by_name
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import digest, load_state, save_state
@@ -39,7 +38,7 @@ from repro.metrics.pixel import LPIPS_SIDE, lpips_network
 PRIOR = "adir-prior-main-s0"  # what the tables measure
 USE = "adir-prior-use-s0"  # what users get: the same network with factors learned on recoloured photographs
 RECOLOURED = 0.3  # share of the crops that those factors are trained on
-SCHEDULE = by_name("linear", T=1000, beta_1=1e-4, beta_T=0.02)  # of DDPM and of guided-diffusion
+SCHEDULE = process.by_name("linear", T=1000, beta_1=1e-4, beta_T=0.02)  # of DDPM and of guided-diffusion
 SIZE = 64  # side of the crops, in pixels
 SCALES = (64, 80, 96, 128, 160, 192)  # a photograph's shorter side before it is cut
 NETWORK = {  # of `repro.nn.unet.UNet`; it predicts noise and variance
@@ -273,7 +272,7 @@ def train(
 
 
 def loss(
-    model: process.Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule, settings: Adaptation
+    model: process.Model, x0: Tensor, t: Tensor, eps: Tensor, schedule: process.Schedule, settings: Adaptation
 ) -> tuple[Tensor, Tensor]:
     """(simple or hybrid loss, LPIPS of the clean estimate), means over the batch (eqs. 6, 20)."""
     x_t = process.q_sample(x0, t, eps, schedule)

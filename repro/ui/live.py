@@ -109,9 +109,8 @@ class LiveExplorer(Explorer):
         """Write the image (of `save`, where there is one) to a new file in build/, and say where it is."""
         with self._reporting("saving …"):
             folder, stem = paths.build() / "saved", Path(self.command.notebook).stem if self.command else "picture"
-            folder.mkdir(parents=True, exist_ok=True)
             path = next(path for n in range(1, 10**6) if not (path := folder / f"{stem}-{n}.png").exists())
-            path.write_bytes(png(self.saved(**self.params)))
+            paths.write_bytes(path, png(self.saved(**self.params)))
             self.message.value = _text(f"saved: {path}")
 
     def show(self) -> None:

@@ -53,16 +53,14 @@ def strip(
     rows = -(-len(pixels) // cols)
     aspect = max(p.shape[1] / p.shape[0] for p in pixels)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    with style():
-        inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
-        figure = PngFigure(figsize=inches, layout="constrained")
+    inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
+    with panels(inches, rows, cols, squeeze=False) as (figure, axes):
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        axes = list(figure.subplots(rows, cols, squeeze=False).flat)
-        for axis in axes:
+        for axis in axes.flat:
             axis.set_axis_off()
-        for axis, image in zip(axes, pixels, strict=False):
+        for axis, image in zip(axes.flat, pixels, strict=False):
             axis.imshow(image, interpolation="nearest" if image.shape[0] < size * DPI else "antialiased")
-        for axis, title in zip(axes, titles, strict=False):
+        for axis, title in zip(axes.flat, titles, strict=False):
             axis.set_title(title, pad=3)
     return figure
 

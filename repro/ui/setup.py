@@ -2,7 +2,6 @@
 what it runs. Imported in Colab before anything is installed, so the standard library only.
 """
 
-import importlib
 import importlib.metadata
 import os
 import platform

@@ -27,7 +27,6 @@ from repro.metrics import protocols
 from repro.ui import plots
 from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned
-from repro.ui.plots import PngFigure, Schematic
 
 Cell = Mapping[str, Any]  # a part of a record's cell, or all of it
 LIVE = {"live": "small", "network": PRIOR, "steps": 50, "iterations": 50}
@@ -42,9 +41,9 @@ PHOTO = "photos/monuments_brandenburgGate"
 QUALITY = 74  # of the JPEG that the notebook keeps
 
 
-def schematic() -> Schematic:
+def schematic() -> plots.Schematic:
     """The method in one drawing (the paper's Fig. 2)."""
-    drawing = Schematic(7.6, 3.0)
+    drawing = plots.Schematic(7.6, 3.0)
     drawing.box("y", (0.8, 1.5), "$y$", size=(0.8, 0.6)).box("set", (2.5, 2.5), "external\nimages", size=(1.1, 0.7))
     drawing.box("near", (4.2, 2.5), "$K$ neighbours", size=(1.3, 0.6))
     drawing.box("prior", (4.2, 1.5), "network", kind="network", size=(1.2, 0.6))
@@ -83,7 +82,7 @@ def neighbours(rows: Mapping[str, tuple[Tensor, Neighbours]], count: int = 6, si
     return Photos(captioned(cells, count + 1), QUALITY)
 
 
-def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> PngFigure:
+def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **axes: Any) -> plots.PngFigure:
     """LPIPS of two cells of the network, their difference over images: name -> (cell, what it is compared with)."""
     drawn = {}
     for name, cells in rows.items():

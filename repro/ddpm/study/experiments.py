@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from repro.data.datasets import load_cifar10
 from repro.data.pack import fashion_tensor
 from repro.ddpm import process
-from repro.ddpm.process import Schedule, by_name
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
@@ -22,7 +21,7 @@ from repro.nn.classifier import Classifier
 from repro.paths import read_toml
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))
-SCHEDULES = {name: by_name(**settings) for name, settings in _SPEC["schedule"].items()}
+SCHEDULES = {name: process.by_name(**settings) for name, settings in _SPEC["schedule"].items()}
 LINEAR = SCHEDULES["linear"]  # of every profile's main network
 MAIN, PAPER_MODEL = "ddpm-fashion-linear-s0", "ddpm-cifar10-paper-s0"
 
@@ -69,7 +68,7 @@ class DenoisingTask:
 
     images: Tensor  # (N, C, H, W) in [-1, 1]
     ids: list[str]
-    schedule: Schedule
+    schedule: process.Schedule
     learned_variance: bool = True
     mirror: bool = False
 
@@ -96,7 +95,7 @@ class ClassifierTask:
     images: Tensor
     labels: Tensor
     ids: list[str]
-    schedule: Schedule
+    schedule: process.Schedule
 
     def loss(self, model: nn.Module, indices: Tensor, noise: Callable[[str], KeyedNoise]) -> Tensor:
         drawn = noise("noise")

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.images import center_crop, read_image
-from repro.data.images import to_unit as unit
+from repro.data.images import center_crop, read_image, to_unit
 from repro.ddpm import process
-from repro.ddpm.process import Schedule
 from repro.ddpm.samplers import Step, ddim, start_noise
 from repro.ddpm.study.experiments import LINEAR, MAIN
 from repro.engine import stats
@@ -64,13 +62,13 @@ def tiles() -> dict[str, object]:
 
 def unpack(*groups: Tensor) -> list[Tensor]:
     """Batches of [-1, 1] images as one list of (1, H, W) in [0, 1]."""
-    return [image for group in groups for image in unit(group)]
+    return [image for group in groups for image in to_unit(group)]
 
 
-def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
+def schematic(x0: Tensor, schedule: process.Schedule) -> Schematic:
     """The method in one drawing; `x0` (1, H, W) in [-1, 1] is a real image, noised for real."""
     eps = KeyedNoise(0, [0], "schematic").normal(x0.shape)
-    images = [unit(x0), *(unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
+    images = [to_unit(x0), *(to_unit(process.q_sample(x0[None], t, eps, schedule)[0]) for t in (200, 999))]
     drawing = Schematic(8.6, 3.1)
     for name, x, image, text in zip("abc", (0.8, 4.0, 7.8), images, ("$x_0$", "$x_t$", "$x_T$"), strict=True):
         drawing.image(name, (x, 2.1), image, height=0.95).note((x, 2.75), text, size=10)
@@ -84,7 +82,7 @@ def schematic(x0: Tensor, schedule: Schedule) -> Schematic:
     return drawing.arrow("b", "net").arrow("net", "loss", "training").arrow("net", "step", "sampling")
 
 
-def noising(images: Tensor, schedule: Schedule, times: Sequence[int], seed: int) -> PngFigure:
+def noising(images: Tensor, schedule: process.Schedule, times: Sequence[int], seed: int) -> PngFigure:
     """Each image at each time, under one and the same noise."""
     eps = KeyedNoise(seed, range(len(images)), "lesson/noising").normal(images.shape[1:])
     rows = torch.stack([process.q_sample(images, t, eps, schedule) for t in times], dim=1)  # (N, times, 1, H, W)
@@ -145,7 +143,7 @@ def orders(table: Table, records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def schedules(known: Mapping[str, Schedule]) -> PngFigure:
+def schedules(known: Mapping[str, process.Schedule]) -> PngFigure:
     """How much signal is left, and log10 of the signal-to-noise ratio, against t / T."""
     with panels((7.6, 2.9), 1, 2) as (figure, (left, right)):
         for colour, dashes, (name, schedule) in zip(PALETTE, DASHES, known.items(), strict=False):

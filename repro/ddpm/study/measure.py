@@ -16,12 +16,9 @@ from torch import Tensor
 
 from repro.data import datasets, pack
 from repro.data.images import to_unit as unit
-from repro.data.pack import fashion_tensor
 from repro.ddpm import oracles, process, samplers
 from repro.ddpm.process import Model, Schedule, model_fn
-from repro.ddpm.samplers import Guide, draw, start_noise
-from repro.ddpm.study import experiments
-from repro.ddpm.study.experiments import LINEAR, PAPER_MODEL, PROFILES, DDPMConfig
+from repro.ddpm.study.experiments import LINEAR, PAPER_MODEL, PROFILES, SCHEDULES, DDPMConfig
 from repro.engine.checkpoint import DEVICE, load_checkpoint, trained
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -80,23 +77,23 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     if chosen == "paper":
         return _at_paper_scale(experiment, cell, k, config)
     if task is None:
-        worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in experiments.SCHEDULES.values())
+        worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in SCHEDULES.values())
         return {"max_abs_difference": worst}
     if task == "classification":
-        images, labels = (part[:k] for part in fashion_tensor("test")[:2])
+        images, labels = (part[:k] for part in pack.fashion_tensor("test")[:2])
         with torch.inference_mode():
             named = torch.cat([load_checkpoint(CLASSIFIER)(part).argmax(dim=1) for part in images.split(250)])
         return {"accuracy": (named == labels).float().mean().item()}
     if task == "noise-prediction":
-        images = fashion_tensor("test")[0][: k or 5 * config.n]
+        images = pack.fashion_tensor("test")[0][: k or 5 * config.n]
         return {NOISE_ERROR: noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(partial(_baseline, experiment), config.n, config.replicates, k)
     model, steps = load_checkpoint(experiment), cell["steps"]
-    schedule = experiments.SCHEDULES["cosine" if "cosine" in experiment else "linear"]
+    schedule = SCHEDULES["cosine" if "cosine" in experiment else "linear"]
     fn = model_fn(model)
     if task == "inversion":  # test images inverted to noise and sampled again with the same steps
-        images = fashion_tensor("test")[0][: k or min(64, 8 * config.n)]
+        images = pack.fashion_tensor("test")[0][: k or min(64, 8 * config.n)]
         noise = samplers.sample(samplers.ddim_invert(fn, images, schedule, steps))
         back = unit(samplers.sample(samplers.ddim(fn, noise, schedule, steps, clip=False)))
         return {name: protocols.score(name, back, unit(images)).tolist() for name in ("l1/grey01", "psnr/grey")}
@@ -104,7 +101,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         ids, scale = range(k or 2 * config.n), cell["scale"]
         guide = (lambda some: class_guide([i % 10 for i in some], scale)) if scale else None
         more = {"guide_at": cell["at"]} if "at" in cell else {}
-        images = draw(model, schedule, ids, cell["sampler"], steps, guide=guide, **more)
+        images = samplers.draw(model, schedule, ids, cell["sampler"], steps, guide=guide, **more)
         named = features.extract(feature_net(), unit(images), "logits", batch=250).argmax(dim=1)
         right = (named == torch.tensor([i % 10 for i in ids])).float().mean().item()
         return {"accuracy/asked": right, FID: set_metrics(images)[FID]}
@@ -112,8 +109,8 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     def some(ids: range) -> Tensor:
         if task != "switches":
             eta = float(cell["eta"]) if cell["sampler"] == "ddim" else 0.0
-            return draw(model, schedule, ids, cell["sampler"], steps, eta, batch=config.batch)
-        parts, switch = start_noise(ids, (1, 28, 28)).split(config.batch), SWITCHES[cell["switch"]]
+            return samplers.draw(model, schedule, ids, cell["sampler"], steps, eta, batch=config.batch)
+        parts, switch = samplers.start_noise(ids, (1, 28, 28)).split(config.batch), SWITCHES[cell["switch"]]
         return torch.cat([switched(fn, x_T, schedule, steps, switch) for x_T in parts])
 
     return replicated(some, config.n, config.replicates, k)
@@ -129,11 +126,11 @@ def _at_paper_scale(experiment: str, cell: Mapping[str, Any], k: int | None, con
         return _inception(config.batch)(datasets.load_cifar10("test")[0][: k or config.n])
     model, shape = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE), (config.channels, config.size, config.size)
     settings = {"batch": config.batch, "shape": shape, "device": DEVICE}
-    made = draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings)
+    made = samplers.draw(model, LINEAR, range(k or config.n), cell["sampler"], cell["steps"], **settings)
     return _inception(config.batch)(made.cpu())
 
 
-def class_guide(labels: Sequence[int], scale: float) -> Guide:
+def class_guide(labels: Sequence[int], scale: float) -> samplers.Guide:
     """Guidance of one sample per label by the shipped classifier, which counts noising steps: index t is its t + 1."""
     classifier = load_checkpoint(CLASSIFIER)
     return samplers.classifier_guide(lambda x, t: classifier(x, t + 1), torch.tensor(labels), scale)
@@ -151,14 +148,14 @@ def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: 
 
 def _baseline(name: str, ids: range) -> Tensor:
     if name == "baseline-real":  # validation images: their distance to the training set is that of something new
-        unseen = fashion_tensor("validation")[0]
+        unseen = pack.fashion_tensor("validation")[0]
         return unseen[KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()[ids]]
     if name == "baseline-gaussian":
-        fitted = fitted_gaussian(fashion_tensor("train")[0], LINEAR)
+        fitted = fitted_gaussian(pack.fashion_tensor("train")[0], LINEAR)
         z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
         samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
         return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
-    x_T = start_noise(ids, (1, 28, 28))
+    x_T = samplers.start_noise(ids, (1, 28, 28))
     if name == "baseline-noise":
         return x_T.clamp(-1, 1)
     return samplers.sample(samplers.ddim(_predictor(name), x_T, LINEAR, 20))
@@ -171,7 +168,7 @@ def _predictor(experiment: str) -> Model:
         return lambda x, t: torch.zeros_like(x)
     makes = {"baseline-gaussian": fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
     if experiment in makes:
-        return makes[experiment](fashion_tensor("train")[0], LINEAR).model()
+        return makes[experiment](pack.fashion_tensor("train")[0], LINEAR).model()
     return model_fn(load_checkpoint(experiment))
 
 

@@ -21,9 +21,8 @@ from repro.editing.study.benchmark import COMBINATIONS, UNSEEN, Split, as_split,
 from repro.editing.study.experiments import LONGER, EditingConfig, editor_of, name_of
 from repro.editing.study.measure import Method, by_pix2pix, crops, edited, sequenced
 from repro.editing.vector import EditingVector
-from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
-from repro.engine.study import Exercise, like, near
+from repro.engine.study import Exercise, Lesson, check_answer, like, near, same, tensors
 from repro.ui.controls import Choice, Control, Seed, Slider, Toggle, Upload, UploadedFile
 from repro.ui.pictures import own_view as own_view
 from repro.ui.pictures import photograph, plaque, resized, split_view, stage
@@ -36,7 +35,7 @@ SUBJECTS = ("photos/erase_kingfisher", "photos/monuments_berlinCathedral")
 
 
 @dataclass(frozen=True)
-class EditLesson(study.Lesson):
+class EditLesson(Lesson):
     """One profile of the notebook; the live cells of the paper profile are the small one's.
 
     `side`      of the whole photographs that figures show, pixel for pixel.   `points` crops of the map of features.
@@ -263,38 +262,31 @@ def _by_pipeline(
     return pipe(image, **effects, num_inference_steps=now.live.steps, seed=seed, output_type="pt").images[0]
 
 
-_z, _v = study.tensors(2, (3, 6, 6), "exercise/editing", 2)
-_queries, _keys, _values = study.tensors(3, (5, 4), "exercise/editing", 2)
+_z, _v = tensors(2, (3, 6, 6), "exercise/editing", 2)
+_queries, _keys, _values = tensors(3, (5, 4), "exercise/editing", 2)
 _image, _left = _z.sigmoid(), float(scaled_linear().alpha_bar[-1].sqrt())
 _holes = [(_image, (_z[:, :1] > limit).double()) for limit in (-0.3, 0.8)]
 _sharpened = [(_image, gaussian_3x3(_image), lam, mu) for lam, mu in ((2.0, 0.05), (1.0, 0.0), (3.0, 0.1))]
+_sharpen = partial(like, lambda image, low, lam, mu: unsharp_mask(image, lam, mu), *_sharpened)
+_attend = partial(like, lambda q, k, v: torch.softmax(q @ k.mT / 2, -1) @ v, (_queries, _keys[:, :1], _values[:, :1]))
+_clean = lambda z, v, a, s: to_x0(v, z, a, s, "v_prediction")  # noqa: E731
+_velocity = partial(like, _clean, (_z, _v, 0.6, 0.8), (_z, _v, 0.8, 0.6))
 _vector = EditingVector(blur=0.25, sharpen=(2.0, 0.05)).tensor().double()
 # Monte-Carlo samples at which their noise at u = 1/2 is as strong as grain of the smallest radius itself
 _samples = 0.25 / float(grain_variance(0.5, RADII[0]))
 EXERCISES: dict[str, Exercise] = {
     "vector": (
-        "C of blur 0.25 with sharpening (2, 0.05)", lambda: lambda answer: study.same(torch.tensor(answer), _vector),
+        "C of blur 0.25 with sharpening (2, 0.05)", lambda: lambda answer: same(torch.tensor(answer), _vector),
         "nine numbers: beta, sigma, lambda, mu, then the flags of blur, grain, colour, inpaint, sharpen",
     ),
     "hole": ("a black hole, 1 being hole", lambda: like(cut_hole, *_holes), "the paper's M is 1 where it is kept"),
-    "sharpen": (
-        "unsharp masking with a threshold",
-        lambda: like(lambda image, low, lam, mu: unsharp_mask(image, lam, mu), *_sharpened),
-        "below the threshold the original pixel stays; the result is clamped to [0, 1]",
-    ),
-    "attend": (
-        "attention to one token",
-        lambda: like(lambda q, k, v: torch.softmax(q @ k.mT / 2, -1) @ v, (_queries, _keys[:, :1], _values[:, :1])),
-        "what is the softmax of a single number? The queries do not matter",
-    ),
-    "velocity": (
-        "z_0 from the velocity",
-        lambda: like(lambda z, v, a, s: to_x0(v, z, a, s, "v_prediction"), (_z, _v, 0.6, 0.8), (_z, _v, 0.8, 0.6)),
-        "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps",
-    ),
+    "sharpen": ("unsharp masking with a threshold", _sharpen,
+        "below the threshold the original pixel stays; the result is clamped to [0, 1]"),
+    "attend": ("attention to one token", _attend, "what is the softmax of a single number? The queries do not matter"),
+    "velocity": ("z_0 from the velocity", _velocity, "z_t = a z_0 + s eps and v = a eps - s z_0: eliminate eps"),
     "samples": ("samples a pixel for grain of radius 0.01", near(_samples, _samples / 20),
         "set u (1 - u) / N equal to grain_variance(u, 0.01) at u = 1/2"),
     "combinations": ("edits of two effects and more", near(len(COMBINATIONS), 0.5), "2 to the 5, less those with one"),
     "left": ("how much of z_0 is left at the last timestep", near(_left, 5e-4), "alpha_bar is a square"),
 }  # fmt: skip
-check = partial(study.check_answer, among=EXERCISES)  # says whether an answer holds; None: not answered yet
+check = partial(check_answer, among=EXERCISES)  # says whether an answer holds; None: not answered yet

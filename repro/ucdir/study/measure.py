@@ -18,7 +18,6 @@ from repro.data import pack
 from repro.data.degradations import TASKS
 from repro.data.files import equalised
 from repro.data.images import to_model, to_unit
-from repro.data.pack import photographs
 from repro.engine.checkpoint import DEVICE, load_checkpoint
 from repro.engine.evaluation import Sample, Tolerance
 from repro.engine.records import Values
@@ -45,7 +44,7 @@ def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Ten
     if chosen == "paper":
         ids, images, inputs = (getattr(read(task, "test"), part) for part in ("ids", "targets", "inputs"))
     else:
-        ids, images = photographs("test", settings["side"], settings.get("limit", 0))
+        ids, images = pack.photographs("test", settings["side"], settings.get("limit", 0))
     for i, name in enumerate(ids[:n]):
         clean, given, strength = images[i], inputs and inputs[i], torch.zeros(1)
         if given is None:
@@ -124,7 +123,7 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
 def formula(image: Tensor, task: str) -> Tensor:
     """A restoration without learning, (3, H, W) in [0, 1], its few numbers fitted on training photographs."""
     if task == "lowlight":  # a gain that brings each channel's mean to theirs: exposure and colour cast at once
-        aim = torch.stack([x.mean(dim=(1, 2)) for x in photographs("train", 256)[1]]).mean(dim=0)
+        aim = torch.stack([x.mean(dim=(1, 2)) for x in pack.photographs("train", 256)[1]]).mean(dim=0)
         return (image * (aim / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
     if task == "deblur":  # an unsharp mask
         from torchvision.transforms.functional import gaussian_blur
