@@ -78,7 +78,7 @@ MISTAKES = {
     "half a command": (["data"], "data"),
     "unknown experiment": (["train", "ddpm-fashion-linaer-s0"], "did you mean ddpm-fashion-linear-s0"),
     "nothing to train": (["train"], "train takes experiment names"),
-    "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "must be positive: got 0"),
+    "images below one": (["train", "ddpm-fashion-smoke-s0", "--until", "0"], "--until: got 0; accepted"),
     "unknown method": (["list", "dpdm"], "method 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),

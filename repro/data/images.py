@@ -168,8 +168,7 @@ def masks(source: ImageSource | Sequence[ImageSource], name: str = "mask") -> Te
         hole = source[0] if source.ndim == 3 and len(source) == 1 else source
         if hole.ndim != 2 or 0 in hole.shape:
             raise ReproError(f"{name}: got shape {tuple(source.shape)}; accepted: (H, W), (1, H, W), (B, 1, H, W)")
-        most = {torch.uint8: 255, torch.uint16: 65535}.get(hole.dtype, 1)
-        hole = hole.float()
+        hole, most = hole.float(), {torch.uint8: 255, torch.uint16: 65535}.get(hole.dtype, 1)
         hole = hole / most if hole.max() > 1 else hole
         if not ((hole == 0) | (hole == 1)).all():
             found = f"values between {hole.min():g} and {hole.max():g}"

@@ -21,7 +21,7 @@ from repro.engine.checkpoint import experiments, find, load_checkpoint, rooms, r
 from repro.engine.notebooks import reproduce
 from repro.engine.provenance import provenance_of, save_figure
 from repro.engine.train import DEVICE, has_bf16, with_progress
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 
 
 @dataclass
@@ -51,8 +51,7 @@ class Train:
     def run(self) -> int:
         if not self.names:
             raise ReproError("train takes experiment names: `repro list` lists them")
-        if self.until is not None and self.until < 1:
-            raise ReproError(f"--until counts images and must be positive: got {self.until}")
+        whole("--until", 1 if self.until is None else self.until, 1, 10**12)
         for e in [find(name) for name in self.names]:
             seen = with_progress(run(e, self.until), e.recipe, e.name, e.state).images
             left = f"weights: {e.weights}" if seen >= e.recipe.images else f"state: {e.state}"

@@ -49,19 +49,15 @@ class Provenance:
 def shell(kind: str, photo: Path, options: Mapping[str, Any], out: Path) -> str:
     """The `repro edit` or `repro restore` that makes `out` of a photo again, with all `options` that are not None, as
     bash reads it: a name with bytes that are not UTF-8 stands as $'caf\\xe9.jpg'."""
-    words = ["repro", kind, _word(photo)]
+    words: list[Any] = ["repro", kind, photo]
     for name, value in options.items():
         if value is not None and name not in ("photo", "out"):
-            words += [f"--{name}", *map(_word, value if isinstance(value, tuple) else (value,))]
-    words += ["-o", _word(out)]
-    return " ".join(map(_quoted, words))
+            words += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
+    return " ".join(map(_quoted, [*words, "-o", out]))
 
 
-def _word(value: Any) -> str:
-    return f"./{value}" if isinstance(value, Path) and str(value).startswith("-") else str(value)
-
-
-def _quoted(word: str) -> str:
+def _quoted(value: Any) -> str:
+    word = f"./{value}" if isinstance(value, Path) and str(value).startswith("-") else str(value)
     if os.fsencode(word).decode("utf-8", "replace") == word:
         return shlex.quote(word)
     escaped = os.fsencode(word.replace("\\", r"\\").replace("'", r"\'"))

@@ -25,7 +25,7 @@ from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import DEVICE
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, whole
 from repro.rddm.model import RDDMNet, restoration_loss
 from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMTraining, by_config
@@ -182,10 +182,8 @@ class Restore:
     (default: restored-PHOTO.png, or restored-FOLDER)"""
 
     def run(self) -> int:
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise ReproError(f"--steps is {self.steps}; accepted: 1 to 1000")
-        if not 0 <= self.seed < 2**64:
-            raise ReproError(f"--seed is {self.seed}; accepted: 0 to {2**64 - 1}")
+        whole("--steps", 1 if self.steps is None else self.steps, 1, 1000)
+        whole("--seed", self.seed, 0, 2**64 - 1)
         target, places = self._places()  # everything that can be known before the work
         options = {"adapt": self.adapt, "neighbours": self.neighbours}
         restore, steps, about = chosen(self.method, self.task, self.checkpoint, **options)

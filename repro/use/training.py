@@ -183,8 +183,7 @@ class TrainPairs:
     """check the pairs and draw the first batch, without training"""
 
     def run(self) -> int:
-        if self.until is not None:
-            whole("--until", self.until, 1, 10**12)
+        whole("--until", 1 if self.until is None else self.until, 1, 10**12)
         file = read(self.file)
         images, _, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")

@@ -266,10 +266,7 @@ _CASES = (_X_T, _Y, _R, 0.75, 0.5), (_X_T, _Y, _R, 0.36, 0.2)
 _noise = partial(like, lambda x_t, y, r, u, s: (x_t - y - (u - 1) * r) / s, *_CASES)
 _NEXT = Sampler(_OWN, "res_noise", clip=None).step(torch.cat([_R, _EPS], dim=1), _X_T, _Y, 700, 300).x
 _step = partial(like, lambda *_: _NEXT, (_X_T, _R, _EPS, *_OWN.levels(700), *_OWN.levels(300)))
-
-
-def _indi() -> Judge:
-    return lambda answer: near(0.75)()(answer(0.8, 0.6))
+_indi = lambda: lambda answer: near(0.75)()(answer(0.8, 0.6))  # noqa: E731
 
 
 def _translate() -> Judge:
