@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "doctor": (_ENGINE, "Doctor", "check this installation: versions, hardware, weights, images", ("",)),
     "list": (_ENGINE, "List", "list experiments, of one method or all, with their state", ("", "editing")),
     "train": (_ENGINE, "Train", "train, or go on with, an experiment, or own pairs (my.toml)",
-              ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000")),
+              ("ddpm-fashion-smoke-s0", "rddm-raindrop-smres-s0 --until 50000", "my.toml --check-only")),
     "evaluate": (_ENGINE, "Evaluate", "make or check records of experiments, or measure own pairs (my.toml)",
                  ("editing", "rddm-raindrop-smres-s0 --full")),
     "reproduce": (_ENGINE, "Reproduce", "execute the notebooks: regenerate every table and figure",

@@ -162,7 +162,7 @@ class Restore:
     """Restore a photo, or every photo of a folder, with a shipped network or one trained on own pairs."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the photo to restore, or a folder of photos, of any size (large ones go through in tiles)"""
+    """the photo to restore, or a folder of photos, of any size (large ones in tiles, raindrops by a smaller copy)"""
     task: str | None = None
     """what the image suffers from: lowlight, raindrops, deblur or jpeg; with adir sr4, sr8, box, gauss or colour"""
     method: str | None = None
