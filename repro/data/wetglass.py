@@ -19,19 +19,19 @@ from torch.nn import functional as F
 
 from repro.engine.rng import KeyedNoise
 
-RADIUS = (3.0, 30.0)  # pixels of an image of about 256: an image's usual radius, log-uniform
+RADIUS = (3.0, 22.0)  # pixels of an image of about 256: an image's usual radius, log-uniform
 SPREAD = 0.35  # natural logarithm: how far a drop's radius is from the usual one, standard deviation
-COVERAGE = (0.05, 0.8)  # share of the pane under drops, before they overlap
+COVERAGE = (0.05, 0.6)  # share of the pane under drops, before they overlap
 ROOM = 320.0  # pixels per drop at least: limits the smallest ones
 SOFT = (0.15, 1.6)  # width of the blurred outline in radii, log-uniform, at least 1.2 pixels
 OPACITY = (0.35, 1.0)
 POWER = (2.0, 7.0)  # angle that a drop shows, against the pane behind it
-GAIN = (0.65, 2.5)  # of the light through a drop, log-uniform
+GAIN = (0.65, 2.0)  # of the light through a drop, log-uniform
 BEND = 5.0  # pixels by which outlines are bent, at most
 STREAK = 0.07  # share of drops that run down
-LARGEST = 0.8  # coverage that can be chosen
+LARGEST = 0.6  # coverage that can be chosen
 LAW = (
-    f"raindrops, out of focus, version 2: radius {RADIUS} spread {SPREAD}, coverage {COVERAGE}, room {ROOM}, "
+    f"raindrops, out of focus, version 1: radius {RADIUS} spread {SPREAD}, coverage {COVERAGE}, room {ROOM}, "
     f"soft {SOFT}, opacity {OPACITY}, power {POWER}, gain {GAIN}, bend {BEND}, streaks {STREAK}"
 )
 _TILE = 96  # pixels: larger panes are drawn in tiles, each from the drops that reach it
@@ -42,7 +42,7 @@ _CELL = 14  # pixels between two knots of the bending
 
 def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) in [0, 1] behind a wet pane: the images, and `a`, (B, 1, H, W) in [0, 1]. `coverage` fixes the share
-    of the pane under drops, in [0, 0.8]; 0 returns the images as they are; None draws it for each sample."""
+    of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it for each sample."""
     height, width = image.shape[-2:]
     u = noise.uniform((16,)).to(image)  # (B, 16) of the whole pane
 

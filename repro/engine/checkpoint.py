@@ -41,7 +41,7 @@ _STUDIES: dict[str, tuple[str, str]] = {}  # method -> its notebook, the package
 
 @dataclass(frozen=True)
 class Experiment:
-    """One trained network: `build` makes it untrained, `task` makes training set and loss; its name is
+    """One trained network: `build` makes its network, `task` makes training set and loss; its name is
     `<room>-<task>-<variant>-s<seed>`, as is its folder's. Unless it `ships`, only its records are in the repository."""
 
     name: str
@@ -56,10 +56,11 @@ class Experiment:
     ships: bool
     build: Callable[[], nn.Module]
     task: Callable[[], Task]
+    begins: str = ""  # the experiment whose network this one goes on from
 
     @property
     def command(self) -> str:
-        return f"repro train {self.name}"
+        return " ".join(["repro train", *filter(None, [self.begins]), self.name])
 
     @property
     def state(self) -> Path:

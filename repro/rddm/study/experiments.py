@@ -9,6 +9,7 @@ The paper profile holds the published experiments. What is not taken over of the
 - the average, decay 0.995 at every tenth step: the same half-life, 1383 steps, at every step.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
 from repro.data.images import to_model
 from repro.data.pack import fashion_tensor, photographs
-from repro.engine.checkpoint import Experiment
+from repro.engine.checkpoint import Experiment, load_checkpoint
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError
@@ -83,7 +84,7 @@ def _task(name: str, spec: Mapping[str, Any], profile: str) -> TaskConfig:
 
 
 PROFILES = {profile: {n: _task(n, s, profile) for n, s in found.items()} for profile, found in _SPEC["task"].items()}
-USE = PROFILES.pop("use")
+USE, FIRST = PROFILES.pop("use"), PROFILES.pop("first")
 SMALL, SMOKE, PAPER = PROFILES["small"], PROFILES["smoke"], PROFILES["paper"]
 SEEDS = {"small": (0, 1, 2, 3), "smoke": (0, 1)}  # noise seeds of the diversity rows
 # One way to learn a task each: `learning`, arguments of `RDDMTraining`, perhaps under a `schedule` in the place of the
@@ -107,8 +108,10 @@ def learning_of(task: TaskConfig, variant: str) -> RDDMTraining:
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
-    """The untrained network."""
+    """The network before its training."""
     chosen, objective = VARIANTS[variant], VARIANTS[variant]["learning"]["objective"]
+    if "begin" in chosen:
+        return copy.deepcopy(load_checkpoint(name_of(task.name, chosen["begin"]))).requires_grad_(True)
     if task.published:  # two networks of the size of one where two images are predicted
         return PublishedNet(objective, "two" if objective == "res_noise" else "one", **task.network)
     width = chosen.get("halves", {}).get(task.name)
@@ -217,11 +220,13 @@ def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False
         name_of(task.name, variant, 0, profile), "rddm", name, variant, task.data, profile, seed=0, recipe=recipe,
         summary=f"{task.title}: {VARIANTS[variant]['label']}", ships=ships, build=partial(build_network, task, variant),
         task=partial(training_task, task, variant),
+        begins=name_of(task.name, VARIANTS[variant]["begin"]) if "begin" in VARIANTS[variant] else "",
     )  # fmt: skip
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(experiment("small", SMALL[t], v, ships) for t, v, ships in TRAINED),
+    *(experiment("small", task, "first") for task in FIRST.values()),
     *(experiment("small", task, "use", True) for task in USE.values()),
     *(experiment("smoke", SMOKE[t], v) for t, v, _ in TRAINED),
     *(experiment("paper", task, v) for task in PAPER.values() for v in task.variants),
