@@ -131,8 +131,7 @@ class RDDMPipeline(DiffusionPipeline):
     scheduler, of the objective that the network was trained for.
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
-    that it makes is enlarged and added to the image. For degradations as large as raindrops, which in a large image are
-    larger than all that the network was trained with. None: every image is seen at its own size.
+    that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
     """
 
     model_cpu_offload_seq = "unet"

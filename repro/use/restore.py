@@ -88,10 +88,6 @@ def _shipped_rddm(task: str) -> tuple[Run, str]:
     return partial(restore_image, RDDMPipeline.shipped(task, variant)), f"rddm-{task}-{variant}-s0"
 
 
-def _shipped_ucdir(task: str) -> tuple[Run, str]:
-    return partial(restore_image, UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)
-
-
 def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None = None) -> tuple[Run, str]:
     one_of("--adapt", adapt, get_args(Adapt))
     pipe, index = ADIR.shipped(), None if neighbours is None else index_files(list_images(neighbours))
@@ -103,7 +99,10 @@ def _shipped_adir(task: str, adapt: str = "neighbours", neighbours: Path | None 
 
 RESTORERS: dict[str, Restorer] = {
     # The first that has a task is used where no method is named: in low light the better one on validation photographs.
-    "ucdir": Restorer(dict.fromkeys(("lowlight", "deblur", "jpeg"), 5), _shipped_ucdir),
+    "ucdir": Restorer(
+        dict.fromkeys(("lowlight", "deblur", "jpeg"), 5),
+        lambda task: (partial(restore_image, UCDIRPipeline.shipped(task)), SHIPPED.format(task=task)),
+    ),
     "rddm": Restorer({"lowlight": 2, "raindrops": 1}, _shipped_rddm),
     "adir": Restorer(dict.fromkeys(ADIR_TASKS, 100), _shipped_adir, ("adapt", "neighbours")),
 }

@@ -262,12 +262,9 @@ def _statistics(output: Tensor, target: Tensor) -> Metrics:
 
 def _slider(data: Split, task: str, inside: bool, method: Method) -> Metrics:
     """Measured effect at five places of a slider, alone or inside a composite (claim E13)."""
-    rows = []
-    for place in SLIDERS[task]:
-        vector = EditingVector(**place, **(BESIDE[task] if inside else {}))
-        moved = replace(data, vectors=(vector,) * len(data))
-        rows.append(STRENGTHS[task](method(moved, vector.active), data.sharp).double())
-    table = torch.stack(rows)  # (5, N)
+    vectors = [EditingVector(**place, **(BESIDE[task] if inside else {})) for place in SLIDERS[task]]
+    moved = [(replace(data, vectors=(vector,) * len(data)), vector.active) for vector in vectors]
+    table = torch.stack([STRENGTHS[task](method(*each), data.sharp).double() for each in moved])  # (5, N)
     metrics = {RANK[task]: rank_correlation(table).tolist(), SPAN[task]: (table[-1] - table[0]).tolist()}
     return metrics | {f"{STRENGTH[task]}@{i}": row.tolist() for i, row in enumerate(table)}
 

@@ -226,8 +226,7 @@ def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *(experiment("small", SMALL[t], v, ships) for t, v, ships in TRAINED),
-    *(experiment("small", task, "first") for task in FIRST.values()),
-    *(experiment("small", task, "use", True) for task in USE.values()),
+    *(experiment("small", t, v, v == "use") for v, some in (("first", FIRST), ("use", USE)) for t in some.values()),
     *(experiment("smoke", SMOKE[t], v) for t, v, _ in TRAINED),
     *(experiment("paper", task, v) for task in PAPER.values() for v in task.variants),
 )
