@@ -131,7 +131,7 @@ LINES = {
     "engine": 2825,
     "metrics": 650,
     "nn": 325,
-    "rddm": 1975,
+    "rddm": 1980,
     "ucdir": 1400,
     "ui": 1000,
     "use": 580,

@@ -106,8 +106,18 @@ def test_the_network_for_use_learns_the_wide_degradation(coded):
     wet = shared.degrade((x0 + 1) / 2, noise_at(PLACES[:2]))[0]
     torch.testing.assert_close(y, to_model(wet), rtol=0, atol=1e-4)
     assert learned.settings["degradation"] == shared.law, "a run is not continued under another law"
-    network = find(rddm.name_of("raindrop", "use")).build()
-    assert 1_000_000 <= sum(p.numel() for p in network.parameters()) <= 1_500_000
+
+
+def test_the_network_for_use_goes_on_from_the_first(home):
+    first, use = (find(rddm.name_of("raindrop", variant)) for variant in ("first", "use"))
+    assert (first.command, use.command) == (f"repro train {first.name}", f"repro train {first.name} {use.name}")
+    with pytest.raises(ReproError, match=f"no checkpoint {first.name}"):
+        use.build()
+    begun = first.build()
+    assert 1_000_000 <= sum(p.numel() for p in begun.parameters()) <= 1_500_000
+    save_checkpoint(first.weights, begun, {})
+    for found, wanted in zip(use.build().parameters(), begun.parameters(), strict=True):
+        assert found.requires_grad and torch.equal(found, wanted.half().float())
 
 
 def test_training_uses_training_images_alone():
