@@ -15,7 +15,7 @@ import pytest
 
 from repro import __version__, benchmarks
 from repro.benchmarks import BENCHES, Bench, interleave
-from repro.cli import COMMANDS, main
+from repro.cli import COMMANDS, PAIRS, main
 from repro.engine import commands
 from repro.engine.checkpoint import WEIGHTS, experiments
 from repro.engine.commands import Doctor, findings
@@ -47,7 +47,7 @@ def test_every_command_explains_itself_in_words_and_examples(command, capsys, mo
 
 @pytest.mark.parametrize(("command", "example"), [(c, e) for c in COMMANDS for e in COMMANDS[c][3]])
 def test_examples_are_understood(command, example, monkeypatch):
-    module, name, *_ = COMMANDS[command]
+    module, name, *_ = (PAIRS if "my.toml" in example else COMMANDS)[command]
     ran = []
     monkeypatch.setattr(getattr(importlib.import_module(module), name), "run", lambda self: ran.append(self))
     assert main([*command.split(), *example.split()]) == 0 and len(ran) == 1
