@@ -224,7 +224,7 @@ class RestorationTask:
     # where `cut` gives no degraded crops, one for each task: (clean, noise) -> (degraded, strength (B,))
     degrade: Sequence[Callable[[Tensor, Noises], tuple[Tensor, Tensor]]] = ()
     scalars: bool = False  # whether the network takes the number of the task and the strength
-    relight: Callable[[Tensor, Noises], Tensor] | None = None  # of clean crops, before they are degraded
+    relight: Callable[[Tensor, Noises], tuple[Tensor, Tensor]] | None = None  # clean crops -> (target, to be degraded)
 
     def __post_init__(self) -> None:
         # Runs that began before there were these two go on.
@@ -237,8 +237,8 @@ class RestorationTask:
         clean, degraded, *_ = self.cut(indices, self.crop, noise("crop").uniform((3,)))
         strength = None
         if degraded is None:
-            clean = self.relight(clean, noise) if self.relight else clean
-            made, own = [degrade(clean, noise) for degrade in self.degrade], self.tasks(clean, noise)
+            clean, scene = self.relight(clean, noise) if self.relight else (clean, clean)
+            made, own = [degrade(scene, noise) for degrade in self.degrade], self.tasks(clean, noise)
             degraded, strength = (torch.stack(parts)[own, range(len(clean))] for parts in zip(*made, strict=True))
         return to_model(clean), to_model(degraded), strength
 
