@@ -115,18 +115,18 @@ def wide_low_light(image: Tensor, noises: Noises, stops: float | None) -> tuple[
     return (dark * 255).round() / 255, under.flatten() / WIDE_STOPS[1]
 
 
-LIT, LIT_SHARE = (1.5, 5.0), 0.4  # stops between red and blue of such light; share of the images that get it
-LAMP_REACH, NEAR = (8.0, 50.0), 5.0  # pixels at which the light of a lamp has fallen to a half; stops beside it
-VIVID = 0.5  # how much stronger than the scene's a camera's colours are
-KEPT = 0.4  # share of the stops between colours, and between near and far, that a restored image keeps
+LIT = (1.5, 5.0)  # stops between red and blue in the light of bulbs and candles
+LAMP_REACH = (8.0, 50.0)  # pixels at which the light of a lamp has fallen to a half
 
 
-def lamp_light(image: Tensor, noises: Noises) -> tuple[Tensor, Tensor]:
+def lamp_light(
+    image: Tensor, noises: Noises, share: float = 0.4, near: float = 5.0, vivid: float = 0.5, kept: float = 0.4
+) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) sRGB in [0, 1] -> what a network shall make of them, and what is darkened for it (above 1 beside a
-    lamp), both in multiples of 1/255: a share of the scenes in the light of bulbs or candles, warm all over or on one
-    side, most of them brighter around a lamp. The darkened scene has all of that light and a camera's vivid colours,
-    and is often pure red in the end; of its stops the target keeps a share. (`wide_low_light` has weaker casts, which a
-    network takes away.)
+    lamp), both in multiples of 1/255: a `share` of the scenes in the light of bulbs or candles, warm all over or on one
+    side, most of them brighter around a lamp, by up to `near` stops. The darkened scene has all of that light, in
+    colours that the camera makes stronger by up to `vivid`, and is often pure red in the end; the target keeps the
+    share `kept` of its stops. (`wide_low_light` has weaker casts, which a network takes away.)
     """
     height, width = image.shape[-2:]
     u = noises("lamp").uniform((11,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)
@@ -140,12 +140,12 @@ def lamp_light(image: Tensor, noises: Noises) -> tuple[Tensor, Tensor]:
     stops = torch.stack([0.35 * warm, (0.05 - 0.25 * u[5]) * warm, -0.65 * warm], dim=1)  # (B, 3, H, W)
     reach = LAMP_REACH[0] * (LAMP_REACH[1] / LAMP_REACH[0]) ** u[6]
     far = ((cols - u[7] * (width + 120) + 60).square() + (rows - u[8] * (height + 120) + 60).square()) / reach.square()
-    near = torch.log2(1 + ((NEAR * u[9]).exp2() - 1) / (1 + far))
-    stops = stops + (near * (u[10] < 0.7))[:, None]
-    target, scene = (srgb_to_linear(image) * (share * stops).exp2() for share in (KEPT, 1.0))
+    lamp = torch.log2(1 + ((near * u[9]).exp2() - 1) / (1 + far))
+    stops = stops + (lamp * (u[10] < 0.7))[:, None]
+    target, scene = (srgb_to_linear(image) * (part * stops).exp2() for part in (kept, 1.0))
     grey = 0.2126 * scene[:, :1] + 0.7152 * scene[:, 1:2] + 0.0722 * scene[:, 2:]
-    scene = grey + (1 + VIVID * u[0][:, None] / LIT_SHARE) * (scene - grey)
-    lit = (u[0] < LIT_SHARE)[:, None]
+    scene = grey + (1 + vivid * u[0][:, None] / share) * (scene - grey)
+    lit = (u[0] < share)[:, None]
     target, scene = ((linear_to_srgb(x) * 255).round() / 255 for x in (target.clamp(0, 1), scene.clamp(min=0)))
     return torch.where(lit, target, image), torch.where(lit, scene, image)
 

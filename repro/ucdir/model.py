@@ -6,7 +6,7 @@ interpolation", the paper's words), or a new linear schedule of betas from 1e-6 
 they agree as long as the sum of the betas does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data.degradations import Noises
+from repro.data.degradations import Noises, lamp_light
 from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
 from repro.errors import one_of, whole
@@ -224,20 +224,19 @@ class RestorationTask:
     # where `cut` gives no degraded crops, one for each task: (clean, noise) -> (degraded, strength (B,))
     degrade: Sequence[Callable[[Tensor, Noises], tuple[Tensor, Tensor]]] = ()
     scalars: bool = False  # whether the network takes the number of the task and the strength
-    relight: Callable[[Tensor, Noises], tuple[Tensor, Tensor]] | None = None  # clean crops -> (target, to be degraded)
+    lamp: Mapping[str, float] | None = None  # changes to `lamp_light`, in which the crops are seen; None: they are not
 
     def __post_init__(self) -> None:
         # Runs that began before there were these two go on.
         chosen = {k: v for k, v in asdict(self.learning).items() if v or k not in ("perceptual", "squared")}
-        relight = {"relight": self.relight.__name__} if self.relight else {}
-        self.settings = chosen | {"crop": self.crop} | relight
+        self.settings = chosen | {"crop": self.crop} | ({} if self.lamp is None else {"lamp": dict(self.lamp)})
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor, Tensor | None]:
         """(clean, degraded) in [-1, 1], each (B, 3, crop, crop); the strength (B,) of what was degraded here."""
         clean, degraded, *_ = self.cut(indices, self.crop, noise("crop").uniform((3,)))
         strength = None
         if degraded is None:
-            clean, scene = self.relight(clean, noise) if self.relight else (clean, clean)
+            clean, scene = (clean, clean) if self.lamp is None else lamp_light(clean, noise, **self.lamp)
             made, own = [degrade(scene, noise) for degrade in self.degrade], self.tasks(clean, noise)
             degraded, strength = (torch.stack(parts)[own, range(len(clean))] for parts in zip(*made, strict=True))
         return to_model(clean), to_model(degraded), strength

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repro import paths
 from repro.data.datasets import read_split
-from repro.data.degradations import TASKS, lamp_light
+from repro.data.degradations import TASKS
 from repro.data.files import ImageFiles, ImageSet, cut, list_images, pair_folders
 from repro.data.images import center_crop
 from repro.data.pack import photographs
@@ -72,16 +72,16 @@ def training_task(task: str, variant: str, chosen: str = "small") -> Restoration
         return cut([images[i] for i in indices.tolist()], side, draw.cpu()).to(draw.device), None
 
     degrade = [TASKS[each].degrade for each in tasks_of(task)]
-    relight = lamp_light if settings.get("lamp_light") else None
-    return RestorationTask(ids, crops, settings["crop"], learning, degrade, scalars=True, relight=relight)
+    return RestorationTask(ids, crops, settings["crop"], learning, degrade, scalars=True, lamp=settings.get("lamp"))
 
 
 def _experiment(entry: Mapping[str, Any], task: str, variant: str, seed: int, chosen: str) -> Experiment:
     small = chosen == "small"
     own = {"images": entry["images"], **entry.get("recipe", {})} if small else {}
     data = "photos" if chosen != "paper" else {"lowlight": "SID", "deblur": "GoPro", "jpeg": "ImageNet"}[task]
+    name = lambda variant: f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}"  # noqa: E731
     return Experiment(
-        name=f"ucdir-{task}-{'' if small else f'{chosen}-'}{variant}-s{seed}",
+        name=name(variant), begins=name(entry["begins"]) if "begins" in entry else "",
         room="ucdir", task_name=task, variant=variant, data=data, profile=chosen, seed=seed,
         recipe=Recipe(**settings_of(chosen)["recipe"] | own), ships=small and entry.get("ships", False),
         summary=f"{LABELS[task]}: {SPEC['variant'][variant]['label']}",
