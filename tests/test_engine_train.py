@@ -35,8 +35,7 @@ def test_names_are_unique_and_tell_the_room_and_the_seed():
         assert e.command.split() == ["repro", "train", *begins, e.name] and e.summary and find(e.name) is e
 
 
-# but those that begin at weights
-@pytest.mark.parametrize("name", [e.name for e in experiments() if not e.begins and e.name != "adir-prior-use-s0"])
+@pytest.mark.parametrize("name", [e.name for e in experiments() if e.name != "adir-prior-use-s0"])
 def test_it_can_be_built_at_full_size_without_memory(name):
     with torch.device("meta"):
         net = find(name).build()

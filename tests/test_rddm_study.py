@@ -108,15 +108,16 @@ def test_the_network_for_use_learns_the_wide_degradation(coded):
     assert learned.settings["degradation"] == shared.law, "a run is not continued under another law"
 
 
-def test_the_network_for_use_goes_on_from_the_first(home):
-    first, use = (find(rddm.name_of("raindrop", variant)) for variant in ("first", "use"))
+@pytest.mark.parametrize("name", ["rddm-raindrop-{}-s0", "ucdir-lowlight-{}-s0"])
+def test_the_network_for_use_goes_on_from_the_first(name, home):
+    first, use = (find(name.format(variant)) for variant in ("first", "use"))
     assert (first.command, use.command) == (f"repro train {first.name}", f"repro train {first.name} {use.name}")
     with pytest.raises(ReproError, match=f"no checkpoint {first.name}"):
-        use.build()
-    begun = first.build()
+        use.network()
+    begun = first.network()
     assert 1_000_000 <= sum(p.numel() for p in begun.parameters()) <= 1_500_000
     save_checkpoint(first.weights, begun, {})
-    for found, wanted in zip(use.build().parameters(), begun.parameters(), strict=True):
+    for found, wanted in zip(use.network().parameters(), begun.parameters(), strict=True):
         assert found.requires_grad and torch.equal(found, wanted.half().float())
 
 

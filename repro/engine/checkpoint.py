@@ -9,6 +9,7 @@ A method's study registers itself and lists its experiments in `experiments.py` 
 methods that a caller has imported, and no others.
 """
 
+import copy
 import functools
 import hashlib
 import importlib
@@ -61,6 +62,12 @@ class Experiment:
     @property
     def command(self) -> str:
         return " ".join(["repro train", *filter(None, [self.begins]), self.name])
+
+    def network(self) -> nn.Module:
+        """What its training begins with: an untrained network, or the one it goes on from."""
+        if not self.begins:
+            return seeded(self.build, self.seed)
+        return copy.deepcopy(load_checkpoint(self.begins)).requires_grad_(True)
 
     @property
     def state(self) -> Path:
@@ -230,8 +237,7 @@ def run(experiment: Experiment, until: int | None = None) -> Iterator[TrainStep]
     log = experiment.state.with_name("log.jsonl")
     with locked(log.parent, wait=False) if main else nullcontext():
         before, start, losses = _logged(log).get("seconds", 0.0), time.perf_counter(), []
-        network = seeded(experiment.build, experiment.seed)
-        steps = train(network, experiment.task(), recipe, experiment.seed, experiment.state, until)
+        steps = train(experiment.network(), experiment.task(), recipe, experiment.seed, experiment.state, until)
         with closing(steps):  # where the caller stops, the state is kept now
             for step in steps:
                 losses.append(step.loss)

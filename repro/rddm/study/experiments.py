@@ -9,7 +9,6 @@ The paper profile holds the published experiments. What is not taken over of the
 - the average, decay 0.995 at every tenth step: the same half-life, 1383 steps, at every step.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
 from repro.data.images import to_model
 from repro.data.pack import fashion_tensor, photographs
-from repro.engine.checkpoint import Experiment, load_checkpoint
+from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
 from repro.errors import ReproError
@@ -108,10 +107,8 @@ def learning_of(task: TaskConfig, variant: str) -> RDDMTraining:
 
 
 def build_network(task: TaskConfig, variant: str) -> RDDMNet | PublishedNet:
-    """The network before its training."""
+    """The untrained network."""
     chosen, objective = VARIANTS[variant], VARIANTS[variant]["learning"]["objective"]
-    if "begin" in chosen:
-        return copy.deepcopy(load_checkpoint(name_of(task.name, chosen["begin"]))).requires_grad_(True)
     if task.published:  # two networks of the size of one where two images are predicted
         return PublishedNet(objective, "two" if objective == "res_noise" else "one", **task.network)
     width = chosen.get("halves", {}).get(task.name)
