@@ -71,18 +71,20 @@ def test_fashion_is_the_public_data_set_in_balanced_disjoint_splits():
         assert abs(file["train_images"].mean() / 255 - 0.2860) < 0.002  # as every copy of Fashion-MNIST has it
         images = torch.from_numpy(np.concatenate([file["train_images"], file["test_images"]]))
         labels = np.concatenate([file["train_labels"], file["test_labels"]])
-    parts = {s: pack.fashion(s) for s in ("train", "validation", "test")}
+    parts = {}
     for name, each in (("train", 1100), ("validation", 100), ("test", 300)):
-        part = parts[name]
-        assert part.images.dtype == torch.uint8 and part.images.shape == (10 * each, 28, 28)
-        assert part.labels.dtype == part.ids.dtype == torch.int64
-        assert part.labels.bincount().tolist() == [each] * 10 and len(part.ids) == 10 * each
+        x, y, ids = pack.fashion(name)
+        assert x.dtype == torch.float32 and x.shape == (10 * each, 1, 28, 28) and y.dtype == torch.int64
+        assert y.bincount().tolist() == [each] * 10 and len(ids) == 10 * each
         # an id is a place in the file, so that image and label are what they say
-        assert torch.equal(images[part.ids], part.images) and (labels[part.ids] == part.labels.numpy()).all()
-    ids = torch.cat([p.ids for p in parts.values()])
-    assert len(ids.unique()) == len(ids) == 15000
-    held, kept = parts["validation"], parts["train"]
-    assert all(held.ids[held.labels == c].min() > kept.ids[kept.labels == c].max() for c in range(10))
+        places = torch.tensor([int(i.removeprefix("fashion ")) for i in ids])
+        assert torch.equal(images[places], ((x[:, 0] + 1) * 127.5).round().byte())
+        assert (labels[places] == y.numpy()).all()
+        parts[name] = places, y
+    places = torch.cat([places for places, _ in parts.values()])
+    assert len(places.unique()) == len(places) == 15000
+    (kept, y), (held, z) = parts["train"], parts["validation"]
+    assert all(held[z == c].min() > kept[y == c].max() for c in range(10))
 
 
 def test_pack_hash_follows_the_data_and_only_the_data(copy):

@@ -146,14 +146,17 @@ def test_folders_without_a_list(tmp_path):
 
 
 def test_order_is_natural_and_linked_folders_count(tmp_path):
-    names = [f"{n}_rain.png" for n in (1, 2, 10, 100)]
-    _images(tmp_path / "wet", *names)
+    names = [f"{n}_rain.png" for n in (1, 2, 3, 10, 100)]
+    _images(tmp_path / "wet", *(name for name in names if name != "3_rain.png"))
+    (tmp_path / "wet/3_rain.png").symlink_to(tmp_path / "gone")  # listed, so that it is refused and not left out
     (tmp_path / "all").mkdir()
     (tmp_path / "all/linked").symlink_to(tmp_path / "wet")
     (tmp_path / "wet/a").mkdir()
     for link, place in (("wet/back", "wet"), ("wet/a/round", "all")):  # links that lead back are not followed
         (tmp_path / link).symlink_to(tmp_path / place)
     assert [p.name for p in list_images(tmp_path / "all")] == names
+    with pytest.raises(ReproError, match=r"3_rain\.png.*no such file"):
+        pair_folders(tmp_path / "wet", tmp_path / "wet")
 
 
 # As the real data sets name their files.

@@ -129,7 +129,7 @@ def list_images(folder: FILE) -> list[Path]:
         over = {path.resolve() for path in Path(where, "_").absolute().parents}  # a link back to one is not followed
         below[:] = [name for name in below if not name.startswith(".") and Path(where, name).resolve() not in over]
         paths = (Path(where, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+        files += [path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())]
     if not files:
         raise ReproError(f"{folder}: holds no image; accepted: {', '.join(SUFFIXES)}")
 

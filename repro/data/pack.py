@@ -49,15 +49,6 @@ class PackImage:
         return f"{self.author}, {self.licence}, {self.source}"
 
 
-@dataclass(frozen=True)
-class Fashion:
-    """Fashion-MNIST images (N, 28, 28) uint8, labels (N,) int64 in 0..9, ids (N,) int64, unique over the splits."""
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-
-
 def _rows(name: str) -> list[dict[str, str]]:
     with reading(PACK / name) as path, path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -104,8 +95,9 @@ def photographs(split: str, side: int, limit: int = 0) -> tuple[tuple[str, ...],
 
 
 @lru_cache(maxsize=3)
-def fashion(split: str) -> Fashion:
-    """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images, classes balanced."""
+def fashion(split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Fashion-MNIST subset: "train" 11,000, "validation" 1,000, "test" 3,000 images (N, 1, 28, 28) float32 in [-1, 1],
+    classes balanced; labels (N,) int64; ids, unique over the splits. Treat them as read-only (they are shared)."""
     one_of("fashion: split", split, SPLITS[:3])
     with reading(PACK / FASHION) as path, np.load(path, allow_pickle=False) as file:
         images = np.concatenate([file["train_images"], file["test_images"]])  # training first
@@ -113,14 +105,8 @@ def fashion(split: str) -> Fashion:
         train = len(file["train_labels"])
     held_out = np.sort([np.flatnonzero(labels[:train] == c)[-_HELD_OUT:] for c in range(len(class_names))], axis=None)
     ids = (np.setdiff1d(np.arange(train), held_out), held_out, np.arange(train, len(labels)))[SPLITS.index(split)]
-    return Fashion(*(torch.from_numpy(x) for x in (images[ids], labels[ids], ids)))
-
-
-def fashion_tensor(split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Fashion-MNIST of one split: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64, ids."""
-    data = fashion(split)
-    images = data.images.float().div_(127.5).sub_(1.0)[:, None]
-    return images, data.labels, [f"fashion {i}" for i in data.ids.tolist()]
+    chosen = torch.from_numpy(images[ids]).float().div_(127.5).sub_(1.0)[:, None]
+    return chosen, torch.from_numpy(labels[ids]), [f"fashion {i}" for i in ids]
 
 
 def file_hash(path: Path) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data.images import to_unit
-from repro.data.pack import fashion_tensor
+from repro.data.pack import fashion
 from repro.engine.checkpoint import load_checkpoint
 from repro.errors import ReproError
 from repro.metrics.protocols import checked
@@ -209,7 +209,7 @@ def feature_net() -> FeatureNet:
 
 @lru_cache(maxsize=1)
 def _references() -> tuple[SetMetrics, Tensor]:
-    return SetMetrics(feature_net, fashion_tensor("test")[0], 250), to_unit(fashion_tensor("train")[0]).flatten(1)
+    return SetMetrics(feature_net, fashion("test")[0], 250), to_unit(fashion("train")[0]).flatten(1)
 
 
 def set_metrics(images: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data.datasets import load_cifar10
-from repro.data.pack import fashion_tensor
+from repro.data.pack import fashion
 from repro.ddpm import process
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
@@ -113,7 +113,7 @@ class ClassifierTask:
 
 def training_task(config: DDPMConfig, variant: str) -> DenoisingTask | ClassifierTask:
     """Training set and loss."""
-    images, labels, ids = fashion_tensor("train") if config.data == "fashion" else load_cifar10("train")
+    images, labels, ids = fashion("train") if config.data == "fashion" else load_cifar10("train")
     if variant == "classifier":
         return ClassifierTask(images, labels, ids, LINEAR)
     learned = config.network["out_channels"] == 2 * config.channels

@@ -80,12 +80,12 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         worst = max(max(oracles.chain_vs_closed_form(s).values()) for s in SCHEDULES.values())
         return {"max_abs_difference": worst}
     if task == "classification":
-        images, labels = (part[:k] for part in pack.fashion_tensor("test")[:2])
+        images, labels = (part[:k] for part in pack.fashion("test")[:2])
         with torch.inference_mode():
             named = torch.cat([load_checkpoint(CLASSIFIER)(part).argmax(dim=1) for part in images.split(250)])
         return {"accuracy": (named == labels).float().mean().item()}
     if task == "noise-prediction":
-        images = pack.fashion_tensor("test")[0][: k or 5 * config.n]
+        images = pack.fashion("test")[0][: k or 5 * config.n]
         return {NOISE_ERROR: noise_errors(_predictor(experiment), images, LINEAR).tolist()}
     if experiment.startswith("baseline-"):
         return replicated(partial(_baseline, experiment), config.n, config.replicates, k)
@@ -93,7 +93,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     schedule = SCHEDULES["cosine" if "cosine" in experiment else "linear"]
     fn = model_fn(model)
     if task == "inversion":  # test images inverted to noise and sampled again with the same steps
-        images = pack.fashion_tensor("test")[0][: k or min(64, 8 * config.n)]
+        images = pack.fashion("test")[0][: k or min(64, 8 * config.n)]
         noise = samplers.sample(samplers.ddim_invert(fn, images, schedule, steps))
         back = unit(samplers.sample(samplers.ddim(fn, noise, schedule, steps, clip=False)))
         return {name: protocols.score(name, back, unit(images)).tolist() for name in ("l1/grey01", "psnr/grey")}
@@ -148,10 +148,10 @@ def switched(model: Model, x_T: Tensor, schedule: Schedule, steps: int, switch: 
 
 def _baseline(name: str, ids: range) -> Tensor:
     if name == "baseline-real":  # validation images: their distance to the training set is that of something new
-        unseen = pack.fashion_tensor("validation")[0]
+        unseen = pack.fashion("validation")[0]
         return unseen[KeyedNoise(0, [0], "baseline/order").integers(0, 2**62, (len(unseen),))[0].argsort()[ids]]
     if name == "baseline-gaussian":
-        fitted = fitted_gaussian(pack.fashion_tensor("train")[0], LINEAR)
+        fitted = fitted_gaussian(pack.fashion("train")[0], LINEAR)
         z = KeyedNoise(0, list(ids), "baseline/gaussian").normal((784,)).double()
         samples = fitted.mean + z @ (fitted.axes * fitted.values.sqrt()).T
         return samples.float().clamp(-1, 1).view(-1, 1, 28, 28)
@@ -168,7 +168,7 @@ def _predictor(experiment: str) -> Model:
         return lambda x, t: torch.zeros_like(x)
     makes = {"baseline-gaussian": fitted_gaussian, "baseline-ideal-denoiser": oracles.FiniteData}
     if experiment in makes:
-        return makes[experiment](pack.fashion_tensor("train")[0], LINEAR).model()
+        return makes[experiment](pack.fashion("train")[0], LINEAR).model()
     return model_fn(load_checkpoint(experiment))
 
 

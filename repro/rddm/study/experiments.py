@@ -25,7 +25,7 @@ from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
 from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
 from repro.data.images import to_model
-from repro.data.pack import fashion_tensor, photographs
+from repro.data.pack import fashion, photographs
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe
@@ -192,7 +192,7 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
         files, condition = [str(file) for file in images.files], task.network.get("condition", True)
         return PairTask(learning, files, of_files, condition, crop=task.side)
     if task.degradation == "none":
-        images, _, ids = fashion_tensor("train")
+        images, _, ids = fashion("train")
 
         def generated(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
             x0 = images[indices].to(noise("noise").device)
