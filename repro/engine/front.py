@@ -105,7 +105,7 @@ def index(figures: Path) -> str:
         "Everything here is made by `make reproduce`; `repro provenance FILE` prints the records and the command "
         "behind a file. Records: [records/](records). What was measured again from the shipped weights: "
         "[checks/](checks). Speed: [bench/](bench).",
-        "**[The ledger](claims.md)**: every claim of the papers with its verdict, interval and rule.",
+        "**[The ledger](claims.md)**: every claim of the papers with its verdict and interval.",
     ]
     for room in rooms():
         tables, pictures = sorted(figures.glob(f"tables/{room}_*.md")), sorted(figures.glob(f"pictures/{room}_*.*"))

@@ -121,7 +121,7 @@ class UCDIR(ModelMixin, ConfigMixin):
         self.predictor, self.unet = Predictor(self.config), DiffusionUNet(self.config)
 
     def guide(self, degraded: Tensor, initial: Tensor) -> Tensor | None:
-        """What guides the blocks: the initial estimate as published, or what the ablation puts in its place."""
+        """What guides the blocks: the first estimate as published, or what the ablation puts in its place."""
         return {"predictor": initial, "degraded": degraded}.get(self.config.guidance)
 
     def denoise(
@@ -146,9 +146,9 @@ class UCDIR(ModelMixin, ConfigMixin):
         detach: bool = False,
         **scalars: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One training pass (Eq. 1): (predicted noise, initial estimate). Gradients reach the predictor through target
+        """One training pass (Eq. 1): (predicted noise, first estimate). Gradients reach the predictor through target
         and guide; `detach` cuts both off (the predictor then needs a loss of its own). Without a clean image it is the
-        pass of the regression baseline: (estimate, initial estimate)."""
+        pass of the regression baseline: (estimate, first estimate)."""
         initial = self.predictor(degraded, task=scalars.get("task"))
         used = initial.detach() if detach else initial
         guide = self.guide(degraded, used)
@@ -173,7 +173,7 @@ class UCDIRLoss:
     `objective`  "noise" (Eq. 1) or "regression" (the baseline: the clean image itself, no diffusion).
     `squared`    squared error of what the objective names, instead of L1.
     `detach`     whether the predictor is cut off from the diffusion loss: a `pixel` loss must train it then.
-    `pixel`      weight of an L1 loss between initial estimate and clean image (published: 0).
+    `pixel`      weight of an L1 loss between first estimate and clean image (published: 0).
     `perceptual` weight of LPIPS (AlexNet) between the two, of a quarter of each batch (published: 0).
     `hidden`     share of the samples whose strength the network is not given (nan).
     `shared`     one t a batch (published) instead of one a sample.

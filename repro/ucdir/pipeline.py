@@ -164,14 +164,14 @@ def trajectory(
     tiles: Tiles | None = None,
     **given: Tensor,
 ) -> Iterator[tuple[Step, Tensor]]:
-    """Every step of the sampler and the image it stands for, (B, 3, H, W) in [-1, 1]: initial estimate plus residual.
+    """Every step of the sampler and the image it stands for, (B, 3, H, W) in [-1, 1]: first estimate plus residual.
 
     Args:
         degraded: (B, 3, H, W) in [-1, 1], any size from the network's stride up.
         sampler, clip: see `sample`; here `clip` is in units of the image.
         levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
         start: gamma of the first level, whose state is noise on a residual of zero: coarse structure stays that of the
-            initial estimate. 0: pure noise, as published.
+            first estimate. 0: pure noise, as published.
         tiles: split inside every step; None: in one piece.   given: task and strength, see `scalars`.
     """
     scale, view = model.config.residual_scale, statistics(degraded)

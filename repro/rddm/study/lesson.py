@@ -161,7 +161,7 @@ Walked = tuple[Tensor, Tensor | None, Mapping[str, Tensor], str]
 def walk(
     now: RDDMLesson, task: str, photo: str, strategy: str, steps: int, eta: float, start: int, schedule: str, seed: int
 ) -> Walked:
-    """One restoration with its first guess and a state half-way, or nine generated images."""
+    """One restoration with its first estimate and a state half-way, or nine generated images."""
     net = _net(now, TASKS[task], strategy)
     settings = {"eta": eta} | ({} if start == LAST else {"start": start})
     if net.learning.start != "degraded" and (schedule != "as trained" or start != LAST or eta > 0):
@@ -177,7 +177,7 @@ def walk(
     else:
         run = list(net.trajectory(y, [photo], steps, seed, **settings))
         result, middle = run[-1].x.clamp(-1, 1), run[len(run) // 2]
-        between = {f"first guess, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
+        between = {f"first estimate, {psnr(run[0].x0, x0):.1f} dB": run[0].x0, f"state at t = {middle.t}": middle.x_t}
     return result, y, {**between, "truth": x0}, f"PSNR {psnr(y, x0):.1f} dB → {psnr(result, x0):.1f} dB"
 
 

@@ -225,7 +225,7 @@ EXERCISES: dict[str, Exercise] = {
 check = partial(check_answer, among=EXERCISES)  # (name, answer): says whether it holds; None is no answer yet
 
 
-TITLE = "04 UCDIR: an initial estimate, and the residual that diffusion adds to it"
+TITLE = "04 UCDIR: a first estimate, and the residual that diffusion adds to it"
 SHOWN = (
     ("lowlight", "photos/erase_red_panda", {"stops": 3.0}, "three stops too dark"),
     ("deblur", "photos/farm_animals_sheep", {"length": 10.0}, "shaken"),
