@@ -131,5 +131,5 @@ def _plain(command: type) -> type:
     return command
 
 
-_KINDS = {int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PATH"}
+_KINDS = {int: "INTEGER", float: "NUMBER", str: "NAME", Path: "PATH"}
 _NOTHING = ("None", "True", "False", "''", "")  # defaults that say nothing

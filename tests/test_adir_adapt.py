@@ -129,7 +129,7 @@ def test_the_variance_is_left_alone_unless_it_is_wanted():
         assert (float(up[len(up) // 2 :].abs().max()) > 0) == variance
 
 
-def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path):
+def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path, monkeypatch):
     settings = Adaptation(iterations=28, rank=1, batch=1, perceptual=0)
     *_, whole = adapt(network(), IMAGES, settings)
     for step in adapt(network(), IMAGES, settings, state=tmp_path):
@@ -139,6 +139,9 @@ def test_an_interrupted_adaptation_ends_like_one_that_was_not(tmp_path):
     assert rest[0].iteration == 21  # from the last state
     assert all(torch.equal(v, whole.factors[k]) for k, v in rest[-1].factors.items())
     assert next(adapt(network(), IMAGES, settings, seed=1, state=tmp_path)).iteration == 1
+    even = Adaptation(iterations=20, rank=1, batch=1, perceptual=0)  # no state of the last iteration is ever saved
+    monkeypatch.setattr(adaptation, "save_state", None)
+    assert [step.iteration for step in adapt(network(), IMAGES, even, seed=2, state=tmp_path)][-1] == 20
 
 
 def plain(images):
@@ -161,8 +164,11 @@ def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
     for i in range(3):
         write_image(tmp_path / f"{i}.png", torch.full((3, 16, 16), i / 4))
     (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     files = sorted(tmp_path.iterdir())
     calls, cache = [], tmp_path / "cache" / "e.safetensors"
+    cache.parent.mkdir()
+    cache.write_text("damaged")
 
     def counting(images):
         calls.append(len(images))
@@ -170,7 +176,7 @@ def test_files_are_cached_by_content_and_unreadable_ones_are_named(tmp_path):
 
     first, second = (pipeline.index_files(files, counting, cache) for _ in range(2))
     assert calls == [1, 1, 1]
-    assert [Path(p).name for p in (*first.names, *first.skipped)] == ["0.png", "1.png", "2.png", "bad.jpg"]
+    assert [Path(p).name for p in (*first.names, *first.skipped)] == ["0.png", "1.png", "2.png", "bad.jpg", "gone.png"]
     assert torch.equal(first.vectors, second.vectors)
     with pytest.raises(ReproError, match="no readable image among 1 files"):
         pipeline.index_files([tmp_path / "bad.jpg"], plain, cache)

@@ -125,13 +125,13 @@ def test_modules_fit_one_sitting():
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
     "adir": 1405,
-    "data": 1855,
+    "data": 1860,
     "ddpm": 1215,
-    "editing": 3260,
-    "engine": 2825,
+    "editing": 3250,
+    "engine": 2835,
     "metrics": 650,
     "nn": 325,
-    "rddm": 1980,
+    "rddm": 1965,
     "ucdir": 1400,
     "ui": 1000,
     "use": 580,

@@ -103,6 +103,9 @@ def test_impossible_input_is_refused(name):
             task.degrade(PICTURES, noises(range(5)), **{task.setting: value})
     with pytest.raises(ReproError, match=r"images of shape \(B, 3, H, W\)"):
         task.degrade(PICTURES[0], noises(range(5)))
+    if name == "deblur":
+        with pytest.raises(ReproError, match="more than 14 pixels a side are needed"):
+            task.degrade(PICTURES[..., :14], noises(range(5)))
 
 
 def test_drops_change_the_picture_where_they_are_and_nowhere_else():

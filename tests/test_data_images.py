@@ -2,7 +2,9 @@
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,6 +214,14 @@ def test_bad_files_are_refused_in_one_sentence_that_names_them(name, tmp_path):
         read_image(tmp_path)
 
 
+def test_threads_that_read_leave_the_filters_of_warnings_as_they_were(tmp_path):
+    NOISE.save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_image, [tmp_path / "a.png"] * 200))
+    assert warnings.filters == before
+
+
 def test_text_of_a_tiff_that_lies_nowhere_does_not_keep_its_pixels():
     data = bytearray(whole := _tiff([0, 1, 2, 200], bits=8))
     at = whole.index(struct.pack("<HH", 259, 4))  # in its place a maker's name of 20 letters, far behind the end
@@ -267,6 +277,7 @@ def test_what_cannot_be_written_is_refused_before_the_work_where_it_can_be_known
         ("bad.xyz", torch.zeros(3, 2, 2), "cannot write"),
         ("file/bad.png", torch.zeros(3, 2, 2), "cannot be written"),
         ("bad.webp", torch.zeros(3, 1, 16384), r"16384x1 is more than the 16,383 pixels a side of \.webp"),
+        ("bad.jpg", torch.zeros(3, 1, 65_501), r"65501x1 is more than the 65,500 pixels a side of \.jpg"),  # libjpeg's
     ):
         (tmp_path / "file").write_text("")
         with pytest.raises(ReproError, match=words):

@@ -169,9 +169,11 @@ def test_a_network_that_learned_something_else_is_refused(tiny_ddpm):
 
 def test_a_large_image_gets_the_change_of_a_reduced_copy(tmp_path):
     pipe, call = make(shaken(RDDMNet("res", **SMALL))), {"num_inference_steps": 1, "seed": 0, "output_type": "pt"}
-    RDDMPipeline(pipe.unet, pipe.scheduler, side=16).save_pretrained(tmp_path)
+    RDDMPipeline(pipe.unet, pipe.scheduler, side=16, steps=1).save_pretrained(tmp_path)
     reduced = RDDMPipeline.from_pretrained(tmp_path)
     assert reduced.config.side == 16
+    one = {**call, "num_inference_steps": None}  # its own number of steps
+    torch.testing.assert_close(reduced(IMAGE, **one).images, pipe(IMAGE, **call).images, rtol=0, atol=1e-6)
     small = torch.rand(1, 3, 16, 20, generator=seeded())
     torch.testing.assert_close(reduced(small, **call).images, pipe(small, **call).images, rtol=0, atol=0)
     large = torch.rand(1, 3, 48, 60, generator=seeded()) / 2 + 0.25

@@ -103,6 +103,13 @@ def test_colour_profiles_are_converted_to_srgb_and_reported(tmp_path):
         wanted = torch.tensor([90, 200, 60]).reshape(3, 1, 1).expand(3, 30, 20) / 255  # turned, too
         assert (image - wanted).abs().max() < 1.01 / 255
         assert note.startswith("a.png: converted from swap") and note.endswith(" to sRGB")
+    linear = swapped().replace("swap".encode("utf-16-be"), "sRGB".encode("utf-16-be"))
+    linear = linear.replace("built-in".encode("utf-16-be"), "linear..".encode("utf-16-be"))
+    clear = Image.new("P", (4, 4), 0)
+    clear.putpalette([0, 0, 0] * 256)
+    clear.save(path, icc_profile=linear, transparency=0)
+    image, note = read_srgb(path)
+    assert image.min() == 1 and "converted from" in note and note.endswith("; transparent parts are put on white")
 
 
 def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
@@ -131,7 +138,8 @@ def test_tiles_leave_no_seam_and_a_seed_is_the_generator_that_it_makes(network):
         (["photo.jpg", "--task", "snow"], "--task 'snow' is unknown; accepted: ucdir: lowlight, deblur"),
         (["photo.jpg", "--task", "jpeg", "--method", "rddm"], "--task 'jpeg' is unknown; accepted: rddm: lowlight"),
         (["photo.jpg", "--task", "jpeg", "--method", "x"], "--method 'x' is unknown: choose one of ucdir, rddm, adir"),
-        (["photo.jpg", "--task", "jpeg", "--checkpoint", "x"], "it alone, without --method and --task"),
+        (["photo.jpg", "--task", "jpeg", "--checkpoint", "x"], "accepted: it without method, task and adir's options"),
+        (["photo.jpg", "--checkpoint", "NETWORK", "--adapt", "none"], "without method, task and adir's options"),
         (["photo.jpg", "--task", "jpeg", "--adapt", "none"], "--adapt is no option of ucdir"),
         (["photo.jpg", "--task", "sr4", "--adapt", "foo"], "--adapt 'foo' is unknown: choose one of neighbours"),
         (["photo.jpg", "--checkpoint", "nowhere"], "nowhere: holds no pipeline"),
@@ -186,7 +194,9 @@ def test_from_a_folder_of_pairs_to_a_restored_image(tmp_path, capsys, method):
     assert "6 pairs for training, 2 held out" in printed and "crops of 32" in printed
     assert Image.open(tmp_path / "run/first_batch.png").size == (6 * 32 + 5 * 4, 2 * 32 + 4)
 
-    assert main(["evaluate", str(file)]) == 0
+    assert main(["evaluate", str(toml(tmp_path, body.replace("0.25", "0.4"), method))]) == 2
+    assert "other pairs are held out than in the training" in capsys.readouterr().err
+    assert main(["evaluate", str(toml(tmp_path, body, method))]) == 0
     printed = capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "run/results.csv").open()))
     assert [r["what"] for r in rows] == ["input", "result"] * 2 and "2 held-out pairs" in printed
@@ -206,6 +216,8 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path, capsys):
     assert not (tmp_path / "twice/run/network").exists()
     with locked(tmp_path / "twice/run"):  # a second process that trains the same run
         assert main(["train", str(twice)]) == 2
+    assert main(["train", str(toml(tmp_path / "twice", BRIEF.replace("240", "48"), targets="low"))]) == 2
+    toml(tmp_path / "twice", BRIEF.replace("240", "48"))
     assert [main(["train", str(twice)]) for _ in range(2)] == [0, 0]  # the second time there is nothing left to do
     assert "nan" not in capsys.readouterr().out
     a, b = (methods.load(tmp_path / f"{name}/run/network").unet.state_dict() for name in ("once", "twice"))
@@ -246,6 +258,7 @@ def test_mistakes_are_found_before_training(tmp_path):
         r"images is 0; accepted: a whole number from 1": ("[train]\nimages = 0\n", {}),
         r"images is 2.5": ("[train]\nimages = 2.5\n", {}),
         "lr is True": ("[train]\nlr = true\n", {}),
+        "crop is 16; accepted: a whole number from 32": ("[train]\ncrop = 16\n", {}),
         "crop 40 and width .* multiples of 16 and of 8": ("[train]\ncrop = 40\n", {}),
         "smaller than the crop; accepted: at least 64": ("[train]\ncrop = 64\n", {}),
         "are needed together": ("[evaluate]\ntest_inputs = 'low'\n", {}),

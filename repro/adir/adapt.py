@@ -25,12 +25,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from repro.data import pack
-from repro.data.degradations import Noises
 from repro.data.files import cut
 from repro.data.images import resize, to_model
 from repro.ddpm import process
 from repro.engine.checkpoint import load_checkpoint
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.engine.train import digest, load_state, save_state
 from repro.errors import ReproError, one_of
 from repro.metrics.pixel import LPIPS_SIDE, lpips_network
@@ -264,7 +263,7 @@ def train(
         if not torch.isfinite(total):
             raise ReproError(f"adaptation stopped at iteration {i + 1}: the loss is {total.item()}")
         optimizer.step()
-        if file and (i + 1) % SAVE_EVERY == 0:
+        if file and (i + 1) % SAVE_EVERY == 0 and i + 1 < settings.iterations:
             save_state(file, identity, i + 1, carried, nn.Module(), optimizer)
         if file and i + 1 == settings.iterations:
             file.unlink(missing_ok=True)

@@ -10,11 +10,13 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,15 +89,17 @@ def index_files(files: Sequence[Path], embedding: Embedding = efficientnet, cach
     Vectors are kept in `cache` (runs/embeddings.safetensors) under each file's SHA-256 and the embedding's name.
     """
     cache = cache or paths.runs() / "embeddings.safetensors"
-    known = load_file(cache) if cache.exists() else {}
+    known: dict[str, Tensor] = {}
+    with suppress(FileNotFoundError, SafetensorError):  # of a damaged file all vectors are computed again
+        known = load_file(cache)
     before, vectors, skipped = len(known), {}, []
     for file in files:
-        key = f"{embedding.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
         try:
+            key = f"{embedding.__name__}/{hashlib.sha256(file.read_bytes()).hexdigest()}"
             if key not in known:
                 known[key] = F.normalize(embedding(read_image(file)[None]), dim=1)[0]
             vectors[str(file)] = known[key]
-        except ReproError:
+        except (ReproError, OSError):
             skipped.append(str(file))
     if not vectors:
         raise ReproError(f"no readable image among {len(files)} files: neighbours need at least one")

@@ -23,6 +23,8 @@ from repro.errors import ReproError
 MAX_PIXELS = 40_000_000  # 480 MB as float32: above it a laptop swaps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+# Of large images and damaged metadata. Not for the time of a call: threads would restore each other's filters.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _CORRUPT = "the image is truncated or corrupt ({error})"
 
 
@@ -54,17 +56,15 @@ def opened(source: str | PathLike | bytes, name: str, use: Callable[[Image.Image
 
 @contextmanager
 def refusing(name: str, problem: str) -> Iterator[None]:
-    """One sentence for whatever Pillow raises; no warnings of large images and damaged metadata."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except (ReproError, MemoryError):
-            raise
-        except Image.DecompressionBombError as error:
-            raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
-        except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
-            raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
+    """One sentence for whatever Pillow raises."""
+    try:
+        yield
+    except (ReproError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ReproError(f"{name}: has more than the accepted {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... on damaged data
+        raise _Unreadable(f"{name}: {problem.format(error=error)}") from error
 
 
 _TIFF_TAGS = {*range(254, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326),

@@ -23,10 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data import wetglass
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.errors import ReproError
-
-Noises = Callable[[str], KeyedNoise]  # purpose -> the random numbers of a batch
 
 STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 4.0), (1.0, 1.3), (0.75, 1.33), (150.0, 1500.0), (0.0005, 0.002)
 LOW_LIGHT_LAW = str((STOPS, GAMMA, CAST, PHOTONS, READ))
@@ -214,6 +212,8 @@ def motion_blur(image: Tensor, noises: Noises, length: float | None) -> tuple[Te
     much cheaper), so that bright points leave bright lines; its edges are mirrored. A little Gaussian noise and 8 bits
     follow. `length` fixes the path's length in [0, 21] pixels, 0 returns the images as they are; None draws it.
     """
+    if min(image.shape[-2:]) <= _HALF:
+        raise ReproError(f"deblur: more than {_HALF} pixels a side are needed: got {tuple(image.shape)}")
     noise, sensor = noises("degrade/path"), noises("degrade/sensor")
     u = noise.uniform((2,), step=1).to(image)
     lengths = LENGTH[0] + (LENGTH[1] - LENGTH[0]) * u[:, 0] if length is None else torch.full_like(u[:, 0], length)

@@ -166,7 +166,7 @@ class DataFlist:
 
     def run(self) -> int:
         folder = Path(os.path.abspath(self.folder))  # without ".."
-        out = self.out or folder.with_name(f"{folder.name}.flist")
+        out = self.out or folder.parent / f"{folder.name}.flist"
         print(f"{out}: {write_flist(folder, out)} images")
         return 0
 

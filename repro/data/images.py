@@ -45,20 +45,24 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
 
 
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
-    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile ("": nothing); one that cannot
-    be applied is passed over, and reported. Raises `ReproError` as `read_image` does."""
-    image, note = _open(path, str(path)), ""
+    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile and transparency ("": nothing);
+    a profile that cannot be applied is passed over, and reported. Raises `ReproError` as `read_image` does."""
+    image, notes = _open(path, str(path)), []
     if profile := image.info.get("icc_profile"):
-        name, mode = "its colour profile", "RGBA" if image.mode == "RGBA" else "RGB"
+        name, clear = "its colour profile", image.mode == "RGBA" or "transparency" in image.info
         try:
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             name = ImageCms.getProfileDescription(given).strip() or name
-            if "srgb" not in name.lower():
+            if "srgb" not in name.lower() or "linear" in name.lower():
+                image, mode = (image.convert("RGBA"), "RGBA") if clear else (image, "RGB")
                 image = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
-                note = f"{Path(path).name}: converted from {name} to sRGB"
+                notes.append(f"converted from {name} to sRGB")
         except Exception:  # a damaged profile, or one of another kind of pixels: Pillow raises several kinds
-            note = f"{Path(path).name}: {name} cannot be applied, values are taken as sRGB"
-    return _on_white(to_channels(image, str(path))), note
+            notes.append(f"{name} cannot be applied, values are taken as sRGB")
+    channels = to_channels(image, str(path))
+    if len(channels) == 4 and channels[3].min() < 1:
+        notes.append("transparent parts are put on white")
+    return _on_white(channels), f"{Path(path).name}: {'; '.join(notes)}" if notes else ""
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -227,7 +231,7 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return out.reshape(*image.shape[:-2], *size)
 
 
-_JPEG = {"quality": 95, "subsampling": 0}, 65_535
+_JPEG = {"quality": 95, "subsampling": 0}, 65_500
 _WRITTEN = {  # suffix -> Pillow's options, how many pixels a side it holds
     ".png": ({"compress_level": 6}, 2**31 - 1), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ({"lossless": True}, 16_383),
 }  # fmt: skip

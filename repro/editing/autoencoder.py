@@ -9,7 +9,7 @@ statistics of the training. No diffusion model hits a latent exactly, so trainin
 noise to them. The decoder learns both kinds of latents; the codebook follows them, without a gradient to the encoder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers import VQModel
@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import Noises
 from repro.metrics.pixel import lpips_network
 
 PATCH = 4
@@ -27,8 +27,6 @@ JITTER = 0.25  # at most, in deviations of the latents
 UNQUANTISED = 0.9  # share of samples that training decodes without the codebook
 STATISTICS = 0.02  # a batch's share in the running mean and deviation
 REVIVE_EVERY = 20  # steps on average; codes that nothing in the batch came near are put where latents are
-
-Noises = Callable[[str], KeyedNoise]
 
 
 class Autoencoder(ModelMixin, ConfigMixin):

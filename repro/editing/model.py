@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.ddpm.process import Kind, Schedule, q_sample, target
-from repro.editing.autoencoder import Noises
 from repro.editing.vector import HIGHS, LENGTH, NAMES, SCALARS, TASKS
+from repro.engine.rng import Noises
 from repro.errors import one_of
 from repro.nn.unet import InputSkip, sinusoid
 

@@ -165,9 +165,7 @@ class EditingPipeline(DiffusionPipeline):
             raise ReproError(f"EditingPipeline: got {size} pixels; accepted: at least {least} a side")
         check_request(x, [vector], target, hole)
         whole("EditingPipeline: num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
-        check_generator("EditingPipeline", generator, count)
-        if generator is not None and seed is not None:
-            raise ReproError("EditingPipeline: got a generator and a seed; accepted: one of the two")
+        check_generator("EditingPipeline", generator, count, seed)
         if not 0 <= eta <= 1:
             raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to 1")
         self.scheduler.set_timesteps(num_inference_steps, device=x.device)

@@ -115,7 +115,7 @@ def _decoded(source: Any) -> tuple[np.ndarray, str]:
         with Image.open(source) as image:
             pixels = np.asarray(image.convert("RGB"), np.int16)
             text, comment = getattr(image, "text", {}), image.info.get("comment", b"")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ReproError(f"{source}: not a readable image ({error})") from None
     if "Repro-Command" in text:
         return pixels, Provenance(tuple(text.get("Repro-Records", "").split()), text["Repro-Command"]).comment()

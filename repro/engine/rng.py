@@ -8,7 +8,7 @@ over the whole batch in int64 arithmetic that wraps; normals come from Box and M
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -43,8 +43,11 @@ def _hashed(text: str) -> int:
     return _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
-def check_generator(owner: str, generator: Any, count: int) -> None:
-    """`ReproError` unless `generator` is None, one torch generator, or a list of one for each of `count` images."""
+def check_generator(owner: str, generator: Any, count: int, seed: int | None = None) -> None:
+    """`ReproError` unless `generator` is None, one torch generator, or a list of one for each of `count` images; and
+    where there is a `seed`, too."""
+    if generator is not None and seed is not None:
+        raise ReproError(f"{owner}: got a generator and a seed; accepted: one of the two")
     listed = generator if isinstance(generator, list) else [generator] * count
     if len(listed) != count or not all(isinstance(one, torch.Generator | None) for one in listed):
         found = f"{len(listed)} generators" if isinstance(generator, list) else f"generator {generator!r}"
@@ -95,3 +98,6 @@ class KeyedNoise:
     def __call__(self, step: int, like: Tensor) -> Tensor:
         """The samplers' noise interface: standard normals of `like`'s shape and type for one step."""
         return self.normal(tuple(like.shape[1:]), step).to(like.dtype)
+
+
+Noises = Callable[[str], KeyedNoise]  # purpose -> the random numbers of a batch

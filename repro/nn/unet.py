@@ -23,7 +23,7 @@ FEW = 256
 
 
 def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
-    """(B,) times -> (B, width) sines and cosines at geometric frequencies from 1 to 1/10000."""
+    """(B,) times -> (B, width) sines and cosines at geometric frequencies from 1 down to just above 1/10000."""
     half = width // 2
     frequency = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000.0) / half))
     angle = (t.to(torch.float32) * scale)[:, None] * frequency[None, :]

@@ -17,7 +17,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import Noises
 from repro.errors import ReproError, one_of
 from repro.nn.unet import UNet, pad_to_multiple, unpad
 from repro.rddm import process
@@ -25,7 +25,6 @@ from repro.rddm.process import Objective, RDDMTraining
 
 Layout = Literal["one", "two", "shared"]
 Make = Callable[..., nn.Module]  # (out_channels=...) -> a network
-Noises = Callable[[str], KeyedNoise]  # purpose -> a batch's random numbers
 
 
 class SharedEncoder(UNet):

@@ -132,11 +132,12 @@ class RDDMPipeline(DiffusionPipeline):
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
     that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
+    `steps`: of sampling, where the call does not say.
     """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None) -> None:
+    def __init__(self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None, steps: int = 5) -> None:
         super().__init__()
         if not isinstance(unet, Predictor) or not unet.config.condition or not isinstance(scheduler, RDDMScheduler):
             found = f"{type(unet).__name__} and {type(scheduler).__name__}"
@@ -145,7 +146,7 @@ class RDDMPipeline(DiffusionPipeline):
         if learned != objective:
             raise ReproError(f"the network was trained for {learned!r}: it cannot be used as {objective!r}")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(side=side)
+        self.register_to_config(side=side, steps=steps)
 
     @classmethod
     def shipped(cls, task: str = "raindrop", variant: str = "use") -> Self:
@@ -156,14 +157,14 @@ class RDDMPipeline(DiffusionPipeline):
         network = copy.deepcopy(load_checkpoint(f"rddm-{task}-{variant}-s0"))  # which is shared
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
         scheduler = RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0)
-        return cls(network, scheduler, SIDE if variant == "use" else None)
+        return cls(network, scheduler, *((SIDE, 1) if variant == "use" else ()))
 
     @torch.no_grad()
     def __call__(
         self,
         image: ImageSource | Sequence[ImageSource],
         *,
-        num_inference_steps: int = 5,
+        num_inference_steps: int | None = None,
         start: int | None = None,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -176,7 +177,7 @@ class RDDMPipeline(DiffusionPipeline):
 
         Args:
             image: a degraded image, a batch or a list of one size, as `repro.data.images.image_batch` accepts.
-            num_inference_steps, start: see `RDDMScheduler.set_timesteps`.
+            num_inference_steps, start: see `RDDMScheduler.set_timesteps`; None: the pipeline's own `steps`.
             eta: 0 deterministic, 1 the posterior's variance.
             generator: one, or one an image, so that an image does not depend on its batch; or a seed that makes one.
             tile: side of the overlapping tiles that the network sees in every step; None: one piece, "auto": tiles of
@@ -184,15 +185,13 @@ class RDDMPipeline(DiffusionPipeline):
             output_type: "pil", or float in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
-        if seed is not None:
-            if generator is not None:
-                raise ReproError("RDDMPipeline: got a generator and a seed; accepted: one of the two")
-            generator = torch.Generator().manual_seed(whole("RDDMPipeline: seed", seed, 0, 2**64 - 1))
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
         given, side = image_batch(image, channels=channels), self.config.side
         seen = resize(given, side) if side and min(given.shape[2:]) > side else given
         y = to_model(seen).to(device, dtype)  # (B, C, H, W) in [-1, 1]
-        check_generator("RDDMPipeline", generator, len(y))
+        check_generator("RDDMPipeline", generator, len(y), seed)
+        if seed is not None:
+            generator = torch.Generator().manual_seed(whole("RDDMPipeline: seed", seed, 0, 2**64 - 1))
         if tile == "auto":
             tile = TILE if max(y.shape[2:]) > WHOLE else None
         if tile is not None and not (isinstance(tile, int) and tile >= 2 * OVERLAP):
@@ -201,7 +200,7 @@ class RDDMPipeline(DiffusionPipeline):
         def predict(both: Tensor) -> Tensor:
             return self.unet(both[:, :channels], torch.full((len(both),), t, device=device), both[:, channels:]).sample
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device, start=start)
+        self.scheduler.set_timesteps(num_inference_steps or self.config.steps, device=device, start=start)
         x = self.scheduler.start(y, randn_tensor(y.shape, generator=generator, device=device, dtype=dtype))
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
             both = torch.cat([x, y], dim=1)

@@ -17,9 +17,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data.degradations import Noises, lamp_light
+from repro.data.degradations import lamp_light
 from repro.data.images import to_model
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.errors import one_of, whole
 from repro.metrics.pixel import lpips_network
 from repro.ucdir.network import ACTIVATIONS, CONDITIONING, GUIDANCE, NORMS, DiffusionUNet, Predictor

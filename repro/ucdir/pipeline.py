@@ -235,7 +235,7 @@ class UCDIRPipeline(DiffusionPipeline):
         clip: float | None = CLIP,
         tiles: Tiles | str | None = "auto",
         generator: torch.Generator | list[torch.Generator] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
@@ -247,7 +247,7 @@ class UCDIRPipeline(DiffusionPipeline):
                 None: unknown.
             num_inference_steps, start, sampler, clip: see `trajectory`; published are 50 steps from 0.
             tiles: "auto" splits images of more than 640 pixels a side inside every step; None never splits.
-            generator: torch's, or one an image; None: this repository's noise, keyed by `seed` and the image's number.
+            generator: torch's, or one an image; None: our noise, keyed by `seed` (None: 0) and the image's number.
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
@@ -255,10 +255,10 @@ class UCDIRPipeline(DiffusionPipeline):
         listed = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
         if not listed:
             raise ReproError("UCDIRPipeline: got no image; accepted: at least one")
-        check_generator("UCDIRPipeline", generator, len(listed))
+        check_generator("UCDIRPipeline", generator, len(listed), seed)
         generators = generator if isinstance(generator, list) else [generator] * len(listed)
-        if not (0 <= start < 1 and (clip is None or clip > 0)):
-            raise ReproError(f"UCDIRPipeline: got start {start}, clip {clip}; accepted: 0 to below 1, above 0 or None")
+        if not (0 <= start <= 0.999 and (clip is None or clip > 0)):
+            raise ReproError(f"UCDIRPipeline: got start {start}, clip {clip}; accepted: 0 to 0.999, above 0 or None")
         if not (tiles is None or tiles == "auto" or isinstance(tiles, Tiles)):
             raise ReproError(f"UCDIRPipeline: got tiles {tiles!r}; accepted: 'auto', None or Tiles(size, margin)")
 
@@ -273,7 +273,7 @@ class UCDIRPipeline(DiffusionPipeline):
             if chosen is None and device.type == "cpu" and need > have / 2:
                 needs = f"an image of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need:.0f} GB"
                 raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")
-            noise = KeyedNoise(seed, [i], "sample", device) if source is None else partial(_drawn, source)
+            noise = KeyedNoise(seed or 0, [i], "sample", device) if source is None else partial(_drawn, source)
             settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
             with half:
                 steps = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))

@@ -118,16 +118,12 @@ class Photos(Drawn):
         show_png(buffer.getvalue(), "jpeg")
 
 
-def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """(H, W, 3) -> (scale H, scale W, 3) by repeating pixels, so that a 28x28 image is large without blur."""
-    return np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
-
-
 def tile(images: Sequence[Any], cols: int, *, gap: int = 2, scale: int = 1) -> np.ndarray:
-    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps."""
+    """`images` of one size in reading order as one uint8 image (H, W, 3) with white gaps; `scale` repeats pixels, so
+    that a 28x28 image is large without blur."""
     from skimage.util import montage
 
-    pixels = [enlarge(to_uint8(image), scale) for image in images]
+    pixels = [to_uint8(image).repeat(scale, axis=0).repeat(scale, axis=1) for image in images]
     layout = {"padding_width": gap, "grid_shape": (-(-len(pixels) // cols), cols), "channel_axis": 3}
     framed = montage(pixels, fill=[255] * 3, **layout)
     return np.ascontiguousarray(framed[gap : len(framed) - gap, gap : framed.shape[1] - gap])

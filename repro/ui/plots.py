@@ -154,8 +154,10 @@ def dots(
 
     rows: name -> value, or (value, low, high), or None (left empty), or a mapping group -> one of these, drawn under
     each other in one line. zero: place of a vertical line (no difference). groups: one word a row, coloured alike and
-    named in the legend. `size` in inches.
+    named in the legend. `size` in inches. Without rows: `nothing`.
     """
+    if not rows:
+        return nothing("no records of this profile")
     grouped = zip(rows.values(), groups or [""] * len(rows), strict=True)
     several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
     looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(filter(None, chain(*several))))}

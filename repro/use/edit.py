@@ -59,7 +59,7 @@ class Edit:
         # Refuses a wrong amount before the work.
         vector = EditingVector(self.blur, self.grain, bool(self.reference), bool(self.mask), self.sharpen)
         if self.variant.startswith("single-") and vector.active != (self.variant.removeprefix("single-"),):
-            raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active)}")
+            raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active) or 'none'}")
         whole("--steps", self.steps, 1, 1000)
         whole("--seed", self.seed, 0, 2**64 - 1)
         if not 0 <= self.eta <= 1:

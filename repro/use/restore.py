@@ -23,7 +23,7 @@ from repro.data.files import list_images
 from repro.data.images import check_writable, image_size, read_srgb
 from repro.engine.checkpoint import read_card
 from repro.engine.provenance import save_result, shell
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import Noises
 from repro.engine.train import DEVICE
 from repro.errors import ReproError, one_of, whole
 from repro.rddm.model import RDDMNet, restoration_loss
@@ -32,7 +32,6 @@ from repro.rddm.process import RDDMTraining, by_config
 from repro.ucdir.model import UCDIR, UCDIRLoss, training_loss
 from repro.ucdir.pipeline import SHIPPED, UCDIRPipeline
 
-Noises = Callable[[str], KeyedNoise]
 Run = Callable[[Tensor, int, int], Tensor]  # (image (3, H, W) in [0, 1], steps, seed) -> the restored one
 
 
@@ -111,10 +110,9 @@ RESTORERS: dict[str, Restorer] = {
 def chosen(method: str | None, task: str | None, checkpoint: Path | None, **options: Any) -> tuple[Run, int, str]:
     """What restores an image, its sampling steps, and a line that names its network. `ReproError` names the choices."""
     if checkpoint is not None:
-        if method or task:
-            raise ReproError("--checkpoint names a network; accepted: it alone, without --method and --task")
-        pipe, file = load(checkpoint), checkpoint / "card.json"
-        card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if method or task or any(value is not None for value in options.values()):
+            raise ReproError("--checkpoint names a network; accepted: it without method, task and adir's options")
+        pipe, card = load(checkpoint), read_card(checkpoint) if (checkpoint / "card.json").exists() else {}
         trained = f"{card['method']}, {card['pairs']}, {card['images']:,} crops seen" if card else type(pipe).__name__
         return partial(restore_image, pipe), card.get("steps") or 2, f"{checkpoint}: {trained}"
     able = RESTORERS if method is None else {method: RESTORERS[one_of("--method", method, RESTORERS)]}
@@ -161,7 +159,8 @@ class Restore:
     """Restore a photo, or every photo of a folder, with a shipped network or one trained on own pairs."""
 
     photo: Annotated[Path, tyro.conf.Positional]
-    """the photo to restore, or a folder of photos, of any size (large ones in tiles, raindrops by a smaller copy)"""
+    """the photo to restore, or a folder of photos, of any size (large ones in tiles, raindrops by a smaller copy); with
+    adir at most a megapixel"""
     task: str | None = None
     """what the image suffers from: lowlight, raindrops, deblur or jpeg; with adir sr4, sr8, box, gauss or colour"""
     method: str | None = None
@@ -211,7 +210,7 @@ class Restore:
     def _places(self) -> tuple[Path, list[tuple[Path, Path]]]:
         """Where results go, and each photo with its result's place. Raises `ReproError` where that cannot be."""
         folder, place = self.photo.is_dir(), Path(os.path.abspath(self.photo))  # of ".", too
-        target = self.out or place.with_name(f"restored-{place.name if folder else place.stem + '.png'}")
+        target = self.out or place.parent / f"restored-{place.name if folder else place.stem + '.png'}"
         if not folder:
             check_writable(target, image_size(self.photo))
         if target.exists() and self.photo.exists() and target.samefile(self.photo):

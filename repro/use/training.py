@@ -18,8 +18,9 @@ from tyro.conf import Positional
 
 from repro.data.files import ImageSet, Pair, pair_folders, read_pairs
 from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
+from repro.engine.checkpoint import read_card
 from repro.engine.records import locked
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.engine.stats import MIN_UNITS, mean_interval
 from repro.engine.tables import csv_text
 from repro.engine.train import DEVICE, Recipe, places_to_indices, precision_here, seeded, train, with_progress
@@ -27,13 +28,13 @@ from repro.errors import ReproError, one_of, whole
 from repro.metrics import protocols
 from repro.paths import write_text
 from repro.ui.plots import tile
-from repro.use.restore import LEARNERS, Noises, load, restore_image
+from repro.use.restore import LEARNERS, load, restore_image
 
 EXAMPLES = Path(__file__).parent
 METRICS = ("psnr/rgb", "ssim/rgb-wang", "lpips/alex-v0.1")
 SIDES = ("input", "result")
-LIMITS = {  # smallest and largest value of the file's numbers
-    "images": (1, math.inf), "batch": (1, 4096), "crop": (16, 4096), "width": (8, 1024), "lr": (1e-7, 1.0),
+LIMITS = {  # smallest and largest value of the file's numbers; LPIPS takes 31 pixels a side and more
+    "images": (1, math.inf), "batch": (1, 4096), "crop": (32, 4096), "width": (8, 1024), "lr": (1e-7, 1.0),
     "seed": (0, 2**63 - 1), "threads": (1, 4096), "held_out": (0, 0.9), "steps": (1, 1000),
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ class PairsFile:
     @property
     def recipe(self) -> Recipe:
         """How the training goes; a state is saved twenty times on the way."""
-        twentieth, threads = self.images // 20, self.threads or os.cpu_count() or 1
+        twentieth, threads = self.images // 20, self.threads or torch.get_num_threads()
         given = {"images": self.images, "batch": self.batch, "lr": self.lr, "threads": threads}
         return Recipe(**given, warmup=twentieth, ema=max(self.images / 12, 1), save_every=max(self.batch, twentieth))
 
@@ -135,7 +136,7 @@ def check(file: PairsFile) -> tuple[ImageSet, list[Pair], str]:
         raise ReproError(f"{file.inputs}: no pair is left for training ({len(pairs)} in all)")
     if all(p.input.resolve() == p.target.resolve() for p in pairs):
         raise ReproError(f"{file.inputs}: inputs and targets are the same files; there is nothing to learn")
-    sizes = {image_size(pair.input): pair.input for pair in pairs}
+    sizes = {image_size(pair.input): pair.input for pair in (*train, *test)}
     small, large = min(sizes, key=min), max(sizes, key=math.prod)
     if min(small) < file.crop:
         accepted = f"at least {file.crop} pixels a side, or a smaller crop"
@@ -160,7 +161,7 @@ class PairTask:
     def __init__(self, images: ImageSet, file: PairsFile) -> None:
         self.images, self.crop, self.learner = images, file.crop, LEARNERS[file.method]
         self.ids = images.names
-        self.settings = {"method": file.method, "crop": file.crop, "data": self.ids}
+        self.settings = {"method": file.method, "crop": file.crop, "data": [*self.ids, *map(str, images.targets.files)]}
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         """(target, input) of a batch, each (B, 3, crop, crop) in [-1, 1]."""
@@ -185,7 +186,7 @@ class TrainPairs:
     def run(self) -> int:
         whole("--until", 1 if self.until is None else self.until, 1, 10**12)
         file = read(self.file)
-        images, _, summary = check(file)
+        images, test, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
         task = PairTask(images, file)
         places = torch.arange(min(6, file.batch))  # what is drawn of the first batch
@@ -204,7 +205,7 @@ class TrainPairs:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
         task.learner.pipeline(last.ema.cpu()).save_pretrained(file.network_folder)
-        card = {**dataclasses.asdict(file), "pairs": summary, "threads": recipe.threads}
+        card = {**dataclasses.asdict(file), "pairs": summary, "test": [p.id for p in test], "threads": recipe.threads}
         card |= {"precision": precision_here(recipe, DEVICE), "seconds of this run": round(time.perf_counter() - start)}
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
         print(f"written: {file.network_folder}")
@@ -226,13 +227,15 @@ class EvaluatePairs:
         pairs = check(file)[1]
         if not pairs:
             raise ReproError(f"{self.file}: no held-out pair; accepted: held_out above 0 or a test set")
+        if read_card(file.network_folder).get("test", ids := [pair.id for pair in pairs]) != ids:
+            raise ReproError(f"{self.file}: other pairs are held out than in the training; accepted: the same pairs")
         pipe, rows, images = load(file.network_folder), [], []
         for pair in tqdm(pairs, unit="img", desc="evaluate", file=sys.stdout):
             degraded, target = pair.load()
             result = restore_image(pipe, degraded, steps=file.steps, seed=file.seed)
             for what, image in zip(SIDES, (degraded, result), strict=True):
                 scores = [protocols.score(name, image[None], target[None]).item() for name in METRICS]
-                rows.append((pair.id, what, *scores))
+                rows.append((os.fsencode(pair.id).decode("utf-8", "replace"), what, *scores))
             images += [degraded, result, target] if len(images) < 12 else []
         table, drawn = file.out / "results.csv", file.out / "results.png"
         write_text(table, csv_text(("image", "what", *METRICS), rows))
@@ -242,7 +245,7 @@ class EvaluatePairs:
             words = []
             for what in SIDES:
                 values = [row[column] for row in rows if row[1] == what]
-                interval = mean_interval(values) if enough else None
+                interval = mean_interval(values) if enough and all(map(math.isfinite, values)) else None
                 half = f" ± {(interval.high - interval.low) / 2:.3f}" if interval else ""
                 words.append(f"{what} {sum(values) / len(values):.3f}{half}")
             print(f"{name:>16}: {', '.join(words)}")

@@ -90,7 +90,7 @@ def gains(records: Sequence[Record], rows: Mapping[str, tuple[Cell, Cell]], **ax
         if all(found) and found[0][0].n >= stats.MIN_UNITS:
             gain = stats.paired_difference(*([side[0].values(m.LPIPS)] for side in found))
             drawn[name] = (gain.estimate, gain.low, gain.high)
-    return plots.dots(drawn, zero=0.0, **axes) if drawn else plots.nothing("no records of this profile")
+    return plots.dots(drawn, zero=0.0, **axes)
 
 
 def scene(live: str, which: str, name: str, task: str) -> tuple[Tensor, Tensor]:

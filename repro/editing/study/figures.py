@@ -238,8 +238,6 @@ def attended(records: Sequence[Record]) -> dict[str, dict[str, Tensor]]:
 
 def compared(rows: Mapping[str, Any], xlabel: str, size: tuple[float, float] | None = None, **more: Any) -> PngFigure:
     """`repro.ui.plots.dots` of means with their intervals, a row each."""
-    if not rows:
-        return nothing(NO_RECORDS)
     return dots(rows, xlabel=f"{xlabel} (lower is better), mean with 95 % interval", size=size, **more)
 
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from repro.editing.autoencoder import Noises
 from repro.editing.model import COLOUR, COUNT, only, single_edit
 from repro.editing.vector import LENGTH
+from repro.engine.rng import Noises
 
 PATCH = 2
 L1_WEIGHT = 100.0  # lambda of Isola et al., section 3.3

@@ -27,11 +27,11 @@ from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_im
 from repro.data.images import to_model
 from repro.data.pack import fashion, photographs
 from repro.engine.checkpoint import Experiment
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.engine.train import Recipe
 from repro.errors import ReproError
 from repro.paths import read_toml
-from repro.rddm.model import Noises, PublishedNet, RDDMNet, restoration_loss
+from repro.rddm.model import PublishedNet, RDDMNet, restoration_loss
 from repro.rddm.process import RDDMTraining, by_config
 
 _SPEC = read_toml(Path(__file__).with_suffix(".toml"))

@@ -165,8 +165,6 @@ def spread(seeds: Mapping[str, Tensor], gain: float) -> Photos:
 
 def compared(rows: Mapping[str, Any], xlabel: str, groups: Sequence[str] | None = None, size: Any = None) -> PngFigure:
     """`repro.ui.plots.dots` of a table's points."""
-    if not rows:
-        return nothing(NO_RECORDS)
     return dots(rows, xlabel=f"{xlabel}, mean with 95 % interval", groups=groups, size=size)
 
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from repro.data import pack
+from repro.data.files import equalised
 from repro.data.images import to_model, to_unit
 from repro.data.pack import photographs
 from repro.ddpm import samplers
@@ -276,13 +276,6 @@ WINDOW, THRESHOLD = 9, 0.10
 def mean_gain(image: Tensor) -> Tensor:
     """Each channel's mean brought to that of the training images by a gain: exposure and colour cast at once."""
     return (image * (torch.tensor(MEAN) / image.mean(dim=(1, 2)).clamp(min=1e-3))[:, None, None]).clamp(0, 1)
-
-
-def equalised(image: Tensor) -> Tensor:
-    """Histogram equalisation of each channel, as the released LOL configuration applies it to its input."""
-    from skimage.exposure import equalize_hist
-
-    return torch.from_numpy(np.stack([equalize_hist(c, nbins=256) for c in image.numpy()])).float().clamp(0, 1)
 
 
 def median(image: Tensor, size: tuple[int, ...] = (1, 3, 3)) -> Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repro.data import pack
-from repro.data.degradations import TASKS, Noises
+from repro.data.degradations import TASKS
 from repro.data.images import center_crop, resize, to_model, to_unit
 from repro.engine.checkpoint import in_profile, load_checkpoint, trained
 from repro.engine.records import Record, select
-from repro.engine.rng import KeyedNoise
+from repro.engine.rng import KeyedNoise, Noises
 from repro.engine.study import Exercise, Lesson, check_answer, like, near, tensors
 from repro.metrics.pixel import psnr
 from repro.ucdir import pipeline
@@ -22,7 +22,7 @@ from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
 from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
 from repro.ui.controls import UploadedFile
-from repro.ui.pictures import Photos, captioned, enlarge, photograph, plaque, to_uint8
+from repro.ui.pictures import Photos, captioned, photograph, plaque, to_uint8
 from repro.ui.plots import PALETTE, PngFigure, Schematic, panels, tile
 
 PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # held out from every training
@@ -144,7 +144,7 @@ def splitting(images: Mapping[str, Tensor], tiles: Tiles, around: int = 56) -> P
     meets = [ends[1][1] if len(ends := tiles.along(n)) > 1 else n // 2 for n in size]
     top, left = (max(0, at - around // 2) for at in meets)
     parts = {words: to_unit(x[0, :, top : top + around, left : left + around]) for words, x in images.items()}
-    return Photos(captioned({words: enlarge(to_uint8(x), 3) for words, x in parts.items()}, len(parts)))
+    return Photos(captioned({words: to_uint8(x).repeat(3, 0).repeat(3, 1) for words, x in parts.items()}, len(parts)))
 
 
 def plane(
