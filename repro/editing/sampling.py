@@ -122,7 +122,7 @@ class Editor:
             ids: one per image; they key the noise.
             steps: of DDIM, with noise of `eta` added; images with grain take those of `late` besides.
             inversion: start from the source's own noise, found by DDIM upwards with the empty request (supplement,
-                section E), instead of fresh noise.
+                section E), instead of new noise.
         """
         if len(ids) != len(image):
             raise ReproError(f"edit: got {len(ids)} ids for {len(image)} images; accepted: one each")
