@@ -8,6 +8,8 @@ from tiny import noises
 from torch.nn import functional as F
 
 from repro.data import files
+from repro.data.degradations import lamp_light
+from repro.data.images import to_model
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import Recipe, train
 from repro.errors import ReproError
@@ -234,6 +236,15 @@ def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
     pair = (F.pad(x, (right, 0, down, 0), mode="reflect") for x in images)
     assert torch.allclose((found - plain)[:2], 4 * 0.3 * lpips(*pair).float(), rtol=1e-4)
     assert torch.equal(found[2:], plain[2:])
+
+
+def test_what_lamps_light_is_degraded_and_the_target_has_less_of_it():
+    made, places = task(), list(range(4))
+    made.lamp, made.degrade = {"share": 1.0}, [lambda images, noise: (images, torch.zeros(len(images)))]
+    clean, degraded, _ = made.pair(torch.arange(4), noises(places))
+    wanted = lamp_light(cut(torch.arange(4), 16, noises(places)("crop").uniform((3,)))[0], noises(places), share=1.0)
+    assert torch.equal(clean, to_model(wanted[0])) and torch.equal(degraded, to_model(wanted[1]))
+    assert not torch.equal(clean, degraded)
 
 
 def test_a_run_that_began_before_there_were_these_terms_goes_on():

@@ -216,7 +216,9 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path, capsys):
     assert not (tmp_path / "twice/run/network").exists()
     with locked(tmp_path / "twice/run"):  # a second process that trains the same run
         assert main(["train", str(twice)]) == 2
-    assert main(["train", str(toml(tmp_path / "twice", BRIEF.replace("240", "48"), targets="low"))]) == 2
+    (tmp_path / "twice/other").symlink_to(tmp_path / "once/high")
+    assert main(["train", str(toml(tmp_path / "twice", BRIEF.replace("240", "48"), targets="other"))]) == 2
+    assert "data" in capsys.readouterr().err  # other targets are another training
     toml(tmp_path / "twice", BRIEF.replace("240", "48"))
     assert [main(["train", str(twice)]) for _ in range(2)] == [0, 0]  # the second time there is nothing left to do
     assert "nan" not in capsys.readouterr().out
