@@ -157,7 +157,7 @@ def dots(
     named in the legend. `size` in inches. Without rows: `nothing`.
     """
     if not rows:
-        return nothing("no records of this profile")
+        return nothing("— no records of this profile yet: `repro evaluate METHOD --full` makes them")
     grouped = zip(rows.values(), groups or [""] * len(rows), strict=True)
     several = [row if isinstance(row, Mapping) else {group: row} for row, group in grouped]
     looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(filter(None, chain(*several))))}
