@@ -126,8 +126,8 @@ def chosen(method: str | None, task: str | None, checkpoint: Path | None, **opti
         raise ReproError(f"--{unknown[0]} is no option of {method}: leave it out")
     run, name = restorer.shipped(task, **options)
     card = read_card(name)
-    about = f"{name}: {card.get('summary', '')}, {card['parameters']:,} parameters, last trained on {card['images']:,} crops"
-    return run, restorer.tasks[task], about
+    about = f"{card.get('summary', '')}, {card['parameters']:,} parameters, last trained on {card['images']:,} crops"
+    return run, restorer.tasks[task], f"{name}: {about}"
 
 
 def load(folder: Path) -> Any:
