@@ -125,7 +125,7 @@ def test_modules_fit_one_sitting():
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
     "adir": 1405,
-    "data": 1860,
+    "data": 1865,
     "ddpm": 1215,
     "editing": 3250,
     "engine": 2835,

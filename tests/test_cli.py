@@ -82,6 +82,7 @@ MISTAKES = {
     "unknown method": (["list", "dpdm"], "method 'dpdm' is unknown: choose one of ddpm"),
     "nothing to evaluate": (["evaluate"], ""),
     "unknown row": (["evaluate", "zebra", "--full"], "nothing measures 'zebra'"),
+    "missing records of a check": (["evaluate", "ddpm", "--missing"], "--missing goes with --full"),
     "check of one experiment": (["evaluate", "ddpm-fashion-linear-s0"], "a whole method is checked"),
     "unknown profile": (["evaluate", "ddpm", "--full", "--profile", "huge"], "'huge' is unknown: choose one of smoke"),
     "of a check": (["evaluate", "ddpm", "--profile", "huge"], "'huge' is unknown: choose one of smoke, small, paper"),

@@ -215,6 +215,7 @@ def test_absent_sets_say_what_to_get_from_where(tmp_path, monkeypatch, capsys):
     assert "absent" in out and "LOLdataset.zip" in out and LAYOUTS["lol"].page in out and "our485/low" in out
     made("lol", tmp_path / "lol", monkeypatch)
     assert main(["data", "check", "lol"]) == 0 and main(["data", "check", "pack"]) == 0
+    assert main(["data", "check", "pack", "--root", str(tmp_path)]) == 2  # it lies in one place
     assert "cifar-10-batches-bin: no such folder" in check("cifar10")[1][0]
     assert main(["data", "check", "loll"]) == 2
     error = capsys.readouterr().err

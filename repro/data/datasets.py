@@ -1,7 +1,7 @@
 """Published data sets: the layouts and counts of `datasets.toml`, compared by `repro data check`, and their readers.
 
     split = read_split("lol", "train")                                    # 485 pairs, from repro.paths.data() / "lol"
-    images = ImageSet.of_pairs(split.pairs, squared(256), masks=split.masks)
+    images = ImageSet.of_pairs(split.pairs, masks=split.masks)
 
 RainDrop's "test" is test-a (58 pairs), on which results are reported; test-b (249 other images) is read as "test_b".
 """
@@ -221,6 +221,8 @@ class DataCheck:
 
     def run(self) -> int:
         if one_of("data set", self.name, ["pack", *sorted(LAYOUTS)]) == "pack":
+            if self.root:
+                raise ReproError(f"{self.root}: the embedded images take no --root, they lie at {pack.PACK}")
             root, title, problems = pack.PACK, "embedded images", pack.verify()
             found = [] if problems else ["every photograph, thumbnail and list has the SHA-256 that was committed"]
             again = "restore the files with `git checkout -- repro/data/pack`, or install the package again"

@@ -1,7 +1,5 @@
-"""From the bytes of a file to pixels, by Pillow: what cannot be read is refused in one sentence.
-
-Damaged metadata (EXIF, profiles, comments) is passed over: it never decides whether pixels are accepted.
-"""
+"""From the bytes of a file to pixels, by Pillow: what cannot be read is refused in one sentence, damaged metadata
+(EXIF, profiles, comments) is passed over."""
 
 import io
 import struct
@@ -119,6 +117,14 @@ def decoded(image: Image.Image, name: str) -> Image.Image:
                 kind, image = image.format, ImageOps.exif_transpose(image)
                 image.format = kind
         return image
+
+
+def left_out(image: Image.Image) -> list[str]:
+    """A sentence for each thing of an opened, not yet decoded image that is not read."""
+    notes = ["of 16 bits 8 are read"] * (image.mode in ("RGB", "RGBA") and ";16" in str(image.tile))
+    with suppress(Exception):  # damage behind the first frame; an MPO's second one is a telephone's own copy
+        notes += ["of its frames the first is read"] * (image.format != "MPO" and image.is_animated)
+    return notes
 
 
 def to_channels(image: Image.Image, name: str) -> Tensor:

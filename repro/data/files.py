@@ -19,7 +19,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from repro.data.decoding import SUFFIXES
-from repro.data.images import image_size, read_image, resize
+from repro.data.images import image_size, read_image
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.paths import write_bytes
@@ -194,11 +194,6 @@ def crops(
     depends on images[b], ids[b] and `seed` only; two crops of one image have two ids."""
     listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     return cut(images, size, KeyedNoise(seed, listed, "crop").uniform((3,)), flip=flip, names=listed)
-
-
-def squared(side: int) -> Prepare:
-    """Resized to side x side, proportions not kept, as in RDDM's experiments (by what filter is not published)."""
-    return lambda image: resize(image, (side, side))
 
 
 def equalised(image: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Reading and writing images. Everywhere outside a network an image is float32 (3, H, W), RGB, in [0, 1].
 
-- EXIF orientation is applied; of an animation the first frame is read;
+- EXIF orientation is applied; of an animation the first frame is read (`read_srgb` says so);
 - grey becomes three equal channels; transparency is composited on white; a palette, CMYK and YCbCr become RGB;
 - grey of 12 or 16 bits is divided by its largest value (not clipped at 255), and inverted where a TIFF's tag makes
   white zero; Pillow gives 16-bit colour PNGs at their upper 8 bits;
@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from repro.data.decoding import check_size, decoded, opened, refusing, to_channels
+from repro.data.decoding import check_size, decoded, left_out, opened, refusing, to_channels
 from repro.errors import ReproError
 from repro.paths import write_bytes
 
@@ -45,9 +45,9 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
 
 
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
-    """The image (3, H, W) in [0, 1] in sRGB, and what was done about its colour profile and transparency ("": nothing);
-    a profile that cannot be applied is passed over, and reported. Raises `ReproError` as `read_image` does."""
-    image, notes = _open(path, str(path)), []
+    """The image (3, H, W) in [0, 1] in sRGB, and what was left out, or done about its colour profile and transparency
+    ("": nothing); a profile that cannot be applied is said. Raises `ReproError` as `read_image` does."""
+    notes, image = opened(path, str(path), lambda image: (left_out(image), decoded(image, str(path))))
     if profile := image.info.get("icc_profile"):
         name, clear = "its colour profile", image.mode == "RGBA" or "transparency" in image.info
         try:

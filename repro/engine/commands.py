@@ -76,6 +76,8 @@ class Evaluate:
     def run(self) -> int:
         if not self.names:
             raise ReproError("evaluate takes names of experiments or methods: `repro list` lists them")
+        if self.missing and not self.full:
+            raise ReproError("--missing goes with --full: without it no record is made")
         if self.full:
             for record in evaluation.full(self.names, self.profile, missing_only=self.missing):
                 print(record.label, {name: record.values(name)[:3] for name in record.metrics}, flush=True)

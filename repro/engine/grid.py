@@ -165,11 +165,7 @@ def _places(table: Spec, column: Spec, row: Spec) -> list[Place]:
 
 
 def ours(
-    records: Sequence[Record],
-    metric: str,
-    places: Sequence[Place],
-    verified: Verified = (),
-    reason: str = NOT_YET,
+    records: Sequence[Record], metric: str, places: Sequence[Place], verified: Verified = (), reason: str = NOT_YET
 ) -> Cell:
     """The mean over `places`, image by image, at the training seeds that all of them have. Fewer values than an
     interval needs (one FID, say) have none."""

@@ -23,8 +23,8 @@ from repro import paths
 from repro.data import wetglass
 from repro.data.datasets import face, read_celeba, read_split
 from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
-from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images, squared
-from repro.data.images import to_model
+from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images
+from repro.data.images import resize, to_model
 from repro.data.pack import fashion, photographs
 from repro.engine.checkpoint import Experiment
 from repro.engine.rng import KeyedNoise, Noises
@@ -136,10 +136,10 @@ def degraded(degradation: str, image: Tensor, name: str, seed: int = TEST_SEED) 
 
 
 def read(task: TaskConfig, split: str, full: bool = False) -> ImageSet:
-    """A split, "train" or "test", of a published task's data set; every image squeezed to a square, unless `full`. Of
-    CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for training. Raises `ReproError` for a
-    task without a reader, and for what the files lack."""
-    prepare = (lambda image: image) if full else squared(task.side)
+    """A split, "train" or "test", of a published task's data set; every image squeezed to a square (the filter is
+    not published), unless `full`. Of CelebA-HQ, one folder, the first nine tenths by name (27,000 of 30,000) are for
+    training. Raises `ReproError` for a task without a reader, and for what the files lack."""
+    prepare = (lambda image: image) if full else partial(resize, size=(task.side, task.side))
     if task.unread:
         raise ReproError(f"task {task.name!r} cannot be read: {task.unread}")
     if task.data == "celeba":
