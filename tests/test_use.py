@@ -209,13 +209,17 @@ def test_from_a_folder_of_pairs_to_a_restored_image(tmp_path, capsys, method):
     assert out.shape == given.shape and out.mean() > 1.3 * given.mean()
 
 
-def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path, capsys):
+def test_a_stopped_training_ends_as_one_that_was_not_stopped(tmp_path, capsys, monkeypatch):
     once, twice = (toml(folder(tmp_path / name), BRIEF.replace("240", "48")) for name in ("once", "twice"))
     assert main(["train", str(once)]) == 0
     assert main(["train", str(twice), "--until", "24"]) == 0
     assert not (tmp_path / "twice/run/network").exists()
+    (tmp_path / "twice/run/first_batch.png").unlink()
     with locked(tmp_path / "twice/run"):  # a second process that trains the same run
-        assert main(["train", str(twice)]) == 2
+        assert main(["train", str(twice)]) == 2 and not (tmp_path / "twice/run/first_batch.png").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(twice)]) == 2 and "without torchrun" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
     (tmp_path / "twice/other").symlink_to(tmp_path / "once/high")
     assert main(["train", str(toml(tmp_path / "twice", BRIEF.replace("240", "48"), targets="other"))]) == 2
     assert "take task back to go on" in capsys.readouterr().err  # other targets are another training

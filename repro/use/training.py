@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from repro.data.files import ImageSet, Pair, pair_folders, read_pairs
-from repro.data.images import center_crop, image_size, to_model, to_unit, write_image
+from repro.data.images import center_crop, check_writable, image_size, to_model, to_unit, write_image
 from repro.engine.checkpoint import read_card
 from repro.engine.records import locked
 from repro.engine.rng import KeyedNoise, Noises
@@ -159,8 +159,7 @@ class PairTask:
     """The engine's training task: random crops, input and target cut alike, mirrored half of the time."""
 
     def __init__(self, images: ImageSet, file: PairsFile) -> None:
-        self.images, self.crop, self.learner = images, file.crop, LEARNERS[file.method]
-        self.ids = images.names
+        self.images, self.ids, self.crop, self.learner = images, images.names, file.crop, LEARNERS[file.method]
         self.settings = {"method": file.method, "crop": file.crop, "data": [*self.ids, *map(str, images.targets.files)]}
 
     def pair(self, indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
@@ -185,6 +184,8 @@ class TrainPairs:
 
     def run(self) -> int:
         whole("--until", 1 if self.until is None else self.until, 1, 10**12)
+        if os.getenv("WORLD_SIZE", "1") != "1":
+            raise ReproError("own pairs are trained by one process: start the command without torchrun")
         file = read(self.file)
         images, test, summary = check(file)
         print(f"{self.file}: {file.method}, {summary}")
@@ -193,14 +194,14 @@ class TrainPairs:
         indices = places_to_indices(places, len(task.ids), file.seed)
         target, degraded = task.pair(indices, lambda purpose: KeyedNoise(file.seed, places, f"train/{purpose}"))
         drawn = tile([*to_unit(degraded), *to_unit(target)], len(places), gap=4)
-        print(f"first batch, inputs above targets: {write_image(file.out / 'first_batch.png', drawn)}", flush=True)
-        if self.check_only:
-            return 0
         recipe, start, state = file.recipe, time.perf_counter(), file.out / "state.safetensors"
-        network = seeded(lambda: task.learner.build(file.width), file.seed)
-        with locked(file.out, wait=False):  # of two trainings, each would replace the other's state
-            steps = train(network, task, recipe, file.seed, state, self.until)
-            last = with_progress(steps, recipe, file.method, state)
+        check_writable(picture := file.out / "first_batch.png", (1, 1))
+        with locked(file.out, wait=False):  # of two trainings, each would replace the other's files
+            print(f"first batch, inputs above targets: {write_image(picture, drawn)}", flush=True)
+            if self.check_only:
+                return 0
+            network = seeded(lambda: task.learner.build(file.width), file.seed)
+            last = with_progress(train(network, task, recipe, file.seed, state, self.until), recipe, file.method, state)
         if last.images < recipe.images:
             print(f"stopped at {last.images:,} images; the same command goes on")
             return 0
@@ -208,8 +209,8 @@ class TrainPairs:
         card = {**dataclasses.asdict(file), "pairs": summary, "test": [p.id for p in test], "threads": recipe.threads}
         card |= {"precision": precision_here(recipe, DEVICE), "seconds of this run": round(time.perf_counter() - start)}
         write_text(file.network_folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
-        print(f"written: {file.network_folder}")
-        print(f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}")
+        then = f"next: repro evaluate {self.file}; repro restore PHOTO --checkpoint {file.network_folder}"
+        print(f"written: {file.network_folder}\n{then}")
         return 0
 
 
