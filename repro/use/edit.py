@@ -52,8 +52,7 @@ class Edit:
 
         effects = {name: getattr(self, name) for name in EFFECTS}
         if not (edits := any(value is not None for value in effects.values())) and self.film is None:
-            names = ", ".join(f"--{name}" for name in (*EFFECTS, "film"))
-            raise ReproError(f"nothing to do; accepted: at least one of {names}")
+            raise ReproError(f"nothing to do; accepted: at least one of --{', --'.join((*EFFECTS, 'film'))}")
         if self.film is not None and not 0.1 <= self.film <= 10:
             raise ReproError(f"--film: got a radius of {self.film:g} pixels; accepted: 0.1 to 10 (smaller is --grain)")
         # Refuses a wrong amount before the work.
@@ -84,6 +83,7 @@ class Edit:
             settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
             edited = pipe(photo, **effects, **settings).images[0]
         if self.film is not None:
+            print(f"film grain: up to {max(1, photo[0].numel() / 512**2):.0f} min", flush=True)
             edited = film_grain(edited[None], self.film, seed=self.seed, ids=[0], n_samples=FILM_SAMPLES)[0]
         save_result(edited, out, shell("edit", self.photo, vars(self), out))
         print(f"written: {out}")
