@@ -151,7 +151,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     found = read_image(_png(3, 1, b"".join(b"\0" + row.tobytes() for row in pixels), bits=16))
     expected = torch.from_numpy(pixels.astype(np.float64) / 65535).permute(2, 0, 1)
     assert (found.double() - expected).abs().max() <= 1 / 255
-    for bits, note in ((16, "deep.png: of 16 bits 8 are read"), (8, "")):
+    for bits, note in ((16, "deep.png: only 8 of its 16 bits are read"), (8, "")):
         rows = (pixels >> (16 - bits)).astype(">u2" if bits == 16 else "u1")
         (path := tmp_path / "deep.png").write_bytes(_png(3, 1, b"".join(b"\0" + row.tobytes() for row in rows), bits))
         assert read_srgb(path)[1] == note
@@ -169,7 +169,7 @@ def test_grey_palette_bilevel_cmyk_and_animations_become_rgb(tmp_path):
     red = read_image(_encode(Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK"), "JPEG", quality=95))
     assert red[0].mean() > 0.95 and red[1:].mean() < 0.05
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    for kind, note in {"GIF": "a: of its frames the first is read", "MPO": ""}.items():
+    for kind, note in {"GIF": "a: only its first frame is read", "MPO": ""}.items():
         (path := tmp_path / "a").write_bytes(_encode(frames[0], kind, save_all=True, append_images=frames[1:]))
         first, said = read_srgb(path)
         assert first[0].min() > 0.99 and first[2].max() < 0.01 and said == note

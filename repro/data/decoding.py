@@ -121,9 +121,9 @@ def decoded(image: Image.Image, name: str) -> Image.Image:
 
 def left_out(image: Image.Image) -> list[str]:
     """A sentence for each thing of an opened, not yet decoded image that is not read."""
-    notes = ["of 16 bits 8 are read"] * (image.mode in ("RGB", "RGBA") and ";16" in str(image.tile))
+    notes = ["only 8 of its 16 bits are read"] * (image.mode in ("RGB", "RGBA") and ";16" in str(image.tile))
     with suppress(Exception):  # damage behind the first frame; an MPO's second one is a telephone's own copy
-        notes += ["of its frames the first is read"] * (image.format != "MPO" and image.is_animated)
+        notes += ["only its first frame is read"] * (image.format != "MPO" and image.is_animated)
     return notes
 
 

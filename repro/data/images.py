@@ -46,7 +46,7 @@ def read_image(source: ImageSource, *, min_side: int = 1, name: str = "") -> Ten
 
 def read_srgb(path: str | os.PathLike) -> tuple[Tensor, str]:
     """The image (3, H, W) in [0, 1] in sRGB, and what was left out, or done about its colour profile and transparency
-    ("": nothing); a profile that cannot be applied is said. Raises `ReproError` as `read_image` does."""
+    ("": nothing); a profile that cannot be applied is reported. Raises `ReproError` as `read_image` does."""
     notes, image = opened(path, str(path), lambda image: (left_out(image), decoded(image, str(path))))
     if profile := image.info.get("icc_profile"):
         name, clear = "its colour profile", image.mode == "RGBA" or "transparency" in image.info

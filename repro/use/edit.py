@@ -83,7 +83,7 @@ class Edit:
             settings = {"num_inference_steps": self.steps, "eta": self.eta, "seed": self.seed, "output_type": "pt"}
             edited = pipe(photo, **effects, **settings).images[0]
         if self.film is not None:
-            print(f"film grain: up to {max(1, photo[0].numel() / 512**2):.0f} min", flush=True)
+            print(f"film grain takes some minutes a megapixel, here for {photo[0].numel() / 1e6:.1f}", flush=True)
             edited = film_grain(edited[None], self.film, seed=self.seed, ids=[0], n_samples=FILM_SAMPLES)[0]
         save_result(edited, out, shell("edit", self.photo, vars(self), out))
         print(f"written: {out}")
