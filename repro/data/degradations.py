@@ -118,13 +118,21 @@ LAMP_REACH = (8.0, 50.0)  # pixels at which the light of a lamp has fallen to a 
 
 
 def lamp_light(
-    image: Tensor, noises: Noises, share: float = 0.4, near: float = 5.0, vivid: float = 0.5, kept: float = 0.4
+    image: Tensor,
+    noises: Noises,
+    share: float = 0.4,
+    near: float = 5.0,
+    vivid: float = 0.5,
+    kept: float = 0.4,
+    windows: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) sRGB in [0, 1] -> what a network shall make of them, and what is darkened for it (above 1 beside a
     lamp), both in multiples of 1/255: a `share` of the scenes in the light of bulbs or candles, warm all over or on one
     side, most of them brighter around a lamp, by up to `near` stops. The darkened scene has all of that light, in
     colours that the camera makes stronger by up to `vivid`, and is often pure red in the end; the target keeps the
     share `kept` of its stops. (`wide_low_light` has weaker casts, which a network takes away.)
+    With `windows`, that share of the lit scenes has a window of daylight, up to three stops brighter, and the lamp does
+    not fall on bluish things: a sky in the light of a bulb would teach that what looks white there is blue.
     """
     height, width = image.shape[-2:]
     u = noises("lamp").uniform((11,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)
@@ -140,6 +148,13 @@ def lamp_light(
     far = ((cols - u[7] * (width + 120) + 60).square() + (rows - u[8] * (height + 120) + 60).square()) / reach.square()
     lamp = torch.log2(1 + ((near * u[9]).exp2() - 1) / (1 + far))
     stops = stops + (lamp * (u[10] < 0.7))[:, None]
+    if windows:
+        v = noises("window").uniform((7,)).to(image)[:, :, None, None].unbind(1)
+        wide, high = (LAMP_SIZE[0] * (LAMP_SIZE[1] / LAMP_SIZE[0]) ** v[k] for k in (0, 1))
+        edge = 1 - ((cols - v[2] * (width + 120) + 60) / wide) ** 4 - ((rows - v[3] * (height + 120) + 60) / high) ** 4
+        day = torch.sigmoid(2 * 15 ** v[4] * edge) * (v[5] < windows)
+        day = torch.maximum(day, (5 * (image[:, 2] - image[:, 0])).clamp(0, 1))
+        stops = torch.lerp(stops, 3 * v[6][:, None], day[:, None])
     target, scene = (srgb_to_linear(image) * (part * stops).exp2() for part in (kept, 1.0))
     grey = 0.2126 * scene[:, :1] + 0.7152 * scene[:, 1:2] + 0.0722 * scene[:, 2:]
     scene = grey + (1 + vivid * u[0][:, None] / share) * (scene - grey)
