@@ -41,6 +41,7 @@ OTHERS = {
     "lamp light, all kept": lambda x, n: lamp_light(x, n, share=0.3, near=0.0, vivid=0.0, kept=1.0)[0],
     "lamp light, target": lambda x, n: lamp_light(x, n)[0],
     "lamp light, scene": lambda x, n: lamp_light(x, n)[1],
+    "lamp light, windows": lambda x, n: lamp_light(x, n, share=1.0, windows=1.0)[1],
     "raindrops, sharp": lambda x, n: rain(x, n("degrade/drops")),
 }
 
@@ -75,6 +76,30 @@ def test_lamp_light_is_warm_and_bright_near_the_lamp_and_the_target_keeps_a_shar
     ]
     assert shade[0].min() > -0.2 and 1.6 < shade[0].max() < 2.4
     assert torch.corrcoef(torch.stack(shade))[0, 1] > 0.98 and (shade[1] > shade[0] - 0.1).all()
+
+
+def test_daylight_falls_through_windows_and_on_bluish_things():
+    u = noises(range(60))("window").uniform((7,))
+    drawn, day = u[:, 5] < 0.6, 3 * u[:, 6]  # who has a window, and its stops
+
+    def stops(image, windows):  # (B, 3, H, W) in target and scene
+        made = lamp_light(image, noises(range(60)), share=1.0, near=0.0, vivid=0.0, windows=windows)
+        return [(srgb_to_linear(x.clamp(min=1 / 255)) / srgb_to_linear(image)).log2() for x in made]
+
+    sky = torch.tensor([0.2, 0.2, 0.4])[:, None, None].expand(60, 3, 16, 16)
+    for kept, found in zip((0.4, 1.0), stops(sky, 1e-9), strict=True):  # no window, and all channels alike: no lamp
+        torch.testing.assert_close(found, (kept * day)[:, None, None, None].expand_as(found), rtol=0, atol=0.06)
+
+    grey = torch.full((60, 3, 96, 96), 0.4)
+    lamp, found = (stops(grey, windows)[0] for windows in (0.0, 0.6))
+    assert torch.equal(found[~drawn], lamp[~drawn])
+    col, row = (216 * u[:, 2] - 60).long(), (216 * u[:, 3] - 60).long()  # the middle of the window
+    there = (drawn & (col.minimum(row) >= 0) & (col.maximum(row) < 96)).nonzero()[:, 0]
+    middle = found[there, :, row[there], col[there]]  # the softest edge leaves an eighth of the lamp
+    warm = lamp[there, :, row[there], col[there]]
+    wanted = torch.lerp(warm, 0.4 * day[there, None], torch.sigmoid(2 * 15 ** u[there, 4])[:, None])
+    assert len(there) > 5
+    torch.testing.assert_close(middle, wanted, rtol=0, atol=0.05)
 
 
 AMOUNTS = {"lowlight": (0, 0.5, 1, 3, 6), "raindrops": (0, 0.05, 0.2, 0.6), "deblur": (0, 3, 8, 21)}

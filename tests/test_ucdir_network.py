@@ -238,6 +238,18 @@ def test_the_perceptual_term_is_lpips_of_a_quarter_of_the_first_estimates():
     assert torch.equal(found[2:], plain[2:])
 
 
+def test_the_grid_term_is_what_the_four_pixels_of_two_by_two_differ_by_on_average_of_eight_by_eight():
+    model, places = tiny(), list(range(4))
+    clean = KeyedNoise(0, places, "clean").uniform((3, 16, 24)) * 2 - 1
+    plain, found = (training_loss(model, clean * 0.5, clean, noises(places), UCDIRLoss(grid=w)) for w in (0, 6))
+    error = model.predictor(clean * 0.5) - clean
+    tiles = [error[:, :, i : i + 8, j : j + 8] for i in (0, 8) for j in (0, 8, 16)]
+    phases = [(x[..., a::2, b::2] - x.mean(dim=(2, 3), keepdim=True)) for x in tiles for a in (0, 1) for b in (0, 1)]
+    assert torch.allclose(
+        (found - plain) / 6, sum(x.mean(dim=(2, 3)).abs().mean(dim=1) for x in phases) / 24, atol=1e-6
+    )
+
+
 def test_what_lamps_light_is_degraded_and_the_target_has_less_of_it():
     made, places = task(), list(range(4))
     made.lamp, made.degrade = {"share": 1.0}, [lambda images, noise: (images, torch.zeros(len(images)))]
@@ -250,7 +262,7 @@ def test_what_lamps_light_is_degraded_and_the_target_has_less_of_it():
 def test_a_run_that_began_before_there_were_these_terms_goes_on():
     known = {"objective", "detach", "pixel", "hidden", "shared", "crop"}
     assert set(task().settings) == known
-    assert set(task(perceptual=0.1, squared=True).settings) == known | {"perceptual", "squared"}
+    assert set(task(perceptual=0.1, grid=1.0, squared=True).settings) == known | {"perceptual", "grid", "squared"}
 
 
 def test_regression_learns_the_clean_image():

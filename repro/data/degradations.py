@@ -54,8 +54,7 @@ def low_light(image: Tensor, noises: Noises) -> Tensor:
     light = srgb_to_linear(image) * cast * 2.0**-stops
     deviation = ((1.0 / photons).to(image) * light + read.to(image) ** 2).sqrt()
     light = light + deviation * noises("degrade/sensor").normal(tuple(image.shape[1:])).to(image)
-    dark = linear_to_srgb(light.clamp(0, 1)) ** gamma
-    return (dark * 255).round() / 255
+    return (linear_to_srgb(light.clamp(0, 1)) ** gamma * 255).round() / 255
 
 
 WIDE_STOPS = (1.0, 6.0)
@@ -109,8 +108,7 @@ def wide_low_light(image: Tensor, noises: Noises, stops: float | None) -> tuple[
     dark = dark ** (1 + fade * (between(7, *WIDE_GAMMA) - 1))
     dark = dark + fade * between(8, *CONTRAST) * (dark * dark * (3 - 2 * dark) - dark)
     black = fade * between(9, -BLACK, BLACK).clamp(min=0)  # half of the cameras cut nothing off
-    dark = ((dark - black) / (1 - black)).clamp(0, 1)
-    return (dark * 255).round() / 255, under.flatten() / WIDE_STOPS[1]
+    return (((dark - black) / (1 - black)).clamp(0, 1) * 255).round() / 255, under.flatten() / WIDE_STOPS[1]
 
 
 LIT = (1.5, 5.0)  # stops between red and blue in the light of bulbs and candles
@@ -131,8 +129,8 @@ def lamp_light(
     side, most of them brighter around a lamp, by up to `near` stops. The darkened scene has all of that light, in
     colours that the camera makes stronger by up to `vivid`, and is often pure red in the end; the target keeps the
     share `kept` of its stops. (`wide_low_light` has weaker casts, which a network takes away.)
-    With `windows`, that share of the lit scenes has a window of daylight, up to three stops brighter, and the lamp does
-    not fall on bluish things: a sky in the light of a bulb would teach that what looks white there is blue.
+    With `windows`, that share of the lit scenes has a window of daylight, up to three stops brighter, and bluish things
+    keep daylight: skies in the light of a bulb teach that what looks white there is blue.
     """
     height, width = image.shape[-2:]
     u = noises("lamp").uniform((11,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)
@@ -146,8 +144,7 @@ def lamp_light(
     stops = torch.stack([0.35 * warm, (0.05 - 0.25 * u[5]) * warm, -0.65 * warm], dim=1)  # (B, 3, H, W)
     reach = LAMP_REACH[0] * (LAMP_REACH[1] / LAMP_REACH[0]) ** u[6]
     far = ((cols - u[7] * (width + 120) + 60).square() + (rows - u[8] * (height + 120) + 60).square()) / reach.square()
-    lamp = torch.log2(1 + ((near * u[9]).exp2() - 1) / (1 + far))
-    stops = stops + (lamp * (u[10] < 0.7))[:, None]
+    stops = stops + (torch.log2(1 + ((near * u[9]).exp2() - 1) / (1 + far)) * (u[10] < 0.7))[:, None]
     if windows:
         v = noises("window").uniform((7,)).to(image)[:, :, None, None].unbind(1)
         wide, high = (LAMP_SIZE[0] * (LAMP_SIZE[1] / LAMP_SIZE[0]) ** v[k] for k in (0, 1))
@@ -183,8 +180,7 @@ def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
         wide, high = (LAMP_SIZE[0] * (LAMP_SIZE[1] / LAMP_SIZE[0]) ** v[k] for k in (2, 3))
         dx, dy = cols - (v[4] * (width + 120) - 60), rows - (v[5] * (height + 120) - 60)
         turn = 0.8 * (v[6] - 0.5)
-        across, down = (turn.cos() * dx + turn.sin() * dy) / wide, (turn.cos() * dy - turn.sin() * dx) / high
-        x2, y2 = across**2, down**2
+        x2, y2 = ((turn.cos() * dx + turn.sin() * dy) / wide) ** 2, ((turn.cos() * dy - turn.sin() * dx) / high) ** 2
         edge = 2 * 15 ** (2 * (v[7] - 0.5).clamp(min=0))
         window = torch.sigmoid(edge * (1 - x2 * x2 - y2 * y2))
         kept = torch.maximum(kept, there * torch.where(v[7] < 0.5, torch.exp(-x2 - y2), window))

@@ -79,8 +79,7 @@ def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -
     # The sky is below in a drop, and brighter than the rest; a drop's rim is dark, the more the better it is in focus.
     sky = between(7, -0.15, 0.9)[..., None] * (dy / radius).clamp(-1, 1)
     tint = 1 + 0.25 * (u[:, 8:11] - 0.5)  # (B, 3)
-    ambient = fine.mean(dim=(1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None]
-    ambient = ambient * tint[..., None, None]
+    ambient = fine.mean((1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None] * tint[..., None, None]
     veil = between(12, 0.0, 0.7)[..., None, None]
     focus = (1 - soft / SOFT[1])[..., None]
     rim = between(13, 0, 0.7)[..., None] * focus * (1 - outline / _STEEP).clamp(0, 1) ** 3
@@ -114,16 +113,9 @@ def _drops(noise: KeyedNoise, usual: Tensor, share: Tensor, size: tuple[int, int
     tall = torch.where(streak, 2.5 + 3 * u[..., 9], 0.8 + 0.6 * u[..., 9])  # height over width
     turn = torch.where(streak, 0.3 * (u[..., 10] - 0.5), math.pi * u[..., 10])
     own = u[..., 6]  # independent of where it lies unless it leans
-    return {
-        "x": x,
-        "y": y,
-        "radius": torch.where(there, radius, 0.0),
-        "across": radius / tall.sqrt(),
-        "along": radius * tall.sqrt(),
-        "turn": turn,
-        "opacity": 0.45 + 0.55 * u[..., 2],
-        "gain": (0.7 * (own - 0.5)).exp(),
-    }
+    place = {"x": x, "y": y, "turn": turn, "across": radius / tall.sqrt(), "along": radius * tall.sqrt()}
+    light = {"opacity": 0.45 + 0.55 * u[..., 2], "gain": (0.7 * (own - 0.5)).exp()}
+    return {**place, "radius": torch.where(there, radius, 0.0), **light}
 
 
 def _field(drops: dict[str, Tensor], bend: Tensor, noise: KeyedNoise, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -136,16 +136,10 @@ class EditingNet(ModelMixin, ConfigMixin):
         self.mapping = VectorMapping(context, layers, tokens, labels, scaled) if condition == "cross" else None
         self.register_buffer("scale", torch.tensor(HIGHS) if scaled else torch.ones(LENGTH), persistent=False)
         down = tuple("CrossAttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(widths)))
-        settings = published or {
-            "out_channels": channels,
-            "down_block_types": down,
-            "up_block_types": tuple(block.replace("Down", "Up") for block in reversed(down)),
-            "block_out_channels": tuple(widths),
-            "layers_per_block": 1,
-            "cross_attention_dim": context,
-            "attention_head_dim": heads,
-            "norm_num_groups": 8,
-        }
+        up = tuple(block.replace("Down", "Up") for block in reversed(down))
+        blocks = {"down_block_types": down, "up_block_types": up, "block_out_channels": tuple(widths)}
+        sizes = {"layers_per_block": 1, "cross_attention_dim": context, "attention_head_dim": heads}
+        settings = published or {"out_channels": channels, **blocks, **sizes, "norm_num_groups": 8}
         inputs = 2 * channels + (3 if reference == "rgb" else channels) + mask + LENGTH * (condition == "concat")
         self.unet = UNet2DConditionModel(**{**settings, "in_channels": inputs})
         self.bypass = InputSkip(inputs, channels, _TIMES) if input_skip else None

@@ -80,8 +80,7 @@ def sample(
 
     Args:
         denoise: (noisy (B, 3, H, W), sqrt_gamma (B,)) -> predicted noise.   r: the state at the first level.
-        levels: gamma, from the noisiest up to 1.
-        noise: the deterministic samplers do not use it.
+        levels: gamma, from the noisiest up to 1.   noise: the deterministic samplers do not use it.
         clip: largest absolute residual predicted, in the units of `r`; eps is made to agree with it. None: unlimited.
     """
     advance, before = SAMPLERS[one_of("sampler", name, SAMPLERS)], None

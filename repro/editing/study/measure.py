@@ -99,8 +99,7 @@ def sample(experiment: str, cell: Mapping[str, Any], profile: str) -> Sample | N
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, profile: str = "small") -> Metrics:
     """One cell of the grid on the first `k` photographs (None: all)."""
     config, task, tasks = experiments.PROFILES[profile], cell["task"], tuple(cell.get("edit", "").split("+"))
-    network = experiment.startswith("editing-") and experiment != SEQUENCE
-    variant = find(experiment).variant if network else ""
+    variant = find(experiment).variant if experiment.startswith("editing-") and experiment != SEQUENCE else ""
     two = task == "edit" and variant not in (*experiments.ABLATIONS, experiments.MASKED, experiments.LOW)
     each = min(2, config.bench.each[2]) if two else 1
     data = unseen(config.bench) if task == "unseen" else crops(config.source, each)
