@@ -162,6 +162,7 @@ def test_every_law_is_bit_for_bit_what_it_was():
         "lamp light, all kept": "cd13d06538dd223f",
         "lamp light, target": "f0ccceab27c76058",
         "lamp light, scene": "d9a5e9ae88255892",
+        "lamp light, windows": "769cfd7a7f40d5ba",
         "lowlight, narrow": "c803fda870663605",
         "raindrops, sharp": "991744f5eff537ca",
         "lowlight": "8ceb0d9ae8f64d60",
