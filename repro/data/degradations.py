@@ -129,8 +129,8 @@ def lamp_light(
     side, most of them brighter around a lamp, by up to `near` stops. The darkened scene has all of that light, in
     colours that the camera makes stronger by up to `vivid`, and is often pure red in the end; the target keeps the
     share `kept` of its stops. (`wide_low_light` has weaker casts, which a network takes away.)
-    With `windows`, that share of the lit scenes has a window of daylight, up to three stops brighter, and bluish things
-    keep daylight: skies in the light of a bulb teach that what looks white there is blue.
+    Where `windows` is above 0, that share of the lit scenes has a window of daylight, up to three stops brighter, and
+    bluish things keep daylight: from skies lit by a bulb a network learns to make whites in warm light blue.
     """
     height, width = image.shape[-2:]
     u = noises("lamp").uniform((11,)).to(image)[:, :, None, None].unbind(1)  # each (B, 1, 1)

@@ -175,7 +175,7 @@ class UCDIRLoss:
     `detach`     whether the predictor is cut off from the diffusion loss: a `pixel` loss must train it then.
     `pixel`      weight of an L1 loss between first estimate and clean image (published: 0).
     `perceptual` weight of LPIPS (AlexNet) between the two, of a quarter of each batch (published: 0).
-    `grid`       weight of a grid of 2 pixels in the first estimate's error, means of 8 x 8 pixels (published: 0).
+    `grid`       weight of a grid with a period of 2 pixels in the first estimate's error (published: 0).
     `hidden`     share of the samples whose strength the network is not given (nan).
     `shared`     one t a batch (published) instead of one a sample.
     """
