@@ -189,6 +189,31 @@ def _uneven(light: Tensor, under: Tensor, settings: KeyedNoise) -> Tensor:
     return stops.clamp(0, DARKEST)[:, None]
 
 
+def plain_surfaces(image: Tensor, noises: Noises, share: float) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> a `share` of the images with a plain surface in front, like the roads, walls and poles
+    that photographs of animals and plants lack. It fills the image, one side of a straight line, or a bar; it has any
+    tone, nearly grey and nearly even, a little of the image's own fine detail, and grain."""
+    height, width = image.shape[-2:]
+    noise = noises("plain")
+    u = noise.uniform((16,)).to(image)[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+    coarse = F.interpolate(wetglass.small(image, 8), size=(height, width), mode="bicubic")
+    knots = F.interpolate(noise.normal((3, 3, 3), step=1).to(image), size=(height, width), mode="bicubic")
+    even = knots.mean(dim=1, keepdim=True)
+    grain = noise.normal((1, height, width), step=2).to(image)
+    grain = torch.where(u[0] < 0.5, grain, 2 * F.avg_pool2d(grain, 3, 1, 1))
+    tone = 0.08 + 0.8 * u[1] + 0.1 * (torch.cat(u[2:5], dim=1) - 0.5) + 0.08 * u[5] * (even + 0.15 * (knots - even))
+    surface = tone + (0.05 + 0.75 * u[6] ** 2) * (image - coarse) + 0.05 * u[7] * grain
+
+    quarters = 4 * u[8]  # straight lines are mostly upright or level
+    angle = math.pi / 2 * (quarters.round() + 4 * (quarters - quarters.round()) ** 3)
+    rows = torch.arange(height, device=image.device)[:, None] + 0.5 - height * u[9]
+    cols = torch.arange(width, device=image.device) + 0.5 - width * u[10]
+    across = angle.cos() * cols + angle.sin() * rows
+    bar = 2 * 12 ** u[11] - across.abs()
+    inside = torch.where(u[12] < 0.35, 1.0, torch.where(u[12] < 0.7, across, bar)).clamp(0, 1) * (u[13] < share)
+    return image + inside * (surface.clamp(0, 1) - image)
+
+
 LENGTH = (2.0, 21.0)  # of motion blur: pixels along the path, uniform
 SIGMA = (0.001, 0.01)  # its noise, standard deviation of values in [0, 1], log-uniform
 _TERMS, _POINTS = 4, 64
@@ -284,8 +309,9 @@ class Degradation:
         return degraded, strength.clamp(0, 1)
 
 
-def _raindrops(images: Tensor, noises: Noises, coverage: float | None) -> tuple[Tensor, Tensor]:
-    degraded, alpha = wetglass.wet_glass(images, noises("degrade/drops"), coverage)
+def raindrops(images: Tensor, noises: Noises, coverage: float | None, **shares: float) -> tuple[Tensor, Tensor]:
+    """`wetglass.wet_glass`, and the share of the light that comes through drops (B,)."""
+    degraded, alpha = wetglass.wet_glass(images, noises("degrade/drops"), coverage, **shares)
     return degraded, alpha.mean(dim=(1, 2, 3))
 
 
@@ -299,7 +325,7 @@ TASKS: dict[str, Degradation] = {
     task.name: task
     for task in (
         Degradation("lowlight", WIDE_LAW, "stops", (0.0, WIDE_STOPS[1]), wide_low_light),
-        Degradation("raindrops", wetglass.LAW, "coverage", (0.0, wetglass.LARGEST), _raindrops),
+        Degradation("raindrops", wetglass.LAW, "coverage", (0.0, wetglass.LARGEST), raindrops),
         Degradation("deblur", BLUR_LAW, "length", (0.0, LENGTH[1]), motion_blur),
         Degradation("jpeg", JPEG_LAW, "quality", (1, 100), _jpeg),
     )

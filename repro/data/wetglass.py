@@ -40,9 +40,12 @@ _REACH = 3.2  # radii: beyond, a hill is cut off at exactly nothing
 _CELL = 14  # pixels between two knots of the bending
 
 
-def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -> tuple[Tensor, Tensor]:
+def wet_glass(
+    image: Tensor, noise: KeyedNoise, coverage: float | None = None, sky: float = 0.0, film: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) in [0, 1] behind a wet pane: the images, and `a`, (B, 1, H, W) in [0, 1]. `coverage` fixes the share
-    of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it for each sample."""
+    of the pane under drops, in [0, 0.6]; 0 returns the images as they are; None draws it for each sample. Of a share
+    `sky` of the panes, drops show an even sky of any brightness more than the scene; a share `film` is misted, too."""
     height, width = image.shape[-2:]
     u = noise.uniform((16,)).to(image)  # (B, 16) of the whole pane
 
@@ -72,19 +75,29 @@ def wet_glass(image: Tensor, noise: KeyedNoise, coverage: float | None = None) -
     power = between(5, *POWER)[..., None]
     dx, dy = cols - x, rows - y
     source = torch.stack([(x - power * dx) * (2 / width) - 1, (y - power * dy) * (2 / height) - 1], dim=-1)
-    fine = _small(light, 5)
-    coarse = F.interpolate(_small(fine, 4), size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    fine = small(light, 5)
+    coarse = F.interpolate(small(fine, 4), size=fine.shape[-2:], mode="bilinear", align_corners=False)
     blurred = torch.lerp(fine, coarse, between(6, 0, 1)[..., None, None])
     view = F.grid_sample(blurred, source, mode="bilinear", padding_mode="reflection", align_corners=False)
     # The sky is below in a drop, and brighter than the rest; a drop's rim is dark, the more the better it is in focus.
-    sky = between(7, -0.15, 0.9)[..., None] * (dy / radius).clamp(-1, 1)
+    lit = between(7, -0.15, 0.9)[..., None] * (dy / radius).clamp(-1, 1)
     tint = 1 + 0.25 * (u[:, 8:11] - 0.5)  # (B, 3)
     ambient = fine.mean((1, 2, 3), keepdim=True) * log_between(11, 0.7, 2.2)[..., None, None] * tint[..., None, None]
     veil = between(12, 0.0, 0.7)[..., None, None]
     focus = (1 - soft / SOFT[1])[..., None]
     rim = between(13, 0, 0.7)[..., None] * focus * (1 - outline / _STEEP).clamp(0, 1) ** 3
     gain = log_between(14, *GAIN)[..., None] * own_gain
-    drop = (view + veil * (ambient - view)) * (gain * (1 + sky) * (1 - rim))[:, None]
+    if sky or film:
+        v = noise.uniform((5,), step=7).to(image)[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+        blue = 0.39 * v[1] - 0.09
+        skylight = (0.12 + 0.78 * v[2]) * torch.cat([1 - blue, torch.ones_like(blue), 1 + blue], dim=1)
+        ambient, veil = torch.where(v[0] < sky, skylight, ambient), torch.where(v[0] < sky, 0.35 + 0.93 * veil, veil)
+        even = (0.25 * (2 * u[:, 14, None, None] - 1)).exp() * own_gain**0.6
+        gain = torch.where(v[0][:, 0] < sky, even, gain)
+        mist = F.interpolate(noise.normal((1, 3, 3), step=8).to(image), size=(height, width), mode="bicubic")
+        light = light + 0.3 * v[3] * (v[4] < film) * torch.sigmoid(1.5 * mist) * (ambient - light)
+        image = torch.where(v[4] < film, light.clamp(0, 1).sqrt(), image)
+    drop = (view + veil * (ambient - view)) * (gain * (1 + lit) * (1 - rim))[:, None]
     wet = (light + alpha * (drop - light)).clamp(0, 1).sqrt()
     return torch.where(alpha > 0, wet, image), alpha
 
@@ -162,7 +175,7 @@ def _hills(drops: dict[str, Tensor], at_x: Tensor, at_y: Tensor) -> tuple[Tensor
     return outline.view_as(at_x), here.view(5, *at_x.shape)
 
 
-def _small(light: Tensor, cell: int) -> Tensor:
+def small(light: Tensor, cell: int) -> Tensor:
     """Means of about `cell` by `cell` pixels."""
     return F.interpolate(light, size=[math.ceil(side / cell) for side in light.shape[-2:]], mode="area")
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from repro import paths
 from repro.data import wetglass
 from repro.data.datasets import face, read_celeba, read_split
-from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light
+from repro.data.degradations import LOW_LIGHT_LAW, TASKS, low_light, plain_surfaces, raindrops
 from repro.data.files import ImageFiles, ImageSet, Pair, cut, equalised, list_images
 from repro.data.images import resize, to_model
 from repro.data.pack import fashion, photographs
@@ -51,6 +51,7 @@ class TaskConfig:
     steps: int  # sampling steps of the main table
     data: str = "photos"  # or "fashion"; of the published: a data set, "" where it cannot be read
     degradation: str = "none"  # of `DEGRADATIONS`, or "none" (generation: y = 0)
+    wider: Mapping[str, float] | None = None  # shares in training: `plain_surfaces`; `sky` and `film` of `wet_glass`
     schedule: str = "restoration"  # of `SCHEDULES`
     norm: Literal["l1", "l2"] = "l2"
     crop: int = 64  # side of the training crops in pixels
@@ -200,13 +201,21 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
 
         return PairTask(learning, ids, generated, condition=False)
     ids, photos = photographs("train", task.side, task.limit)
+    settings: dict[str, Any] = {"crop": task.crop, "degradation": LAWS[task.degradation]}
+    degrade = DEGRADATIONS[task.degradation]
+    if task.wider:
+        shares, settings["wider"] = {k: v for k, v in task.wider.items() if k != "plain"}, task.wider
+        drops = replace(TASKS["raindrops"], draw=partial(raindrops, **shares))
+        degrade = lambda images, noise: drops.degrade(images, noise)[0]  # noqa: E731
 
     def degraded_afresh(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         draw = noise("crop").uniform((3,))
         clean = cut([photos[i] for i in indices.tolist()], task.crop, draw.cpu()).to(draw.device)
-        return to_model(clean), to_model(DEGRADATIONS[task.degradation](clean, noise))
+        if task.wider:
+            clean = plain_surfaces(clean, noise, task.wider["plain"])
+        return to_model(clean), to_model(degrade(clean, noise))
 
-    return PairTask(learning, ids, degraded_afresh, crop=task.crop, degradation=LAWS[task.degradation])
+    return PairTask(learning, ids, degraded_afresh, **settings)
 
 
 def experiment(profile: str, task: TaskConfig, variant: str, ships: bool = False) -> Experiment:
