@@ -124,10 +124,10 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1405,
-    "data": 1865,
+    "adir": 1390,
+    "data": 1890,
     "ddpm": 1215,
-    "editing": 3250,
+    "editing": 3235,
     "engine": 2835,
     "metrics": 650,
     "nn": 325,

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import noises
 
 from repro.data import wetglass
-from repro.data.degradations import LIT, TASKS, lamp_light, low_light, srgb_to_linear
+from repro.data.degradations import LIT, TASKS, lamp_light, low_light, plain_surfaces, raindrops, srgb_to_linear
 from repro.data.wetglass import rain
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
@@ -42,7 +42,9 @@ OTHERS = {
     "lamp light, target": lambda x, n: lamp_light(x, n)[0],
     "lamp light, scene": lambda x, n: lamp_light(x, n)[1],
     "lamp light, windows": lambda x, n: lamp_light(x, n, share=1.0, windows=1.0)[1],
+    "plain surfaces": lambda x, n: plain_surfaces(x, n, 0.7),
     "raindrops, sharp": lambda x, n: rain(x, n("degrade/drops")),
+    "raindrops, sky": lambda x, n: raindrops(x, n, None, sky=0.7, film=0.7)[0],
 }
 
 
@@ -100,6 +102,30 @@ def test_daylight_falls_through_windows_and_on_bluish_things():
     wanted = torch.lerp(warm, 0.4 * day[there, None], torch.sigmoid(2 * 15 ** u[there, 4])[:, None])
     assert len(there) > 5
     torch.testing.assert_close(middle, wanted, rtol=0, atol=0.05)
+
+
+def test_plain_surfaces_are_nearly_even_and_nearly_grey_and_end_in_straight_lines():
+    red, n = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(400, 3, 48, 48), noises(range(400))
+    made, u = plain_surfaces(red, n, 0.6), n("plain").uniform((16,))
+    some, kind = u[:, 13] < 0.6, u[:, 12] // 0.35  # 0 whole, 1 a half, 2 a bar
+    assert torch.equal(made[~some], red[~some])
+    whole = torch.nn.functional.avg_pool2d(made, 12)[some & (kind == 0)]  # without grain
+    assert whole.std(dim=(2, 3)).max() < 0.12 and (whole.amax(dim=1) - whole.amin(dim=1)).max() < 0.2
+    assert whole.mean(dim=(1, 2, 3)).std() > 0.2, "of any tone"
+    share, edges = (made != red).any(dim=1).flatten(1).float().mean(dim=1), plain_surfaces(0 * red, n, 1.0)[:, 1] > 0
+    for part, low, high in ((0, 0.99, 1.01), (1, 0.3, 0.7), (2, 0.1, 0.45)):
+        assert low < share[some & (kind == part)].mean() < high
+        crossed = edges[(kind == part) & (u[:, 1] > 0.4)].diff(dim=2).sum(dim=2)  # dark grain is black here and there
+        assert crossed.max() == part
+
+
+def test_over_a_black_scene_drops_show_a_sky_and_panes_are_misted():
+    black, n, misted = torch.zeros(100, 3, 48, 48), noises(range(100)), {"sky": 0.4, "film": 1.0}
+    alpha = wetglass.wet_glass(black, n("degrade/drops"))[1]
+    for shares, lit, off in (({}, 0, 0), ({"sky": 1.0}, 1, 0), ({"sky": 0.3}, 0.3, 0), (misted, 0.4, 0.4)):
+        wet = raindrops(black, n, None, **shares)[0]
+        inside, outside = ((wet * part).flatten(1).any(dim=1).float().mean() for part in (alpha > 0.05, alpha == 0))
+        assert abs(inside - lit) < 0.2 and abs(outside - off) < 0.2 and (inside > 0) == (lit > 0)
 
 
 AMOUNTS = {"lowlight": (0, 0.5, 1, 3, 6), "raindrops": (0, 0.05, 0.2, 0.6), "deblur": (0, 3, 8, 21)}
@@ -164,7 +190,9 @@ def test_every_law_is_bit_for_bit_what_it_was():
         "lamp light, scene": "d9a5e9ae88255892",
         "lamp light, windows": "769cfd7a7f40d5ba",
         "lowlight, narrow": "c803fda870663605",
+        "plain surfaces": "a06591d0f4d42a3e",
         "raindrops, sharp": "991744f5eff537ca",
+        "raindrops, sky": "266d55bb8c8a29ad",
         "lowlight": "8ceb0d9ae8f64d60",
         "raindrops": "e3bd8098478e214e",
         "deblur": "fe03a0d9f3b4cbe4",

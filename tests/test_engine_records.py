@@ -321,6 +321,7 @@ def folders(tmp_path):
         (("12.0", "12.11"), ["DDIM / FID, ours: committed 12.0, regenerated 12.11 (0.1 apart is allowed)"]),
         (("12.0", "nan"), ["DDIM / FID, ours: committed 12.0, regenerated nan (0.1 apart is allowed)"]),
         (("12.0", ""), ["DDIM / FID, ours: committed 12.0, regenerated nothing"]),
+        (("0.1", "?"), ["DDIM / FID, atol: committed 0.1, regenerated ?"]),
         (("12e4", "120000"), ["DDIM / FID, records: committed 12e4, regenerated 120000"]),
         (("mark", "sign"), [f"{row} / FID, {change}" for change in (
             "mark: committed recorded, regenerated no such cell", "sign: committed no such cell, regenerated recorded"

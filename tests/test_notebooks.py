@@ -12,8 +12,6 @@ from clones import MISSING, fill
 from tiny import first_cell
 
 from repro import paths
-from repro.editing.study import experiments as editing
-from repro.editing.study.lesson import LESSONS
 from repro.engine import claims, notebooks
 from repro.engine.provenance import provenance_of
 
@@ -55,12 +53,6 @@ def test_its_parameters_are_typed_it_plays_at_once_and_names_every_claim(number)
     prose = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
     listed = [claim.id for claim in claims.load_ledger(METHODS[number])]
     assert listed and [name for name in listed if f"**{name}**" not in prose] == []
-
-
-def test_every_profile_of_notebook_02s_lesson_is_one_and_is_offered():
-    assert set(LESSONS) <= set(editing.PROFILES)
-    text = NOTEBOOKS["02"].read_text(encoding="utf-8")
-    assert all(f"{name}: " in text for name in LESSONS)
 
 
 SHOWN = {"01": 18, "02": 22, "03": 18, "04": 14, "05": 12}  # images, at least

@@ -14,7 +14,7 @@ from torch import nn
 
 from repro import paths
 from repro.data import pack
-from repro.data.degradations import TASKS
+from repro.data.degradations import TASKS, plain_surfaces, raindrops
 from repro.data.images import to_model, to_unit
 from repro.engine import evaluation, grid
 from repro.engine.checkpoint import experiments, find, load_checkpoint, save_checkpoint
@@ -100,12 +100,16 @@ def test_a_pair_is_of_the_right_image_and_its_own_degradation(coded, monkeypatch
 
 
 def test_the_network_for_use_learns_the_wide_degradation(coded):
-    config, shared = replace(rddm.USE["raindrop"], crop=24), TASKS["raindrops"]
-    learned = rddm.training_task(config, "use")
-    x0, y = learned.pair(torch.tensor([4, 0]), noise_at(PLACES[:2]))
-    wet = shared.degrade((x0 + 1) / 2, noise_at(PLACES[:2]))[0]
-    torch.testing.assert_close(y, to_model(wet), rtol=0, atol=1e-4)
-    assert learned.settings["degradation"] == shared.law, "a run is not continued under another law"
+    config, at = replace(rddm.USE["raindrop"], crop=24), noise_at(PLACES[:2])
+    learned, first = (rddm.training_task(replace(config, wider=wider), "use") for wider in (config.wider, None))
+    (x0, y), (cut, wet) = (task.pair(torch.tensor([4, 0]), at) for task in (learned, first))
+    torch.testing.assert_close(wet, to_model(TASKS["raindrops"].degrade((cut + 1) / 2, at)[0]), rtol=0, atol=1e-4)
+    scene = plain_surfaces((cut + 1) / 2, at, config.wider["plain"])
+    torch.testing.assert_close(x0, to_model(scene), rtol=0, atol=1e-6)
+    shares = {name: config.wider[name] for name in ("sky", "film")}
+    torch.testing.assert_close(y, to_model(raindrops(scene, at, None, **shares)[0]), rtol=0, atol=1e-4)
+    more = {"degradation": TASKS["raindrops"].law, "wider": config.wider}
+    assert more.items() <= learned.settings.items(), "a run is not continued under another law"
 
 
 @pytest.mark.parametrize("name", ["rddm-raindrop-{}-s0", "ucdir-lowlight-{}-s0"])

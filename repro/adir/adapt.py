@@ -233,14 +233,9 @@ def drawn(room: str, batch: int, i: int, seed: int) -> Noises:
 
 @torch.enable_grad()  # also inside a caller's no_grad; not in the caller's code between steps
 def train(
-    network: nn.Module,
-    loss_of: Callable[[Callable[..., Any], int], tuple[Tensor, Tensor]],
-    settings: Adaptation,
-    seed: int = 0,
-    about: Mapping[str, Any] | None = None,
-    state: Path | None = None,
-    progress: bool = False,
-) -> Iterator[AdaptStep]:
+    network: nn.Module, loss_of: Callable[[Callable[..., Any], int], tuple[Tensor, Tensor]], settings: Adaptation,
+    seed: int = 0, about: Mapping[str, Any] | None = None, state: Path | None = None, progress: bool = False,
+) -> Iterator[AdaptStep]:  # fmt: skip
     """Train fresh factors of a network by Adam; its own weights do not change.
 
     Args:

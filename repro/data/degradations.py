@@ -116,14 +116,9 @@ LAMP_REACH = (8.0, 50.0)  # pixels at which the light of a lamp has fallen to a 
 
 
 def lamp_light(
-    image: Tensor,
-    noises: Noises,
-    share: float = 0.4,
-    near: float = 5.0,
-    vivid: float = 0.5,
-    kept: float = 0.4,
+    image: Tensor, noises: Noises, share: float = 0.4, near: float = 5.0, vivid: float = 0.5, kept: float = 0.4,
     windows: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(B, 3, H, W) sRGB in [0, 1] -> what a network shall make of them, and what is darkened for it (above 1 beside a
     lamp), both in multiples of 1/255: a `share` of the scenes in the light of bulbs or candles, warm all over or on one
     side, most of them brighter around a lamp, by up to `near` stops. The darkened scene has all of that light, in

@@ -239,12 +239,9 @@ class ImageSet:
 
     @classmethod
     def of_pairs(
-        cls,
-        pairs: Sequence[Pair],
-        prepare: Prepare | None = None,
-        prepare_input: Prepare | None = None,
+        cls, pairs: Sequence[Pair], prepare: Prepare | None = None, prepare_input: Prepare | None = None,
         masks: Sequence[Path] | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """`prepare` is done to input, target and mask alike, or `prepare_input` to the input."""
         inputs = ImageFiles([p.input for p in pairs], prepare_input or prepare)
         return cls(ImageFiles([p.target for p in pairs], prepare), inputs, masks and ImageFiles(masks, prepare))

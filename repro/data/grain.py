@@ -37,14 +37,9 @@ Ids = Sequence[int | str] | Tensor
 
 
 def film_grain(
-    image: Tensor,
-    radius: float | Tensor,
-    *,
-    seed: int,
-    ids: Ids,
-    sigma_filter: float = SIGMA_FILTER,
+    image: Tensor, radius: float | Tensor, *, seed: int, ids: Ids, sigma_filter: float = SIGMA_FILTER,
     n_samples: int = N_SAMPLES,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The Boolean model by Monte Carlo: images (B, C, H, W) in [0, 1] as grains on film.
 
     Beside the published algorithm: all grains have one radius, the sample points are a fixed spiral with a Gaussian

@@ -272,14 +272,9 @@ class TargetRules:
 
 
 def compose(
-    image: Tensor,
-    vectors: Sequence[EditingVector],
-    *,
-    seed: int,
-    ids: Sequence[int | str],
-    reference: Tensor | None = None,
-    rules: TargetRules | None = None,
-) -> Tensor:
+    image: Tensor, vectors: Sequence[EditingVector], *, seed: int, ids: Sequence[int | str],
+    reference: Tensor | None = None, rules: TargetRules | None = None,
+) -> Tensor:  # fmt: skip
     """Targets of images (B, 3, H, W) in [0, 1], each by its request, seed and id alone, whatever else is in the batch.
 
     `reference` (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; needed where colour is on.

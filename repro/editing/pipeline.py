@@ -227,14 +227,9 @@ class EditingPipeline(DiffusionPipeline):
         return torch.where(hole > 0, (smooth + enlarged((added - coarse) * there * fade, size)).clamp(0, 1), image)
 
     def _pass(
-        self,
-        image: Tensor,
-        vector: EditingVector,
-        noise: _Noise,
-        reference: Tensor | None = None,
-        hole: Tensor | None = None,
-        tile: int = 0,
-    ) -> Tensor:
+        self, image: Tensor, vector: EditingVector, noise: _Noise, reference: Tensor | None = None,
+        hole: Tensor | None = None, tile: int = 0,
+    ) -> Tensor:  # fmt: skip
         """The network's output in one pass, (B, 3, H, W) in [0, 1]."""
         editor = self.editor(tile)
         conditions, box = editor.conditions(image, [vector] * len(image), reference, hole)

@@ -203,14 +203,9 @@ class Editor:
 
 
 def in_sequence(
-    editors: Mapping[str, Editor],
-    image: Tensor,
-    vectors: Sequence[EditingVector],
-    ids: Ids,
-    *,
-    rules: TargetRules,
+    editors: Mapping[str, Editor], image: Tensor, vectors: Sequence[EditingVector], ids: Ids, *, rules: TargetRules,
     **settings: Any,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Ours-single: the tasks, the same for all images, one after another, each by its own network; `settings` as of
     `Editor.trajectory`."""
     for number, step in enumerate(rules.sequence(vectors[0])):

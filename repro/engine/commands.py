@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from tyro.conf import Positional, arg
@@ -183,7 +183,7 @@ class TablesCompare:
             (a, atol, rtol), (b, *_) = (side.get(place, ("no such cell", None, None)) for side in (before, after))
             apart = ""
             with suppress(TypeError, ValueError):  # text
-                allowed = atol + rtol * abs(float(a))
+                allowed = float(atol) + float(rtol) * abs(float(a))
                 if abs(float(a) - float(b)) <= allowed:
                     continue
                 apart = f" ({allowed:.2g} apart is allowed)"
@@ -194,12 +194,12 @@ class TablesCompare:
         return int(bool(differences))
 
     @staticmethod
-    def _cells(folder: Path) -> dict[str, tuple[str, float | None, float | None]]:
-        """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, its tolerances."""
+    def _cells(folder: Path) -> dict[str, tuple[str, Any, Any]]:
+        """Every cell of a folder's tables: "table, row, column" -> its text and, of a number, its tolerances' texts."""
         found = {}
         for path in sorted(folder.rglob("*.csv")):
             for line, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
-                tolerances = float(row.get("atol") or 1e-6), float(row.get("rtol") or 1e-4)
+                tolerances = row.get("atol") or 1e-6, row.get("rtol") or 1e-4
                 name = " / ".join(row[key] for key in KEYS if row.get(key)) or f"line {line}"
                 for column, text in row.items():
                     within = (None, None) if column in (*KEYS, *TEXT) else tolerances

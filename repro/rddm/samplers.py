@@ -173,15 +173,9 @@ class Net:
 
     @torch.no_grad()
     def generate(
-        self,
-        ids: Sequence[int],
-        steps: int | None = None,
-        seed: int = 0,
-        shape: tuple[int, int, int] = (1, 28, 28),
-        batch: int = 100,
-        device: torch.device | str = "cpu",
-        **settings: Any,
-    ) -> Tensor:
+        self, ids: Sequence[int], steps: int | None = None, seed: int = 0, shape: tuple[int, int, int] = (1, 28, 28),
+        batch: int = 100, device: torch.device | str = "cpu", **settings: Any,
+    ) -> Tensor:  # fmt: skip
         """Samples (len(ids), *shape) in [-1, 1], on the CPU: restoration with y = 0, which the network is not given."""
         settings |= {"steps": steps, "seed": seed, "condition": False}
         parts = [ids[first : first + batch] for first in range(0, len(ids), batch)]

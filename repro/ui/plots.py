@@ -66,12 +66,9 @@ def strip(
 
 
 def sheet(
-    pictures: Sequence[Tensor | None],
-    cols: int,
-    row_labels: Sequence[str] = (),
-    col_labels: Sequence[str] = (),
+    pictures: Sequence[Tensor | None], cols: int, row_labels: Sequence[str] = (), col_labels: Sequence[str] = (),
     zoom: int = ZOOM,
-) -> PngFigure:
+) -> PngFigure:  # fmt: skip
     """Small images (1, H, W) in [0, 1] as one contact sheet, each pixel a square of `zoom`; None leaves a gap. They are
     one image on one axis: a hundred are drawn as fast as one."""
     shape = next(p for p in pictures if p is not None).shape

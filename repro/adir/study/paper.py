@@ -97,16 +97,9 @@ def clip(name: str = "ViT-B-32", pretrained: str | None = "openai", model: Any =
 
 
 def adapt_latent(
-    pipe: Any,
-    images: Sequence[Tensor],
-    embeddings: Tensor,
-    settings: Adaptation,
-    crop: int,
-    operator: Separable | None = None,
-    empty: Tensor | None = None,
-    noise_level: int = 20,
-    seed: int = 0,
-) -> Iterator[AdaptStep]:
+    pipe: Any, images: Sequence[Tensor], embeddings: Tensor, settings: Adaptation, crop: int,
+    operator: Separable | None = None, empty: Tensor | None = None, noise_level: int = 20, seed: int = 0,
+) -> Iterator[AdaptStep]:  # fmt: skip
     """Adapt the U-Net of a diffusers pipeline to images (3, H, W) in [0, 1], as `repro.adir.adapt.train` does.
 
     With an `operator` the pipeline is `StableDiffusionUpscalePipeline`, conditioned on A of each crop with noise of

@@ -202,17 +202,16 @@ def training_task(task: TaskConfig, variant: str) -> PairTask:
         return PairTask(learning, ids, generated, condition=False)
     ids, photos = photographs("train", task.side, task.limit)
     settings: dict[str, Any] = {"crop": task.crop, "degradation": LAWS[task.degradation]}
-    degrade = DEGRADATIONS[task.degradation]
+    degrade, wider = DEGRADATIONS[task.degradation], dict(task.wider or {})
+    plain = wider.pop("plain", 0.0)
     if task.wider:
-        shares, settings["wider"] = {k: v for k, v in task.wider.items() if k != "plain"}, task.wider
-        drops = replace(TASKS["raindrops"], draw=partial(raindrops, **shares))
+        drops, settings["wider"] = replace(TASKS["raindrops"], draw=partial(raindrops, **wider)), task.wider
         degrade = lambda images, noise: drops.degrade(images, noise)[0]  # noqa: E731
 
     def degraded_afresh(indices: Tensor, noise: Noises) -> tuple[Tensor, Tensor]:
         draw = noise("crop").uniform((3,))
         clean = cut([photos[i] for i in indices.tolist()], task.crop, draw.cpu()).to(draw.device)
-        if task.wider:
-            clean = plain_surfaces(clean, noise, task.wider["plain"])
+        clean = plain_surfaces(clean, noise, plain) if plain else clean
         return to_model(clean), to_model(degrade(clean, noise))
 
     return PairTask(learning, ids, degraded_afresh, **settings)
