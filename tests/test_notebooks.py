@@ -119,7 +119,6 @@ def test_notebook_00_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("repro.paths.build", lambda: tmp_path)
     (run,) = notebooks.reproduce(["00_start_here"], profile="smoke")
     assert run.error is None, run.error
-    kinds = [
-        k for c in nbformat.read(run.path, as_version=4).cells for o in c.get("outputs", []) for k in o.get("data", {})
-    ]
+    cells = nbformat.read(run.path, as_version=4).cells
+    kinds = [kind for cell in cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
     assert kinds.count("image/jpeg") == 4

@@ -24,9 +24,10 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.metrics.features import CLASSIFIER
 from repro.rddm import process
-from repro.rddm.model import restoration_loss
+from repro.rddm.model import RDDMNet, restoration_loss
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMTraining, by_config
-from repro.rddm.samplers import Net
+from repro.rddm.samplers import Net, start_noise
 from repro.rddm.study import experiments as rddm
 from repro.rddm.study import figures, lesson, measure
 from repro.rddm.study.lesson import LESSONS, psnr
@@ -110,6 +111,15 @@ def test_the_network_for_use_learns_the_wide_degradation(coded):
     torch.testing.assert_close(y, to_model(raindrops(scene, at, None, **shares)[0]), rtol=0, atol=1e-4)
     more = {"degradation": TASKS["raindrops"].law, "wider": config.wider}
     assert more.items() <= learned.settings.items(), "a run is not continued under another law"
+
+
+def test_measured_in_tiles_it_restores_as_its_pipeline_does(monkeypatch):
+    net, x_T = shaken(RDDMNet("res", base_channels=8, channel_mults=(1, 2))), start_noise(["a"], (3, 140, 180), 0)
+    monkeypatch.setattr("repro.rddm.pipeline.randn_tensor", lambda *_, **__: x_T)
+    pipe, y = RDDMPipeline(net, RDDMScheduler(), steps=2, tile=128), KeyedNoise(0, [0], "y").uniform((3, 140, 180))
+    given = Net(net, RDDMTraining("res", by_config(), "l2"), 2)
+    found = measure.switched(given, {"tile": 128})[0].restore(to_model(y), ["a"])
+    torch.testing.assert_close(to_unit(found), pipe(y, output_type="pt").images, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rddm-raindrop-{}-s0", "ucdir-lowlight-{}-s0"])

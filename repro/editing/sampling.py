@@ -103,18 +103,9 @@ class Editor:
 
     @torch.no_grad()
     def trajectory(
-        self,
-        image: Tensor,
-        vectors: Sequence[EditingVector],
-        ids: Ids,
-        *,
-        reference: Tensor | None = None,
-        hole: Tensor | None = None,
-        steps: int = STEPS,
-        seed: int = 0,
-        eta: float = 0.0,
-        inversion: bool = False,
-    ) -> tuple[Iterator[Step], Box]:
+        self, image: Tensor, vectors: Sequence[EditingVector], ids: Ids, *, reference: Tensor | None = None,
+        hole: Tensor | None = None, steps: int = STEPS, seed: int = 0, eta: float = 0.0, inversion: bool = False,
+    ) -> tuple[Iterator[Step], Box]:  # fmt: skip
         """The steps of an edit on latents, and the padding that `decode` undoes.
 
         Args:

@@ -255,14 +255,9 @@ class PublishedNet(Predictor):
 
 
 def restoration_loss(
-    model: nn.Module,
-    x0: Tensor,
-    y: Tensor,
-    noise: Noises,
-    learning: RDDMTraining,
-    condition: bool = True,
+    model: nn.Module, x0: Tensor, y: Tensor, noise: Noises, learning: RDDMTraining, condition: bool = True,
     mask: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """(B,) loss of pairs in [-1, 1] at a uniform timestep of each sample's own (report Eq. 14 and 15), or at the last.
 
     The network is given (x_t, t, cond), cond being y where `condition`, and a mask (B, C, H, W) behind it.

@@ -32,7 +32,9 @@ from repro.rddm.process import Objective, by_config
 from repro.rddm.samplers import Rule, Sampler, times
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
-SIDE = 384  # pixels of the shorter side up to which the network for use sees a raindrop photograph at its own size
+# How the network for use sees raindrops, chosen on validation photographs; it learned on crops of 128 pixels, and what
+# an attention or a normalisation takes from a whole photograph is not what it learned from them.
+RAINDROPS: dict[str, Any] = {"side": 384, "steps": 1, "tile": 160}
 
 
 class RDDMScheduler(SchedulerMixin, ConfigMixin):
@@ -132,12 +134,15 @@ class RDDMPipeline(DiffusionPipeline):
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
     that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
-    `steps`: of sampling, where the call does not say.
+    `steps`, `tile`: of sampling, and what "auto" stands for, where the call does not say.
     """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None, steps: int = 5) -> None:
+    def __init__(
+        self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None, steps: int = 5,
+        tile: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(unet, Predictor) or not unet.config.condition or not isinstance(scheduler, RDDMScheduler):
             found = f"{type(unet).__name__} and {type(scheduler).__name__}"
@@ -146,7 +151,7 @@ class RDDMPipeline(DiffusionPipeline):
         if learned != objective:
             raise ReproError(f"the network was trained for {learned!r}: it cannot be used as {objective!r}")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(side=side, steps=steps)
+        self.register_to_config(side=side, steps=steps, tile=tile)
 
     @classmethod
     def shipped(cls, task: str = "raindrop", variant: str = "use") -> Self:
@@ -157,7 +162,7 @@ class RDDMPipeline(DiffusionPipeline):
         network = copy.deepcopy(load_checkpoint(f"rddm-{task}-{variant}-s0"))  # which is shared
         quiet = task == "raindrop" or variant in ("use", "quiet")  # trained and started with noise 0.1
         scheduler = RDDMScheduler(objective=network.config.objective, sum_scale=0.01 if quiet else 1.0)
-        return cls(network, scheduler, *((SIDE, 1) if variant == "use" else ()))
+        return cls(network, scheduler, **(RAINDROPS if variant == "use" else {}))
 
     @torch.no_grad()
     def __call__(
@@ -180,8 +185,8 @@ class RDDMPipeline(DiffusionPipeline):
             num_inference_steps, start: see `RDDMScheduler.set_timesteps`; None: the pipeline's own `steps`.
             eta: 0 deterministic, 1 the posterior's variance.
             generator: one, or one an image, so that an image does not depend on its batch; or a seed that makes one.
-            tile: side of the overlapping tiles that the network sees in every step; None: one piece, "auto": tiles of
-                512 pixels where a side has more than 640.
+            tile: side of the overlapping tiles that the network sees in every step; None: one piece, "auto": the
+                pipeline's own, or tiles of 512 pixels where a side has more than 640.
             output_type: "pil", or float in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
@@ -193,7 +198,7 @@ class RDDMPipeline(DiffusionPipeline):
         if seed is not None:
             generator = torch.Generator().manual_seed(whole("RDDMPipeline: seed", seed, 0, 2**64 - 1))
         if tile == "auto":
-            tile = TILE if max(y.shape[2:]) > WHOLE else None
+            tile = self.config.tile or (TILE if max(y.shape[2:]) > WHOLE else None)
         if tile is not None and not (isinstance(tile, int) and tile >= 2 * OVERLAP):
             raise ReproError(f"tile is {tile!r}: accepted: at least {2 * OVERLAP} pixels, 'auto' or None")
 

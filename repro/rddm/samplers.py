@@ -183,16 +183,9 @@ class Net:
         return torch.cat([sample(run).clamp(-1, 1).cpu() for run in runs])
 
     def trajectory(
-        self,
-        y: Tensor,
-        ids: Sequence[int | str],
-        steps: int | None = None,
-        seed: int = 0,
-        condition: bool = True,
-        start: int | None = None,
-        sum_scale: float | None = None,
-        **settings: Any,
-    ) -> Iterator[Step]:
+        self, y: Tensor, ids: Sequence[int | str], steps: int | None = None, seed: int = 0, condition: bool = True,
+        start: int | None = None, sum_scale: float | None = None, **settings: Any,
+    ) -> Iterator[Step]:  # fmt: skip
         """The same as a generator of steps, to be watched; `condition`: whether the network is given y."""
         learning, schedule = self.learning, self.learning.schedule
         if learning.start == "none":

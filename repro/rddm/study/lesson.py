@@ -18,7 +18,7 @@ from repro.engine import study
 from repro.engine.checkpoint import load_checkpoint, trained
 from repro.engine.study import Exercise, Judge, check_answer, like, near, same, tensors
 from repro.errors import ReproError
-from repro.rddm.pipeline import SIDE, RDDMPipeline, RDDMScheduler
+from repro.rddm.pipeline import RAINDROPS, RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMSchedule, by_config
 from repro.rddm.samplers import Net, Sampler
 from repro.rddm.study.experiments import BASELINES, PROFILES, USE, TaskConfig, degraded, learning_of, name_of
@@ -237,9 +237,19 @@ def own_photo(
     image, about = photograph(photo, config.side, pack.load(pack.image(PHOTOS[example])), example)
     given = degraded(config.degradation, image, "own photo", seed) if degrade else image
     count = None if net.learning.start == "none" else steps
-    restored = net.restore(to_model(given)[None], ["own photo"], count, seed)
     how = "one pass" if count is None else f"{steps} step{'s' * (steps > 1)}"
-    return given, to_unit(restored)[0], f"{about} · {strategy}, {how}"
+    if strategy == FOR_USE:
+        restored = _by_pipeline(net, strategy, given, steps, seed)
+    else:
+        restored = to_unit(net.restore(to_model(given)[None], ["own photo"], count, seed))[0]
+    return given, restored, f"{about} · {strategy}, {how}"
+
+
+def _by_pipeline(net: Net, strategy: str, image: Tensor, steps: int, seed: int) -> Tensor:
+    scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
+    pipe = RDDMPipeline(net.network, scheduler, **(RAINDROPS if strategy == FOR_USE else {}))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
 
 
 def own_full(
@@ -255,10 +265,7 @@ def own_full(
         return own_photo(now, photo, example, weather, strategy, steps, seed)[1]
     ours = pack.image(PHOTOS[example])
     image = read_image(photo.content, min_side=16, name=photo.name) if photo else pack.load(ours)
-    scheduler = RDDMScheduler(objective=net.learning.objective, sum_scale=net.learning.schedule.sum_scale)
-    pipe = RDDMPipeline(net.network, scheduler, SIDE if strategy == FOR_USE else None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(image, num_inference_steps=steps, seed=seed, output_type="pt").images[0]
+    return _by_pipeline(net, strategy, image, steps, seed)
 
 
 (_X_T, _Y, _R, _EPS), _OWN = tensors(4, shape=(3, 4, 4), key="exercise/rddm", batch=2), by_config()
