@@ -75,7 +75,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str) -> Sample | No
         return Sample(FULL_SIZE, 0, _photo_hash(task.degradation, 0, FULL_SIZE))
     n = task.limit or len(pack.photos("test"))
     n = min(DIVERSE, n) if name.endswith("diversity") else n
-    return Sample(n, task.k, _photo_hash(task.degradation, task.side, task.limit))
+    return Sample(n, task.k, _photo_hash(task.degradation, cell.get("side", task.side), task.limit))
 
 
 def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str = "small") -> Mapping[str, Values]:
@@ -95,7 +95,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         steps = partial(transferred, load_checkpoint(DDPM), steps=cell["steps"], rule=cell["rule"], clip=cell["clip"])
         drawn = lambda ids: samplers.sample(steps(samplers.start_noise(ids, (1, 28, 28))))  # noqa: E731
         return replicated(drawn, task.n, task.replicates, k)
-    pairs = partial(test_pairs, task.degradation, task.side)
+    pairs = partial(test_pairs, task.degradation, cell.get("side", task.side))
     if experiment.startswith("baseline-"):
         run = BASELINES[task.name][experiment.removeprefix("baseline-")]
         return scored(pairs(k or task.limit), lambda x, _: run(x))
