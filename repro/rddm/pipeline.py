@@ -32,8 +32,8 @@ from repro.rddm.process import Objective, by_config
 from repro.rddm.samplers import Rule, Sampler, times
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
-# How the network for use sees raindrops, chosen on validation photographs; it learned on crops of 128 pixels, and what
-# an attention or a normalisation takes from a whole photograph is not what it learned from them.
+# How the network for use sees raindrops, chosen on validation photographs. It learned on crops of 128 pixels: attention
+# and normalisation over a whole photograph are not what it learned.
 RAINDROPS: dict[str, Any] = {"side": 384, "steps": 1, "tile": 160}
 
 
@@ -134,7 +134,7 @@ class RDDMPipeline(DiffusionPipeline):
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
     that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
-    `steps`, `tile`: of sampling, and what "auto" stands for, where the call does not say.
+    `steps`: of sampling, where the call does not say; `tile`: side of the tiles where it says "auto".
     """
 
     model_cpu_offload_seq = "unet"
