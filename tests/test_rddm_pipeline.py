@@ -71,8 +71,7 @@ def test_scheduler_refuses():
 
 
 def test_pipeline_restores_what_a_constant_network_says():
-    """A network that always answers the residual 0.5 takes 0.25 off an image in [0, 1], whatever the noise; in tiles
-    too."""
+    """A network that always answers the residual 0.5 takes 0.25 off an image in [0, 1]; in tiles, too."""
     net = RDDMNet("res", **SMALL).eval()
     net.net.conv_out.bias.data.fill_(0.5)
     image, pipe = 0.3 + 0.5 * IMAGE, make(net, num_train_timesteps=50)

@@ -25,7 +25,7 @@ from repro.errors import ReproError
 from repro.metrics.features import CLASSIFIER
 from repro.rddm import process
 from repro.rddm.model import RDDMNet, restoration_loss
-from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler
+from repro.rddm.pipeline import RAINDROPS, RDDMPipeline, RDDMScheduler
 from repro.rddm.process import RDDMTraining, by_config
 from repro.rddm.samplers import Net, start_noise
 from repro.rddm.study import experiments as rddm
@@ -117,8 +117,9 @@ def test_measured_in_tiles_it_restores_as_its_pipeline_does(monkeypatch):
     net, x_T = shaken(RDDMNet("res", base_channels=8, channel_mults=(1, 2))), start_noise(["a"], (3, 140, 180), 0)
     monkeypatch.setattr("repro.rddm.pipeline.randn_tensor", lambda *_, **__: x_T)
     pipe, y = RDDMPipeline(net, RDDMScheduler(), steps=2, tile=128), KeyedNoise(0, [0], "y").uniform((3, 140, 180))
-    given = Net(net, RDDMTraining("res", by_config(), "l2"), 2)
-    found = measure.switched(given, {"tile": 128})[0].restore(to_model(y), ["a"])
+    tiles, _ = measure.switched(Net(net, RDDMTraining("res", by_config(), "l2"), 2), {"tile": 128})
+    found, cells = tiles.restore(to_model(y), ["a"]), [cell for _, cell in grid.cells(grid.load("rddm"))]
+    assert {cell["tile"] for cell in cells if cell.get("tile")} == {RAINDROPS["tile"]}, "as users get it"
     torch.testing.assert_close(to_unit(found), pipe(y, output_type="pt").images, rtol=0, atol=1e-5)
 
 
