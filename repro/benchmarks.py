@@ -36,7 +36,7 @@ from repro.editing.vector import EditingVector
 from repro.engine.records import environment
 from repro.engine.rng import KeyedNoise
 from repro.engine.train import DEVICE, has_bf16, seeded, train
-from repro.errors import ReproError, one_of
+from repro.errors import one_of, whole
 from repro.rddm.samplers import Net
 from repro.rddm.study import experiments as rddm
 from repro.ucdir.model import UCDIR
@@ -245,8 +245,7 @@ class Bench:
     """also write figures/bench/<name>.json, the copy that is committed"""
 
     def run(self) -> int:
-        if self.rounds < 1:
-            raise ReproError(f"bench needs --rounds >= 1: got {self.rounds}")
+        whole("--rounds", self.rounds, 1, 10_000)
         if not self.names:
             print("\n".join(f"{name:<16} {make.__doc__}" for name, (make, _) in BENCHES.items()))
         of_paper = {"training", "sampler"}.issuperset(self.names)

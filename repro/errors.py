@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -23,6 +23,13 @@ def whole(what: str, found: Any, least: int, most: int) -> int:
     if not isinstance(found, Integral) or not least <= found <= most:
         raise ReproError(f"{what}: got {found}; accepted: a whole number, {least} to {most}")
     return int(found)
+
+
+def within(what: str, found: Any, least: float, most: float) -> Any:
+    """`found`, where it is a number from `least` to `most`; `ReproError` otherwise. `what` names the setting."""
+    if not isinstance(found, Real) or isinstance(found, bool) or not least <= found <= most:
+        raise ReproError(f"{what}: got {found!r}; accepted: {least:g} to {most:g}")
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

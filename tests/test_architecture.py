@@ -124,8 +124,8 @@ def test_modules_fit_one_sitting():
 
 # Lines of Python, as they are: to be lowered. What raises one has to be worth that to a reader.
 LINES = {
-    "adir": 1390, "data": 1890, "ddpm": 1215, "editing": 3220, "engine": 2830, "metrics": 650, "nn": 325, "rddm": 1975,
-    "ucdir": 1400, "ui": 995, "use": 580, "repro": 550, "tests": 10500,
+    "adir": 1390, "data": 1890, "ddpm": 1215, "editing": 3220, "engine": 2830, "metrics": 650, "nn": 318, "rddm": 1973,
+    "ucdir": 1430, "ui": 972, "use": 580, "repro": 550, "tests": 10500,
 }  # fmt: skip
 
 

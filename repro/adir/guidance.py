@@ -23,7 +23,7 @@ from repro.ddpm.oracles import GaussianData, sampler_moments
 from repro.ddpm.process import Model, Schedule, linear
 from repro.ddpm.samplers import Guide, Step, ancestral, spaced
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of
+from repro.errors import ReproError, one_of, within
 
 Transpose = Literal["adjoint", "upsampling"]
 NOISE = 10 / 127.5  # the paper's sigma = 10 of the 0 to 255 scale, in units of [-1, 1]
@@ -117,8 +117,6 @@ class Separable:
 
 def compose(outer: Separable, inner: Separable) -> Separable:
     """A = outer after inner, e.g. a blur and then a smaller size; mask and noise are the outer one's."""
-    if inner.mask is not None:
-        raise ReproError("a mask comes last: this composition has one inside")
     pairs = zip((outer.channels, outer.rows, outer.columns), (inner.channels, inner.rows, inner.columns), strict=True)
     return Separable(*(a @ b for a, b in pairs), noise=outer.noise, mask=outer.mask)
 
@@ -204,8 +202,7 @@ class Guidance:
     def __post_init__(self) -> None:
         for field in (field for field in fields(self) if get_args(field.type)):
             one_of(f"guidance {field.name}", getattr(self, field.name), get_args(field.type))
-        if not self.scale >= 0:
-            raise ReproError(f"the guidance scale s must be 0 or more: got {self.scale}")
+        within("guidance scale s", self.scale, 0, math.inf)
         if not (0 < self.limit < 1 or self.limit == math.inf):
             raise ReproError(f"guidance diverges from s Sigma lambda = 1 on: a limit lies in (0, 1), got {self.limit}")
 

@@ -69,8 +69,7 @@ class Index:
 
     def nearest(self, query: Tensor, k: int) -> Neighbours:
         """The K images nearest to an image (3, H, W) in [0, 1], or to a vector (d,); fewer where the set is smaller."""
-        if k < 1:
-            raise ReproError(f"k counts neighbours and is positive: got {k}")
+        whole("k, the number of neighbours", k, 1, 10**9)
         vector = F.normalize(query[None] if query.ndim == 1 else self.embedding(query[None]), dim=1)
         cosine, order = (vector @ self.vectors.T).sort(descending=True, stable=True)
         found = tuple(self.names[i] for i in order[0, :k].tolist())

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from repro.data import wetglass
 from repro.engine.rng import KeyedNoise, Noises
-from repro.errors import ReproError
+from repro.errors import ReproError, within
 
 STOPS, GAMMA, CAST, PHOTONS, READ = (2.0, 4.0), (1.0, 1.3), (0.75, 1.33), (150.0, 1500.0), (0.0005, 0.002)
 LOW_LIGHT_LAW = str((STOPS, GAMMA, CAST, PHOTONS, READ))
@@ -296,8 +296,8 @@ class Degradation:
         if unknown := sorted(fixed.keys() - {self.setting}):
             raise ReproError(f"{self.name}: setting {unknown[0]!r} is unknown; accepted: {self.setting}")
         value = fixed.get(self.setting)
-        if value is not None and not low <= value <= high:
-            raise ReproError(f"{self.name}: {self.setting} must lie in [{low:g}, {high:g}]: got {value}")
+        if value is not None:
+            within(f"{self.name}: {self.setting}", value, low, high)
         # Autocast would make blur kernels and the drops' outlines with three digits.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             degraded, strength = self.draw(images, noises, value)

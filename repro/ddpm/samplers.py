@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from repro.ddpm.process import KINDS, Kind, Model, Schedule, model_fn, prediction_part, split_variance, to_eps, to_x0
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of, whole
+from repro.errors import ReproError, one_of, whole, within
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 VARIANCE: dict[str, Variance] = {"ddpm": "fixed_small", "ddpm-large": "fixed_large", "ddpm-learned": "learned_range"}
@@ -155,9 +155,7 @@ def ddim(
     """
     last = 1.0 if final == "one" else float(schedule.alpha_bar[0])
     ts, ab, ab_prev = _visited(schedule, steps, prediction, last)
-    if not 0 <= eta <= 1:
-        raise ReproError(f"eta must lie in [0, 1]: got {eta}")
-    if eta > 0 and noise is None:
+    if within("eta", eta, 0, 1) > 0 and noise is None:
         raise ReproError(f"eta {eta} adds noise at each step: pass noise=KeyedNoise(...)")
     sigma2 = eta**2 * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)).clamp(min=0)  # Eq. 16
     a, s = ab.sqrt().tolist(), (1 - ab).sqrt().tolist()

@@ -32,7 +32,6 @@ from torch.nn import functional as F
 from repro.data.grain import Ids, gaussian_grain
 from repro.editing.vector import EditingVector
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError
 
 Numbers = float | Sequence[float] | Tensor  # one for all images, or one each
 
@@ -280,8 +279,6 @@ def compose(
     `reference` (B, 3, h, w), or (1, 3, h, w) for all, in [0, 1]; needed where colour is on.
     """
     rules, target = rules or TargetRules(), image
-    if reference is None and any(vector.colour for vector in vectors):
-        raise ReproError("composites: colour transfer is on and there is no reference image; one is needed")
     for effect in rules.order:
         on = [i for i, v in enumerate(vectors) if effect in v.active and (effect != "grain" or v.grain >= LEAST_GRAIN)]
         part, values, names = target[on], [getattr(vectors[i], effect) for i in on], [ids[i] for i in on]

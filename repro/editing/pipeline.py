@@ -32,7 +32,7 @@ from repro.editing.sampling import SCHEDULE, STEPS, Editor, check_request
 from repro.editing.vector import EditingVector
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise, check_generator
-from repro.errors import ReproError, one_of, whole
+from repro.errors import ReproError, one_of, whole, within
 from repro.nn.unet import pad_to_multiple
 
 WHOLE = 48  # latents a side (192 pixels) up to which an image goes through in one piece
@@ -87,9 +87,10 @@ class EditingPipeline(DiffusionPipeline):
 
     def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: DDIMScheduler) -> None:
         super().__init__()
-        if network.config.reference != "rgb" or network.config.channels != autoencoder.channels:
-            found = f"a reference {network.config.reference!r} and latents of {network.config.channels} channels"
-            raise ReproError(f"EditingPipeline: the network has {found}; accepted: 'rgb', {autoencoder.channels}")
+        reference, channels = (network.config.get(key) for key in ("reference", "channels"))
+        if not isinstance(network, EditingNet) or (reference, channels) != ("rgb", autoencoder.channels):
+            found = f"got {type(network).__name__}, its reference {reference!r}, channels of its latents {channels}"
+            raise ReproError(f"EditingPipeline: {found}; accepted: EditingNet, 'rgb', {autoencoder.channels}")
         if not isinstance(scheduler, DDIMScheduler) or scheduler.config.clip_sample:
             accepted = "a DDIMScheduler with clip_sample=False, as repro.editing.pipeline.scheduler_of makes"
             raise ReproError(f"EditingPipeline: got {type(scheduler).__name__}; accepted: {accepted}")
@@ -146,7 +147,7 @@ class EditingPipeline(DiffusionPipeline):
             generator: one, or one an image. seed: instead of it deterministic per-sample noise, keyed by seed and place
                 in the batch: that of `Editor.edit` with the ids 0, 1, ….
             exact: with the last corrections: a colour transfer has the exact mean and deviation of each channel,
-                outside its hole an image stays as it is, and without an effect the image comes back. False: the
+                outside its hole an image stays as it is, and without an effect above 0 it comes back. False: the
                 network's output in one pass and one piece, as the tables measure it.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the last two float in [0, 1].
 
@@ -166,8 +167,7 @@ class EditingPipeline(DiffusionPipeline):
         check_request(x, [vector], target, hole)
         whole("EditingPipeline: num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         check_generator("EditingPipeline", generator, count, seed)
-        if not 0 <= eta <= 1:
-            raise ReproError(f"EditingPipeline: got eta {eta}; accepted: 0 to 1")
+        within("EditingPipeline: eta", eta, 0, 1)
         self.scheduler.set_timesteps(num_inference_steps, device=x.device)
         edited = []
         for i in range(count) if exact else ():
@@ -185,7 +185,8 @@ class EditingPipeline(DiffusionPipeline):
     ) -> Tensor:
         """One image (1, 3, H, W) with the corrections. A large one is edited by a reduced copy, all but grain."""
         if hole is not None:
-            image, vector = self._fill(image, hole, noise), replace(vector, inpaint=False)
+            image = self._fill(image, hole, noise)
+        vector = replace(vector, inpaint=False, blur=vector.blur or None, grain=vector.grain or None)
         size, small, plain = image.shape[2:], image, self.editor().floor
         whole = WHOLE * self.autoencoder.factor
         is_large = max(size) > whole

@@ -9,13 +9,12 @@ The colour reference and the inpainting mask are images and travel beside the ve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.errors import ReproError, within
 
 TASKS = ("blur", "grain", "colour", "inpaint", "sharpen")  # e1 … e5
 
@@ -60,10 +59,8 @@ class EditingVector:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ReproError(f"editing vector: sharpen is a pair (lambda, mu), e.g. (2.0, 0.02); got {pair!r}")
         for entry, value in zip(SCALARS, (self.blur, self.grain, *pair), strict=True):
-            number = isinstance(value, Real) and not isinstance(value, bool)
-            if value is not None and not (number and entry.low <= value <= entry.high):
-                got, accepted = f"{value:g}" if number else repr(value), f"{entry.low:g} to {entry.high:g}"
-                raise ReproError(f"editing vector: {entry.name} ({entry.meaning}) is {got}; accepted: {accepted}")
+            if value is not None:
+                within(f"editing vector: {entry.name} ({entry.meaning})", value, entry.low, entry.high)
 
     @property
     def active(self) -> tuple[str, ...]:

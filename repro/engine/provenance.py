@@ -94,8 +94,11 @@ def save_result(image: Any, path: Path, command: str) -> None:
         else:
             write_image(path, image)
     except ReproError as error:
-        with tempfile.NamedTemporaryFile(prefix="repro-", suffix=".png", delete=False) as other:
-            other.write(png())
+        try:
+            with tempfile.NamedTemporaryFile(prefix="repro-", suffix=".png", delete=False) as other:
+                other.write(png())
+        except OSError as full:
+            raise ReproError(f"{error}; nor could the result be kept elsewhere ({full})") from error
         raise ReproError(f"{error}; the result was written to {other.name} instead") from error
 
 

@@ -266,8 +266,6 @@ def restoration_loss(
     given = [part for part in (y if condition else None, mask) if part is not None]
     cond = [torch.cat(given, dim=1)] if given else []
     if learning.start == "none":
-        if objective != "res":
-            raise ReproError(f"regression predicts the residual: got objective {objective!r}")
         t, eps, x_t, r = torch.full((len(x0),), schedule.T - 1, device=x0.device), y, y, y - x0
     else:
         times = noise("time")

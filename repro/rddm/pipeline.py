@@ -205,7 +205,8 @@ class RDDMPipeline(DiffusionPipeline):
         def predict(both: Tensor) -> Tensor:
             return self.unet(both[:, :channels], torch.full((len(both),), t, device=device), both[:, channels:]).sample
 
-        self.scheduler.set_timesteps(num_inference_steps or self.config.steps, device=device, start=start)
+        steps = self.config.steps if num_inference_steps is None else num_inference_steps
+        self.scheduler.set_timesteps(steps, device=device, start=start)
         x = self.scheduler.start(y, randn_tensor(y.shape, generator=generator, device=device, dtype=dtype))
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
             both = torch.cat([x, y], dim=1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from repro.ddpm.process import Model, model_fn
 from repro.ddpm.samplers import Noise, Steps, falling, sample, start_noise, walk
 from repro.engine.rng import KeyedNoise
-from repro.errors import ReproError, one_of, whole
+from repro.errors import ReproError, one_of, whole, within
 from repro.rddm import process
 from repro.rddm.process import Objective, RDDMSchedule, RDDMTraining, heads, split
 
@@ -85,8 +85,7 @@ class Sampler:
     def __post_init__(self) -> None:
         heads(self.objective)
         one_of("step rule", self.rule, get_args(Rule))
-        if not 0 <= self.eta <= 1:
-            raise ReproError(f"eta must lie in [0, 1]: got {self.eta}")
+        within("eta", self.eta, 0, 1)
 
     def estimate(self, output: Tensor, x_t: Tensor, y: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """(x0, r, eps) by a network's output at (x_t, t): one predicted, the others by Eq. 16, or both predicted.

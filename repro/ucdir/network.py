@@ -54,8 +54,6 @@ class AdaptiveKernels(nn.Module):
 
     def __init__(self, channels: int, c_emb: int, c_guide: int) -> None:
         super().__init__()
-        if channels % BASES:
-            raise ReproError(f"adaptive kernels need channels divisible by the {BASES} bases: got {channels}")
         self.condition = Integration(c_guide, c_emb, BASES, product=True)
         self.bases = nn.Conv2d(channels, channels * BASES, 3, padding=1, groups=BASES)
         with torch.no_grad():
@@ -283,9 +281,6 @@ class DiffusionUNet(nn.Module):
         emb = self.embed(level, statistics(degraded) if view is None else view, **scalars)
         x, box = pad_to_multiple(torch.cat([degraded, noisy], dim=1), self.stride)
         h = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
-        if self.guided and (guide is None or guide.shape != degraded.shape):
-            found = "none" if guide is None else tuple(guide.shape)
-            raise ReproError(f"the guide must have the degraded image's shape {tuple(degraded.shape)}: got {found}")
         guide = pad_to_multiple(guide, self.stride)[0] if self.guided else None
         guides: dict[int, Tensor] = {}  # by width: the guide at the size of every level
 

@@ -14,12 +14,13 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
+from torch.nn import functional as F
 
-from repro.data.images import ImageSource, read_image, to_model
+from repro.data.images import ImageSource, read_image, resize, to_model, to_unit
 from repro.engine.checkpoint import load_checkpoint
 from repro.engine.rng import KeyedNoise, check_generator
-from repro.errors import ReproError, one_of
-from repro.nn.unet import pad_to_multiple, tile_starts, unpad
+from repro.errors import ReproError, one_of, within
+from repro.nn.unet import pad_to_multiple, tile_starts, tiled, unpad
 from repro.ucdir.model import TRAINING, UCDIR, linear_levels
 from repro.ucdir.network import BASES, statistics
 
@@ -28,6 +29,8 @@ WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"
 # How the networks for use sample, chosen on validation photographs: more noise adds blotches.
 STEPS, START = 5, 0.97
+TONED = ("lowlight",)  # whose first estimate has `tones`; in deblurring and JPEG there is nothing to gain
+SIDE, PART, TONE = 256, 176, 4  # pixels a side of the copy, of its squares, and of the places that have a tone each
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
 
@@ -142,12 +145,33 @@ def scalars(model: UCDIR, task: str | None, strength: float | None = None) -> di
 
     Raises `ReproError` for a task that the network does not have, and a strength outside [0, 1].
     """
-    if strength is not None and not 0 <= strength <= 1:
-        raise ReproError(f"strength must lie in [0, 1]: got {strength}")
+    if strength is not None:
+        within("strength", strength, 0, 1)
     if not (tasks := model.unet.tasks):
         return {}
     number, known = tasks.index(one_of("this network's task", task, tasks)), torch.nan if strength is None else strength
     return {k: torch.tensor([v], device=model.device) for k, v in (("task", number), ("strength", known))}
+
+
+def first_estimate(
+    model: UCDIR, degraded: Tensor, task: Tensor | None = None, *, tones: bool = False, tiles: Tiles | None = None
+) -> Tensor:
+    """u(x) of images (B, 3, H, W) in [-1, 1]. `task`, `tiles`: see `trajectory`.
+
+    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated square by square: how
+    bright and of which colour a place is, the network says best of pictures of the size, and with statistics of a part,
+    that it had in training.
+    """
+    estimate = lambda x, view: model.predictor(x, view, task)  # noqa: E731
+    view = statistics(degraded)
+    made = by_tiles(lambda x: estimate(x, view), [degraded], tiles and WIDE, model.predictor.stride)
+    if not tones:
+        return made
+    copies = to_model(resize(to_unit(degraded), min(SIDE, *degraded.shape[-2:]))).split(1)
+    known = torch.cat([tiled(lambda x: estimate(x, statistics(x)), one, PART, PART // 2) for one in copies])
+    places = [-(-n // TONE) for n in known.shape[-2:]]
+    aim, own = (F.interpolate(x.float(), places, mode="area").clamp(min=-1) + 1.1 for x in (known, made))
+    return (made + 1) * F.interpolate(aim / own, made.shape[-2:], mode="bicubic") - 1
 
 
 def trajectory(
@@ -160,6 +184,7 @@ def trajectory(
     levels: tuple[float, ...] | None = None,
     start: float = 0.0,
     clip: float | None = CLIP,
+    tones: bool = False,
     tiles: Tiles | None = None,
     **given: Tensor,
 ) -> Iterator[tuple[Step, Tensor]]:
@@ -171,11 +196,11 @@ def trajectory(
         levels: gamma, rising to 1; None: a part of the training schedule, or as published for 50 steps from noise.
         start: gamma of the first level, whose state is noise on a residual of zero: coarse structure stays that of the
             first estimate. 0: pure noise, as published.
-        tiles: split inside every step; None: in one piece.   given: task and strength, see `scalars`.
+        tones: see `first_estimate`.   tiles: split inside every step; None: in one piece.
+        given: task and strength, see `scalars`.
     """
     scale, view = model.config.residual_scale, statistics(degraded)
-    predict = lambda x: model.predictor(x, view, given.get("task"))  # noqa: E731
-    initial = by_tiles(predict, [degraded], tiles and WIDE, model.predictor.stride)
+    initial = first_estimate(model, degraded, given.get("task"), tones=tones, tiles=tiles)
     guide = model.guide(degraded, initial)
 
     def denoise(noisy: Tensor, level: Tensor) -> Tensor:
@@ -208,18 +233,18 @@ def restore(model: UCDIR, degraded: Tensor, noise: Noise, *, outside: Tiles | No
 
 class UCDIRPipeline(DiffusionPipeline):
     """Restores images: `UCDIRPipeline.shipped("lowlight")(image).images[0]`; `task`: what they suffer from where the
-    call does not say, for a network built with tasks."""
+    call does not say, for a network built with tasks; `tones`: of `first_estimate`."""
 
-    def __init__(self, model: UCDIR, task: str | None = None) -> None:
+    def __init__(self, model: UCDIR, task: str | None = None, tones: bool = False) -> None:
         super().__init__()
         self.register_modules(model=model)
-        self.register_to_config(task=task)
+        self.register_to_config(task=task, tones=tones)
         scalars(model, task)  # refuses a task that the network does not have
 
     @classmethod
     def shipped(cls, task: str = "lowlight") -> Self:
         """With the weights for use: lowlight, deblur (motion blur) or jpeg."""
-        return cls(copy.deepcopy(load_checkpoint(SHIPPED.format(task=task))), task)
+        return cls(copy.deepcopy(load_checkpoint(SHIPPED.format(task=task))), task, task in TONED)
 
     @torch.no_grad()
     def __call__(
@@ -250,7 +275,8 @@ class UCDIRPipeline(DiffusionPipeline):
             output_type: "pil", "np" (H, W, 3) or "pt" (3, H, W), the last two float in [0, 1].
         """
         one_of("output_type", output_type, ("pil", "np", "pt"))
-        given, device = scalars(self.model, task or self.config.task, strength), self._execution_device
+        given: dict[str, Any] = scalars(self.model, task or self.config.task, strength)
+        given["tones"], device = self.config.tones, self._execution_device
         listed = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
         if not listed:
             raise ReproError("UCDIRPipeline: got no image; accepted: at least one")
@@ -273,9 +299,9 @@ class UCDIRPipeline(DiffusionPipeline):
                 needs = f"an image of {x.shape[-1]}x{x.shape[-2]} in one piece needs about {need:.0f} GB"
                 raise ReproError(f"{needs}, this machine has {have:.0f}: use tiles")
             noise = KeyedNoise(seed or 0, [i], "sample", device) if source is None else partial(_drawn, source)
-            settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, **given}
+            settings = {"steps": num_inference_steps, "start": start, "sampler": sampler, "clip": clip, "tiles": chosen}
             with half:
-                steps = self.progress_bar(trajectory(self.model, x, noise, tiles=chosen, **settings))
+                steps = self.progress_bar(trajectory(self.model, x, noise, **settings, **given))
                 x = deque(steps, maxlen=1)[0][1]  # the last alone is kept: at 12 megapixels a step takes 0.6 GB
             images.extend(VaeImageProcessor().postprocess(x.cpu(), output_type))
         return ImagePipelineOutput(images=images) if return_dict else (images,)

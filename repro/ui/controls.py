@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repro.errors import ReproError
-from repro.ui.pictures import Photos, UploadedFile, png, show_png, to_uint8
+from repro.ui.pictures import Photos, UploadedFile, captioned, png, resized, show_png, to_uint8
 
 Number = int | float
 SEED_MAX = 2**31 - 1
@@ -203,11 +203,9 @@ class Explorer:
         """Display the default image, the presets side by side and the texts."""
         show_small(self.picture())
         if self.presets:
-            from repro.ui.plots import strip
-
-            images = [self.picture(**preset) for preset in self.presets.values()]
-            wide = sum(image.shape[1] / image.shape[0] for image in images)
-            show_small(to_uint8(strip(images, list(self.presets), size=min(2.4, 10 / wide))))  # 10 inches wide at most
+            wide = min(264, 1100 // len(self.presets))  # pixels
+            images = {name: resized(self.picture(**preset), wide) for name, preset in self.presets.items()}
+            show_small(captioned(images, len(images)))
         for text in filter(None, self.texts()):
             print(text)
 

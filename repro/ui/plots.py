@@ -43,28 +43,6 @@ def _look(index: int) -> dict[str, str]:
     return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def strip(
-    images: Sequence[Any], titles: Sequence[str] = (), *, cols: int | None = None, size: float = 1.4
-) -> PngFigure:
-    """Images, anything `to_uint8` accepts, in rows of `cols` (None: one row) and `size` inches, the first under titles;
-    small ones keep their hard pixels."""
-    pixels = [to_uint8(image) for image in images]
-    cols = cols or len(pixels)
-    rows = -(-len(pixels) // cols)
-    aspect = max(p.shape[1] / p.shape[0] for p in pixels)
-    lines = max((title.count("\n") + 1 for title in titles), default=0)
-    inches = (cols * (size * aspect + 0.06), rows * (size + 0.06) + 0.19 * lines)
-    with panels(inches, rows, cols, squeeze=False) as (figure, axes):
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, image in zip(axes.flat, pixels, strict=False):
-            axis.imshow(image, interpolation="nearest" if image.shape[0] < size * DPI else "antialiased")
-        for axis, title in zip(axes.flat, titles, strict=False):
-            axis.set_title(title, pad=3)
-    return figure
-
-
 def sheet(
     pictures: Sequence[Tensor | None], cols: int, row_labels: Sequence[str] = (), col_labels: Sequence[str] = (),
     zoom: int = ZOOM,

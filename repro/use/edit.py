@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from repro.errors import ReproError, whole
+from repro.errors import ReproError, whole, within
 
 EFFECTS = ("blur", "grain", "reference", "mask", "sharpen")
 FILM_SAMPLES = 200  # points a pixel: their noise is a third of the grain's or less
@@ -24,7 +24,7 @@ class Edit:
     grain: float | None = None
     """radius of the film grain, 0 to 0.1 pixels"""
     reference: Path | None = None
-    """an image whose colours the photo takes: their mean and contrast, exactly"""
+    """an image whose colours the photo takes: their mean and contrast, by Reinhard's formula"""
     mask: Path | None = None
     """an image of the photo's size, white where it is to be filled anew; the rest stays as it is"""
     sharpen: tuple[float, float] | None = None
@@ -51,18 +51,16 @@ class Edit:
         from repro.engine.provenance import save_result, shell
 
         effects = {name: getattr(self, name) for name in EFFECTS}
-        if not (edits := any(value is not None for value in effects.values())) and self.film is None:
-            raise ReproError(f"nothing to do; accepted: at least one of --{', --'.join((*EFFECTS, 'film'))}")
-        if self.film is not None and not 0.1 <= self.film <= 10:
-            raise ReproError(f"--film: got a radius of {self.film:g} pixels; accepted: 0.1 to 10 (smaller is --grain)")
-        # Refuses a wrong amount before the work.
+        if not (edits := any(value not in (None, 0) for value in effects.values())) and self.film is None:
+            raise ReproError(f"nothing to do; accepted: at least one of --{', --'.join((*EFFECTS, 'film'))}, above 0")
+        if self.film is not None:
+            within("--film, in pixels (smaller is --grain)", self.film, 0.1, 10)
         vector = EditingVector(self.blur, self.grain, bool(self.reference), bool(self.mask), self.sharpen)
         if self.variant.startswith("single-") and vector.active != (self.variant.removeprefix("single-"),):
             raise ReproError(f"{self.variant} is trained for one effect: got {', '.join(vector.active) or 'none'}")
         whole("--steps", self.steps, 1, 1000)
         whole("--seed", self.seed, 0, 2**64 - 1)
-        if not 0 <= self.eta <= 1:
-            raise ReproError(f"--eta is {self.eta:g}; accepted: 0 to 1")
+        within("--eta", self.eta, 0, 1)
         photo, note = read_srgb(self.photo)
         effects["reference"], other = read_srgb(self.reference) if self.reference else (None, "")
         for text in filter(None, (note, other)):

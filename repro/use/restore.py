@@ -221,6 +221,7 @@ class Restore:
             raise ReproError(f"{target}: {self.photo} is a folder; accepted: a folder for the results")
         if self.photo.resolve().is_relative_to(target.resolve()):
             raise ReproError(f"{target}: holds {self.photo}; accepted: a folder for the results beside or inside that")
+        check_writable(target / "result.png", (1, 1))
         places: dict[Path, Path] = {}
         for photo in list_images(self.photo):
             out = target / photo.relative_to(self.photo).with_suffix(".png")

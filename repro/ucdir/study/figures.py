@@ -20,7 +20,7 @@ from repro.metrics.pixel import psnr
 from repro.ucdir import pipeline
 from repro.ucdir.model import UCDIR
 from repro.ucdir.network import AdaptiveKernels, statistics
-from repro.ucdir.pipeline import SHIPPED, Tiles, scalars
+from repro.ucdir.pipeline import SHIPPED, TONED, Tiles, scalars
 from repro.ui.controls import UploadedFile
 from repro.ui.pictures import Photos, captioned, photograph, plaque, to_uint8
 from repro.ui.plots import PALETTE, PngFigure, Schematic, panels, tile
@@ -61,14 +61,15 @@ def pair(name: str, side: int, task: str, strength: float) -> tuple[Tensor, Tens
 
 
 def estimate(model: UCDIR, degraded: Tensor, task: str) -> Tensor:
-    """The first estimate of (1, 3, H, W) images in [-1, 1]."""
-    return model.predictor(degraded, task=scalars(model, task).get("task")).clamp(-1, 1)
+    """The first estimate of (1, 3, H, W) images in [-1, 1], as it is used."""
+    own = scalars(model, task).get("task")
+    return pipeline.first_estimate(model, degraded, own, tones=task in TONED).clamp(-1, 1)
 
 
 def restored(model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any) -> Tensor:
     """(1, 3, H, W) in [-1, 1], as the widgets and galleries draw it; the network does not know the strength."""
-    noise = stream(seed, "play")("sample")
-    return pipeline.restore(model, degraded, noise, steps=steps, sampler=sampler, **scalars(model, task), **settings)
+    settings = {"steps": steps, "sampler": sampler, "tones": task in TONED, **scalars(model, task), **settings}
+    return pipeline.restore(model, degraded, stream(seed, "play")("sample"), **settings)
 
 
 def results(now: Lesson, name: str, task: str, strength: float, seed: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -185,8 +186,8 @@ def tiles_view(now: Lesson, where: str, size: int, margin: int, task: str, seed:
     if (model := net(now, name)) is None:
         return missing(task)
     clean, degraded = pair(SECOND, now["side"], name, 0.6)
-    way = {"tiles" if where == "inside the step" else "outside": tiles}
-    whole, split = (restored(model, degraded, name, 8, "ancestral", seed, **ways) for ways in ({}, way))
+    draw = partial(restored, model, degraded, name, 8, "ancestral", seed, tones=False)
+    whole, split = draw(), draw(**{"tiles" if where == "inside the step" else "outside": tiles})
     seam = ((split - whole).abs() * 4 - 1).clamp(-1, 1)
     images = {"in one piece": whole, f"split {where}": split, "difference × 4": seam, "truth": clean}
     return captioned(scored(images, clean), 2)

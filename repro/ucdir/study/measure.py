@@ -38,13 +38,13 @@ MANY, FEW = 27, 9  # photographs of a main table, and of what is varied
 TOLERANCE = dict.fromkeys((*IMAGE, KID, COLOUR, SEAM, MOVED), Tolerance(absolute=2e-3, relative=5e-3))
 
 
-def pairs(task: str, chosen: str, n: int) -> list[tuple[Tensor, str, Tensor, Tensor]]:
+def pairs(task: str, chosen: str, n: int, side: int) -> list[tuple[Tensor, str, Tensor, Tensor]]:
     """The first `n` held-out photographs: degraded (3, H, W) in [0, 1], name, strength (1,), clean."""
     settings, inputs, found = settings_of(chosen), None, []
     if chosen == "paper":
         ids, images, inputs = (getattr(read(task, "test"), part) for part in ("ids", "targets", "inputs"))
     else:
-        ids, images = pack.photographs("test", settings["side"], settings.get("limit", 0))
+        ids, images = pack.photographs("test", side, settings.get("limit", 0))
     for i, name in enumerate(ids[:n]):
         clean, given, strength = images[i], inputs and inputs[i], torch.zeros(1)
         if given is None:
@@ -64,7 +64,7 @@ def sample(experiment: str, cell: Mapping[str, Any], chosen: str = "small") -> S
         return Sample(files.size, 0, files.digest())
     settings = settings_of(chosen)
     n = min(FEW if varied else MANY, settings.get("limit", MANY))
-    text = f"side {settings['side']} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
+    text = f"side {_side(cell, chosen)} n {n} seed {TEST_SEED} {FIXED.get(task, {})} {TASKS[task].law}"
     text += "".join(f"{photo.id} {pack.file_hash(photo.path)}" for photo in pack.photos("test")[:n])
     repeated = not varied or cell.get("steps", 0) <= 10  # every main row; of the variations, the short ones
     return Sample(n, int(repeated), hashlib.sha256(text.encode()).hexdigest())
@@ -76,7 +76,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
         return cost(experiment.removeprefix("cost-"))
     task, _, varied = str(cell["task"]).partition("-")
     n = k or sample(experiment, cell, chosen).n
-    given, run = pairs(task, chosen, n), method(experiment, task, cell)
+    given, run = pairs(task, chosen, n, _side(cell, chosen)), method(experiment, task, cell)
     outputs, truths = [run(*one) for *one, _ in given], [truth for *_, truth in given]
     both = list(zip(outputs, truths, strict=True))
     if varied == "seams":
@@ -90,14 +90,21 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return found
 
 
+def _side(cell: Mapping[str, Any], chosen: str) -> int:
+    """Of the photographs: the profile's, of the small one the cell's own where it names one."""
+    return (cell if chosen == "small" and "side" in cell else settings_of(chosen))["side"]
+
+
 def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Tensor, str, Tensor], Tensor]:
     """What a row of a table does to an image: (degraded, name, strength) -> restored (3, H, W) in [0, 1]."""
     plain = {"input": lambda image: image, "formula": partial(formula, task=task), "equalised": equalised}
     if (baseline := plain.get(experiment.removeprefix("baseline-"))) is not None:
         return lambda image, name, strength: baseline(image)
+    if cell.get("output") == "used":  # as `UCDIRPipeline` restores
+        cell = {**cell, "steps": pipeline.STEPS, "start": pipeline.START, "tones": task in pipeline.TONED}
     model, steps = copy.deepcopy(load_checkpoint(experiment)).to(DEVICE), int(cell.get("steps", 20))
     settings: dict[str, Any] = {"steps": steps, "sampler": cell.get("sampler", pipeline.SAMPLER)}
-    settings |= {name: float(cell[name]) for name in ("start", "clip") if name in cell}
+    settings |= {name: cell[name] for name in ("start", "clip", "tones") if name in cell}
     if "levels" in cell:  # "spaced": a part of the training schedule; else the end of a linear schedule of betas
         end = cell["levels"]
         settings["levels"] = TRAINING.levels(steps) if end == "spaced" else linear_levels(steps, end)
@@ -109,7 +116,7 @@ def method(experiment: str, task: str, cell: Mapping[str, Any]) -> Callable[[Ten
         x = to_model(image)[None].to(DEVICE)
         given = scalars(model, task, strength.item() if cell.get("strength") == "known" else None)
         if cell.get("output") == "initial":
-            made = model.predictor(x, task=given.get("task"))
+            made = pipeline.first_estimate(model, x, given.get("task"), tones=cell.get("tones", False))
         elif "regression" in experiment:
             made, _ = model(x, **given)
         else:
