@@ -219,7 +219,7 @@ def test_the_pipeline_refuses_what_it_cannot_work_on():
         "adapt 'me'": (8, "sr4", "me"),
     }
     refused(cases, lambda side, task, adapt: ADIR(network())(torch.rand(3, side, side), task, adapt))
-    refused({"positive: got 0": lambda: Index(("a",), torch.ones(1, 2), list).nearest(torch.ones(2), 0)})
+    refused({"neighbours: got 0": lambda: Index(("a",), torch.ones(1, 2), list).nearest(torch.ones(2), 0)})
     for name in ("iterations", "rank", "batch"):
         refused({f"are positive: .*{name}=0": lambda name=name: Adaptation(**{name: 0})})
 

@@ -268,6 +268,6 @@ def test_settings_that_cannot_work_are_refused():
         "diverges": {"limit": 1.0},
         "gradient 'dps'": {"gradient": "dps"},
         "level 's'": {"level": "s"},
-        "0 or more": {"scale": float("nan")},
+        "scale s: got nan; accepted: 0 to inf": {"scale": float("nan")},
     }
     refused(cases, lambda setting: Guidance(**setting))

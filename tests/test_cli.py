@@ -91,7 +91,7 @@ MISTAKES = {
     "of a bench": (["bench", "edit", "training", "--profile", "paper"], "'paper' is unknown: choose one of smoke,"),
     "absent folder": (["data", "flist", "/no/such/folder"], "/no/such/folder"),
     "unknown bench": (["bench", "trainign"], "choose one of training"),
-    "no rounds": (["bench", "training", "--rounds", "0"], "--rounds >= 1"),
+    "no rounds": (["bench", "training", "--rounds", "0"], "--rounds: got 0; accepted: a whole number, 1 to"),
     "unknown option": (["train", "--untill", "3"], "untill"),
     "no number": (["train", "x", "--until", "many"], "many"),
     "surplus": (["doctor", "surplus"], "surplus"),

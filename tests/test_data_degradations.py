@@ -150,7 +150,7 @@ def test_impossible_input_is_refused(name):
     with pytest.raises(ReproError, match=f"setting 'power' is unknown; accepted: {task.setting}"):
         task.degrade(PICTURES, noises(range(5)), power=1)
     for value in (task.accepts[0] - 1, task.accepts[1] + 1, math.nan):
-        with pytest.raises(ReproError, match=rf"{task.setting} must lie in \["):
+        with pytest.raises(ReproError, match=f"{task.setting}: got .*; accepted: {task.accepts[0]:g} to"):
             task.degrade(PICTURES, noises(range(5)), **{task.setting: value})
     with pytest.raises(ReproError, match=r"images of shape \(B, 3, H, W\)"):
         task.degrade(PICTURES[0], noises(range(5)))

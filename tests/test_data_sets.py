@@ -115,9 +115,9 @@ def test_with_any_names_the_numbers_of_a_pair_agree(tmp_path):
         _images(tmp_path, *(f"{name}.png" for name in names))
         return [_list(tmp_path / f"{name}.flist", f"{name}.png") for name in names]
 
-    for names in (("0_rain", "0_clean"), ("12", "12x2"), ("a", "7"), ("3", "03")):
+    for names in (("0_rain", "0_clean"), ("12", "12x2"), ("a", "7"), ("3", "03"), ("2_1", "a2_b0_c1")):
         assert len(read_pairs(*lists(*names), any_names=True)) == 1
-    for names in (("1", "10_clean"), ("1_rain", "100_clean")):
+    for names in (("1", "10_clean"), ("1_rain", "100_clean"), ("1_2", "2_1"), ("1_1", "1_2")):
         with pytest.raises(ReproError, match=r"line 1: .* stands where .*equal numbers"):
             read_pairs(*lists(*names), any_names=True)
 

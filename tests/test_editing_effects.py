@@ -207,11 +207,6 @@ def test_a_picture_does_not_depend_on_its_batch(asked, seed):
         assert ((alone[0] - together[i]).abs() > 1e-4).float().mean() < 0.01  # a threshold may go the other way
 
 
-def test_colour_needs_a_reference():
-    with pytest.raises(ReproError, match="there is no reference image"):
-        compose(picture(1), [EditingVector(colour=True)], seed=0, ids=[0])
-
-
 def flat(level: float, *shape: int) -> torch.Tensor:
     return torch.full((1, *shape), level)
 

@@ -59,12 +59,12 @@ def test_only_switches_the_others_off_and_what_is_off_is_zero(vector, kept):
 
 def test_out_of_range_is_refused():
     cases = {
-        r"beta \(degree of motion blur\) is 1.2; accepted: 0 to 1": dict(blur=1.2),
-        "beta .* is nan": dict(blur=float("nan")),
-        "beta .* is True": dict(blur=True),
-        r"sigma .* is 0.2; accepted: 0 to 0.1": dict(grain=0.2),
-        r"lambda .* is 0.5; accepted: 1 to 3": dict(sharpen=(0.5, 0.0)),
-        r"mu .* is 0.3; accepted: 0 to 0.1": dict(sharpen=(2.0, 0.3)),
+        r"beta \(degree of motion blur\): got 1.2; accepted: 0 to 1": dict(blur=1.2),
+        "beta .*: got nan": dict(blur=float("nan")),
+        "beta .*: got True": dict(blur=True),
+        r"sigma .*: got 0.2; accepted: 0 to 0.1": dict(grain=0.2),
+        r"lambda .*: got 0.5; accepted: 1 to 3": dict(sharpen=(0.5, 0.0)),
+        r"mu .*: got 0.3; accepted: 0 to 0.1": dict(sharpen=(2.0, 0.3)),
         "sharpen is a pair": dict(sharpen=2.0),
     }
     refused(cases, lambda arguments: EditingVector(**arguments))

@@ -145,15 +145,17 @@ def test_wrong_calls_are_refused(pipe):
         "output_type 'jpg' is unknown": {"output_type": "jpg"},
         "got 1 generators; accepted: one torch.Generator, or a list of 2": {"generator": [torch.Generator()]},
         "a generator and a seed; accepted: one of the two": {"generator": torch.Generator(), "seed": 0},
-        "got eta 1.5; accepted: 0 to 1": {"eta": 1.5},
+        "eta: got 1.5; accepted: 0 to 1": {"eta": 1.5},
+        "eta: got 'a'; accepted: 0 to 1": {"eta": "a"},
     }
     refused(cases, lambda settings: pipe(**{"image": IMAGE} | settings))
 
 
 def test_parts_that_do_not_belong_together_are_refused():
     cases = {
-        "a reference 'latent'": lambda: {"network": tiny_network(reference="latent")},
-        "latents of 4 channels; accepted: 'rgb', 8": lambda: {"autoencoder": Autoencoder(16, 8, 16)},
+        "its reference 'latent'": lambda: {"network": tiny_network(reference="latent")},
+        "latents 4; accepted: EditingNet, 'rgb', 8": lambda: {"autoencoder": Autoencoder(16, 8, 16)},
+        "got Pix2PixGenerator": lambda: {"network": load_checkpoint("editing-edits-pix2pix-s0")},
         "got EulerDiscreteScheduler; accepted: a DDIMScheduler": lambda: {"scheduler": EulerDiscreteScheduler()},
         "clip_sample=False, as repro": lambda: {"scheduler": DDIMScheduler()},
     }
@@ -199,25 +201,19 @@ def test_the_command_edits_and_says_how(photo, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        (["photo.png", "--blur", "0", "--grain", "0"], "nothing to do; accepted: at least one of --blur"),
         (["photo.png"], "nothing to do; accepted: at least one of --blur, --grain, --reference, --mask, --sharpen"),
         (["none.jpg", "--blur", "1", "-o", "other.jpg"], "none.jpg: no such file"),
-        (["photo.png", "--blur", "2"], "beta (degree of motion blur) is 2; accepted: 0 to 1"),
+        (["photo.png", "--blur", "2"], "beta (degree of motion blur): got 2.0; accepted: 0 to 1"),
         (["photo.png", "--mask", "other.jpg"], "grey; accepted: black (kept) and white (hole)"),
         (["photo.png", "--blur", "1", "-o", "out.doc"], "out.doc: cannot write .doc; use .png"),
         (["photo.png", "--blur", "1", "-o", "photo.png"], "photo.png: is one of the inputs"),
         (["photo.png", "--blur", "1", "-o", "folder.png"], "folder.png: is a folder"),
         (["photo.png", "--blur", "1", "--profile", "large"], "profile of networks for use 'large' is unknown"),
-        (
-            ["photo.png", "--blur", "1", "--seed", str(2**64)],
-            "--seed: got 18446744073709551616; accepted: a whole number",
-        ),
-        (["photo.png", "--blur", "1", "--seed", "-1"], "--seed: got -1; accepted: a whole number, 0 to"),
+        (["photo.png", "--blur", "1", "--seed", str(2**64)], "--seed: got 18446744073709551616; accepted: a whole"),
         (["photo.png", "--blur", "1", "--variant", "single-grain"], "single-grain is trained for one effect: got blur"),
         (["photo.png", "--film", "0.01"], "accepted: 0.1 to 10"),
-        (
-            ["photo.png", "--blur", "0.5", "--steps", "0", "--profile", "none"],
-            "got 0; accepted: a whole number, 1 to 1000",
-        ),
+        (["photo.png", "--blur", "1", "--steps", "0", "--profile", "none"], "got 0; accepted: a whole number, 1 to"),
         (["photo.png", "--blur", "abc"], "repro edit: --blur: got 'abc'; accepted: NUMBER"),
     ],
 )
@@ -299,7 +295,8 @@ def test_outside_its_hole_a_picture_stays_as_it_is(shipped):
     hole[..., 30:42, 20:90] = 1
     found = shipped(image, mask=hole)
     assert torch.equal(found * (1 - hole), image * (1 - hole)) and not torch.equal(found, image)
-    assert torch.equal(shipped(image), image)  # and without an effect, all of it
+    assert torch.equal(shipped(image), image)  # and without an effect, or with none of it, all of it
+    assert torch.equal(shipped(image, blur=0, grain=0.0), image)
 
 
 def test_half_precision_draws_nearly_the_same_in_float32():
@@ -311,7 +308,7 @@ def test_half_precision_draws_nearly_the_same_in_float32():
         assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.1, effects
 
 
-@pytest.mark.parametrize(("variant", "edge"), [("taught-long", True), ("single-inpaint", False)])
+@pytest.mark.parametrize(("variant", "edge"), [("taught-long", 1), ("single-inpaint", 0), ("mult", 1), ("palette", 0)])
 def test_a_hole_larger_than_any_tile_is_filled_with_its_surroundings(variant, edge):
     """All-hole tiles, with and without a mask channel: no coloured noise, no smudge, at the edge neither."""
     pipe = EditingPipeline.shipped(variant=variant)

@@ -64,6 +64,7 @@ steps: int = 20  # network calls, 2 to 50
 sampler: str = "ddim"  # what is drawn with: ddim, ddpm or ddpm-large
 start: int = 999  # where it begins: 999, 900 or 800
 class_name: str = "none"  # of a menu: none, shirt, … bag
+garment: str = "none"  # one of repro.data.pack.class_names
 quick: bool = False
 profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
 """
@@ -81,6 +82,7 @@ profile: str = "small"  # smoke: seconds; small: a laptop; paper: GPUs
         ("start", 998, "999, 900, 800", 900),
         ("profile", "huge", "smoke, small, paper", "paper"),
         ("class_name", 3, "str", "boot"),
+        ("garment", "bag", "Bag, Ankle boot", "Bag"),
         ("start", True, "int", 800),
         ("eta", "x", "float", 0),
         ("quick", 1, "bool", True),

@@ -178,7 +178,7 @@ def test_a_few_pixels_may_differ_by_more(record, home, count, apart, left):
     assert (save_figure(pixels, "specks", [record], "repro").read_bytes() == before) == left
 
 
-def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path):
+def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     image = torch.full((3, 4, 4), 0.2)
     for name in ("file/out.png", "file/out.jpg"):
@@ -187,6 +187,9 @@ def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path):
         kept = Path(str(caught.value).split(" ")[-2])
         assert provenance_of(kept).command == COMMAND and np.asarray(Image.open(kept)).tolist() == [[[51] * 3] * 4] * 4
         kept.unlink()
+    monkeypatch.setattr(provenance.tempfile, "NamedTemporaryFile", lambda **_: (tmp_path / "file/other").touch())
+    with pytest.raises(ReproError, match=r"file/out.png could not be .*; nor could the result be kept elsewhere \("):
+        provenance.save_result(image, tmp_path / "file/out.png", COMMAND)
 
 
 def test_files_that_cannot_say_are_one_sentence(home, tmp_path):

@@ -315,11 +315,7 @@ FIVE = torch.zeros(5, 4)
 
 
 def test_sets_that_cannot_be_measured_are_refused():
-    cases = {
-        "N of 2 or more": lambda: fid(FIVE[:1], FIVE),
-        "NaN": lambda: fid(FIVE * torch.nan, FIVE),
-    }
-    refused(cases)
+    refused({"N of 2 or more": lambda: fid(FIVE[:1], FIVE), "NaN": lambda: fid(FIVE * torch.nan, FIVE)})
     refused({r"fashion-classifier: .*accepted: \(B, 1, H, W\)": UNIT}, lambda x: extract(classifier(_Tiny()), x))
 
 

@@ -193,6 +193,8 @@ def test_wrong_calls_are_refused():
         "got generator 5; accepted: one torch.Generator": {"generator": 5},
         "one of the two": {"generator": torch.Generator(), "seed": 1},
         "got 1001": {"num_inference_steps": 1001},
+        "got 0; accepted: a whole number": {"num_inference_steps": 0},
+        "eta: got 'a'; accepted: 0 to 1": {"eta": "a"},
         "tile is 127: accepted: at least 128": {"tile": 127},
         "tile is 'all'": {"tile": "all"},
         "seed: got 18446744073709551616; accepted: a whole number, 0 to 18446744073709551615": {"seed": 2**64},

@@ -10,7 +10,6 @@ import torch
 from clones import MISSING, photo, smoke_networks
 from test_rddm_samplers import Knowing
 from tiny import clone, refused, shaken
-from torch import nn
 
 from repro import paths
 from repro.data import pack
@@ -84,9 +83,6 @@ def test_timesteps_are_uniform_but_for_a_share_at_the_last():
         share = knowing.calls[0][1].bincount(minlength=10) / 4000
         assert share[-1].item() == pytest.approx(share_of_last, abs=0.02)
         assert share[:-1].std() < 0.01 and ("last" in knowing.learning.settings) == (last > 0)
-    x = torch.zeros(4, 3, 8, 8)
-    with pytest.raises(ReproError, match="regression predicts the residual: got objective 'noise'"):
-        restoration_loss(nn.Identity(), x, x, noise_at(), RDDMTraining("noise", by_config(), "l1", "none"))
 
 
 def test_a_pair_is_of_the_right_image_and_its_own_degradation(coded, monkeypatch):

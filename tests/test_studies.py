@@ -52,11 +52,6 @@ def test_every_side_of_a_claim_is_one_cell_of_the_grid(room):
             assert len(found) == 1, (part.name, side)
 
 
-def test_ids_of_claims_are_a_letter_and_a_number_and_none_stands_twice():
-    ids = [claim.id for room in rooms() for claim in load_ledger(room)]
-    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[A-Z][0-9]+", name) for name in ids)
-
-
 EXERCISES = {"ddpm": "figures", "editing": "lesson", "rddm": "lesson", "ucdir": "figures", "adir": "figures"}
 
 

@@ -3,16 +3,19 @@
 import itertools
 import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from test_ucdir_network import tiny
+from torch.testing import assert_close
 
 from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.ucdir import pipeline
 from repro.ucdir.model import TRAINING, linear_levels
+from repro.ucdir.network import statistics
 from repro.ucdir.pipeline import Tiles, UCDIRPipeline, restore, sample, scalars, trajectory
 from repro.ucdir.study.measure import seam_energy
 
@@ -181,12 +184,33 @@ def test_seam_energy_sees_a_step_at_the_lines_and_nothing_else():
     assert seam_energy(truth + error, truth, tiles) > 1.5
 
 
+@torch.no_grad()
+def test_the_tones_of_a_first_estimate_are_those_of_the_parts_of_a_small_copy():
+    """A network that makes a whole image half as bright as a part of one, on an even image with finest detail."""
+    seen = []
+
+    def predictor(x, view, task):
+        seen.append((*x.shape, torch.equal(view, statistics(x))))
+        return (x + 1) * (0.5 if len(seen) == 1 else 1) - 1
+
+    predictor.stride = 16
+    detail = 0.01 * (-1.0) ** torch.arange(400)
+    x = (0.2 + detail).expand(2, 3, 300, 400)
+    found = pipeline.first_estimate(SimpleNamespace(predictor=predictor), x, tones=True)
+    assert seen == [(2, 3, 300, 400, True)] + [(1, 3, 176, 176, True)] * 12  # of a copy of 256 x 341, two by three each
+    wanted = (1.2 + detail).expand_as(x) / 2 * (1.3 / 0.7) - 1  # 0.1 is added where the two are compared
+    assert_close(found, wanted, rtol=0, atol=2e-3)
+    assert [UCDIRPipeline.shipped(task).config.tones for task in ("lowlight", "deblur", "jpeg")] == [True, False, False]
+
+
 def test_pipeline_is_the_plain_function_and_survives_saving(tmp_path):
-    pipe, image = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg")), "jpeg"), picture()
+    pipe, image = UCDIRPipeline(tiny(tasks=("lowlight", "jpeg")), "jpeg", tones=True), picture(184, 200)
     settings = {"num_inference_steps": 3, "seed": 5, "output_type": "pt"}
     made = pipe(image, strength=0.25, **settings).images[0]
     given = {"start": pipeline.START, **scalars(pipe.model, "jpeg", 0.25)}
     plain = restore(pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, **given)
+    assert not torch.equal(made, (plain[0] + 1) / 2)
+    plain = restore(pipe.model, image[None] * 2 - 1, KeyedNoise(5, [0], "sample"), steps=3, tones=True, **given)
     assert torch.equal(made, (plain[0] + 1) / 2)
     pipe.save_pretrained(tmp_path)
     again = UCDIRPipeline.from_pretrained(tmp_path)
@@ -229,7 +253,7 @@ def test_bad_input_is_one_sentence(monkeypatch):
     for size, settings, words in (
         ((40, 3), {}, "3x40 is too small; both sides must be at least 4"),
         ((40, 56), {"task": "rain"}, "this network's task 'rain' is unknown: choose one of lowlight, jpeg"),
-        ((40, 56), {"strength": 2}, r"strength must lie in \[0, 1\]: got 2"),
+        ((40, 56), {"strength": 2}, "strength: got 2; accepted: 0 to 1"),
         ((40, 56), {"sampler": "euler"}, "sampler 'euler' is unknown"),
         ((40, 56), {"num_inference_steps": 0}, "sampling steps: got 0; accepted: a whole number"),
         ((40, 56), {"num_inference_steps": 2.5}, "sampling steps: got 2.5; accepted: a whole number"),

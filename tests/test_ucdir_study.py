@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_ucdir_network import TINY
+from test_ucdir_network import TINY, tiny
 from tiny import shaken
 from torch.nn import functional as F
 
@@ -41,6 +41,18 @@ def test_a_formula_scores_and_a_check_is_the_beginning_of_the_whole():
     assert all(whole[name][:1] == first[name] for name in first)
     better = measure.measure("baseline-input", {"task": "jpeg"}, 2, "smoke")
     assert whole["psnr/rgb"][0] > better["psnr/rgb"][0]  # the filter removes blocks
+
+
+def test_a_cell_may_name_a_size_and_the_settings_of_use(monkeypatch):
+    monkeypatch.setattr(measure, "load_checkpoint", lambda name: tiny(tasks=("lowlight",)))
+    run = lambda **cell: measure.method("ucdir", "lowlight", cell)(image("a", 184, 200), "a", torch.zeros(1))  # noqa: E731
+    used, plain = run(output="used"), {"steps": 5, "start": 0.97}
+    assert torch.equal(used, run(**plain, tones=True)) and not torch.equal(used, run(**plain))
+    assert not torch.equal(run(output="initial"), run(output="initial", tones=True))
+    cells = [{"task": "lowlight-sizes", "side": side} for side in (48, 64)]
+    for profile, count in (("small", 2), ("smoke", 1)):
+        assert len({measure.sample("ucdir", cell, profile).data for cell in cells}) == count
+    assert len({measure.measure("baseline-input", cell, 1, "small")["psnr/rgb"][0] for cell in cells}) == 2
 
 
 def test_macs_are_those_of_the_convolutions_counted_by_hand():
@@ -87,7 +99,7 @@ def test_a_training_runs_on_files_and_a_test_set_is_read(data, task):
     (step,) = train(UCDIR(**TINY), made, Recipe(images=4, batch=4, precision="fp32"), seed=0)
     assert torch.isfinite(torch.tensor(step.loss))
     assert measure.sample("ucdir", {"task": task}, "paper").n == 3
-    tested = measure.pairs(task, "paper", 2)
+    tested = measure.pairs(task, "paper", 2, 0)
     assert [name for _, name, *_ in tested] == ["0000", "0001"]
     for given, _, strength, clean in tested:
         assert given.shape == clean.shape and not torch.equal(given, clean)

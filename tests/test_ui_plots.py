@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import refused
 
 from repro.ui.pictures import png, split_view, to_uint8
-from repro.ui.plots import Schematic, curve, dots, strip, tile, verdict_bars
+from repro.ui.plots import Schematic, curve, dots, tile, verdict_bars
 
 
 def colour(r, g, b, size=10) -> np.ndarray:
@@ -31,7 +31,6 @@ def schematic() -> Schematic:
 
 
 PLATES = {
-    "strip": lambda: strip([RED, GREEN, BLUE], ["$t=0$", "999"], cols=2),
     "curve": lambda: curve(
         [10, 20, 50], {"ddim": ([3, 2, 1], [2, 1, 0.5], [4, 3, 2]), "ddpm": [9, 5, 1]}, xlabel="n", ylabel="FID"
     ),

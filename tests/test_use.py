@@ -69,6 +69,8 @@ def test_a_folder_goes_in_and_out_upright_and_one_bad_file_stops_no_other(networ
     Image.open(photo).save(source / "a.jpg")
     Image.open(photo).save(source / "deep/b.png", exif=exif)
     (source / "bad.png").write_bytes(b"no image")
+    assert main(["restore", str(source), "--checkpoint", str(network), "-o", str(photo / "made")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
     assert main(["restore", str(source), "--checkpoint", str(network), "--steps", "1"]) == 1
     made = tmp_path / "restored-photos"
     assert sorted(p.relative_to(made).as_posix() for p in made.rglob("*.png")) == ["a.png", "deep/b.png"]

@@ -158,9 +158,8 @@ def first_estimate(
 ) -> Tensor:
     """u(x) of images (B, 3, H, W) in [-1, 1]. `task`, `tiles`: see `trajectory`.
 
-    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated square by square: how
-    bright and of which colour a place is, the network says best of pictures of the size, and with statistics of a part,
-    that it had in training.
+    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated in squares: how bright
+    a place is, the network says best at the size, and with the statistics of a part, that it had in training.
     """
     estimate = lambda x, view: model.predictor(x, view, task)  # noqa: E731
     view = statistics(degraded)

@@ -142,10 +142,12 @@ def split_view(before: Any, after: Any, at: float = 0.5) -> np.ndarray:
 
 
 def captioned(pictures: Mapping[str, Any] | Sequence[tuple[str, Any]], cols: int) -> np.ndarray:
-    """Images of one size, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3)."""
+    """Images of one width, anything `to_uint8` accepts, in columns, each under its name; uint8 (H, W, 3)."""
     named = pictures.items() if isinstance(pictures, Mapping) else pictures
     images = [(caption, to_uint8(picture)) for caption, picture in named]
-    return tile([np.concatenate([line(w, x.shape[1]), x]) for w, x in images], cols, gap=4)
+    framed = [np.concatenate([line(w, x.shape[1]), x]) for w, x in images]
+    tall = max(map(len, framed))
+    return tile([np.pad(x, ((0, tall - len(x)), (0, 0), (0, 0)), constant_values=255) for x in framed], cols, gap=4)
 
 
 def line(text: str, width: int, *, bold: bool = False) -> np.ndarray:

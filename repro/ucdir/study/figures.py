@@ -62,8 +62,7 @@ def pair(name: str, side: int, task: str, strength: float) -> tuple[Tensor, Tens
 
 def estimate(model: UCDIR, degraded: Tensor, task: str) -> Tensor:
     """The first estimate of (1, 3, H, W) images in [-1, 1], as it is used."""
-    own = scalars(model, task).get("task")
-    return pipeline.first_estimate(model, degraded, own, tones=task in TONED).clamp(-1, 1)
+    return pipeline.first_estimate(model, degraded, scalars(model, task).get("task"), tones=task in TONED).clamp(-1, 1)
 
 
 def restored(model: UCDIR, degraded: Tensor, task: str, steps: int, sampler: str, seed: int, **settings: Any) -> Tensor:
