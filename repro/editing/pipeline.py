@@ -88,7 +88,7 @@ class EditingPipeline(DiffusionPipeline):
     def __init__(self, network: EditingNet, autoencoder: Autoencoder, scheduler: DDIMScheduler) -> None:
         super().__init__()
         reference, channels = (network.config.get(key) for key in ("reference", "channels"))
-        if not isinstance(network, EditingNet) or (reference, channels) != ("rgb", autoencoder.channels):
+        if (reference, channels) != ("rgb", autoencoder.channels):  # another kind of network has neither
             found = f"got {type(network).__name__}, its reference {reference!r}, channels of its latents {channels}"
             raise ReproError(f"EditingPipeline: {found}; accepted: EditingNet, 'rgb', {autoencoder.channels}")
         if not isinstance(scheduler, DDIMScheduler) or scheduler.config.clip_sample:

@@ -158,19 +158,20 @@ def first_estimate(
 ) -> Tensor:
     """u(x) of images (B, 3, H, W) in [-1, 1]. `task`, `tiles`: see `trajectory`.
 
-    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated in squares: how bright
-    a place is, the network says best at the size, and with the statistics of a part, that it had in training.
+    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated in squares: brightness
+    is best at the size, and with the statistics of a part, that training had. What is white already stays as bright.
     """
-    estimate = lambda x, view: model.predictor(x, view, task)  # noqa: E731
-    view = statistics(degraded)
-    made = by_tiles(lambda x: estimate(x, view), [degraded], tiles and WIDE, model.predictor.stride)
+    u, view = model.predictor, statistics(degraded)
+    made = by_tiles(lambda x: u(x, view, task), [degraded], tiles and WIDE, u.stride)
     if not tones:
         return made
     copies = to_model(resize(to_unit(degraded), min(SIDE, *degraded.shape[-2:]))).split(1)
-    known = torch.cat([tiled(lambda x: estimate(x, statistics(x)), one, PART, PART // 2) for one in copies])
+    known = torch.cat([tiled(lambda x: u(x, statistics(x), task), one, PART, PART // 2) for one in copies])
     places = [-(-n // TONE) for n in known.shape[-2:]]
     aim, own = (F.interpolate(x.float(), places, mode="area").clamp(min=-1) + 1.1 for x in (known, made))
-    return (made + 1) * F.interpolate(aim / own, made.shape[-2:], mode="bicubic") - 1
+    toned = (made + 1) * F.interpolate(aim / own, made.shape[-2:], mode="bicubic") - 1
+    white = ((degraded.amin(dim=1, keepdim=True) - 0.8) / 0.16).clamp(0, 1)
+    return toned + white * (degraded - toned).clamp(min=0)
 
 
 def trajectory(

@@ -90,8 +90,7 @@ def measure(experiment: str, cell: Mapping[str, Any], k: int | None, chosen: str
     return found
 
 
-def _side(cell: Mapping[str, Any], chosen: str) -> int:
-    """Of the photographs: the profile's, of the small one the cell's own where it names one."""
+def _side(cell: Mapping[str, Any], chosen: str) -> int:  # of the photographs
     return (cell if chosen == "small" and "side" in cell else settings_of(chosen))["side"]
 
 
