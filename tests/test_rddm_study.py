@@ -112,7 +112,7 @@ def test_the_network_for_use_learns_the_wide_degradation(coded):
 def test_measured_in_tiles_it_restores_as_its_pipeline_does(monkeypatch):
     net, x_T = shaken(RDDMNet("res", base_channels=8, channel_mults=(1, 2))), start_noise(["a"], (3, 140, 180), 0)
     monkeypatch.setattr("repro.rddm.pipeline.randn_tensor", lambda *_, **__: x_T)
-    pipe, y = RDDMPipeline(net, RDDMScheduler(), steps=2, tile=128), KeyedNoise(0, [0], "y").uniform((3, 140, 180))
+    pipe, y = RDDMPipeline(net, RDDMScheduler(), None, 2, 128, True), KeyedNoise(0, [0], "y").uniform((3, 140, 180))
     tiles, _ = measure.switched(Net(net, RDDMTraining("res", by_config(), "l2"), 2), {"tile": 128})
     found, cells = tiles.restore(to_model(y), ["a"]), [cell for _, cell in grid.cells(grid.load("rddm"))]
     assert {cell["tile"] for cell in cells if cell.get("tile")} == {RAINDROPS["tile"]}, "as users get it"

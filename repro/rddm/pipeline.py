@@ -33,8 +33,8 @@ from repro.rddm.samplers import Rule, Sampler, times
 
 WHOLE, TILE, OVERLAP = 640, 512, 64  # pixels a side: up to which an image goes in one piece, of its tiles otherwise
 # How the network for use sees raindrops, chosen on validation photographs. It learned on crops of 128 pixels: attention
-# and normalisation over a whole photograph are not what it learned.
-RAINDROPS: dict[str, Any] = {"side": 384, "steps": 1, "tile": 160}
+# and normalisation over a whole photograph are not what it learned. A mirror image has the same drops.
+RAINDROPS: dict[str, Any] = {"side": 384, "steps": 1, "tile": 160, "mirrored": True}
 
 
 class RDDMScheduler(SchedulerMixin, ConfigMixin):
@@ -128,20 +128,33 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         return output if return_dict else output.to_tuple()
 
 
+def seen(network: Any, x: Tensor, t: int, y: Tensor, tile: int | None = None, mirrored: bool = False) -> Tensor:
+    """A network's output for states x and degraded images y (B, C, H, W), in tiles that overlap and are blended, so
+    that memory is that of one; `mirrored`: the mean with its output for the mirror images."""
+
+    def once(both: Tensor) -> Tensor:
+        first, last = both.chunk(2, dim=1)
+        return network(first, torch.full((len(both),), t, device=x.device), last).sample
+
+    both_ways = lambda both: (once(both) + once(both.flip(-1)).flip(-1)) / 2 if mirrored else once(both)  # noqa: E731
+    both = torch.cat([x, y], dim=1)
+    return torch.cat([tiled(both_ways, one, tile, OVERLAP) for one in both.split(1)]) if tile else both_ways(both)
+
+
 class RDDMPipeline(DiffusionPipeline):
     """Restores images with one network, an `RDDMNet` or `PublishedNet` whose input is the degraded image, and one
     scheduler, of the objective that the network was trained for.
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
     that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
-    `steps`: of sampling, where the call does not say; `tile`: side of the tiles where it says "auto".
+    `steps`: of sampling, where the call does not say; `tile` (where it says "auto") and `mirrored`: see `seen`.
     """
 
     model_cpu_offload_seq = "unet"
 
     def __init__(
         self, unet: Predictor, scheduler: RDDMScheduler, side: int | None = None, steps: int = 5,
-        tile: int | None = None,
+        tile: int | None = None, mirrored: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(unet, Predictor) or not unet.config.condition or not isinstance(scheduler, RDDMScheduler):
@@ -151,7 +164,7 @@ class RDDMPipeline(DiffusionPipeline):
         if learned != objective:
             raise ReproError(f"the network was trained for {learned!r}: it cannot be used as {objective!r}")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(side=side, steps=steps, tile=tile)
+        self.register_to_config(side=side, steps=steps, tile=tile, mirrored=mirrored)
 
     @classmethod
     def shipped(cls, task: str = "raindrop", variant: str = "use") -> Self:
@@ -192,8 +205,8 @@ class RDDMPipeline(DiffusionPipeline):
         one_of("output_type", output_type, ("pil", "np", "pt"))
         device, dtype, channels = self._execution_device, self.unet.dtype, self.unet.config.channels
         given, side = image_batch(image, channels=channels), self.config.side
-        seen = resize(given, side) if side and min(given.shape[2:]) > side else given
-        y = to_model(seen).to(device, dtype)  # (B, C, H, W) in [-1, 1]
+        small = resize(given, side) if side and min(given.shape[2:]) > side else given
+        y = to_model(small).to(device, dtype)  # (B, C, H, W) in [-1, 1]
         check_generator("RDDMPipeline", generator, len(y), seed)
         if seed is not None:
             generator = torch.Generator().manual_seed(whole("RDDMPipeline: seed", seed, 0, 2**64 - 1))
@@ -202,21 +215,14 @@ class RDDMPipeline(DiffusionPipeline):
         if tile is not None and not (isinstance(tile, int) and tile >= 2 * OVERLAP):
             raise ReproError(f"tile is {tile!r}: accepted: at least {2 * OVERLAP} pixels, 'auto' or None")
 
-        def predict(both: Tensor) -> Tensor:
-            return self.unet(both[:, :channels], torch.full((len(both),), t, device=device), both[:, channels:]).sample
-
         steps = self.config.steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device, start=start)
         x = self.scheduler.start(y, randn_tensor(y.shape, generator=generator, device=device, dtype=dtype))
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            both = torch.cat([x, y], dim=1)
-            if tile is None:
-                output = predict(both)
-            else:  # tile by tile, blended where they overlap: memory is that of one
-                output = torch.cat([tiled(predict, one, tile, OVERLAP) for one in both.split(1)])
+            output = seen(self.unet, x, t, y, tile, self.config.mirrored)
             x = self.scheduler.step(output, t, x, y, eta=eta, generator=generator).prev_sample
 
-        if seen is not given:
+        if small is not given:
             change = (x - y).float().cpu()
             x = to_model(given) + F.interpolate(change, given.shape[2:], mode="bicubic", antialias=True)
         images = VaeImageProcessor().postprocess(x, output_type=output_type)
