@@ -16,7 +16,7 @@ from repro.engine.rng import KeyedNoise
 from repro.errors import ReproError
 from repro.rddm import process
 from repro.rddm.model import PublishedNet, RDDMNet
-from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler, seen
+from repro.rddm.pipeline import RDDMPipeline, RDDMScheduler, output_of
 from repro.rddm.process import by_config
 from repro.rddm.samplers import Sampler, times
 from repro.rddm.study.experiments import SMALL as TASKS
@@ -80,8 +80,8 @@ def test_pipeline_restores_what_a_constant_network_says():
     large = 0.3 + 0.5 * KeyedNoise(0, [0], "image").uniform((3, 140, 180))
     torch.testing.assert_close(pipe(large, num_inference_steps=2, tile=128, output_type="pt").images, large - 0.25)
     pipe, settings = make(shaken(RDDMNet("res", **SMALL))), {"seed": 0, "num_inference_steps": 2, "output_type": "pt"}
-    one, other = (seen(pipe.unet, x, 5, 1 - x) for x in (IMAGE, IMAGE.flip(-1)))
-    torch.testing.assert_close(seen(pipe.unet, IMAGE, 5, 1 - IMAGE, mirrored=True), (one + other.flip(-1)) / 2)
+    one, other = (output_of(pipe.unet, x, 5, 1 - x) for x in (IMAGE, IMAGE.flip(-1)))
+    torch.testing.assert_close(output_of(pipe.unet, IMAGE, 5, 1 - IMAGE, mirrored=True), (one + other.flip(-1)) / 2)
     own = RDDMPipeline(pipe.unet, pipe.scheduler, tile=128)  # what "auto" is there
     for image, several in ((IMAGE, False), (large, True)):
         whole, tiles = (pipe(image, tile=tile, **settings).images for tile in (None, 128))
@@ -213,7 +213,7 @@ def test_the_network_for_use_by_its_task(home):
         assert scale == learning_of(config, variant).schedule.sum_scale
     pipe, schedule = RDDMPipeline.shipped("raindrop"), learning_of(USE["raindrop"], "use").schedule
     x_T = process.start(Y, randn_tensor(Y.shape, generator=seeded(3)), schedule)
-    x = sample(Sampler(schedule, "res").run(lambda x, t: seen(pipe.unet, x, int(t[0]), Y, mirrored=True), x_T, Y, 2))
+    x = sample(Sampler(schedule, "res").run(lambda x, t: output_of(pipe.unet, x, int(t[0]), Y, None, True), x_T, Y, 2))
     found = pipe(IMAGE, num_inference_steps=2, generator=seeded(3), output_type="pt").images
     torch.testing.assert_close(found, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=1e-5)
     with pytest.raises(ReproError, match="'regression' does not start from the degraded image"):

@@ -113,9 +113,9 @@ def test_measured_in_tiles_it_restores_as_its_pipeline_does(monkeypatch):
     net, x_T = shaken(RDDMNet("res", base_channels=8, channel_mults=(1, 2))), start_noise(["a"], (3, 140, 180), 0)
     monkeypatch.setattr("repro.rddm.pipeline.randn_tensor", lambda *_, **__: x_T)
     pipe, y = RDDMPipeline(net, RDDMScheduler(), None, 2, 128, True), KeyedNoise(0, [0], "y").uniform((3, 140, 180))
-    tiles, _ = measure.switched(Net(net, RDDMTraining("res", by_config(), "l2"), 2), {"tile": 128})
+    tiles, _ = measure.switched(Net(net, RDDMTraining("res", by_config(), "l2"), 2), {"tile": 128, "mirrored": True})
     found, cells = tiles.restore(to_model(y), ["a"]), [cell for _, cell in grid.cells(grid.load("rddm"))]
-    assert {cell["tile"] for cell in cells if cell.get("tile")} == {RAINDROPS["tile"]}, "as users get it"
+    assert [cell["tile"] for cell in cells if cell.get("mirrored")] == [RAINDROPS["tile"]] * 2, "as users get it"
     torch.testing.assert_close(to_unit(found), pipe(y, output_type="pt").images, rtol=0, atol=1e-5)
 
 

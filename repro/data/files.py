@@ -73,7 +73,7 @@ def read_pairs(inputs: FILE, targets: FILE, *, any_names: bool = False) -> list[
     first, second = read_flist(inputs), read_flist(targets)
     for (i, a), (j, b) in zip(first.items(), second.items(), strict=False):
         few, many = sorted(([int(n) for n in re.findall(r"[0-9]+", file.stem)] for file in (a, b)), key=len)
-        rest = iter(many)  # those of one name stand in the other's in their order
+        rest = iter(many)  # the shorter list of numbers stands in the longer one, in its order
         if (not any_names and a.stem != b.stem) or not all(n in rest for n in few):
             expected = f"the partner of {a.name} ({inputs}, line {i}) was expected"
             accepted = "accepted: equal stems, or with any_names equal numbers"

@@ -2,7 +2,7 @@
 
 A parameter is a line in the cell tagged `parameters`, `steps: int = 50  # sampler steps, 2 to 100`. Papermill takes a
 misspelt name with a log line and any value; here all are checked before the first notebook starts, by what the comment
-says: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim, ddpm or repro.x.MORE", whatever is there).
+says: a range of numbers ("2 to 100"), choices after a colon ("sampler: ddim or ddpm"), or their list ("repro.x.NAMES").
 """
 
 import ast
@@ -45,7 +45,7 @@ class Parameter(NamedTuple):
             return self.annotation
         words = re.split(r", | or ", self.comment.rpartition(": ")[2])
         choices = PROFILES if self.name == "profile" else [self.parse(word.strip()) for word in words]
-        if listed := re.search(r"(repro[.\w]+)\.(\w+)", self.comment):  # the comment says where the others are listed
+        if listed := re.search(r"(repro[.\w]+)\.(\w+)", self.comment):  # a list in the package
             choices = list(dict.fromkeys([self.default, *getattr(import_module(listed[1]), listed[2])]))
         complete = len(choices) > 1 and self.default in choices and "…" not in self.comment
         if complete and value not in choices:

@@ -128,7 +128,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         return output if return_dict else output.to_tuple()
 
 
-def seen(network: Any, x: Tensor, t: int, y: Tensor, tile: int | None = None, mirrored: bool = False) -> Tensor:
+def output_of(network: Any, x: Tensor, t: int, y: Tensor, tile: int | None = None, mirrored: bool = False) -> Tensor:
     """A network's output for states x and degraded images y (B, C, H, W), in tiles that overlap and are blended, so
     that memory is that of one; `mirrored`: the mean with its output for the mirror images."""
 
@@ -147,7 +147,7 @@ class RDDMPipeline(DiffusionPipeline):
 
     `side`: where an image's shorter side has more pixels, the network sees a copy reduced to it, and the difference
     that it makes is enlarged and added: raindrops in a large image are larger than all that it was trained with.
-    `steps`: of sampling, where the call does not say; `tile` (where it says "auto") and `mirrored`: see `seen`.
+    `steps`: of sampling, where the call does not say; `tile` (where it says "auto") and `mirrored`: see `output_of`.
     """
 
     model_cpu_offload_seq = "unet"
@@ -219,7 +219,7 @@ class RDDMPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=device, start=start)
         x = self.scheduler.start(y, randn_tensor(y.shape, generator=generator, device=device, dtype=dtype))
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            output = seen(self.unet, x, t, y, tile, self.config.mirrored)
+            output = output_of(self.unet, x, t, y, tile, self.config.mirrored)
             x = self.scheduler.step(output, t, x, y, eta=eta, generator=generator).prev_sample
 
         if small is not given:

@@ -29,7 +29,7 @@ WHOLE = 640  # pixels a side up to which the pipeline does not split
 SAMPLER = "ancestral"
 # How the networks for use sample, chosen on validation photographs: more noise adds blotches.
 STEPS, START = 5, 0.97
-TONED = ("lowlight",)  # whose first estimate has `tones`; in deblurring and JPEG there is nothing to gain
+TONED = ("lowlight",)  # tasks whose first estimate gets `tones`; deblurring and JPEG gain nothing by them
 SIDE, PART, TONE = 256, 176, 4  # pixels a side of the copy, of its squares, and of the places that have a tone each
 CLIP = 1.0  # the predicted residual, as published; the true one may reach 2
 Noise = Callable[[int, Tensor], Tensor]  # (step, like) -> standard normals
@@ -158,8 +158,8 @@ def first_estimate(
 ) -> Tensor:
     """u(x) of images (B, 3, H, W) in [-1, 1]. `task`, `tiles`: see `trajectory`.
 
-    With `tones` the coarse part is that of a copy with a shorter side of SIDE pixels, estimated in squares: brightness
-    is best at the size, and with the statistics of a part, that training had. What is white already stays as bright.
+    With `tones` the brightness and colour of every larger place come from a copy with a shorter side of SIDE pixels,
+    estimated in overlapping squares: the network was trained at that size. What is white already stays as bright.
     """
     u, view = model.predictor, statistics(degraded)
     made = by_tiles(lambda x: u(x, view, task), [degraded], tiles and WIDE, u.stride)
@@ -170,7 +170,7 @@ def first_estimate(
     places = [-(-n // TONE) for n in known.shape[-2:]]
     aim, own = (F.interpolate(x.float(), places, mode="area").clamp(min=-1) + 1.1 for x in (known, made))
     toned = (made + 1) * F.interpolate(aim / own, made.shape[-2:], mode="bicubic") - 1
-    white = ((degraded.amin(dim=1, keepdim=True) - 0.8) / 0.16).clamp(0, 1)
+    white = ((degraded.amin(dim=1, keepdim=True) - 0.8) / 0.16).clamp(0, 1)  # 0 at 90 % of white, 1 at 98 %
     return toned + white * (degraded - toned).clamp(min=0)
 
 

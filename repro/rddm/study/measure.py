@@ -30,7 +30,7 @@ from repro.engine.rng import KeyedNoise
 from repro.metrics import features, protocols
 from repro.metrics.features import ALIASES_FASHION, CLASSIFIER, FID, IS, KID, NEAREST, SetMetrics, replicated
 from repro.metrics.pixel import imresize
-from repro.rddm import pipeline
+from repro.rddm.pipeline import output_of
 from repro.rddm.process import RDDMSchedule, by_config, indi, start
 from repro.rddm.samplers import Net, Sampler, Step, matched
 from repro.rddm.study import experiments as own
@@ -137,7 +137,7 @@ def switched(net: Net, cell: Mapping[str, Any]) -> tuple[Net, dict[str, Any]]:
         one = lambda x, t, cond: both(x, t, cond).sample.chunk(2, dim=1)[at]  # noqa: E731
         net = Net(one, replace(learning, objective=head), net.steps)
     if tile := cell.get("tile"):  # as `RDDMPipeline` restores
-        see = partial(pipeline.seen, net.network, tile=tile, mirrored=pipeline.RAINDROPS["mirrored"])
+        see = partial(output_of, net.network, tile=tile, mirrored=cell.get("mirrored", False))
         net = replace(net, network=lambda x, t, cond: see(x, int(t[0]), cond))
     settings = {"clip ±1": {"clip": 1.0}, "start noise 0.1": {"sum_scale": 0.01}}.get(switch, {})
     return net, settings | ({"start": cell["start"]} if "start" in cell else {})

@@ -29,7 +29,7 @@ PHOTO, SECOND = "photos/erase_kitten", "photos/monuments_brandenburgGate"  # hel
 SIZES = {"side": 192, "crop": 160, "steps": 20, "live": "small"}
 LESSONS = {
     "smoke": Lesson("ucdir", "04_ucdir", "smoke", 0.3, {"side": 64, "crop": 48, "steps": 3, "live": "smoke"}),
-    **{name: Lesson("ucdir", "04_ucdir", name, 1.5, SIZES) for name in ("small", "paper")},
+    **{name: Lesson("ucdir", "04_ucdir", name, 2.0, SIZES) for name in ("small", "paper")},
 }
 WORDS = {"low light": "lowlight", "motion blur": "deblur", "JPEG": "jpeg"}
 STARTS = {"pure noise": 0.0, "middle": 0.5, "last levels": pipeline.START}
